@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What was read from a target, once, as plain data.
+
+A :class:`Snapshot` is all that the rest of the program knows about a kernel: no drgn object, no open file.
+Addresses are physical and in bytes, ends are exclusive, PFNs are named ``pfn``. A part that could not be read
+is ``None`` and :attr:`Snapshot.missing` says why; there is no default in its place.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Mapping, NamedTuple, Optional
+
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.efi import EfiDescriptor
+from drgn_unaccepted.model.ranges import Range
+
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was looked at."""
+
+    #: ``live`` or ``vmcore``. A snapshot file keeps the kind of the target that it was taken from.
+    kind: str
+    #: File name of the dump; ``None`` for the running kernel.
+    path: Optional[str]
+    #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
+    release: Optional[str]
+    #: GNU build-id of the kernel in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
+    build_id: Optional[str]
+    #: Where types came from: ``dwarf``, ``btf`` or ``none``.
+    debug_info: str
+    #: When the snapshot was taken, ISO 8601 in UTC; for a vmcore, when the dump was read.
+    taken_at: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """``struct efi_unaccepted_memory``: one bit for each naturally aligned unit, 1 is unaccepted."""
+
+    #: ``present``, ``absent``, ``not-captured``, ``unsupported`` or ``invalid``.
+    state: str
+    #: Why the state is not ``present``.
+    reason: Optional[str] = None
+    #: ``efi.unaccepted``, the table's physical address. ``None`` where there is no table.
+    address: Optional[int] = None
+    version: Optional[int] = None
+    #: Bytes for one bit.
+    unit_size: Optional[int] = None
+    #: Physical address of bit 0.
+    phys_base: Optional[int] = None
+    #: The C field ``size``: bytes of bitmap, not of memory.
+    bitmap_bytes: Optional[int] = None
+    #: The bitmap, whole; ``None`` unless the state is ``present``.
+    bitmap: Optional[bytes] = None
+    #: How the bytes were reached: ``physical``, ``direct-map``, ``bpf`` or ``file``.
+    read_through: Optional[str] = None
+
+    @property
+    def geometry(self) -> Optional[Geometry]:
+        """The covered range, where the header was read and is sane."""
+        if self.state in ("invalid", "unsupported") or self.phys_base is None:
+            return None
+        if self.unit_size is None or self.bitmap_bytes is None:
+            return None
+        return Geometry(self.phys_base, self.bitmap_bytes, self.unit_size)
+
+
+@dataclass(frozen=True)
+class EfiMap:
+    """The EFI memory map, as the stub saw it last, or what is left of it."""
+
+    #: ``boot-map``, ``kernel-log`` or ``runtime-map``.
+    provenance: str
+    #: Whether it is the whole final map. Never hold anything against an incomplete one.
+    complete: bool
+    #: Why it is incomplete, or what had to be undone to make it whole.
+    note: Optional[str]
+    #: In map order, which need not be sorted.
+    descriptors: tuple[EfiDescriptor, ...]
+    #: Physical address and length of the buffer, where known.
+    buffer: Optional[Range] = None
+    #: Merged entries that could not be told apart again, so that the replayed bitmap may hold too many bits.
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True)
+class E820Tables:
+    """``e820_table`` (current), ``e820_table_kexec``, ``e820_table_firmware`` and the boot_params copy."""
+
+    current: Optional[tuple[E820Entry, ...]]
+    kexec: Optional[tuple[E820Entry, ...]]
+    firmware: Optional[tuple[E820Entry, ...]]
+    #: ``boot_params.e820_table`` with its ``SETUP_E820_EXT`` extension.
+    boot_params: Optional[tuple[E820Entry, ...]]
+
+
+@dataclass(frozen=True)
+class ListedChunks:
+    """The pages on one ``zone->unaccepted_pages``, in list order, as parallel columns (never modified)."""
+
+    #: PFN of each chunk's first page.
+    pfns: array[int]
+    #: ``struct page.flags``.
+    flags: array[int]
+    #: ``struct page._refcount.counter``.
+    refcounts: array[int]
+    #: ``struct page.page_type`` as unsigned 32 bits.
+    page_types: array[int]
+    #: What ended the walk early or was wrong with the links; empty for a sane list.
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Watermarks:
+    """``zone->_watermark[]``, in pages."""
+
+    min: int
+    low: int
+    high: int
+    #: ``None`` before Linux 5.18, which has no promotion watermark.
+    promo: Optional[int]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One populated ``struct zone``. Counts are in pages, as the kernel keeps them."""
+
+    node: int
+    name: str
+    start_pfn: int
+    spanned_pages: int
+    present_pages: int
+    managed_pages: int
+    #: ``vm_stat[NR_FREE_PAGES]`` plus the per-CPU differences.
+    free_pages: int
+    #: ``vm_stat[NR_UNACCEPTED]``; ``None`` on a kernel without the counter.
+    unaccepted_pages: Optional[int]
+    #: Pages on ``free_area[]``, without those of MIGRATE_ISOLATE.
+    buddy_pages: int
+    watermarks: Watermarks
+    #: ``zone->lock`` was held: the lists and counters may be between two states.
+    locked: Optional[bool]
+    #: ``None`` on a kernel without ``zone->unaccepted_pages``.
+    listed: Optional[ListedChunks]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """``vm_zone_stat[]``, the global counters, in pages."""
+
+    free_pages: int
+    unaccepted_pages: Optional[int]
+    #: Sum of the per-CPU ``vm_stat_diff[NR_UNACCEPTED]``, which should be 0.
+    unaccepted_diff: Optional[int]
+
+
+@dataclass(frozen=True)
+class Task:
+    pid: int
+    comm: str
+    cpu: Optional[int]
+
+
+@dataclass(frozen=True)
+class Accept:
+    """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
+
+    #: Virtual address of the entry, which lies on the stack of the accepting task.
+    address: int
+    #: First unit and end unit (exclusive), indices into the bitmap.
+    start_unit: int
+    end_unit: int
+    #: ``None`` where no task's stack holds the entry.
+    task: Optional[Task]
+
+
+@dataclass(frozen=True)
+class AcceptingList:
+    entries: tuple[Accept, ...]
+    #: What ended the walk early or was wrong with the links.
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Who would carry out an accept, and by which policy."""
+
+    #: ``tdx``, ``snp`` or ``none``; ``None`` where nothing that tells could be read.
+    kind: Optional[str]
+    #: ``enum cc_vendor`` by name, without its prefix.
+    cc_vendor: Optional[str]
+    #: ``sev_status``, the MSR's value.
+    sev_status: Optional[int]
+    #: ``lazy_accept``: ``accept_memory=lazy`` or ``eager``.
+    lazy: Optional[bool]
+
+
+@dataclass(frozen=True)
+class KernelBuild:
+    """What the kernel was built with, probed and not derived from its version. ``None``: could not be told."""
+
+    #: CONFIG_UNACCEPTED_MEMORY: ``struct zone`` has ``unaccepted_pages``.
+    unaccepted_memory: Optional[bool]
+    #: ``PGTY_unaccepted`` as it stands in ``page_type`` (Linux 6.12 and later).
+    unaccepted_page_type: Optional[int]
+    #: Pages of one chunk: ``1 << MAX_PAGE_ORDER``.
+    chunk_pages: int
+    #: ``zones_with_unaccepted_pages``: the static key's count; ``None`` where the key is gone (6.15).
+    static_key: Optional[int]
+    #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
+    vmcoreinfo_unaccepted: bool
+    #: The second kernel of a kexec: ``efi_setup`` is not 0.
+    kexec_booted: Optional[bool]
+    #: ``unaccept_memory()`` or ``unaccept_hotplug_memory()`` exists, so bits may be set again (unmerged series).
+    unaccepts: Optional[bool]
+
+
+class NamedRange(NamedTuple):
+    name: str
+    start: int
+    end: int
+
+
+class KexecSegment(NamedTuple):
+    #: ``kexec_image`` or ``kexec_crash_image``.
+    image: str
+    start: int
+    end: int
+
+
+class PageRun(NamedTuple):
+    """Consecutive pages of one state; ``end_pfn`` is exclusive.
+
+    States: ``buddy`` (in a free list), ``in-use`` (allocated), ``unaccepted`` (head and body of a listed chunk),
+    ``reserved`` (PageReserved), ``offline``, ``free`` (no references, in no free list that its page shows: a per-CPU
+    list, a body of an allocation without compound head, or on the way from one state to another), ``uninitialised``
+    (poisoned by deferred initialisation), ``absent`` (no ``struct page``).
+    """
+
+    start_pfn: int
+    end_pfn: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Pages:
+    """States of the pages that matter: those under set bits, before them, under the table, and those asked for."""
+
+    runs: tuple[PageRun, ...]
+    #: What was looked at, as physical ranges, sorted and merged.
+    scanned: tuple[Range, ...]
+    #: Why less than the wanted ranges was looked at; ``None`` when all was.
+    limited: Optional[str]
+    #: PFNs of accepted pages right before an unaccepted unit that are in use and read as zeros.
+    masked_pfns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    target: Target
+    table: Table
+    kernel: Optional[KernelBuild] = None
+    efi_map: Optional[EfiMap] = None
+    e820: Optional[E820Tables] = None
+    zones: Optional[tuple[Zone, ...]] = None
+    counters: Optional[Counters] = None
+    accepting: Optional[AcceptingList] = None
+    platform: Optional[Platform] = None
+    #: Memory that the kernel is known to use: image, initrd, setup_data, EFI memory map, the table.
+    kernel_memory: Optional[tuple[NamedRange, ...]] = None
+    pages: Optional[Pages] = None
+    kexec_segments: Optional[tuple[KexecSegment, ...]] = None
+    #: Tasks in direct reclaim.
+    reclaiming: Optional[tuple[Task, ...]] = None
+    #: Why a part above is ``None``, by its field name; parts of parts as ``e820.firmware``.
+    missing: Mapping[str, str] = field(default_factory=dict)
+    #: Parts that changed while they were read from a live kernel, and how.
+    torn: tuple[str, ...] = ()
