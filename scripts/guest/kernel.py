@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Build the lab kernels and keep them in the cache, keyed by source version, configuration and patch."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import patch, sources
+from .shell import LabError, cache_dir, need_packages, run, say
+
+SERIES = ("6.12", "7.3")
+BUILD_TIMEOUT = 90 * 60
+FRAGMENT = patch.SOURCES / "fragment.config"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A built kernel: a directory with vmlinux (DWARF and BTF), bzImage, System.map, config, build-id, kernel.json."""
+
+    series: str
+    directory: Path
+
+    @property
+    def vmlinux(self) -> Path:
+        return self.directory / "vmlinux"
+
+    @property
+    def bzimage(self) -> Path:
+        return self.directory / "bzImage"
+
+    @property
+    def build_id(self) -> str:
+        return (self.directory / "build-id").read_text().strip()
+
+    @property
+    def about(self) -> dict[str, str]:
+        about: dict[str, str] = json.loads((self.directory / "kernel.json").read_text())
+        return about
+
+
+def get(series: str) -> Kernel:
+    """The lab kernel of this series, built now if it is not in the cache."""
+    if series not in SERIES:
+        raise LabError(f"unknown kernel series {series}: {', '.join(SERIES)}")
+    source = sources.locate(series)
+    kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source)}")
+    if not (kernel.directory / "kernel.json").exists():
+        with _lock(f"build-{series}"):
+            if not (kernel.directory / "kernel.json").exists():
+                need_packages()
+                _build(source, kernel)
+    return kernel
+
+
+def _key(source: sources.Source) -> str:
+    parts = [source.version.encode()]
+    parts += [path.read_bytes() for path in sorted(patch.SOURCES.iterdir()) if path.is_file()]
+    parts.append(Path(patch.__file__).read_bytes())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+@contextmanager
+def _lock(name: str) -> Iterator[None]:
+    """One builder at a time: a second one waits, and then finds the kernel in the cache."""
+    (cache_dir() / "locks").mkdir(parents=True, exist_ok=True)
+    with (cache_dir() / "locks" / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(source: sources.Source, kernel: Kernel) -> None:
+    say(f"building {source.series} ({source.version}), 6 to 15 minutes on 2 cores")
+    started = time.monotonic()
+    work = kernel.directory.with_suffix(".build")
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    run(["tar", "-xf", source.tarball, "-C", work], timeout=600)
+    tree = work / f"linux-source-{source.series}"
+    patch.apply(tree)
+    configure(tree)
+
+    # The same source gives the same build: no time, user or host in it.
+    env = {
+        "KBUILD_BUILD_TIMESTAMP": "Thu Jan 1 00:00:00 UTC 1970",
+        "KBUILD_BUILD_USER": "lab",
+        "KBUILD_BUILD_HOST": "lab",
+    }
+    jobs = os.cpu_count() or 1
+    run(["nice", "make", "-s", f"-j{jobs}", "bzImage"], timeout=BUILD_TIMEOUT, cwd=tree, env=env)
+
+    out = work / "out"
+    out.mkdir()
+    for name, path in {
+        "vmlinux": "vmlinux",
+        "bzImage": "arch/x86/boot/bzImage",
+        "System.map": "System.map",
+        "config": ".config",
+    }.items():
+        shutil.copy(tree / path, out / name)
+    build_id = _build_id(out / "vmlinux")
+    (out / "build-id").write_text(build_id + "\n")
+    about = {
+        "series": source.series,
+        "source": source.version,
+        "release": run(["make", "-s", "kernelrelease"], timeout=120, cwd=tree).strip(),
+        "build_id": build_id,
+        "seconds": f"{time.monotonic() - started:.0f}",
+    }
+    (out / "kernel.json").write_text(json.dumps(about, indent=2) + "\n")
+    out.rename(kernel.directory)
+    shutil.rmtree(work)
+    say(f"built {about['release']} in {about['seconds']} s: {kernel.directory}")
+
+
+def configure(tree: Path) -> None:
+    """allnoconfig plus the fragment; every option that was asked for must be in the result."""
+    text = FRAGMENT.read_text()
+    asked = tree / "lab.config"
+    asked.write_text(re.sub(r"^# optional: ", "", text, flags=re.MULTILINE))
+    run(["make", "-s", "allnoconfig"], timeout=300, cwd=tree, env={"KCONFIG_ALLCONFIG": str(asked)})
+    got = set((tree / ".config").read_text().splitlines())
+    missing = [line for line in text.splitlines() if line.startswith("CONFIG_") and line not in got]
+    if missing:
+        raise LabError(f"{tree.name}: the configuration came out without {', '.join(missing)}")
+
+
+def _build_id(vmlinux: Path) -> str:
+    notes = run(["readelf", "-n", vmlinux], timeout=120)
+    match = re.search(r"Build ID: ([0-9a-f]+)", notes)
+    if match is None:
+        raise LabError(f"{vmlinux}: no build ID")
+    return match[1]

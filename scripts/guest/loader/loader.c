@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Starts a Linux EFI stub in a firmware that seems to have unaccepted memory.
+ *
+ * \lab\ranges    what is to be of type 15 (EfiUnacceptedMemoryType), one range a line, hexadecimal, END exclusive:
+ *                    alloc START END     taken from the firmware's free memory
+ *                    fake START END      only said: no firmware memory there (RAM of a hotplug DIMM, or nothing)
+ * \lab\cmdline   the kernel's command line
+ * \lab\bzImage   the kernel
+ *
+ * Each `alloc` range gets a memory type of its own, from the loader's private ones, so that the firmware does not
+ * merge neighbours; GetMemoryMap() is wrapped and reports those types as 15. Every map that it hands out is printed
+ * ("lab-map") straight to the first serial port: the firmware's console would allocate and so change the map key.
+ */
+#include <efi.h>
+#include <efilib.h>
+
+#define PRIVATE_TYPE 0x80000000u
+#define UNACCEPTED_TYPE 15
+#define MAX_RANGES 64
+#define MAX_TEXT 8192
+#define UART 0x3f8
+
+struct range {
+	UINT64 start;
+	UINT64 end;
+};
+
+static struct range allocated[MAX_RANGES], faked[MAX_RANGES];
+static UINTN nr_allocated, nr_faked, nr_calls;
+static EFI_GET_MEMORY_MAP firmware_get_memory_map;
+
+/* --- the serial port, without the firmware --- */
+
+static void put(char c)
+{
+	UINT8 status;
+
+	do {
+		__asm__ volatile("inb %1, %0" : "=a"(status) : "Nd"((UINT16)(UART + 5)));
+	} while (!(status & 0x20));
+	__asm__ volatile("outb %0, %1" : : "a"(c), "Nd"((UINT16)UART));
+}
+
+static void puts(const char *s)
+{
+	while (*s)
+		put(*s++);
+}
+
+static void puthex(UINT64 value)
+{
+	int shift = 60;
+
+	while (shift > 0 && !(value >> shift))
+		shift -= 4;
+	puts("0x");
+	for (; shift >= 0; shift -= 4)
+		put("0123456789abcdef"[(value >> shift) & 0xf]);
+}
+
+static void newline(void)
+{
+	puts("\r\n");
+}
+
+static EFI_STATUS fail(const char *what, EFI_STATUS status)
+{
+	puts("lab-loader-error: ");
+	puts(what);
+	puts(" ");
+	puthex(status);
+	newline();
+	return status;
+}
+
+/* --- the memory map --- */
+
+static EFI_MEMORY_DESCRIPTOR *descriptor(EFI_MEMORY_DESCRIPTOR *map, UINTN stride, UINTN i)
+{
+	return (EFI_MEMORY_DESCRIPTOR *)((UINT8 *)map + i * stride);
+}
+
+static void print_map(EFI_MEMORY_DESCRIPTOR *map, UINTN size, UINTN stride)
+{
+	UINTN i, count = size / stride;
+
+	puts("lab-map-begin ");
+	puthex(++nr_calls);
+	puts(" ");
+	puthex(count);
+	puts(" ");
+	puthex(stride);
+	newline();
+	for (i = 0; i < count; i++) {
+		EFI_MEMORY_DESCRIPTOR *d = descriptor(map, stride, i);
+
+		puts("lab-map ");
+		puthex(d->Type);
+		puts(" ");
+		puthex(d->PhysicalStart);
+		puts(" ");
+		puthex(d->NumberOfPages);
+		puts(" ");
+		puthex(d->Attribute);
+		newline();
+	}
+	puts("lab-map-end ");
+	puthex(nr_calls);
+	newline();
+}
+
+static EFI_STATUS EFIAPI get_memory_map(UINTN *size, EFI_MEMORY_DESCRIPTOR *map, UINTN *key, UINTN *stride,
+					UINT32 *version)
+{
+	UINTN i, room = *size;
+	EFI_STATUS status = firmware_get_memory_map(size, map, key, stride, version);
+
+	if (status == EFI_BUFFER_TOO_SMALL) {
+		*size += nr_faked * *stride;
+		return status;
+	}
+	if (EFI_ERROR(status))
+		return status;
+	if (*size + nr_faked * *stride > room) {
+		*size += nr_faked * *stride;
+		return EFI_BUFFER_TOO_SMALL;
+	}
+	for (i = 0; i < *size / *stride; i++) {
+		EFI_MEMORY_DESCRIPTOR *d = descriptor(map, *stride, i);
+
+		if (d->Type >= PRIVATE_TYPE && d->Type < PRIVATE_TYPE + nr_allocated)
+			d->Type = UNACCEPTED_TYPE;
+	}
+	for (i = 0; i < nr_faked; i++) {
+		EFI_MEMORY_DESCRIPTOR *d = descriptor(map, *stride, *size / *stride);
+
+		d->Type = UNACCEPTED_TYPE;
+		d->PhysicalStart = faked[i].start;
+		d->VirtualStart = 0;
+		d->NumberOfPages = (faked[i].end - faked[i].start) / EFI_PAGE_SIZE;
+		d->Attribute = EFI_MEMORY_UC | EFI_MEMORY_WC | EFI_MEMORY_WT | EFI_MEMORY_WB;
+		*size += *stride;
+	}
+	print_map(map, *size, *stride);
+	return EFI_SUCCESS;
+}
+
+static void wrap_get_memory_map(void)
+{
+	UINT32 crc = 0;
+
+	firmware_get_memory_map = BS->GetMemoryMap;
+	BS->GetMemoryMap = get_memory_map;
+	BS->Hdr.CRC32 = 0;
+	BS->CalculateCrc32(&BS->Hdr, BS->Hdr.HeaderSize, &crc);
+	BS->Hdr.CRC32 = crc;
+}
+
+/* --- the files --- */
+
+static EFI_STATUS read_text(EFI_FILE_HANDLE root, CHAR16 *path, char *text)
+{
+	EFI_FILE_HANDLE file;
+	UINTN size = MAX_TEXT - 1;
+	EFI_STATUS status = root->Open(root, &file, path, EFI_FILE_MODE_READ, 0);
+
+	if (EFI_ERROR(status))
+		return status;
+	status = file->Read(file, &size, text);
+	file->Close(file);
+	if (!EFI_ERROR(status) && size == MAX_TEXT - 1)
+		status = EFI_BAD_BUFFER_SIZE;
+	text[size] = 0;
+	return status;
+}
+
+static char *number(char *s, UINT64 *value)
+{
+	*value = 0;
+	while (*s == ' ')
+		s++;
+	if (s[0] == '0' && s[1] == 'x')
+		s += 2;
+	for (;; s++) {
+		if (*s >= '0' && *s <= '9')
+			*value = *value << 4 | (UINT64)(*s - '0');
+		else if (*s >= 'a' && *s <= 'f')
+			*value = *value << 4 | (UINT64)(*s - 'a' + 10);
+		else
+			return s;
+	}
+}
+
+static EFI_STATUS take_ranges(char *s)
+{
+	while (*s) {
+		char kind = *s;
+		struct range range;
+		EFI_STATUS status;
+
+		if (kind != 'a' && kind != 'f')
+			return fail("ranges: neither alloc nor fake", EFI_INVALID_PARAMETER);
+		while (*s && *s != ' ')
+			s++;
+		s = number(s, &range.start);
+		s = number(s, &range.end);
+		if (*s == '\n')
+			s++;
+		else if (*s)
+			return fail("ranges: not a hexadecimal number", EFI_INVALID_PARAMETER);
+		if (range.start >= range.end || (range.start | range.end) % EFI_PAGE_SIZE ||
+		    nr_allocated == MAX_RANGES || nr_faked == MAX_RANGES)
+			return fail("ranges: empty, not whole pages, or too many", EFI_INVALID_PARAMETER);
+
+		if (kind == 'f') {
+			faked[nr_faked++] = range;
+			continue;
+		}
+		status = BS->AllocatePages(AllocateAddress, PRIVATE_TYPE + nr_allocated,
+					   (range.end - range.start) / EFI_PAGE_SIZE, &range.start);
+		if (EFI_ERROR(status)) {
+			puthex(range.start);
+			newline();
+			return fail("ranges: the firmware does not give this range", status);
+		}
+		allocated[nr_allocated++] = range;
+	}
+	return EFI_SUCCESS;
+}
+
+EFI_STATUS efi_main(EFI_HANDLE self, EFI_SYSTEM_TABLE *table)
+{
+	static EFI_GUID loaded_image_guid = EFI_LOADED_IMAGE_PROTOCOL_GUID;
+	static char text[MAX_TEXT];
+	static CHAR16 command_line[MAX_TEXT];
+	EFI_LOADED_IMAGE *own, *kernel;
+	EFI_FILE_HANDLE root;
+	EFI_HANDLE image = NULL;
+	EFI_STATUS status;
+	UINTN i;
+
+	InitializeLib(self, table);
+	puts("\r\nlab-loader: started\r\n");
+	status = BS->HandleProtocol(self, &loaded_image_guid, (void **)&own);
+	if (EFI_ERROR(status))
+		return fail("own image", status);
+	root = LibOpenRoot(own->DeviceHandle);
+	if (!root)
+		return fail("own volume", EFI_NOT_FOUND);
+
+	status = BS->LoadImage(FALSE, self, FileDevicePath(own->DeviceHandle, L"\\lab\\bzImage"), NULL, 0, &image);
+	if (EFI_ERROR(status))
+		return fail("load the kernel", status);
+	status = BS->HandleProtocol(image, &loaded_image_guid, (void **)&kernel);
+	if (EFI_ERROR(status))
+		return fail("the kernel's image", status);
+
+	status = read_text(root, L"\\lab\\cmdline", text);
+	if (EFI_ERROR(status))
+		return fail("read cmdline", status);
+	for (i = 0; text[i] && text[i] != '\n'; i++)
+		command_line[i] = (CHAR16)text[i];
+	kernel->LoadOptions = command_line;
+	kernel->LoadOptionsSize = (UINT32)((i + 1) * sizeof(CHAR16));
+
+	status = read_text(root, L"\\lab\\ranges", text);
+	if (EFI_ERROR(status))
+		return fail("read ranges", status);
+	status = take_ranges(text);
+	if (EFI_ERROR(status))
+		return status;
+
+	wrap_get_memory_map();
+	puts("lab-loader: starting the kernel\r\n");
+	return fail("the kernel came back", BS->StartImage(image, NULL, NULL));
+}
