@@ -12,3 +12,35 @@ BITMAP_BYTES = 256 << 20
 
 #: Highest physical address plus one that x86-64 can have (52 bits).
 PHYSICAL_END = 1 << 52
+
+#: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of strings
+#: and a million types (include/uapi/linux/btf.h BTF_MAX_NAME_OFFSET, BTF_MAX_TYPE).
+BTF_BYTES = 32 << 20
+
+#: Types in a chain: typedefs, qualifiers, pointers, arrays, anonymous members. The kernel's own bound for
+#: resolving one is 32 (kernel/bpf/btf.c MAX_RESOLVE_DEPTH).
+BTF_NESTING = 64
+
+#: Members of a structure, those of anonymous members included.
+BTF_MEMBERS = 1 << 16
+
+#: Places in BTF's type section that match one name.
+BTF_MATCHES = 1 << 20
+
+#: Copies of one string in BTF's string section. libbpf stores each once.
+BTF_SAME_STRINGS = 16
+
+#: Entries of an EFI memory map. Firmware gives some hundreds.
+EFI_DESCRIPTORS = 1 << 16
+
+#: Bytes from one EFI memory descriptor to the next. The structure has 40, OVMF uses 48.
+EFI_DESCRIPTOR_STRIDE = 256
+
+#: Entries of an e820 table: E820_MAX_ENTRIES with the most nodes that x86 can be built for (1,024).
+E820_ENTRIES = 128 + 3 * 1024
+
+#: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
+ELF_SEGMENTS = 1 << 20
+
+#: Bytes of a VMCOREINFO note. The kernel's own has one page.
+VMCOREINFO_BYTES = 64 << 10

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``ranges``: what is unaccepted, accepted and unknown, by address."""
+
+from __future__ import annotations
+
+from typing import Iterator, Optional
+
+from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.state import UNKNOWN, StateMap, possible_guards
+from drgn_unaccepted.snapshot import Snapshot
+
+
+def ranges(snapshot: Snapshot, source: Source) -> Document:
+    """From the bitmap they tile the covered range; from page lists they are what is known.
+
+    ``ranges`` is None where the source knows no addresses. ``possible_guards`` are the units of listed chunks that
+    may be accepted already; only page lists have any.
+    """
+    answer = document(snapshot, source, "ranges")
+    states = state_ranges(snapshot, source)
+    answer["ranges"] = (
+        None
+        if states is None
+        else [{"start": start, "end": end, "state": state} for start, end, state in states]
+    )
+    answer["possible_guards"] = (
+        [list(guard) for guard in possible_guards(snapshot)] if source.name == "page-lists" else []
+    )
+    return answer
+
+
+def state_ranges(snapshot: Snapshot, source: Source) -> Optional[Iterator[tuple[int, int, str]]]:
+    """``(start, end, state)`` in order, neighbours of one state joined; None where the source knows no addresses."""
+    if source.name == "bitmap":
+        geometry = snapshot.table.geometry
+        assert geometry is not None
+        # Bits alternate, so there is nothing to join.
+        return (
+            (piece.start, piece.end, piece.state)
+            for piece in StateMap(snapshot, source).pieces(geometry.phys_base, geometry.end)
+        )
+    if source.name == "page-lists":
+        return _joined(StateMap(snapshot, source))
+    if snapshot.table.state == "absent":
+        return iter(())
+    return None
+
+
+def _joined(states: StateMap) -> Iterator[tuple[int, int, str]]:
+    last: Optional[tuple[int, int, str]] = None
+    for piece in states.pieces(0, PHYSICAL_END):
+        if piece.state == UNKNOWN:
+            continue
+        if last is not None and last[1] == piece.start and last[2] == piece.state:
+            last = (last[0], piece.end, piece.state)
+            continue
+        if last is not None:
+            yield last
+        last = (piece.start, piece.end, piece.state)
+    if last is not None:
+        yield last

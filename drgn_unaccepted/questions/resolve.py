@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``resolve``: which unit a physical address is in, whether it was accepted, and what the maps say of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional, Sequence
+
+from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import e820 as e820_model
+from drgn_unaccepted.model import efi as efi_model
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.state import Piece, StateMap, listed_ranges
+from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
+
+
+
+class Query(NamedTuple):
+    """A physical address, or a range of them."""
+
+    start: int
+    #: Exclusive; None for a single address.
+    end: Optional[int]
+
+    @property
+    def range(self) -> Range:
+        return Range(self.start, self.start + 1 if self.end is None else self.end)
+
+
+def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Document:
+    """One entry for an address; for a range one for each piece of one state, with its ``end``.
+
+    :raises ValueError: a query is empty or reaches beyond 2^52
+    """
+    answer = document(snapshot, source, "resolve")
+    states = StateMap(snapshot, source)
+    context = _Context(snapshot)
+    entries: list[Document] = []
+    for query in queries:
+        start, end = query.range
+        if not 0 <= start < end <= PHYSICAL_END:
+            raise ValueError(f"{start:#x}-{end:#x}: not a physical range below 2^52 ({PHYSICAL_END:#x})")
+        for piece in states.pieces(start, end):
+            entry = context.entry(piece)
+            if query.end is not None:
+                entry["end"] = piece.end
+                entry["query"] = [start, end]
+            entries.append(entry)
+    answer["addresses"] = entries
+    return answer
+
+
+class _Context:
+    """The columns beside the state: unit, predicate, EFI, e820, zone, list, in-flight accepts."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._listed = listed_ranges(snapshot)
+
+    def entry(self, piece: Piece) -> Document:
+        snapshot = self._snapshot
+        where = Range(piece.start, piece.end)
+        node, zone = self._zone(where)
+        return {
+            "address": piece.start,
+            "state": piece.state,
+            "covered": piece.covered,
+            "unit": self._unit(piece.start),
+            "kernel_predicate": self._kernel_predicate(where),
+            "efi": self._efi(where),
+            "e820": self._e820(where),
+            "node": node,
+            "zone": zone,
+            "listed": None if snapshot.zones is None else self._within(self._listed, where),
+            "in_flight": self._in_flight(where),
+            "reason": piece.reason,
+        }
+
+    def _unit(self, address: int) -> Optional[Document]:
+        geometry, bitmap = self._snapshot.table.geometry, self._snapshot.table.bitmap
+        if geometry is None:
+            return None
+        index = geometry.index(address)
+        if index is None:
+            return None
+        unit = geometry.unit(index)
+        bit = None if bitmap is None else int(bits.test_bit(bitmap, index))
+        return {"index": index, "start": unit.start, "end": unit.end, "bit": bit}
+
+    def _kernel_predicate(self, where: Range) -> Optional[bool]:
+        """pfn_is_unaccepted_memory() of a page, range_contains_unaccepted_memory() of a range."""
+        table = self._snapshot.table
+        if table.state == "absent":
+            return False
+        if table.geometry is None or table.bitmap is None:
+            return None
+        first = where.start >> PAGE_SHIFT
+        if where.end - where.start <= PAGE_SIZE:
+            return bits.pfn_is_unaccepted_memory(table.geometry, table.bitmap, first)
+        return bits.range_contains_unaccepted_memory(
+            table.geometry, table.bitmap, where.start, where.end - where.start
+        )
+
+    def _efi(self, where: Range) -> Optional[Document]:
+        efi_map = self._snapshot.efi_map
+        if efi_map is None:
+            return None
+        found = _holder(efi_map.descriptors, where)
+        if found is None:
+            return None
+        return {
+            "type": found.type,
+            "name": efi_model.type_name(found.type),
+            "start": found.start,
+            "end": found.end,
+        }
+
+    def _e820(self, where: Range) -> Optional[Document]:
+        tables = self._snapshot.e820
+        if tables is None or tables.current is None:
+            return None
+        found = _holder(tables.current, where)
+        if found is None:
+            return None
+        return {
+            "type": found.type,
+            "name": e820_model.type_name(found.type),
+            "start": found.start,
+            "end": found.end,
+        }
+
+    def _zone(self, where: Range) -> tuple[Optional[int], Optional[str]]:
+        """Node and zone whose span alone holds the range; spans of nodes can interleave."""
+        if self._snapshot.zones is None:
+            return None, None
+        holders = [
+            zone
+            for zone in self._snapshot.zones
+            if zone.start_pfn << PAGE_SHIFT <= where.start
+            and where.end <= (zone.start_pfn + zone.spanned_pages) << PAGE_SHIFT
+        ]
+        return (holders[0].node, holders[0].name) if len(holders) == 1 else (None, None)
+
+    def _within(self, ranges: Sequence[Range], where: Range) -> Optional[bool]:
+        """Whether all of it (True) or none of it (False) lies in ``ranges``; None for some of it."""
+        inside = rng.total(rng.intersect(ranges, [where]))
+        return None if 0 < inside < where.end - where.start else bool(inside)
+
+    def _in_flight(self, where: Range) -> Optional[bool]:
+        accepting, geometry = self._snapshot.accepting, self._snapshot.table.geometry
+        if accepting is None:
+            return None
+        if not accepting.entries:
+            return None if accepting.problems else False
+        if geometry is None:
+            return None
+        ends = rng.merge(
+            Range(
+                geometry.phys_base + entry.start_unit * geometry.unit_size,
+                geometry.phys_base + entry.end_unit * geometry.unit_size,
+            )
+            for entry in accepting.entries
+            if entry.start_unit < entry.end_unit
+        )
+        return self._within(ends, where)
+
+
+def _holder(entries: Sequence[Any], where: Range) -> Any:
+    """The one entry that holds all of the range; maps need not be sorted."""
+    return next((entry for entry in entries if entry.start <= where.start and where.end <= entry.end), None)
+
+
+_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_query(text: str) -> Query:
+    """``ADDR``, ``ADDR-END`` (END exclusive) or ``ADDR+LEN``.
+
+    :raises ValueError: one line that says what is wrong with it
+    """
+    for mark in "-+":
+        first, found, second = text.partition(mark)
+        if found:
+            start, other = parse_address(first), parse_address(second)
+            end = other if mark == "-" else start + other
+            if end <= start:
+                raise ValueError(f"{text}: the range is empty (its end is exclusive)")
+            return _bounded(text, Query(start, end))
+    return _bounded(text, Query(parse_address(text), None))
+
+
+def parse_address(text: str) -> int:
+    """A hexadecimal number with ``0x``, or a decimal one with a suffix K, M, G or T (powers of 1024).
+
+    Digits alone are refused: ``100000000`` out of /proc/iomem is hexadecimal, out of JSON decimal.
+    """
+    try:
+        if text[:2].lower() == "0x":
+            return int(text[2:].replace("_", "?"), 16)
+        if text[-1:].upper() in _SUFFIXES and text[:-1].isascii() and text[:-1].isdecimal():
+            return int(text[:-1]) * _SUFFIXES[text[-1].upper()]
+    except ValueError:
+        raise ValueError(f"{text}: not an address") from None
+    if text and not text.strip("0"):
+        return 0
+    if text.isascii() and text.isdecimal():
+        raise ValueError(f"{text}: decimal or hexadecimal? write 0x{text}, or a suffix K, M, G or T")
+    raise ValueError(f"{text}: not an address (0x and hexadecimal digits, or a number with K, M, G or T)")
+
+
+def _bounded(text: str, query: Query) -> Query:
+    if query.range.end > PHYSICAL_END:
+        raise ValueError(f"{text}: beyond the last physical address, {PHYSICAL_END - 1:#x}")
+    return query

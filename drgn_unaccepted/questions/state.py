@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The state of every physical address, from one source: unaccepted, accepted or unknown, and why.
+
+From the bitmap a unit's bit decides, and memory outside the bitmap is what the kernel takes it for, accepted. From
+the page lists a listed chunk is unaccepted (although a unit of it can be accepted already, as a guard), a unit
+with a page that is allocated or in a buddy list is accepted, because acceptance comes before freeing and goes by
+whole units, and all else is unknown. Zero is not evidence.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
+
+from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
+
+UNACCEPTED, ACCEPTED, UNKNOWN = "unaccepted", "accepted", "unknown"
+
+#: EFI_UNACCEPTED_UNIT_SIZE on x86, the smallest unit that a kernel uses. Assumed where the table was not captured:
+#: a larger real unit would only make more memory accepted together with a page that is in use.
+X86_UNIT_SIZE = 2 << 20
+
+EFI_UNACCEPTED_MEMORY = 15
+
+
+class Piece(NamedTuple):
+    """Consecutive addresses of one state."""
+
+    start: int
+    end: int
+    state: str
+    #: Inside the bitmap; None where its bounds are not known.
+    covered: Optional[bool]
+    reason: str
+
+
+class StateMap:
+    """The state of every physical address below 2^52, in order of address."""
+
+    def __init__(self, snapshot: Snapshot, source: Source) -> None:
+        self._snapshot = snapshot
+        self._source = source
+        self._known: list[Piece] = []
+        if source.name == "page-lists":
+            self._known = list(_from_page_lists(snapshot))
+        elif source.name == "none" and snapshot.table.state == "absent":
+            self._known = list(_without_table(snapshot))
+        self._starts = [piece.start for piece in self._known]
+
+    def at(self, address: int) -> Piece:
+        """The piece that holds ``address``; from the bitmap it is the unit."""
+        return next(self.pieces(address, address + 1))
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """What ``[start, end)`` is made of, without gaps, neighbours of one state joined."""
+        if self._source.name == "bitmap":
+            yield from self._bitmap_pieces(start, end)
+        else:
+            yield from self._known_pieces(start, end)
+
+    def _bitmap_pieces(self, start: int, end: int) -> Iterator[Piece]:
+        geometry, bitmap = self._snapshot.table.geometry, self._snapshot.table.bitmap
+        assert geometry is not None and bitmap is not None
+        outside = "outside the bitmap: the kernel takes it as accepted"
+        if start < geometry.phys_base:
+            yield Piece(start, min(end, geometry.phys_base), ACCEPTED, False, outside)
+        inner = Range(max(start, geometry.phys_base), min(end, geometry.end))
+        if inner.start < inner.end:
+            first, last = bits.units_of(geometry, *inner)
+            at = inner.start
+            for run_first, run_end in bits.runs(bitmap, first, last):
+                run = Range(geometry.unit(run_first).start, geometry.unit(run_end - 1).end)
+                if at < run.start:
+                    yield Piece(at, run.start, ACCEPTED, True, "its bit is 0")
+                yield Piece(max(at, run.start), min(inner.end, run.end), UNACCEPTED, True, "its bit is 1")
+                at = min(inner.end, run.end)
+            if at < inner.end:
+                yield Piece(at, inner.end, ACCEPTED, True, "its bit is 0")
+        if geometry.end < end:
+            yield Piece(max(start, geometry.end), end, ACCEPTED, False, outside)
+
+    def _known_pieces(self, start: int, end: int) -> Iterator[Piece]:
+        covered = False if self._snapshot.table.state == "absent" else None
+        at = start
+        for piece in self._known[max(0, bisect_right(self._starts, start) - 1) :]:
+            if piece.end <= at:
+                continue
+            if piece.start >= end:
+                break
+            if at < piece.start:
+                yield Piece(at, piece.start, UNKNOWN, covered, self._unknown_reason())
+            yield piece._replace(start=max(at, piece.start), end=min(end, piece.end))
+            at = min(end, piece.end)
+        if at < end:
+            yield Piece(at, end, UNKNOWN, covered, self._unknown_reason())
+
+    def _unknown_reason(self) -> str:
+        if self._source.name == "page-lists":
+            pages = self._snapshot.pages
+            if pages is None:
+                return f"in no listed chunk; pages not looked at: {self._snapshot.missing['pages']}"
+            if pages.limited is not None:
+                return f"in no listed chunk; {pages.limited}"
+            return "in no listed chunk, and no page of its unit is allocated or in a buddy list"
+        if self._source.name == "counters":
+            return "counters know no addresses"
+        if self._snapshot.table.state == "absent":
+            return "no table: the kernel takes all memory as accepted, nothing captured proves it"
+        assert self._source.reason is not None
+        return self._source.reason
+
+
+def listed_ranges(snapshot: Snapshot) -> list[Range]:
+    """The chunks on all ``zone->unaccepted_pages``, merged."""
+    if snapshot.zones is None or snapshot.kernel is None:
+        return []
+    pfns = (pfn for zone in snapshot.zones if zone.listed is not None for pfn in zone.listed.pfns)
+    return chunk_ranges(pfns, snapshot.kernel.chunk_pages)
+
+
+def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
+    """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk."""
+    runs: list[Range] = []
+    first = end = -1
+    for pfn in sorted(pfns):
+        if pfn > end:
+            if end >= 0:
+                runs.append(Range(first << PAGE_SHIFT, end << PAGE_SHIFT))
+            first = pfn
+        end = pfn + chunk_pages
+    if end >= 0:
+        runs.append(Range(first << PAGE_SHIFT, end << PAGE_SHIFT))
+    return runs
+
+
+def possible_guards(snapshot: Snapshot) -> list[Range]:
+    """The first unit of each run of listed chunks.
+
+    accept_memory() of what lies before it accepts that unit too (the guard for load_unaligned_zeropad()), and the
+    chunk stays listed.
+    """
+    unit = snapshot.table.unit_size or X86_UNIT_SIZE
+    return [Range(start, min(start + unit, end)) for start, end in listed_ranges(snapshot)]
+
+
+def accepted_by_pages(snapshot: Snapshot) -> list[Range]:
+    """Whole units that hold an allocated page or one in a buddy list, without those that are listed.
+
+    ``__free_pages_core()`` and ``__accept_page()`` accept before they free, by whole units.
+    """
+    if snapshot.pages is None:
+        return []
+    unit = snapshot.table.unit_size or X86_UNIT_SIZE
+    used = rng.merge(
+        Range((run.start_pfn * PAGE_SIZE) // unit * unit, -(-run.end_pfn * PAGE_SIZE // unit) * unit)
+        for run in snapshot.pages.runs
+        if run.state in ("buddy", "in-use")
+    )
+    return rng.subtract(used, listed_ranges(snapshot))
+
+
+def _from_page_lists(snapshot: Snapshot) -> Iterator[Piece]:
+    pieces = []
+    boundary = "in a listed chunk; first unit of its run, which may be accepted already as a guard"
+    guards = possible_guards(snapshot)
+    pieces += [Piece(start, end, UNACCEPTED, None, boundary) for start, end in guards]
+    for start, end in rng.subtract(listed_ranges(snapshot), guards):
+        pieces.append(Piece(start, end, UNACCEPTED, None, "in a listed chunk"))
+    for start, end in accepted_by_pages(snapshot):
+        pieces.append(Piece(start, end, ACCEPTED, None, "pages of its unit are allocated or in a buddy list"))
+    return iter(sorted(pieces))
+
+
+def _without_table(snapshot: Snapshot) -> Iterator[Piece]:
+    """No table: what the firmware did not report as unaccepted is accepted, if its whole map is at hand."""
+    efi_map = snapshot.efi_map
+    if efi_map is None or not efi_map.complete:
+        return
+    described: Sequence[Range] = rng.merge((d.start, d.end) for d in efi_map.descriptors)
+    unaccepted = rng.merge(
+        (d.start, d.end) for d in efi_map.descriptors if d.type == EFI_UNACCEPTED_MEMORY and d.start < d.end
+    )
+    for start, end in rng.subtract(described, unaccepted):
+        if start < PHYSICAL_END:
+            yield Piece(start, end, ACCEPTED, False, "no table, and the EFI memory map has no type 15 here")

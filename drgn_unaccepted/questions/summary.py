@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``summary``: how much is unaccepted, and who says so. ``header``: the table's fields."""
+
+from __future__ import annotations
+
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+
+
+def summary(snapshot: Snapshot, source: Source) -> Document:
+    """The totals, the policy and what is in flight; parts that could not be read are null and named."""
+    answer = document(snapshot, source, "summary")
+    table, platform, accepting = snapshot.table, snapshot.platform, snapshot.accepting
+    geometry = table.geometry
+    runs = None
+    first = last = None
+    if source.name == "bitmap":
+        assert table.bitmap is not None and geometry is not None
+        runs = 0
+        for start, end in bits.unaccepted_ranges(geometry, table.bitmap):
+            first = start if first is None else first
+            last = end
+            runs += 1
+    listed = None
+    if snapshot.zones is not None and all(zone.listed is not None for zone in snapshot.zones):
+        listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
+    answer.update(
+        {
+            "covered": None if geometry is None else list(Range(geometry.phys_base, geometry.end)),
+            "unaccepted_runs": runs,
+            "unaccepted_span": None if first is None else [first, last],
+            "listed_chunks": listed,
+            "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
+            "platform": None
+            if platform is None
+            else {"kind": platform.kind, "cc_vendor": platform.cc_vendor, "lazy": platform.lazy},
+            "in_flight": None if accepting is None else len(accepting.entries),
+            "missing": dict(snapshot.missing),
+        }
+    )
+    return answer
+
+
+def header(snapshot: Snapshot, source: Source) -> Document:
+    """The fields of ``struct efi_unaccepted_memory``; they stand in the document's ``table``."""
+    answer = document(snapshot, source, "header")
+    table, geometry = snapshot.table, snapshot.table.geometry
+    answer["header"] = {
+        "version": table.version,
+        "unit_size": table.unit_size,
+        "phys_base": table.phys_base,
+        "size": table.bitmap_bytes,
+        "covered_end": None if geometry is None else geometry.end,
+        "units": None if geometry is None else geometry.units,
+        "set_bits": None if table.bitmap is None else bits.count(table.bitmap),
+        "page_offset": None if table.address is None else table.address % PAGE_SIZE,
+    }
+    return answer
