@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The EFI memory map: ``efi_memory_desc_t``, as the firmware gave it and as the kernel prints it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Optional
+
+from .. import limits
+from .bitmap import PAGE_SHIFT
+
+#: Memory types of the UEFI specification, in the words of the kernel's memory_type_name[] (efi.c).
+TYPES = (
+    "Reserved",
+    "Loader Code",
+    "Loader Data",
+    "Boot Code",
+    "Boot Data",
+    "Runtime Code",
+    "Runtime Data",
+    "Conventional",
+    "Unusable",
+    "ACPI Reclaim",
+    "ACPI Mem NVS",
+    "MMIO",
+    "MMIO Port",
+    "PAL Code",
+    "Persistent",
+    "Unaccepted",
+)
+
+RESERVED, CONVENTIONAL, ACPI_RECLAIM, UNACCEPTED = 0, 7, 9, 15
+
+#: ``EFI_MEMORY_*``, by the short names of the kernel's efi_md_typeattr_format(), in its order.
+ATTRIBUTES = {
+    "RUN": 1 << 63,
+    "HP": 1 << 20,
+    "MR": 1 << 16,
+    "CC": 1 << 19,
+    "SP": 1 << 18,
+    "NV": 1 << 15,
+    "XP": 1 << 14,
+    "RP": 1 << 13,
+    "WP": 1 << 12,
+    "RO": 1 << 17,
+    "UCE": 1 << 4,
+    "WB": 1 << 3,
+    "WT": 1 << 2,
+    "WC": 1 << 1,
+    "UC": 1 << 0,
+}
+
+# u32 type; u32 pad; u64 phys_addr, virt_addr, num_pages, attribute.
+_DESCRIPTOR = struct.Struct("<I4xQQQQ")
+
+
+class EfiDescriptor(NamedTuple):
+    """One entry of the map.
+
+    :ivar type: ``u32 type``, see :func:`type_name`
+    :ivar start: ``u64 phys_addr``
+    :ivar end: end (exclusive), ``phys_addr + num_pages * 4096``
+    :ivar attribute: ``u64 attribute``; None if it comes from a log line with a word unknown here
+    """
+
+    type: int
+    start: int
+    end: int
+    attribute: Optional[int]
+
+
+def type_name(type_: int) -> str:
+    """The kernel's word for an EFI memory type; ``type=N`` for one that has none, as the kernel prints it."""
+    return TYPES[type_] if 0 <= type_ < len(TYPES) else f"type={type_}"
+
+
+def decode_memory_map(data: bytes, stride: int) -> list[EfiDescriptor]:
+    """Decode a memory map, in map order, entries without pages included.
+
+    :param stride: bytes from one entry to the next (``efi_memdesc_size``): 48 on OVMF, more than sizeof()
+    :raises ValueError: the stride or the length cannot be, or an entry (named as in the log) wraps
+    """
+    if not _DESCRIPTOR.size <= stride <= limits.EFI_DESCRIPTOR_BYTES:
+        raise ValueError(
+            f"EFI descriptors of {stride} bytes, not {_DESCRIPTOR.size} to {limits.EFI_DESCRIPTOR_BYTES}"
+        )
+    number, rest = divmod(len(data), stride)
+    if rest:
+        raise ValueError(f"an EFI memory map of {len(data)} bytes, no multiple of its descriptors' {stride}")
+    if number > limits.EFI_DESCRIPTORS:
+        raise ValueError(f"an EFI memory map of {number} entries, over the limit of {limits.EFI_DESCRIPTORS}")
+    descriptors = []
+    for index in range(number):
+        type_, start, _virt_addr, num_pages, attribute = _DESCRIPTOR.unpack_from(data, index * stride)
+        end = start + (num_pages << PAGE_SHIFT)
+        if end > 1 << 64:
+            raise ValueError(f"EFI memory map: mem{index:02}: {num_pages:#x} pages from {start:#x} wrap")
+        descriptors.append(EfiDescriptor(type_, start, end, attribute))
+    return descriptors
+
+
+def find_descriptor(descriptors: Sequence[EfiDescriptor], address: int) -> Optional[EfiDescriptor]:
+    """The first entry that holds ``address``, as the kernel's efi_mem_type() looks it up, or None."""
+    for descriptor in descriptors:
+        if descriptor.start <= address < descriptor.end:
+            return descriptor
+    return None
+
+
+def undo_merge_regions(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescriptor]:
+    """The map as it was before efi_merge_regions() (arch/x86/platform/efi/efi.c) edited it in place.
+
+    That function lets an entry grow over the neighbours of the same type and attribute that follow it in the
+    map, and leaves those where they are, with type 0 and attribute 0. So such entries behind another one are
+    absorbed ones if they end where it ends and touch each other; they get its type and attribute back, and it
+    shrinks to what lies before them. Entries that do not fit this are left alone.
+    """
+    restored = list(descriptors)
+    index = 0
+    while index < len(restored):
+        grown = restored[index]
+        following = index + 1
+        while following < len(restored) and _can_be_absorbed(restored, index, following):
+            following += 1
+        if following > index + 1 and restored[following - 1].end == grown.end:
+            restored[index] = grown._replace(end=restored[index + 1].start)
+            for absorbed in range(index + 1, following):
+                restored[absorbed] = restored[absorbed]._replace(type=grown.type, attribute=grown.attribute)
+        index = following
+    return restored
+
+
+def _can_be_absorbed(descriptors: Sequence[EfiDescriptor], grown: int, index: int) -> bool:
+    """Whether entry ``index`` continues the ones that entry ``grown`` has absorbed so far."""
+    entry = descriptors[index]
+    if entry.type != RESERVED or entry.attribute != 0 or entry.end > descriptors[grown].end:
+        return False
+    if index == grown + 1:
+        return descriptors[grown].start <= entry.start
+    return entry.start == descriptors[index - 1].end
+
+
+class LogMap(NamedTuple):
+    """A memory map out of the kernel's log.
+
+    :ivar descriptors: what was found, in map order
+    :ivar complete: whether it is the whole boot map
+    :ivar reason: why it is not
+    """
+
+    descriptors: list[EfiDescriptor]
+    complete: bool
+    reason: Optional[str]
+
+
+# efi_print_memmap(): "efi: mem%02u: %s range=[0x%016llx-0x%016llx] (%lluMB)", where %s is
+# "[%-12s|RUN|HP|..." with empty columns for what is not set, "|attr=0x%016llx]" for an attribute without a
+# column, and "[type=%u" for a type without a name. With "(invalid)" for the size it is an entry about to go.
+_LINE = re.compile(
+    r"\befi: mem(\d{2,10}): \[([^|\]]{1,32})\|([^\]]{0,128})\] "
+    r"range=\[0x([0-9a-f]{16})-0x([0-9a-f]{16})\] \(\d+MB\)"
+)
+_RUNTIME_MAP = "efi: EFI runtime memory map:"
+
+
+def parse_log_lines(lines: Iterable[str]) -> LogMap:
+    """The boot map out of the lines that ``efi=debug`` prints (efi_print_memmap(), as in Linux 6.12).
+
+    The kernel prints it twice: the whole map first, and after "EFI runtime memory map:" the runtime entries
+    alone. Only the first is taken. The log buffer loses its oldest records first, so the map is whole if it
+    starts at mem00 and has no gap. A kernel started by kexec prints runtime entries in the first place too;
+    that cannot be seen here.
+
+    :param lines: text of the log, a record each, with or without time stamps
+    """
+    descriptors: list[EfiDescriptor] = []
+    first: Optional[int] = None
+    for line in lines:
+        if _RUNTIME_MAP in line:
+            break
+        match = _LINE.search(line)
+        if not match:
+            continue
+        index = int(match.group(1))
+        if first is None:
+            first = index
+        elif index < first + len(descriptors):
+            break  # it is printed once more
+        if index != first + len(descriptors):
+            return LogMap(descriptors, False, f"the log has no mem{first + len(descriptors):02}")
+        if index >= limits.EFI_DESCRIPTORS:
+            return LogMap(descriptors, False, f"the log has over {limits.EFI_DESCRIPTORS} entries")
+        type_ = _parse_type(match.group(2).rstrip(" "))
+        start, last = int(match.group(4), 16), int(match.group(5), 16)
+        if type_ is None or last + 1 < start:
+            return LogMap(descriptors, False, f"mem{index:02} cannot be read")
+        descriptors.append(EfiDescriptor(type_, start, last + 1, _parse_attribute(match.group(3))))
+    if first is None:
+        return LogMap([], False, "the log has no efi: mem lines (the kernel prints them with efi=debug)")
+    if first:
+        return LogMap(descriptors, False, f"the log starts at mem{first:02}, what came before is lost")
+    return LogMap(descriptors, True, None)
+
+
+def _parse_type(name: str) -> Optional[int]:
+    if name in TYPES:
+        return TYPES.index(name)
+    number = re.fullmatch(r"type=(\d{1,10})", name)
+    return int(number.group(1)) if number else None
+
+
+def _parse_attribute(columns: str) -> Optional[int]:
+    number = re.fullmatch(r"attr=0x([0-9a-f]{16})", columns)
+    if number:
+        return int(number.group(1), 16)
+    attribute = 0
+    for column in columns.split("|"):
+        name = column.strip()
+        if name:
+            if name not in ATTRIBUTES:
+                return None
+            attribute |= ATTRIBUTES[name]
+    return attribute

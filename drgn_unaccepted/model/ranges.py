@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Sorted, merged lists of physical address ranges.
+
+Everything but :func:`merge` takes lists as :func:`merge` returns them (sorted, disjoint, not adjacent, none
+empty) and returns such lists, in time linear in their length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Optional
+
+
+class Range(NamedTuple):
+    """Physical addresses from ``start`` up to but not including ``end``, in bytes."""
+
+    start: int
+    end: int
+
+
+def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
+    """Sort, join what overlaps or touches, drop what is empty.
+
+    :raises ValueError: a range ends before it starts
+    """
+    merged: list[Range] = []
+    last_start = last_end = -1
+    for start, end in sorted(ranges):
+        if end <= start:
+            if end < start:
+                raise ValueError(f"range ends before it starts: {start:#x}-{end:#x}")
+            continue
+        if merged and start <= last_end:
+            if end > last_end:
+                last_end = end
+                merged[-1] = Range(last_start, end)
+        else:
+            last_start, last_end = start, end
+            merged.append(Range(start, end))
+    return merged
+
+
+def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
+    """What lies in both."""
+    common = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        start = max(a[i].start, b[j].start)
+        end = min(a[i].end, b[j].end)
+        if start < end:
+            common.append(Range(start, end))
+        if a[i].end <= b[j].end:
+            i += 1
+        else:
+            j += 1
+    return common
+
+
+def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
+    """What lies in ``a`` and not in ``b``."""
+    rest = []
+    j = 0
+    for start, end in a:
+        while j < len(b) and b[j].end <= start:
+            j += 1
+        k = j
+        while k < len(b) and b[k].start < end:
+            if start < b[k].start:
+                rest.append(Range(start, b[k].start))
+            start = b[k].end
+            k += 1
+        # The last of these can reach into the next range of a; those before it cannot.
+        j = max(j, k - 1)
+        if start < end:
+            rest.append(Range(start, end))
+    return rest
+
+
+def total(ranges: Iterable[tuple[int, int]]) -> int:
+    """Bytes in all of them together."""
+    return sum(end - start for start, end in ranges)
+
+
+def find(ranges: Sequence[Range], address: int) -> Optional[Range]:
+    """The range that holds ``address``, or None."""
+    # A one-element tuple sorts before every range that starts at its value.
+    after = bisect_left(ranges, (address + 1,))
+    if after and address < ranges[after - 1].end:
+        return ranges[after - 1]
+    return None
