@@ -44,3 +44,24 @@ ELF_SEGMENTS = 1 << 20
 
 #: Bytes of a VMCOREINFO note. The kernel's own has one page.
 VMCOREINFO_BYTES = 64 << 10
+
+#: Bytes of text in the printk ring buffer. CONFIG_LOG_BUF_SHIFT goes up to 25; ``log_buf_len=`` may ask for more.
+LOG_BYTES = 64 << 20
+
+#: Descriptors of the printk ring buffer; the kernel has one for each 32 bytes of text.
+LOG_RECORDS = LOG_BYTES >> 5
+
+#: Entries of the setup_data chain, which is a linked list. The kernel knows 11 types.
+SETUP_DATA_ENTRIES = 64
+
+#: Bytes of one setup_data entry; the largest are option ROMs (SETUP_PCI).
+SETUP_DATA_BYTES = 256 << 20
+
+#: ``kimage.segment[]``: KEXEC_SEGMENT_MAX in include/linux/kexec.h.
+KEXEC_SEGMENTS = 16
+
+#: Bytes of a kernel image in memory: KERNEL_IMAGE_SIZE with KASLR is 1 GiB.
+KERNEL_IMAGE_BYTES = 1 << 30
+
+#: Bytes of an initrd, whose size is a number in boot_params.
+INITRD_BYTES = 1 << 40

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a loaded kexec or crash kernel will be copied to."""
+
+from __future__ import annotations
+
+from drgn import Program
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.snapshot import KexecSegment
+
+
+def read_kexec_segments(prog: Program) -> tuple[KexecSegment, ...]:
+    """Return the destinations of ``struct kimage *kexec_image`` and ``kexec_crash_image``.
+
+    ``segment[i].mem`` is a physical address, ``memsz`` bytes. Nothing loaded is an empty tuple.
+
+    Before Linux kernel commit caeb8ba598f0 ("kexec_core: accept unaccepted kexec segments' destination
+    addresses") (in v6.15) kexec could copy a segment into unaccepted memory.
+
+    :raises Unavailable: a count or an address is out of bounds
+    :raises LookupError: the kernel was built without CONFIG_KEXEC_CORE
+    :raises drgn.FaultError: an image is not in the target
+    """
+    segments: list[KexecSegment] = []
+    for name in ("kexec_image", "kexec_crash_image"):
+        pointer = prog[name].read_()
+        if not pointer:
+            continue
+        count = pointer.nr_segments.value_()
+        if count > min(limits.KEXEC_SEGMENTS, len(pointer.segment)):
+            raise Unavailable(f"{name}->nr_segments is {count}: at most {limits.KEXEC_SEGMENTS} are possible")
+        for index in range(count):
+            segment = pointer.segment[index].read_()
+            start = segment.mem.value_()
+            end = start + segment.memsz.value_()
+            if end > limits.PHYSICAL_END:
+                raise Unavailable(f"{name}->segment[{index}] {start:#x}-{end:#x}: no physical range")
+            segments.append(KexecSegment(name, start, end))
+    return tuple(segments)
