@@ -34,7 +34,7 @@ BTF_SAME_STRINGS = 16
 EFI_DESCRIPTORS = 1 << 16
 
 #: Bytes from one EFI memory descriptor to the next. The structure has 40, OVMF uses 48.
-EFI_DESCRIPTOR_STRIDE = 256
+EFI_DESCRIPTOR_BYTES = 256
 
 #: Entries of an e820 table: E820_MAX_ENTRIES with the most nodes that x86 can be built for (1,024).
 E820_ENTRIES = 128 + 3 * 1024

@@ -89,7 +89,7 @@ def _efi_map(params: Object) -> list[NamedRange]:
     size = info.efi_memmap_size.value_()
     if not start or not size:
         return []
-    if size > limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_STRIDE or start + size > limits.PHYSICAL_END:
+    if size > limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES or start + size > limits.PHYSICAL_END:
         raise Unavailable(f"EFI memory map of {size} bytes at {start:#x}: not credible")
     return [NamedRange("EFI memory map", start, start + size)]
 
