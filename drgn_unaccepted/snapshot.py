@@ -60,6 +60,8 @@ class Table:
     bitmap: Optional[bytes] = None
     #: How the bytes were reached: ``physical``, ``direct-map``, ``bpf`` or ``file``.
     read_through: Optional[str] = None
+    #: Pages of the table whose direct-map address does not translate; ``None``: not looked at.
+    unmapped: Optional[tuple[Range, ...]] = None
 
     @property
     def geometry(self) -> Optional[Geometry]:
@@ -219,6 +221,12 @@ class KernelBuild:
     kexec_booted: Optional[bool]
     #: ``unaccept_memory()`` or ``unaccept_hotplug_memory()`` exists, so bits may be set again (unmerged series).
     unaccepts: Optional[bool]
+    #: ``system_state`` by name without its prefix, in small letters: ``booting``, ``scheduling``, ``running``, ...
+    system_state: Optional[str] = None
+    #: ``1 << PG_reserved``; the bit moves between versions.
+    reserved_flag: Optional[int] = None
+    #: Online CPUs, which bound how many chunks can be between a list and the accepting_list.
+    cpus: Optional[int] = None
 
 
 class NamedRange(NamedTuple):
@@ -278,7 +286,10 @@ class Snapshot:
     kexec_segments: Optional[tuple[KexecSegment, ...]] = None
     #: Tasks in direct reclaim.
     reclaiming: Optional[tuple[Task, ...]] = None
+    #: What follows the last ``Kernel panic - not syncing: `` in the log; empty where it has none.
+    panic: Optional[str] = None
     #: Why a part above is ``None``, by its field name; parts of parts as ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
-    #: Parts that changed while they were read from a live kernel, and how.
+    #: Parts that changed while they were read from a live kernel, and how; each begins with the part's name:
+    #: ``zones: list of Normal changed while it was walked``.
     torn: tuple[str, ...] = ()

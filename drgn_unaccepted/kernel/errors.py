@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one way in which a part of a target is said to be unreadable."""
+"""How the capture side says that something cannot be read: the whole target, or a part of it."""
 
 from __future__ import annotations
+
+
+class TargetError(Exception):
+    """The target cannot be read at all; the text is the one line that the user sees, with the mend in it."""
 
 
 class Unavailable(Exception):

@@ -58,10 +58,10 @@ def e820(snapshot: Snapshot, source: Source) -> Document:
     if tables["current"] is not None and tables["firmware"] is not None:
         answer["differences"] = [
             {
-                "start": difference.start,
-                "end": difference.end,
-                "firmware": _name(difference.before),
-                "current": _name(difference.after),
+                "start": difference.range.start,
+                "end": difference.range.end,
+                "firmware": _name(difference.a),
+                "current": _name(difference.b),
             }
             for difference in e820_model.differences(tables["firmware"], tables["current"])
         ]

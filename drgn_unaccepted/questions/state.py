@@ -71,9 +71,9 @@ class StateMap:
             yield Piece(start, min(end, geometry.phys_base), ACCEPTED, False, outside)
         inner = Range(max(start, geometry.phys_base), min(end, geometry.end))
         if inner.start < inner.end:
-            first, last = bits.units_of(geometry, *inner)
+            units = bits.units_of(geometry, *inner)
             at = inner.start
-            for run_first, run_end in bits.runs(bitmap, first, last):
+            for run_first, run_end in bits.runs(bitmap, units.start, units.stop):
                 run = Range(geometry.unit(run_first).start, geometry.unit(run_end - 1).end)
                 if at < run.start:
                     yield Piece(at, run.start, ACCEPTED, True, "its bit is 0")

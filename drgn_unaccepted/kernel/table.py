@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Locate and read ``struct efi_unaccepted_memory``.
+
+``efi.unaccepted`` holds its physical address. The bytes are read physically first: since Linux 6.6 the table lies
+in ACPI memory (e7761d827e99), which no kdump and no /proc/kcore has, and the direct map of a vmcore leads to the
+same missing segment. Where the bytes cannot be had the state says so; zeros are no evidence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+import drgn
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.elf import ElfCore
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
+from drgn_unaccepted.snapshot import Table
+
+#: EFI_INVALID_TABLE_ADDR: no such configuration table.
+EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
+
+#: Reads ``size`` bytes of the table at a physical address, or raises Unavailable.
+Reader = Callable[[int, int], bytes]
+
+
+class SavedTable(NamedTuple):
+    """A table's bytes, saved elsewhere (``--table FILE@ADDR``)."""
+
+    path: str
+    address: int
+    data: bytes
+
+
+def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
+    """The table of ``prog``.
+
+    :param readers: how its bytes may be reached, best first, each with its name
+    :param saved: bytes to take instead
+    :raises TargetError: ``saved`` is of another table than ``efi.unaccepted`` names
+    """
+    try:
+        located = locate_table(prog)
+    except Unavailable as error:
+        if saved is None:
+            return Table("not-captured", f"not located: {error}")
+        return _decode(saved.address, [("file", _saved_reader(saved))])
+    if isinstance(located, Table):
+        return located
+    if saved is not None:
+        if saved.address != located:
+            raise TargetError(
+                f"{saved.path}@{saved.address:#x}: another table: efi.unaccepted of this target is {located:#x}"
+            )
+        readers = [("file", _saved_reader(saved))]
+    return _decode(located, readers)
+
+
+def locate_table(prog: drgn.Program) -> Union[int, Table]:
+    """The table's physical address, or the Table that says that there is none.
+
+    :raises Unavailable: ``efi`` cannot be read
+    """
+    try:
+        efi = prog["efi"]
+    except LookupError as error:
+        raise Unavailable(f"efi: {error}") from None
+    try:
+        address: int = efi.unaccepted.value_()
+    except AttributeError:
+        return Table("absent", "struct efi has no member unaccepted: a kernel before Linux 6.5")
+    except drgn.FaultError as error:
+        raise Unavailable(f"efi.unaccepted: {error}") from None
+    if address == EFI_INVALID_TABLE_ADDR:
+        return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
+    if address == 0:
+        if _has_feature(prog):
+            # Its initialiser is ~0, so a zero was never written by a kernel that has the feature.
+            return Table("not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores")
+        return Table("absent", "efi.unaccepted is 0: a kernel built without CONFIG_UNACCEPTED_MEMORY")
+    if address >= limits.PHYSICAL_END:
+        return Table("invalid", f"efi.unaccepted is {address:#x}: not a physical address", address)
+    return address
+
+
+def _has_feature(prog: drgn.Program) -> bool:
+    try:
+        return prog.type("struct zone").has_member("unaccepted_pages")
+    except LookupError:
+        return False
+
+
+def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
+    """Reads physically; refuses what an ELF dump has no bytes for, which drgn would fill with zeros."""
+
+    def read(address: int, size: int) -> bytes:
+        if core is not None and not core.holds(address, address + size):
+            raise Unavailable(f"physical {address:#x}-{address + size:#x} is not in this dump")
+        try:
+            return bytes(prog.read(address, size, physical=True))
+        except (drgn.FaultError, OSError) as error:
+            raise Unavailable(f"physical {address:#x}: {' '.join(str(error).split())}") from None
+
+    return read
+
+
+def _saved_reader(saved: SavedTable) -> Reader:
+    def read(address: int, size: int) -> bytes:
+        offset = address - saved.address
+        if offset + size > len(saved.data):
+            raise Unavailable(f"{saved.path} has {len(saved.data)} bytes, the table {offset + size}")
+        return saved.data[offset : offset + size]
+
+    return read
+
+
+def read_saved_table(text: str) -> SavedTable:
+    """``FILE@ADDR`` of ``--table``.
+
+    :raises TargetError: the file cannot be read, or the address is none
+    """
+    path, found, where = text.rpartition("@")
+    try:
+        address = int(where, 16) if where[:2].lower() == "0x" else -1
+    except ValueError:
+        address = -1
+    if not found or not path or not 0 <= address < limits.PHYSICAL_END:
+        raise TargetError(f"--table {text}: FILE@ADDR is wanted, with the physical address as 0x...")
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(HEADER.size + limits.BITMAP_BYTES)
+    except OSError as error:
+        raise TargetError(f"{path}: {error.strerror}") from None
+    return SavedTable(path, address, data)
+
+
+def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
+    lacking = []
+    for name, reader in readers:
+        try:
+            header = decode_header(reader(address, HEADER.size))
+        except Unavailable as error:
+            lacking.append(f"{name}: {error}")
+            continue
+        state, reason = judge_header(header, address)
+        fields: dict[str, Any] = {
+            "address": address,
+            "version": header.version,
+            "unit_size": header.unit_size,
+            "phys_base": header.phys_base,
+            "bitmap_bytes": header.bitmap_bytes,
+            "read_through": name,
+        }
+        if state == "not-captured":
+            lacking.append(f"{name}: {reason}")
+            continue
+        if state != "present":
+            return Table(state, reason, **fields)
+        try:
+            bitmap = reader(address + HEADER.size, header.bitmap_bytes)
+        except Unavailable as error:
+            return Table("not-captured", f"header read, bitmap not: {name}: {error}", **fields)
+        return Table("present", None, bitmap=bitmap, **fields)
+    return Table("not-captured", "; ".join(lacking), address)
