@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Ranges against sets of addresses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drgn_unaccepted.model.ranges import Range, find, intersect, merge, subtract, total
+
+TOP = 60
+pairs = st.lists(
+    st.tuples(st.integers(0, TOP), st.integers(0, TOP)).map(lambda pair: (min(pair), max(pair))), max_size=12
+)
+
+
+def addresses(ranges: list[Range] | list[tuple[int, int]]) -> set[int]:
+    return {address for start, end in ranges for address in range(start, end)}
+
+
+def is_merged(ranges: list[Range]) -> bool:
+    return all(a.end < b.start for a, b in zip(ranges, ranges[1:])) and all(r.start < r.end for r in ranges)
+
+
+@given(pairs)
+def test_merge_keeps_the_addresses_and_nothing_else(ranges: list[tuple[int, int]]) -> None:
+    merged = merge(ranges)
+    assert addresses(merged) == addresses(ranges)
+    assert is_merged(merged)
+    assert all(isinstance(item, Range) for item in merged)
+    assert total(merged) == len(addresses(ranges))
+
+
+@given(pairs, pairs, pairs)
+def test_merge_is_associative(
+    a: list[tuple[int, int]], b: list[tuple[int, int]], c: list[tuple[int, int]]
+) -> None:
+    assert merge([*merge([*a, *b]), *c]) == merge([*a, *merge([*b, *c])]) == merge([*c, *b, *a])
+
+
+@given(pairs, pairs)
+def test_intersect_and_subtract_are_those_of_sets(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> None:
+    one, other = merge(a), merge(b)
+    assert addresses(intersect(one, other)) == addresses(a) & addresses(b)
+    assert addresses(subtract(one, other)) == addresses(a) - addresses(b)
+    assert is_merged(intersect(one, other))
+    assert is_merged(subtract(one, other))
+
+
+@given(pairs)
+def test_find_agrees_with_membership(ranges: list[tuple[int, int]]) -> None:
+    merged = merge(ranges)
+    for address in range(TOP + 2):
+        expected = [item for item in merged if address in range(item.start, item.end)]
+        assert find(merged, address) == (expected[0] if expected else None)
+
+
+def test_touching_ranges_become_one_and_empty_ones_vanish() -> None:
+    assert merge([(5, 9), (1, 5), (20, 20), (3, 4)]) == [Range(1, 9)]
+
+
+def test_a_reversed_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="0x9-0x5"):
+        merge([(9, 5)])
+
+
+def test_sweeps_are_linear_in_their_steps() -> None:
+    """One range of ``a`` over all of ``b``, and the reverse: neither rescans from the start."""
+
+    class Counted(list[Range]):
+        reads = 0
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            type(self).reads += 1
+            return super().__getitem__(index)
+
+    number = 2000
+    holes = Counted(Range(10 * i + 4, 10 * i + 6) for i in range(number))
+    assert len(subtract([Range(0, 10 * number)], holes)) == number + 1
+    assert len(subtract(merge((10 * i, 10 * i + 8) for i in range(number)), holes)) == 2 * number
+    assert len(intersect(holes, holes)) == number
+    assert Counted.reads < 40 * number

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The stub's algorithm against a model that goes page by page, and on the cases that its source names."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.efi import CONVENTIONAL, UNACCEPTED, EfiDescriptor
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.stub import (
+    allocate_unaccepted_bitmap,
+    beyond_bitmap,
+    process_unaccepted_memory,
+)
+
+PAGE = 4096
+PAGES_A_UNIT = 4
+UNIT = PAGES_A_UNIT * PAGE
+MIB = 1 << 20
+
+
+def descriptor(start: int, end: int, type_: int = UNACCEPTED) -> EfiDescriptor:
+    return EfiDescriptor(type_, start, end, 0xF)
+
+
+#: Maps in any order, of pages 0 to 120, overlaps included (the stub does not look).
+maps = st.lists(
+    st.builds(
+        lambda page, pages, type_: descriptor(page * PAGE, (page + pages) * PAGE, type_),
+        st.integers(0, 100),
+        st.integers(0, 20),
+        st.sampled_from([UNACCEPTED, UNACCEPTED, UNACCEPTED, CONVENTIONAL]),
+    ),
+    max_size=6,
+)
+
+
+def page_by_page(descriptors: list[EfiDescriptor], geometry: Geometry) -> tuple[set[int], set[int]]:
+    """Set bits and accepted pages, from the rules and not from the steps.
+
+    A unit gets its bit if a descriptor of two units or more holds all of it and the bitmap covers it; every
+    other page of a descriptor is accepted.
+    """
+    units, accepted = set(), set()
+    for entry in descriptors:
+        if entry.type != UNACCEPTED:
+            continue
+        pages = set(range(entry.start // PAGE, entry.end // PAGE))
+        for page in sorted(pages):
+            unit = page // PAGES_A_UNIT - geometry.phys_base // UNIT
+            whole = set(range(page // PAGES_A_UNIT * PAGES_A_UNIT, (page // PAGES_A_UNIT + 1) * PAGES_A_UNIT))
+            if len(pages) >= 2 * PAGES_A_UNIT and whole <= pages and 0 <= unit < geometry.bitmap_bytes * 8:
+                units.add(unit)
+            else:
+                accepted.add(page)
+    return units, accepted
+
+
+def compare(descriptors: list[EfiDescriptor], geometry: Geometry) -> None:
+    bitmap, accepted = process_unaccepted_memory(descriptors, geometry)
+    units, pages = page_by_page(descriptors, geometry)
+    assert len(bitmap) == geometry.bitmap_bytes
+    assert {bit for bit in range(8 * len(bitmap)) if bitmap[bit // 8] & 1 << bit % 8} == units
+    assert {page for start, end in accepted for page in range(start // PAGE, end // PAGE)} >= pages
+    if not beyond_bitmap(descriptors, geometry):
+        assert {page for start, end in accepted for page in range(start // PAGE, end // PAGE)} == pages
+
+
+@given(maps)
+def test_the_map_that_the_table_was_made_for(descriptors: list[EfiDescriptor]) -> None:
+    geometry = allocate_unaccepted_bitmap(descriptors, UNIT)
+    unaccepted = [entry for entry in descriptors if entry.type == UNACCEPTED]
+    if geometry is None:
+        assert not unaccepted
+        return
+    assert unaccepted
+    assert geometry.phys_base % UNIT == 0
+    for entry in unaccepted:
+        assert geometry.phys_base <= entry.start
+        assert entry.end <= geometry.end
+    low, high = min(entry.start for entry in unaccepted), max(entry.end for entry in unaccepted)
+    assert low - geometry.phys_base < UNIT
+    assert geometry.end - high < 8 * UNIT + UNIT
+    assert not beyond_bitmap(unaccepted, geometry)
+    compare(descriptors, geometry)
+
+
+@given(maps, st.integers(0, 20), st.integers(1, 3))
+def test_a_reused_table_of_another_size(
+    descriptors: list[EfiDescriptor], base_unit: int, nbytes: int
+) -> None:
+    compare(descriptors, Geometry(base_unit * UNIT, nbytes, UNIT))
+
+
+def test_a_map_without_type_15_has_no_table() -> None:
+    assert allocate_unaccepted_bitmap([descriptor(0, 64 * MIB, CONVENTIONAL)], 2 * MIB) is None
+
+
+def test_a_measured_guest() -> None:
+    """0x100000000-0x1c0000000 as type 15: all of it gets bits, nothing is accepted."""
+    given_range = descriptor(0x100000000, 0x1C0000000)
+    geometry = allocate_unaccepted_bitmap([given_range], 2 * MIB)
+    assert geometry == Geometry(0x100000000, 192, 2 * MIB)
+    assert process_unaccepted_memory([given_range], geometry) == (b"\xff" * 192, [])
+
+
+def test_neighbours_are_not_joined() -> None:
+    two = [descriptor(0x100000000, 0x100300000), descriptor(0x100300000, 0x100600000)]
+    one = [descriptor(0x100000000, 0x100600000)]
+    geometry = Geometry(0x100000000, 1, 2 * MIB)
+    assert process_unaccepted_memory(two, geometry) == (b"\x00", [Range(0x100000000, 0x100600000)])
+    assert process_unaccepted_memory(one, geometry) == (b"\x07", [])
+
+
+def test_less_than_two_units_is_accepted_even_if_it_holds_one() -> None:
+    """The case in the comment of the kernel's process_unaccepted_memory(): 4 KiB, 2044 KiB, 2048 KiB."""
+    geometry = Geometry(0, 1, 2 * MIB)
+    entry = descriptor(4096, 4 * MIB)
+    assert process_unaccepted_memory([entry], geometry) == (b"\x00", [Range(4096, 4 * MIB)])
+
+
+def test_edges_are_accepted() -> None:
+    geometry = Geometry(0, 1, 2 * MIB)
+    entry = descriptor(2 * MIB - 4096, 8 * MIB + 4096)
+    assert process_unaccepted_memory([entry], geometry) == (
+        b"\x0e",
+        [Range(2 * MIB - 4096, 2 * MIB), Range(8 * MIB, 8 * MIB + 4096)],
+    )
+
+
+def test_a_descriptor_above_the_bitmap_is_reported() -> None:
+    geometry = Geometry(0, 1, 2 * MIB)
+    at_the_end, above = descriptor(16 * MIB, 20 * MIB), descriptor(18 * MIB, 22 * MIB)
+    assert beyond_bitmap([at_the_end, above], geometry) == [above]
+    assert process_unaccepted_memory([above], geometry) == (b"\x00", [Range(16 * MIB, 22 * MIB)])
