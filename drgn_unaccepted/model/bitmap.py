@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import NamedTuple, Optional, Union, cast
 
@@ -22,6 +22,9 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 #: What :func:`states` says of an address.
 ACCEPTED, UNACCEPTED, UNCOVERED = 0, 1, 2
+
+# The bitwise or of two of them: 1 if either is UNACCEPTED.
+_EITHER = (0, 1, 0, 1)
 
 _U64 = (1 << 64) - 1
 
@@ -163,12 +166,11 @@ def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterat
 
     Bit ``i`` is given as ``base + i * unit``, so that addresses need no second pass.
     """
-    view = memoryview(bitmap)
+    view = memoryview(bitmap)[: (end + 7) // 8]
     byte_span = 8 * unit
-    # For each byte, the places of its set bits.
-    places = [tuple(bit * unit for bit in range(8) if byte >> bit & 1) for byte in range(256)]
+    places = _places(unit)
     inside = 0  # the value of the bit before the block
-    for offset in range(first // 8, (end + 7) // 8, _BLOCK):
+    for offset in range(first // 8, len(view), _BLOCK):
         block = bytes(view[offset : offset + _BLOCK])
         if block == _UNIFORM[inside]:
             continue
@@ -192,6 +194,12 @@ def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterat
             ]
     if inside:
         yield [base + end * unit]
+
+
+@lru_cache(maxsize=4)
+def _places(unit: int) -> list[tuple[int, ...]]:
+    """For each byte, the places of its set bits, ``unit`` apart."""
+    return [tuple(bit * unit for bit in range(8) if byte >> bit & 1) for byte in range(256)]
 
 
 def from_runs(runs_: Iterable[tuple[int, int]], nbytes: int) -> bytes:
@@ -287,6 +295,17 @@ def pfn_is_unaccepted_memory(geometry: Geometry, bitmap: Bitmap, pfn: int) -> bo
     is true also for the accepted pages of :func:`guard_pages`.
     """
     return range_contains_unaccepted_memory(geometry, bitmap, pfn << PAGE_SHIFT, PAGE_SIZE)
+
+
+def kernel_predicates(geometry: Geometry, bitmap: Bitmap, addresses: Sequence[int]) -> bytes:
+    """For each address 1 where :func:`pfn_is_unaccepted_memory` is true of its page, else 0.
+
+    :raises ValueError: the bitmap has not the length that the geometry says
+    """
+    # A page lies in one unit; the next page lies in another one only where the guard counts.
+    here = states(geometry, bitmap, addresses)
+    after = states(geometry, bitmap, [(address | PAGE_SIZE - 1) + 1 for address in addresses])
+    return bytes(map(_EITHER.__getitem__, map(int.__or__, here, after)))
 
 
 def guard_pages(geometry: Geometry, bitmap: Bitmap) -> Iterator[Range]:
