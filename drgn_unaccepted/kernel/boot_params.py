@@ -110,7 +110,8 @@ def read_physical(prog: Program, address: int, size: int, name: str) -> bytes:
     if not 0 <= address <= limits.PHYSICAL_END - size:
         raise Unavailable(f"{name}: no physical address")
     try:
-        return prog.read(address, size, physical=True)
+        data: bytes = prog.read(address, size, physical=True)
+        return data
     except (FaultError, OSError) as error:
         # A read of /proc/kcore that the kernel refuses is an OSError.
         where = "/proc/kcore" if prog.flags & ProgramFlags.IS_LIVE else "this dump"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel log: the printk ring buffer, in three bulk reads.
 
-drgn has ``drgn.helpers.linux.printk.get_printk_records()``. It is not used here because it trusts the sizes in
-the target, makes one read for each record, and (in 0.3.0) starts a record that wraps around the end of the
-buffer at its block's ID and not at its text.
+drgn has ``drgn.helpers.linux.printk.get_printk_records()``. It is not used here because it trusts the sizes
+in the target, makes one read for each record, and (in 0.3.0) starts a record that wraps around the end of
+the buffer at its block's ID and not at its text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from drgn import Object, Program, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+
+# panic() in kernel/panic.c
+_PANIC = "Kernel panic - not syncing: "
 
 # enum desc_state, in the two highest bits of prb_desc.state_var; the rest is the descriptor's ID.
 _COMMITTED = 1
@@ -29,9 +32,9 @@ _POSITIONS = 1 << 64
 def read_log_lines(prog: Program) -> list[str]:
     """Return the lines of the kernel log, oldest first, without time stamps.
 
-    ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless
-    ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read, are left
-    out, as the kernel's own readers do. Bytes that are no UTF-8 are replaced.
+    ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
+    lockless ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read,
+    are left out, as the kernel's own readers do. Bytes that are no UTF-8 are replaced.
 
     :raises Unavailable: a size in the target is out of bounds
     :raises drgn.FaultError: the buffer is not in the target
@@ -87,6 +90,19 @@ def read_log_lines(prog: Program) -> list[str]:
     return lines
 
 
+def read_panic(prog: Program) -> str:
+    """Return what follows the last ``Kernel panic - not syncing: `` in the log; empty where it has none.
+
+    :raises Unavailable: a size in the target is out of bounds
+    :raises drgn.FaultError: the buffer is not in the target
+    """
+    for line in reversed(read_log_lines(prog)):
+        _, found, text = line.partition(_PANIC)
+        if found:
+            return text
+    return ""
+
+
 def _read_text(prog: Program, data_ring: Object) -> memoryview:
     size_bits = data_ring.size_bits.value_()
     if not 4 <= size_bits < 64 or 1 << size_bits > limits.LOG_BYTES:
@@ -97,9 +113,9 @@ def _read_text(prog: Program, data_ring: Object) -> memoryview:
 def _block(begin: int, end: int, size: int) -> tuple[int, int] | None:
     """Offsets of a text block in the buffer (ID included), or None where the record has no text.
 
-    A block that would cross the end of the buffer starts at its beginning instead, one lap later. One that ends
-    exactly there does so too before the commit "printk: ringbuffer: don't needlessly wrap data blocks around";
-    the position of its end tells which.
+    A block that would cross the end of the buffer starts at its beginning instead, one lap later. One that
+    ends exactly there does so too before the commit "printk: ringbuffer: don't needlessly wrap data blocks
+    around"; the position of its end tells which.
     """
     if begin & 1 or end & 1:  # FAILED_LPOS, EMPTY_LINE_LPOS
         return None

@@ -31,7 +31,7 @@ TYPES = (
     "Unaccepted",
 )
 
-RESERVED, CONVENTIONAL, ACPI_RECLAIM, UNACCEPTED = 0, 7, 9, 15
+RESERVED, BOOT_CODE, BOOT_DATA, CONVENTIONAL, ACPI_RECLAIM, UNACCEPTED = 0, 3, 4, 7, 9, 15
 
 #: ``EFI_MEMORY_*``, by the short names of the kernel's efi_md_typeattr_format(), in its order.
 ATTRIBUTES = {
@@ -51,6 +51,9 @@ ATTRIBUTES = {
     "WC": 1 << 1,
     "UC": 1 << 0,
 }
+
+#: ``EFI_MEMORY_RUNTIME``
+RUNTIME = ATTRIBUTES["RUN"]
 
 # u32 type; u32 pad; u64 phys_addr, virt_addr, num_pages, attribute.
 _DESCRIPTOR = struct.Struct("<I4xQQQQ")
@@ -140,6 +143,20 @@ def _can_be_absorbed(descriptors: Sequence[EfiDescriptor], grown: int, index: in
     if index == grown + 1:
         return descriptors[grown].start <= entry.start
     return entry.start == descriptors[index - 1].end
+
+
+def undo_reserve_boot_services(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescriptor]:
+    """The map without the EFI_MEMORY_RUNTIME that efi_reserve_boot_services() (quirks.c) puts in its buffer.
+
+    The kernel tags boot services memory that it must not free so. Firmware never sets it there: boot services
+    are gone when the operating system runs.
+    """
+    return [
+        entry._replace(attribute=entry.attribute & ~RUNTIME)
+        if entry.type in (BOOT_CODE, BOOT_DATA) and entry.attribute is not None
+        else entry
+        for entry in descriptors
+    ]
 
 
 class LogMap(NamedTuple):

@@ -18,6 +18,7 @@ from drgn_unaccepted.model.efi import (
     parse_log_lines,
     type_name,
     undo_merge_regions,
+    undo_reserve_boot_services,
 )
 
 U64 = (1 << 64) - 1
@@ -239,3 +240,12 @@ def test_an_unknown_attribute_is_none_and_not_a_guess() -> None:
 @given(st.lists(st.text(max_size=80) | st.sampled_from(log(MAP)).map(lambda text: text[:70]), max_size=8))
 def test_any_text_gets_an_answer(lines: list[str]) -> None:
     assert parse_log_lines(lines).complete is False
+
+
+def test_the_runtime_tag_goes_from_boot_services_and_from_nothing_else() -> None:
+    run = 1 << 63
+    tagged = [EfiDescriptor(type_, type_ << 12, (type_ + 1) << 12, run | 0xF) for type_ in range(16)]
+    tagged.append(EfiDescriptor(4, 0x20000, 0x21000, 0xF))
+    assert [entry.attribute for entry in undo_reserve_boot_services(tagged)] == [
+        0xF if type_ in (3, 4) else run | 0xF for type_ in range(16)
+    ] + [0xF]

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The EFI memory map, from the best place that the target has.
+
+1. The buffer that ``boot_params.efi_info`` describes: the firmware's final map, exactly what the EFI stub
+   built the bitmap from. It lies in ACPI memory, so only whole-RAM dumps have it.
+2. The ``efi: memNN:`` lines of the kernel log, which ``efi=debug`` makes the kernel print from the same
+   buffer, before it edits it.
+3. ``efi.memmap``: what the kernel keeps for runtime services. No unaccepted memory is ever in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Optional
+
+from drgn import FaultError, Object, Program
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.boot_params import (
+    SETUP_EFI,
+    read_boot_params,
+    read_physical,
+    read_setup_data,
+)
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.log import read_log_lines
+from drgn_unaccepted.model.efi import (
+    CONVENTIONAL,
+    EfiDescriptor,
+    decode_memory_map,
+    parse_log_lines,
+    undo_merge_regions,
+    undo_reserve_boot_services,
+)
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import EfiMap
+
+_KEXEC_NOTE = "this kernel was started by kexec, which hands on runtime entries only"
+
+# efi_clean_memmap(), before the map is printed
+_REMOVED = re.compile(r"\befi: Removing (\d{1,9}) invalid memory map entries\.")
+
+
+class _BootMap(NamedTuple):
+    """``boot_params.efi_info``, and whether the kernel was started by kexec."""
+
+    #: Physical.
+    address: int
+    #: Bytes, and bytes from one descriptor to the next.
+    size: int
+    stride: int
+    kexec: bool
+
+    @property
+    def nr_map(self) -> int:
+        """Descriptors, as efi_memmap_init_early() counts them."""
+        return self.size // self.stride
+
+    @property
+    def buffer(self) -> Range:
+        return Range(self.address, self.address + self.size)
+
+
+def read_efi_map(prog: Program) -> EfiMap:
+    """Return the EFI memory map with its provenance: a complete one where any source has it.
+
+    :raises Unavailable: not an EFI boot, or no source has it; the reason names each
+    """
+    boot: Optional[_BootMap] = None
+    reasons: list[str] = []
+    try:
+        boot = _read_efi_info(prog)
+    except (Unavailable, LookupError, AttributeError, FaultError) as error:
+        reasons.append(f"boot-map: {_text(error)}")
+    else:
+        if boot is None:
+            raise Unavailable("not booted through EFI (boot_params.efi_info has no signature)")
+
+    sources: list[tuple[str, Callable[[Program, Optional[_BootMap]], EfiMap]]] = [
+        ("kernel-log", _from_log),
+        ("runtime-map", _from_runtime_map),
+    ]
+    if boot is not None:
+        sources.insert(0, ("boot-map", _from_buffer))
+    found: list[EfiMap] = []
+    for name, read in sources:
+        try:
+            efi_map = read(prog, boot)
+        except (Unavailable, LookupError, AttributeError, ValueError, FaultError) as error:
+            reasons.append(f"{name}: {_text(error)}")
+            continue
+        if efi_map.complete and not efi_map.ambiguous:
+            return efi_map
+        found.append(efi_map)
+    if not found:
+        raise Unavailable("; ".join(reasons))
+    # Sources stand in order of what they can hold; a complete map is worth more than an incomplete one.
+    return next((efi_map for efi_map in found if efi_map.complete), found[0])
+
+
+def _read_efi_info(prog: Program) -> Optional[_BootMap]:
+    params = read_boot_params(prog)
+    info = params.efi_info
+    signature = info.efi_loader_signature.value_().to_bytes(4, "little")
+    if signature not in (b"EL64", b"EL32"):
+        return None
+    stride = info.efi_memdesc_size.value_()
+    if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
+        raise Unavailable(f"boot_params.efi_info.efi_memdesc_size is {stride}")
+    return _BootMap(
+        address=info.efi_memmap.value_() | info.efi_memmap_hi.value_() << 32,
+        size=info.efi_memmap_size.value_(),
+        stride=stride,
+        kexec=_started_by_kexec(prog, params),
+    )
+
+
+def _started_by_kexec(prog: Program, params: Object) -> bool:
+    """Whether kexec left EFI data for this kernel: ``efi_setup``, or the entry that it points to."""
+    try:
+        if prog["efi_setup"].value_():
+            return True
+    except (LookupError, FaultError):
+        pass  # the setup_data chain says the same
+    return any(entry.type == SETUP_EFI for entry in read_setup_data(prog, params).entries)
+
+
+def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
+    """The boot map with the kernel's edits undone."""
+    assert boot is not None
+    what = f"boot_params.efi_info.efi_memmap {boot.address:#x}"
+    if not boot.nr_map or boot.nr_map > limits.EFI_DESCRIPTORS:
+        raise Unavailable(f"{what}: {boot.nr_map} descriptors")
+    data = read_physical(prog, boot.address, boot.nr_map * boot.stride, what)
+    if not any(data):
+        raise Unavailable(f"{what}: reads as zeros, not captured")
+    edited = decode_memory_map(data, boot.stride)
+    unmerged = undo_merge_regions(edited)
+    descriptors = undo_reserve_boot_services(unmerged)
+
+    notes = []
+    complete = True
+    zeros = sum(1 for entry in edited if entry == (0, 0, 0, 0))
+    if zeros:
+        complete = False
+        notes.append(f"{zeros} of {boot.nr_map} descriptors read as zeros, not captured")
+    if boot.kexec or not _has_free_memory(descriptors):
+        complete = False
+        notes.append(_KEXEC_NOTE)
+    for function, before, after in (
+        ("efi_merge_regions", edited, unmerged),
+        ("efi_reserve_boot_services", unmerged, descriptors),
+    ):
+        entries = sum(a != b for a, b in zip(before, after))
+        if entries:
+            notes.append(f"undone: {function}() in {entries} entries")
+    overlap = _first_overlap(descriptors)
+    if overlap is not None:
+        notes.append(f"ambiguous: entries overlap at {overlap:#x}")
+    return EfiMap(
+        provenance="boot-map",
+        complete=complete,
+        note="; ".join(notes) or None,
+        descriptors=tuple(descriptors),
+        buffer=boot.buffer,
+        ambiguous=overlap is not None,
+    )
+
+
+def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
+    """The first map that efi_print_memmap() printed: in efi_init(), before any merge."""
+    lines = read_log_lines(prog)
+    log_map = parse_log_lines(lines)
+    if not log_map.descriptors:
+        raise Unavailable(log_map.reason or "the log has no efi: mem lines")
+    notes = []
+    complete = log_map.complete
+    if log_map.reason is not None:
+        notes.append(log_map.reason)
+    if boot is None:
+        complete = False
+        notes.append("how many entries there were is unknown")
+    else:
+        removed = sum(int(match[1]) for match in map(_REMOVED.search, lines) if match)
+        expected = boot.nr_map - removed
+        if len(log_map.descriptors) != expected:
+            complete = False
+            notes.append(f"the log has {len(log_map.descriptors)} of {expected} entries")
+        if removed:
+            notes.append(f"{removed} invalid entries of the firmware's map are not in it")
+    if (boot is not None and boot.kexec) or (complete and not _has_free_memory(log_map.descriptors)):
+        complete = False
+        notes.append(_KEXEC_NOTE)
+    return EfiMap(
+        provenance="kernel-log",
+        complete=complete,
+        note="; ".join(notes) or None,
+        descriptors=tuple(log_map.descriptors),
+        buffer=None if boot is None else boot.buffer,
+    )
+
+
+def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
+    """``efi.memmap`` as efi_enter_virtual_mode() leaves it, in the kernel's own memory."""
+    memmap = prog["efi"].memmap.read_()
+    address = memmap.phys_map.value_()
+    count = memmap.nr_map.value_()
+    what = f"efi.memmap {address:#x}"
+    if boot is not None and address == boot.address:
+        raise Unavailable(f"{what} is the boot map (efi=noruntime, kexec, or too early)")
+    if not 0 < count <= limits.EFI_DESCRIPTORS:
+        raise Unavailable(f"efi.memmap.nr_map is {count}")
+    stride = memmap.desc_size.value_()
+    if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
+        raise Unavailable(f"efi.memmap.desc_size is {stride}")
+    data = read_physical(prog, address, count * stride, what)
+    if not any(data):
+        raise Unavailable(f"{what}: reads as zeros, not captured")
+    return EfiMap(
+        provenance="runtime-map",
+        complete=False,
+        note="the kernel keeps only what EFI runtime services need: no RAM, no unaccepted memory",
+        descriptors=tuple(decode_memory_map(data, stride)),
+        buffer=None if boot is None else boot.buffer,
+    )
+
+
+def _has_free_memory(descriptors: Sequence[EfiDescriptor]) -> bool:
+    """Every boot map has EFI_CONVENTIONAL_MEMORY, no runtime map does."""
+    return any(entry.type == CONVENTIONAL for entry in descriptors)
+
+
+def _first_overlap(descriptors: Sequence[EfiDescriptor]) -> Optional[int]:
+    """Where two entries overlap: a merge that was not undone, or a fault of the firmware."""
+    last = 0
+    for start, end in sorted((entry.start, entry.end) for entry in descriptors if entry.start < entry.end):
+        if start < last:
+            return start
+        last = end
+    return None
+
+
+def _text(error: Exception) -> str:
+    # str() of a KeyError (drgn.ObjectNotFoundError) is the repr of its argument.
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
