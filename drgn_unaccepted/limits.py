@@ -13,8 +13,8 @@ BITMAP_BYTES = 256 << 20
 #: Highest physical address plus one that x86-64 can have (52 bits).
 PHYSICAL_END = 1 << 52
 
-#: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of strings
-#: and a million types (include/uapi/linux/btf.h BTF_MAX_NAME_OFFSET, BTF_MAX_TYPE).
+#: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of
+#: strings and a million types (include/uapi/linux/btf.h BTF_MAX_NAME_OFFSET, BTF_MAX_TYPE).
 BTF_BYTES = 32 << 20
 
 #: Types in a chain: typedefs, qualifiers, pointers, arrays, anonymous members. The kernel's own bound for
@@ -65,3 +65,29 @@ KERNEL_IMAGE_BYTES = 1 << 30
 
 #: Bytes of an initrd, whose size is a number in boot_params.
 INITRD_BYTES = 1 << 40
+
+#: Symbols in kallsyms; a distribution's kernel has 100 to 250 thousand.
+KALLSYMS_SYMBOLS = 1 << 20
+
+#: Bytes of kallsyms' names in their code, about 12 a symbol.
+KALLSYMS_NAMES_BYTES = 16 << 20
+
+#: Bytes of the strings that kallsyms' 256 tokens stand for, about 1 KiB.
+KALLSYMS_TOKEN_BYTES = 64 << 10
+
+#: Symbols at one address that are looked through for the next address.
+KALLSYMS_ALIASES = 64
+
+#: Ranges of a bitmap that the checks look at. A guest accepts from one end of each zone, so that a bitmap has few;
+#: a million are 4 TiB with every second chunk accepted.
+CHECKED_RANGES = 1_000_000
+
+#: Ranges that one finding lists.
+FINDING_RANGES = 1_000
+
+#: Bytes of a snapshot file. The worst bitmap does not compress and grows by a third in base64.
+SNAPSHOT_FILE_BYTES = 512 << 20
+
+#: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that
+#: x86-64 can be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
+GLOBAL_ARRAY_LENGTH = 8192

@@ -9,8 +9,9 @@ is ``None`` and :attr:`Snapshot.missing` says why; there is no default in its pl
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Mapping, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
@@ -25,7 +26,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 class Target:
     """What was looked at."""
 
-    #: ``live`` or ``vmcore``. A snapshot file keeps the kind of the target that it was taken from.
+    #: ``live`` or ``vmcore``; out of a snapshot file the kind of the target that it was taken from.
     kind: str
     #: File name of the dump; ``None`` for the running kernel.
     path: Optional[str]
@@ -37,6 +38,8 @@ class Target:
     debug_info: str
     #: When the snapshot was taken, ISO 8601 in UTC; for a vmcore, when the dump was read.
     taken_at: str
+    #: The snapshot file that this was read out of; ``None`` for a snapshot taken just now.
+    snapshot_path: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -293,3 +296,22 @@ class Snapshot:
     #: Parts that changed while they were read from a live kernel, and how; each begins with the part's name:
     #: ``zones: list of Normal changed while it was walked``.
     torn: tuple[str, ...] = ()
+
+
+#: The parts that may be None, beside the table.
+ALL_PARTS = frozenset(
+    (
+        "kernel",
+        "efi_map",
+        "e820",
+        "zones",
+        "counters",
+        "accepting",
+        "platform",
+        "kernel_memory",
+        "pages",
+        "kexec_segments",
+        "reclaiming",
+        "panic",
+    )
+)

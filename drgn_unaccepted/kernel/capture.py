@@ -8,12 +8,14 @@ a set bit is a fault and no race.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Callable, Optional, Sequence, TypeVar
+from typing import Callable, Optional, TypeVar
 
 import drgn
 
+from drgn_unaccepted.commands import COMMANDS, Arguments
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.debug_info import target_build_id
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -25,23 +27,6 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, KernelBuild, Snapshot, Table, Target, Zone
 
 T = TypeVar("T")
-
-#: Everything that a Snapshot can hold beside the table.
-ALL_PARTS = frozenset(
-    (
-        "kernel",
-        "zones",
-        "counters",
-        "efi_map",
-        "e820",
-        "accepting",
-        "platform",
-        "kernel_memory",
-        "pages",
-        "kexec_segments",
-        "reclaiming",
-    )
-)
 
 _NOT_ASKED = "not asked for"
 
@@ -55,6 +40,12 @@ class Wanted:
     addresses: tuple[Range, ...] = ()
     #: Look at the pages of all zones where there is no bitmap to tell which ones matter.
     whole_memmap: bool = False
+
+
+def wanted(args: Arguments) -> Wanted:
+    """What the parsed command needs."""
+    command = COMMANDS[args.command or "summary"]
+    return Wanted(command.parts, tuple(command.addresses(args)), command.whole_memmap)
 
 
 @dataclass
@@ -196,7 +187,12 @@ def _read_rest(reading: _Reading) -> dict[str, object]:
 
         return read_reclaiming(prog)
 
-    reads = (efi_map, e820, accepting, platform, kernel_memory, kexec_segments, reclaiming)
+    def panic():
+        from drgn_unaccepted.kernel.log import read_panic
+
+        return read_panic(prog)
+
+    reads = (efi_map, e820, accepting, platform, kernel_memory, kexec_segments, reclaiming, panic)
     return {read.__name__: reading.part(read.__name__, read) for read in reads}
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 import drgn
 
-from drgn_unaccepted.kernel.errors import TargetError
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 
 
 def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -> str:
@@ -68,7 +69,9 @@ def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
             prog.load_debug_info(main=True)
     except drgn.MissingDebugInfoError as error:
         first = str(error).splitlines()[0]
-        raise TargetError(f"no DWARF for this kernel: {first}; give a vmlinux with -s, or use --debug-info btf") from None
+        raise TargetError(
+            f"no DWARF for this kernel: {first}; give a vmlinux with -s, or use --debug-info btf"
+        ) from None
     except (ValueError, OSError) as error:
         raise TargetError(f"{', '.join(symbols)}: {error}") from None
     try:
@@ -78,4 +81,9 @@ def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
 
 
 def _load_btf(prog: drgn.Program, symbols: Sequence[str]) -> None:
-    raise TargetError("types out of the target (BTF) are not read yet: give a vmlinux with -s")
+    from drgn_unaccepted.kernel import btf_finder
+
+    try:
+        btf_finder.load_btf(prog)
+    except Unavailable as error:
+        raise TargetError(f"no types: {error}; give a vmlinux with -s") from None

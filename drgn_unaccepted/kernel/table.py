@@ -22,6 +22,8 @@ from drgn_unaccepted.snapshot import Table
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
 
+_WHY_NOT_CAPTURED = "Since Linux 6.6 the table lies in ACPI memory, which kdump and /proc/kcore leave out; a dump of the whole RAM has it"
+
 #: Reads ``size`` bytes of the table at a physical address, or raises Unavailable.
 Reader = Callable[[int, int], bytes]
 
@@ -34,7 +36,9 @@ class SavedTable(NamedTuple):
     data: bytes
 
 
-def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
+def read_table(
+    prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None
+) -> Table:
     """The table of ``prog``.
 
     :param readers: how its bytes may be reached, best first, each with its name
@@ -74,11 +78,15 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     except drgn.FaultError as error:
         raise Unavailable(f"efi.unaccepted: {error}") from None
     if address == EFI_INVALID_TABLE_ADDR:
-        return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
+        return Table(
+            "absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1"
+        )
     if address == 0:
         if _has_feature(prog):
             # Its initialiser is ~0, so a zero was never written by a kernel that has the feature.
-            return Table("not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores")
+            return Table(
+                "not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores"
+            )
         return Table("absent", "efi.unaccepted is 0: a kernel built without CONFIG_UNACCEPTED_MEMORY")
     if address >= limits.PHYSICAL_END:
         return Table("invalid", f"efi.unaccepted is {address:#x}: not a physical address", address)
@@ -97,11 +105,11 @@ def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
 
     def read(address: int, size: int) -> bytes:
         if core is not None and not core.holds(address, address + size):
-            raise Unavailable(f"physical {address:#x}-{address + size:#x} is not in this dump")
+            raise Unavailable(f"{address:#x}-{address + size:#x} is not in this dump")
         try:
             return bytes(prog.read(address, size, physical=True))
         except (drgn.FaultError, OSError) as error:
-            raise Unavailable(f"physical {address:#x}: {' '.join(str(error).split())}") from None
+            raise Unavailable(f"{address:#x}: {' '.join(str(error).split())}") from None
 
     return read
 
@@ -163,4 +171,4 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
         except Unavailable as error:
             return Table("not-captured", f"header read, bitmap not: {name}: {error}", **fields)
         return Table("present", None, bitmap=bitmap, **fields)
-    return Table("not-captured", "; ".join(lacking), address)
+    return Table("not-captured", f"{'; '.join(lacking)}. {_WHY_NOT_CAPTURED}", address)

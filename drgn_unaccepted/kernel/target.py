@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 import drgn
 
@@ -42,7 +43,9 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
     try:
         prog.set_kernel()
     except PermissionError as error:
-        raise TargetError(f"/proc/kcore: {error.strerror}: the running kernel can be read by root only") from None
+        raise TargetError(
+            f"/proc/kcore: {error.strerror}: the running kernel can be read by root only"
+        ) from None
     except FileNotFoundError:
         raise TargetError("/proc/kcore: not there: kernel without CONFIG_PROC_KCORE") from None
     except (OSError, ValueError, LookupError, drgn.FaultError) as error:
@@ -82,6 +85,22 @@ def open_vmcore(
     return Opened(prog, "vmcore", path, found, core, tuple(warnings))
 
 
+def adopt(prog: drgn.Program) -> Opened:
+    """A program that somebody else opened (drgn's prompt, a script), with the debug information that it has.
+
+    :raises TargetError: it has none and does not describe itself
+    """
+    live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
+    path = None if live else prog.core_dump_path
+    core = None if path is None else elf.read_elf_core(path)
+    try:
+        prog.type("struct page")
+        found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
+    except LookupError:
+        found = attach_debug_info(prog, (), "btf")
+    return Opened(prog, "live" if live else "vmcore", path, found, core)
+
+
 def _program(vmcoreinfo: Optional[bytes] = None) -> drgn.Program:
     # Plugins of drgn are imported when a target is set, and drgn's own commands among them import every helper:
     # 60 ms for nothing. A plugin that the user names in DRGN_PLUGINS still runs.
@@ -106,7 +125,9 @@ def _open_reason(path: str, error: BaseException) -> str:
     text = _text(error)
     if text == "not an ELF core file":
         size = Path(path).stat().st_size
-        return "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
+        return (
+            "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
+        )
     if "unrecognized QEMU memory dump" in text:
         return (
             "QEMU dump without a VMCOREINFO note (QEMU runs without -device vmcoreinfo, or the guest without the "

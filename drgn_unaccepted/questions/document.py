@@ -22,8 +22,8 @@ def document(snapshot: Snapshot, source: Source, command: str) -> Document:
         "schema": SCHEMA,
         "command": command,
         "target": {
-            "kind": target.kind,
-            "path": target.path,
+            "kind": target.kind if target.snapshot_path is None else "snapshot",
+            "path": target.path if target.snapshot_path is None else target.snapshot_path,
             "release": target.release,
             "build_id": target.build_id,
             "debug_info": target.debug_info,

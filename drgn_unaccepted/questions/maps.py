@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
@@ -45,9 +46,7 @@ def efi(snapshot: Snapshot, source: Source) -> Document:
 def e820(snapshot: Snapshot, source: Source) -> Document:
     """The e820 tables; one that was not captured is null. ``differences`` hold current against firmware."""
     answer = document(snapshot, source, "e820")
-    tables = {
-        name: None if snapshot.e820 is None else getattr(snapshot.e820, name) for name in E820_TABLES
-    }
+    tables = {name: None if snapshot.e820 is None else getattr(snapshot.e820, name) for name in E820_TABLES}
     answer["tables"] = {name: _entries(entries) for name, entries in tables.items()}
     answer["missing"] = {
         name: snapshot.missing.get(f"e820.{name}", snapshot.missing.get("e820"))

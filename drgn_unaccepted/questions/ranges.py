@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Optional
+from collections.abc import Iterator
+from typing import Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.questions.document import Document, document

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
@@ -15,7 +16,6 @@ from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import Piece, StateMap, listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
-
 
 
 class Query(NamedTuple):

@@ -10,7 +10,8 @@ whole units, and all else is unknown. Zero is not evidence.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""drgn-unaccepted: parse, open the target, capture, answer, print. Exit 0 answered, 3 could not, with the reason."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, Optional
+
+from drgn_unaccepted import __version__
+from drgn_unaccepted.commands import (
+    DEFAULTS,
+    Arguments,
+    CommandError,
+    add_commands,
+    ask,
+    common_options,
+    print_answer,
+)
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views.format import safe
+
+EXIT_ANSWERED = 0
+EXIT_CANNOT = 3
+EXIT_INTERRUPTED = 130
+
+_TARGET_DEFAULTS = {
+    "core": None,
+    "snapshot": None,
+    "symbols": None,
+    "debug_info": "auto",
+    "table": None,
+    "vmcoreinfo": None,
+}
+
+_EPILOG = """\
+exit status: 0 answered; 3 could not answer, or usage error, with the reason on stderr; check alone: 1 warning, 2 critical
+
+The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which no kdump and no /proc/kcore holds; there
+the answer comes from the page allocator's lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse exits with 2 on a usage error, which for a monitoring system is "critical"."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_CANNOT, f"{self.prog}: {safe(message)} (try --help)\n")
+
+
+class _CannotAnswer(Exception):
+    """The one line for stderr."""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The console script."""
+    args = _parser().parse_args(argv, argparse.Namespace(**DEFAULTS, **_TARGET_DEFAULTS))
+    try:
+        return _run(args)
+    except _CannotAnswer as error:
+        print(f"drgn-unaccepted: {safe(str(error))}", file=sys.stderr)
+        return EXIT_CANNOT
+    except BrokenPipeError:
+        # The reader of our output went away (| head): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ANSWERED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parents = [_target_options(), common_options()]
+    parser = _Parser(
+        prog="drgn-unaccepted",
+        description="Show the unaccepted memory of a confidential guest, in a live kernel or a vmcore.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=parents,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_commands(parser, parents)
+    return parser
+
+
+def _target_options() -> argparse.ArgumentParser:
+    target = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = target.add_argument_group("target")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
+    which.add_argument(
+        "-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF"
+    )
+    which.add_argument("--snapshot", metavar="PATH", help="a file written by the command snapshot")
+    group.add_argument(
+        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux or its debug file (may be repeated)"
+    )
+    group.add_argument(
+        "--debug-info",
+        choices=("auto", "dwarf", "btf"),
+        help="where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms",
+    )
+    group.add_argument(
+        "--table", metavar="FILE@ADDR", help="the table's bytes, saved elsewhere, and their address"
+    )
+    group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump without the note")
+    return target
+
+
+def _run(args: Arguments) -> int:
+    snapshot = _snapshot(args)
+    try:
+        answered = ask(snapshot, args)
+    except CommandError as error:
+        raise _CannotAnswer(str(error)) from None
+    print_answer(answered, args)
+    if answered.lack is not None:
+        raise _CannotAnswer(answered.lack)
+    return EXIT_ANSWERED
+
+
+def _snapshot(args: Arguments) -> Snapshot:
+    if args.snapshot is not None:
+        return _read_snapshot(args.snapshot)
+    # Imports drgn, which a snapshot file does not need.
+    from drgn_unaccepted.kernel.capture import capture, wanted
+    from drgn_unaccepted.kernel.errors import TargetError
+    from drgn_unaccepted.kernel.table import read_saved_table
+    from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
+
+    try:
+        saved = None if args.table is None else read_saved_table(args.table)
+        if args.core is not None:
+            opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
+        else:
+            opened = open_kernel(args.symbols or (), args.debug_info)
+        for warning in opened.warnings:
+            print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
+        return capture(opened, wanted(args), saved)
+    except TargetError as error:
+        raise _CannotAnswer(str(error)) from None
+
+
+def _read_snapshot(path: str) -> Snapshot:
+    from drgn_unaccepted.snapshot_file import SnapshotFileError, read
+
+    try:
+        return read(path)
+    except OSError as error:
+        raise _CannotAnswer(f"{path}: {error.strerror}") from None
+    except SnapshotFileError as error:
+        raise _CannotAnswer(f"{path}: {error}") from None

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""drgn's entry point: registers ``%unaccepted``. It is imported for every drgn user, so it does no more than that."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn, Optional
+
+import drgn
+from drgn.commands import CommandArgumentError, CommandError, argument, parse_shell_command
+from drgn.commands.linux import linux_kernel_custom_command
+
+
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
+        raise CommandArgumentError((message or "").strip())
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandArgumentError(f"{self.prog}: {message}")
+
+
+@linux_kernel_custom_command(
+    name="unaccepted",
+    description="unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
+    usage="**unaccepted** [*COMMAND*] [*OPTIONS*]",
+    long_description=(
+        "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., "
+        "check, efi, e820, zones, accepting. The same words as after drgn-unaccepted on the command line."
+    ),
+    arguments=(
+        argument("COMMAND", nargs="?", help="see above"),
+        argument("--source", help="auto, bitmap, page-lists or counters"),
+        argument("--format", help="text or json"),
+    ),
+    parse=parse_shell_command,
+)
+def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
+    from drgn_unaccepted.commands import DEFAULTS, add_commands, ask, common_options, print_answer
+    from drgn_unaccepted.kernel.capture import capture, wanted
+    from drgn_unaccepted.kernel.errors import TargetError
+    from drgn_unaccepted.kernel.target import adopt
+
+    parents = [common_options()]
+    parser = _Parser(prog=f"%{name}", add_help=False, parents=parents)
+    add_commands(parser, parents)
+    parsed = parser.parse_args(args, argparse.Namespace(**DEFAULTS))
+    try:
+        snapshot = capture(adopt(prog), wanted(parsed))
+    except TargetError as error:
+        raise CommandError(str(error)) from None
+    answered = ask(snapshot, parsed)
+    print_answer(answered, parsed)
+    if answered.lack is not None:
+        raise CommandError(answered.lack)

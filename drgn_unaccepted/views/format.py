@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How values are written for people: addresses in hex, sizes exact, text from the target made harmless."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def size(count: Optional[int]) -> str:
+    """Bytes in the largest binary unit that needs no fraction: ``2142 MiB``, ``12 GiB``, ``4060 bytes``."""
+    if count is None:
+        return "unknown"
+    for unit, name in _UNITS:
+        if count and count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count} bytes"
+
+
+def span(start: int, end: int) -> str:
+    """A range, its end exclusive: ``0x100000000-0x140000000``."""
+    return f"{start:#x}-{end:#x}"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 range``, ``2 ranges``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def safe(text: str) -> str:
+    """Text out of a target on one line, with what a terminal would obey written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
