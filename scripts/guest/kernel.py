@@ -25,7 +25,7 @@ FRAGMENT = patch.SOURCES / "fragment.config"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A built kernel: a directory with vmlinux (DWARF and BTF), bzImage, System.map, config, build-id, kernel.json."""
+    """A built kernel, a directory: vmlinux (DWARF and BTF), bzImage, System.map, config, build-id, kernel.json."""
 
     series: str
     directory: Path
@@ -128,7 +128,7 @@ def configure(tree: Path) -> None:
     text = FRAGMENT.read_text()
     asked = tree / "lab.config"
     asked.write_text(re.sub(r"^# optional: ", "", text, flags=re.MULTILINE))
-    run(["make", "-s", "allnoconfig"], timeout=300, cwd=tree, env={"KCONFIG_ALLCONFIG": str(asked)})
+    run(["make", "-s", "allnoconfig"], timeout=300, cwd=tree, env={"KCONFIG_ALLCONFIG": str(asked.resolve())})
     got = set((tree / ".config").read_text().splitlines())
     missing = [line for line in text.splitlines() if line.startswith("CONFIG_") and line not in got]
     if missing:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Edit an unpacked kernel source so that it runs with unaccepted memory on a machine that is neither TDX nor SNP.
+"""Edit an unpacked kernel source so that it runs with unaccepted memory without TDX or SNP.
 
-The accept instruction itself is all that is replaced: the branch that dies with "unknown platform", once in the kernel
-and once in the EFI stub, calls code of ours (kernel/lab_accept.c, kernel/lab_stub_accept.h) that notes the range.
+Only the accept instruction is replaced: the branch that dies with "unknown platform", once in the kernel and
+once in the EFI stub, calls code of ours (kernel/lab_accept.c, kernel/lab_stub_accept.h) that notes the range.
 """
 
 from __future__ import annotations

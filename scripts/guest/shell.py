@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Small things that every part of the lab needs: where its cache is, running a command, its own kind of error."""
+"""What every part of the lab needs: its cache, running a command, its packages, its own kind of error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(
     env: Optional[Mapping[str, str]] = None,
     stdin: Optional[str] = None,
 ) -> str:
-    """Run a command to its end and return its standard output; a failure is a LabError with the end of its output."""
+    """Run a command and return its standard output; a failure is a LabError with the end of its output."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel sources: Debian's `linux-source-*` packages, installed or fetched from another suite of the same archive.
+"""Kernel sources: Debian's `linux-source-*` packages, installed or fetched from another suite of the archive.
 
-A series that the machine's own suite does not have (SUITES) is downloaded with an apt configuration of its own in the
-lab's cache: the archive's address is taken from the machine's apt sources, and the system's configuration, lists and
-package state stay as they are.
+A series that the machine's own suite does not have (SUITES) is downloaded with an apt configuration of its
+own in the lab's cache: the archive's address is taken from the machine's apt sources, and the system's
+configuration, lists and package state stay as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .shell import LabError, cache_dir, run, say
+from .shell import LabError, apt_line, cache_dir, run, say
 
-# Series that come from another suite than the machine's own; all others are expected from the machine's own apt.
+# Series that come from another suite than the machine's own; all others come from its own.
 SUITES = {"7.3": "trixie-backports", "7.2": "trixie-backports"}
 
 
@@ -27,18 +27,28 @@ class Source:
     tarball: Path
 
 
+def missing_package(series: str) -> str | None:
+    """The package to install for this series; None where it is there or comes from another suite."""
+    if series in SUITES or _installed_tarball(series).exists():
+        return None
+    return f"linux-source-{series}"
+
+
 def locate(series: str) -> Source:
     """The source of this series: the newest fetched or installed one, else fetched now."""
     if series in SUITES:
         return _fetched(series) or _fetch(series, SUITES[series])
-    tarball = Path(f"/usr/src/linux-source-{series}.tar.xz")
+    tarball = _installed_tarball(series)
     if not tarball.exists():
         raise LabError(
-            f"no {tarball}; as root: apt-get install -y --no-install-recommends linux-source-{series}"
-            f"  (or `scripts/lab setup --kernel {series}`)"
+            f"no {tarball}; as root: {apt_line([f'linux-source-{series}'])} (or `scripts/lab setup`)"
         )
     version = run(["dpkg-query", "-W", "-f", "${Version}", f"linux-source-{series}"], timeout=30)
     return Source(series, version.strip(), tarball)
+
+
+def _installed_tarball(series: str) -> Path:
+    return Path(f"/usr/src/linux-source-{series}.tar.xz")
 
 
 def _fetched(series: str) -> Source | None:
@@ -88,7 +98,10 @@ def _archive_in_suite(suite: str) -> str:
     for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", path.read_text()):
             fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            if codename in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
+            if (
+                codename in fields.get("Suites", "").split()
+                and "main" in fields.get("Components", "").split()
+            ):
                 return _stanza(fields["URIs"], suite, fields.get("Signed-By", ""))
     lists = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))]
     for path in lists:

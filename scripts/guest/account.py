@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the guest's console says: the memory maps that the loader handed on, what the EFI stub accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .image import Range
+from .shell import LabError
+
+_MAP = re.compile(r"lab-map-begin (0x\w+) (0x\w+) (0x\w+)\n(.*?)lab-map-end \1\n", re.DOTALL)
+_DESCRIPTOR = re.compile(r"lab-map (0x\w+) (0x\w+) (0x\w+) (0x\w+)\n")
+_STUB_ACCEPT = re.compile(r"lab-stub-accept: (0x\w+) (0x\w+)")
+
+
+def loader_account(console: str, ranges: Sequence[Range]) -> dict[str, object]:
+    """What was given as type 15, every memory map that GetMemoryMap() returned, and what the stub accepted.
+
+    The last map is the one at ExitBootServices(), the one that boot_params describes. Ends are exclusive.
+    """
+    text = console.replace("\r\n", "\n").replace("\r", "")
+    maps = [_memory_map(match) for match in _MAP.finditer(text)]
+    if not maps:
+        raise LabError("the loader printed no memory map")
+    return {
+        "ranges": [{"start": item.start, "end": item.end, "fake": item.fake} for item in ranges],
+        "final_map": maps[-1],
+        "earlier_maps": maps[:-1],
+        "stub_accepted": [
+            {"start": int(match[1], 16), "end": int(match[2], 16)} for match in _STUB_ACCEPT.finditer(text)
+        ],
+    }
+
+
+def _memory_map(match: re.Match[str]) -> dict[str, object]:
+    descriptors = [
+        {
+            "type": int(line[1], 16),
+            "phys_addr": int(line[2], 16),
+            "num_pages": int(line[3], 16),
+            "attribute": int(line[4], 16),
+        }
+        for line in _DESCRIPTOR.finditer(match[4])
+    ]
+    if len(descriptors) != int(match[2], 16):
+        raise LabError(f"the loader announced {int(match[2], 16)} descriptors and printed {len(descriptors)}")
+    return {"desc_size": int(match[3], 16), "descriptors": descriptors}
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run one scenario and fill its capture directory: dumps, the guest's account, loader.json, scenario.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import account, image, kernel
+from .qemu import Guest, dig_holes
+from .scenarios import SCENARIOS, Scenario
+from .shell import LabError, cache_dir, need_packages, say
+
+CONSOLE_OPTIONS = "console=ttyS0 efi=debug no_timer_check tsc=nowatchdog"
+CRASHKERNEL = "crashkernel=192M"
+PANIC = "Kernel panic - not syncing"
+KDUMP_SECONDS = 600
+
+
+def directory(series: str, scenario: str) -> Path:
+    return cache_dir() / "captures" / series / scenario
+
+
+def exists(series: str, scenario: str) -> bool:
+    """Whether the capture is there and was made with the kernel that would be used now."""
+    about = directory(series, scenario) / "scenario.json"
+    if not about.exists():
+        return False
+    return bool(json.loads(about.read_text())["kernel"]["build_id"] == kernel.get(series).build_id)
+
+
+def capture(series: str, name: str) -> Path:
+    """Run the scenario from boot to capture; an older capture is replaced only once the new one is whole."""
+    scenario = SCENARIOS[name]
+    built = kernel.get(series)
+    final = directory(series, name)
+    work = final.with_name(final.name + ".partial")
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    started = time.monotonic()
+    with boot(built, scenario, work) as guest:
+        _wait_until_ready(guest, scenario)
+        if not scenario.crashes:
+            guest.stop()
+            for dump_format in scenario.dump_formats:
+                guest.dump(
+                    work / ("dump.elf" if dump_format == "elf" else f"dump.{dump_format}"), dump_format
+                )
+        if scenario.kdump:
+            _kdump(guest, scenario)
+        command = guest.command
+    tidy(work)
+    for needed in ("guest/meminfo", "guest/lab_accepted"):
+        if not (work / needed).exists():
+            raise LabError(f"{work}: the guest left no {needed}")
+    for path in work.glob("kdump.elf"):
+        dig_holes(path)
+    loaded = account.loader_account((work / "serial.log").read_text(errors="replace"), scenario.ranges)
+    (work / "loader.json").write_text(json.dumps(loaded, indent=1) + "\n")
+    about = {
+        "scenario": name,
+        "about": scenario.about,
+        "kernel": {**built.about, "vmlinux": str(built.vmlinux)},
+        "kaslr": "nokaslr" not in scenario.options,
+        "do": scenario.do,
+        "qemu": command,
+        "seconds": round(time.monotonic() - started, 1),
+        "sha256": {
+            path.name: account.sha256(path)
+            for path in sorted(work.iterdir())
+            if path.name.startswith(("dump.", "kdump."))
+        },
+    }
+    (work / "scenario.json").write_text(json.dumps(about, indent=1) + "\n")
+    if final.exists():
+        shutil.rmtree(final)
+    work.rename(final)
+    say(f"{series} {name}: {about['seconds']} s, {final}")
+    return final
+
+
+@contextmanager
+def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[str] = ()) -> Iterator[Guest]:
+    """Boot the scenario; `work` becomes its 9p share and gets its serial.log."""
+    need_packages()
+    crash = [CRASHKERNEL] if "kdump" in scenario.do.split(",") else []
+    line = " ".join([CONSOLE_OPTIONS, *crash, *scenario.options, f"lab.do={scenario.do}"])
+    with tempfile.TemporaryDirectory(prefix="lab-esp-") as esp:
+        image.make_esp(Path(esp), built, line, scenario.ranges)
+        shutil.copy(image.initramfs(), work / "initrd")
+        shutil.copy(built.bzimage, work / "bzImage")
+        (work / "kdump").write_text(" ".join(scenario.kdump) + "\n")
+        machine = ["-cpu", scenario.cpu, "-smp", "2", *scenario.machine, *extra]
+        if scenario.vmcoreinfo:
+            machine += ["-device", "vmcoreinfo"]
+        with Guest(Path(esp), work, work / "serial.log", machine) as guest:
+            yield guest
+
+
+def _wait_until_ready(guest: Guest, scenario: Scenario) -> None:
+    if not scenario.dies:
+        guest.wait_for_words("lab: ready", scenario.seconds)
+        return
+    guest.wait_for_words(PANIC, scenario.seconds)
+    # Let the panic run to where it leaves the guest: the other CPU stopped, the log written.
+    time.sleep(3)
+
+
+def _kdump(guest: Guest, scenario: Scenario) -> None:
+    """Crash the guest as it stands, by SysRq over the serial line, and wait for its crash kernel to save."""
+    if not scenario.crashes:
+        guest.resume()
+        guest.sysrq("c")
+    end = guest.wait_for_words("lab: do vmcore", scenario.seconds)
+    guest.wait_for_words("lab: kdump done", KDUMP_SECONDS, end)
+    guest.wait_for_end(60)
+
+
+def tidy(work: Path) -> None:
+    """Remove from the share what the lab put there for the guest."""
+    for name in ("initrd", "bzImage", "kdump"):
+        (work / name).unlink()

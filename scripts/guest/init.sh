@@ -1,0 +1,186 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The lab guest's init. `lab.do=` on the kernel command line says what to do, verbs in order, separated by commas:
+#
+#   fill:MIB     allocate so much in a tmpfs                 kdump       load the crash kernel
+#   fillall      allocate until nothing is unaccepted        account     write the guest's own account of itself
+#   free         give the tmpfs back                         idle        say "lab: ready" and sleep
+#   fail         from now on, accepting memory panics        kexec       start the same kernel again through kexec
+#   delay:US     from now on, every accept takes so long     vmcore      (crash kernel) save /proc/vmcore
+#   spin         fill from two tasks and stay busy           live        run the command in /share/live
+#
+# /share is a 9p directory on the host.
+
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=dumb
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /run /fill /share /tmp
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tmpfs tmpfs /run
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+exec </dev/console >/dev/console 2>&1
+echo 0 >/proc/sys/kernel/printk_ratelimit
+echo 0 >/proc/sys/kernel/kptr_restrict
+lab=/sys/kernel/debug/lab
+
+die() {
+	echo "lab: error: $*"
+	poweroff -f
+	sleep 1000
+}
+
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || die "no 9p share"
+
+option() {
+	sed -n "s/.*\blab\.$1=\([^ ]*\).*/\1/p" /proc/cmdline
+}
+
+unaccepted_kib() {
+	sed -n 's/^Unaccepted: *\([0-9]*\) kB/\1/p' /proc/meminfo
+}
+
+fill_tmpfs() {
+	mountpoint -q /fill || mount -t tmpfs -o size=100% fill /fill
+}
+
+do_fill() {
+	fill_tmpfs
+	dd if=/dev/zero of=/fill/$(ls /fill | wc -l) bs=1M count="$1" 2>/dev/null || die "fill $1"
+}
+
+do_fillall() {
+	fill_tmpfs
+	n=0
+	while [ "$(unaccepted_kib)" -gt 0 ]; do
+		[ $n -lt 4096 ] || die "filled $n MiB and $(unaccepted_kib) KiB are still unaccepted"
+		dd if=/dev/zero of=/fill/all.$n bs=1M count=8 2>/dev/null || die "fill of everything"
+		n=$((n + 8))
+	done
+}
+
+do_spin() {
+	fill_tmpfs
+	for task in a b; do
+		(while dd if=/dev/zero of=/fill/spin.$task bs=1M count=2000 2>/dev/null; do :; done) &
+	done
+}
+
+do_free() {
+	umount /fill
+}
+
+do_fail() {
+	echo 1 >$lab/fail
+}
+
+do_delay() {
+	echo "$1" >$lab/delay_us
+}
+
+crash_kernel() {
+	kexec "$@" /share/bzImage --initrd=/share/initrd
+}
+
+do_kdump() {
+	crash_kernel -s -p --command-line="console=ttyS0 nr_cpus=1 reset_devices lab.do=vmcore" || die "kexec -p"
+}
+
+do_kexec() {
+	# Once: the kernel that it starts finds lab.then.
+	crash_kernel -s -l --command-line="$(sed 's/lab\.do=[^ ]*//; s/lab\.then=/lab.do=/' /proc/cmdline)" || die "kexec -l"
+	umount /share
+	kexec -e
+}
+
+# Copies of /proc and /sys files, first into memory: the 9p share allocates, and so may accept, while we look.
+do_account() {
+	try=0
+	while :; do
+		rm -rf /run/account
+		mkdir -p /run/account
+		cd /run/account
+		head -n 1 $lab/accepted >/run/before
+		cp /proc/iomem /proc/cmdline /proc/version /proc/cpuinfo /proc/kallsyms /sys/kernel/vmcoreinfo .
+		cp /sys/kernel/notes /sys/kernel/boot_params/data .
+		mv data boot_params
+		uname -r >uname
+		for entry in $(ls /sys/firmware/memmap | sort -n); do
+			(cd /sys/firmware/memmap/$entry && echo "$(cat start) $(cat end) $(cat type)")
+		done >firmware-memmap
+		for entry in $(ls /sys/firmware/efi/runtime-map 2>/dev/null | sort -n); do
+			(cd /sys/firmware/efi/runtime-map/$entry && echo "$(cat type) $(cat phys_addr) $(cat virt_addr) $(cat num_pages) $(cat attribute)")
+		done >efi-runtime-map
+		cat /sys/firmware/efi/systab >efi-systab 2>/dev/null
+		for node in /sys/devices/system/node/node*; do
+			cat $node/meminfo >${node##*/}-meminfo
+		done
+		gzip -1 </proc/kpageflags >kpageflags.gz
+		dmesg -r >dmesg
+		cp /proc/buddyinfo /proc/zoneinfo /proc/vmstat /proc/meminfo .
+		cp $lab/accepted lab_accepted
+		mkdir -p /share/guest
+		cp /run/account/* /share/guest/
+		sync
+		head -n 1 $lab/accepted >/run/after
+		cmp -s /run/before /run/after && break
+		try=$((try + 1))
+		[ $try -lt 5 ] || break
+	done
+	cd /
+	rm -rf /run/account
+	head -n 1 $lab/accepted >/share/guest/lab_accepted.after
+}
+
+do_idle() {
+	echo "lab: ready"
+	while :; do sleep 1000; done
+}
+
+do_vmcore() {
+	for format in $(cat /share/kdump); do
+		echo "lab: kdump $format"
+		case $format in
+		elf) dd if=/proc/vmcore of=/share/kdump.elf bs=1M 2>/dev/null ;;
+		z) makedumpfile --message-level 4 -c -d 31 /proc/vmcore /share/kdump.z ;;
+		flat) makedumpfile --message-level 4 -F -c -d 31 /proc/vmcore >/share/kdump.flat ;;
+		dmesg) makedumpfile --dump-dmesg /proc/vmcore /share/kdump.dmesg ;;
+		esac || echo "lab: kdump $format failed"
+	done
+	sync
+	echo "lab: kdump done"
+	poweroff -f
+}
+
+# The host's root file system, read-only below and a tmpfs above, so that mount points can be made in it.
+do_live() {
+	mkdir -p /lower /upper /host
+	mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /lower || die "no host file system"
+	mount -t tmpfs tmpfs /upper
+	mkdir -p /upper/up /upper/work
+	mount -t overlay -o lowerdir=/lower,upperdir=/upper/up,workdir=/upper/work overlay /host || die "no overlay"
+	mkdir -p /host/share /host/run /host/tmp
+	for place in proc sys dev share; do
+		mount --rbind /$place /host/$place
+	done
+	mount -t tmpfs tmpfs /host/tmp
+	mount -t tmpfs tmpfs /host/run
+	echo "lab: live"
+	chroot /host /bin/sh /share/live >/share/live.out 2>/share/live.err
+	echo $? >/share/live.status.new
+	mv /share/live.status.new /share/live.status
+	sync
+	echo "lab: live done"
+	poweroff -f
+}
+
+for verb in $(option do | tr ',' ' '); do
+	name=${verb%%:*}
+	argument=${verb#*:}
+	echo "lab: do $verb"
+	do_$name "$argument" || die "$verb"
+done
+echo "lab: done"
+poweroff -f

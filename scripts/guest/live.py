@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run a command in a lab guest, on the host's own file system, and pass its output and status through."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+from . import capture, kernel
+from .qemu import Guest
+from .scenarios import SCENARIOS, Scenario
+from .shell import LabError, say
+
+HOST = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
+# Verbs of a scenario that belong to its capture and not to the state of its guest.
+CAPTURE_VERBS = frozenset({"kdump", "account", "idle"})
+
+
+def run(
+    series: str, name: str, words: Sequence[str], share: Optional[str], timeout: float, append: Sequence[str]
+) -> int:
+    """Boot the scenario, run the command, return its exit status. `share` is /share in the guest."""
+    scenario = _live(SCENARIOS[name], append)
+    built = kernel.get(series)
+    with tempfile.TemporaryDirectory(prefix="lab-share-") as temporary:
+        work = Path(share or temporary).resolve()
+        for stale in ("live.status", "live.out", "live.err"):
+            (work / stale).unlink(missing_ok=True)
+        (work / "ask").mkdir(exist_ok=True)
+        (work / "live").write_text(f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}\n")
+        with capture.boot(built, scenario, work, ("-virtfs", HOST)) as guest:
+            guest.wait_for_words("lab: live", scenario.seconds)
+            status = _serve(guest, work, timeout)
+        capture.tidy(work)
+    return status
+
+
+def _live(scenario: Scenario, append: Sequence[str]) -> Scenario:
+    if scenario.dies:
+        raise LabError(f"{scenario.name}: nothing can be run in a guest that dies")
+    verbs = scenario.do.split(",")
+    if "kexec" in verbs:
+        raise LabError(f"{scenario.name}: not with kexec")
+    do = ",".join([verb for verb in verbs if verb not in CAPTURE_VERBS] + ["live"])
+    return dataclasses.replace(scenario, do=do, options=[*scenario.options, *append])
+
+
+def _serve(guest: Guest, work: Path, timeout: float) -> int:
+    """Pass the output through and do what the guest asks for, until the command has ended."""
+    deadline = time.monotonic() + timeout
+    shown = {"live.out": 0, "live.err": 0}
+    streams: dict[str, BinaryIO] = {"live.out": sys.stdout.buffer, "live.err": sys.stderr.buffer}
+    while True:
+        ended = (work / "live.status").exists()
+        for name, stream in streams.items():
+            shown[name] += _pass_on(work / name, shown[name], stream)
+        if ended:
+            return int((work / "live.status").read_text())
+        _answer(guest, work)
+        if not guest.running:
+            raise LabError(f"the guest ended before the command did\n{guest.console()[-2000:]}")
+        if time.monotonic() > deadline:
+            raise LabError(f"the command was not done after {timeout:.0f} s")
+        time.sleep(0.1)
+
+
+def _pass_on(path: Path, start: int, stream: BinaryIO) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as source:
+        source.seek(start)
+        data = source.read()
+    stream.write(data)
+    stream.flush()
+    return len(data)
+
+
+def _answer(guest: Guest, work: Path) -> None:
+    """`ask/dump.NAME`: the guest wants to be stopped and dumped as it stands."""
+    for request in sorted((work / "ask").glob("dump.*")):
+        done = request.with_name(request.name + ".done")
+        if request.suffix == ".done" or done.exists():
+            continue
+        guest.stop()
+        guest.dump(work / f"{request.name}.elf")
+        guest.resume()
+        say(f"dumped the guest: {request.name}.elf")
+        done.touch()

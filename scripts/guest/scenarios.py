@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The scenarios: which memory the guest is given as type 15, what it does, and how it is captured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .image import Range
+
+MIB = 1 << 20
+GIB = 1 << 30
+HIGH = 4 * GIB
+
+# 512 MiB below 4 GiB, and 1 GiB from 4 GiB on.
+MEMORY = ("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M")
+# The same, as two nodes: node 1 is the last 512 MiB.
+TWO_NODES = (
+    *MEMORY,
+    *("-object", "memory-backend-ram,id=ram0,size=1G", "-object", "memory-backend-ram,id=ram1,size=512M"),
+    *("-numa", "node,nodeid=0,cpus=0,memdev=ram0", "-numa", "node,nodeid=1,cpus=1,memdev=ram1"),
+)
+# The same and a DIMM far away, so that the table spans more than 64 GiB.
+DIMM = 72 * GIB
+FAR_DIMM = (
+    *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M,slots=1,maxmem=96G"),
+    *("-object", "memory-backend-ram,id=far,size=128M", "-device", f"pc-dimm,memdev=far,addr={DIMM:#x}"),
+)
+
+WHOLE = (Range(HIGH, HIGH + 896 * MIB),)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One guest. `do` are the verbs of init.sh; `kdump` the formats that its crash kernel saves."""
+
+    name: str
+    about: str
+    ranges: Sequence[Range] = WHOLE
+    do: str = "account,idle"
+    options: Sequence[str] = ()
+    kdump: Sequence[str] = ()
+    machine: Sequence[str] = MEMORY
+    cpu: str = "max,la57=off"
+    vmcoreinfo: bool = True
+    dump_formats: Sequence[str] = ("elf",)
+    dies: bool = False
+    crashes: bool = False
+    seconds: int = field(default=240)
+
+
+_ALL = (
+    Scenario("fresh", "booted, nothing more", do="kdump,account,idle", kdump=("elf", "z")),
+    Scenario(
+        "fill",
+        "part accepted by a tmpfs fill",
+        do="fill:650,kdump,account,idle",
+        kdump=("elf", "z", "flat"),
+        dump_formats=("elf", "kdump-zlib"),
+    ),
+    Scenario(
+        "edges",
+        "several ranges: unaligned edges, one under 4 MiB, a whole unit inside a short one, neighbours",
+        ranges=(
+            Range(HIGH + 0x00000000, HIGH + 0x08000000),
+            Range(
+                HIGH + 0x08000000, HIGH + 0x08300000
+            ),  # 3 MiB right behind: accepted whole, holds a whole unit
+            Range(HIGH + 0x08300000, HIGH + 0x08600000),  # and its neighbour, likewise
+            Range(HIGH + 0x0A001000, HIGH + 0x0FFFF000),  # both edges off by a page
+            Range(HIGH + 0x11100000, HIGH + 0x11500000),  # 4 MiB, but off by 1 MiB: one whole unit
+            Range(HIGH + 0x12000000, HIGH + 0x12200000),  # one unit exactly: accepted whole
+            Range(HIGH + 0x14000000, HIGH + 0x14400000),  # two units: the shortest that stays
+            Range(HIGH + 0x16200000, HIGH + 0x20000000),  # unit aligned, not chunk aligned
+            Range(HIGH + 0x20000000, HIGH + 0x37FFF000),  # a neighbour, ends one page short
+        ),
+        do="kdump,account,idle",
+        kdump=("elf", "z"),
+    ),
+    Scenario(
+        "numa",
+        "two nodes, unaccepted memory on both",
+        ranges=(
+            Range(HIGH + 128 * MIB, HIGH + 512 * MIB),
+            Range(HIGH + 576 * MIB, HIGH + 896 * MIB),
+        ),
+        do="fill:200,kdump,account,idle",
+        kdump=("elf", "z"),
+        machine=TWO_NODES,
+    ),
+    Scenario("eager", "accept_memory=eager", options=("accept_memory=eager",)),
+    Scenario("none", "no memory of type 15", ranges=()),
+    Scenario(
+        "all",
+        "everything accepted: filled, then given back",
+        do="fillall,free,kdump,account,idle",
+        kdump=("z",),
+    ),
+    Scenario(
+        "big",
+        "a table larger than a page: a DIMM at 72 GiB",
+        ranges=(*WHOLE, Range(DIMM, DIMM + 128 * MIB, fake=True)),
+        machine=FAR_DIMM,
+    ),
+    Scenario("nokaslr", "as fill, without KASLR", do="fill:650,account,idle", options=("nokaslr",)),
+    Scenario(
+        "la57", "as fill, with five levels of page tables", do="fill:650,account,idle", cpu="max,la57=on"
+    ),
+    Scenario(
+        "novmcoreinfo",
+        "as fill, without QEMU's vmcoreinfo device",
+        do="fill:650,account,idle",
+        vmcoreinfo=False,
+    ),
+    Scenario(
+        "panic",
+        "accepting fails: dead by `Cannot accept memory: unknown platform`, dumped by QEMU",
+        do="fill:100,account,fail,fill:1200",
+        dies=True,
+    ),
+    Scenario(
+        "panic-kdump",
+        "the same death, captured by kdump",
+        do="fill:100,kdump,account,fail,fill:1200",
+        kdump=("elf", "z"),
+        dies=True,
+        crashes=True,
+    ),
+    Scenario(
+        "inflight",
+        "dumped while two tasks accept memory, every accept taking 20 ms",
+        do="account,delay:20000,spin,idle",
+    ),
+    Scenario(
+        "kexec",
+        "the second kernel after a kexec: the same table, and an EFI map of runtime entries only",
+        do="fill:200,kexec",
+        options=("lab.then=account,idle",),
+    ),
+    Scenario(
+        "add_efi_memmap",
+        "add_efi_memmap turns memory of type 15 into reserved memory",
+        options=("add_efi_memmap",),
+    ),
+    Scenario(
+        "low",
+        "memory of type 15 below 4 GiB too",
+        ranges=(Range(128 * MIB, 192 * MIB), *WHOLE),
+        do="fill:100,account,idle",
+    ),
+)
+
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
