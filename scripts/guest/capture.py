@@ -16,7 +16,7 @@ from .qemu import Guest, dig_holes
 from .scenarios import SCENARIOS, Scenario
 from .shell import LabError, cache_dir, need_packages, say
 
-CONSOLE_OPTIONS = "console=ttyS0 efi=debug no_timer_check tsc=nowatchdog"
+OPTIONS = "console=ttyS0 no_timer_check tsc=nowatchdog"
 CRASHKERNEL = "crashkernel=192M"
 PANIC = "Kernel panic - not syncing"
 KDUMP_SECONDS = 600
@@ -49,9 +49,7 @@ def capture(series: str, name: str) -> Path:
         if not scenario.crashes:
             guest.stop()
             for dump_format in scenario.dump_formats:
-                guest.dump(
-                    work / ("dump.elf" if dump_format == "elf" else f"dump.{dump_format}"), dump_format
-                )
+                guest.dump(work / ("dump.elf" if dump_format == "elf" else f"dump.{dump_format}"), dump_format)
         if scenario.kdump:
             _kdump(guest, scenario)
         command = guest.command
@@ -90,7 +88,8 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
     """Boot the scenario; `work` becomes its 9p share and gets its serial.log."""
     need_packages()
     crash = [CRASHKERNEL] if "kdump" in scenario.do.split(",") else []
-    line = " ".join([CONSOLE_OPTIONS, *crash, *scenario.options, f"lab.do={scenario.do}"])
+    debug = ["efi=debug"] if scenario.efi_debug else []
+    line = " ".join([OPTIONS, *debug, *crash, *scenario.options, f"lab.do={scenario.do}"])
     with tempfile.TemporaryDirectory(prefix="lab-esp-") as esp:
         image.make_esp(Path(esp), built, line, scenario.ranges)
         shutil.copy(image.initramfs(), work / "initrd")
@@ -126,3 +125,6 @@ def tidy(work: Path) -> None:
     """Remove from the share what the lab put there for the guest."""
     for name in ("initrd", "bzImage", "kdump"):
         (work / name).unlink()
+    for path in work.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)

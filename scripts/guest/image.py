@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the guest boots from: the EFI system partition (a directory that QEMU serves as FAT), the initramfs."""
+"""What the guest boots from: EFI system partition (a directory that QEMU serves as FAT) and initramfs."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def loader() -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        flags = (
-            "-ffreestanding -fno-stack-protector -fpic -fshort-wchar -mno-red-zone -mgeneral-regs-only -O2"
-        )
+        flags = "-ffreestanding -fno-stack-protector -fpic -fshort-wchar -mno-red-zone -mgeneral-regs-only -O2"
         flags += " -maccumulate-outgoing-args -DGNU_EFI_USE_MS_ABI -Wall -Wextra -Werror"
         include: list[str | Path] = ["-I/usr/include/efi", "-I/usr/include/efi/x86_64"]
         run(["gcc", *flags.split(), *include, "-c", source, "-o", work / "loader.o"], timeout=120)
@@ -97,9 +95,7 @@ def initramfs() -> Path:
         (root / "bin/sh").symlink_to("busybox")
         listing = "\n".join(str(path.relative_to(root)) for path in [root, *sorted(root.rglob("*"))])
         archive = Path(name) / "initramfs"
-        run(
-            ["cpio", "--quiet", "-o", "-H", "newc", "-O", archive], timeout=60, cwd=root, stdin=listing + "\n"
-        )
+        run(["cpio", "--quiet", "-o", "-H", "newc", "-O", archive], timeout=60, cwd=root, stdin=listing + "\n")
         packed = Path(name) / "initramfs.gz"
         packed.write_bytes(gzip.compress(archive.read_bytes(), 6, mtime=0))
         _put(packed, out)

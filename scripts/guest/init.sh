@@ -7,7 +7,8 @@
 #   free         give the tmpfs back                         idle        say "lab: ready" and sleep
 #   fail         from now on, accepting memory panics        kexec       start the same kernel again through kexec
 #   delay:US     from now on, every accept takes so long     vmcore      (crash kernel) save /proc/vmcore
-#   spin         fill from two tasks and stay busy           live        run the command in /share/live
+#   spin         two tasks fill for ever                     live        run the command in /share/live
+#   accepting    wait until memory is being accepted
 #
 # /share is a 9p directory on the host.
 
@@ -64,8 +65,17 @@ do_fillall() {
 do_spin() {
 	fill_tmpfs
 	for task in a b; do
-		(while dd if=/dev/zero of=/fill/spin.$task bs=1M count=2000 2>/dev/null; do :; done) &
+		(while dd if=/dev/zero of=/fill/spin.$task bs=1M count=500 2>/dev/null; do rm /fill/spin.$task; done) &
 	done
+}
+
+calls() {
+	sed -n 's/^# calls \([0-9]*\).*/\1/p' $lab/accepted
+}
+
+do_accepting() {
+	before=$(calls)
+	while [ "$(calls)" -lt $((before + 3)) ]; do :; done
 }
 
 do_free() {
@@ -161,12 +171,10 @@ do_live() {
 	mount -t tmpfs tmpfs /upper
 	mkdir -p /upper/up /upper/work
 	mount -t overlay -o lowerdir=/lower,upperdir=/upper/up,workdir=/upper/work overlay /host || die "no overlay"
-	mkdir -p /host/share /host/run /host/tmp
+	mkdir -p /host/share
 	for place in proc sys dev share; do
 		mount --rbind /$place /host/$place
 	done
-	mount -t tmpfs tmpfs /host/tmp
-	mount -t tmpfs tmpfs /host/run
 	echo "lab: live"
 	chroot /host /bin/sh /share/live >/share/live.out 2>/share/live.err
 	echo $? >/share/live.status.new

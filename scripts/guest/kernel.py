@@ -25,7 +25,7 @@ FRAGMENT = patch.SOURCES / "fragment.config"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A built kernel, a directory: vmlinux (DWARF and BTF), bzImage, System.map, config, build-id, kernel.json."""
+    """A built kernel: vmlinux (DWARF and BTF), bzImage, System.map, config, build-id and kernel.json."""
 
     series: str
     directory: Path

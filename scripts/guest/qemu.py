@@ -58,9 +58,7 @@ class Guest:
 
     def __enter__(self) -> Guest:
         with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
-            )
+            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
         self._wait_for(lambda: (Path(self._work.name) / "qmp").exists(), 20, "QEMU's control socket")
         self._qmp = _Qmp(Path(self._work.name) / "qmp")
         return self
@@ -113,9 +111,7 @@ class Guest:
 
     def dump(self, path: Path, file_format: str = "elf", timeout: float = 300) -> None:
         """Write the memory of the guest (stopped while it is written) and drop the file's zero blocks."""
-        self._command(
-            "dump-guest-memory", timeout=timeout, paging=False, protocol=f"file:{path}", format=file_format
-        )
+        self._command("dump-guest-memory", timeout=timeout, paging=False, protocol=f"file:{path}", format=file_format)
         dig_holes(path)
 
     def sysrq(self, key: str) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .image import Range
 
@@ -46,7 +46,8 @@ class Scenario:
     dump_formats: Sequence[str] = ("elf",)
     dies: bool = False
     crashes: bool = False
-    seconds: int = field(default=240)
+    efi_debug: bool = True
+    seconds: int = 240
 
 
 _ALL = (
@@ -59,13 +60,18 @@ _ALL = (
         dump_formats=("elf", "kdump-zlib"),
     ),
     Scenario(
+        "plain",
+        "as fill, without efi=debug: as users boot, and so with smaller dumps",
+        do="fill:650,kdump,account,idle",
+        kdump=("elf", "z"),
+        efi_debug=False,
+    ),
+    Scenario(
         "edges",
         "several ranges: unaligned edges, one under 4 MiB, a whole unit inside a short one, neighbours",
         ranges=(
             Range(HIGH + 0x00000000, HIGH + 0x08000000),
-            Range(
-                HIGH + 0x08000000, HIGH + 0x08300000
-            ),  # 3 MiB right behind: accepted whole, holds a whole unit
+            Range(HIGH + 0x08000000, HIGH + 0x08300000),  # 3 MiB right behind: accepted whole, holds a whole unit
             Range(HIGH + 0x08300000, HIGH + 0x08600000),  # and its neighbour, likewise
             Range(HIGH + 0x0A001000, HIGH + 0x0FFFF000),  # both edges off by a page
             Range(HIGH + 0x11100000, HIGH + 0x11500000),  # 4 MiB, but off by 1 MiB: one whole unit
@@ -103,9 +109,7 @@ _ALL = (
         machine=FAR_DIMM,
     ),
     Scenario("nokaslr", "as fill, without KASLR", do="fill:650,account,idle", options=("nokaslr",)),
-    Scenario(
-        "la57", "as fill, with five levels of page tables", do="fill:650,account,idle", cpu="max,la57=on"
-    ),
+    Scenario("la57", "as fill, with five levels of page tables", do="fill:650,account,idle", cpu="max,la57=on"),
     Scenario(
         "novmcoreinfo",
         "as fill, without QEMU's vmcoreinfo device",
@@ -128,8 +132,8 @@ _ALL = (
     ),
     Scenario(
         "inflight",
-        "dumped while two tasks accept memory, every accept taking 20 ms",
-        do="account,delay:20000,spin,idle",
+        "dumped while two tasks accept memory, every accept taking 300 ms",
+        do="account,delay:300000,spin,accepting,idle",
     ),
     Scenario(
         "kexec",

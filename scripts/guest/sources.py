@@ -40,9 +40,7 @@ def locate(series: str) -> Source:
         return _fetched(series) or _fetch(series, SUITES[series])
     tarball = _installed_tarball(series)
     if not tarball.exists():
-        raise LabError(
-            f"no {tarball}; as root: {apt_line([f'linux-source-{series}'])} (or `scripts/lab setup`)"
-        )
+        raise LabError(f"no {tarball}; as root: {apt_line([f'linux-source-{series}'])} (or `scripts/lab setup`)")
     version = run(["dpkg-query", "-W", "-f", "${Version}", f"linux-source-{series}"], timeout=30)
     return Source(series, version.strip(), tarball)
 
@@ -98,10 +96,7 @@ def _archive_in_suite(suite: str) -> str:
     for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", path.read_text()):
             fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            if (
-                codename in fields.get("Suites", "").split()
-                and "main" in fields.get("Components", "").split()
-            ):
+            if codename in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
                 return _stanza(fields["URIs"], suite, fields.get("Signed-By", ""))
     lists = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))]
     for path in lists:
