@@ -46,9 +46,7 @@ def read_log_lines(prog: Program) -> list[str]:
     desc_ring = ring.desc_ring
     count_bits = desc_ring.count_bits.value_()
     if not 0 < count_bits < 64 or 1 << count_bits > limits.LOG_RECORDS:
-        raise Unavailable(
-            f"prb: {1 << min(count_bits, 63)} descriptors: not between 2 and {limits.LOG_RECORDS}"
-        )
+        raise Unavailable(f"prb: {1 << min(count_bits, 63)} descriptors: not between 2 and {limits.LOG_RECORDS}")
     count = 1 << count_bits
     tail = desc_ring.tail_id.counter.value_() & _ID_MASK
     head = desc_ring.head_id.counter.value_() & _ID_MASK
@@ -97,9 +95,8 @@ def read_panic(prog: Program) -> str:
     :raises drgn.FaultError: the buffer is not in the target
     """
     for line in reversed(read_log_lines(prog)):
-        _, found, text = line.partition(_PANIC)
-        if found:
-            return text
+        if line.startswith(_PANIC):
+            return line[len(_PANIC) :]
     return ""
 
 

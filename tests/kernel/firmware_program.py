@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A drgn program without a kernel: bytes at physical addresses, and the types and globals that point to them.
+
+Structures are as in the headers of Linux 6.12, ``struct boot_params`` at the offsets that the boot protocol gives
+(Documentation/arch/x86/boot.rst and zero-page.rst).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, Optional, Union
+
+import drgn
+from drgn import FindObjectFlags, Object, Platform, Program, Symbol, Type, TypeMember
+
+#: Where physical address 0 is mapped.
+DIRECT_MAP = 0xFFFF888000000000
+#: The kernel image, virtual and physical; the virtual address is relocated by KASLR.
+IMAGE_VIRT, IMAGE_PHYS, IMAGE_BYTES = 0xFFFFFFFF9A000000, 0x0F000000, 0x01A00000
+#: From ABI: struct setup_data.type.
+SETUP_E820_EXT, SETUP_EFI, SETUP_RNG_SEED, SETUP_INDIRECT = 1, 4, 9, 1 << 31
+#: Entries in struct e820_table here: NODES_SHIFT 6.
+E820_MAX_ENTRIES = 128 + 3 * 64
+
+_BOOT_PARAMS_BYTES = 4096
+
+
+class FirmwareProgram:
+    """Put things into memory with the methods, then use :attr:`prog`."""
+
+    def __init__(self) -> None:
+        self.prog = Program(Platform(drgn.Architecture.X86_64))
+        #: Physical address to bytes. Nothing else is captured.
+        self.memory: dict[int, bytes] = {}
+        #: Bytes that were read, over all.
+        self.bytes_read = 0
+        self.symbols = {"_text": IMAGE_VIRT, "_end": IMAGE_VIRT + IMAGE_BYTES}
+        phys_base = IMAGE_PHYS - (IMAGE_VIRT - 0xFFFFFFFF80000000)
+        self.vmcoreinfo = f"OSRELEASE=6.12.0\nNUMBER(phys_base)={phys_base}\nKERNELOFFSET=19000000\n"
+        self._globals: dict[str, tuple[Type, int]] = {}
+        self._next = 0x0F100000  # where place() puts things
+        self._boot_params = bytearray(_BOOT_PARAMS_BYTES)
+        self._boot_params[0x202:0x206] = b"HdrS"
+        self._types = _make_types(self.prog)
+
+        self.prog.add_memory_segment(0, 1 << 52, self._read, physical=True)
+        self.prog.add_memory_segment(DIRECT_MAP, 1 << 46, self._read, physical=False)
+        self.prog.register_type_finder("test", self._find_type, enable_index=0)
+        self.prog.register_object_finder("test", self._find_object, enable_index=0)
+        self.prog.register_symbol_finder("test", self._find_symbol, enable_index=0)
+        self.boot_params_at = self.place(bytes(self._boot_params))
+        self._globals["boot_params"] = (self._types["boot_params"], self.boot_params_at)
+        self.set_number("efi_setup", 0)
+
+    # --- memory ---
+
+    def place(self, data: bytes, address: Optional[int] = None) -> int:
+        """Put bytes somewhere, or at a physical address, which is returned."""
+        if address is None:
+            address = self._next
+            self._next += len(data) + 4095 & ~4095
+        self.memory[address] = data
+        return address
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        self.bytes_read += count
+        for start, data in self.memory.items():
+            if start <= offset and offset + count <= start + len(data):
+                return data[offset - start : offset - start + count]
+        raise drgn.FaultError("could not find memory segment", address)
+
+    # --- boot_params ---
+
+    def set_boot_params(self, offset: int, format_: str, *values: Union[int, bytes]) -> None:
+        """Change ``boot_params`` at a documented offset."""
+        struct.pack_into(f"<{format_}", self._boot_params, offset, *values)
+        self.memory[self.boot_params_at] = bytes(self._boot_params)
+
+    def set_efi_info(self, address: int, size: int, stride: int = 48, signature: bytes = b"EL64") -> None:
+        """``boot_params.efi_info``"""
+        self.set_boot_params(0x1C0, "4s", signature)
+        self.set_boot_params(0x1C8, "II", stride, 1)
+        self.set_boot_params(0x1D0, "II", address & 0xFFFFFFFF, size)
+        self.set_boot_params(0x1DC, "I", address >> 32)
+
+    def set_setup_data(self, entries: Iterable[tuple[int, int, bytes]]) -> None:
+        """``boot_params.hdr.setup_data``: a chain of (physical address, type, data)."""
+        entries = list(entries)
+        self.set_boot_params(0x250, "Q", entries[0][0])
+        following = [entry[0] for entry in entries[1:]] + [0]
+        for (address, type_, data), next_ in zip(entries, following):
+            self.place(struct.pack("<QII", next_, type_, len(data)) + data, address)
+
+    # --- globals ---
+
+    def set_number(self, name: str, value: int) -> None:
+        """``u64 name``"""
+        self._globals[name] = (self._types["u64"], self.place(struct.pack("<Q", value)))
+
+    def set_pointer(self, name: str, type_name: str, target: Optional[int]) -> None:
+        """``struct type_name *name``, to a physical address or NULL."""
+        pointer = self.prog.pointer_type(self._types[type_name])
+        value = 0 if target is None else DIRECT_MAP + target
+        self._globals[name] = (pointer, self.place(struct.pack("<Q", value)))
+
+    def set_struct(self, name: str, type_name: str, data: bytes) -> None:
+        """``struct type_name name``"""
+        self._globals[name] = (self._types[type_name], self.place(data))
+
+    # --- drgn's finders ---
+
+    def _find_type(self, prog: Program, kinds: Any, name: str, filename: Optional[str]) -> Optional[Type]:
+        type_ = self._types.get(name)
+        return type_ if type_ is not None and type_.kind in kinds else None
+
+    def _find_object(
+        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
+    ) -> Optional[Object]:
+        if name == "VMCOREINFO":
+            text = self.vmcoreinfo.encode()
+            return Object(prog, prog.array_type(self._types["char"], len(text)), text)
+        if name not in self._globals:
+            return None
+        type_, address = self._globals[name]
+        return Object(prog, type_, address=DIRECT_MAP + address)
+
+    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[Symbol]:
+        if name not in self.symbols:
+            return []
+        return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
+
+
+def _make_types(prog: Program) -> dict[str, Type]:
+    u8 = prog.int_type("unsigned char", 1, False)
+    u16 = prog.int_type("unsigned short", 2, False)
+    u32 = prog.int_type("unsigned int", 4, False)
+    u64 = prog.int_type("unsigned long", 8, False)
+    s32 = prog.int_type("int", 4, True)
+    s64 = prog.int_type("long", 8, True)
+    char = prog.int_type("char", 1, True)
+    types = {"u64": u64, "char": char, "unsigned long": u64}
+
+    def add(tag: str, size: int, *members: tuple[int, Type, str]) -> Type:
+        types[tag] = prog.struct_type(
+            tag, size, [TypeMember(type_, name, offset * 8) for offset, type_, name in members]
+        )
+        return types[tag]
+
+    def pointer(type_: Type) -> Type:
+        return prog.pointer_type(type_)
+
+    boot_e820 = add("boot_e820_entry", 20, (0, u64, "addr"), (8, u64, "size"), (16, u32, "type"))
+    efi_info = add(
+        "efi_info",
+        32,
+        (0, u32, "efi_loader_signature"),
+        (4, u32, "efi_systab"),
+        (8, u32, "efi_memdesc_size"),
+        (12, u32, "efi_memdesc_version"),
+        (16, u32, "efi_memmap"),
+        (20, u32, "efi_memmap_size"),
+        (24, u32, "efi_systab_hi"),
+        (28, u32, "efi_memmap_hi"),
+    )
+    header = add(
+        "setup_header",
+        0x7B,
+        (0x218 - 0x1F1, u32, "ramdisk_image"),
+        (0x21C - 0x1F1, u32, "ramdisk_size"),
+        (0x250 - 0x1F1, u64, "setup_data"),
+    )
+    add(
+        "boot_params",
+        _BOOT_PARAMS_BYTES,
+        (0x0C0, u32, "ext_ramdisk_image"),
+        (0x0C4, u32, "ext_ramdisk_size"),
+        (0x1C0, efi_info, "efi_info"),
+        (0x1E8, u8, "e820_entries"),
+        (0x1F1, header, "hdr"),
+        (0x2D0, prog.array_type(boot_e820, 128), "e820_table"),
+    )
+
+    e820_entry = add("e820_entry", 20, (0, u64, "addr"), (8, u64, "size"), (16, u32, "type"))
+    entries = prog.array_type(e820_entry, E820_MAX_ENTRIES)
+    add("e820_table", 4 + 20 * E820_MAX_ENTRIES, (0, u32, "nr_entries"), (4, entries, "entries"))
+
+    memmap = add(
+        "efi_memory_map",
+        56,
+        (0, u64, "phys_map"),
+        (8, pointer(prog.void_type()), "map"),
+        (16, pointer(prog.void_type()), "map_end"),
+        (24, s32, "nr_map"),
+        (32, u64, "desc_version"),
+        (40, u64, "desc_size"),
+        (48, u64, "flags"),
+    )
+    add("efi", 200, (64, memmap, "memmap"), (192, u64, "flags"))
+
+    segment = add("kexec_segment", 32, (8, u64, "bufsz"), (16, u64, "mem"), (24, u64, "memsz"))
+    add("kimage", 1024, (56, u64, "nr_segments"), (64, prog.array_type(segment, 16), "segment"))
+
+    atomic_long = add("atomic_long", 8, (0, s64, "counter"))
+    lpos = add("prb_data_blk_lpos", 16, (0, u64, "begin"), (8, u64, "next"))
+    desc = add("prb_desc", 24, (0, atomic_long, "state_var"), (8, lpos, "text_blk_lpos"))
+    info = add(
+        "printk_info",
+        88,
+        (0, u64, "seq"),
+        (8, u64, "ts_nsec"),
+        (16, u16, "text_len"),
+        (18, u8, "facility"),
+        (20, u32, "caller_id"),
+    )
+    desc_ring = add(
+        "prb_desc_ring",
+        48,
+        (0, u32, "count_bits"),
+        (8, pointer(desc), "descs"),
+        (16, pointer(info), "infos"),
+        (24, atomic_long, "head_id"),
+        (32, atomic_long, "tail_id"),
+        (40, atomic_long, "last_finalized_seq"),
+    )
+    data_ring = add(
+        "prb_data_ring",
+        32,
+        (0, u32, "size_bits"),
+        (8, pointer(char), "data"),
+        (16, atomic_long, "head_lpos"),
+        (24, atomic_long, "tail_lpos"),
+    )
+    add("printk_ringbuffer", 88, (0, desc_ring, "desc_ring"), (48, data_ring, "text_data_ring"))
+    return types

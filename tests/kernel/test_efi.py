@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The EFI memory map, source by source."""
+
+from __future__ import annotations
+
+import struct
+from typing import Optional
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.efi import read_efi_map
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.model.ranges import Range
+
+from .firmware_program import SETUP_EFI, SETUP_RNG_SEED, FirmwareProgram
+from .printk_writer import install_log
+
+RUNTIME = 1 << 63
+MAP_AT = 0x7FB70040
+MIB = 1 << 20
+GIB = 1 << 30
+
+# (type, start, end, attribute); neighbours of type 15 and of type 4 that the kernel merges, not sorted.
+FIRMWARE = [
+    (7, 0x0, 0x80000, 0xF),
+    (3, 0x80000, 0x9F000, 0xF),
+    (4, 0x100000, 0x400000, 0xF),
+    (4, 0x400000, 0x500000, 0xF),
+    (0, 0x500000, 0x600000, 0x0),
+    (9, 0x7F000000, 0x7F800000, 0xF),
+    (6, 0x7F800000, 0x7F900000, RUNTIME | 0xF),
+    (15, 4 * GIB, 4 * GIB + 3 * MIB, 0xF),
+    (15, 4 * GIB + 3 * MIB, 4 * GIB + 6 * MIB, 0xF),
+    (15, 4 * GIB + 6 * MIB, 4 * GIB + 64 * MIB, 0xF),
+    (11, 0xFFC00000, 0x100000000, RUNTIME | 0x1),
+    (7, 5 * GIB, 6 * GIB, 0xF),
+]
+
+Entry = tuple[int, int, int, int]
+
+
+def encode(entries: list[Entry], stride: int = 48) -> bytes:
+    """efi_memory_desc_t[] with the given stride."""
+    return b"".join(
+        struct.pack("<I4xQQQQ", type_, start, 0xFFFFFFFEFFC00000, (end - start) >> 12, attribute)
+        + b"\xee" * (stride - 40)
+        for type_, start, end, attribute in entries
+    )
+
+
+def merge(entries: list[Entry]) -> list[Entry]:
+    """What efi_merge_regions() does to the buffer."""
+    edited = [list(entry) for entry in entries]
+    keeper: Optional[list[int]] = None
+    for entry in edited:
+        if keeper is None or (keeper[0], keeper[3]) != (entry[0], entry[3]) or keeper[2] != entry[1]:
+            keeper = entry
+        else:
+            keeper[2] = entry[2]
+            entry[0] = entry[3] = 0
+    return [(type_, start, end, attribute) for type_, start, end, attribute in edited]
+
+
+def log_lines(entries: list[Entry]) -> list[str]:
+    """The words of efi_print_memmap()."""
+    names = {0: "Reserved", 3: "Boot Code", 4: "Boot Data", 6: "Runtime Data", 7: "Conventional"}
+    names |= {9: "ACPI Reclaim", 11: "MMIO", 15: "Unaccepted"}
+    unused = ("HP", "MR", "CC", "SP", "NV", "XP", "RP", "WP", "RO", "UCE")
+    columns = (("RUN", RUNTIME), *((word, 0) for word in unused))
+    columns += (("WB", 8), ("WT", 4), ("WC", 2), ("UC", 1))
+    lines = []
+    for index, (type_, start, end, attribute) in enumerate(entries):
+        words = "|".join(f"{word if attribute & bit else '':>{len(word)}}" for word, bit in columns)
+        lines.append(
+            f"efi: mem{index:02}: [{names[type_]:<12}|{words}] "
+            f"range=[0x{start:016x}-0x{end - 1:016x}] ({end - start >> 20}MB)"
+        )
+    return lines
+
+
+def booted(
+    entries: Optional[list[Entry]] = None,
+    log: Optional[list[str]] = None,
+    stride: int = 48,
+    count: int = len(FIRMWARE),
+) -> FirmwareProgram:
+    """A program whose boot_params name a map of ``count`` entries at MAP_AT; ``entries`` are what is captured."""
+    program = FirmwareProgram()
+    program.set_efi_info(MAP_AT, count * stride, stride)
+    if entries is not None:
+        program.place(encode(entries, stride), MAP_AT)
+    install_log(program, log or ["Linux version 6.12.0"])
+    return program
+
+
+@pytest.mark.parametrize("stride", [40, 48, 56])
+def test_boot_map(stride: int) -> None:
+    efi_map = read_efi_map(booted(FIRMWARE, stride=stride).prog)
+    assert efi_map.provenance == "boot-map"
+    assert efi_map.complete and not efi_map.ambiguous and efi_map.note is None
+    assert [tuple(entry) for entry in efi_map.descriptors] == FIRMWARE
+    assert efi_map.buffer == Range(MAP_AT, MAP_AT + len(FIRMWARE) * stride)
+
+
+def test_a_map_above_4_gib() -> None:
+    program = booted()
+    program.set_efi_info(9 * GIB, len(FIRMWARE) * 48)
+    program.place(encode(FIRMWARE), 9 * GIB)
+    assert read_efi_map(program.prog).provenance == "boot-map"
+
+
+def test_the_kernels_edits_are_undone_and_named() -> None:
+    tagged = [(*entry[:3], entry[3] | RUNTIME) if entry[0] == 3 else entry for entry in FIRMWARE]
+    efi_map = read_efi_map(booted(merge(tagged)).prog)
+    assert [tuple(entry) for entry in efi_map.descriptors] == FIRMWARE
+    assert efi_map.complete and not efi_map.ambiguous
+    assert efi_map.note is not None
+    assert "efi_merge_regions(), 5 of 12 entries" in efi_map.note
+    assert "efi_reserve_boot_services(), 1 of 12 entries" in efi_map.note
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_the_log_where_the_buffer_is_not_captured(zeros: bool) -> None:
+    program = booted(None, log_lines(FIRMWARE))
+    if zeros:
+        program.place(bytes(len(FIRMWARE) * 48), MAP_AT)
+    efi_map = read_efi_map(program.prog)
+    assert efi_map.provenance == "kernel-log"
+    assert efi_map.complete and not efi_map.ambiguous
+    assert [tuple(entry) for entry in efi_map.descriptors] == FIRMWARE
+    assert efi_map.buffer == Range(MAP_AT, MAP_AT + len(FIRMWARE) * 48)
+
+
+def test_the_first_of_the_two_maps_in_the_log() -> None:
+    later = [entry for entry in FIRMWARE if entry[3] & RUNTIME]
+    log = [*log_lines(FIRMWARE), "efi: EFI runtime memory map:", *log_lines(later)]
+    assert len(read_efi_map(booted(None, log).prog).descriptors) == len(FIRMWARE)
+
+
+def test_a_log_that_lost_its_first_lines() -> None:
+    efi_map = read_efi_map(booted(None, log_lines(FIRMWARE)[3:]).prog)
+    assert efi_map.provenance == "kernel-log" and not efi_map.complete
+    assert efi_map.note is not None and "mem03" in efi_map.note
+    assert [tuple(entry) for entry in efi_map.descriptors] == FIRMWARE[3:]
+
+
+def test_a_log_that_ends_early() -> None:
+    efi_map = read_efi_map(booted(None, log_lines(FIRMWARE)[:-1]).prog)
+    assert not efi_map.complete
+    assert efi_map.note == "the log has 11 of 12 entries"
+
+
+def test_entries_that_efi_clean_memmap_removed_are_not_missed() -> None:
+    log = ["efi: Removing 2 invalid memory map entries.", *log_lines(FIRMWARE)]
+    efi_map = read_efi_map(booted(None, log, count=len(FIRMWARE) + 2).prog)
+    assert efi_map.complete
+    assert efi_map.note == "2 invalid entries of the firmware's map are not in it"
+
+
+def test_a_part_of_the_buffer_reads_as_zeros() -> None:
+    program = booted(None)
+    program.place(encode(FIRMWARE)[: 6 * 48] + bytes(6 * 48), MAP_AT)
+    efi_map = read_efi_map(program.prog)
+    assert not efi_map.complete
+    assert efi_map.note is not None and "6 of 12 descriptors read as zeros" in efi_map.note
+    install_log(program, log_lines(FIRMWARE))
+    assert read_efi_map(program.prog).provenance == "kernel-log"
+
+
+def test_kexec_by_efi_setup() -> None:
+    runtime = [entry for entry in FIRMWARE if entry[3] & RUNTIME]
+    program = booted(runtime, count=len(runtime))
+    program.set_number("efi_setup", 0x12345000)
+    efi_map = read_efi_map(program.prog)
+    assert efi_map.provenance == "boot-map" and not efi_map.complete
+    assert efi_map.note is not None and "kexec" in efi_map.note
+
+
+def test_kexec_by_setup_data() -> None:
+    program = booted(FIRMWARE, log_lines(FIRMWARE))
+    program.set_setup_data([(0x11000000, SETUP_RNG_SEED, bytes(32)), (0x11001000, SETUP_EFI, bytes(64))])
+    efi_map = read_efi_map(program.prog)
+    assert not efi_map.complete
+    assert efi_map.note is not None and "kexec" in efi_map.note
+
+
+def test_kexec_by_a_map_without_free_memory() -> None:
+    runtime = [entry for entry in FIRMWARE if entry[3] & RUNTIME]
+    for program in (
+        booted(runtime, count=len(runtime)),
+        booted(None, log_lines(runtime), count=len(runtime)),
+    ):
+        efi_map = read_efi_map(program.prog)
+        assert not efi_map.complete
+        assert efi_map.note is not None and "kexec" in efi_map.note
+
+
+def overlapping() -> list[Entry]:
+    """An absorbed entry that does not end where the one that grew does."""
+    edited = merge(FIRMWARE)
+    grown = edited[7]
+    return [*edited[:7], (*grown[:2], grown[2] + MIB, grown[3]), *edited[8:]]
+
+
+def test_merged_entries_that_cannot_be_told_apart() -> None:
+    efi_map = read_efi_map(booted(overlapping()).prog)
+    assert efi_map.provenance == "boot-map" and efi_map.complete and efi_map.ambiguous
+    assert efi_map.note is not None and "overlap at 0x100300000" in efi_map.note
+
+
+def test_the_log_settles_what_the_buffer_leaves_open() -> None:
+    efi_map = read_efi_map(booted(overlapping(), log_lines(FIRMWARE)).prog)
+    assert efi_map.provenance == "kernel-log" and efi_map.complete and not efi_map.ambiguous
+
+
+def runtime_map(program: FirmwareProgram, entries: list[Entry], address: int = 0x3000000) -> None:
+    program.place(encode(entries), address)
+    memmap = struct.pack("<QQQi4xQQQ", address, 1, 1, len(entries), 1, 48, 1)
+    program.set_struct("efi", "efi", bytes(64) + memmap + bytes(80))
+
+
+def test_the_runtime_map_is_never_whole() -> None:
+    runtime = [entry for entry in FIRMWARE if entry[3] & RUNTIME]
+    program = booted()
+    runtime_map(program, runtime)
+    efi_map = read_efi_map(program.prog)
+    assert efi_map.provenance == "runtime-map" and not efi_map.complete
+    assert [tuple(entry) for entry in efi_map.descriptors] == runtime
+
+
+def test_nothing_names_every_source() -> None:
+    program = booted()
+    runtime_map(program, FIRMWARE)
+    del program.memory[0x3000000]
+    with pytest.raises(Unavailable) as raised:
+        read_efi_map(program.prog)
+    reason = str(raised.value)
+    assert "\n" not in reason
+    assert "boot-map: boot_params.efi_info.efi_memmap 0x7fb70040: not in this dump" in reason
+    assert "kernel-log: the log has no efi: mem lines" in reason
+    assert "runtime-map: efi.memmap 0x3000000: not in this dump" in reason
+
+
+def test_noruntime_leaves_efi_memmap_on_the_boot_map() -> None:
+    program = booted()
+    runtime_map(program, FIRMWARE, MAP_AT)
+    del program.memory[MAP_AT]
+    with pytest.raises(Unavailable, match=r"runtime-map: efi\.memmap 0x7fb70040 is the boot map"):
+        read_efi_map(program.prog)
+
+
+def test_no_efi() -> None:
+    program = booted(FIRMWARE, log_lines(FIRMWARE))
+    program.set_efi_info(0, 0, 0, signature=bytes(4))
+    with pytest.raises(Unavailable, match="not booted through EFI"):
+        read_efi_map(program.prog)
+
+
+def test_boot_params_of_zeros() -> None:
+    program = booted(FIRMWARE, log_lines(FIRMWARE))
+    program.memory[program.boot_params_at] = bytes(4096)
+    efi_map = read_efi_map(program.prog)
+    assert efi_map.provenance == "kernel-log" and not efi_map.complete
+    assert efi_map.note is not None and "how many entries there were is unknown" in efi_map.note
+    assert efi_map.buffer is None
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [
+        (0xFFFFFFFF, 40),
+        (0xFFFFFFFF, 48),
+        (4800, 0),
+        (4800, 39),
+        (4800, 0xFFFFFFFF),
+        (0, 48),
+        (limits.EFI_DESCRIPTORS * 48 + 48, 48),
+    ],
+)
+def test_hostile_sizes(size: int, stride: int) -> None:
+    program = FirmwareProgram()
+    program.set_efi_info(MAP_AT, size, stride)
+    program.place(bytes([7]) * 0x10000, MAP_AT)
+    install_log(program, ["Linux version 6.12.0"])
+    with pytest.raises(Unavailable, match=r"boot-map: .*kernel-log: .*runtime-map: "):
+        read_efi_map(program.prog)
+    assert program.bytes_read < 2 * MIB
+
+
+def test_an_address_that_is_none() -> None:
+    program = FirmwareProgram()
+    program.set_efi_info((1 << 64) - 4096, 4800)
+    with pytest.raises(Unavailable, match="no physical address"):
+        read_efi_map(program.prog)
+
+
+def test_an_entry_that_wraps() -> None:
+    data = encode(FIRMWARE[:1]) + struct.pack("<I4xQQQQ8x", 7, (1 << 64) - 4096, 0, 2, 0xF)
+    program = booted(count=2)
+    program.place(data, MAP_AT)
+    with pytest.raises(Unavailable, match=r"boot-map: .*mem01"):
+        read_efi_map(program.prog)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where kexec would copy to."""
+
+from __future__ import annotations
+
+import struct
+from typing import Optional
+
+import drgn
+import pytest
+
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.kexec import read_kexec_segments
+
+from .firmware_program import FirmwareProgram
+
+
+def image(segments: list[tuple[int, int]], nr_segments: Optional[int] = None) -> bytes:
+    """struct kimage: nr_segments, then segment[] of buf, bufsz, mem, memsz."""
+    data = bytes(56) + struct.pack("<Q", len(segments) if nr_segments is None else nr_segments)
+    data += b"".join(struct.pack("<QQQQ", 0xDEAD, 1, start, size) for start, size in segments)
+    return data.ljust(1024, b"\0")
+
+
+def loaded(kexec: Optional[bytes], crash: Optional[bytes]) -> FirmwareProgram:
+    program = FirmwareProgram()
+    for name, data in (("kexec_image", kexec), ("kexec_crash_image", crash)):
+        program.set_pointer(name, "kimage", None if data is None else program.place(data))
+    return program
+
+
+def test_nothing_loaded() -> None:
+    assert read_kexec_segments(loaded(None, None).prog) == ()
+
+
+def test_both() -> None:
+    program = loaded(image([(0x100000000, 0x2000)]), image([(0x3000000, 0x1000), (0xEFFE000, 0x5000)]))
+    assert [tuple(segment) for segment in read_kexec_segments(program.prog)] == [
+        ("kexec_image", 0x100000000, 0x100002000),
+        ("kexec_crash_image", 0x3000000, 0x3001000),
+        ("kexec_crash_image", 0xEFFE000, 0xF003000),
+    ]
+
+
+@pytest.mark.parametrize("number", [17, 1 << 63])
+def test_more_segments_than_there_are(number: int) -> None:
+    with pytest.raises(Unavailable, match=rf"kexec_crash_image->nr_segments is {number}"):
+        read_kexec_segments(loaded(None, image([], number)).prog)
+
+
+@pytest.mark.parametrize("segment", [((1 << 64) - 4096, 8192), (0, 1 << 60), (1 << 52, 4096)])
+def test_a_segment_that_cannot_be(segment: tuple[int, int]) -> None:
+    with pytest.raises(Unavailable, match="no physical range"):
+        read_kexec_segments(loaded(image([segment]), None).prog)
+
+
+def test_an_image_that_is_not_captured() -> None:
+    program = loaded(None, None)
+    program.set_pointer("kexec_image", "kimage", 0x3000000)
+    with pytest.raises(drgn.FaultError):
+        read_kexec_segments(program.prog)
+
+
+def test_a_kernel_without_kexec() -> None:
+    with pytest.raises(LookupError):
+        read_kexec_segments(FirmwareProgram().prog)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The printk ring buffer, against a writer of it and against what guests' dmesg said."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import drgn
+import pytest
+
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.log import read_log_lines, read_panic
+
+from .firmware_program import FirmwareProgram
+from .printk_writer import COMMITTED, RESERVED, PrintkWriter, install_log
+
+
+def lines_of(writer: PrintkWriter) -> list[str]:
+    program = FirmwareProgram()
+    writer.install(program)
+    return read_log_lines(program.prog)
+
+
+def test_lines_oldest_first() -> None:
+    writer = PrintkWriter()
+    for text in (b"one", b"two\nand a half", "dr\u00fci".encode()):
+        writer.write(text)
+    assert lines_of(writer) == ["one", "two", "and a half", "dr\u00fci"]
+
+
+def test_an_empty_log() -> None:
+    assert lines_of(PrintkWriter()) == []
+
+
+@pytest.mark.parametrize("wrap_exact_fit", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_many_laps(seed: int, wrap_exact_fit: bool) -> None:
+    rng = random.Random(seed)
+    writer = PrintkWriter(wrap_exact_fit=wrap_exact_fit)
+    for number in range(rng.randrange(100, 400)):
+        writer.write(b"%d:" % number + b"x" * rng.randrange(0, 120))
+    assert len(writer.lines) > 5
+    assert lines_of(writer) == writer.lines
+
+
+@pytest.mark.parametrize("wrap_exact_fit", [True, False])
+def test_every_place_of_the_end(wrap_exact_fit: bool) -> None:
+    wrapped = exact = 0
+    for length in range(1, 200):
+        writer = PrintkWriter(size_bits=9, wrap_exact_fit=wrap_exact_fit)
+        for number in range(12):
+            writer.write(b"%02d" % number + b"y" * length)
+            assert lines_of(writer) == writer.lines
+        wrapped += writer.wrapped
+        exact += writer.exact_fits
+    assert wrapped
+    assert bool(exact) is not wrap_exact_fit
+
+
+def test_records_without_text_and_records_being_written_are_left_out() -> None:
+    writer = PrintkWriter()
+    writer.write(b"a")
+    writer.write(b"")
+    writer.write(b"not finished", state=RESERVED)
+    writer.write(b"b", state=COMMITTED)
+    assert lines_of(writer) == ["a", "b"]
+
+
+def test_text_that_was_overwritten_meanwhile_is_left_out() -> None:
+    writer = PrintkWriter()
+    writer.write(b"a")
+    writer.write(b"b")
+    struct.pack_into("<Q", writer.text, 0, 0x1234)
+    assert lines_of(writer) == ["b"]
+
+
+def test_bytes_that_are_no_utf8() -> None:
+    writer = PrintkWriter()
+    writer.write(b"\xff\x1b[31m")
+    assert lines_of(writer) == ["\ufffd\x1b[31m"]
+
+
+@pytest.mark.parametrize(
+    ("count_bits", "size_bits", "said"),
+    [
+        (0, 10, "descriptors"),
+        (31, 10, "descriptors"),
+        (0xFFFFFFFF, 10, "descriptors"),
+        (5, 0, "bytes of text"),
+        (5, 40, "bytes of text"),
+        (5, 0xFFFFFFFF, "bytes of text"),
+    ],
+)
+def test_hostile_sizes(count_bits: int, size_bits: int, said: str) -> None:
+    writer = PrintkWriter()
+    program = FirmwareProgram()
+    writer.count_bits, writer.size_bits = count_bits, size_bits
+    writer.install(program)
+    with pytest.raises(Unavailable, match=said):
+        read_log_lines(program.prog)
+    assert program.bytes_read < 100_000
+
+
+def test_more_records_than_descriptors() -> None:
+    writer = PrintkWriter()
+    writer.write(b"a")
+    writer.tail_id -= 1000
+    with pytest.raises(Unavailable, match="in a ring of 32"):
+        lines_of(writer)
+
+
+def test_random_descriptors_do_no_harm() -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        writer = PrintkWriter()
+        for number in range(40):
+            writer.write(b"%d" % number)
+        writer.descs = [
+            (identifier, state, rng.getrandbits(64), rng.getrandbits(64))
+            for identifier, state, _begin, _end in writer.descs
+        ]
+        writer.lengths = [rng.getrandbits(16) for _ in writer.lengths]
+        for line in lines_of(writer):
+            assert len(line) <= writer.size
+
+
+def test_a_buffer_that_is_not_captured() -> None:
+    program = FirmwareProgram()
+    writer = PrintkWriter()
+    writer.install(program)
+    text_at = next(at for at, data in program.memory.items() if data == bytes(writer.text))
+    del program.memory[text_at]
+    with pytest.raises(drgn.FaultError):
+        read_log_lines(program.prog)
+
+
+def test_a_ring_that_reads_as_zeros() -> None:
+    program = FirmwareProgram()
+    program.set_pointer("prb", "printk_ringbuffer", program.place(bytes(88)))
+    with pytest.raises(Unavailable, match="bytes of text"):
+        read_log_lines(program.prog)
+
+
+def test_the_last_panic() -> None:
+    program = FirmwareProgram()
+    install_log(
+        program,
+        [
+            "Kernel panic - not syncing: first",
+            "Kernel panic - not syncing: Cannot accept memory: unknown platform",
+            "---[ end Kernel panic - not syncing: Cannot accept memory: unknown platform ]---",
+        ],
+    )
+    assert read_panic(program.prog) == "Cannot accept memory: unknown platform"
+
+
+def test_no_panic() -> None:
+    program = FirmwareProgram()
+    install_log(program, ["all is well"])
+    assert read_panic(program.prog) == ""
