@@ -24,7 +24,7 @@ IMAGE = ("kernel image", IMAGE_PHYS, IMAGE_PHYS + IMAGE_BYTES)
 
 def read(program: FirmwareProgram) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
     ranges, missing = read_kernel_memory(program.prog)
-    return [tuple(range_) for range_ in ranges], missing
+    return [(name, start, end) for name, start, end in ranges], missing
 
 
 def set_initrd(program: FirmwareProgram, start: int, size: int) -> None:
