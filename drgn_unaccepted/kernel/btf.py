@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""BTF, the description of its own types that a kernel carries: a parser of its bytes, without drgn.
+
+The format is the kernel's Documentation/bpf/btf.rst. A distribution's kernel has 3 to 6 MB of it, 70 to 150
+thousand types, of which we want a dozen, so nothing is parsed before it is asked for:
+
+* a name is found in the string section by a search for its bytes, and the records that bear it by a search
+  of the type section for the name's offset (both run at memchr's speed);
+* records have no fixed size and refer to each other by number. The table from number to offset is extended
+  only as far as the highest number that was needed (about 0.1 us a record).
+
+Choices, where BTF leaves one:
+
+* Two types of one kind and name (BTF has them where two compilation units differ): the one with the lower
+  number, as a linear search in libbpf's ``btf__find_by_name_kind()`` would find it.
+* Names are found whole. A linker that merges string tails would hide names from us; pahole does not.
+
+Bytes out of a target are not trusted: whatever does not fit together raises :class:`BtfError`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple, Optional
+
+from drgn_unaccepted import limits
+
+
+class BtfError(ValueError):
+    """The bytes are not BTF that we can read; the text says what is wrong and where."""
+
+
+class Kind(IntEnum):
+    """``BTF_KIND_*`` of include/uapi/linux/btf.h."""
+
+    VOID = 0
+    INT = 1
+    PTR = 2
+    ARRAY = 3
+    STRUCT = 4
+    UNION = 5
+    ENUM = 6
+    FWD = 7
+    TYPEDEF = 8
+    VOLATILE = 9
+    CONST = 10
+    RESTRICT = 11
+    FUNC = 12
+    FUNC_PROTO = 13
+    VAR = 14
+    DATASEC = 15
+    FLOAT = 16
+    DECL_TAG = 17
+    TYPE_TAG = 18
+    ENUM64 = 19
+
+
+#: Kinds that name or qualify another type without changing what lies in memory.
+TRANSPARENT = frozenset((Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG))
+
+INT_SIGNED = 1
+INT_CHAR = 2
+INT_BOOL = 4
+
+_MAGIC = 0xEB9F
+_HEADER = struct.Struct("<HBBIIIII")
+_RECORD = struct.Struct("<III")
+_RECORD_BYTES = _RECORD.size
+_WORD = struct.Struct("<I")
+
+# Bytes that follow the record itself: so many, or so many for each of its vlen elements.
+_FIXED = {
+    Kind.INT: 4,
+    Kind.PTR: 0,
+    Kind.ARRAY: 12,
+    Kind.FWD: 0,
+    Kind.TYPEDEF: 0,
+    Kind.VOLATILE: 0,
+    Kind.CONST: 0,
+    Kind.RESTRICT: 0,
+    Kind.FUNC: 0,
+    Kind.VAR: 4,
+    Kind.FLOAT: 0,
+    Kind.DECL_TAG: 4,
+    Kind.TYPE_TAG: 0,
+}
+_REPEATED = {
+    Kind.STRUCT: 12,
+    Kind.UNION: 12,
+    Kind.ENUM: 8,
+    Kind.FUNC_PROTO: 8,
+    Kind.DATASEC: 12,
+    Kind.ENUM64: 12,
+}
+_KIND_FLAG = 0x80
+
+# The same by the top byte of the info word (kind_flag in bit 7, the kind in bits 0 to 4): the size of the
+# whole record, 0 where vlen decides, and then the size of an element, 0 where the kind is unknown.
+_RECORD_SIZE = [0] * 256
+_ELEMENT_SIZE = [0] * 256
+for _flag in (0, _KIND_FLAG):
+    for _kind, _size in _FIXED.items():
+        _RECORD_SIZE[_flag | _kind] = _RECORD_BYTES + _size
+    for _kind, _size in _REPEATED.items():
+        _ELEMENT_SIZE[_flag | _kind] = _size
+
+
+class BtfType(NamedTuple):
+    """``struct btf_type``."""
+
+    id: int
+    kind: Kind
+    kind_flag: bool
+    #: Number of members, enumerators, parameters or section entries; for FUNC its linkage.
+    vlen: int
+    #: Empty for an anonymous type.
+    name: str
+    #: The C union of ``size`` and ``type``: the kind says which of the two names below applies.
+    size_or_type: int
+    #: Where the data after the record begins in the type section.
+    data: int
+
+    @property
+    def size(self) -> int:
+        """Bytes: INT, ENUM, ENUM64, STRUCT, UNION, FLOAT, DATASEC."""
+        return self.size_or_type
+
+    @property
+    def type_id(self) -> int:
+        """Type referred to: PTR, TYPEDEF, qualifiers, tags, FUNC, VAR; what a FUNC_PROTO returns."""
+        return self.size_or_type
+
+
+class Integer(NamedTuple):
+    """What follows a BTF_KIND_INT."""
+
+    #: Zero or more of :data:`INT_SIGNED`, :data:`INT_CHAR`, :data:`INT_BOOL`.
+    encoding: int
+    #: Bits from the start of the storage to the value; not 0 only in the old notation of bit fields.
+    bit_offset: int
+    bits: int
+
+
+class Array(NamedTuple):
+    """``struct btf_array``. All dimensions are multiplied into one (pahole does so)."""
+
+    type_id: int
+    index_type_id: int
+    #: 0 for a flexible array member.
+    nelems: int
+
+
+class Member(NamedTuple):
+    """``struct btf_member``."""
+
+    #: Empty for an anonymous structure or union.
+    name: str
+    type_id: int
+    bit_offset: int
+    #: Bits of a bit field, 0 for any other member.
+    bit_field_size: int
+
+
+class Enumerator(NamedTuple):
+    """``struct btf_enum`` or ``struct btf_enum64``."""
+
+    name: str
+    value: int
+
+
+class Parameter(NamedTuple):
+    """``struct btf_param``."""
+
+    #: Empty in the type of a function pointer.
+    name: str
+    #: 0 with an empty name, in the last place, is C's ``...``.
+    type_id: int
+
+
+class Btf:
+    """The BTF of one kernel (vmlinux). Types are numbered from 1; 0 is ``void``.
+
+    :param data: the ``.BTF`` section, whole; it is kept.
+    :raises BtfError: not BTF, another byte order or version, larger than :data:`limits.BTF_BYTES`, sections
+        outside of the data, or the split BTF of a module, which is nothing without its vmlinux.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) > limits.BTF_BYTES:
+            raise BtfError(f"{len(data)} bytes of BTF, more than the limit of {limits.BTF_BYTES}")
+        if len(data) < _HEADER.size:
+            raise BtfError(f"{len(data)} bytes are too short for a BTF header")
+        magic, version, _flags, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)
+        if magic == 0x9FEB:
+            raise BtfError("big-endian BTF is not supported")
+        if magic != _MAGIC:
+            raise BtfError(f"not BTF: magic {magic:#06x}, expected {_MAGIC:#06x}")
+        if version != 1:
+            raise BtfError(f"BTF version {version} is not supported")
+        if not _HEADER.size <= header <= len(data):
+            raise BtfError(f"BTF header length {header} is out of range")
+        for section, offset, length in ("type", type_off, type_len), ("string", str_off, str_len):
+            if offset + length > len(data) - header:
+                raise BtfError(f"BTF {section} section [{offset}, {offset + length}) ends beyond the data")
+        if type_off % 4:
+            raise BtfError(f"BTF type section at {type_off} is not aligned to 4")
+        self._types = data[header + type_off : header + type_off + type_len]
+        self._strings = data[header + str_off : header + str_off + str_len]
+        if not self._strings.endswith(b"\0"):
+            raise BtfError("BTF string section is empty or its last string does not end")
+        if not self._strings.startswith(b"\0"):
+            # kernel/bpf/btf.c btf_parse_str_sec() demands this of all but split BTF.
+            raise BtfError("split BTF (of a module) is not supported: its string section begins with a name")
+        # Offset of each record by its number. Entry 0 stands for void and keeps the array sorted.
+        self._offsets = array("I", [0])
+        self._indexed = 0
+        self._member_counts: dict[int, int] = {}
+
+    def find(self, name: str, kinds: Iterable[Kind]) -> Optional[int]:
+        """Number of the type with this name and one of these kinds, the lowest if there are several."""
+        wanted = bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))
+        kind_byte = b"[" + re.escape(wanted) + b"]"
+        for name_off in self._name_offsets(name):
+            for offset in self._search(re.escape(_WORD.pack(name_off)) + b"..." + kind_byte):
+                type_id = self._number_at(offset)
+                if self._offsets[type_id] == offset:
+                    return type_id
+        return None
+
+    def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
+        """(number of the enumeration, value) of the first enumeration constant with this name."""
+        for name_off in self._name_offsets(name):
+            for offset in self._search(re.escape(_WORD.pack(name_off))):
+                type_id = self._number_at(offset)
+                start = self._offsets[type_id]
+                kind = self._types[start + 7] & 0x1F
+                if kind in (Kind.ENUM, Kind.ENUM64):
+                    index, middle = divmod(offset - start - _RECORD_BYTES, _REPEATED[Kind(kind)])
+                    if index >= 0 and middle == 0:
+                        return type_id, self.enumerators(self.type(type_id))[index].value
+        return None
+
+    def type(self, type_id: int) -> BtfType:
+        """The record with this number.
+
+        :raises BtfError: no such number, or a record before it cannot be read
+        """
+        if type_id == 0:
+            return BtfType(0, Kind.VOID, False, 0, "void", 0, 0)
+        if type_id >= len(self._offsets):
+            self._index(type_id, 0)
+        if type_id >= len(self._offsets):
+            raise BtfError(f"BTF type {type_id}: there are only {len(self._offsets) - 1}")
+        # The index holds only records that lie in the section whole and whose kind we know.
+        offset = self._offsets[type_id]
+        name_off, info, size_or_type = _RECORD.unpack_from(self._types, offset)
+        return BtfType(
+            type_id,
+            Kind(info >> 24 & 0x1F),
+            bool(info >> 31),
+            info & 0xFFFF,
+            self._name(name_off, type_id),
+            size_or_type,
+            offset + _RECORD_BYTES,
+        )
+
+    def __len__(self) -> int:
+        """Number of types without void, which is the highest valid number. Reads the whole section."""
+        self._index(len(self._types), 0)
+        return len(self._offsets) - 1
+
+    def integer(self, of: BtfType) -> Integer:
+        (word,) = _WORD.unpack_from(self._types, of.data)
+        return Integer(word >> 24 & 0xF, word >> 16 & 0xFF, word & 0xFF)
+
+    def array(self, of: BtfType) -> Array:
+        return Array(*_RECORD.unpack_from(self._types, of.data))
+
+    def members(self, of: BtfType) -> list[Member]:
+        """Members of a STRUCT or UNION, in order."""
+        members = []
+        for name_off, type_id, offset in self._elements(of, "<III"):
+            # With kind_flag the top byte is the size of a bit field.
+            size, offset = (offset >> 24, offset & 0xFFFFFF) if of.kind_flag else (0, offset)
+            members.append(Member(self._name(name_off, of.id), type_id, offset, size))
+        return members
+
+    def enumerators(self, of: BtfType) -> list[Enumerator]:
+        """Constants of an ENUM or ENUM64, in order; kind_flag says that they are signed."""
+        if of.kind is Kind.ENUM64:
+            return [
+                Enumerator(self._name(name_off, of.id), low | high << 32)
+                for name_off, low, high in self._elements(of, "<IIi" if of.kind_flag else "<III")
+            ]
+        return [
+            Enumerator(self._name(name_off, of.id), value)
+            for name_off, value in self._elements(of, "<Ii" if of.kind_flag else "<II")
+        ]
+
+    def parameters(self, of: BtfType) -> list[Parameter]:
+        """Parameters of a FUNC_PROTO, in order."""
+        return [Parameter(self._name(name_off, of.id), type_id) for name_off, type_id in self._elements(of, "<II")]
+
+    def strip(self, type_id: int) -> BtfType:
+        """The type behind typedefs, qualifiers and type tags.
+
+        :raises BtfError: more than :data:`limits.BTF_NESTING` of them, or a cycle
+        """
+        start = type_id
+        for _ in range(limits.BTF_NESTING):
+            found = self.type(type_id)
+            if found.kind not in TRANSPARENT:
+                return found
+            type_id = found.type_id
+        raise BtfError(f"BTF type {start}: more than {limits.BTF_NESTING} typedefs or qualifiers, or a cycle")
+
+    def check_anonymous_members(self, of: BtfType, depth: int = 0) -> int:
+        """Number of members of a STRUCT or UNION that C finds by name, those of anonymous members included.
+
+        drgn walks all of them when a member is looked up. A cycle, or structures that each hold the next one
+        twice, would never let it end.
+
+        :raises BtfError: deeper than :data:`limits.BTF_NESTING` or more than :data:`limits.BTF_MEMBERS`
+        """
+        if of.id in self._member_counts:
+            return self._member_counts[of.id]
+        if depth > limits.BTF_NESTING:
+            raise BtfError(f"BTF type {of.id}: anonymous members nested deeper than {limits.BTF_NESTING}")
+        count = of.vlen
+        for name_off, type_id, _offset in self._elements(of, "<III"):
+            if name_off == 0:
+                inner = self.strip(type_id)
+                if inner.kind in (Kind.STRUCT, Kind.UNION):
+                    count += self.check_anonymous_members(inner, depth + 1)
+                    if count > limits.BTF_MEMBERS:
+                        raise BtfError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
+        self._member_counts[of.id] = count
+        return count
+
+    def _elements(self, of: BtfType, layout: str) -> Iterator[tuple[int, ...]]:
+        element = struct.Struct(layout)
+        return element.iter_unpack(self._types[of.data : of.data + of.vlen * element.size])
+
+    def _name(self, name_off: int, type_id: int) -> str:
+        if name_off == 0:
+            return ""
+        if name_off >= len(self._strings):
+            raise BtfError(f"BTF type {type_id}: name offset {name_off} is beyond the string section")
+        name = self._strings[name_off : self._strings.index(0, name_off)]
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            raise BtfError(f"BTF type {type_id}: the name at {name_off} is not UTF-8") from None
+
+    def _name_offsets(self, name: str) -> Iterator[int]:
+        """Places of a name in the string section; libbpf stores each string once."""
+        needle = b"\0" + name.encode() + b"\0"
+        found = self._strings.find(needle) if name and "\0" not in name else -1
+        for _ in range(limits.BTF_SAME_STRINGS):
+            if found < 0:
+                return
+            yield found + 1
+            found = self._strings.find(needle, found + 1)
+        raise BtfError(f"BTF string section holds {name!r} more than {limits.BTF_SAME_STRINGS} times")
+
+    def _search(self, pattern: bytes) -> Iterator[int]:
+        """Offsets of aligned words in the type section at which the pattern matches."""
+        search = re.compile(pattern, re.DOTALL).search
+        match = search(self._types)
+        for _ in range(limits.BTF_MATCHES):
+            if match is None:
+                return
+            offset = match.start()
+            if offset % 4 == 0:
+                yield offset
+            match = search(self._types, offset + 1)
+        raise BtfError(f"BTF type section has more than {limits.BTF_MATCHES} matches of one name")
+
+    def _number_at(self, offset: int) -> int:
+        """Number of the record in which this offset of the type section lies."""
+        if offset >= self._indexed:
+            self._index(0, offset)
+        return bisect_right(self._offsets, offset, 1) - 1
+
+    def _index(self, type_id: int, offset: int) -> None:
+        """Extend the index until it holds this number and this offset, or everything."""
+        types, end = self._types, len(self._types)
+        record_size, element_size, append = _RECORD_SIZE, _ELEMENT_SIZE, self._offsets.append
+        position, count = self._indexed, len(self._offsets)
+        while position < end and (count <= type_id or position <= offset):
+            if position + _RECORD_BYTES > end:
+                raise BtfError(f"BTF type {count}: the section ends inside of it")
+            kind = types[position + 7]
+            size = record_size[kind]
+            if not size:
+                size = element_size[kind]
+                if not size:
+                    raise BtfError(f"BTF type {count}: unknown kind {kind & 0x1F}")
+                size = _RECORD_BYTES + size * (types[position + 4] | types[position + 5] << 8)
+            if position + size > end:
+                raise BtfError(f"BTF type {count}: the section ends inside of it")
+            append(position)
+            position += size
+            count += 1
+            self._indexed = position

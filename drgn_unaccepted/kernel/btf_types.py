@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""drgn types made out of BTF, one at a time, for :mod:`drgn_unaccepted.kernel.btf_finder`."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional, Union
+
+from drgn import (
+    Object,
+    Program,
+    Qualifiers,
+    Type,
+    TypeEnumerator,
+    TypeKind,
+    TypeKindSet,
+    TypeMember,
+    TypeParameter,
+)
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.btf import INT_BOOL, INT_SIGNED, Btf, BtfError, BtfType, Kind, Member, Parameter
+
+_KINDS = {
+    TypeKind.INT: (Kind.INT,),
+    TypeKind.BOOL: (Kind.INT,),
+    TypeKind.FLOAT: (Kind.FLOAT,),
+    TypeKind.STRUCT: (Kind.STRUCT,),
+    TypeKind.UNION: (Kind.UNION,),
+    TypeKind.ENUM: (Kind.ENUM, Kind.ENUM64),
+    TypeKind.TYPEDEF: (Kind.TYPEDEF,),
+}
+_REFERENCES = frozenset(
+    (Kind.PTR, Kind.TYPEDEF, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT, Kind.TYPE_TAG, Kind.FUNC_PROTO)
+)
+_QUALIFIERS = {
+    Kind.CONST: Qualifiers.CONST,
+    Kind.VOLATILE: Qualifiers.VOLATILE,
+    Kind.RESTRICT: Qualifiers.RESTRICT,
+}
+# drgn asks for the spelling on the left first; GCC writes the one on the right into debuginfo.
+_GCC_SPELLING = {
+    "short": "short int",
+    "unsigned short": "short unsigned int",
+    "long": "long int",
+    "unsigned long": "long unsigned int",
+    "long long": "long long int",
+    "unsigned long long": "long long unsigned int",
+}
+# The integer type that GCC and Clang choose for an enumeration, by its size and sign; BTF does not name it.
+_ENUM_INTEGER = {
+    (1, False): "unsigned char",
+    (1, True): "signed char",
+    (2, False): "unsigned short",
+    (2, True): "short",
+    (4, False): "unsigned int",
+    (4, True): "int",
+    (8, False): "unsigned long",
+    (8, True): "long",
+}
+
+
+class BtfTypes:
+    """drgn types made out of BTF, each when it is asked for, and its members when they are looked at.
+
+    Every method raises :class:`BtfError` where BTF does not fit together.
+    """
+
+    def __init__(self, prog: Program, btf: Btf) -> None:
+        self._prog = prog
+        self._btf = btf
+        self._types: dict[int, Type] = {}
+
+    def find(self, kinds: TypeKindSet, name: str) -> Optional[Type]:
+        """The type of one of these kinds with this name; as with DWARF, a mere declaration is none."""
+        btf_kinds = {btf_kind for kind in kinds for btf_kind in _KINDS.get(kind, ())}
+        for spelling in (_GCC_SPELLING[name], name) if name in _GCC_SPELLING else (name,):
+            type_id = self._btf.find(spelling, btf_kinds)
+            if type_id is not None:
+                found = self.type(type_id)
+                return found if found.kind in kinds else None  # INT is bool, too, in BTF
+        return None
+
+    def find_constant(self, name: str) -> Optional[Object]:
+        """The enumeration constant with this name."""
+        found = self._btf.find_enumerator(name)
+        return None if found is None else Object(self._prog, self.type(found[0]), found[1])
+
+    def find_declared(self, kind: Kind, name: str) -> Optional[Type]:
+        """The type of a VAR (in the kernel's BTF per-CPU ones) or FUNC."""
+        type_id = self._btf.find(name, (kind,))
+        return None if type_id is None else self.type(self._btf.type(type_id).type_id)
+
+    def type(self, type_id: int, depth: int = 0) -> Type:
+        """The type with this number in BTF; ``depth`` counts the types that were on the way to it."""
+        if type_id not in self._types:
+            if depth > limits.BTF_NESTING:
+                raise BtfError(f"BTF type {type_id}: nested deeper than {limits.BTF_NESTING}, or a cycle")
+            self._types[type_id] = self._make(self._btf.type(type_id), depth)
+        return self._types[type_id]
+
+    def _make(self, of: BtfType, depth: int) -> Type:
+        prog, kind = self._prog, of.kind
+        if kind is Kind.VOID:
+            return prog.void_type()
+        if kind is Kind.INT:
+            encoding = self._btf.integer(of).encoding
+            if encoding & INT_BOOL:
+                return prog.bool_type(of.name, of.size)
+            return prog.int_type(of.name, of.size, bool(encoding & INT_SIGNED))
+        if kind is Kind.FLOAT:
+            return prog.float_type(of.name, of.size)
+        if kind in (Kind.STRUCT, Kind.UNION):
+            return self._make_compound(of)
+        if kind in (Kind.ENUM, Kind.ENUM64):
+            return self._make_enum(of)
+        if kind is Kind.FWD:
+            return self._make_declared(of)
+        if kind is Kind.ARRAY:
+            array = self._btf.array(of)
+            # BTF has no array of unknown length; 0 stands for it.
+            return prog.array_type(self.type(array.type_id, depth + 1), array.nelems or None)
+        if kind not in _REFERENCES:
+            raise BtfError(f"BTF type {of.id} is a {kind.name}, which is not a type")
+        target = self.type(of.type_id, depth + 1)
+        if kind is Kind.PTR:
+            return prog.pointer_type(target)
+        if kind is Kind.TYPEDEF:
+            return prog.typedef_type(of.name, target)
+        if kind is Kind.FUNC_PROTO:
+            return self._make_function(of, target)
+        if kind is Kind.TYPE_TAG:
+            return target
+        return target.qualified(target.qualifiers | _QUALIFIERS[kind])
+
+    def _make_compound(self, of: BtfType) -> Type:
+        self._btf.check_anonymous_members(of)
+        members = self._btf.members(of)
+        is_struct = of.kind is Kind.STRUCT
+        last = len(members) - 1
+        return (self._prog.struct_type if is_struct else self._prog.union_type)(
+            of.name or None,
+            of.size,
+            [
+                TypeMember(
+                    self._member(member, flexible=is_struct and index == last > 0),
+                    member.name or None,
+                    member.bit_offset,
+                )
+                for index, member in enumerate(members)
+            ],
+        )
+
+    def _member(self, member: Member, flexible: bool) -> Callable[[], Union[Type, Object]]:
+        def make() -> Union[Type, Object]:
+            of = self._btf.type(member.type_id)
+            if of.kind is Kind.ARRAY and not flexible:
+                array = self._btf.array(of)
+                if array.nelems == 0:
+                    # As drgn's DWARF reader has it: only the end of a structure can be a flexible array.
+                    return self._prog.array_type(self.type(array.type_id), 0)
+            bits = member.bit_field_size or self._old_bit_field_size(member)
+            made = self.type(member.type_id)
+            return Object(self._prog, made, bit_field_size=bits) if bits else made
+
+        return make
+
+    def _old_bit_field_size(self, member: Member) -> int:
+        """Bits of a bit field as written before kind_flag: the integer type says it. 0: no bit field."""
+        of = self._btf.strip(member.type_id)
+        if of.kind is not Kind.INT:
+            return 0
+        integer = self._btf.integer(of)
+        if integer.bit_offset:
+            raise BtfError(f"BTF type {of.id}: an integer at bit {integer.bit_offset} is not supported")
+        return 0 if integer.bits == of.size * 8 else integer.bits
+
+    def _make_enum(self, of: BtfType) -> Type:
+        if of.vlen == 0:
+            return self._prog.enum_type(of.name or None)
+        if (of.size, of.kind_flag) not in _ENUM_INTEGER:
+            raise BtfError(f"BTF type {of.id}: an enumeration of {of.size} bytes")
+        return self._prog.enum_type(
+            of.name or None,
+            self._prog.type(_ENUM_INTEGER[of.size, of.kind_flag]),
+            [TypeEnumerator(name, value) for name, value in self._btf.enumerators(of)],
+        )
+
+    def _make_function(self, of: BtfType, returns: Type) -> Type:
+        parameters = self._btf.parameters(of)
+        is_variadic = bool(parameters) and parameters[-1] == Parameter("", 0)
+        if is_variadic:
+            parameters.pop()
+        return self._prog.function_type(
+            returns,
+            [TypeParameter(self._later(type_id), name or None) for name, type_id in parameters],
+            is_variadic,
+        )
+
+    def _later(self, type_id: int) -> Callable[[], Type]:
+        return lambda: self.type(type_id)
+
+    def _make_declared(self, of: BtfType) -> Type:
+        """The structure or union that a declaration is of; incomplete where BTF does not have it."""
+        type_id = self._btf.find(of.name, (Kind.UNION if of.kind_flag else Kind.STRUCT,))
+        if type_id is not None:
+            return self.type(type_id)
+        return (self._prog.union_type if of.kind_flag else self._prog.struct_type)(of.name)
