@@ -189,9 +189,7 @@ def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterat
                 base + (offset + changed.end()) * byte_span,
                 byte_span,
             )
-            yield [
-                address + place for address, byte in zip(addresses, changed.group()) for place in places[byte]
-            ]
+            yield [address + place for address, byte in zip(addresses, changed.group()) for place in places[byte]]
     if inside:
         yield [base + end * unit]
 
@@ -257,7 +255,9 @@ def states(geometry: Geometry, bitmap: Bitmap, addresses: Sequence[int]) -> byte
     )
 
 
-def range_contains_unaccepted_memory(geometry: Geometry, bitmap: Bitmap, start: int, size: int) -> bool:
+def range_contains_unaccepted_memory(
+    geometry: Geometry, bitmap: Bitmap, start: int, size: int, *, whole_pages: bool = False
+) -> bool:
     """What the kernel's function of this name returns for ``phys_addr_t start, unsigned long size``.
 
     The kernel's arithmetic, step by step (drivers/firmware/efi/unaccepted_memory.c, Linux 6.12; 6.5 to 6.11
@@ -269,10 +269,14 @@ def range_contains_unaccepted_memory(geometry: Geometry, bitmap: Bitmap, start: 
       (when ``start % unit_size > end % unit_size``). That is harmless for the kernel's own callers, whose
       blocks are naturally aligned; to ask which units a range touches, use :func:`units_of`.
 
-    Linux 7.0 (948a013a54c4) rounds the range to whole pages in accept_memory(), not here.
+    :param whole_pages: round the range outwards to whole pages first, as from Linux 7.0 on (948a013a54c4); it
+        makes no difference to a range of whole pages
     """
     phys_base, _, unit_size = geometry
     end = (start + size) & _U64
+    if whole_pages:
+        end = (end + PAGE_SIZE - 1) & -PAGE_SIZE & _U64
+        start &= -PAGE_SIZE
     start = max(start, phys_base)
     if end < phys_base:
         return False

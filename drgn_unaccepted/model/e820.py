@@ -99,7 +99,8 @@ def find_entry(entries: Sequence[E820Entry], address: int) -> Optional[E820Entry
 def flatten(entries: Sequence[E820Entry]) -> list[E820Entry]:
     """Sorted, disjoint, neighbours of one type joined; where entries overlap the higher type wins.
 
-    The kernel's own rule, e820__update_table(), apart from type 12 (PRAM), whose neighbours it keeps apart.
+    The kernel's own rule, e820__update_table(); only the neighbours of types 12 (PRAM) and 0xefffffff (soft
+    reserved) it keeps apart.
     """
     edges = sorted(
         edge for start, end, type_ in entries if start < end for edge in ((start, 1, type_), (end, -1, type_))

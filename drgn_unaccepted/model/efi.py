@@ -86,9 +86,7 @@ def decode_memory_map(data: bytes, stride: int) -> list[EfiDescriptor]:
     :raises ValueError: the stride or the length cannot be, or an entry (named as in the log) wraps
     """
     if not _DESCRIPTOR.size <= stride <= limits.EFI_DESCRIPTOR_BYTES:
-        raise ValueError(
-            f"EFI descriptors of {stride} bytes, not {_DESCRIPTOR.size} to {limits.EFI_DESCRIPTOR_BYTES}"
-        )
+        raise ValueError(f"EFI descriptors of {stride} bytes, not {_DESCRIPTOR.size} to {limits.EFI_DESCRIPTOR_BYTES}")
     number, rest = divmod(len(data), stride)
     if rest:
         raise ValueError(f"an EFI memory map of {len(data)} bytes, no multiple of its descriptors' {stride}")
@@ -183,7 +181,7 @@ _RUNTIME_MAP = "efi: EFI runtime memory map:"
 
 
 def parse_log_lines(lines: Iterable[str]) -> LogMap:
-    """The boot map out of the lines that ``efi=debug`` prints (efi_print_memmap(), as in Linux 6.12).
+    """The boot map out of the lines that ``efi=debug`` prints (efi_print_memmap(), the same in Linux 6.12 and 7.3).
 
     The kernel prints it twice: the whole map first, and after "EFI runtime memory map:" the runtime entries
     alone. Only the first is taken. The log buffer loses its oldest records first, so the map is whole if it

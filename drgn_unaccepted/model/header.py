@@ -82,8 +82,7 @@ def judge_header(header: Header, address: int) -> tuple[str, Optional[str]]:
         )
     if address + HEADER.size + size > limits.PHYSICAL_END:
         return INVALID, (
-            f"size: the table at {address:#x} would reach beyond the last physical address"
-            f" {limits.PHYSICAL_END - 1:#x}"
+            f"size: the table at {address:#x} would reach beyond the last physical address {limits.PHYSICAL_END - 1:#x}"
         )
     return PRESENT, None
 

@@ -32,9 +32,7 @@ def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: 
     return Geometry(start, -(-(end - start) // (unit_size * 8)), unit_size)
 
 
-def process_unaccepted_memory(
-    descriptors: Iterable[EfiDescriptor], geometry: Geometry
-) -> tuple[bytes, list[Range]]:
+def process_unaccepted_memory(descriptors: Iterable[EfiDescriptor], geometry: Geometry) -> tuple[bytes, list[Range]]:
     """The initial bitmap, and the ranges accepted up front (merged).
 
     A set bit means that the whole unit was unaccepted: what does not fill a unit is accepted at once, and so
@@ -74,7 +72,7 @@ def beyond_bitmap(descriptors: Sequence[EfiDescriptor], geometry: Geometry) -> l
         for descriptor in descriptors
         if descriptor.type == UNACCEPTED
         and descriptor.end - descriptor.start >= 2 * geometry.unit_size
-        and _round_up(descriptor.start, geometry.unit_size) > geometry.end
+        and descriptor.start > geometry.end
     ]
 
 

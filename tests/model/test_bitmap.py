@@ -179,6 +179,14 @@ def test_a_range_that_ends_at_phys_base_is_asked_about_its_guard() -> None:
     assert not bits.range_contains_unaccepted_memory(geometry, b"\xff", geometry.end, 4096)
 
 
+def test_linux_7_rounds_to_whole_pages() -> None:
+    """One byte short of a unit's end: only the rounded range ends on the boundary and has a guard."""
+    geometry = Geometry(0, 1, UNIT)
+    assert not bits.range_contains_unaccepted_memory(geometry, b"\x02", 0, UNIT - 1)
+    assert bits.range_contains_unaccepted_memory(geometry, b"\x02", 0, UNIT - 1, whole_pages=True)
+    assert bits.range_contains_unaccepted_memory(geometry, b"\x01", UNIT - 1, 0, whole_pages=True)
+
+
 def test_the_kernels_walk_misses_a_last_partial_unit() -> None:
     """The step starts unaligned; the rounded answer differs, and the docstring says so."""
     geometry = Geometry(0, 1, UNIT)
@@ -207,9 +215,7 @@ def test_guard_pages_are_the_accepted_pages_that_the_kernel_masks(bitmap: bytes,
 
 def test_addresses_beyond_63_bits_are_not_lost() -> None:
     geometry = Geometry(1 << 63, 1, 1 << 62)
-    assert list(bits.unaccepted_ranges(geometry, b"\x80")) == [
-        Range((1 << 63) + (7 << 62), (1 << 63) + (8 << 62))
-    ]
+    assert list(bits.unaccepted_ranges(geometry, b"\x80")) == [Range((1 << 63) + (7 << 62), (1 << 63) + (8 << 62))]
 
 
 def test_what_is_outside_the_bitmap_is_refused() -> None:

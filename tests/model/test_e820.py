@@ -93,9 +93,7 @@ def test_lookup_and_flat_table_agree_with_each_address(table: list[E820Entry]) -
 @given(tables, tables)
 def test_differences_are_those_of_each_address(a: list[E820Entry], b: list[E820Entry]) -> None:
     found = differences(a, b)
-    expected = {
-        address: (one, other) for address, (one, other) in enumerate(zip(types(a), types(b))) if one != other
-    }
+    expected = {address: (one, other) for address, (one, other) in enumerate(zip(types(a), types(b))) if one != other}
     assert {
         address: (item.a, item.b) for item in found for address in range(item.range.start, item.range.end)
     } == expected

@@ -33,9 +33,7 @@ def test_merge_keeps_the_addresses_and_nothing_else(ranges: list[tuple[int, int]
 
 
 @given(pairs, pairs, pairs)
-def test_merge_is_associative(
-    a: list[tuple[int, int]], b: list[tuple[int, int]], c: list[tuple[int, int]]
-) -> None:
+def test_merge_is_associative(a: list[tuple[int, int]], b: list[tuple[int, int]], c: list[tuple[int, int]]) -> None:
     assert merge([*merge([*a, *b]), *c]) == merge([*a, *merge([*b, *c])]) == merge([*c, *b, *a])
 
 

@@ -88,9 +88,7 @@ def test_the_map_that_the_table_was_made_for(descriptors: list[EfiDescriptor]) -
 
 
 @given(maps, st.integers(0, 20), st.integers(1, 3))
-def test_a_reused_table_of_another_size(
-    descriptors: list[EfiDescriptor], base_unit: int, nbytes: int
-) -> None:
+def test_a_reused_table_of_another_size(descriptors: list[EfiDescriptor], base_unit: int, nbytes: int) -> None:
     compare(descriptors, Geometry(base_unit * UNIT, nbytes, UNIT))
 
 
