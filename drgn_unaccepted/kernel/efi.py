@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from drgn import FaultError, Object, Program
@@ -42,6 +43,10 @@ _KEXEC_NOTE = "this kernel was started by kexec, which hands on runtime entries 
 _REMOVED = re.compile(r"\befi: Removing (\d{1,9}) invalid memory map entries\.")
 
 
+class _NotEfi(Unavailable):
+    """There never was a map."""
+
+
 class _BootMap(NamedTuple):
     """``boot_params.efi_info``, and whether the kernel was started by kexec."""
 
@@ -65,46 +70,45 @@ class _BootMap(NamedTuple):
 def read_efi_map(prog: Program) -> EfiMap:
     """Return the EFI memory map with its provenance: a complete one where any source has it.
 
-    :raises Unavailable: not an EFI boot, or no source has it; the reason names each
+    :raises Unavailable: not booted through EFI, or no source has the map; the reason then names each
     """
-    boot: Optional[_BootMap] = None
-    reasons: list[str] = []
-    try:
-        boot = _read_efi_info(prog)
-    except (Unavailable, LookupError, AttributeError, FaultError) as error:
-        reasons.append(f"boot-map: {_text(error)}")
-    else:
-        if boot is None:
-            raise Unavailable("not booted through EFI (boot_params.efi_info has no signature)")
-
     sources: list[tuple[str, Callable[[Program, Optional[_BootMap]], EfiMap]]] = [
+        ("boot-map", _from_buffer),
         ("kernel-log", _from_log),
         ("runtime-map", _from_runtime_map),
     ]
-    if boot is not None:
-        sources.insert(0, ("boot-map", _from_buffer))
-    found: list[EfiMap] = []
+    failed: list[str] = []
+    try:
+        boot = _read_efi_info(prog)
+    except _NotEfi:
+        raise
+    except (Unavailable, LookupError, AttributeError, FaultError) as error:
+        boot = None
+        failed.append(f"boot-map: {_text(error)}")
+        del sources[0]
+    best: Optional[EfiMap] = None
     for name, read in sources:
         try:
             efi_map = read(prog, boot)
         except (Unavailable, LookupError, AttributeError, ValueError, FaultError) as error:
-            reasons.append(f"{name}: {_text(error)}")
+            failed.append(f"{name}: {_text(error)}")
             continue
         if efi_map.complete and not efi_map.ambiguous:
             return efi_map
-        found.append(efi_map)
-    if not found:
-        raise Unavailable("; ".join(reasons))
-    # Sources stand in order of what they can hold; a complete map is worth more than an incomplete one.
-    return next((efi_map for efi_map in found if efi_map.complete), found[0])
+        # Sources stand in order of what they can hold; a complete map is worth more than an incomplete one.
+        if best is None or (efi_map.complete and not best.complete):
+            best = replace(efi_map, note="; ".join(filter(None, (efi_map.note, *failed))))
+    if best is None:
+        raise Unavailable("; ".join(failed))
+    return best
 
 
-def _read_efi_info(prog: Program) -> Optional[_BootMap]:
+def _read_efi_info(prog: Program) -> _BootMap:
     params = read_boot_params(prog)
     info = params.efi_info
     signature = info.efi_loader_signature.value_().to_bytes(4, "little")
     if signature not in (b"EL64", b"EL32"):
-        return None
+        raise _NotEfi("not booted through EFI (boot_params.efi_info has no signature)")
     stride = info.efi_memdesc_size.value_()
     if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
         raise Unavailable(f"boot_params.efi_info.efi_memdesc_size is {stride}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -18,20 +18,24 @@ def read_kexec_segments(prog: Program) -> tuple[KexecSegment, ...]:
     Before Linux kernel commit caeb8ba598f0 ("kexec_core: accept unaccepted kexec segments' destination
     addresses") (in v6.15) kexec could copy a segment into unaccepted memory.
 
-    :raises Unavailable: a count or an address is out of bounds
+    :raises Unavailable: an image is not in the target, or a count or an address in it is out of bounds
     :raises LookupError: the kernel was built without CONFIG_KEXEC_CORE
-    :raises drgn.FaultError: an image is not in the target
     """
     segments: list[KexecSegment] = []
     for name in ("kexec_image", "kexec_crash_image"):
         pointer = prog[name].read_()
         if not pointer:
             continue
-        count = pointer.nr_segments.value_()
-        if count > min(limits.KEXEC_SEGMENTS, len(pointer.segment)):
+        try:
+            # In slab memory: makedumpfile 1.7.2 leaves such pages of a 7.x kernel out.
+            image = pointer[0].read_()
+        except FaultError as error:
+            raise Unavailable(f"{name} {pointer.value_():#x}: not in this target") from error
+        count = image.nr_segments.value_()
+        if count > min(limits.KEXEC_SEGMENTS, len(image.segment)):
             raise Unavailable(f"{name}->nr_segments is {count}: at most {limits.KEXEC_SEGMENTS} are possible")
         for index in range(count):
-            segment = pointer.segment[index].read_()
+            segment = image.segment[index]
             start = segment.mem.value_()
             end = start + segment.memsz.value_()
             if end > limits.PHYSICAL_END:
