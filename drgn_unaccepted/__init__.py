@@ -1,4 +1,47 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unaccepted memory of confidential guests, in a live Linux kernel or a vmcore."""
+"""Unaccepted memory of confidential guests, in a live Linux kernel or a vmcore.
+
+The public names are those of :mod:`drgn_unaccepted.helpers`. They are loaded when they are first used: the command
+line reads this file before it knows whether it needs drgn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drgn_unaccepted.helpers import (
+        e820_table,
+        efi_memory_map,
+        efi_unaccepted_table,
+        for_each_accepting_range,
+        for_each_unaccepted_page,
+        for_each_unaccepted_range,
+        pfn_is_unaccepted_memory,
+        phys_to_unit,
+        range_contains_unaccepted_memory,
+        take_snapshot,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "e820_table",
+    "efi_memory_map",
+    "efi_unaccepted_table",
+    "for_each_accepting_range",
+    "for_each_unaccepted_page",
+    "for_each_unaccepted_range",
+    "pfn_is_unaccepted_memory",
+    "phys_to_unit",
+    "range_contains_unaccepted_memory",
+    "take_snapshot",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from drgn_unaccepted import helpers
+
+        return getattr(helpers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,18 +7,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, Optional
+from typing import Callable, NoReturn, Optional
 
-from drgn_unaccepted import __version__
-from drgn_unaccepted.commands import (
-    DEFAULTS,
-    Arguments,
-    CommandError,
-    add_commands,
-    ask,
-    common_options,
-    print_answer,
-)
+from drgn_unaccepted import __version__, commands
+from drgn_unaccepted.commands import Arguments, CommandError, ask, chosen, print_answer
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.format import safe
 
@@ -36,7 +28,7 @@ _TARGET_DEFAULTS = {
 }
 
 _EPILOG = """\
-exit status: 0 answered; 3 could not answer, or usage error, with the reason on stderr; check alone: 1 warning, 2 critical
+exit status: 0 answered; 3 could not answer, or usage error, with the reason on stderr; of check: 1 warning, 2 critical
 
 The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which no kdump and no /proc/kcore holds; there
 the answer comes from the page allocator's lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
@@ -56,7 +48,7 @@ class _CannotAnswer(Exception):
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The console script."""
-    args = _parser().parse_args(argv, argparse.Namespace(**DEFAULTS, **_TARGET_DEFAULTS))
+    args = _parser().parse_args(argv, argparse.Namespace(**commands.DEFAULTS, **_TARGET_DEFAULTS))
     try:
         return _run(args)
     except _CannotAnswer as error:
@@ -71,7 +63,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parents = [_target_options(), common_options()]
+    parents = [_target_options(), commands.common_options()]
     parser = _Parser(
         prog="drgn-unaccepted",
         description="Show the unaccepted memory of a confidential guest, in a live kernel or a vmcore.",
@@ -80,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=parents,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    add_commands(parser, parents)
+    commands.add_commands(parser, parents)
     return parser
 
 
@@ -89,9 +81,7 @@ def _target_options() -> argparse.ArgumentParser:
     group = target.add_argument_group("target")
     which = group.add_mutually_exclusive_group()
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
-    which.add_argument(
-        "-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF"
-    )
+    which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
     which.add_argument("--snapshot", metavar="PATH", help="a file written by the command snapshot")
     group.add_argument(
         "-s", "--symbols", metavar="PATH", action="append", help="vmlinux or its debug file (may be repeated)"
@@ -101,28 +91,34 @@ def _target_options() -> argparse.ArgumentParser:
         choices=("auto", "dwarf", "btf"),
         help="where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms",
     )
-    group.add_argument(
-        "--table", metavar="FILE@ADDR", help="the table's bytes, saved elsewhere, and their address"
-    )
+    group.add_argument("--table", metavar="FILE@ADDR", help="the table's bytes, saved elsewhere, and their address")
     group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump without the note")
     return target
 
 
 def _run(args: Arguments) -> int:
-    snapshot = _snapshot(args)
     try:
+        text = chosen(args).offline(args)
+        if text is not None:
+            print(text)
+            return EXIT_ANSWERED
+        snapshot, take_again = _snapshot(args)
         answered = ask(snapshot, args)
+        if take_again is not None and answered.command.confirm(answered.document):
+            args.earlier = snapshot
+            answered = ask(take_again(), args)
     except CommandError as error:
         raise _CannotAnswer(str(error)) from None
     print_answer(answered, args)
     if answered.lack is not None:
         raise _CannotAnswer(answered.lack)
-    return EXIT_ANSWERED
+    return answered.command.exit_status(answered.document)
 
 
-def _snapshot(args: Arguments) -> Snapshot:
+def _snapshot(args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot]]]:
+    """The snapshot, and for a live kernel how to take another one."""
     if args.snapshot is not None:
-        return _read_snapshot(args.snapshot)
+        return _read_snapshot(args.snapshot), None
     # Imports drgn, which a snapshot file does not need.
     from drgn_unaccepted.kernel.capture import capture, wanted
     from drgn_unaccepted.kernel.errors import TargetError
@@ -137,9 +133,10 @@ def _snapshot(args: Arguments) -> Snapshot:
             opened = open_kernel(args.symbols or (), args.debug_info)
         for warning in opened.warnings:
             print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
-        return capture(opened, wanted(args), saved)
+        snapshot = capture(opened, wanted(args), saved)
     except TargetError as error:
         raise _CannotAnswer(str(error)) from None
+    return snapshot, (lambda: capture(opened, wanted(args), saved)) if opened.kind == "live" else None
 
 
 def _read_snapshot(path: str) -> Snapshot:

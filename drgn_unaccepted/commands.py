@@ -37,6 +37,13 @@ class Command(NamedTuple):
     addresses: Callable[[Arguments], Sequence[Range]] = lambda args: ()
     #: From page lists the pages of all memory tell what is accepted.
     whole_memmap: bool = False
+    #: Formats beside text and json.
+    formats: tuple[str, ...] = ()
+    #: The text that answers without a target, or None where one is needed.
+    offline: Callable[[Arguments], Optional[str]] = lambda args: None
+    exit_status: Callable[[Document], int] = lambda answer: 0
+    #: Whether a second sample of a live kernel has to confirm the answer.
+    confirm: Callable[[Document], bool] = lambda answer: False
 
 
 _STATE = frozenset(("kernel", "zones", "counters"))
@@ -90,6 +97,24 @@ def _accepting(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
     return accepting(snapshot, source)
 
 
+def _check(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.check import check
+
+    try:
+        return check(snapshot, source, args.rule, args.earlier)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+def _explain(args: Arguments) -> Optional[str]:
+    from drgn_unaccepted.checks import explain
+
+    try:
+        return None if args.explain is None else explain(args.explain)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
 def _write_snapshot(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
     from drgn_unaccepted.questions.document import document
     from drgn_unaccepted.snapshot_file import write
@@ -117,9 +142,7 @@ def _no_header(answer: Document) -> Optional[str]:
 
 def _no_ranges(answer: Document) -> Optional[str]:
     if answer["ranges"] is None:
-        return (
-            _no_state(answer) or f"source {answer['source']} knows no addresses ({answer['source_reason']})"
-        )
+        return _no_state(answer) or f"source {answer['source']} knows no addresses ({answer['source_reason']})"
     return None
 
 
@@ -155,6 +178,12 @@ def _resolve_arguments(parser: argparse.ArgumentParser) -> None:
         type=_query,
         help="physical address or range: hexadecimal with 0x, or with a suffix K, M, G or T; END is exclusive",
     )
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", metavar="NAME", action="append", help="run this rule only (may be repeated)")
+    parser.add_argument("--explain", metavar="NAME", help="what a rule means and why, and what to do")
+    parser.set_defaults(earlier=None)
 
 
 def _snapshot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +236,18 @@ COMMANDS: dict[str, Command] = {
             _no_accepting,
         ),
         Command(
+            "check",
+            "hold bitmap, EFI map, e820 and page allocator against each other",
+            ALL_PARTS,
+            _check,
+            lambda answer: None,
+            _check_arguments,
+            formats=("nagios", "junit"),
+            offline=_explain,
+            exit_status=lambda answer: {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}[answer["status"]],
+            confirm=lambda answer: answer["status"] != "ok",
+        ),
+        Command(
             "snapshot",
             "write all that can be read to a file, for --snapshot later and elsewhere",
             ALL_PARTS,
@@ -225,6 +266,7 @@ DEFAULTS = {"command": None, "source": "auto", "format": "text"}
 
 
 class Answered(NamedTuple):
+    command: Command
     document: Document
     #: Why the document answers nothing, or None where it does.
     lack: Optional[str]
@@ -238,7 +280,7 @@ def common_options() -> argparse.ArgumentParser:
         choices=("auto", *SOURCES),
         help="where the state comes from; auto: the best that can be read",
     )
-    common.add_argument("--format", choices=("text", "json"), help="default: text")
+    common.add_argument("--format", metavar="FORMAT", help="text (default) or json; check: also nagios, junit")
     return common
 
 
@@ -251,11 +293,26 @@ def add_commands(parser: argparse.ArgumentParser, parents: Sequence[argparse.Arg
         )
 
 
-def ask(snapshot: Snapshot, args: Arguments) -> Answered:
-    """The answer to the parsed command."""
+def chosen(args: Arguments) -> Command:
+    """The command that was parsed.
+
+    :raises CommandError: it has no such format
+    """
     command = COMMANDS[args.command or "summary"]
+    if args.format not in ("text", "json", *command.formats):
+        formats = ", ".join(("text", "json", *command.formats))
+        raise CommandError(f"--format {args.format}: {command.name} has {formats}")
+    return command
+
+
+def ask(snapshot: Snapshot, args: Arguments) -> Answered:
+    """The answer to the parsed command.
+
+    :raises CommandError: what was asked for cannot be done
+    """
+    command = chosen(args)
     document = command.answer(snapshot, choose_source(snapshot, args.source), args)
-    return Answered(document, command.lack(document))
+    return Answered(command, document, command.lack(document))
 
 
 def print_answer(answered: Answered, args: Arguments) -> None:
@@ -266,8 +323,8 @@ def print_answer(answered: Answered, args: Arguments) -> None:
         json.dump(answered.document, sys.stdout)
         print()
     elif answered.lack is None:
-        from drgn_unaccepted.views.text import VIEWS
+        from drgn_unaccepted.views import view
 
-        for line in VIEWS[answered.document["command"]](answered.document):
+        for line in view(answered.command.name, args.format)(answered.document):
             print(line)
     sys.stdout.flush()

@@ -91,3 +91,57 @@ SNAPSHOT_FILE_BYTES = 512 << 20
 #: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that
 #: x86-64 can be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
 GLOBAL_ARRAY_LENGTH = 8192
+
+#: Bytes of ``struct page``: 64, and more with KMSAN.
+PAGE_STRUCT_BYTES = 256
+
+#: NUMA nodes: MAX_NUMNODES of the largest configuration.
+NODES = 1024
+
+#: Elements of ``mem_section[]``: 2^25 sections of 128 MiB (52 bits of physical address), 256 in each.
+SECTION_ROOTS = 1 << 17
+
+#: Elements of ``zone->free_area[]``. x86 has 11.
+PAGE_ORDERS = 20
+
+#: Chunks on all ``zone->unaccepted_pages`` together: 16 TiB in chunks of 4 MiB.
+LISTED_CHUNKS = 4 << 20
+
+#: Wrong links of one list that are told one by one.
+LIST_PROBLEMS = 8
+
+#: Bytes of a zone's name.
+ZONE_NAME_BYTES = 16
+
+#: ``NR_VM_ZONE_STAT_ITEMS``: counters of one zone. Kernels have 10 to 30.
+ZONE_STATS = 256
+
+#: Reads of per-CPU counters: populated zones times CPUs.
+PER_CPU_READS = 1 << 20
+
+#: How often a list of a running kernel is read before what is wrong with it is reported.
+LIVE_ATTEMPTS = 3
+
+#: Entries of ``accepting_list``: each is a task with interrupts off, so that there is one for each CPU at most.
+ACCEPTING_ENTRIES = GLOBAL_ARRAY_LENGTH
+
+#: Bytes of ``struct accept_range``, which has 32.
+ACCEPT_RANGE_BYTES = 256
+
+#: Tasks, threads included. The kernel itself allows 2^22.
+TASKS = 1 << 19
+
+#: Bytes of ``struct task_struct``. Kernels have 3 to 12 KiB of it.
+TASK_STRUCT_BYTES = 64 << 10
+
+#: Bytes of a kernel stack: 16 KiB, 64 KiB with KASAN.
+STACK_BYTES = 256 << 10
+
+#: ``struct page`` that are looked at: 64 GiB of memory, 1 GiB of structures.
+PAGES_SCANNED = 16 << 20
+
+#: Runs of pages of one state.
+PAGE_RUNS = 1 << 18
+
+#: Pages whose content is read to see whether it is masked.
+MASKED_PAGES = 1 << 16

@@ -35,7 +35,8 @@ class _Parser(argparse.ArgumentParser):
     parse=parse_shell_command,
 )
 def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
-    from drgn_unaccepted.commands import DEFAULTS, add_commands, ask, common_options, print_answer
+    from drgn_unaccepted import commands
+    from drgn_unaccepted.commands import DEFAULTS, add_commands, ask, chosen, common_options, print_answer
     from drgn_unaccepted.kernel.capture import capture, wanted
     from drgn_unaccepted.kernel.errors import TargetError
     from drgn_unaccepted.kernel.target import adopt
@@ -45,10 +46,13 @@ def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> 
     add_commands(parser, parents)
     parsed = parser.parse_args(args, argparse.Namespace(**DEFAULTS))
     try:
-        snapshot = capture(adopt(prog), wanted(parsed))
-    except TargetError as error:
+        text = chosen(parsed).offline(parsed)
+        if text is not None:
+            print(text)
+            return
+        answered = ask(capture(adopt(prog), wanted(parsed)), parsed)
+    except (TargetError, commands.CommandError) as error:
         raise CommandError(str(error)) from None
-    answered = ask(snapshot, parsed)
     print_answer(answered, parsed)
     if answered.lack is not None:
         raise CommandError(answered.lack)

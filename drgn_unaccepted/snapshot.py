@@ -153,6 +153,10 @@ class Zone:
     locked: Optional[bool]
     #: ``None`` on a kernel without ``zone->unaccepted_pages``.
     listed: Optional[ListedChunks]
+    #: What ``flags >> KernelBuild.zone_id_shift`` is in the pages of this zone.
+    zone_id: Optional[int] = None
+    #: What a count lacks, as the difference of a CPU that is not in the dump.
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class Accept:
     #: First unit and end unit (exclusive), indices into the bitmap.
     start_unit: int
     end_unit: int
-    #: ``None`` where no task's stack holds the entry.
+    #: On an interrupt stack, the task that was interrupted there; ``None`` where no stack holds the entry.
     task: Optional[Task]
 
 
@@ -230,6 +234,8 @@ class KernelBuild:
     reserved_flag: Optional[int] = None
     #: Online CPUs, which bound how many chunks can be between a list and the accepting_list.
     cpus: Optional[int] = None
+    #: ZONEID_PGSHIFT: ``flags >> zone_id_shift`` of a page is its node and zone.
+    zone_id_shift: Optional[int] = None
 
 
 class NamedRange(NamedTuple):
@@ -251,7 +257,8 @@ class PageRun(NamedTuple):
     States: ``buddy`` (in a free list), ``in-use`` (allocated), ``unaccepted`` (head and body of a listed chunk),
     ``reserved`` (PageReserved), ``offline``, ``free`` (no references, in no free list that its page shows: a per-CPU
     list, a body of an allocation without compound head, or on the way from one state to another), ``uninitialised``
-    (poisoned by deferred initialisation), ``absent`` (no ``struct page``).
+    (by deferred initialisation: poisoned, all zeros, or from ``pgdat->first_deferred_pfn`` on), ``device``
+    (ZONE_DEVICE), ``absent`` (no ``struct page``). Pages whose ``struct page`` is not in the dump are in no run.
     """
 
     start_pfn: int

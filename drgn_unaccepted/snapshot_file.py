@@ -77,7 +77,7 @@ def write_atomically(path: str, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -157,8 +157,7 @@ def _decode_dataclass(value: Any, kind: Any, where: str) -> Any:
     missing, extra = hints.keys() - value.keys(), value.keys() - hints.keys()
     if missing or extra:
         raise SnapshotFileError(
-            f"{where}: "
-            + "; ".join([f"no {n}" for n in sorted(missing)] + [f"unknown {n}" for n in sorted(extra)])
+            f"{where}: " + "; ".join([f"no {n}" for n in sorted(missing)] + [f"unknown {n}" for n in sorted(extra)])
         )
     if kind is ListedChunks:
         return _decode_chunks(value, hints, where)

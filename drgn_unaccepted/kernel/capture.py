@@ -8,6 +8,7 @@ a set bit is a fault and no race.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,14 +18,24 @@ import drgn
 
 from drgn_unaccepted.commands import COMMANDS, Arguments
 from drgn_unaccepted.kernel import table as table_reader
+from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.debug_info import target_build_id
+from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.kexec import read_kexec_segments
+from drgn_unaccepted.kernel.layout import read_kernel_memory
+from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.pages import masked_pages, read_pages
+from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.tasks import read_reclaiming
+from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SIZE, KernelBuild, Snapshot, Table, Target, Zone
+from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, E820Tables, KernelBuild, NamedRange, Pages, Snapshot, Table, Target, Zone
 
 T = TypeVar("T")
 
@@ -82,34 +93,66 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     """
     reading = _Reading(opened, wanted)
     prog = opened.prog
-    readers = _readers(opened)
+    readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
-    kernel = reading.part("kernel", lambda: _read_kernel(prog))
-    zones = reading.part("zones", lambda: _read_zones(prog, kernel))
-    counters = reading.part("counters", lambda: _read_counters(prog))
-    pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, kernel))
-    rest = _read_rest(reading)
-    if opened.kind == "live" and saved is None and table.state == "present":
-        table = table_reader.read_table(prog, readers)
-    torn = []
-    if opened.kind == "live" and counters is not None:
-        again = reading.part("counters", lambda: _read_counters(prog))
-        if again is not None and again.unaccepted_pages != counters.unaccepted_pages:
-            torn.append(
-                f"counters: NR_UNACCEPTED went from {counters.unaccepted_pages} to {again.unaccepted_pages} pages while the "
-                "lists and the bitmap were read"
-            )
-    return Snapshot(
+    kernel = reading.part("kernel", lambda: read_kernel_build(prog))
+    zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
+    counters = reading.part("counters", lambda: read_counters(prog))
+    pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
+    snapshot = Snapshot(
         target=_describe(opened),
         table=table,
         kernel=kernel,
         zones=zones,
         counters=counters,
         pages=pages,
+        accepting=reading.part("accepting", lambda: read_accepting(prog)),
+        platform=reading.part("platform", lambda: read_platform(prog)),
+        efi_map=reading.part("efi_map", lambda: read_efi_map(prog)),
+        e820=reading.part("e820", lambda: _read_e820(prog, reading)),
+        kernel_memory=reading.part("kernel_memory", lambda: _read_kernel_memory(prog, reading)),
+        kexec_segments=reading.part("kexec_segments", lambda: read_kexec_segments(prog)),
+        reclaiming=reading.part("reclaiming", lambda: read_reclaiming(prog)),
+        panic=reading.part("panic", lambda: read_panic(prog)),
         missing=reading.missing,
-        torn=tuple(torn),
-        **rest,
     )
+    return _settle(snapshot, reading, readers) if opened.kind == "live" else snapshot
+
+
+def _settle(snapshot: Snapshot, reading: _Reading, readers: list[tuple[str, table_reader.Reader]]) -> Snapshot:
+    """The bitmap last, and the counters once more, to say what moved in between."""
+    table, torn = snapshot.table, []
+    if table.state == "present" and table.read_through != "file":
+        table = table_reader.read_table(reading.opened.prog, readers)
+    before, after = snapshot.counters, reading.part("counters", lambda: read_counters(reading.opened.prog))
+    if before is not None and after is not None and before.unaccepted_pages != after.unaccepted_pages:
+        torn.append(
+            f"counters: NR_UNACCEPTED went from {before.unaccepted_pages} to {after.unaccepted_pages} pages while the "
+            "lists and the bitmap were read"
+        )
+    return dataclasses.replace(snapshot, table=table, torn=tuple(torn))
+
+
+def _read_e820(prog: drgn.Program, reading: _Reading) -> E820Tables:
+    tables, missing = read_e820(prog)
+    reading.missing.update(missing)
+    return tables
+
+
+def _read_kernel_memory(prog: drgn.Program, reading: _Reading) -> tuple[NamedRange, ...]:
+    ranges, missing = read_kernel_memory(prog)
+    reading.missing.update(missing)
+    return ranges
+
+
+def _read_pages(
+    prog: drgn.Program, wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]], kernel: KernelBuild
+) -> Pages:
+    pages = read_pages(prog, pages_that_matter(wanted, table, zones), kernel, zones or ())
+    if table.geometry is None or table.bitmap is None:
+        return pages
+    guards = (start >> PAGE_SHIFT for start, _ in bits.guard_pages(table.geometry, table.bitmap))
+    return dataclasses.replace(pages, masked_pfns=masked_pages(prog, tuple(guards)))
 
 
 def _describe(opened: Opened) -> Target:
@@ -124,88 +167,8 @@ def _describe(opened: Opened) -> Target:
     )
 
 
-def _readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
+def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
     return [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
-
-
-def _read_kernel(prog: drgn.Program) -> KernelBuild:
-    from drgn_unaccepted.kernel.platform import read_kernel_build
-
-    return read_kernel_build(prog)
-
-
-def _read_zones(prog: drgn.Program, kernel: Optional[KernelBuild]) -> tuple[Zone, ...]:
-    from drgn_unaccepted.kernel.zones import read_zones
-
-    return read_zones(prog, _need(kernel))
-
-
-def _read_counters(prog: drgn.Program):
-    from drgn_unaccepted.kernel.zones import read_counters
-
-    return read_counters(prog)
-
-
-def _read_rest(reading: _Reading) -> dict[str, object]:
-    """The parts that depend on no other."""
-    prog = reading.opened.prog
-
-    def e820():
-        from drgn_unaccepted.kernel.e820 import read_e820
-
-        tables, missing = read_e820(prog)
-        reading.missing.update(missing)
-        return tables
-
-    def efi_map():
-        from drgn_unaccepted.kernel.efi import read_efi_map
-
-        return read_efi_map(prog)
-
-    def accepting():
-        from drgn_unaccepted.kernel.accepting import read_accepting
-
-        return read_accepting(prog)
-
-    def platform():
-        from drgn_unaccepted.kernel.platform import read_platform
-
-        return read_platform(prog)
-
-    def kernel_memory():
-        from drgn_unaccepted.kernel.layout import read_kernel_memory
-
-        return read_kernel_memory(prog)
-
-    def kexec_segments():
-        from drgn_unaccepted.kernel.kexec import read_kexec_segments
-
-        return read_kexec_segments(prog)
-
-    def reclaiming():
-        from drgn_unaccepted.kernel.tasks import read_reclaiming
-
-        return read_reclaiming(prog)
-
-    def panic():
-        from drgn_unaccepted.kernel.log import read_panic
-
-        return read_panic(prog)
-
-    reads = (efi_map, e820, accepting, platform, kernel_memory, kexec_segments, reclaiming, panic)
-    return {read.__name__: reading.part(read.__name__, read) for read in reads}
-
-
-def _read_pages(
-    prog: drgn.Program,
-    wanted: Wanted,
-    table: Table,
-    zones: Optional[Sequence[Zone]],
-    kernel: Optional[KernelBuild],
-):
-    from drgn_unaccepted.kernel.pages import read_pages
-
-    return read_pages(prog, pages_that_matter(wanted, table, zones), _need(kernel))
 
 
 def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]]) -> list[Range]:

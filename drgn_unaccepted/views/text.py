@@ -219,6 +219,23 @@ def accepting(answer: Document) -> Iterator[str]:
         yield f"{where}, {units}: {who}"
 
 
+_WORST_FIRST = ("critical", "warning", "info", "pass", "skip")
+
+
+def check(answer: Document) -> Iterator[str]:
+    by_status = {status: [f for f in answer["findings"] if f["status"] == status] for status in _WORST_FIRST}
+    counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
+    yield f"{answer['status']}: {counts}; source: {_source(answer)}"
+    yield ""
+    width = max((len(finding["rule"]) for finding in answer["findings"]), default=0)
+    for status, found in by_status.items():
+        for finding in found:
+            yield f"{status.upper():8}  {finding['rule']:{width}}  {safe(finding['message'])}"
+    if by_status["critical"] or by_status["warning"]:
+        yield ""
+        yield "what a rule means and what to do: check --explain RULE"
+
+
 def snapshot(answer: Document) -> Iterator[str]:
     yield f"{answer['file']}: table {answer['table']['state']}"
     for part, reason in sorted(answer["missing"].items()):
@@ -319,5 +336,6 @@ VIEWS = {
     "e820": e820,
     "zones": zones,
     "accepting": accepting,
+    "check": check,
     "snapshot": snapshot,
 }

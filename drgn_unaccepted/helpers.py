@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Unaccepted Memory
+-----------------
+
+Helpers on a :class:`drgn.Program`, named after the kernel's own functions where it has one. Each takes ``prog`` first
+or uses drgn's default program. They read the target at each call; for several questions about one state take a
+snapshot and ask that.
+
+Addresses are physical and in bytes, ends exclusive. A part that is not in the target raises
+:class:`~drgn_unaccepted.kernel.errors.Unavailable`, whose text says why: a kdump of Linux 6.6 and later has no table,
+and a missing table is no evidence that memory is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import Program
+from drgn.helpers.common.prog import takes_program_or_default
+
+from drgn_unaccepted.kernel.accepting import read_accepting
+from drgn_unaccepted.kernel.capture import Wanted, capture, table_readers
+from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.efi import read_efi_map
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.platform import read_kernel_build
+from drgn_unaccepted.kernel.table import read_table
+from drgn_unaccepted.kernel.target import adopt
+from drgn_unaccepted.kernel.zones import read_zones
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import ALL_PARTS, Accept, EfiMap, Snapshot, Table
+
+__all__ = (
+    "e820_table",
+    "efi_memory_map",
+    "efi_unaccepted_table",
+    "for_each_accepting_range",
+    "for_each_unaccepted_page",
+    "for_each_unaccepted_range",
+    "pfn_is_unaccepted_memory",
+    "phys_to_unit",
+    "range_contains_unaccepted_memory",
+    "take_snapshot",
+)
+
+
+@takes_program_or_default
+def efi_unaccepted_table(prog: Program) -> Table:
+    """
+    Get the table of unaccepted memory, ``struct efi_unaccepted_memory``.
+
+    >>> efi_unaccepted_table(prog).state
+    'present'
+
+    It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 ("efi/libstub: Implement support for
+    unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; it never raises
+    for a table that is absent or not captured.
+    """
+    opened = adopt(prog)
+    return read_table(opened.prog, table_readers(opened))
+
+
+@takes_program_or_default
+def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
+    """
+    Iterate over the ranges whose bits are set, in order of address, neighbours joined.
+
+    :raises Unavailable: the bitmap is not in this target
+    """
+    table, geometry = _bitmap(prog)
+    return bits.unaccepted_ranges(geometry, table)
+
+
+@takes_program_or_default
+def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bool:
+    """
+    Return what the kernel's function of this name would: whether any unit of a range is unaccepted, or the unit after
+    it where the range ends on a unit boundary (the guard for ``load_unaligned_zeropad()``).
+
+    :param start: ``phys_addr_t``
+    :param size: ``unsigned long``, bytes
+    :raises Unavailable: the bitmap is not in this target
+    """
+    if efi_unaccepted_table(prog).state == "absent":
+        return False
+    table, geometry = _bitmap(prog)
+    return bits.range_contains_unaccepted_memory(geometry, table, start, size)
+
+
+@takes_program_or_default
+def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
+    """
+    Return what the kernel's function of this name would, guard included: it is also true for the last page of an
+    accepted unit in front of an unaccepted one.
+
+    :param pfn: ``unsigned long``
+    :raises Unavailable: the bitmap is not in this target
+    """
+    return range_contains_unaccepted_memory(prog, pfn << bits.PAGE_SHIFT, bits.PAGE_SIZE)
+
+
+@takes_program_or_default
+def phys_to_unit(prog: Program, address: int) -> int | None:
+    """
+    Get the unit (the bit's index) that a physical address is in; ``None`` outside the bitmap, which the kernel takes as
+    accepted.
+
+    :param address: ``phys_addr_t``
+    :raises Unavailable: the header is not in this target, or there is no table
+    """
+    table = efi_unaccepted_table(prog)
+    if table.geometry is None:
+        raise Unavailable(f"table {table.state}: {table.reason}")
+    return table.geometry.index(address)
+
+
+@takes_program_or_default
+def efi_memory_map(prog: Program) -> EfiMap:
+    """
+    Get the EFI memory map from the best source: the map that the stub handed over, the kernel's log (``efi=debug``), or
+    the runtime map. :attr:`EfiMap.provenance` and :attr:`EfiMap.complete` say what it is.
+
+    :raises Unavailable: none of them is in this target
+    """
+    adopt(prog)
+    return read_efi_map(prog)
+
+
+@takes_program_or_default
+def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
+    """
+    Get an e820 table.
+
+    :param which: ``current`` (``e820_table``), ``kexec``, ``firmware`` or ``boot_params``
+    :raises Unavailable: it is not in this target
+    """
+    if which not in ("current", "kexec", "firmware", "boot_params"):
+        raise ValueError(f"no such e820 table: {which}")
+    adopt(prog)
+    tables, missing = read_e820(prog)
+    entries: tuple[E820Entry, ...] | None = getattr(tables, which)
+    if entries is None:
+        raise Unavailable(missing[f"e820.{which}"])
+    return entries
+
+
+@takes_program_or_default
+def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
+    """
+    Iterate over ``zone->unaccepted_pages`` of all zones: the PFN of the first page of each chunk, in list order.
+
+    A chunk is ``1 << MAX_PAGE_ORDER`` pages (4 MiB on x86); one of its units can be accepted already, as a guard.
+
+    :raises Unavailable: the zones are not in this target, or a list is damaged
+    """
+    adopt(prog)
+    for zone in read_zones(prog, read_kernel_build(prog)):
+        if zone.listed is None:
+            raise Unavailable("struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY")
+        if zone.listed.problems:
+            raise Unavailable(f"unaccepted_pages of node {zone.node} zone {zone.name}: {zone.listed.problems[0]}")
+        yield from zone.listed.pfns
+
+
+@takes_program_or_default
+def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
+    """
+    Iterate over ``accepting_list``: the calls of ``accept_memory()`` in flight, in units, each with the task on whose
+    stack its entry lies (Linux kernel commit 50e782a86c98 ("efi/unaccepted: Fix soft lockups caused by parallel memory
+    acceptance") (in v6.6)).
+
+    :raises Unavailable: the list is not in this target
+    """
+    adopt(prog)
+    yield from read_accepting(prog).entries
+
+
+@takes_program_or_default
+def take_snapshot(prog: Program) -> Snapshot:
+    """Read all that can be read, in the order that makes reads of a running kernel sound."""
+    return capture(adopt(prog), Wanted(ALL_PARTS, whole_memmap=True))
+
+
+def _bitmap(prog: Program) -> tuple[bytes, Geometry]:
+    table = efi_unaccepted_table(prog)
+    if table.bitmap is None or table.geometry is None:
+        raise Unavailable(f"table {table.state}: {table.reason}")
+    return table.bitmap, table.geometry

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``check``: the parts of the snapshot held against each other."""
+
+from __future__ import annotations
+
+from typing import Collection, Optional
+
+from drgn_unaccepted.checks import confirm, run_checks
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.snapshot import Snapshot
+
+
+def check(
+    snapshot: Snapshot, source: Source, only: Optional[Collection[str]] = None, earlier: Optional[Snapshot] = None
+) -> Document:
+    """The findings and the worst of them.
+
+    :param only: rules to run; all by default
+    :param earlier: a sample of the same live kernel taken before; what is soft then counts only if both show it
+    :raises ValueError: there is no rule of such a name
+    """
+    report = run_checks(snapshot, only)
+    if earlier is not None:
+        report = confirm(run_checks(earlier, only), report)
+    return {**document(snapshot, source, "check"), **report.as_dict()}

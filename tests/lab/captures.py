@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The guest lab's captures and what each guest said of itself. Nothing here uses the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MIB = 1 << 20
+UNIT = 2 * MIB
+CHUNK = 4 * MIB
+UNACCEPTED = 15
+
+LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
+
+
+class Capture(NamedTuple):
+    """One scenario of one kernel, captured."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.name}-{self.path.name}"
+
+    @property
+    def dump(self) -> Path:
+        return self.path / "dump.elf"
+
+    @property
+    def vmlinux(self) -> str:
+        return str(self.json("scenario.json")["kernel"]["vmlinux"])
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def account(self, name: str) -> str:
+        return (self.path / "guest" / name).read_text(errors="replace")
+
+    def table_address(self) -> int:
+        """What the guest's kernel logged when it found the configuration table."""
+        found = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", self.account("dmesg"))
+        assert found, "the guest logged no table"
+        return int(found[1], 16)
+
+    def nr_unaccepted(self) -> int:
+        """Bytes, from the guest's /proc/vmstat."""
+        found = re.search(r"^nr_unaccepted (\d+)$", self.account("vmstat"), re.M)
+        assert found, "the guest has no such counter"
+        return int(found[1]) * 4096
+
+    def type15(self) -> list[tuple[int, int]]:
+        """The descriptors of type 15 that the loader handed to the kernel, in map order, merged nowhere."""
+        return [
+            (d["phys_addr"], d["phys_addr"] + d["num_pages"] * 4096)
+            for d in self.json("loader.json")["final_map"]["descriptors"]
+            if d["type"] == UNACCEPTED
+        ]
+
+    def accepted(self) -> list[tuple[int, int]]:
+        """What was accepted: by the stub, as it printed, and by the kernel, as arch_accept_memory() recorded."""
+        pairs = [(r["start"], r["end"]) for r in self.json("loader.json")["stub_accepted"]]
+        for line in self.account("lab_accepted").splitlines():
+            if not line.startswith("#"):
+                start, end = line.split()[:2]
+                pairs.append((int(start, 16), int(end, 16)))
+        return pairs
+
+    def unaccepted_units(self) -> set[int]:
+        """Numbers (address / 2 MiB) of the units of type 15 memory that nobody accepted."""
+        units = {n for start, end in self.type15() for n in range(-(-start // UNIT), end // UNIT)}
+        for start, end in self.accepted():
+            units -= set(range(start // UNIT, -(-end // UNIT)))
+        return units
+
+
+@lru_cache(maxsize=None)
+def captures() -> list[Capture]:
+    """All whole captures with a dump of the guest's RAM."""
+    found = sorted(LAB.glob("captures/*/*/scenario.json"))
+    return [Capture(path.parent) for path in found if not path.parent.name.endswith(".partial")]
+
+
+def find(*names: str) -> list[Capture]:
+    """The captures of these scenarios, of every kernel."""
+    return [capture for capture in captures() if capture.path.name in names]
+
+
+def read_physical(elf: Path, address: int, size: int) -> bytes:
+    """Physical memory out of an ELF dump, by its program headers. Independent of drgn and of the package."""
+    with elf.open("rb") as file:
+        header = file.read(64)
+        phoff, phnum = struct.unpack_from("<Q", header, 32)[0], struct.unpack_from("<H", header, 56)[0]
+        file.seek(phoff)
+        for fields in struct.iter_unpack("<IIQQQQQQ", file.read(56 * phnum)):
+            p_type, _, offset, _, paddr, filesz, _, _ = fields
+            if p_type == 1 and paddr <= address and address + size <= paddr + filesz:
+                file.seek(offset + address - paddr)
+                return file.read(size)
+    raise LookupError(f"{elf} has no physical {address:#x}")
+
+
+def read_bitmap(elf: Path, address: int) -> tuple[int, int, bytes]:
+    """phys_base, unit size and bitmap of the table at ``address``."""
+    version, unit, base, size = struct.unpack("<IIQQ", read_physical(elf, address, 24))
+    assert version == 1
+    return base, unit, read_physical(elf, address + 24, size)
+
+
+def listed_chunks(elf: Path, vmlinux: str) -> set[int]:
+    """Addresses of the pages on all zone->unaccepted_pages, walked with DWARF and drgn's own helpers."""
+    import drgn
+    from drgn.helpers.linux.list import list_for_each_entry
+    from drgn.helpers.linux.mm import page_to_phys
+    from drgn.helpers.linux.mmzone import for_each_online_pgdat
+
+    prog = drgn.Program()
+    prog.set_core_dump(str(elf))
+    prog.load_debug_info([vmlinux])
+    return {
+        page_to_phys(page).value_()
+        for node in for_each_online_pgdat(prog)
+        for zone in node.node_zones
+        if zone.present_pages
+        for page in list_for_each_entry("struct page", zone.unaccepted_pages.address_of_(), "lru")
+    }

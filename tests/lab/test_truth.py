@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The answers on dumps of kernels that booted, against what the guest said of itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from tests.lab.captures import CHUNK, UNIT, Capture, captures, find, listed_chunks, read_bitmap
+
+pytestmark = pytest.mark.lab
+
+NO_TABLE = ("none", "novmcoreinfo")
+#: Guests that were accepting when they were captured: their account is a little older than their dump.
+MOVING = ("panic", "inflight")
+#: The second kernel of a kexec knows nothing of what the first one accepted.
+SECOND_KERNEL = ("kexec",)
+WITH_TABLE = [c for c in captures() if c.path.name not in NO_TABLE and c.dump.exists()]
+WITH_KDUMP = [c for c in WITH_TABLE if (c.path / "kdump.elf").exists()]
+KINDS = ("btf", "dwarf")
+
+if not captures():
+    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+
+
+def ids(capture: Capture) -> str:
+    return capture.name
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, Any, str]:
+    """Exit status, JSON document and stderr of one run."""
+    status = main([*map(str, argv), "--format", "json"])
+    out, err = capsys.readouterr()
+    return status, json.loads(out) if out else None, err
+
+
+def types(capture: Capture, kind: str) -> list[str]:
+    return ["-s", capture.vmlinux] if kind == "dwarf" else []
+
+
+def units(ranges: Any, state: str) -> set[int]:
+    return {
+        n
+        for entry in ranges
+        if entry["state"] == state
+        for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("capture", WITH_TABLE, ids=ids)
+def test_ranges_equal_an_independent_reader(capture: Capture, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    base, unit, bitmap = read_bitmap(capture.dump, capture.table_address())
+    bits = [bitmap[i >> 3] >> (i & 7) & 1 for i in range(len(bitmap) * 8)]
+    status, answer, _ = ask(capsys, "-c", capture.dump, *types(capture, kind), "ranges")
+    assert status == 0
+    assert (answer["source"], answer["exact"], answer["table"]["state"]) == ("bitmap", True, "present")
+    assert answer["target"]["debug_info"] == kind
+    at = base
+    for entry in answer["ranges"]:
+        assert entry["start"] == at, "the ranges tile what the bitmap covers"
+        first, end = (entry["start"] - base) // unit, (entry["end"] - base) // unit
+        assert set(bits[first:end]) == {int(entry["state"] == "unaccepted")}
+        at = entry["end"]
+    assert at == base + len(bits) * unit
+    assert answer["unaccepted_bytes"] == sum(bits) * unit
+
+
+@pytest.mark.parametrize("capture", WITH_TABLE, ids=ids)
+def test_unaccepted_is_what_nobody_accepted(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
+    """Type 15 memory, without what the stub and the kernel recorded as they accepted it."""
+    status, answer, _ = ask(capsys, "-c", capture.dump, "ranges")
+    assert status == 0
+    unaccepted = units(answer["ranges"], "unaccepted")
+    if capture.path.name in (*MOVING, *SECOND_KERNEL):
+        assert unaccepted < capture.unaccepted_units()
+    else:
+        assert unaccepted == capture.unaccepted_units()
+
+
+@pytest.mark.parametrize("capture", [c for c in WITH_TABLE if c.path.name not in MOVING], ids=ids)
+def test_counter_and_bitmap_differ_by_guard_units_alone(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
+    """NR_UNACCEPTED counts whole chunks; a unit of one can be accepted already, as the guard of what lies before it."""
+    _, answer, _ = ask(capsys, "-c", capture.dump, "ranges")
+    unaccepted = units(answer["ranges"], "unaccepted")
+    listed = {
+        n for chunk in listed_chunks(capture.dump, capture.vmlinux) for n in range(chunk // UNIT, (chunk + CHUNK) // UNIT)
+    }
+    guards = listed - unaccepted
+    assert capture.nr_unaccepted() == len(listed) * UNIT == answer["nr_unaccepted_bytes"]
+    assert answer["unaccepted_bytes"] == (len(listed) - len(guards) + len(unaccepted - listed)) * UNIT
+
+
+@pytest.mark.parametrize("capture", find("none"), ids=ids)
+def test_no_type_15_is_no_table(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
+    status, answer, _ = ask(capsys, "-c", capture.dump, "summary")
+    assert (status, answer["table"]["state"], answer["source"]) == (0, "absent", "none")
+    assert answer["unaccepted_bytes"] is None
+    assert answer["nr_unaccepted_bytes"] == capture.nr_unaccepted() == 0
+
+
+@pytest.mark.parametrize("format_", ("kdump.elf", "kdump.z", "kdump.flat"))
+@pytest.mark.parametrize("capture", WITH_KDUMP, ids=ids)
+def test_a_kdump_has_no_table_and_says_so(
+    capture: Capture, format_: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = capture.path / format_
+    if not path.exists():
+        pytest.skip(f"{capture.name} has no {format_}")
+    status, answer, err = ask(capsys, "-c", path, "--source", "bitmap", "ranges")
+    assert status == 3
+    assert answer["table"]["state"] == "not-captured"
+    assert answer["table"]["address"] == capture.table_address()
+    assert answer["ranges"] is None and answer["unaccepted_bytes"] is None
+    assert "is not in this dump" in err or "Excluded page" in err
+    assert "kdump" in err and len(err.splitlines()) == 1
