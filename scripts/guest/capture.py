@@ -14,10 +14,11 @@ from pathlib import Path
 from . import account, image, kernel
 from .qemu import Guest, dig_holes
 from .scenarios import SCENARIOS, Scenario
-from .shell import LabError, cache_dir, need_packages, say
+from .shell import LabError, cache_dir, lock, need_packages, say
 
 OPTIONS = "console=ttyS0 no_timer_check tsc=nowatchdog"
-CRASHKERNEL = "crashkernel=192M"
+# Wherever KASLR puts the kernel in the 512 MiB below 4 GiB, so much stays in one piece beside it.
+CRASHKERNEL = "crashkernel=128M"
 PANIC = "Kernel panic - not syncing"
 KDUMP_SECONDS = 600
 
@@ -36,9 +37,13 @@ def exists(series: str, scenario: str) -> bool:
 
 def capture(series: str, name: str) -> Path:
     """Run the scenario from boot to capture; an older capture is replaced only once the new one is whole."""
-    scenario = SCENARIOS[name]
     built = kernel.get(series)
-    final = directory(series, name)
+    with lock(f"capture-{series}-{name}"):
+        return _capture(built, SCENARIOS[name])
+
+
+def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
+    final = directory(built.series, scenario.name)
     work = final.with_name(final.name + ".partial")
     if work.exists():
         shutil.rmtree(work)
@@ -62,7 +67,7 @@ def capture(series: str, name: str) -> Path:
     loaded = account.loader_account((work / "serial.log").read_text(errors="replace"), scenario.ranges)
     (work / "loader.json").write_text(json.dumps(loaded, indent=1) + "\n")
     about = {
-        "scenario": name,
+        "scenario": scenario.name,
         "about": scenario.about,
         "kernel": {**built.about, "vmlinux": str(built.vmlinux)},
         "kaslr": "nokaslr" not in scenario.options,
@@ -79,7 +84,7 @@ def capture(series: str, name: str) -> Path:
     if final.exists():
         shutil.rmtree(final)
     work.rename(final)
-    say(f"{series} {name}: {about['seconds']} s, {final}")
+    say(f"{built.series} {scenario.name}: {about['seconds']} s, {final}")
     return final
 
 
@@ -104,7 +109,7 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
 
 def _wait_until_ready(guest: Guest, scenario: Scenario) -> None:
     if not scenario.dies:
-        guest.wait_for_words("lab: ready", scenario.seconds)
+        guest.wait_for_words("lab: ready", scenario.seconds, never=PANIC)
         return
     guest.wait_for_words(PANIC, scenario.seconds)
     # Let the panic run to where it leaves the guest: the other CPU stopped, the log written.

@@ -101,6 +101,8 @@ do_kdump() {
 do_kexec() {
 	# Once: the kernel that it starts finds lab.then.
 	crash_kernel -s -l --command-line="$(sed 's/lab\.do=[^ ]*//; s/lab\.then=/lab.do=/' /proc/cmdline)" || die "kexec -l"
+	mkdir -p /share/before-kexec
+	cp $lab/accepted /share/before-kexec/lab_accepted
 	umount /share
 	kexec -e
 }

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import patch, sources
-from .shell import LabError, cache_dir, need_packages, run, say
+from .shell import LabError, cache_dir, lock, need_packages, run, say
 
 SERIES = ("6.12", "7.3")
 BUILD_TIMEOUT = 90 * 60
@@ -55,7 +52,7 @@ def get(series: str) -> Kernel:
     source = sources.locate(series)
     kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source)}")
     if not (kernel.directory / "kernel.json").exists():
-        with _lock(f"build-{series}"):
+        with lock(f"build-{series}"):
             if not (kernel.directory / "kernel.json").exists():
                 need_packages()
                 _build(source, kernel)
@@ -67,15 +64,6 @@ def _key(source: sources.Source) -> str:
     parts += [path.read_bytes() for path in sorted(patch.SOURCES.iterdir()) if path.is_file()]
     parts.append(Path(patch.__file__).read_bytes())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
-
-
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """One builder at a time: a second one waits, and then finds the kernel in the cache."""
-    (cache_dir() / "locks").mkdir(parents=True, exist_ok=True)
-    with (cache_dir() / "locks" / name).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _build(source: sources.Source, kernel: Kernel) -> None:

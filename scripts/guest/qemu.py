@@ -84,14 +84,18 @@ class Guest:
     def console(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for_words(self, words: str, timeout: float, start: int = 0) -> int:
-        """Wait until the console has `words` after its first `start` characters; return where they end."""
+    def wait_for_words(self, words: str, timeout: float, start: int = 0, never: Optional[str] = None) -> int:
+        """Wait until the console has `words` after its first `start` characters; return where they end.
+
+        `never` are words that end the wait, as the guest's own word for an error does.
+        """
         found = -1
+        bad = ["lab: error", "lab-loader-error", *([never] if never else [])]
 
         def said() -> bool:
             nonlocal found
             text = self.console()
-            if "lab: error" in text or "lab-loader-error" in text:
+            if any(word in text for word in bad):
                 raise LabError(self._report("the guest says that something is wrong"))
             found = text.find(words, start)
             return found >= 0

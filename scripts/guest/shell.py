@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
@@ -23,6 +25,15 @@ def cache_dir() -> Path:
 
 def say(message: str) -> None:
     print(f"lab: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """One maker of a thing at a time, over all processes: a second one waits."""
+    (cache_dir() / "locks").mkdir(parents=True, exist_ok=True)
+    with (cache_dir() / "locks" / name).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def run(

@@ -157,6 +157,17 @@ static void wrap_get_memory_map(void)
 	BS->Hdr.CRC32 = crc;
 }
 
+/* What the firmware would have had, for whoever has to choose another range. */
+static void print_firmware_map(void)
+{
+	static UINT8 map[65536] __attribute__((aligned(8)));
+	UINTN key, stride, size = sizeof(map);
+	UINT32 version;
+
+	if (!EFI_ERROR(BS->GetMemoryMap(&size, (EFI_MEMORY_DESCRIPTOR *)map, &key, &stride, &version)))
+		print_map((EFI_MEMORY_DESCRIPTOR *)map, size, stride);
+}
+
 /* --- the files --- */
 
 static EFI_STATUS read_text(EFI_FILE_HANDLE root, CHAR16 *path, char *text)
@@ -220,9 +231,10 @@ static EFI_STATUS take_ranges(char *s)
 		status = BS->AllocatePages(AllocateAddress, PRIVATE_TYPE + nr_allocated,
 					   (range.end - range.start) / EFI_PAGE_SIZE, &range.start);
 		if (EFI_ERROR(status)) {
+			print_firmware_map();
 			puthex(range.start);
 			newline();
-			return fail("ranges: the firmware does not give this range", status);
+			return fail("the firmware's free memory (type 7 above) has no such range", status);
 		}
 		allocated[nr_allocated++] = range;
 	}
