@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``struct page``: where it lies, how it is laid out, and which pages have one.
+
+x86-64 has SPARSEMEM_VMEMMAP: the structures of all pages form one virtual array, ``vmemmap``, of which only the parts
+for memory sections that exist are mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+from drgn import FaultError, Program, sizeof
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.probe import enumerators, member_offset, vmcoreinfo_number, vmcoreinfo_symbol
+from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
+
+# struct page flags of struct mem_section.section_mem_map, include/linux/mmzone.h
+_SECTION_HAS_MEM_MAP = 1 << 1
+_SECTION_IS_EARLY = 1 << 3
+# SUBSECTION_SHIFT
+_SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """``struct page`` as this kernel was built: offsets in bytes."""
+
+    #: ``vmemmap``: address of the structure of PFN 0.
+    base: int
+    #: ``sizeof(struct page)``.
+    size: int
+    flags: int
+    lru: int
+    #: ``compound_head``, ``compound_info`` from v7.1 on: bit 0 is set in tail pages, whatever the rest means.
+    compound: int
+    page_type: int
+    refcount: int
+    private: int
+    #: ``1 << PG_reserved``.
+    reserved_flag: int
+    #: ZONES_PGSHIFT, and the mask of a zone's number above it.
+    zone_shift: int
+    zone_mask: int
+    #: ``ZONE_DEVICE``; None without CONFIG_ZONE_DEVICE.
+    zone_device: Optional[int]
+
+    def address(self, pfn: int) -> int:
+        return self.base + pfn * self.size
+
+    def pfn(self, address: int) -> Optional[int]:
+        """The PFN whose structure begins at ``address``; None where none does."""
+        pfn, rest = divmod(address - self.base, self.size)
+        return pfn if rest == 0 and 0 <= pfn < limits.PHYSICAL_END >> PAGE_SHIFT else None
+
+
+def page_layout(prog: Program) -> PageLayout:
+    """How this kernel lays out ``struct page``.
+
+    :raises Unavailable: not SPARSEMEM_VMEMMAP, or a structure that cannot be
+    :raises LookupError: a type is not known
+    """
+    size = sizeof(prog.type("struct page"))
+    if size % 8 or not 56 <= size <= limits.PAGE_STRUCT_BYTES:
+        raise Unavailable(f"struct page has {size} bytes: not supported")
+    zones = enumerators(prog, "zone_type")
+    zone_bits = (zones["__MAX_NR_ZONES"] - 1).bit_length()
+    layout = PageLayout(
+        base=_vmemmap(prog),
+        size=size,
+        # memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce memdesc_flags_t") (in v6.18)
+        flags=member_offset(prog, "struct page", "flags"),
+        lru=member_offset(prog, "struct page", "lru"),
+        # Linux kernel commit d50569612c29 ("mm: rename the 'compound_head' field in the 'struct page' to
+        # 'compound_info'") (in v7.1)
+        compound=member_offset(prog, "struct page", "compound_info", "compound_head"),
+        page_type=member_offset(prog, "struct page", "page_type"),
+        refcount=member_offset(prog, "struct page", "_refcount"),
+        private=member_offset(prog, "struct page", "private"),
+        reserved_flag=1 << enumerators(prog, "pageflags")["PG_reserved"],
+        zone_shift=64 - _node_bits(prog) - zone_bits,
+        zone_mask=(1 << zone_bits) - 1,
+        zone_device=zones.get("ZONE_DEVICE"),
+    )
+    words = layout.flags | layout.lru | layout.compound | layout.private
+    if words % 8 or (layout.page_type | layout.refcount) % 4:
+        raise Unavailable("struct page has members that are not aligned: not supported")
+    return layout
+
+
+def _vmemmap(prog: Program) -> int:
+    try:
+        return int(prog["vmemmap_base"].value_())
+    except LookupError:
+        # Without CONFIG_DYNAMIC_MEMORY_LAYOUT it is a constant of the preprocessor.
+        address = vmcoreinfo_symbol(prog, "vmemmap")
+        if address is None:
+            raise Unavailable("neither vmemmap_base nor SYMBOL(vmemmap): not SPARSEMEM_VMEMMAP") from None
+        return address
+
+
+def _node_bits(prog: Program) -> int:
+    """NODES_SHIFT, from the length of ``node_data[MAX_NUMNODES]``."""
+    nodes = vmcoreinfo_number(prog, "LENGTH(node_data)")
+    if nodes is None:
+        try:
+            nodes = len(prog["node_data"])
+        except LookupError:
+            # Without CONFIG_NUMA there is no node in the flags.
+            nodes = 1
+    if not 0 < nodes <= limits.NODES:
+        raise Unavailable(f"node_data has {nodes} elements: at most {limits.NODES} are possible")
+    return (nodes - 1).bit_length()
+
+
+class Sections:
+    """Which pages have a ``struct page``: ``pfn_valid()`` for ranges, with what was read kept."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        size_bits = vmcoreinfo_number(prog, "NUMBER(SECTION_SIZE_BITS)")
+        roots = vmcoreinfo_number(prog, "LENGTH(mem_section)")
+        table = vmcoreinfo_symbol(prog, "mem_section")
+        if size_bits is None or roots is None or table is None:
+            raise Unavailable("VMCOREINFO does not describe mem_section: not SPARSEMEM")
+        if not 21 <= size_bits < 40 or not 0 < roots <= limits.SECTION_ROOTS:
+            raise Unavailable(f"mem_section: {roots} roots of sections of 2^{size_bits} bytes are not credible")
+        self._table = table
+        self._roots = roots
+        self.section_pages = 1 << (size_bits - PAGE_SHIFT)
+        section = prog.type("struct mem_section")
+        self._section_size = sizeof(section)
+        if not 16 <= self._section_size <= PAGE_SIZE:
+            raise Unavailable(f"struct mem_section has {self._section_size} bytes: not supported")
+        self._map = member_offset(prog, "struct mem_section", "section_mem_map")
+        self._usage = member_offset(prog, "struct mem_section", "usage")
+        self._subsection_map = member_offset(prog, "struct mem_section_usage", "subsection_map")
+        self._read_roots: dict[int, Optional[bytes]] = {}
+
+    def valid(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """Divide PFNs ``start`` to ``end`` (exclusive) into runs with and without a ``struct page``.
+
+        :raises drgn.FaultError: a section's description is not in the target
+        """
+        run_start, run_valid = start, False
+        pfn = start
+        while pfn < end:
+            next_pfn, valid = self._piece(pfn)
+            if valid != run_valid and pfn > run_start:
+                yield run_start, pfn, run_valid
+                run_start = pfn
+            run_valid = valid
+            pfn = next_pfn
+        if run_start < end:
+            yield run_start, end, run_valid
+
+    def _piece(self, pfn: int) -> tuple[int, bool]:
+        """Where the state of ``pfn`` may end, and whether it has a ``struct page``."""
+        number, within = divmod(pfn, self.section_pages)
+        section_end = pfn - within + self.section_pages
+        per_root = PAGE_SIZE // self._section_size
+        index, slot = divmod(number, per_root)
+        root = self._root(index)
+        if root is None:
+            return (index + 1) * per_root * self.section_pages, False
+        entry = slot * self._section_size
+        mem_map = int.from_bytes(root[entry + self._map : entry + self._map + 8], "little")
+        if not mem_map & _SECTION_HAS_MEM_MAP:
+            return section_end, False
+        if mem_map & _SECTION_IS_EARLY:
+            return section_end, True
+        usage = int.from_bytes(root[entry + self._usage : entry + self._usage + 8], "little")
+        if not usage:
+            return section_end, False
+        subsection = within // _SUBSECTION_PAGES
+        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8)
+        return pfn - pfn % _SUBSECTION_PAGES + _SUBSECTION_PAGES, bool(byte >> subsection % 8 & 1)
+
+    def _root(self, index: int) -> Optional[bytes]:
+        """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""
+        if index >= self._roots:
+            return None
+        if index not in self._read_roots:
+            address = self._prog.read_u64(self._table + 8 * index)
+            try:
+                self._read_roots[index] = self._prog.read(address, PAGE_SIZE) if address else None
+            except FaultError as error:
+                raise FaultError(f"mem_section[{index}]: {error}", address) from None
+        return self._read_roots[index]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Per-CPU variables of all possible CPUs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from drgn import Object, Program, sizeof
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.probe import member_offset
+
+
+class Cpu(NamedTuple):
+    number: int
+    #: ``__per_cpu_offset[number]``: what is added to the address of a per-CPU variable.
+    offset: int
+
+
+def cpus_in(mask: Object) -> list[int]:
+    """The numbers of the CPUs in a ``struct cpumask``.
+
+    :raises Unavailable: the mask is larger than any kernel's
+    """
+    if sizeof(mask) * 8 > limits.GLOBAL_ARRAY_LENGTH:
+        raise Unavailable(f"struct cpumask has {sizeof(mask)} bytes: at most {limits.GLOBAL_ARRAY_LENGTH} bits")
+    bits = int.from_bytes(mask.to_bytes_(), "little")
+    return [number for number in range(bits.bit_length()) if bits >> number & 1]
+
+
+def possible_cpus(prog: Program) -> list[Cpu]:
+    """All possible CPUs. The online mask would not do: a panic takes the other CPUs off it.
+
+    Without CONFIG_SMP there is one CPU, whose variables lie where their symbols say.
+
+    :raises Unavailable: a mask without CPUs
+    :raises drgn.FaultError: not in the target
+    """
+    try:
+        offsets = prog["__per_cpu_offset"].address_
+    except LookupError:
+        return [Cpu(0, 0)]
+    numbers = cpus_in(prog["__cpu_possible_mask"])
+    if not numbers:
+        raise Unavailable("__cpu_possible_mask is empty")
+    assert offsets is not None
+    data = memoryview(prog.read(offsets, 8 * (numbers[-1] + 1))).cast("Q")
+    return [Cpu(number, data[number]) for number in numbers]
+
+
+def per_cpu_pointer(prog: Program, name: str, cpu: Cpu) -> int:
+    """The value of a per-CPU variable that is a pointer: ``hardirq_stack_ptr``, ``current_task``.
+
+    Linux 6.2 to 6.14 keep some of them as members of one per-CPU variable, ``pcpu_hot``.
+
+    :raises LookupError: the kernel has no such variable
+    :raises drgn.FaultError: not in the target
+    """
+    return int(prog.read_u64(_address(prog, name) + cpu.offset & _MASK))
+
+
+_MASK = (1 << 64) - 1
+
+
+def _address(prog: Program, name: str) -> int:
+    try:
+        return _symbol(prog, "pcpu_hot") + member_offset(prog, "struct pcpu_hot", name)
+    except LookupError:
+        return _symbol(prog, name)
+
+
+def _symbol(prog: Program, name: str) -> int:
+    try:
+        address = prog[name].address_
+    except LookupError:
+        address = None
+    return int(prog.symbol(name).address if address is None else address)

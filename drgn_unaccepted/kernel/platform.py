@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""On what a kernel runs, and with what it was built."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from drgn import FaultError, Program
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.memmap import page_layout
+from drgn_unaccepted.kernel.percpu import cpus_in
+from drgn_unaccepted.kernel.probe import enumerators, vmcoreinfo_number
+from drgn_unaccepted.snapshot import KernelBuild, Platform
+
+# arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8. Word 8 is Linux's own (virtualization)
+# and the bit is the same from v5.17 on.
+_TDX_GUEST_WORD = 8
+_TDX_GUEST_BIT = 1 << 22
+
+# arch/x86/include/asm/msr-index.h
+_SEV_SNP_ENABLED = 1 << 2
+
+
+def read_platform(prog: Program) -> Platform:
+    """What ``arch_accept_memory()`` would do: the TDX call, the SNP call, or panic.
+
+    :raises Unavailable: nothing that tells could be read
+    """
+    tdx = _tdx_guest(prog)
+    sev_status = _integer(prog, "sev_status")
+    cc_vendor = _cc_vendor(prog)
+    lazy = _integer(prog, "lazy_accept")
+    kind: Optional[str] = None
+    if tdx:
+        kind = "tdx"
+    elif sev_status is not None and sev_status & _SEV_SNP_ENABLED:
+        kind = "snp"
+    elif tdx is not None:
+        # A kernel without CONFIG_AMD_MEM_ENCRYPT has no sev_status and cannot be an SNP guest.
+        kind = "none"
+    if kind is None and sev_status is None and cc_vendor is None and lazy is None:
+        raise Unavailable("neither boot_cpu_data, sev_status, cc_vendor nor lazy_accept can be read")
+    return Platform(
+        kind=kind,
+        cc_vendor=cc_vendor,
+        sev_status=sev_status,
+        lazy=None if lazy is None else bool(lazy),
+    )
+
+
+def read_kernel_build(prog: Program) -> KernelBuild:
+    """What the kernel was built with, from its types, its symbols and VMCOREINFO.
+
+    :raises Unavailable: what the kernel says of itself cannot be
+    :raises LookupError: types are not known
+    """
+    zone = prog.type("struct zone")
+    orders = prog.type("struct zone").member("free_area").type.length
+    # MAX_PAGE_ORDER + 1 elements: MAX_ORDER in v6.4 to v6.7.
+    if orders is None or not 0 < orders <= limits.PAGE_ORDERS:
+        raise Unavailable(f"zone->free_area has {orders} elements: at most {limits.PAGE_ORDERS} are expected")
+    layout = page_layout(prog)
+    page_type = enumerators(prog, "pagetype").get("PGTY_unaccepted")
+    exported = vmcoreinfo_number(prog, "NUMBER(PAGE_UNACCEPTED_MAPCOUNT_VALUE)")
+    return KernelBuild(
+        unaccepted_memory=zone.has_member("unaccepted_pages"),
+        # Linux kernel commit 310183de7bb2 ("mm: introduce PageUnaccepted() page type") (in v6.12)
+        unaccepted_page_type=None if page_type is None else page_type << 24,
+        chunk_pages=1 << (orders - 1),
+        static_key=_static_key(prog),
+        # Linux v6.16
+        vmcoreinfo_unaccepted=exported is not None,
+        kexec_booted=_not_zero(_integer(prog, "efi_setup")),
+        unaccepts=_unaccepts(prog),
+        system_state=_system_state(prog),
+        reserved_flag=layout.reserved_flag,
+        cpus=_online_cpus(prog),
+        zone_id_shift=layout.zone_shift,
+    )
+
+
+def _integer(prog: Program, name: str) -> Optional[int]:
+    """A variable's value; None where the kernel has no such variable, or it is not in the target."""
+    try:
+        return int(prog[name].value_())
+    except (LookupError, FaultError):
+        return None
+
+
+def _not_zero(value: Optional[int]) -> Optional[bool]:
+    return None if value is None else value != 0
+
+
+def _tdx_guest(prog: Program) -> Optional[bool]:
+    try:
+        words = prog["boot_cpu_data"].x86_capability
+        return bool(words[_TDX_GUEST_WORD].value_() & _TDX_GUEST_BIT)
+    except (LookupError, AttributeError, FaultError):
+        return None
+
+
+def _cc_vendor(prog: Program) -> Optional[str]:
+    value = _integer(prog, "cc_vendor")
+    if value is None:
+        return None
+    for name, number in enumerators(prog, "cc_vendor").items():
+        if number == value:
+            return name.removeprefix("CC_VENDOR_")
+    return str(value)
+
+
+def _static_key(prog: Program) -> Optional[int]:
+    """``zones_with_unaccepted_pages``, removed by Linux kernel commit fefc07518227 ("mm/page_alloc: fix race condition
+    in unaccepted memory handling") (in v6.15, 6.14.8, 6.12.30, 6.6.92).
+    """
+    try:
+        return int(prog["zones_with_unaccepted_pages"].key.enabled.counter.value_())
+    except (LookupError, AttributeError, FaultError):
+        return None
+
+
+def _unaccepts(prog: Program) -> Optional[bool]:
+    """Whether the kernel has a function that sets bits again. None where functions cannot be looked up."""
+    if not _has_symbol(prog, "accept_memory"):
+        return None
+    return _has_symbol(prog, "unaccept_memory") or _has_symbol(prog, "unaccept_hotplug_memory")
+
+
+def _has_symbol(prog: Program, name: str) -> bool:
+    try:
+        prog.symbol(name)
+    except LookupError:
+        return False
+    return True
+
+
+def _system_state(prog: Program) -> Optional[str]:
+    value = _integer(prog, "system_state")
+    for name, number in enumerators(prog, "system_states").items():
+        if number == value:
+            return name.removeprefix("SYSTEM_").lower().replace("_", "-")
+    return None
+
+
+def _online_cpus(prog: Program) -> Optional[int]:
+    try:
+        return len(cpus_in(prog["__cpu_online_mask"]))
+    except LookupError:
+        # Without CONFIG_SMP there is no mask.
+        return 1
+    except FaultError:
+        return None

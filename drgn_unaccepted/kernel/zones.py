@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``struct zone``: counters, watermarks and the list of unaccepted chunks.
+
+Linux keeps memory that it has not accepted in chunks of MAX_PAGE_ORDER on ``zone->unaccepted_pages`` (Linux kernel
+commit dcdfdd40fa82 ("mm: Add support for unaccepted memory") (in v6.5)). They count as free, and are on no
+``free_area``.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.memmap import PageLayout, page_layout
+from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
+from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
+
+
+def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
+    """``struct pglist_data *`` of each node that has one, with the node's number.
+
+    :raises Unavailable: more nodes than any kernel can have
+    :raises drgn.FaultError: not in the target
+    """
+    try:
+        node_data = prog["node_data"]
+    except LookupError:
+        # Without CONFIG_NUMA there is one node.
+        yield 0, prog["contig_page_data"].address_of_()
+        return
+    if len(node_data) > limits.NODES:
+        raise Unavailable(f"node_data has {len(node_data)} elements: at most {limits.NODES} are possible")
+    for number, pgdat in enumerate(node_data.read_()):
+        if pgdat:
+            yield number, pgdat
+
+
+def populated_zones(prog: Program) -> Iterator[tuple[int, int, Object]]:
+    """``struct zone`` of each populated zone, read whole, with the node's number and the zone's place in the node.
+
+    The list heads of a zone that was never populated are NULL: there is nothing to walk.
+
+    :raises drgn.FaultError: not in the target
+    """
+    for node, pgdat in nodes(prog):
+        for index, zone in enumerate(pgdat.node_zones):
+            if zone.present_pages:
+                yield node, index, zone
+
+
+def read_zones(prog: Program, build: KernelBuild) -> tuple[Zone, ...]:
+    """All populated zones, in the kernel's order, with the chunks on their ``unaccepted_pages``.
+
+    :raises Unavailable: what the kernel says of itself cannot be
+    :raises drgn.FaultError: the zones are not in the target
+    """
+    reader = _ZoneReader(prog, build)
+    return tuple(reader.read(*found) for found in populated_zones(prog))
+
+
+def read_counters(prog: Program) -> Counters:
+    """``vm_zone_stat[]`` and what the per-CPU counters have not yet been folded into it.
+
+    The kernel adds and takes whole chunks, more than any ``stat_threshold``, so that nothing of NR_UNACCEPTED stays in
+    a per-CPU counter.
+
+    :raises drgn.FaultError: not in the target
+    """
+    items = enumerators(prog, "zone_stat_item")
+    totals = prog["vm_zone_stat"]
+    unaccepted = items.get("NR_UNACCEPTED")
+    diff: Optional[int] = None
+    if unaccepted is not None:
+        diffs = _PerCpuDiffs(prog)
+        diff = 0
+        for _node, _index, zone in populated_zones(prog):
+            value, problem = diffs.sum(zone, unaccepted)
+            if problem is not None:
+                diff = None
+                break
+            diff += value
+    return Counters(
+        free_pages=totals[items["NR_FREE_PAGES"]].counter.value_(),
+        unaccepted_pages=None if unaccepted is None else totals[unaccepted].counter.value_(),
+        unaccepted_diff=diff,
+    )
+
+
+class _PerCpuDiffs:
+    """``zone->per_cpu_zonestats->vm_stat_diff[]``, summed over all CPUs."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._cpus: Optional[list[Cpu]] = None
+        self._reads = 0
+        self._last: tuple[int, list[int], Optional[str]] = (0, [], None)
+
+    def sum(self, zone: Object, item: int) -> tuple[int, Optional[str]]:
+        """The sum of one item's differences, and why CPUs are missing in it."""
+        address = zone.per_cpu_zonestats.value_()
+        if address != self._last[0]:
+            self._last = (address, *self._read(zone, address))
+        _address, sums, problem = self._last
+        return (sums[item] if sums else 0), problem
+
+    def _read(self, zone: Object, address: int) -> tuple[list[int], Optional[str]]:
+        structure = self._prog.type("struct per_cpu_zonestat")
+        if not structure.has_member("vm_stat_diff"):
+            # Without CONFIG_SMP counters are changed in place.
+            return [], None
+        member = structure.member("vm_stat_diff")
+        offset, size = offsetof(structure, "vm_stat_diff"), sizeof(member.type)
+        if size > limits.ZONE_STATS:
+            raise Unavailable(f"vm_stat_diff has {size} bytes: at most {limits.ZONE_STATS} are expected")
+        if self._cpus is None:
+            self._cpus = possible_cpus(self._prog)
+        self._reads += len(self._cpus)
+        if self._reads > limits.PER_CPU_READS:
+            raise Unavailable(f"per-CPU counters of zones times CPUs: more than {limits.PER_CPU_READS}")
+        sums = [0] * size
+        lost: list[int] = []
+        for cpu in self._cpus:
+            try:
+                data = self._prog.read(address + cpu.offset + offset & _MASK, size)
+            except FaultError:
+                lost.append(cpu.number)
+                continue
+            # s8 vm_stat_diff[]
+            sums = [total + (value ^ 0x80) - 0x80 for total, value in zip(sums, data)]
+        if lost:
+            return sums, f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})"
+        return sums, None
+
+
+_MASK = (1 << 64) - 1
+
+
+class _ZoneReader:
+    def __init__(self, prog: Program, build: KernelBuild) -> None:
+        self._prog = prog
+        self._build = build
+        self._layout = page_layout(prog)
+        self._diffs = _PerCpuDiffs(prog)
+        self._items = enumerators(prog, "zone_stat_item")
+        self._marks = enumerators(prog, "zone_watermarks")
+        self._isolate = enumerators(prog, "migratetype").get("MIGRATE_ISOLATE")
+        zones = enumerators(prog, "zone_type")
+        self._zone_bits = (zones["__MAX_NR_ZONES"] - 1).bit_length()
+        #: Entries that may still be read, all lists together.
+        self._budget = limits.LISTED_CHUNKS
+
+    def read(self, node: int, index: int, zone: Object) -> Zone:
+        """One populated zone. ``zone`` is a reference into the target."""
+        copy = zone.read_()
+        name = self._prog.read_c_string(copy.name.value_(), max_size=limits.ZONE_NAME_BYTES)
+        free, problem = self._free_pages(copy)
+        buddy, isolate_problem = self._buddy_pages(zone, copy)
+        unaccepted = self._items.get("NR_UNACCEPTED")
+        return Zone(
+            node=node,
+            name=name.decode("ascii", "backslashreplace"),
+            start_pfn=copy.zone_start_pfn.value_(),
+            spanned_pages=copy.spanned_pages.value_(),
+            present_pages=copy.present_pages.value_(),
+            managed_pages=copy.managed_pages.counter.value_(),
+            free_pages=free,
+            unaccepted_pages=None if unaccepted is None else copy.vm_stat[unaccepted].counter.value_(),
+            buddy_pages=buddy,
+            watermarks=self._watermarks(copy),
+            locked=_is_locked(copy.lock),
+            listed=self._listed(zone, copy),
+            zone_id=node << self._zone_bits | index,
+            problems=tuple(text for text in (problem, isolate_problem) if text is not None),
+        )
+
+    def _free_pages(self, zone: Object) -> tuple[int, Optional[str]]:
+        """``zone_page_state_snapshot(zone, NR_FREE_PAGES)``."""
+        item = self._items["NR_FREE_PAGES"]
+        diff, problem = self._diffs.sum(zone, item)
+        return zone.vm_stat[item].counter.value_() + diff, problem and f"free pages: {problem}"
+
+    def _watermarks(self, zone: Object) -> Watermarks:
+        marks = [mark.value_() for mark in zone._watermark]
+        promo = self._marks.get("WMARK_PROMO")
+        return Watermarks(
+            min=marks[self._marks["WMARK_MIN"]],
+            low=marks[self._marks["WMARK_LOW"]],
+            high=marks[self._marks["WMARK_HIGH"]],
+            # Linux kernel commit c574bbe91703 ("NUMA balancing: optimize page placement for memory tiering system")
+            # (in v5.18)
+            promo=None if promo is None else marks[promo],
+        )
+
+    def _buddy_pages(self, zone: Object, copy: Object) -> tuple[int, Optional[str]]:
+        """Pages on ``free_area[]``. ``nr_free`` counts the isolated blocks too, NR_FREE_PAGES does not."""
+        pages = 0
+        problem = None
+        for order, area in enumerate(copy.free_area):
+            pages += area.nr_free.value_() << order
+            if self._isolate is None:
+                continue
+            head = zone.free_area[order].free_list[self._isolate].address_
+            assert head is not None
+            if area.free_list[self._isolate].next.value_() == head:
+                continue
+            listed = self._walk(head, int(area.nr_free))
+            pages -= len(listed.pfns) << order
+            if listed.problems:
+                problem = f"buddy pages: isolated blocks of order {order}: {listed.problems[0]}"
+        return pages, problem
+
+    def _listed(self, zone: Object, copy: Object) -> Optional[ListedChunks]:
+        if not self._build.unaccepted_memory:
+            return None
+        head = zone.unaccepted_pages.address_
+        assert head is not None
+        # Every chunk has pages of its own in the zone; one more than fit is enough to see that there are too many.
+        most = copy.spanned_pages.value_() // self._build.chunk_pages + 1
+        listed = self._walk(head, most)
+        if self._prog.flags & ProgramFlags.IS_LIVE:
+            # Accepting takes chunks off the list's head while it is read, and can lead the walk away once.
+            for _attempt in range(limits.LIVE_ATTEMPTS - 1):
+                if not listed.problems:
+                    break
+                listed = self._walk(head, most)
+        return listed
+
+    def _walk(self, head: int, most: int) -> ListedChunks:
+        listed = walk_page_list(self._prog, self._layout, head, min(most, self._budget))
+        self._budget -= len(listed.pfns)
+        return listed
+
+
+def _is_locked(lock: Object) -> Optional[bool]:
+    """Whether a ``spinlock_t`` is held. None where the kernel has no such thing (no SMP)."""
+    try:
+        # struct qspinlock
+        return bool(lock.rlock.raw_lock.val.counter.value_())
+    except AttributeError:
+        pass
+    try:
+        # CONFIG_PREEMPT_RT: struct rt_mutex_base
+        return bool(lock.lock.owner.value_())
+    except AttributeError:
+        return None
+
+
+def _page_struct(layout: PageLayout) -> struct.Struct:
+    """Unpacks flags, lru.next, lru.prev, page_type and _refcount from the start of a ``struct page``."""
+    fields = sorted(
+        (
+            (layout.flags, "Q", 8),
+            (layout.lru, "Q", 8),
+            (layout.lru + 8, "Q", 8),
+            (layout.page_type, "I", 4),
+            (layout.refcount, "i", 4),
+        )
+    )
+    if [code for _offset, code, _size in fields] != ["Q", "Q", "Q", "I", "i"]:
+        raise Unavailable("struct page has its members in an order that is not known")
+    text, end = "<", 0
+    for offset, code, size in fields:
+        text += f"{offset - end}x{code}"
+        end = offset + size
+    return struct.Struct(text)
+
+
+def walk_page_list(prog: Program, layout: PageLayout, head: int, most: int) -> ListedChunks:
+    """Follow a list of pages linked through ``page->lru`` or ``page->buddy_list``, which share their place.
+
+    The walk ends at the head, or with a problem: a NULL, an address that is no ``struct page``, one that is not in
+    the target, a cycle, or more entries than ``most``. What was read up to there is kept.
+
+    :param head: virtual address of the ``struct list_head`` that no page contains
+    """
+    pfns, flags, refcounts, page_types = array("Q"), array("Q"), array("i"), array("I")
+    problems: list[str] = []
+    wrong_links = 0
+    fields = _page_struct(layout)
+    read, unpack, size = prog.read, fields.unpack, fields.size
+    base, page_size, lru = layout.base, layout.size, layout.lru
+    pfn_end = limits.PHYSICAL_END // PAGE_SIZE
+
+    try:
+        address, last = struct.unpack("<QQ", prog.read(head, 16))
+    except FaultError as error:
+        return ListedChunks(pfns, flags, refcounts, page_types, (f"list head {head:#x}: {error}",))
+    previous = head
+    count = 0
+    # Brent's cycle detection: an entry to meet again, replaced by the current one after 1, 2, 4, ... steps.
+    marked, marked_at, mark_at = 0, 0, 1
+    while address != head:
+        pfn, rest = divmod(address - lru - base, page_size)
+        if rest or not 0 <= pfn < pfn_end:
+            what = "NULL" if address == 0 else f"{address:#x}, which is in no struct page"
+            problems.append(f"entry {count}: the entry before it points to {what}")
+            break
+        if address == marked:
+            entries = _before_repetition(pfns, count - marked_at)
+            for column in (pfns, flags, refcounts, page_types):
+                del column[entries:]
+            problems.append(f"entry {entries}: page {pfns[entries - count + marked_at]:#x} again: a cycle")
+            break
+        if count == most:
+            problems.append(f"more than {most} entries")
+            break
+        try:
+            page_flags, following, back, page_type, refcount = unpack(read(address - lru, size))
+        except FaultError:
+            problems.append(f"entry {count}: struct page of {pfn:#x} is not in this target")
+            break
+        if back != previous:
+            wrong_links += 1
+            if wrong_links <= limits.LIST_PROBLEMS:
+                problems.append(f"entry {count}: page {pfn:#x} has prev {back:#x}, it was reached from {previous:#x}")
+        pfns.append(pfn)
+        flags.append(page_flags)
+        refcounts.append(refcount)
+        page_types.append(page_type)
+        count += 1
+        if count == mark_at:
+            marked, marked_at, mark_at = address, count - 1, mark_at * 2
+        previous, address = address, following
+    else:
+        if last != previous:
+            problems.append(f"list head has prev {last:#x}, the last entry is {previous:#x}")
+    if wrong_links > limits.LIST_PROBLEMS:
+        problems.append(f"{wrong_links - limits.LIST_PROBLEMS} more entries with a wrong prev")
+    return ListedChunks(pfns, flags, refcounts, page_types, tuple(problems))
+
+
+def _before_repetition(pfns: array[int], period: int) -> int:
+    """How many entries there are before the first one that is there a second time."""
+    start = 0
+    while pfns[start] != pfns[start + period]:
+        start += 1
+    return start + period
