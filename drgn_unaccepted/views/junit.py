@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``check`` as JUnit XML: a test case for each rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+from drgn_unaccepted.views.format import safe, span
+
+SUITE = "drgn-unaccepted"
+
+#: Case that stands for the answer as a whole: an error where neither the table nor the lists could be read.
+ANSWER = "answer"
+
+_FAILED = ("warning", "critical")
+
+
+def junit(answer: dict[str, Any]) -> Iterator[str]:
+    """The lines of an XML document.
+
+    Warnings and critical findings are failures of that type, skipped rules are skipped, and what is only worth knowing
+    is in ``system-out``. Source and totals are properties.
+    """
+    findings = answer["findings"]
+    unknown = answer["status"] == "unknown"
+    counts = {
+        "name": SUITE,
+        "tests": str(len(findings) + 1),
+        "failures": str(sum(finding["status"] in _FAILED for finding in findings)),
+        "errors": str(int(unknown)),
+        "skipped": str(sum(finding["status"] == "skip" for finding in findings)),
+    }
+    suites = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(suites, "testsuite", counts)
+    properties = ElementTree.SubElement(suite, "properties")
+    for key in ("source", "exact", "covered_bytes", "unaccepted_bytes"):
+        value = "unknown" if answer[key] is None else str(answer[key]).lower()
+        ElementTree.SubElement(properties, "property", {"name": key, "value": value})
+    whole = _case(suite, ANSWER)
+    if unknown:
+        ElementTree.SubElement(whole, "error", {"message": "neither the table nor the page lists could be read"})
+    for finding in findings:
+        _finding(suite, finding)
+    ElementTree.indent(suites)
+    yield '<?xml version="1.0" encoding="utf-8"?>'
+    yield from ElementTree.tostring(suites, encoding="unicode").split("\n")
+
+
+def _case(suite: ElementTree.Element, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", {"classname": SUITE, "name": name})
+
+
+def _finding(suite: ElementTree.Element, finding: dict[str, Any]) -> None:
+    case = _case(suite, finding["rule"])
+    # XML cannot hold control characters at all; names in the text may come out of a dump.
+    message, status = safe(finding["message"]), finding["status"]
+    if status == "skip":
+        ElementTree.SubElement(case, "skipped", {"message": message})
+    elif status in _FAILED:
+        failure = ElementTree.SubElement(case, "failure", {"message": message, "type": status})
+        failure.text = "\n".join(span(*range_) for range_ in finding["ranges"])
+    elif status == "info":
+        ElementTree.SubElement(case, "system-out").text = message
