@@ -75,6 +75,9 @@ KALLSYMS_NAMES_BYTES = 16 << 20
 #: Bytes of the strings that kallsyms' 256 tokens stand for, about 1 KiB.
 KALLSYMS_TOKEN_BYTES = 64 << 10
 
+#: Bytes of a symbol's name: the kernel's KSYM_NAME_LEN.
+SYMBOL_NAME_BYTES = 512
+
 #: Symbols at one address that are looked through for the next address.
 KALLSYMS_ALIASES = 64
 
@@ -145,3 +148,12 @@ PAGE_RUNS = 1 << 18
 
 #: Pages whose content is read to see whether it is masked.
 MASKED_PAGES = 1 << 16
+
+#: Combinations of members of ``struct page`` whose meaning is remembered.
+PAGE_STATES = 1 << 14
+
+#: Memory sections that are looked up: 128 TiB.
+SECTIONS = 1 << 20
+
+#: Runs of unaccepted memory outside RAM that a map tells apart. There should be none.
+MAP_STRAYS = 4096

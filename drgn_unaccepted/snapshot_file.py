@@ -37,7 +37,7 @@ class SnapshotFileError(Exception):
 
 def dump(snapshot: Snapshot) -> str:
     """The snapshot as JSON text."""
-    return json.dumps({"schema": SCHEMA, "snapshot": _encode(snapshot)})
+    return json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot)})
 
 
 def load(text: str) -> Snapshot:
@@ -52,7 +52,7 @@ def load(text: str) -> Snapshot:
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise SnapshotFileError(f"schema is {schema!r}, and {SCHEMA!r} is what this program reads")
-    snapshot = _decode(document.get("snapshot"), Snapshot, "snapshot")
+    snapshot = decode(document.get("snapshot"), Snapshot, "snapshot")
     assert isinstance(snapshot, Snapshot)
     return snapshot
 
@@ -100,75 +100,76 @@ def read(path: str) -> Snapshot:
     return dataclasses.replace(snapshot, target=dataclasses.replace(snapshot.target, snapshot_path=path))
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, array):
         little = value
         if sys.byteorder == "big":
             little = array(value.typecode, value)
             little.byteswap()
-        return _pack(little.tobytes())
+        return pack(little.tobytes())
     if isinstance(value, bytes):
-        return _pack(value)
+        return pack(value)
     if isinstance(value, tuple):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     if isinstance(value, AbstractMapping):
         return dict(value)
     return value
 
 
-def _decode(value: Any, kind: Any, where: str) -> Any:
+def decode(value: Any, kind: Any, where: str) -> Any:
     """``value`` as the annotation ``kind`` says, or an error that names ``where`` it stands."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Union:
         if value is None:
             return None
-        return _decode(value, arguments[0], where)
+        return decode(value, arguments[0], where)
     if kind in (int, bool, str):
         # A bool is an int in Python, and no integer in JSON.
         if type(value) is not kind:
             raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
         return value
     if kind is bytes:
-        return _unpack(value, where)
+        return unpack(value, where)
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(value, kind, where)
     if origin is tuple:
         _expect(value, list, where)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_decode(item, arguments[0], where) for item in value)
+            return tuple(decode(item, arguments[0], where) for item in value)
         raise TypeError(f"no such annotation is used: {kind}")
     if isinstance(kind, type) and issubclass(kind, tuple):
         hints = _hints(kind)
         _expect(value, list, where)
         if len(value) != len(hints):
             raise SnapshotFileError(f"{where}: {len(hints)} fields are wanted")
-        return kind(*(_decode(item, hint, f"{where}.{n}") for item, (n, hint) in zip(value, hints.items())))
+        return kind(*(decode(item, hint, f"{where}.{n}") for item, (n, hint) in zip(value, hints.items())))
     if origin is AbstractMapping:
         _expect(value, dict, where)
-        return {str(key): _decode(item, str, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): decode(item, str, f"{where}.{key}") for key, item in value.items()}
     raise TypeError(f"no such annotation is used: {kind}")
 
 
 def _decode_dataclass(value: Any, kind: Any, where: str) -> Any:
     _expect(value, dict, where)
-    hints = _hints(kind)
-    missing, extra = hints.keys() - value.keys(), value.keys() - hints.keys()
+    names = {f.name for f in dataclasses.fields(kind)}
+    missing, extra = names - value.keys(), value.keys() - names
     if missing or extra:
         raise SnapshotFileError(
             f"{where}: " + "; ".join([f"no {n}" for n in sorted(missing)] + [f"unknown {n}" for n in sorted(extra)])
         )
     if kind is ListedChunks:
-        return _decode_chunks(value, hints, where)
-    return kind(**{name: _decode(value[name], hint, f"{where}.{name}") for name, hint in hints.items()})
+        return _decode_chunks(value, where)
+    hints = _hints(kind)
+    return kind(**{name: decode(value[name], hint, f"{where}.{name}") for name, hint in hints.items()})
 
 
-def _decode_chunks(value: dict[str, Any], hints: dict[str, Any], where: str) -> ListedChunks:
+def _decode_chunks(value: dict[str, Any], where: str) -> ListedChunks:
     columns = {}
     for name, code in _COLUMNS.items():
         column = array(code)
-        data = _unpack(value[name], f"{where}.{name}")
+        data = unpack(value[name], f"{where}.{name}")
         if len(data) % column.itemsize:
             raise SnapshotFileError(f"{where}.{name}: {len(data)} bytes are no whole number of values")
         column.frombytes(data)
@@ -177,7 +178,7 @@ def _decode_chunks(value: dict[str, Any], hints: dict[str, Any], where: str) -> 
         columns[name] = column
     if len({len(column) for column in columns.values()}) != 1:
         raise SnapshotFileError(f"{where}: columns of different lengths")
-    problems = _decode(value["problems"], hints["problems"], f"{where}.problems")
+    problems = decode(value["problems"], tuple[str, ...], f"{where}.problems")
     return ListedChunks(**columns, problems=problems)
 
 
@@ -191,11 +192,11 @@ def _expect(value: Any, kind: type, where: str) -> None:
         raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
 
 
-def _pack(data: bytes) -> str:
+def pack(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data)).decode("ascii")
 
 
-def _unpack(value: Any, where: str) -> bytes:
+def unpack(value: Any, where: str) -> bytes:
     _expect(value, str, where)
     try:
         inflate = zlib.decompressobj()

@@ -35,7 +35,18 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, E820Tables, KernelBuild, NamedRange, Pages, Snapshot, Table, Target, Zone
+from drgn_unaccepted.snapshot import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    E820Tables,
+    KernelBuild,
+    NamedRange,
+    Pages,
+    Snapshot,
+    Table,
+    Target,
+    Zone,
+)
 
 T = TypeVar("T")
 
@@ -51,12 +62,16 @@ class Wanted:
     addresses: tuple[Range, ...] = ()
     #: Look at the pages of all zones where there is no bitmap to tell which ones matter.
     whole_memmap: bool = False
+    #: The answer is to come from another source than the bitmap, although it may be there.
+    without_bitmap: bool = False
 
 
 def wanted(args: Arguments) -> Wanted:
     """What the parsed command needs."""
     command = COMMANDS[args.command or "summary"]
-    return Wanted(command.parts, tuple(command.addresses(args)), command.whole_memmap)
+    return Wanted(
+        command.parts, tuple(command.addresses(args)), command.whole_memmap, args.source not in ("auto", "bitmap")
+    )
 
 
 @dataclass
@@ -163,28 +178,32 @@ def _describe(opened: Opened) -> Target:
         release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
         build_id=target_build_id(prog),
         debug_info=opened.debug_info,
-        taken_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     )
 
 
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
-    return [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
+    """How the table's bytes may be reached, best first."""
+    readers = [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
+    if opened.kind == "live":
+        from drgn_unaccepted.kernel.bpf import direct_map_reader
+
+        readers.append(("bpf", direct_map_reader(opened.prog)))
+    return readers
 
 
 def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]]) -> list[Range]:
     """Physical ranges whose ``struct page`` a question needs: under and right before set bits, and the table's own."""
     ranges = list(wanted.addresses)
     geometry = table.geometry
-    if geometry is not None and table.bitmap is not None:
+    if geometry is not None and table.bitmap is not None and not wanted.without_bitmap:
         # The page before a set unit is the one that needs the guard.
         ranges += [
-            Range(max(0, start - PAGE_SIZE), end)
-            for start, end in bits.unaccepted_ranges(geometry, table.bitmap)
+            Range(max(0, start - PAGE_SIZE), end) for start, end in bits.unaccepted_ranges(geometry, table.bitmap)
         ]
     elif wanted.whole_memmap and zones is not None:
         ranges += [
-            Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE)
-            for zone in zones
+            Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE) for zone in zones
         ]
     if table.address is not None and table.bitmap_bytes is not None and table.state == "present":
         ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))

@@ -32,7 +32,8 @@ def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -
 
 def target_build_id(prog: drgn.Program) -> Optional[str]:
     """VMCOREINFO's ``BUILD-ID``; None before Linux 5.9, which does not have it."""
-    for line in prog["VMCOREINFO"].string_().split(b"\n"):
+    vmcoreinfo: bytes = prog["VMCOREINFO"].string_()
+    for line in vmcoreinfo.split(b"\n"):
         name, found, value = line.partition(b"=")
         if found and name == b"BUILD-ID":
             return value.decode("ascii", "replace")
@@ -42,13 +43,12 @@ def target_build_id(prog: drgn.Program) -> Optional[str]:
 def _check_build_id(prog: drgn.Program, path: str) -> None:
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import NoteSection
 
     try:
         with Path(path).open("rb") as file:
-            section = ELFFile(file).get_section_by_name(".notes") or ELFFile(file).get_section_by_name(
-                ".note.gnu.build-id"
-            )
-            notes = [] if section is None else list(section.iter_notes())
+            sections = [s for s in ELFFile(file).iter_sections() if isinstance(s, NoteSection)]
+            notes = [note for section in sections for note in section.iter_notes()]
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None
     except ELFError as error:

@@ -36,9 +36,7 @@ class SavedTable(NamedTuple):
     data: bytes
 
 
-def read_table(
-    prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None
-) -> Table:
+def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
     """The table of ``prog``.
 
     :param readers: how its bytes may be reached, best first, each with its name
@@ -78,15 +76,11 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     except drgn.FaultError as error:
         raise Unavailable(f"efi.unaccepted: {error}") from None
     if address == EFI_INVALID_TABLE_ADDR:
-        return Table(
-            "absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1"
-        )
+        return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
     if address == 0:
         if _has_feature(prog):
             # Its initialiser is ~0, so a zero was never written by a kernel that has the feature.
-            return Table(
-                "not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores"
-            )
+            return Table("not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores")
         return Table("absent", "efi.unaccepted is 0: a kernel built without CONFIG_UNACCEPTED_MEMORY")
     if address >= limits.PHYSICAL_END:
         return Table("invalid", f"efi.unaccepted is {address:#x}: not a physical address", address)
@@ -95,7 +89,7 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
 
 def _has_feature(prog: drgn.Program) -> bool:
     try:
-        return prog.type("struct zone").has_member("unaccepted_pages")
+        return bool(prog.type("struct zone").has_member("unaccepted_pages"))
     except LookupError:
         return False
 
@@ -109,9 +103,13 @@ def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
         try:
             return bytes(prog.read(address, size, physical=True))
         except (drgn.FaultError, OSError) as error:
-            raise Unavailable(f"{address:#x}: {' '.join(str(error).split())}") from None
+            raise Unavailable(f"{address:#x}-{address + size:#x} is not in this target ({_one_line(error)})") from None
 
     return read
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _saved_reader(saved: SavedTable) -> Reader:

@@ -43,12 +43,12 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
     try:
         prog.set_kernel()
     except PermissionError as error:
-        raise TargetError(
-            f"/proc/kcore: {error.strerror}: the running kernel can be read by root only"
-        ) from None
+        raise TargetError(f"/proc/kcore: {error.strerror}: the running kernel can be read by root only") from None
     except FileNotFoundError:
         raise TargetError("/proc/kcore: not there: kernel without CONFIG_PROC_KCORE") from None
-    except (OSError, ValueError, LookupError, drgn.FaultError) as error:
+    except Exception as error:
+        if not _is_of_drgn(error):
+            raise
         raise TargetError(f"/proc/kcore: {_text(error)}") from None
     return Opened(prog, "live", None, attach_debug_info(prog, symbols, debug_info), None)
 
@@ -74,7 +74,9 @@ def open_vmcore(
     prog = _program(None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo))
     try:
         prog.set_core_dump(path)
-    except (OSError, ValueError, LookupError, drgn.FaultError) as error:
+    except Exception as error:
+        if not _is_of_drgn(error):
+            raise
         raise TargetError(f"{path}: {cut if warnings else _open_reason(path, error)}") from None
     if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(f"{path}: not a dump of a Linux kernel (no VMCOREINFO, and not from QEMU)")
@@ -125,9 +127,7 @@ def _open_reason(path: str, error: BaseException) -> str:
     text = _text(error)
     if text == "not an ELF core file":
         size = Path(path).stat().st_size
-        return (
-            "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
-        )
+        return "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
     if "unrecognized QEMU memory dump" in text:
         return (
             "QEMU dump without a VMCOREINFO note (QEMU runs without -device vmcoreinfo, or the guest without the "
@@ -139,6 +139,11 @@ def _open_reason(path: str, error: BaseException) -> str:
             "(dump-guest-memory without -z)"
         )
     return text
+
+
+def _is_of_drgn(error: Exception) -> bool:
+    """Whether drgn raised it for what it was given to open. For libkdumpfile's errors it raises Exception itself."""
+    return type(error) is Exception or isinstance(error, (OSError, ValueError, LookupError, drgn.FaultError))
 
 
 def _text(error: BaseException) -> str:

@@ -30,7 +30,7 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
     if wanted != "auto" and wanted not in SOURCES:
         raise ValueError(f"no such source: {wanted}")
     rungs = SOURCES if wanted == "auto" else (wanted,)
-    lacking = []
+    lacking: list[str] = []
     for rung in rungs:
         lack = _lack(snapshot, rung)
         if lack is None:

@@ -13,11 +13,8 @@ _LISTED_CAVEAT = "a listed chunk can hold a unit that is accepted already, as a 
 
 
 def summary(answer: Document) -> Iterator[str]:
-    rows = [
-        ("unaccepted", _unaccepted(answer)),
-        ("source", _source(answer)),
-        ("table", _table(answer["table"])),
-    ]
+    # The table's own line says why a better source was not used.
+    rows = [("unaccepted", _unaccepted(answer)), ("source", _source_name(answer)), ("table", _table(answer["table"]))]
     if answer["covered"] is not None:
         rows.append(("covered", f"{span(*answer['covered'])}, {size(answer['covered_bytes'])}"))
     rows.append(("NR_UNACCEPTED", _counter(answer)))
@@ -31,9 +28,7 @@ def summary(answer: Document) -> Iterator[str]:
 
 def header(answer: Document) -> Iterator[str]:
     table, fields = answer["table"], answer["header"]
-    rows = [
-        ("state", table["state"] if table["reason"] is None else f"{table['state']}: {safe(table['reason'])}")
-    ]
+    rows = [("state", table["state"] if table["reason"] is None else f"{table['state']}: {safe(table['reason'])}")]
     if table["address"] is not None:
         where = f"{table['address']:#x}, page offset {fields['page_offset']:#x}"
         how = f", read through {table['read_through']}" if table["read_through"] else ""
@@ -46,20 +41,16 @@ def header(answer: Document) -> Iterator[str]:
             ("size", f"{table['bitmap_bytes']:#x} ({table['bitmap_bytes']} bytes of bitmap)"),
         ]
     if fields["covered_end"] is not None:
-        rows.append(
-            ("covers", f"{span(table['phys_base'], fields['covered_end'])}, {count(fields['units'], 'unit')}")
-        )
+        rows.append(("covers", f"{span(table['phys_base'], fields['covered_end'])}, {count(fields['units'], 'unit')}"))
     if fields["set_bits"] is not None:
-        rows.append(
-            ("set bits", f"{fields['set_bits']}, {size(fields['set_bits'] * table['unit_size'])} unaccepted")
-        )
+        rows.append(("set bits", f"{fields['set_bits']}, {size(fields['set_bits'] * table['unit_size'])} unaccepted"))
     return _pairs(rows)
 
 
 def ranges(answer: Document) -> Iterator[str]:
     yield from _preface(answer)
     if answer["ranges"]:
-        guards = {tuple(guard)[0] for guard in answer["possible_guards"]}
+        guards = {start for start, _ in answer["possible_guards"]}
         yield from _table_lines(
             (
                 (
@@ -85,9 +76,11 @@ def resolve(answer: Document) -> Iterator[str]:
         if entry["unit"] is not None:
             unit = entry["unit"]
             bit = "not read" if unit["bit"] is None else unit["bit"]
-            rows.append(("unit", f"{unit['index']}, {span(unit['start'], unit['end'])}, bit {bit}"))
+            name = "first unit" if "end" in entry else "unit"
+            rows.append((name, f"{unit['index']}, {span(unit['start'], unit['end'])}, bit {bit}"))
         if entry["kernel_predicate"] is not None:
-            rows.append(("kernel takes it as", "unaccepted" if entry["kernel_predicate"] else "accepted"))
+            function = "range_contains_unaccepted_memory()" if "end" in entry else "pfn_is_unaccepted_memory()"
+            rows.append((function, str(entry["kernel_predicate"]).lower()))
         for name in ("efi", "e820"):
             if entry[name] is not None:
                 holder = entry[name]
@@ -112,7 +105,8 @@ def efi(answer: Document) -> Iterator[str]:
         return
     kind = "complete" if answer["complete"] else "incomplete"
     note = "" if answer["note"] is None else f": {safe(answer['note'])}"
-    yield f"EFI memory map from the {answer['provenance']}, {kind}, {count(len(answer['descriptors']), 'descriptor')}{note}"
+    number = count(len(answer["descriptors"]), "descriptor")
+    yield f"EFI memory map from the {answer['provenance']}, {kind}, {number}{note}"
     yield ""
     yield from _table_lines(
         (
@@ -132,18 +126,13 @@ def efi(answer: Document) -> Iterator[str]:
 
 def e820(answer: Document) -> Iterator[str]:
     for name, entries in answer["tables"].items():
-        title = {"current": "e820_table", "boot_params": "boot_params.e820_table"}.get(
-            name, f"e820_table_{name}"
-        )
+        title = {"current": "e820_table", "boot_params": "boot_params.e820_table"}.get(name, f"e820_table_{name}")
         if entries is None:
             yield f"{title}: {safe(answer['missing'][name])}"
         else:
             yield f"{title}: {len(entries)} entries"
             yield from _table_lines(
-                (
-                    (f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"])
-                    for e in entries
-                ),
+                ((f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"]) for e in entries),
                 ("start", "end", "size", "type"),
             )
         yield ""
@@ -202,9 +191,7 @@ def accepting(answer: Document) -> Iterator[str]:
         yield "accepting_list: empty, no accept is in flight"
         return
     yield f"accepting_list: {count(len(answer['accepting']), 'accept')} in flight" + (
-        ""
-        if answer["phys_base_from"] != "EFI memory map"
-        else " (addresses from the EFI memory map's lowest type 15)"
+        "" if answer["phys_base_from"] != "EFI memory map" else " (addresses from the EFI memory map's lowest type 15)"
     )
     for entry in answer["accepting"]:
         units = f"units {entry['start_unit']}-{entry['end_unit']}"
@@ -260,10 +247,14 @@ def _unaccepted(answer: Document) -> str:
 
 
 def _source(answer: Document) -> str:
-    text = f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
+    text, reason = _source_name(answer), answer["source_reason"]
+    return text if reason is None else f"{text}; {safe(reason)}"
+
+
+def _source_name(answer: Document) -> str:
     if answer["source"] == "none":
-        text = "none"
-    return text if answer["source_reason"] is None else f"{text} ({safe(answer['source_reason'])})"
+        return "none"
+    return f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
 
 
 def _table(table: Document) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import struct
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ class Capture(NamedTuple):
         return units
 
 
-@lru_cache(maxsize=None)
+@cache
 def captures() -> list[Capture]:
     """All whole captures with a dump of the guest's RAM."""
     found = sorted(LAB.glob("captures/*/*/scenario.json"))

@@ -43,10 +43,7 @@ def types(capture: Capture, kind: str) -> list[str]:
 
 def units(ranges: Any, state: str) -> set[int]:
     return {
-        n
-        for entry in ranges
-        if entry["state"] == state
-        for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
+        n for entry in ranges if entry["state"] == state for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
     }
 
 
@@ -87,7 +84,9 @@ def test_counter_and_bitmap_differ_by_guard_units_alone(capture: Capture, capsys
     _, answer, _ = ask(capsys, "-c", capture.dump, "ranges")
     unaccepted = units(answer["ranges"], "unaccepted")
     listed = {
-        n for chunk in listed_chunks(capture.dump, capture.vmlinux) for n in range(chunk // UNIT, (chunk + CHUNK) // UNIT)
+        n
+        for chunk in listed_chunks(capture.dump, capture.vmlinux)
+        for n in range(chunk // UNIT, (chunk + CHUNK) // UNIT)
     }
     guards = listed - unaccepted
     assert capture.nr_unaccepted() == len(listed) * UNIT == answer["nr_unaccepted_bytes"]
@@ -104,9 +103,7 @@ def test_no_type_15_is_no_table(capture: Capture, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("format_", ("kdump.elf", "kdump.z", "kdump.flat"))
 @pytest.mark.parametrize("capture", WITH_KDUMP, ids=ids)
-def test_a_kdump_has_no_table_and_says_so(
-    capture: Capture, format_: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_kdump_has_no_table_and_says_so(capture: Capture, format_: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = capture.path / format_
     if not path.exists():
         pytest.skip(f"{capture.name} has no {format_}")
