@@ -100,7 +100,7 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
         shutil.copy(image.initramfs(), work / "initrd")
         shutil.copy(built.bzimage, work / "bzImage")
         (work / "kdump").write_text(" ".join(scenario.kdump) + "\n")
-        machine = ["-cpu", scenario.cpu, "-smp", "2", *scenario.machine, *extra]
+        machine = ["-cpu", scenario.cpu, *scenario.machine, *extra]
         if scenario.vmcoreinfo:
             machine += ["-device", "vmcoreinfo"]
         with Guest(Path(esp), work, work / "serial.log", machine) as guest:

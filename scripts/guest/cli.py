@@ -108,6 +108,7 @@ def _setup(options: argparse.Namespace) -> int:
             return 1
         if os.geteuid() != 0:
             raise LabError(f"as root: {line}")
+        run(["apt-get", "update", "-q"], timeout=600)
         run(shlex.split(line), timeout=1800, env={"DEBIAN_FRONTEND": "noninteractive"})
     if not options.packages_only and not options.dry_run:
         for name in series:

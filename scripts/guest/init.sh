@@ -7,8 +7,8 @@
 #   free         give the tmpfs back                         idle        say "lab: ready" and sleep
 #   fail         from now on, accepting memory panics        kexec       start the same kernel again through kexec
 #   delay:US     from now on, every accept takes so long     vmcore      (crash kernel) save /proc/vmcore
-#   spin         two tasks fill for ever                     live        run the command in /share/live
-#   accepting    wait until memory is being accepted
+#   spin         a task on each of two CPUs fills for ever   live        run the command in /share/live
+#   accepting    wait until memory was accepted on both
 #
 # /share is a 9p directory on the host.
 
@@ -64,18 +64,15 @@ do_fillall() {
 
 do_spin() {
 	fill_tmpfs
-	for task in a b; do
-		(while dd if=/dev/zero of=/fill/spin.$task bs=1M count=500 2>/dev/null; do rm /fill/spin.$task; done) &
+	for mask in 1 2; do
+		(while taskset $mask dd if=/dev/zero of=/fill/$mask bs=1M count=500 2>/dev/null; do rm /fill/$mask; done) &
 	done
 }
 
-calls() {
-	sed -n 's/^# calls \([0-9]*\).*/\1/p' $lab/accepted
-}
-
+# On a third CPU: the two that accept have their interrupts off.
 do_accepting() {
-	before=$(calls)
-	while [ "$(calls)" -lt $((before + 3)) ]; do :; done
+	taskset -p 4 $$ >/dev/null
+	until [ "$(sed -n 's/.* \([01]\) dd$/\1/p' $lab/accepted | sort -u | wc -l)" = 2 ]; do :; done
 }
 
 do_free() {

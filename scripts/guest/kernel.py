@@ -83,6 +83,7 @@ def _build(source: sources.Source, kernel: Kernel) -> None:
         "KBUILD_BUILD_TIMESTAMP": "Thu Jan 1 00:00:00 UTC 1970",
         "KBUILD_BUILD_USER": "lab",
         "KBUILD_BUILD_HOST": "lab",
+        "KBUILD_BUILD_VERSION": "1",
     }
     jobs = os.cpu_count() or 1
     run(["nice", "make", "-s", f"-j{jobs}", "bzImage"], timeout=BUILD_TIMEOUT, cwd=tree, env=env)

@@ -13,17 +13,21 @@ GIB = 1 << 30
 HIGH = 4 * GIB
 
 # 512 MiB below 4 GiB, and 1 GiB from 4 GiB on.
-MEMORY = ("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M")
-# The same, as two nodes: node 1 is the last 512 MiB.
+MEMORY = ("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M", "-smp", "2")
+# The same, as two nodes: node 1 is the last 512 MiB. CPUs 0 and 2 are on node 0.
 TWO_NODES = (
-    *MEMORY,
+    *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M"),
     *("-object", "memory-backend-ram,id=ram0,size=1G", "-object", "memory-backend-ram,id=ram1,size=512M"),
-    *("-numa", "node,nodeid=0,cpus=0,memdev=ram0", "-numa", "node,nodeid=1,cpus=1,memdev=ram1"),
+    *("-smp", "3", "-numa", "node,nodeid=0,cpus=0,cpus=2,memdev=ram0", "-numa", "node,nodeid=1,cpus=1,memdev=ram1"),
+)
+ON_BOTH_NODES = (
+    Range(HIGH + 128 * MIB, HIGH + 512 * MIB),
+    Range(HIGH + 576 * MIB, HIGH + 896 * MIB),
 )
 # The same and a DIMM far away, so that the table spans more than 64 GiB.
 DIMM = 72 * GIB
 FAR_DIMM = (
-    *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M,slots=1,maxmem=96G"),
+    *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M,slots=1,maxmem=96G", "-smp", "2"),
     *("-object", "memory-backend-ram,id=far,size=128M", "-device", f"pc-dimm,memdev=far,addr={DIMM:#x}"),
 )
 
@@ -86,10 +90,7 @@ _ALL = (
     Scenario(
         "numa",
         "two nodes, unaccepted memory on both",
-        ranges=(
-            Range(HIGH + 128 * MIB, HIGH + 512 * MIB),
-            Range(HIGH + 576 * MIB, HIGH + 896 * MIB),
-        ),
+        ranges=ON_BOTH_NODES,
         do="fill:200,kdump,account,idle",
         kdump=("elf", "z"),
         machine=TWO_NODES,
@@ -132,8 +133,10 @@ _ALL = (
     ),
     Scenario(
         "inflight",
-        "dumped while two tasks accept memory, every accept taking 300 ms",
-        do="account,delay:300000,spin,accepting,idle",
+        "dumped while two nodes accept memory, every accept taking a second",
+        ranges=ON_BOTH_NODES,
+        do="account,delay:1000000,spin,accepting,idle",
+        machine=TWO_NODES,
     ),
     Scenario(
         "kexec",
