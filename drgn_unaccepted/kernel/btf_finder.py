@@ -113,11 +113,14 @@ SYMBOLS = (
     "__stop_BTF",
     "_end",
     "_text",
+    "accept_memory",
     "current_task",
     "hardirq_stack_ptr",
     "idle_threads",
     "init_top_pgt",
     "pcpu_hot",
+    "unaccept_hotplug_memory",
+    "unaccept_memory",
     "vmemmap_populate",  # drgn looks for it to know that there is a vmemmap
 )
 
