@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``map``: the state of memory in bins of equal size, and the maps beside it as lanes.
+
+A bin is one byte of the bitmap (8 units, 16 MiB on x86) where the guest is small enough, else a power of two of such
+bytes; zoomed in it can be 4, 2 or 1 units. Bins begin where bytes of the bitmap begin, so that a count is never an
+estimate. Rows without RAM and without unaccepted memory are left out, and the document says which.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import e820 as e820_model
+from drgn_unaccepted.model import efi as efi_model
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.allocator import unit_base
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.state import (
+    ACCEPTED,
+    UNACCEPTED,
+    X86_UNIT_SIZE,
+    StateMap,
+    possible_guards,
+)
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+
+UNITS_PER_BYTE = 8
+
+#: Rows of bins that are a byte of the bitmap or more, and of finer ones, which only a zoom has.
+ROWS, FINE_ROWS = 64, 16
+
+#: EFI types that are RAM which the kernel may use after ExitBootServices(): loader, boot services, conventional,
+#: unaccepted (UEFI specification, table 7.10).
+_EFI_RAM = frozenset((1, 2, 3, 4, 7, efi_model.UNACCEPTED))
+
+#: e820 types that are RAM in the kernel's hands; 128 (E820_TYPE_RESERVED_KERN) is RAM that it uses itself.
+_E820_RAM = frozenset((e820_model.RAM, 128))
+
+_NONZERO = re.compile(rb"[^\0]+")
+
+
+class _Memory(NamedTuple):
+    """What is RAM and what is reserved, from the best map at hand."""
+
+    ram: list[Range]
+    reserved: list[Range]
+    #: ``e820``, ``efi``, ``zones`` (their spans) or None: no map, all that the bitmap covers is taken for RAM.
+    provenance: Optional[str]
+
+
+class _Grid(NamedTuple):
+    """Rows of bins over the address space; row ``n`` begins at ``origin + n * columns * bin``."""
+
+    origin: int
+    bin: int
+    columns: int
+
+    @property
+    def row(self) -> int:
+        return self.bin * self.columns
+
+    def start(self, number: int) -> int:
+        return self.origin + number * self.row
+
+    def rows(self, ranges: Sequence[Range]) -> Iterator[range]:
+        """Numbers of the rows that each of ``ranges`` touches; what lies before the origin touches none."""
+        for start, end in ranges:
+            if end > self.origin:
+                yield range((max(start, self.origin) - self.origin) // self.row, -(-(end - self.origin) // self.row))
+
+
+def map_document(
+    snapshot: Snapshot,
+    source: Source,
+    *,
+    window: Optional[Range] = None,
+    columns: int = 64,
+    wide: Optional[int] = None,
+    finest: Optional[int] = None,
+) -> Document:
+    """Unaccepted units, and bytes of RAM, reserved and unknown memory, of each bin.
+
+    :param window: what to show, widened to whole rows; by default all RAM and all that the bitmap covers
+    :param columns: bins in a row while a bin is a byte of the bitmap or less, a power of two
+    :param wide: bins in a row for guests that need larger bins, ``columns`` by default
+    :param finest: units of the smallest bin; by default 8, with a window 1
+    """
+    geometry = snapshot.table.geometry
+    unit = X86_UNIT_SIZE if geometry is None else geometry.unit_size
+    memory = _memory(snapshot)
+    unaccepted, accepted = _states(snapshot, source)
+    shown = Range(0, limits.PHYSICAL_END) if window is None else window
+    filled = rng.intersect(rng.merge(memory.ram + _strays(snapshot, source, memory.ram, unaccepted)), [shown])
+    if window is not None and not filled:
+        filled = [shown]
+    if finest is None:
+        finest = UNITS_PER_BYTE if window is None else 1
+    phys_base = 0 if geometry is None else geometry.phys_base
+    grid = _grid(filled, unit, phys_base, columns, wide or columns, finest)
+    numbers = sorted({number for touched in grid.rows(filled) for number in touched})
+
+    known = rng.merge(unaccepted + accepted)
+    unknown = [] if source.name == "bitmap" else rng.subtract(memory.ram, known)
+    covered = [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
+    uncovered = rng.subtract(memory.ram, covered) if source.name == "bitmap" else []
+    guards = rng.merge(possible_guards(snapshot)) if source.name == "page-lists" else []
+    rows: list[Document] = []
+    for number in numbers:
+        start = grid.start(number)
+        if source.name == "bitmap":
+            assert geometry is not None and snapshot.table.bitmap is not None
+            units = _set_bits(geometry, snapshot.table.bitmap, grid, start)
+        else:
+            units = [inside // unit for inside in _inside(unaccepted, grid, start)]
+        rows.append(
+            {
+                "start": start,
+                "unaccepted_units": units,
+                "ram_bytes": _inside(memory.ram, grid, start),
+                "reserved_bytes": _inside(memory.reserved, grid, start),
+                "unknown_bytes": _inside(unknown, grid, start),
+                "uncovered_bytes": _inside(uncovered, grid, start),
+                "guard_units": [inside // unit for inside in _inside(guards, grid, start)],
+            }
+        )
+    answer = document(snapshot, source, "map")
+    answer.update(
+        {
+            "window": None if window is None else list(window),
+            "unit_size": unit,
+            "unit_size_from": "table" if geometry is not None else "x86",
+            "covered": None if geometry is None else list(covered[0]),
+            "memory_from": memory.provenance,
+            "bytes_per_bin": grid.bin,
+            "units_per_bin": grid.bin // unit,
+            "bins_per_row": grid.columns,
+            "rows": rows,
+            "left_out": _left_out(grid, numbers, memory),
+            "totals": {
+                "units": sum(sum(row["unaccepted_units"]) for row in rows),
+                **{
+                    key: sum(sum(row[key]) for row in rows)
+                    for key in ("ram_bytes", "reserved_bytes", "unknown_bytes", "uncovered_bytes")
+                },
+            },
+            "lanes": lanes(snapshot),
+        }
+    )
+    return answer
+
+
+def lanes(snapshot: Snapshot) -> Document:
+    """The other maps as segments of one value, by address, neighbours joined; None where one was not captured."""
+    efi_map, tables = snapshot.efi_map, snapshot.e820
+    base, _ = unit_base(snapshot)
+    accepting = None
+    if snapshot.accepting is not None and base is not None:
+        accepting = [
+            [start, end]
+            for start, end, _ in _segments(
+                (base[0] + entry.start_unit * base[1], base[0] + entry.end_unit * base[1], 0)
+                for entry in snapshot.accepting.entries
+            )
+        ]
+    return {
+        "efi": None
+        if efi_map is None
+        else [
+            {"start": start, "end": end, "type": type_, "name": efi_model.type_name(type_)}
+            for start, end, type_ in _segments((d.start, d.end, d.type) for d in efi_map.descriptors)
+        ],
+        "efi_provenance": None if efi_map is None else efi_map.provenance,
+        "efi_complete": None if efi_map is None else efi_map.complete,
+        "e820": None
+        if tables is None or tables.current is None
+        else [
+            {"start": start, "end": end, "type": type_, "name": e820_model.type_name(type_)}
+            for start, end, type_ in e820_model.flatten(tables.current)
+        ],
+        "zones": None
+        if snapshot.zones is None
+        else [
+            {
+                "start": zone.start_pfn * PAGE_SIZE,
+                "end": (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
+                "node": zone.node,
+                "name": zone.name,
+            }
+            for zone in snapshot.zones
+        ],
+        "accepting": accepting,
+    }
+
+
+def _segments(entries: Iterator[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Sorted by address, neighbours of one value joined, cut at the end of physical memory."""
+    joined: list[tuple[int, int, int]] = []
+    for start, end, type_ in sorted(entries):
+        end = min(end, limits.PHYSICAL_END)
+        if start >= end:
+            continue
+        if joined and joined[-1][1] == start and joined[-1][2] == type_:
+            joined[-1] = (joined[-1][0], end, type_)
+        else:
+            joined.append((start, end, type_))
+    return joined
+
+
+def _memory(snapshot: Snapshot) -> _Memory:
+    if snapshot.e820 is not None:
+        for table in (snapshot.e820.current, snapshot.e820.firmware, snapshot.e820.kexec, snapshot.e820.boot_params):
+            if table is not None:
+                return _sorted_out(((e.start, e.end, e.type in _E820_RAM) for e in table), "e820")
+    efi_map = snapshot.efi_map
+    if efi_map is not None and efi_map.complete:
+        return _sorted_out(((d.start, d.end, d.type in _EFI_RAM) for d in efi_map.descriptors), "efi")
+    if snapshot.zones:
+        spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE, True) for z in snapshot.zones)
+        return _sorted_out(spans, "zones")
+    geometry = snapshot.table.geometry
+    covered = [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
+    return _Memory(covered, [], None)
+
+
+def _sorted_out(entries: Iterator[tuple[int, int, bool]], provenance: str) -> _Memory:
+    kinds: dict[bool, list[Range]] = {True: [], False: []}
+    for start, end, is_ram in entries:
+        end = min(end, limits.PHYSICAL_END)
+        if start < end:
+            kinds[is_ram].append(Range(start, end))
+    # Where entries overlap the kernel takes the higher type, and all others are higher than RAM's 1.
+    reserved = rng.merge(kinds[False])
+    return _Memory(rng.subtract(rng.merge(kinds[True]), reserved), reserved, provenance)
+
+
+def _states(snapshot: Snapshot, source: Source) -> tuple[list[Range], list[Range]]:
+    """Unaccepted and accepted ranges, for the sources that have no bitmap."""
+    if source.name == "bitmap":
+        return [], []
+    found: dict[str, list[Range]] = {UNACCEPTED: [], ACCEPTED: []}
+    for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+        if piece.state in found:
+            found[piece.state].append(Range(piece.start, piece.end))
+    return rng.merge(found[UNACCEPTED]), rng.merge(found[ACCEPTED])
+
+
+def _strays(snapshot: Snapshot, source: Source, ram: list[Range], unaccepted: list[Range]) -> list[Range]:
+    """Unaccepted memory that is not RAM, which should not be, in whole bytes of the bitmap."""
+    if source.name != "bitmap":
+        return rng.subtract(unaccepted, ram)
+    geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
+    assert geometry is not None and bitmap is not None
+    byte = UNITS_PER_BYTE * geometry.unit_size
+    found: list[Range] = []
+    for start, end in rng.subtract([Range(geometry.phys_base, geometry.end)], ram):
+        # Bytes that lie in the gap whole; a byte across its edge is in a row of the RAM beside it.
+        first, last = -(-(start - geometry.phys_base) // byte), (end - geometry.phys_base) // byte
+        for match in _NONZERO.finditer(bitmap, first, max(first, last)):
+            if len(found) == limits.MAP_STRAYS:
+                # Too scattered to tell apart: all the rest of the gap is shown.
+                found.append(Range(geometry.phys_base + match.start() * byte, end))
+                break
+            found.append(Range(geometry.phys_base + match.start() * byte, geometry.phys_base + match.end() * byte))
+        if len(found) > limits.MAP_STRAYS:
+            found.extend(Range(a, b) for a, b in rng.subtract([Range(end, geometry.end)], ram) if a < b)
+            break
+    return found
+
+
+def _grid(filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int) -> _Grid:
+    """The finest grid that has few enough rows."""
+    units = finest
+    while units < UNITS_PER_BYTE:
+        grid = _Grid(phys_base % (units * unit), units * unit, columns)
+        if _few(grid, filled, FINE_ROWS):
+            return grid
+        units *= 2
+    # A larger bin begins where a byte does, which need not be a multiple of its own size.
+    origin = phys_base % (UNITS_PER_BYTE * unit)
+    grid = _Grid(origin, units * unit, columns)
+    while not _few(grid, filled, ROWS):
+        grid = _Grid(origin, grid.bin if grid.columns < wide else grid.bin * 2, wide)
+    return grid
+
+
+def _few(grid: _Grid, filled: Sequence[Range], most: int) -> bool:
+    numbers: set[int] = set()
+    for touched in grid.rows(filled):
+        if len(touched) > most:
+            return False
+        numbers.update(touched)
+        if len(numbers) > most:
+            return False
+    return True
+
+
+def _inside(ranges: Sequence[Range], grid: _Grid, start: int) -> list[int]:
+    """Bytes of sorted, disjoint ``ranges`` in each bin of the row that begins at ``start``."""
+    inside = [0] * grid.columns
+    end = start + grid.row
+    index = max(0, bisect_right(ranges, (start, limits.PHYSICAL_END)) - 1)
+    while index < len(ranges) and ranges[index].start < end:
+        low, high = max(ranges[index].start, start) - start, min(ranges[index].end, end) - start
+        index += 1
+        if low >= high:
+            continue
+        first, last = low // grid.bin, (high - 1) // grid.bin
+        if first == last:
+            inside[first] += high - low
+            continue
+        inside[first] += (first + 1) * grid.bin - low
+        inside[first + 1 : last] = [grid.bin] * (last - first - 1)
+        inside[last] += high - last * grid.bin
+    return inside
+
+
+def _set_bits(geometry: Geometry, bitmap: bytes, grid: _Grid, start: int) -> list[int]:
+    """Set bits of each bin of the row that begins at ``start``."""
+    per_bin = grid.bin // geometry.unit_size
+    before = (start - geometry.phys_base) // geometry.unit_size
+    counts = []
+    for first in range(before, before + per_bin * grid.columns, per_bin):
+        end = min(first + per_bin, geometry.units)
+        first = max(first, 0)
+        if first >= end:
+            counts.append(0)
+        elif per_bin >= UNITS_PER_BYTE:
+            # The grid begins where a byte of the bitmap does, and so does each of its bins.
+            counts.append(bits.count(bitmap[first >> 3 : end >> 3]))
+        else:
+            byte = bitmap[first >> 3] >> (first & 7) & (1 << end - first) - 1
+            counts.append(bin(byte).count("1"))
+    return counts
+
+
+def _left_out(grid: _Grid, numbers: Sequence[int], memory: _Memory) -> list[Document]:
+    """What lies between the rows, and before the first where the grid does not begin at 0."""
+    gaps = []
+    if numbers and grid.origin and memory.ram and memory.ram[0].start < grid.origin:
+        gaps.append(Range(0, grid.origin))
+    for before, after in zip(numbers, numbers[1:]):
+        if before + 1 < after:
+            gaps.append(Range(grid.start(before + 1), grid.start(after)))
+    return [
+        {
+            "start": gap.start,
+            "end": gap.end,
+            "ram_bytes": rng.total(rng.intersect(memory.ram, [gap])),
+            "reserved_bytes": rng.total(rng.intersect(memory.reserved, [gap])),
+        }
+        for gap in gaps
+    ]
