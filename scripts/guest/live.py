@@ -14,7 +14,7 @@ from typing import BinaryIO, Optional
 
 from . import capture, kernel
 from .qemu import Guest
-from .scenarios import SCENARIOS, Scenario
+from .scenarios import PANIC, READY, SCENARIOS, Scenario
 from .shell import LabError, say
 
 HOST = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
@@ -35,15 +35,15 @@ def run(
         (work / "ask").mkdir(exist_ok=True)
         (work / "live").write_text(f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}\n")
         with capture.boot(built, scenario, work, ("-virtfs", HOST)) as guest:
-            guest.wait_for_words("lab: live\r", scenario.seconds, never=capture.PANIC)
+            guest.wait_for_words("lab: live\r", scenario.seconds, never=PANIC)
             status = _serve(guest, work, timeout)
         capture.tidy(work)
     return status
 
 
 def _live(scenario: Scenario, append: Sequence[str]) -> Scenario:
-    if scenario.dies:
-        raise LabError(f"{scenario.name}: nothing can be run in a guest that dies")
+    if scenario.ready != READY:
+        raise LabError(f"{scenario.name}: nothing can be run in a guest that dies or is stopped")
     verbs = scenario.do.split(",")
     if "kexec" in verbs:
         raise LabError(f"{scenario.name}: not with kexec")

@@ -142,7 +142,7 @@ class Guest:
                 raise LabError(self._report(f"QEMU ended while the lab waited for {what}"))
             if time.monotonic() > deadline:
                 raise LabError(self._report(f"{timeout:.0f} s passed without {what}"))
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def _report(self, problem: str) -> str:
         errors = self._errors.read_text(errors="replace") if self._errors.exists() else ""

@@ -34,9 +34,16 @@ FAR_DIMM = (
 WHOLE = (Range(HIGH, HIGH + 896 * MIB),)
 
 
+READY = "lab: ready"
+PANIC = "Kernel panic - not syncing"
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """One guest. `do` are the verbs of init.sh; `kdump` the formats that its crash kernel saves."""
+    """One guest. `do` are the verbs of init.sh; `kdump` the formats that its crash kernel saves.
+
+    `ready` are the words on the console at which it is captured; `accounts` says whether it gets to give its account.
+    """
 
     name: str
     about: str
@@ -48,7 +55,8 @@ class Scenario:
     cpu: str = "max,la57=off"
     vmcoreinfo: bool = True
     dump_formats: Sequence[str] = ("elf",)
-    dies: bool = False
+    ready: str = READY
+    accounts: bool = True
     crashes: bool = False
     efi_debug: bool = True
     seconds: int = 240
@@ -121,14 +129,14 @@ _ALL = (
         "panic",
         "accepting fails: dead by `Cannot accept memory: unknown platform`, dumped by QEMU",
         do="fill:100,account,fail,fill:1200",
-        dies=True,
+        ready=PANIC,
     ),
     Scenario(
         "panic-kdump",
         "the same death, captured by kdump",
         do="fill:100,kdump,account,fail,fill:1200",
         kdump=("elf", "z"),
-        dies=True,
+        ready=PANIC,
         crashes=True,
     ),
     Scenario(
@@ -137,6 +145,12 @@ _ALL = (
         ranges=ON_BOTH_NODES,
         do="account,delay:1000000,spin,accepting,idle",
         machine=TWO_NODES,
+    ),
+    Scenario(
+        "early",
+        "stopped in early boot: no VMCOREINFO anywhere yet, struct pages not yet initialised",
+        ready="SLUB: HWalign",
+        accounts=False,
     ),
     Scenario(
         "kexec",
