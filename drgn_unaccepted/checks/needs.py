@@ -18,9 +18,13 @@ class Need(NamedTuple):
 
 
 def lacking(facts: Facts, needs: tuple[str, ...]) -> list[str]:
-    """What of ``needs`` is not there, each as ``name: reason``."""
-    reasons = ((need, NEEDS[need].lack(facts)) for need in needs)
-    return [f"{need}: {reason}" for need, reason in reasons if reason is not None]
+    """What of ``needs`` is not there, as ``name: reason``, those of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for need in needs:
+        reason = NEEDS[need].lack(facts)
+        if reason is not None:
+            by_reason.setdefault(reason, []).append(need)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def _why_missing(snapshot: Snapshot, part: str) -> str:
@@ -38,7 +42,8 @@ def _of_table(facts: Facts) -> str:
         "unsupported": "the table's version is not known",
         "invalid": "the table's header is invalid",
     }.get(table.state, f"the table is {table.state}")
-    return f"{state} ({table.reason})" if table.reason else state
+    # The first sentence; table-captured has all of it.
+    return f"{state} ({table.reason.partition('. ')[0]})" if table.reason else state
 
 
 def _address(facts: Facts) -> Optional[str]:

@@ -17,7 +17,7 @@ from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
     6,
     "table-reserved",
     says="Every page of the table is PageReserved and mapped.",
-    needs=("table.address", "table.layout", "pages"),
+    needs=("table.address", "table.geometry", "pages"),
     live=HARD,
     vmcore=HARD,
     why="""
@@ -46,13 +46,13 @@ def table_reserved(facts: Facts) -> Outcome:
     unmapped = merged(facts.snapshot.table.unmapped or ())
     faults = []
     if loose:
-        faults.append(Fault(f"{_pages(loose)} of the table at {words.spans(loose)} not PageReserved", loose))
+        faults.append(Fault(f"{_pages(loose)} of the table not PageReserved: {words.spans(loose)}", loose))
     if unmapped:
         faults.append(
-            Fault(f"{_pages(unmapped)} of the table at {words.spans(unmapped)} not in the direct map", unmapped)
+            Fault(f"{_pages(unmapped)} of the table not in the direct map: {words.spans(unmapped)}", unmapped)
         )
     if faults:
-        tail = unreserved_tail(address, end - address - 24)
+        tail = unreserved_tail(address, facts.covered.bitmap_bytes)
         if tail is not None and intersect([tail], merged(loose + unmapped)):
             faults.append(Fault("it is the page that a reservation without 0862438c9048 leaves out"))
         return faults
@@ -64,15 +64,14 @@ def table_reserved(facts: Facts) -> Outcome:
 
 
 def _pages(ranges: list[Range]) -> str:
-    number = total(ranges) // PAGE_SIZE
-    return f"{words.count(number, 'page')} {words.is_are(number)}"
+    return words.count(total(ranges) // PAGE_SIZE, "page")
 
 
 @rule(
     7,
     "table-in-acpi-memory",
     says="The table lies in ACPI memory of the firmware's e820 table.",
-    needs=("table.address", "table.layout", "e820.firmware"),
+    needs=("table.address", "table.geometry", "e820.firmware"),
     live=SOFT,
     vmcore=SOFT,
     why="""

@@ -53,7 +53,8 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     if entries and not facts.live and not faults:
         shown = [_entry(facts, entry) for entry in entries[: words.SHOWN]]
         number = words.count(len(entries), "accept")
-        faults.append(Fault(f"{number} in flight: {words.some(shown, len(entries))}"))
+        panic = f"; panic: {facts.snapshot.panic}" if facts.snapshot.panic else ""
+        faults.append(Fault(f"{number} in flight: {words.some(shown, len(entries))}{panic}"))
     return faults or Pass(f"{words.count(len(entries), 'accept')} in flight")
 
 
@@ -126,8 +127,8 @@ def platform_can_accept(facts: Facts) -> Outcome:
 
 
 def _unaccepted_ram(facts: Facts) -> list[Range]:
-    """What may be accepted some day: by the bitmap, or without it by the lists."""
-    if not lacking(facts, ("bitmap",)):
+    """What may be accepted some day: by the bitmap, or where it has nothing by the lists."""
+    if not lacking(facts, ("bitmap",)) and facts.unaccepted:
         ram = facts.used_ram
         return facts.unaccepted if ram is None else intersect(facts.unaccepted, ram)
     return [] if lacking(facts, ("zones.listed",)) else facts.listed
