@@ -190,6 +190,18 @@ def test_no_drgn_is_imported_for_a_snapshot_or_for_help(tmp_path: Path, capsys: 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("command", ("summary", "ranges", "zones", "accepting", "check"))
+def test_drgn_s_helpers_are_not_imported(command: str) -> None:
+    """They take as long as everything else together; one symbol that our own kallsyms does not look up brings them."""
+    code = (
+        "import sys; from drgn_unaccepted.cli import main; main(sys.argv[1:]); "
+        "sys.exit(99 if 'drgn.helpers.linux' in sys.modules else 0)"
+    )
+    argv = [sys.executable, "-c", code, "-c", str(SAMPLE), command]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_snapshot_that_cannot_be_written_leaves_nothing(capsys: Capsys, tmp_path: Path) -> None:
     refused(capsys, "-c", SAMPLE, "snapshot", "-o", tmp_path / "no" / "file")
     assert list(tmp_path.iterdir()) == []

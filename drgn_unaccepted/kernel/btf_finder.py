@@ -109,7 +109,12 @@ GLOBALS = {
 
 #: Symbols that are looked up in one go with :data:`GLOBALS`.
 SYMBOLS = (
+    "__cpu_present_mask",
+    "__end_init_stack",
+    "__end_init_task",
     "__start_BTF",
+    "__start_init_stack",
+    "__start_init_task",
     "__stop_BTF",
     "_end",
     "_text",
