@@ -19,6 +19,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t debugfs debugfs /sys/kernel/debug
+mount -t securityfs securityfs /sys/kernel/security
 mount -t tmpfs tmpfs /run
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
@@ -44,7 +45,7 @@ unaccepted_kib() {
 }
 
 fill_tmpfs() {
-	mountpoint -q /fill || mount -t tmpfs -o size=100% fill /fill
+	grep -q " /fill " /proc/mounts || mount -t tmpfs -o size=100% fill /fill
 }
 
 do_fill() {

@@ -35,7 +35,7 @@ def run(
         (work / "ask").mkdir(exist_ok=True)
         (work / "live").write_text(f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}\n")
         with capture.boot(built, scenario, work, ("-virtfs", HOST)) as guest:
-            guest.wait_for_words("lab: live\r", scenario.seconds, never=PANIC)
+            guest.wait_for_words("lab: live\n", scenario.seconds, never=PANIC)
             status = _serve(guest, work, timeout)
         capture.tidy(work)
     return status
