@@ -82,8 +82,8 @@ SYMBOL_NAME_BYTES = 512
 KALLSYMS_ALIASES = 64
 
 #: Ranges of a bitmap that the checks look at. A guest accepts from one end of each zone, so that a bitmap has few;
-#: a million are 4 TiB with every second chunk accepted.
-CHECKED_RANGES = 1_000_000
+#: this many are 2 TiB with every second chunk accepted.
+CHECKED_RANGES = 250_000
 
 #: Ranges that one finding lists.
 FINDING_RANGES = 1_000
@@ -157,3 +157,9 @@ SECTIONS = 1 << 20
 
 #: Runs of unaccepted memory outside RAM that a map tells apart. There should be none.
 MAP_STRAYS = 4096
+
+#: Zones of a node: ZONES_SHIFT is 3 at most.
+ZONES = 8
+
+#: Bytes of ``struct zone``, which has 1 to 3 KiB.
+ZONE_BYTES = 64 << 10

@@ -7,9 +7,9 @@ for memory sections that exist are mapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from drgn import FaultError, Program, sizeof
 
@@ -18,9 +18,10 @@ from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.probe import enumerators, member_offset, vmcoreinfo_number, vmcoreinfo_symbol
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
 
-# struct page flags of struct mem_section.section_mem_map, include/linux/mmzone.h
+# Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
 _SECTION_HAS_MEM_MAP = 1 << 1
 _SECTION_IS_EARLY = 1 << 3
+_MASK = (1 << 64) - 1
 # SUBSECTION_SHIFT
 _SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
 
@@ -49,7 +50,7 @@ class PageLayout:
     zone_device: Optional[int]
 
     def address(self, pfn: int) -> int:
-        return self.base + pfn * self.size
+        return self.base + pfn * self.size & _MASK
 
     def pfn(self, address: int) -> Optional[int]:
         """The PFN whose structure begins at ``address``; None where none does."""
@@ -67,7 +68,10 @@ def page_layout(prog: Program) -> PageLayout:
     if size % 8 or not 56 <= size <= limits.PAGE_STRUCT_BYTES:
         raise Unavailable(f"struct page has {size} bytes: not supported")
     zones = enumerators(prog, "zone_type")
-    zone_bits = (zones["__MAX_NR_ZONES"] - 1).bit_length()
+    zone_bits = zone_id_bits(zones)
+    reserved = enumerators(prog, "pageflags")["PG_reserved"]
+    if not 0 <= reserved < 64:
+        raise Unavailable(f"PG_reserved is {reserved}: no bit of struct page.flags")
     layout = PageLayout(
         base=_vmemmap(prog),
         size=size,
@@ -80,7 +84,7 @@ def page_layout(prog: Program) -> PageLayout:
         page_type=member_offset(prog, "struct page", "page_type"),
         refcount=member_offset(prog, "struct page", "_refcount"),
         private=member_offset(prog, "struct page", "private"),
-        reserved_flag=1 << enumerators(prog, "pageflags")["PG_reserved"],
+        reserved_flag=1 << reserved,
         zone_shift=64 - _node_bits(prog) - zone_bits,
         zone_mask=(1 << zone_bits) - 1,
         zone_device=zones.get("ZONE_DEVICE"),
@@ -89,6 +93,17 @@ def page_layout(prog: Program) -> PageLayout:
     if words % 8 or (layout.page_type | layout.refcount) % 4:
         raise Unavailable("struct page has members that are not aligned: not supported")
     return layout
+
+
+def zone_id_bits(zones: Mapping[str, int]) -> int:
+    """ZONES_SHIFT: bits that tell the zones of a node apart, from the constants of ``enum zone_type``.
+
+    :raises Unavailable: more zones than the kernel has room for
+    """
+    count = zones["__MAX_NR_ZONES"]
+    if not 0 < count <= limits.ZONES:
+        raise Unavailable(f"__MAX_NR_ZONES is {count}: at most {limits.ZONES} are possible")
+    return (count - 1).bit_length()
 
 
 def _vmemmap(prog: Program) -> int:
@@ -116,6 +131,15 @@ def _node_bits(prog: Program) -> int:
     return (nodes - 1).bit_length()
 
 
+class Piece(NamedTuple):
+    """PFNs from ``start`` up to ``end`` (exclusive)."""
+
+    start: int
+    end: int
+    #: ``pfn_valid()``: they have a ``struct page``.
+    valid: bool
+
+
 class Sections:
     """Which pages have a ``struct page``: ``pfn_valid()`` for ranges, with what was read kept."""
 
@@ -137,25 +161,33 @@ class Sections:
             raise Unavailable(f"struct mem_section has {self._section_size} bytes: not supported")
         self._map = member_offset(prog, "struct mem_section", "section_mem_map")
         self._usage = member_offset(prog, "struct mem_section", "usage")
+        # DECLARE_BITMAP(subsection_map, SUBSECTIONS_PER_SECTION): one bit for 2 MiB.
         self._subsection_map = member_offset(prog, "struct mem_section_usage", "subsection_map")
         self._read_roots: dict[int, Optional[bytes]] = {}
+        self._looked_up = 0
 
-    def valid(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Divide PFNs ``start`` to ``end`` (exclusive) into runs with and without a ``struct page``.
+    def valid(self, start: int, end: int) -> Iterator[Piece]:
+        """Divide PFNs ``start`` to ``end`` (exclusive) into pieces with and without a ``struct page``.
 
-        :raises drgn.FaultError: a section's description is not in the target
+        :raises Unavailable: a section's description is not in the target, or there are too many sections
         """
         run_start, run_valid = start, False
         pfn = start
         while pfn < end:
-            next_pfn, valid = self._piece(pfn)
+            self._looked_up += 1
+            if self._looked_up > limits.SECTIONS:
+                raise Unavailable(f"more than {limits.SECTIONS} memory sections, from {pfn << PAGE_SHIFT:#x} on")
+            try:
+                next_pfn, valid = self._piece(pfn)
+            except FaultError:
+                raise Unavailable(f"struct mem_section of {pfn << PAGE_SHIFT:#x} is not in this target") from None
             if valid != run_valid and pfn > run_start:
-                yield run_start, pfn, run_valid
+                yield Piece(run_start, pfn, run_valid)
                 run_start = pfn
             run_valid = valid
             pfn = next_pfn
         if run_start < end:
-            yield run_start, end, run_valid
+            yield Piece(run_start, end, run_valid)
 
     def _piece(self, pfn: int) -> tuple[int, bool]:
         """Where the state of ``pfn`` may end, and whether it has a ``struct page``."""
@@ -176,7 +208,7 @@ class Sections:
         if not usage:
             return section_end, False
         subsection = within // _SUBSECTION_PAGES
-        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8)
+        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & _MASK)
         return pfn - pfn % _SUBSECTION_PAGES + _SUBSECTION_PAGES, bool(byte >> subsection % 8 & 1)
 
     def _root(self, index: int) -> Optional[bytes]:
@@ -184,9 +216,6 @@ class Sections:
         if index >= self._roots:
             return None
         if index not in self._read_roots:
-            address = self._prog.read_u64(self._table + 8 * index)
-            try:
-                self._read_roots[index] = self._prog.read(address, PAGE_SIZE) if address else None
-            except FaultError as error:
-                raise FaultError(f"mem_section[{index}]: {error}", address) from None
+            address = self._prog.read_u64(self._table + 8 * index & _MASK)
+            self._read_roots[index] = self._prog.read(address, PAGE_SIZE) if address else None
         return self._read_roots[index]

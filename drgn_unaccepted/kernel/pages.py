@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Optional
 
 from drgn import FaultError, Program
@@ -22,8 +23,6 @@ from drgn_unaccepted.kernel.zones import nodes
 from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
-# page_type of a page without a type that is mapped nowhere: _mapcount is -1.
-_NO_TYPE = 0xFFFFFFFF
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
 _POISON = 0xFFFFFFFFFFFFFFFF
 # Structures read at once.
@@ -46,33 +45,22 @@ def read_pages(prog: Program, ranges: Iterable[Range], build: KernelBuild, zones
     )
     listed = sorted(pfn for zone in zones if zone.listed is not None for pfn in zone.listed.pfns)
     scan = _Scan(prog, build, listed)
-    notes = []
+    present = scan.present(wanted)
     beyond = []
-    if total(wanted) > limits.PAGES_SCANNED * PAGE_SIZE:
-        beyond = intersect(_chunk_ranges(listed, build.chunk_pages), wanted)
-        wanted = subtract(wanted, beyond)
-        notes.append(
+    if total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
+        beyond = intersect(_chunk_ranges(listed, build.chunk_pages), present)
+        present = subtract(present, beyond)
+        scan.notes.append(
             f"of {total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
             f"there are more than {limits.PAGES_SCANNED} pages"
         )
-        rest = total(wanted) - limits.PAGES_SCANNED * PAGE_SIZE
+        rest = total(present) - limits.PAGES_SCANNED * PAGE_SIZE
         if rest > 0:
-            notes.append(f"{rest // PAGE_SIZE} pages were not looked at: more than {limits.PAGES_SCANNED}")
-            wanted = _first_bytes(wanted, limits.PAGES_SCANNED * PAGE_SIZE)
-    for start, end in wanted:
-        if not scan.range(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
-            notes.append(f"more than {limits.PAGE_RUNS} runs of pages, up to {end:#x}")
-            break
-    if scan.lost:
-        lost = merge(scan.lost)
-        notes.append(
-            f"struct pages of {total(lost) // PAGE_SIZE} pages are not in this target, the first at {lost[0].start:#x}"
-        )
-    runs = scan.runs
-    if beyond:
-        runs += [PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "unaccepted") for start, end in beyond]
-        runs.sort()
-    return Pages(tuple(runs), tuple(merge(scan.scanned)), "; ".join(notes) or None)
+            scan.notes.append(f"{rest // PAGE_SIZE} pages were not looked at: more than {limits.PAGES_SCANNED}")
+            present = _first_bytes(present, limits.PAGES_SCANNED * PAGE_SIZE)
+    for start, end in present:
+        scan.judge(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
+    return scan.result([PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "unaccepted") for start, end in beyond])
 
 
 def masked_pages(prog: Program, pfns: Iterable[int]) -> tuple[int, ...]:
@@ -149,8 +137,8 @@ class _PageTypes:
             self.mask = 0xFFFFFFFF
             self.buddy, self.offline = buddy & self.mask, offline & self.mask
 
-    def is_type(self, page_type: int) -> bool:
-        """Whether it is a type of which we only know that it is one: a slab, a page table, ..."""
+    def is_other(self, page_type: int) -> bool:
+        """Whether it is some other type: a slab, a page table, ..."""
         # PGTY_mapcount_underflow
         return self.has_numbers and 0x80 << 24 <= page_type < 0xFF << 24
 
@@ -162,57 +150,66 @@ class _Scan:
         self._prog = prog
         self._layout: PageLayout = page_layout(prog)
         self._types = _PageTypes(prog)
+        self._states = _States(self._layout, self._types)
         self._sections = Sections(prog)
         self._chunk_pages = build.chunk_pages
         self._max_order = build.chunk_pages.bit_length() - 1
         # Before PGTY_unaccepted a listed chunk can be told by nothing but the list.
         self._listed = frozenset(listed) if self._types.unaccepted is None else frozenset()
-        self._deferred = list(_deferred(prog))
+        self._deferred = _deferred(prog)
         chunk_bytes = build.chunk_pages * self._layout.size
         self._all_zeros, self._all_ones = bytes(chunk_bytes), b"\xff" * chunk_bytes
-        # The block whose first page was seen last: a free block, or an unaccepted chunk.
+        # Where the free block ends whose first page was seen last, and the unaccepted chunk.
         self._block_end, self._block_state = 0, ""
-        self.runs: list[PageRun] = []
-        self.scanned: list[Range] = []
-        #: Physical ranges of pages whose structures exist and are not in the target.
-        self.lost: list[Range] = []
+        self._unaccepted_end = 0
+        self._runs: list[PageRun] = []
+        self._looked_at: list[Range] = []
+        # Physical ranges of pages whose structures exist and are not in the target.
+        self._lost: list[Range] = []
+        #: Why less than all was looked at.
+        self.notes: list[str] = []
 
-    def range(self, start: int, end: int) -> bool:
-        """Judge the pages from PFN ``start`` to ``end``; False when there are too many runs."""
-        try:
-            for piece_start, piece_end, valid in self._pieces(start, end):
-                if valid:
-                    self._blocks(piece_start, piece_end)
-                else:
-                    self._emit(piece_start, piece_end, "absent")
-                    self._looked_at(piece_start, piece_end)
-                if len(self.runs) > limits.PAGE_RUNS:
-                    return False
-        except FaultError:
-            # struct mem_section, which says whether there are structures at all.
-            self.lost.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
-        return True
+    def present(self, wanted: Sequence[Range]) -> list[Range]:
+        """The pages that have an initialised ``struct page``; those that have none are judged here."""
+        present = []
+        other: list[PageRun] = []
+        for start, end in wanted:
+            try:
+                for piece in self._sections.valid(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
+                    if piece.valid:
+                        present.append(Range(piece.start << PAGE_SHIFT, piece.end << PAGE_SHIFT))
+                    else:
+                        other.append(PageRun(piece.start, piece.end, "absent"))
+            except Unavailable as error:
+                self.notes.append(f"{start:#x}-{end:#x}: {error}")
+        deferred = intersect(present, self._deferred)
+        other += [PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "uninitialised") for start, end in deferred]
+        self._runs += other
+        self._looked_at += [Range(run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in other]
+        return subtract(present, deferred)
 
-    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Runs with and without structures, without those that deferred initialisation has not reached."""
-        for piece_start, piece_end, valid in self._sections.valid(start, end):
-            if not valid:
-                yield piece_start, piece_end, False
-                continue
-            for deferred_start, deferred_end in self._deferred:
-                first, last = max(piece_start, deferred_start), min(piece_end, deferred_end)
-                if first < last:
-                    yield piece_start, first, True
-                    self._emit(first, last, "uninitialised")
-                    self._looked_at(first, last)
-                    piece_start = last
-            yield piece_start, piece_end, True
+    def result(self, more: Iterable[PageRun]) -> Pages:
+        """All runs, sorted and joined, and what was looked at."""
+        if self._lost:
+            lost = merge(self._lost)
+            pages = total(lost) // PAGE_SIZE
+            self.notes.append(f"struct page of {pages} pages is not in this target, the first at {lost[0].start:#x}")
+        runs: list[PageRun] = []
+        for run in sorted([*self._runs, *more]):
+            if runs and runs[-1].end_pfn == run.start_pfn and runs[-1].state == run.state:
+                run = PageRun(runs.pop().start_pfn, run.end_pfn, run.state)
+            runs.append(run)
+        return Pages(tuple(runs), tuple(merge(self._looked_at)), "; ".join(self.notes) or None)
 
-    def _blocks(self, start: int, end: int) -> None:
-        """Read and judge structures that exist."""
+    def judge(self, start: int, end: int) -> None:
+        """Read and judge structures that exist, from PFN ``start`` to ``end``."""
         step = self._chunk_pages * _BLOCK_CHUNKS
+        page = max(1, PAGE_SIZE // self._layout.size)
         for pfn in range(start, end, step):
-            self._read(pfn, min(pfn + step, end), (self._chunk_pages, PAGE_SIZE // self._layout.size or 1))
+            if len(self._runs) > limits.PAGE_RUNS:
+                self.notes.append(f"from {pfn << PAGE_SHIFT:#x} on: more than {limits.PAGE_RUNS} runs of pages")
+                return
+            self._read(pfn, min(pfn + step, end), (self._chunk_pages, page))
 
     def _read(self, start: int, end: int, smaller: tuple[int, ...]) -> None:
         """Read structures, in smaller and smaller parts where a part is not in the target."""
@@ -221,35 +218,30 @@ class _Scan:
             data = self._prog.read(self._layout.address(start), (end - start) * size)
         except FaultError:
             if not smaller:
-                self.lost.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
+                self._lost.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
                 return
             for pfn in range(start, end, smaller[0]):
                 self._read(pfn, min(pfn + smaller[0], end), smaller[1:])
             return
-        self._looked_at(start, end)
+        self._looked_at.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
         # Up to the next boundary between chunks, then whole chunks.
         pfn = start
         while pfn < end:
             upto = min(end, pfn - pfn % self._chunk_pages + self._chunk_pages)
-            self._judge(pfn, data[(pfn - start) * size : (upto - start) * size])
+            self._judge_chunk(pfn, data[(pfn - start) * size : (upto - start) * size])
             pfn = upto
-
-    def _looked_at(self, start: int, end: int) -> None:
-        if self.scanned and self.scanned[-1].end == start << PAGE_SHIFT:
-            start = self.scanned.pop().start >> PAGE_SHIFT
-        self.scanned.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
 
     def _emit(self, start: int, end: int, state: str) -> None:
         if start == end:
             return
-        if self.runs:
-            last = self.runs[-1]
+        if self._runs:
+            last = self._runs[-1]
             if last.end_pfn == start and last.state == state:
-                self.runs[-1] = PageRun(last.start_pfn, end, state)
+                self._runs[-1] = PageRun(last.start_pfn, end, state)
                 return
-        self.runs.append(PageRun(start, end, state))
+        self._runs.append(PageRun(start, end, state))
 
-    def _judge(self, pfn: int, data: bytes) -> None:
+    def _judge_chunk(self, pfn: int, data: bytes) -> None:
         """Judge the structures of one chunk, or of a part of one, from ``pfn`` on."""
         if len(data) == len(self._all_zeros):
             state = self._whole(pfn, data)
@@ -292,40 +284,67 @@ class _Scan:
 
     def _one_by_one(self, start: int, data: bytes) -> None:
         layout, size = self._layout, self._layout.size
-        flags = _column("Q", data, layout.flags, size)
-        compounds = _column("Q", data, layout.compound, size)
-        page_types = _column("I", data, layout.page_type, size)
-        refcounts = _column("I", data, layout.refcount, size)
-        privates = _column("Q", data, layout.private, size)
-        count = len(flags)
-        index = 0
-        while index < count:
-            pfn = start + index
-            if pfn < self._block_end and self._block_state != "unaccepted":
-                end = min(self._block_end - start, count)
-                self._emit(pfn, start + end, self._block_state)
-                index = end
-                continue
-            page_type = page_types[index]
-            state = self._state(flags[index], compounds[index], page_type, refcounts[index])
-            if state in ("buddy", "guard"):
-                order = privates[index]
-                if order <= self._max_order and pfn % (1 << order) == 0:
-                    self._block_end = pfn + (1 << order)
-                    self._block_state = "buddy" if state == "buddy" else "free"
-                    continue
-                # On its way into or out of a free list.
-                state = "free"
-            elif state == "unaccepted" or (state == "free" and self._is_unaccepted(pfn, page_type)):
-                self._block_end, self._block_state = pfn + self._chunk_pages, "unaccepted"
-                state = "unaccepted"
-            elif state == "free" and pfn < self._block_end:
-                state = self._block_state
-            self._emit(pfn, pfn + 1, state)
-            index += 1
+        states = map(
+            self._states.__getitem__,
+            zip(
+                _column("Q", data, layout.flags, size),
+                data[layout.compound :: size],
+                _column("I", data, layout.page_type, size),
+                _column("I", data, layout.refcount, size),
+            ),
+        )
+        end = start + len(data) // size
+        if start in self._listed and start % self._chunk_pages == 0:
+            self._unaccepted_end = end
+        pfn = group_end = start
+        for state, group in groupby(states):
+            group_end += len(list(group))
+            while pfn < group_end:
+                if pfn < self._block_end:
+                    upto = min(self._block_end, end)
+                    self._emit(pfn, upto, self._block_state)
+                elif state in ("buddy", "guard"):
+                    upto = pfn
+                    order = int.from_bytes(data[(pfn - start) * size + layout.private :][:8], "little")
+                    if order <= self._max_order and pfn % (1 << order) == 0:
+                        self._block_end = pfn + (1 << order)
+                        self._block_state = "buddy" if state == "buddy" else "free"
+                    else:
+                        # On its way into or out of a free list.
+                        upto += 1
+                        self._emit(pfn, upto, "free")
+                elif state == "unaccepted":
+                    upto = pfn + 1
+                    self._unaccepted_end = pfn + self._chunk_pages
+                    self._emit(pfn, upto, "unaccepted")
+                elif state == "free" and pfn < self._unaccepted_end:
+                    upto = min(self._unaccepted_end, group_end)
+                    self._emit(pfn, upto, "unaccepted")
+                else:
+                    upto = group_end
+                    self._emit(pfn, upto, state)
+                pfn = upto
+
+
+class _States(dict[tuple[int, int, int, int], str]):
+    """The state that a page's own structure shows, by flags, low byte of the compound word, page_type and _refcount.
+
+    ``guard`` is a free block of debug_guardpage_minorder. Pages have few combinations of these, so that almost every
+    page is one look-up.
+    """
+
+    def __init__(self, layout: PageLayout, types: _PageTypes) -> None:
+        super().__init__()
+        self._layout = layout
+        self._types = types
+
+    def __missing__(self, key: tuple[int, int, int, int]) -> str:
+        if len(self) >= limits.PAGE_STATES:
+            self.clear()
+        state = self[key] = self._state(*key)
+        return state
 
     def _state(self, flags: int, compound: int, page_type: int, refcount: int) -> str:
-        """The state of one page by its own structure; ``guard`` is a free block of debug_guardpage_minorder."""
         layout, types = self._layout, self._types
         if flags == _POISON:
             return "uninitialised"
@@ -336,21 +355,20 @@ class _Scan:
         if compound & 1:
             return "in-use"
         kind = page_type & types.mask
-        if page_type != _NO_TYPE:
-            if kind == types.buddy:
-                return "buddy"
-            if kind == types.offline:
-                return "offline"
-            if types.unaccepted is not None and kind == types.unaccepted:
-                return "unaccepted"
-            if types.guard is not None and kind == types.guard:
-                return "guard"
-            if types.is_type(page_type):
-                # Slabs and others are allocated without a reference from v6.15 on ("frozen").
-                return "in-use"
-            if not page_type and not refcount and not flags and not compound:
-                # An initialised page that nobody has is mapped -1 times, not 0.
-                return "uninitialised"
+        if kind == types.buddy:
+            return "buddy"
+        if kind == types.offline:
+            return "offline"
+        if kind == types.unaccepted:
+            return "unaccepted"
+        if kind == types.guard:
+            return "guard"
+        if types.is_other(page_type):
+            # Slabs and others are allocated without a reference in v6.15 and later ("frozen").
+            return "in-use"
+        if page_type == flags == compound == refcount == 0:
+            # An initialised page that nobody has is mapped -1 times, not 0.
+            return "uninitialised"
         return "in-use" if refcount else "free"
 
 
@@ -363,17 +381,19 @@ def _column(code: str, data: bytes, offset: int, size: int) -> array[int]:
     return column
 
 
-def _deferred(prog: Program) -> Iterator[tuple[int, int]]:
-    """PFNs whose structures CONFIG_DEFERRED_STRUCT_PAGE_INIT has not initialised yet.
+def _deferred(prog: Program) -> list[Range]:
+    """Memory whose structures CONFIG_DEFERRED_STRUCT_PAGE_INIT has not initialised yet.
 
     ``first_deferred_pfn`` is ULONG_MAX from the moment on when a kernel thread starts to initialise the rest.
     """
+    deferred = []
     for _node, pgdat in nodes(prog):
         try:
             first = pgdat.first_deferred_pfn.value_()
         except AttributeError:
-            return
+            return []
         start = pgdat.node_start_pfn.value_()
-        end = start + pgdat.node_spanned_pages.value_()
+        end = min(start + pgdat.node_spanned_pages.value_(), limits.PHYSICAL_END >> PAGE_SHIFT)
         if first < end:
-            yield max(first, start), end
+            deferred.append(Range(max(first, start) << PAGE_SHIFT, end << PAGE_SHIFT))
+    return merge(deferred)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from drgn import Object, Program, sizeof
+from drgn import Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -18,21 +18,25 @@ class Cpu(NamedTuple):
     offset: int
 
 
-def cpus_in(mask: Object) -> list[int]:
-    """The numbers of the CPUs in a ``struct cpumask``.
+def cpus_in(prog: Program, name: str) -> list[int]:
+    """The numbers of the CPUs in ``struct cpumask name``: ``__cpu_possible_mask``, ``__cpu_present_mask``.
+
+    Beware of ``__cpu_online_mask``: a panic takes all CPUs but its own off it.
 
     :raises Unavailable: the mask is larger than any kernel's
+    :raises LookupError: there is none (no CONFIG_SMP)
+    :raises drgn.FaultError: not in the target
     """
-    if sizeof(mask) * 8 > limits.GLOBAL_ARRAY_LENGTH:
-        raise Unavailable(f"struct cpumask has {sizeof(mask)} bytes: at most {limits.GLOBAL_ARRAY_LENGTH} bits")
-    bits = int.from_bytes(mask.to_bytes_(), "little")
+    address = prog.symbol(name).address
+    size = sizeof(prog.type("struct cpumask"))
+    if size * 8 > limits.GLOBAL_ARRAY_LENGTH:
+        raise Unavailable(f"struct cpumask has {size} bytes: at most {limits.GLOBAL_ARRAY_LENGTH} bits")
+    bits = int.from_bytes(prog.read(address, size), "little")
     return [number for number in range(bits.bit_length()) if bits >> number & 1]
 
 
 def possible_cpus(prog: Program) -> list[Cpu]:
-    """All possible CPUs. The online mask would not do: a panic takes the other CPUs off it.
-
-    Without CONFIG_SMP there is one CPU, whose variables lie where their symbols say.
+    """All possible CPUs. Without CONFIG_SMP there is one, whose variables lie where their symbols say.
 
     :raises Unavailable: a mask without CPUs
     :raises drgn.FaultError: not in the target
@@ -41,7 +45,7 @@ def possible_cpus(prog: Program) -> list[Cpu]:
         offsets = prog["__per_cpu_offset"].address_
     except LookupError:
         return [Cpu(0, 0)]
-    numbers = cpus_in(prog["__cpu_possible_mask"])
+    numbers = cpus_in(prog, "__cpu_possible_mask")
     if not numbers:
         raise Unavailable("__cpu_possible_mask is empty")
     assert offsets is not None

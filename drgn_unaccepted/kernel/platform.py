@@ -76,7 +76,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         unaccepts=_unaccepts(prog),
         system_state=_system_state(prog),
         reserved_flag=layout.reserved_flag,
-        cpus=_online_cpus(prog),
+        cpus=_present_cpus(prog),
         zone_id_shift=layout.zone_shift,
     )
 
@@ -144,9 +144,9 @@ def _system_state(prog: Program) -> Optional[str]:
     return None
 
 
-def _online_cpus(prog: Program) -> Optional[int]:
+def _present_cpus(prog: Program) -> Optional[int]:
     try:
-        return len(cpus_in(prog["__cpu_online_mask"]))
+        return len(cpus_in(prog, "__cpu_present_mask"))
     except LookupError:
         # Without CONFIG_SMP there is no mask.
         return 1

@@ -18,6 +18,8 @@ _PF_KSWAPD = 0x00020000
 
 _TASK_COMM_LEN = 16
 
+_MASK = (1 << 64) - 1
+
 
 class TaskRecord(NamedTuple):
     """What is read of one ``struct task_struct``."""
@@ -66,7 +68,7 @@ class TaskReader:
 
         :raises drgn.FaultError: not in the target
         """
-        data = self._prog.read(address + self._start, self._size)
+        data = self._prog.read(address + self._start & _MASK, self._size)
         offsets = self._offsets
 
         def number(offset: int, size: int) -> int:
@@ -92,8 +94,8 @@ class TaskReader:
         The idle tasks of the other CPUs are on no list. Threads are linked through ``signal->thread_head`` (Linux
         kernel commit 0c740d0afc3b ("introduce for_each_thread() to replace the buggy while_each_thread()") (in v3.14)).
 
-        :raises Unavailable: a list is damaged, or longer than the limit
-        :raises drgn.FaultError: a task is not in the target
+        :raises Unavailable: a list is damaged, not in the target, or longer than the limit
+        :raises drgn.FaultError: the first task is not in the target
         """
         init = self._prog["init_task"].address_
         assert init is not None
@@ -101,15 +103,15 @@ class TaskReader:
         seen = {init}
         yield leader
         while True:
-            address = leader.next_task - self._offsets["tasks"]
+            address = leader.next_task - self._offsets["tasks"] & _MASK
             if address == init:
                 return
             leader = self._next(address, leader, seen)
             yield leader
-            head = leader.signal + self.thread_head
+            head = leader.signal + self.thread_head & _MASK
             thread = leader
             while thread.next_thread != head:
-                address = thread.next_thread - self._offsets["thread_node"]
+                address = thread.next_thread - self._offsets["thread_node"] & _MASK
                 thread = self._next(address, thread, seen)
                 yield thread
 
@@ -121,8 +123,10 @@ class TaskReader:
         seen.add(address)
         try:
             return self.read(address)
-        except FaultError as error:
-            raise FaultError(f"task {address:#x}, after pid {before.pid}: {error}", address) from None
+        except FaultError:
+            raise Unavailable(
+                f"task list: task {address:#x}, which follows pid {before.pid}, is not in this target"
+            ) from None
 
 
 def thread_size(prog: Program) -> int:
@@ -146,8 +150,8 @@ def thread_size(prog: Program) -> int:
 def read_reclaiming(prog: Program) -> tuple[Task, ...]:
     """Tasks in direct reclaim: ``task->reclaim_state`` is set, and the task is not kswapd, which reclaims for others.
 
-    :raises Unavailable: the task list is damaged
-    :raises drgn.FaultError: a task is not in the target
+    :raises Unavailable: the task list is damaged, or a task is not in the target
+    :raises drgn.FaultError: the first task is not in the target
     """
     attempts = limits.LIVE_ATTEMPTS if prog.flags & ProgramFlags.IS_LIVE else 1
     reader = TaskReader(prog)
@@ -157,7 +161,7 @@ def read_reclaiming(prog: Program) -> tuple[Task, ...]:
             return tuple(
                 record.task for record in reader.walk() if record.reclaim_state and not record.flags & _PF_KSWAPD
             )
-        except (Unavailable, FaultError):
+        except Unavailable:
             # On a live kernel a task can exit, and its memory be used again, while the walk stands on it.
             if not attempts:
                 raise

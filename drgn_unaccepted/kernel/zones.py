@@ -17,7 +17,7 @@ from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.memmap import PageLayout, page_layout
+from drgn_unaccepted.kernel.memmap import PageLayout, page_layout, zone_id_bits
 from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
@@ -47,9 +47,15 @@ def populated_zones(prog: Program) -> Iterator[tuple[int, int, Object]]:
 
     The list heads of a zone that was never populated are NULL: there is nothing to walk.
 
+    :raises Unavailable: more zones, or larger ones, than any kernel can have
     :raises drgn.FaultError: not in the target
     """
+    size = sizeof(prog.type("struct zone"))
+    if size > limits.ZONE_BYTES:
+        raise Unavailable(f"struct zone has {size} bytes: at most {limits.ZONE_BYTES} are expected")
     for node, pgdat in nodes(prog):
+        if len(pgdat.node_zones) > limits.ZONES:
+            raise Unavailable(f"pgdat->node_zones has {len(pgdat.node_zones)} elements: at most {limits.ZONES}")
         for index, zone in enumerate(pgdat.node_zones):
             if zone.present_pages:
                 yield node, index, zone
@@ -151,8 +157,7 @@ class _ZoneReader:
         self._items = enumerators(prog, "zone_stat_item")
         self._marks = enumerators(prog, "zone_watermarks")
         self._isolate = enumerators(prog, "migratetype").get("MIGRATE_ISOLATE")
-        zones = enumerators(prog, "zone_type")
-        self._zone_bits = (zones["__MAX_NR_ZONES"] - 1).bit_length()
+        self._zone_bits = zone_id_bits(enumerators(prog, "zone_type"))
         #: Entries that may still be read, all lists together.
         self._budget = limits.LISTED_CHUNKS
 
@@ -187,15 +192,15 @@ class _ZoneReader:
         return zone.vm_stat[item].counter.value_() + diff, problem and f"free pages: {problem}"
 
     def _watermarks(self, zone: Object) -> Watermarks:
-        marks = [mark.value_() for mark in zone._watermark]
+        marks = zone._watermark
         promo = self._marks.get("WMARK_PROMO")
         return Watermarks(
-            min=marks[self._marks["WMARK_MIN"]],
-            low=marks[self._marks["WMARK_LOW"]],
-            high=marks[self._marks["WMARK_HIGH"]],
+            min=marks[self._marks["WMARK_MIN"]].value_(),
+            low=marks[self._marks["WMARK_LOW"]].value_(),
+            high=marks[self._marks["WMARK_HIGH"]].value_(),
             # Linux kernel commit c574bbe91703 ("NUMA balancing: optimize page placement for memory tiering system")
             # (in v5.18)
-            promo=None if promo is None else marks[promo],
+            promo=None if promo is None else marks[promo].value_(),
         )
 
     def _buddy_pages(self, zone: Object, copy: Object) -> tuple[int, Optional[str]]:
@@ -339,6 +344,7 @@ def walk_page_list(prog: Program, layout: PageLayout, head: int, most: int) -> L
 def _before_repetition(pfns: array[int], period: int) -> int:
     """How many entries there are before the first one that is there a second time."""
     start = 0
-    while pfns[start] != pfns[start + period]:
+    # The entry at which the cycle was seen is not in the column.
+    while start + period < len(pfns) and pfns[start] != pfns[start + period]:
         start += 1
     return start + period

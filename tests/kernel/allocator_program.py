@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A drgn program without a kernel: a page allocator, CPUs and tasks, put into memory one structure at a time.
+
+Members are those of Linux 6.12's headers, at offsets of our own: what is read must be found through the types.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, Optional
+
+import drgn
+from drgn import FindObjectFlags, Object, Platform, Program, Symbol, Type, TypeEnumerator, TypeMember, offsetof, sizeof
+
+PAGE = 4096
+#: Where everything virtual lies.
+KERNEL_START = 0xFFFF800000000000
+VMEMMAP = 0xFFFFEA0000000000
+HEAP = 0xFFFF888000000000
+#: Pages of one memory section, and of the part of one that hot-plugged memory comes in.
+SECTION_PAGES, SUBSECTION_PAGES = 32768, 512
+CHUNK_PAGES = 1024
+NO_TYPE = 0xFFFFFFFF
+ULONG_MAX = (1 << 64) - 1
+THREAD_SIZE = 16384
+IRQ_STACK_SIZE = 16384
+#: node_data[] has 4 elements here (NODES_SHIFT 2), enum zone_type has 5 zones (ZONES_SHIFT 3).
+NODES, ZONE_BITS = 4, 3
+ZONE_ID_SHIFT = 64 - 2 - ZONE_BITS
+#: From enum pageflags.
+PG_RESERVED = 1 << 13
+
+BUDDY, OFFLINE, TABLE, GUARD, SLAB, UNACCEPTED = (kind << 24 for kind in (0xF0, 0xF1, 0xF2, 0xF3, 0xF5, 0xF7))
+# Before v6.12: ~PG_buddy, ~PG_offline.
+OLD_BUDDY, OLD_OFFLINE = 0xFFFFFF7F, 0xFFFFFEFF
+
+ENUMS = {
+    "zone_stat_item": {"NR_FREE_PAGES": 0, "NR_ZONE_LRU_BASE": 1, "NR_UNACCEPTED": 5, "NR_VM_ZONE_STAT_ITEMS": 6},
+    "zone_watermarks": {"WMARK_MIN": 0, "WMARK_LOW": 1, "WMARK_HIGH": 2, "WMARK_PROMO": 3, "NR_WMARK": 4},
+    "migratetype": {"MIGRATE_UNMOVABLE": 0, "MIGRATE_MOVABLE": 1, "MIGRATE_ISOLATE": 2, "MIGRATE_TYPES": 3},
+    "pageflags": {"PG_locked": 0, "PG_reserved": 13},
+    "zone_type": {
+        "ZONE_DMA": 0,
+        "ZONE_DMA32": 1,
+        "ZONE_NORMAL": 2,
+        "ZONE_MOVABLE": 3,
+        "ZONE_DEVICE": 4,
+        "__MAX_NR_ZONES": 5,
+    },
+    "pagetype": {
+        "PGTY_buddy": 0xF0,
+        "PGTY_offline": 0xF1,
+        "PGTY_table": 0xF2,
+        "PGTY_guard": 0xF3,
+        "PGTY_slab": 0xF5,
+        "PGTY_unaccepted": 0xF7,
+    },
+    "cc_vendor": {"CC_VENDOR_NONE": 0, "CC_VENDOR_AMD": 1, "CC_VENDOR_INTEL": 2},
+    "system_states": {"SYSTEM_BOOTING": 0, "SYSTEM_SCHEDULING": 1, "SYSTEM_FREEING_INITMEM": 2, "SYSTEM_RUNNING": 3},
+}
+
+_ZONE = [
+    ("_watermark", "unsigned long[4]"),
+    ("per_cpu_zonestats", "per_cpu_zonestat*"),
+    ("zone_start_pfn", "unsigned long"),
+    ("managed_pages", "atomic_long_t"),
+    ("spanned_pages", "unsigned long"),
+    ("present_pages", "unsigned long"),
+    ("name", "char*"),
+    ("free_area", "free_area[11]"),
+    ("unaccepted_pages", "list_head"),
+    ("lock", "spinlock_t"),
+    ("vm_stat", "atomic_long_t[6]"),
+]
+
+STRUCTS: dict[str, list[tuple[str, str]]] = {
+    "list_head": [("next", "list_head*"), ("prev", "list_head*")],
+    "atomic_t": [("counter", "int")],
+    "atomic_long_t": [("counter", "long")],
+    "memdesc_flags_t": [("f", "unsigned long")],
+    "qspinlock": [("val", "atomic_t")],
+    "raw_spinlock": [("raw_lock", "qspinlock")],
+    "spinlock_t": [("rlock", "raw_spinlock")],
+    "rt_mutex_base": [("wait_lock", "long"), ("owner", "void*")],
+    "free_area": [("free_list", "list_head[3]"), ("nr_free", "unsigned long")],
+    "per_cpu_zonestat": [("stat_threshold", "signed char"), ("vm_stat_diff", "signed char[6]")],
+    "zone": _ZONE,
+    "pglist_data": [
+        ("node_zones", "zone[5]"),
+        ("node_start_pfn", "unsigned long"),
+        ("node_spanned_pages", "unsigned long"),
+        ("first_deferred_pfn", "unsigned long"),
+    ],
+    "page": [
+        ("flags", "unsigned long"),
+        ("lru", "list_head"),
+        ("mapping", "void*"),
+        ("index", "unsigned long"),
+        ("private", "unsigned long"),
+        ("page_type", "unsigned int"),
+        ("_refcount", "atomic_t"),
+        ("memcg_data", "unsigned long"),
+    ],
+    "mem_section": [("section_mem_map", "unsigned long"), ("usage", "mem_section_usage*")],
+    "mem_section_usage": [("rcu", "void*"), ("subsection_map", "unsigned long[1]")],
+    "accept_range": [("list", "list_head"), ("start", "unsigned long"), ("end", "unsigned long")],
+    "cpumask": [("bits", "unsigned long[1]")],
+    "irq_stack": [("stack", f"unsigned char[{IRQ_STACK_SIZE}]")],
+    "thread_info": [("flags", "unsigned long"), ("cpu", "unsigned int")],
+    "signal_struct": [("sigcnt", "long"), ("thread_head", "list_head")],
+    "task_struct": [
+        ("thread_info", "thread_info"),
+        ("stack", "void*"),
+        ("flags", "unsigned int"),
+        ("tasks", "list_head"),
+        ("pid", "int"),
+        ("thread_node", "list_head"),
+        ("comm", "char[16]"),
+        ("signal", "signal_struct*"),
+        ("reclaim_state", "void*"),
+    ],
+    "cpuinfo_x86": [("x86", "unsigned int"), ("x86_capability", "unsigned int[22]")],
+    "static_key": [("enabled", "atomic_t")],
+    "static_key_false": [("key", "static_key")],
+}
+
+
+class AllocatorProgram:
+    """Put things into memory with the methods, then use :attr:`prog`. Nothing else is in the target."""
+
+    def __init__(self) -> None:
+        self.prog = Program(Platform(drgn.Architecture.X86_64))
+        self.structs = {name: list(members) for name, members in STRUCTS.items()}
+        self.enums = {name: dict(values) for name, values in ENUMS.items()}
+        self.vmcoreinfo = {
+            "OSRELEASE": "6.12.0",
+            "LENGTH(node_data)": str(NODES),
+            "NUMBER(SECTION_SIZE_BITS)": "27",
+            "LENGTH(mem_section)": "64",
+        }
+        #: The member of ``struct page`` whose bit 0 marks a tail page.
+        self.compound_member: Optional[str] = "compound_head"
+        self.symbols: dict[str, int] = {}
+        self.globals: dict[str, tuple[str, int]] = {}
+        self._pages: dict[int, bytearray] = {}
+        self._physical: dict[int, bytes] = {}
+        self._next = HEAP
+        self._types: dict[str, Type] = {}
+        self._roots: dict[int, int] = {}
+        self.prog.add_memory_segment(KERNEL_START, (1 << 64) - KERNEL_START, self._read)
+        self.prog.add_memory_segment(0, 1 << 52, self._read_physical, physical=True)
+        self.prog.register_type_finder("test", self._find_type, enable_index=0)
+        self.prog.register_object_finder("test", self._find_object, enable_index=0)
+        self.prog.register_symbol_finder("test", self._find_symbol, enable_index=0)
+        self.set_global("vmemmap_base", "unsigned long", struct.pack("<Q", VMEMMAP))
+        self.mem_section = self.place(8 * 64)
+        self.vmcoreinfo["SYMBOL(mem_section)"] = f"{self.mem_section:x}"
+
+    # --- memory ---
+
+    def place(self, size: int, align: int = PAGE) -> int:
+        """Zeroed memory somewhere."""
+        address = -(-self._next // align) * align
+        self._next = address + size
+        self.write(address, bytes(size))
+        return address
+
+    def write(self, address: int, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            number, offset = divmod(address + done, PAGE)
+            count = min(PAGE - offset, len(data) - done)
+            page = self._pages.setdefault(number, bytearray(PAGE))
+            page[offset : offset + count] = data[done : done + count]
+            done += count
+
+    def drop(self, address: int) -> None:
+        """Take the page of memory that holds this address out of the target."""
+        del self._pages[address // PAGE]
+
+    def write_physical(self, pfn: int, data: bytes) -> None:
+        self._physical[pfn] = data
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            number, start = divmod(address + len(data), PAGE)
+            if number not in self._pages:
+                raise drgn.FaultError("not in this dump", number * PAGE)
+            data += self._pages[number][start : start + count - len(data)]
+        return bytes(data)
+
+    def _read_physical(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        pfn = address // PAGE
+        if pfn not in self._physical:
+            raise drgn.FaultError("not in this dump", address)
+        return self._physical[pfn][address % PAGE :][:count]
+
+    # --- structures and globals ---
+
+    def new(self, type_name: str, **members: int) -> int:
+        """A ``struct type_name`` with these members, whose names may be spelled ``a__b`` for ``a.b``."""
+        address = self.place(sizeof(self.type(type_name)), 64)
+        for name, value in members.items():
+            self.set(type_name, address, name.replace("__", ".") if not name.startswith("_") else name, value)
+        return address
+
+    def set(self, type_name: str, address: int, member: str, value: int) -> None:
+        member_object = Object(self.prog, self.type(type_name), address=address)
+        for name, index in re.findall(r"(\w+)|\[(\d+)\]", member):
+            member_object = member_object.member_(name) if name else member_object[int(index)]
+        self.write(member_object.address_, (value & ULONG_MAX).to_bytes(8, "little")[: sizeof(member_object)])
+
+    def at(self, type_name: str, address: int, member: str) -> int:
+        """The address of a member."""
+        return address + int(offsetof(self.type(type_name), member))
+
+    def set_global(self, name: str, type_name: str, data: bytes) -> int:
+        address = self.place(len(data), 64)
+        self.write(address, data)
+        self.globals[name] = (type_name, address)
+        self.symbols[name] = address
+        return address
+
+    def link(self, head: int, entries: Sequence[int]) -> None:
+        """Make a list out of ``struct list_head`` at these addresses."""
+        ring = [head, *entries]
+        for index, address in enumerate(ring):
+            self.write(address, struct.pack("<QQ", ring[(index + 1) % len(ring)], ring[index - 1]))
+
+    # --- pages ---
+
+    def page(self, pfn: int) -> int:
+        return VMEMMAP + pfn * 64
+
+    def lru(self, pfn: int) -> int:
+        return self.page(pfn) + 8
+
+    def add_section(self, pfn: int, flags: int = 0b1011, subsections: Optional[int] = None) -> None:
+        """A memory section, of memory present since boot unless there is a map of its parts. Its pages are free."""
+        number = pfn // SECTION_PAGES
+        root, slot = divmod(number, PAGE // 16)
+        if root not in self._roots:
+            self._roots[root] = self.place(PAGE)
+            self.write(self.mem_section + 8 * root, struct.pack("<Q", self._roots[root]))
+        usage = 0
+        if subsections is not None:
+            usage = self.new("mem_section_usage")
+            self.set("mem_section_usage", usage, "subsection_map[0]", subsections)
+            flags &= ~0b1000
+        self.write(self._roots[root] + 16 * slot, struct.pack("<QQ", flags, usage))
+        for chunk in range(number * SECTION_PAGES, (number + 1) * SECTION_PAGES, CHUNK_PAGES):
+            free = b"".join(free_page(self.lru(p)) for p in range(chunk, chunk + CHUNK_PAGES))
+            self.write(self.page(chunk), free)
+
+    def set_page(
+        self,
+        pfn: int,
+        *,
+        flags: int = 0,
+        compound: Optional[int] = None,
+        private: int = 0,
+        page_type: int = NO_TYPE,
+        refcount: int = 0,
+    ) -> None:
+        lru = self.lru(pfn)
+        first = lru if compound is None else compound
+        self.write(self.page(pfn), struct.pack("<QQQQQQIIQ", flags, first, lru, 0, 0, private, page_type, refcount, 0))
+
+    # --- zones ---
+
+    def add_node(self, number: int, start_pfn: int = 0, spanned_pages: int = 0, deferred: int = ULONG_MAX) -> int:
+        """A ``struct pglist_data``; the lists of its zones are NULL as in a zone that was never populated."""
+        pgdat = self.new(
+            "pglist_data",
+            node_start_pfn=start_pfn,
+            node_spanned_pages=spanned_pages,
+            first_deferred_pfn=deferred,
+        )
+        if "node_data" not in self.globals:
+            self.set_global("node_data", f"pglist_data*[{NODES}]", bytes(8 * NODES))
+        self.write(self.globals["node_data"][1] + 8 * number, struct.pack("<Q", pgdat))
+        return pgdat
+
+    def populate(self, pgdat: int, index: int, name: str, start_pfn: int, pages: int, managed: int = 0) -> int:
+        """A zone of a node, with empty lists. Returns the address of the ``struct zone``."""
+        zone = self.at("pglist_data", pgdat, f"node_zones[{index}]")
+        text = self.place(len(name) + 1, 1)
+        self.write(text, name.encode())
+        for member, value in {
+            "zone_start_pfn": start_pfn,
+            "spanned_pages": pages,
+            "present_pages": pages,
+            "managed_pages.counter": managed or pages,
+            "name": text,
+        }.items():
+            self.set("zone", zone, member, value)
+        for order in range(11):
+            for migratetype in range(3):
+                head = self.at("zone", zone, f"free_area[{order}].free_list[{migratetype}]")
+                self.link(head, [])
+        if any(member == "unaccepted_pages" for member, _type in self.structs["zone"]):
+            self.link(self.at("zone", zone, "unaccepted_pages"), [])
+        return zone
+
+    def list_chunks(self, zone: int, pfns: Iterable[int], flags: int = 0) -> None:
+        """Put chunks on ``zone->unaccepted_pages``, with their page type."""
+        pfns = list(pfns)
+        page_type = UNACCEPTED if "PGTY_unaccepted" in self.enums.get("pagetype", {}) else NO_TYPE
+        for pfn in pfns:
+            self.set_page(pfn, flags=flags, page_type=page_type)
+        self.link(self.at("zone", zone, "unaccepted_pages"), [self.lru(pfn) for pfn in pfns])
+
+    # --- CPUs and tasks ---
+
+    def add_cpus(self, offsets: Sequence[int], possible: Optional[int] = None) -> None:
+        mask = (1 << len(offsets)) - 1 if possible is None else possible
+        data = struct.pack("<64Q", *offsets, *bytes(64 - len(offsets)))
+        self.set_global("__per_cpu_offset", "unsigned long[64]", data)
+        for name in ("__cpu_possible_mask", "__cpu_present_mask"):
+            self.set_global(name, "cpumask", struct.pack("<Q", mask))
+
+    def add_task(
+        self, pid: int, comm: str, *, cpu: int = 0, flags: int = 0, reclaim_state: int = 0, stack: Optional[int] = None
+    ) -> int:
+        """A task on no list; it is its own process until :meth:`link_tasks` says otherwise."""
+        task = self.new("task_struct", pid=pid, flags=flags, reclaim_state=reclaim_state)
+        self.set("task_struct", task, "thread_info.cpu", cpu)
+        self.set("task_struct", task, "stack", self.place(THREAD_SIZE) if stack is None else stack)
+        self.write(self.at("task_struct", task, "comm"), comm.encode())
+        return task
+
+    def link_tasks(self, processes: Sequence[Sequence[int]]) -> None:
+        """Lists of threads: the first is ``init_task``'s own, the first of each list its leader."""
+        self.globals["init_task"] = ("task_struct", processes[0][0])
+        tasks = [self.at("task_struct", threads[0], "tasks") for threads in processes]
+        self.link(tasks[0], tasks[1:])
+        for threads in processes:
+            signal = self.new("signal_struct")
+            for thread in threads:
+                self.set("task_struct", thread, "signal", signal)
+            head = self.at("signal_struct", signal, "thread_head")
+            self.link(head, [self.at("task_struct", thread, "thread_node") for thread in threads])
+
+    # --- drgn's finders ---
+
+    def type(self, name: str) -> Type:
+        """A type by its C name without ``struct``; ``x*`` and ``x[n]``, the length last."""
+        if name not in self._types:
+            self._types[name] = self._make(name)
+        return self._types[name]
+
+    def _make(self, name: str) -> Type:
+        prog = self.prog
+        array = re.fullmatch(r"(.*)\[(\d+)\]", name)
+        if array:
+            return prog.array_type(self.type(array[1]), int(array[2]))
+        if name.endswith("*"):
+            target = name[:-1]
+            # A structure may point to itself.
+            if target in self.structs and target not in self._types:
+                return prog.pointer_type(prog.struct_type(target))
+            return prog.pointer_type(self.type(target))
+        if name in self.structs:
+            return self._make_struct(name, self.structs[name])
+        if name.startswith("enum "):
+            constants = [TypeEnumerator(*item) for item in self.enums[name[5:]].items()]
+            return prog.enum_type(name[5:], prog.int_type("unsigned int", 4, False), constants)
+        if name == "void":
+            return prog.void_type()
+        if name == "bool":
+            return prog.bool_type("_Bool", 1)
+        size = {"char": 1, "signed char": 1, "unsigned char": 1, "int": 4, "unsigned int": 4}.get(name, 8)
+        return prog.int_type(name, size, not name.startswith("unsigned"))
+
+    def _make_struct(self, name: str, members: list[tuple[str, str]]) -> Type:
+        offset = 0
+        made = []
+        for member, type_name in members:
+            type_ = self.type(type_name)
+            align = self._align(type_name)
+            offset = -(-offset // align) * align
+            made.append(TypeMember(type_, member, offset * 8))
+            offset += sizeof(type_)
+        if name == "page" and self.compound_member is not None:
+            made.append(TypeMember(self.type("unsigned long"), self.compound_member, 64))
+        align = self._align(name)
+        return self.prog.struct_type(name, -(-offset // align) * align, made)
+
+    def _align(self, name: str) -> int:
+        name = name.split("[")[0]
+        if name in self.structs:
+            return max(self._align(type_name) for _member, type_name in self.structs[name])
+        return int(sizeof(self.type(name)))
+
+    def _find_type(self, prog: Program, kinds: Any, name: str, filename: Optional[str]) -> Optional[Type]:
+        if drgn.TypeKind.ENUM in kinds:
+            return self.type(f"enum {name}") if name in self.enums else None
+        return self.type(name) if name in self.structs and drgn.TypeKind.STRUCT in kinds else None
+
+    def _find_object(
+        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
+    ) -> Optional[Object]:
+        if name == "VMCOREINFO":
+            text = "".join(f"{key}={value}\n" for key, value in self.vmcoreinfo.items()).encode()
+            return Object(prog, prog.array_type(self.type("char"), len(text)), text)
+        if name not in self.globals:
+            return None
+        type_name, address = self.globals[name]
+        return Object(prog, self.type(type_name), address=address)
+
+    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[Symbol]:
+        if name not in self.symbols:
+            return []
+        return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
+
+
+def free_page(lru: int) -> bytes:
+    """``struct page`` as __init_single_page() and the free path leave it, on no list."""
+    return struct.pack("<QQQQQQIIQ", 0, lru, lru, 0, 0, 0, NO_TYPE, 0, 0)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+from __future__ import annotations
+
+import struct
+from typing import Optional
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.accepting import read_accepting
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.snapshot import Task
+from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, AllocatorProgram
+
+#: Where CPU 1 has its per-CPU variables, from those of CPU 0.
+CPU1 = 0x10000
+
+
+class Guest(AllocatorProgram):
+    """Two CPUs, that run ``dd`` (pid 70) and the idle task of CPU 1, and three more tasks."""
+
+    def __init__(self, hot: bool = False) -> None:
+        super().__init__()
+        self.head = self.set_global("accepting_list", "list_head", bytes(16))
+        self.link(self.head, [])
+        self.symbols["__start_init_stack"] = 0xFFFFFFFF81E00000
+        self.symbols["__end_init_stack"] = 0xFFFFFFFF81E00000 + THREAD_SIZE
+        self.stacks = {name: self.place(THREAD_SIZE) for name in ("swapper", "idle", "dd", "init", "thread")}
+        self.tasks = {
+            "swapper": self.add_task(0, "swapper/0", cpu=0, stack=self.stacks["swapper"]),
+            "idle": self.add_task(0, "swapper/1", cpu=1, stack=self.stacks["idle"]),
+            "dd": self.add_task(70, "dd", cpu=0, stack=self.stacks["dd"]),
+            "init": self.add_task(1, "init", cpu=1, stack=self.stacks["init"]),
+            "thread": self.add_task(71, "a thread of 15c", cpu=1, stack=self.stacks["thread"]),
+        }
+        # The idle task of CPU 1 is on no list.
+        self.link_tasks([[self.tasks["swapper"]], [self.tasks["init"]], [self.tasks["dd"], self.tasks["thread"]]])
+        self.add_cpus([0, CPU1])
+        self.irq_stacks = [self.place(IRQ_STACK_SIZE), self.place(IRQ_STACK_SIZE)]
+        if hot:
+            members = [("current_task", "void*"), ("preempt_count", "int"), ("hardirq_stack_ptr", "void*")]
+            self.structs["pcpu_hot"] = members
+            current = self.place(2 * CPU1)
+            self.globals["pcpu_hot"] = ("pcpu_hot", current)
+            irq = current + 16
+        else:
+            current, irq = self.place(2 * CPU1), self.place(2 * CPU1)
+            # Known by their symbols only, as static variables are without debuginfo.
+            self.symbols["current_task"], self.symbols["hardirq_stack_ptr"] = current, irq
+        for offset, task, stack in ((0, "dd", 0), (CPU1, "idle", 1)):
+            self.write(current + offset, struct.pack("<Q", self.tasks[task]))
+            self.write(irq + offset, struct.pack("<Q", self.irq_stacks[stack] + IRQ_STACK_SIZE - 8))
+
+    def accept(self, *entries: tuple[int, int, int]) -> None:
+        """``struct accept_range`` at these addresses, with their first and end unit."""
+        for address, start, end in entries:
+            self.write(address, struct.pack("<QQQQ", 0, 0, start, end))
+        self.link(self.head, [address for address, _start, _end in entries])
+
+    def owner(self, address: int) -> Optional[Task]:
+        self.accept((address, 1, 2))
+        (entry,) = read_accepting(self.prog).entries
+        return entry.task
+
+
+def test_nothing_in_flight() -> None:
+    guest = Guest()
+    # Nobody is looked for.
+    guest.symbols.clear()
+    assert read_accepting(guest.prog).entries == ()
+    assert read_accepting(guest.prog).problems == ()
+
+
+def test_two_accepts() -> None:
+    guest = Guest()
+    first, second = guest.stacks["dd"] + 0x3B10, guest.stacks["idle"] + 0x3000
+    guest.accept((first, 148, 151), (second, 7, 9))
+    found = read_accepting(guest.prog)
+    assert found.problems == ()
+    assert [(e.address, e.start_unit, e.end_unit) for e in found.entries] == [(first, 148, 151), (second, 7, 9)]
+    assert [e.task for e in found.entries] == [Task(70, "dd", 0), Task(0, "swapper/1", 1)]
+
+
+@pytest.mark.parametrize("hot", [False, True])
+@pytest.mark.parametrize(
+    ("stack", "task"),
+    [
+        ("dd", Task(70, "dd", 0)),
+        ("idle", Task(0, "swapper/1", 1)),
+        ("swapper", Task(0, "swapper/0", 0)),
+        ("init", Task(1, "init", 1)),
+        ("thread", Task(71, "a thread of 15c", 1)),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, THREAD_SIZE - 32])
+def test_the_task_whose_stack_it_is(hot: bool, stack: str, task: Task, offset: int) -> None:
+    guest = Guest(hot)
+    assert guest.owner(guest.stacks[stack] + offset) == task
+
+
+@pytest.mark.parametrize(("cpu", "task"), [(0, Task(70, "dd", 0)), (1, Task(0, "swapper/1", 1))])
+def test_an_interrupt_stack(cpu: int, task: Task) -> None:
+    guest = Guest()
+    assert guest.owner(guest.irq_stacks[cpu]) == task
+    assert guest.owner(guest.irq_stacks[cpu] + IRQ_STACK_SIZE - 32) == task
+
+
+def test_no_stack_holds_it() -> None:
+    guest = Guest()
+    address = guest.place(64)
+    assert guest.owner(address) is None
+    assert read_accepting(guest.prog).problems == ()
+
+
+def test_the_symbols_before_6_10() -> None:
+    guest = Guest()
+    guest.symbols["__start_init_task"] = guest.symbols.pop("__start_init_stack")
+    guest.symbols["__end_init_task"] = guest.symbols.pop("__end_init_stack")
+    assert guest.owner(guest.stacks["dd"]) == Task(70, "dd", 0)
+
+
+def test_tasks_that_are_not_captured() -> None:
+    guest = Guest()
+    address = guest.stacks["init"]
+    guest.accept((address, 1, 2))
+    guest.set("task_struct", guest.tasks["swapper"], "tasks.next", 0xFFFF900000000000)
+    found = read_accepting(guest.prog)
+    assert found.entries[0].task is None
+    assert found.problems[0].startswith("tasks of 1 entries not found: task list: task 0xffff8fff")
+    assert found.problems[0].endswith("which follows pid 0, is not in this target")
+
+
+def test_a_size_of_stacks_that_cannot_be() -> None:
+    guest = Guest()
+    guest.symbols["__end_init_stack"] += 1 << 30
+    guest.accept((guest.stacks["dd"], 1, 2))
+    found = read_accepting(guest.prog)
+    assert found.entries[0].task is None
+    assert found.problems == (
+        f"tasks of 1 entries not found: kernel stacks have {THREAD_SIZE + (1 << 30)} bytes: "
+        f"at most {limits.STACK_BYTES} are expected",
+    )
+
+
+def test_a_kernel_without_the_list() -> None:
+    guest = Guest()
+    del guest.globals["accepting_list"]
+    with pytest.raises(Unavailable, match="no accepting_list"):
+        read_accepting(guest.prog)
+
+
+# --- lists that are not sane ---
+
+
+def entries_of(guest: Guest, count: int) -> list[int]:
+    addresses = [guest.place(PAGE) for _ in range(count)]
+    guest.accept(*((address, n, n + 1) for n, address in enumerate(addresses)))
+    return addresses
+
+
+def test_null() -> None:
+    guest = Guest()
+    first, _second = entries_of(guest, 2)
+    guest.write(first, bytes(8))
+    found = read_accepting(guest.prog)
+    assert [entry.address for entry in found.entries] == [first]
+    assert found.problems == ("entry 1: the entry before it points to NULL",)
+
+
+def test_an_entry_that_is_not_captured() -> None:
+    guest = Guest()
+    first, second = entries_of(guest, 2)
+    guest.drop(second)
+    found = read_accepting(guest.prog)
+    assert [entry.address for entry in found.entries] == [first]
+    assert found.problems == (f"entry 1: {second:#x} is not in this target",)
+
+
+def test_a_cycle() -> None:
+    guest = Guest()
+    addresses = entries_of(guest, 3)
+    guest.write(addresses[2], struct.pack("<Q", addresses[1]))
+    found = read_accepting(guest.prog)
+    assert [entry.address for entry in found.entries] == addresses
+    assert found.problems == (f"entry 3: {addresses[1]:#x} again: a cycle",)
+
+
+def test_wrong_links_backwards() -> None:
+    guest = Guest()
+    first, second = entries_of(guest, 2)
+    guest.write(second + 8, struct.pack("<Q", guest.head))
+    guest.write(guest.head + 8, struct.pack("<Q", first))
+    assert read_accepting(guest.prog).problems == (
+        f"entry 1: {second:#x} has prev {guest.head:#x}, it was reached from {first:#x}",
+        f"list head has prev {first:#x}, the last entry is {second:#x}",
+    )
+
+
+def test_more_entries_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ACCEPTING_ENTRIES", 3)
+    guest = Guest()
+    entries_of(guest, 5)
+    found = read_accepting(guest.prog)
+    assert len(found.entries) == 3
+    assert found.problems == ("more than 3 entries",)

@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+from __future__ import annotations
+
+import random
+from typing import Optional
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.pages import masked_pages, read_pages
+from drgn_unaccepted.kernel.platform import read_kernel_build
+from drgn_unaccepted.kernel.zones import read_zones
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import PageRun, Pages
+from tests.kernel.allocator_program import (
+    BUDDY,
+    CHUNK_PAGES,
+    GUARD,
+    NO_TYPE,
+    OFFLINE,
+    OLD_BUDDY,
+    OLD_OFFLINE,
+    PAGE,
+    PG_RESERVED,
+    SECTION_PAGES,
+    SLAB,
+    SUBSECTION_PAGES,
+    TABLE,
+    ULONG_MAX,
+    UNACCEPTED,
+    ZONE_ID_SHIFT,
+    AllocatorProgram,
+)
+
+START = 0x100000
+END = START + SECTION_PAGES
+
+
+class Guest(AllocatorProgram):
+    """One node with one section of memory, whose pages are all free and on no list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pgdat: Optional[int] = None
+
+    def build_memory(self) -> None:
+        if self.pgdat is None:
+            self.pgdat = self.add_node(0, START, SECTION_PAGES)
+            self.add_section(START)
+
+    def read(self, start_pfn: int = START, end_pfn: int = END, with_lists: bool = False) -> Pages:
+        self.build_memory()
+        build = read_kernel_build(self.prog)
+        zones = read_zones(self.prog, build) if with_lists else ()
+        return read_pages(self.prog, [Range(start_pfn * PAGE, end_pfn * PAGE)], build, zones)
+
+
+def make() -> Guest:
+    guest = Guest()
+    guest.build_memory()
+    return guest
+
+
+def old() -> Guest:
+    """Linux 6.5: a page type clears a bit of its own, and a listed chunk has none."""
+    guest = Guest()
+    del guest.enums["pagetype"]
+    # As printed: VMCOREINFO_NUMBER() takes a long.
+    guest.vmcoreinfo["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = "-129"
+    guest.vmcoreinfo["NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"] = "-257"
+    guest.build_memory()
+    return guest
+
+
+def state_of(pages: Pages, pfn: int) -> Optional[str]:
+    found = [run.state for run in pages.runs if run.start_pfn <= pfn < run.end_pfn]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_nothing_but_free_pages() -> None:
+    pages = make().read()
+    assert pages.runs == (PageRun(START, END, "free"),)
+    assert pages.scanned == (Range(START * PAGE, END * PAGE),)
+    assert pages.limited is None
+
+
+PFN = START + 5 * CHUNK_PAGES + 3
+
+
+@pytest.mark.parametrize(
+    ("state", "members"),
+    [
+        ("in-use", {"refcount": 1}),
+        ("in-use", {"refcount": 1, "page_type": 0}),  # mapped once
+        ("in-use", {"refcount": 3, "page_type": 2}),
+        ("in-use", {"page_type": SLAB | 7}),  # frozen: without a reference, from v6.15 on
+        ("in-use", {"refcount": 1, "page_type": TABLE}),
+        ("in-use", {"page_type": 0xF8000000}),  # a type that is not known here
+        ("in-use", {"compound": 0xFFFFEA0004000001}),  # a tail page, v6.12
+        ("in-use", {"compound": 0xFFFFFFFFFFFF0001}),  # a tail page, v7.1: a mask in the place of the address
+        ("in-use", {"compound": 0xFFFFEA0004000001, "page_type": 0}),
+        ("in-use", {"refcount": 0xFFFFFFFF}),  # underflow
+        ("free", {}),
+        ("free", {"flags": 1}),
+        ("free", {"page_type": 0, "flags": 1}),
+        ("reserved", {"flags": PG_RESERVED, "refcount": 1}),
+        ("reserved", {"flags": PG_RESERVED | 2 << ZONE_ID_SHIFT, "refcount": 1, "page_type": 0}),
+        ("offline", {"page_type": OFFLINE, "refcount": 1}),
+        ("device", {"flags": 4 << ZONE_ID_SHIFT, "refcount": 1}),
+        ("device", {"flags": 3 << (ZONE_ID_SHIFT + 3) | 4 << ZONE_ID_SHIFT, "refcount": 1}),  # of another node
+        ("in-use", {"flags": 3 << ZONE_ID_SHIFT, "refcount": 1}),  # ZONE_MOVABLE
+        ("uninitialised", {"flags": ULONG_MAX, "compound": ULONG_MAX, "page_type": NO_TYPE, "refcount": 0xFFFFFFFF}),
+        ("uninitialised", {"compound": 0, "page_type": 0}),
+        ("buddy", {"page_type": BUDDY}),
+        ("free", {"page_type": BUDDY, "private": 11}),  # no order
+        ("free", {"page_type": BUDDY, "private": 5}),  # not aligned to its order
+        ("free", {"page_type": GUARD}),
+    ],
+)
+def test_one_page(state: str, members: dict[str, int]) -> None:
+    guest = make()
+    guest.set_page(PFN, **members)
+    pages = guest.read()
+    if state == "free":
+        assert pages.runs == (PageRun(START, END, "free"),)
+    else:
+        assert pages.runs[1:2] == (PageRun(PFN, PFN + 1, state),)
+        assert {run.state for run in pages.runs[::2]} == {"free"}
+
+
+@pytest.mark.parametrize(
+    ("state", "members"),
+    [
+        ("buddy", {"page_type": OLD_BUDDY}),
+        ("offline", {"page_type": OLD_OFFLINE, "refcount": 1}),
+        ("in-use", {"page_type": 0xFFFFFDFF, "refcount": 1}),  # ~PG_table
+        ("free", {"page_type": 0xFFFFFBFF}),  # ~PG_guard
+        ("in-use", {"refcount": 1}),
+        ("free", {}),
+    ],
+)
+def test_one_page_before_6_12(state: str, members: dict[str, int]) -> None:
+    guest = old()
+    guest.set_page(PFN, **members)
+    assert state_of(guest.read(), PFN) == state
+
+
+def test_page_types_that_cannot_be_told() -> None:
+    guest = old()
+    del guest.vmcoreinfo["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"]
+    with pytest.raises(Unavailable, match="PAGE_BUDDY_MAPCOUNT_VALUE"):
+        guest.read()
+
+
+@pytest.mark.parametrize("order", range(11))
+def test_a_free_block_shows_in_its_first_page_only(order: int) -> None:
+    guest = make()
+    first = START + 7 * CHUNK_PAGES
+    guest.set_page(first, page_type=BUDDY, private=order)
+    assert guest.read().runs[1] == PageRun(first, first + (1 << order), "buddy")
+
+
+def test_a_free_block_is_seen_from_within() -> None:
+    guest = make()
+    first = START + 7 * CHUNK_PAGES
+    guest.set_page(first, page_type=BUDDY, private=10)
+    pages = guest.read(first + 700, first + 701)
+    assert pages.runs == (PageRun(first, first + CHUNK_PAGES, "buddy"),)
+    assert pages.scanned == (Range(first * PAGE, (first + CHUNK_PAGES) * PAGE),)
+
+
+def test_an_unaccepted_chunk() -> None:
+    guest = make()
+    first = START + 2 * CHUNK_PAGES
+    guest.set_page(first, page_type=UNACCEPTED)
+    assert guest.read().runs == (
+        PageRun(START, first, "free"),
+        PageRun(first, first + CHUNK_PAGES, "unaccepted"),
+        PageRun(first + CHUNK_PAGES, END, "free"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "members"),
+    [
+        ("in-use", {"refcount": 1}),
+        ("in-use", {"compound": 0xFFFFEA0004000001}),
+        ("reserved", {"flags": PG_RESERVED, "refcount": 1}),
+        ("reserved", {"flags": PG_RESERVED}),
+        ("buddy", {"page_type": BUDDY}),
+    ],
+)
+@pytest.mark.parametrize("index", [1, 511, 512, 1023])
+def test_a_page_in_an_unaccepted_chunk_that_is_something_else(state: str, members: dict[str, int], index: int) -> None:
+    guest = make()
+    first = START + 2 * CHUNK_PAGES
+    guest.set_page(first, page_type=UNACCEPTED)
+    guest.set_page(first + index, **members)
+    pages = guest.read()
+    assert state_of(pages, first + index) == state
+    assert {state_of(pages, first + n) for n in range(index)} == {"unaccepted"}
+    assert {state_of(pages, first + n) for n in range(index + 1, CHUNK_PAGES)} <= {"unaccepted"}
+
+
+def test_a_listed_chunk_before_6_12() -> None:
+    guest = old()
+    assert guest.pgdat is not None
+    zone = guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
+    first = START + 2 * CHUNK_PAGES
+    guest.list_chunks(zone, [first, first + 5 * CHUNK_PAGES])
+    guest.set_page(first + 5 * CHUNK_PAGES + 9, refcount=1)
+    pages = guest.read(with_lists=True)
+    assert [run for run in pages.runs if run.state != "free"] == [
+        PageRun(first, first + CHUNK_PAGES, "unaccepted"),
+        PageRun(first + 5 * CHUNK_PAGES, first + 5 * CHUNK_PAGES + 9, "unaccepted"),
+        PageRun(first + 5 * CHUNK_PAGES + 9, first + 5 * CHUNK_PAGES + 10, "in-use"),
+        PageRun(first + 5 * CHUNK_PAGES + 10, first + 6 * CHUNK_PAGES, "unaccepted"),
+    ]
+
+
+KINDS = ("buddy", "compound", "slab", "reserved", "pages", "nothing", "guard", "unaccepted", "zero")
+
+
+def test_random_memory() -> None:
+    """Blocks of all kinds in all places, as they were put there."""
+    generator = random.Random(20260823)
+    guest = make()
+    expected: list[str] = []
+    while len(expected) < SECTION_PAGES:
+        pfn = START + len(expected)
+        order = generator.choice((0, 0, 1, 2, 5, 9, 10))
+        while pfn % (1 << order):
+            order -= 1
+        count = 1 << order
+        kind = generator.choice(
+            ["buddy", "compound", "slab", "reserved", "pages", "nothing", "guard", "unaccepted", "zero"]
+        )
+        if kind == "buddy":
+            guest.set_page(pfn, page_type=BUDDY, private=order, flags=generator.choice((0, 1 << 5)))
+            expected += ["buddy"] * count
+        elif kind in ("compound", "slab"):
+            slab = kind == "slab"
+            guest.set_page(pfn, page_type=SLAB if slab else NO_TYPE, refcount=0 if slab else 2)
+            for tail in range(1, count):
+                guest.set_page(pfn + tail, compound=guest.page(pfn) | 1)
+            expected += ["in-use"] * count
+        elif kind == "reserved":
+            for index in range(count):
+                guest.set_page(pfn + index, flags=PG_RESERVED | generator.choice((0, 4)), refcount=1)
+            expected += ["reserved"] * count
+        elif kind == "pages":
+            for index in range(count):
+                mapped = generator.choice((NO_TYPE, 0, 3))
+                guest.set_page(pfn + index, refcount=1 + index % 3, page_type=mapped, flags=index % 7)
+            expected += ["in-use"] * count
+        elif kind == "guard":
+            guest.set_page(pfn, page_type=GUARD, private=order)
+            expected += ["free"] * count
+        elif kind == "unaccepted" and order == 10:
+            guest.set_page(pfn, page_type=UNACCEPTED)
+            expected += ["unaccepted"] * count
+        elif kind == "zero":
+            for index in range(count):
+                guest.set_page(pfn + index, compound=0, page_type=0)
+            expected += ["uninitialised"] * count
+        else:
+            expected += ["free"] * count
+    found = [run.state for run in guest.read().runs for _ in range(run.end_pfn - run.start_pfn)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xff"])
+def test_memory_that_deferred_initialisation_has_not_reached(byte: bytes) -> None:
+    guest = make()
+    first = START + 4 * CHUNK_PAGES
+    guest.write(guest.page(first), byte * 64 * 3 * CHUNK_PAGES)
+    assert guest.read().runs[1] == PageRun(first, first + 3 * CHUNK_PAGES, "uninitialised")
+
+
+def test_first_deferred_pfn() -> None:
+    guest = make()
+    assert guest.pgdat is not None
+    guest.set("pglist_data", guest.pgdat, "first_deferred_pfn", START + 9 * CHUNK_PAGES)
+    # What lies there says nothing.
+    guest.set_page(START + 10 * CHUNK_PAGES, refcount=5)
+    pages = guest.read()
+    assert pages.runs == (
+        PageRun(START, START + 9 * CHUNK_PAGES, "free"),
+        PageRun(START + 9 * CHUNK_PAGES, END, "uninitialised"),
+    )
+    assert pages.scanned == (Range(START * PAGE, END * PAGE),)
+
+
+def test_a_kernel_without_deferred_initialisation() -> None:
+    guest = Guest()
+    guest.structs["pglist_data"] = [m for m in guest.structs["pglist_data"] if m[0] != "first_deferred_pfn"]
+    guest.pgdat = guest.new("pglist_data")
+    guest.set_global("node_data", "pglist_data*[4]", guest.pgdat.to_bytes(8, "little") + bytes(24))
+    guest.add_section(START)
+    assert guest.read().runs == (PageRun(START, END, "free"),)
+
+
+# --- pages without struct page ---
+
+
+def test_no_section() -> None:
+    pages = make().read(START - SECTION_PAGES, END + 3 * SECTION_PAGES)
+    assert pages.runs == (
+        PageRun(START - SECTION_PAGES, START, "absent"),
+        PageRun(START, END, "free"),
+        PageRun(END, END + 3 * SECTION_PAGES, "absent"),
+    )
+    assert pages.limited is None
+
+
+def test_a_section_without_mem_map() -> None:
+    guest = make()
+    guest.add_section(END, flags=0b0001)
+    assert guest.read(END, END + SECTION_PAGES).runs == (PageRun(END, END + SECTION_PAGES, "absent"),)
+
+
+def test_beyond_all_sections() -> None:
+    first = 64 * 256 * SECTION_PAGES
+    assert make().read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "absent"),)
+
+
+def test_hot_plugged_parts_of_a_section() -> None:
+    guest = make()
+    guest.add_section(END, subsections=0b1_0110)
+    part = SUBSECTION_PAGES
+    assert guest.read(END, END + 8 * part).runs == (
+        PageRun(END, END + part, "absent"),
+        PageRun(END + part, END + 3 * part, "free"),
+        PageRun(END + 3 * part, END + 4 * part, "absent"),
+        PageRun(END + 4 * part, END + 5 * part, "free"),
+        PageRun(END + 5 * part, END + 8 * part, "absent"),
+    )
+
+
+def test_a_kernel_that_does_not_describe_its_sections() -> None:
+    guest = make()
+    del guest.vmcoreinfo["SYMBOL(mem_section)"]
+    with pytest.raises(Unavailable, match="mem_section"):
+        guest.read()
+
+
+@pytest.mark.parametrize(("key", "value"), [("NUMBER(SECTION_SIZE_BITS)", "64"), ("LENGTH(mem_section)", "99999999")])
+def test_sections_that_cannot_be(key: str, value: str) -> None:
+    guest = make()
+    guest.vmcoreinfo[key] = value
+    with pytest.raises(Unavailable, match="not credible"):
+        guest.read()
+
+
+# --- what is not captured, and limits ---
+
+
+def test_structures_that_are_not_captured() -> None:
+    guest = make()
+    guest.set_page(START, page_type=BUDDY, private=10)
+    # 64 structures of the block's body, and 64 of the chunk after it.
+    guest.drop(guest.page(START + 128))
+    guest.drop(guest.page(START + CHUNK_PAGES + 64))
+    pages = guest.read(START, START + 2 * CHUNK_PAGES)
+    lost = [Range((START + n) * PAGE, (START + n + 64) * PAGE) for n in (128, CHUNK_PAGES + 64)]
+    assert pages.runs == (
+        PageRun(START, START + 128, "buddy"),
+        PageRun(START + 192, START + CHUNK_PAGES, "buddy"),
+        PageRun(START + CHUNK_PAGES, START + CHUNK_PAGES + 64, "free"),
+        PageRun(START + CHUNK_PAGES + 128, START + 2 * CHUNK_PAGES, "free"),
+    )
+    assert pages.scanned == (
+        Range(START * PAGE, lost[0].start),
+        Range(lost[0].end, lost[1].start),
+        Range(lost[1].end, (START + 2 * CHUNK_PAGES) * PAGE),
+    )
+    assert pages.limited == f"struct page of 128 pages is not in this target, the first at {lost[0].start:#x}"
+
+
+def test_a_section_that_is_not_captured() -> None:
+    guest = make()
+    guest.write(guest.mem_section, (0xFFFF900000000000).to_bytes(8, "little"))
+    pages = guest.read()
+    assert not pages.runs
+    assert not pages.scanned
+    assert pages.limited == f"0x100000000-0x108000000: struct mem_section of {START * PAGE:#x} is not in this target"
+
+
+def test_listed_chunks_are_known_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGES_SCANNED", 4 * CHUNK_PAGES)
+    guest = make()
+    assert guest.pgdat is not None
+    zone = guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
+    listed = [START + n * CHUNK_PAGES for n in (6, 2, 3)]
+    guest.list_chunks(zone, listed)
+    pages = guest.read(START, START + 7 * CHUNK_PAGES, with_lists=True)
+    chunk = CHUNK_PAGES
+    assert pages.runs == (
+        PageRun(START, START + 2 * chunk, "free"),
+        PageRun(START + 2 * chunk, START + 4 * chunk, "unaccepted"),
+        PageRun(START + 4 * chunk, START + 6 * chunk, "free"),
+        PageRun(START + 6 * chunk, START + 7 * chunk, "unaccepted"),
+    )
+    assert pages.scanned == (
+        Range(START * PAGE, (START + 2 * chunk) * PAGE),
+        Range((START + 4 * chunk) * PAGE, (START + 6 * chunk) * PAGE),
+    )
+    assert pages.limited == (
+        "of 3 chunks on zone->unaccepted_pages only the first page was looked at: there are more than 4096 pages"
+    )
+
+
+def test_more_pages_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGES_SCANNED", 4 * CHUNK_PAGES)
+    # Memory that does not exist costs nothing.
+    pages = make().read(START - SECTION_PAGES, START + 7 * CHUNK_PAGES)
+    assert pages.scanned == (Range((START - SECTION_PAGES) * PAGE, (START + 4 * CHUNK_PAGES) * PAGE),)
+    assert pages.limited is not None
+    assert pages.limited.endswith("3072 pages were not looked at: more than 4096")
+
+
+def test_more_runs_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGE_RUNS", 100)
+    guest = make()
+    for pfn in range(START, END, 2):
+        guest.set_page(pfn, refcount=1)
+    pages = guest.read()
+    assert len(pages.runs) == 16 * CHUNK_PAGES
+    assert pages.limited == f"from {(START + 16 * CHUNK_PAGES) * PAGE:#x} on: more than 100 runs of pages"
+    assert pages.scanned == (Range(START * PAGE, (START + 16 * CHUNK_PAGES) * PAGE),)
+
+
+def test_more_sections_than_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SECTIONS", 2)
+    pages = make().read(START, END + 5 * SECTION_PAGES)
+    assert pages.limited is not None
+    assert "more than 2 memory sections" in pages.limited
+
+
+def test_states_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGE_STATES", 3)
+    guest = make()
+    for index in range(CHUNK_PAGES):
+        guest.set_page(START + index, refcount=index % 50, flags=index % 11)
+    found = [run.state for run in guest.read().runs for _ in range(run.end_pfn - run.start_pfn)]
+    assert found[:CHUNK_PAGES] == ["in-use" if index % 50 else "free" for index in range(CHUNK_PAGES)]
+
+
+# --- content ---
+
+
+def test_masked_pages() -> None:
+    guest = make()
+    guest.write_physical(10, bytes(PAGE))
+    guest.write_physical(11, bytes(PAGE - 1) + b"\1")
+    guest.write_physical(13, bytes(PAGE))
+    assert masked_pages(guest.prog, [10, 11, 12, 13]) == (10, 13)
+
+
+def test_masked_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MASKED_PAGES", 2)
+    guest = make()
+    for pfn in range(5):
+        guest.write_physical(pfn, bytes(PAGE))
+    assert masked_pages(guest.prog, range(5)) == (0, 1)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+from __future__ import annotations
+
+import struct
+from typing import Optional
+
+import pytest
+
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
+from drgn_unaccepted.snapshot import Platform
+from tests.kernel.allocator_program import UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram
+
+# SEV, SEV-ES, SEV-SNP
+SNP, SEV_ES = 0b111, 0b011
+
+
+def make(
+    *,
+    words: Optional[dict[int, int]] = None,
+    sev_status: Optional[int] = 0,
+    cc_vendor: Optional[int] = 0,
+    lazy: Optional[bool] = True,
+) -> AllocatorProgram:
+    guest = AllocatorProgram()
+    if words is not None:
+        capability = [words.get(n, 0) for n in range(22)]
+        guest.set_global("boot_cpu_data", "cpuinfo_x86", struct.pack("<23I", 6, *capability))
+    if sev_status is not None:
+        guest.set_global("sev_status", "unsigned long", struct.pack("<Q", sev_status))
+    if cc_vendor is not None:
+        guest.set_global("cc_vendor", "enum cc_vendor", struct.pack("<I", cc_vendor))
+    if lazy is not None:
+        guest.set_global("lazy_accept", "bool", bytes([lazy]))
+    return guest
+
+
+@pytest.mark.parametrize(
+    ("guest", "platform"),
+    [
+        (make(words={8: 1 << 22}, cc_vendor=2), Platform("tdx", "INTEL", 0, True)),
+        (make(words={}, sev_status=SNP, cc_vendor=1, lazy=False), Platform("snp", "AMD", SNP, False)),
+        # SEV-ES does not accept memory.
+        (make(words={}, sev_status=SEV_ES, cc_vendor=1), Platform("none", "AMD", SEV_ES, True)),
+        (make(words={}), Platform("none", "NONE", 0, True)),
+        # The same bit in another word, other bits in this one.
+        (make(words={7: 1 << 22, 9: 1 << 22, 8: ~(1 << 22) & 0xFFFFFFFF}), Platform("none", "NONE", 0, True)),
+        # Without CONFIG_AMD_MEM_ENCRYPT.
+        (make(words={}, sev_status=None, cc_vendor=None), Platform("none", None, None, True)),
+        (make(words=None, sev_status=SNP), Platform("snp", "NONE", SNP, True)),
+        (make(words=None, sev_status=0), Platform(None, "NONE", 0, True)),
+        (make(words={}, cc_vendor=9), Platform("none", "9", 0, True)),
+    ],
+)
+def test_platform(guest: AllocatorProgram, platform: Platform) -> None:
+    assert read_platform(guest.prog) == platform
+
+
+def test_nothing_tells() -> None:
+    with pytest.raises(Unavailable, match="neither boot_cpu_data"):
+        read_platform(make(words=None, sev_status=None, cc_vendor=None, lazy=None).prog)
+
+
+def test_a_variable_that_is_not_captured() -> None:
+    guest = make(words={})
+    guest.globals["sev_status"] = ("unsigned long", 0xFFFF900000000000)
+    assert read_platform(guest.prog) == Platform("none", "NONE", None, True)
+
+
+def test_build() -> None:
+    guest = AllocatorProgram()
+    guest.add_cpus([0, 1, 2, 3])
+    guest.set_global("efi_setup", "unsigned long", bytes(8))
+    guest.set_global("system_state", "enum system_states", struct.pack("<I", 2))
+    guest.symbols["accept_memory"] = 0xFFFFFFFF81000000
+    build = read_kernel_build(guest.prog)
+    assert build.unaccepted_memory is True
+    assert build.unaccepted_page_type == UNACCEPTED
+    assert build.chunk_pages == 1024
+    assert build.static_key is None
+    assert build.vmcoreinfo_unaccepted is False
+    assert build.kexec_booted is False
+    assert build.unaccepts is False
+    assert build.system_state == "freeing-initmem"
+    assert build.reserved_flag == 1 << 13
+    assert build.zone_id_shift == ZONE_ID_SHIFT
+    assert build.cpus == 4
+
+
+def test_another_build() -> None:
+    guest = AllocatorProgram()
+    guest.structs["zone"] = [
+        (name, "free_area[9]" if name == "free_area" else type_name)
+        for name, type_name in guest.structs["zone"]
+        if name != "unaccepted_pages"
+    ]
+    guest.enums["pagetype"].pop("PGTY_unaccepted")
+    guest.enums["pageflags"]["PG_reserved"] = 14
+    guest.vmcoreinfo["NUMBER(PAGE_UNACCEPTED_MAPCOUNT_VALUE)"] = "-150994944"
+    guest.set_global("efi_setup", "unsigned long", struct.pack("<Q", 0x1234000))
+    guest.set_global("zones_with_unaccepted_pages", "static_key_false", struct.pack("<i", 3))
+    guest.symbols["accept_memory"] = guest.symbols["unaccept_memory"] = 0xFFFFFFFF81000000
+    build = read_kernel_build(guest.prog)
+    assert build.unaccepted_memory is False
+    assert build.unaccepted_page_type is None
+    assert build.chunk_pages == 256
+    assert build.static_key == 3
+    assert build.vmcoreinfo_unaccepted is True
+    assert build.kexec_booted is True
+    assert build.unaccepts is True
+    assert build.reserved_flag == 1 << 14
+    # No CONFIG_SMP.
+    assert build.cpus == 1
+
+
+def test_what_cannot_be_told_is_none() -> None:
+    guest = AllocatorProgram()
+    guest.add_cpus([0])
+    guest.drop(guest.symbols["__cpu_present_mask"])
+    build = read_kernel_build(guest.prog)
+    assert (build.kexec_booted, build.unaccepts, build.system_state, build.cpus) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("orders", [21, 4000])
+def test_orders_that_cannot_be(orders: int) -> None:
+    guest = AllocatorProgram()
+    guest.structs["zone"] = [
+        (name, f"free_area[{orders}]" if name == "free_area" else type_name)
+        for name, type_name in guest.structs["zone"]
+    ]
+    with pytest.raises(Unavailable, match=f"zone->free_area has {orders} elements"):
+        read_kernel_build(guest.prog)
+
+
+@pytest.mark.parametrize("size", [60, 264])
+def test_a_struct_page_that_cannot_be(size: int) -> None:
+    guest = AllocatorProgram()
+    guest.structs["page"] = [("rest", f"unsigned int[{size // 4}]")]
+    guest.compound_member = None
+    with pytest.raises(Unavailable, match=f"struct page has {size} bytes"):
+        read_kernel_build(guest.prog)
+
+
+def test_members_of_struct_page_that_are_not_aligned() -> None:
+    guest = AllocatorProgram()
+    guest.structs["page"][4:4] = [("odd", "unsigned char[3]")]
+    guest.structs["page"][5] = ("private", "unsigned char[8]")
+    with pytest.raises(Unavailable, match="not aligned"):
+        read_kernel_build(guest.prog)
+
+
+@pytest.mark.parametrize(
+    ("enum", "constant", "value", "said"),
+    [
+        ("pageflags", "PG_reserved", 4_000_000_000, "PG_reserved is 4000000000"),
+        ("zone_type", "__MAX_NR_ZONES", 4_000_000_000, "__MAX_NR_ZONES is 4000000000"),
+        ("zone_type", "__MAX_NR_ZONES", 0, "__MAX_NR_ZONES is 0"),
+    ],
+)
+def test_constants_that_cannot_be(enum: str, constant: str, value: int, said: str) -> None:
+    guest = AllocatorProgram()
+    guest.enums[enum][constant] = value
+    with pytest.raises(Unavailable, match=said):
+        read_kernel_build(guest.prog)
+
+
+def test_no_vmemmap() -> None:
+    guest = AllocatorProgram()
+    del guest.globals["vmemmap_base"]
+    with pytest.raises(Unavailable, match="not SPARSEMEM_VMEMMAP"):
+        read_kernel_build(guest.prog)
+    # Without CONFIG_DYNAMIC_MEMORY_LAYOUT.
+    guest.vmcoreinfo["SYMBOL(vmemmap)"] = "ffffea0000000000"
+    assert read_kernel_build(guest.prog).chunk_pages == 1024

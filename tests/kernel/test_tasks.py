@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+from __future__ import annotations
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.tasks import TaskReader, read_reclaiming
+from drgn_unaccepted.snapshot import Task
+from tests.kernel.allocator_program import AllocatorProgram
+
+PF_KSWAPD = 0x00020000
+RECLAIM = 0xFFFF888000123000
+
+
+def make() -> tuple[AllocatorProgram, dict[int, int]]:
+    """Three processes beside init_task, one with three threads: tasks by pid."""
+    guest = AllocatorProgram()
+    names = {0: "swapper/0", 1: "init", 40: "kswapd0", 50: "worker", 51: "worker-1", 52: "worker-2"}
+    tasks = {pid: guest.add_task(pid, comm, cpu=pid % 2) for pid, comm in names.items()}
+    guest.link_tasks([[tasks[0]], [tasks[1]], [tasks[40]], [tasks[50], tasks[51], tasks[52]]])
+    return guest, tasks
+
+
+def test_all_threads_of_all_processes() -> None:
+    guest, _tasks = make()
+    assert [(record.pid, record.comm, record.cpu) for record in TaskReader(guest.prog).walk()] == [
+        (0, "swapper/0", 0),
+        (1, "init", 1),
+        (40, "kswapd0", 0),
+        (50, "worker", 0),
+        (51, "worker-1", 1),
+        (52, "worker-2", 0),
+    ]
+
+
+def test_who_reclaims() -> None:
+    guest, tasks = make()
+    for pid in (1, 40, 52):
+        guest.set("task_struct", tasks[pid], "reclaim_state", RECLAIM)
+    guest.set("task_struct", tasks[40], "flags", PF_KSWAPD | 0x800)
+    guest.set("task_struct", tasks[52], "flags", 0x800)
+    assert read_reclaiming(guest.prog) == (Task(1, "init", 1), Task(52, "worker-2", 0))
+
+
+def test_nobody_reclaims() -> None:
+    guest, _tasks = make()
+    assert read_reclaiming(guest.prog) == ()
+
+
+def test_without_smp_there_is_no_cpu() -> None:
+    guest = AllocatorProgram()
+    guest.structs["thread_info"] = [("flags", "unsigned long")]
+    task = guest.new("task_struct", reclaim_state=RECLAIM, pid=9)
+    guest.link_tasks([[task]])
+    assert read_reclaiming(guest.prog) == (Task(9, "", None),)
+
+
+def test_a_name_that_is_no_text() -> None:
+    guest, tasks = make()
+    guest.write(guest.at("task_struct", tasks[1], "comm"), b"\xff\x1b[31m" + b"x" * 10)
+    guest.set("task_struct", tasks[1], "reclaim_state", RECLAIM)
+    (task,) = read_reclaiming(guest.prog)
+    assert task.comm == "\\xff\x1b[31m" + "x" * 10
+
+
+def test_a_cycle_of_processes() -> None:
+    guest, tasks = make()
+    guest.set("task_struct", tasks[50], "tasks.next", guest.at("task_struct", tasks[1], "tasks"))
+    with pytest.raises(Unavailable, match=f"task list: task {tasks[1]:#x} follows pid 50 and was met before"):
+        read_reclaiming(guest.prog)
+
+
+def test_a_cycle_of_threads() -> None:
+    guest, tasks = make()
+    guest.set("task_struct", tasks[52], "thread_node.next", guest.at("task_struct", tasks[51], "thread_node"))
+    with pytest.raises(Unavailable, match=f"task {tasks[51]:#x} follows pid 52 and was met before"):
+        read_reclaiming(guest.prog)
+
+
+@pytest.mark.parametrize("address", [0, 0xFFFF900000000000])
+def test_a_task_that_is_not_captured(address: int) -> None:
+    guest, tasks = make()
+    guest.set("task_struct", tasks[1], "tasks.next", address)
+    with pytest.raises(Unavailable, match="which follows pid 1, is not in this target"):
+        read_reclaiming(guest.prog)
+
+
+def test_more_tasks_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TASKS", 4)
+    guest, _tasks = make()
+    with pytest.raises(Unavailable, match="more than 4 tasks"):
+        read_reclaiming(guest.prog)

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+from __future__ import annotations
+
+import struct
+from typing import Optional
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.platform import read_kernel_build
+from drgn_unaccepted.kernel.zones import read_counters, read_zones
+from drgn_unaccepted.snapshot import ListedChunks, Watermarks, Zone
+from tests.kernel.allocator_program import (
+    CHUNK_PAGES,
+    UNACCEPTED,
+    VMEMMAP,
+    ZONE_ID_SHIFT,
+    AllocatorProgram,
+)
+
+NORMAL = 2
+START = 0x100000
+
+
+class Guest(AllocatorProgram):
+    """One node with a zone Normal of 64 chunks."""
+
+    def __init__(self, chunks: int = 64) -> None:
+        super().__init__()
+        self.chunks = chunks
+        self._zone: Optional[int] = None
+
+    @property
+    def zone(self) -> int:
+        if self._zone is None:
+            pgdat = self.add_node(0)
+            self._zone = self.populate(pgdat, NORMAL, "Normal", START, self.chunks * CHUNK_PAGES)
+            for first in range(START, START + self.chunks * CHUNK_PAGES, 32768):
+                self.add_section(first)
+        return self._zone
+
+    def read(self) -> Zone:
+        assert self.zone
+        (zone,) = read_zones(self.prog, read_kernel_build(self.prog))
+        return zone
+
+    def listed(self) -> ListedChunks:
+        listed = self.read().listed
+        assert listed is not None
+        return listed
+
+
+def test_a_zone_with_all_that_it_says() -> None:
+    guest = Guest()
+    zone = guest.zone
+    chunks = [START + n * CHUNK_PAGES for n in (5, 9, 7)]
+    guest.list_chunks(zone, chunks, flags=NORMAL << ZONE_ID_SHIFT)
+    guest.set("zone", zone, "managed_pages.counter", 65000)
+    guest.set("zone", zone, "present_pages", 65100)
+    for index, value in enumerate((11, 22, 33, 44)):
+        guest.set("zone", zone, f"_watermark[{index}]", value)
+    guest.set("zone", zone, "vm_stat[0].counter", 4000)
+    guest.set("zone", zone, "vm_stat[5].counter", 3072)
+    guest.set("zone", zone, "free_area[0].nr_free", 3)
+    guest.set("zone", zone, "free_area[10].nr_free", 2)
+
+    found = guest.read()
+
+    assert (found.node, found.name, found.zone_id) == (0, "Normal", NORMAL)
+    assert (found.start_pfn, found.spanned_pages) == (START, 65536)
+    assert (found.present_pages, found.managed_pages) == (65100, 65000)
+    assert found.watermarks == Watermarks(min=11, low=22, high=33, promo=44)
+    assert (found.free_pages, found.unaccepted_pages, found.buddy_pages) == (4000, 3072, 3 + 2 * 1024)
+    assert found.locked is False
+    assert found.problems == ()
+    assert found.listed is not None
+    assert list(found.listed.pfns) == chunks
+    assert set(found.listed.flags) == {NORMAL << ZONE_ID_SHIFT}
+    assert set(found.listed.page_types) == {UNACCEPTED}
+    assert set(found.listed.refcounts) == {0}
+    assert found.listed.problems == ()
+
+
+def test_what_is_wrong_with_a_listed_page_is_kept() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, [START, START + CHUNK_PAGES])
+    page = guest.page(START + CHUNK_PAGES)
+    guest.set("page", page, "_refcount.counter", -1)
+    guest.set("page", page, "page_type", 0xF0000000)
+    guest.set("page", page, "flags", 1 << 13)
+    listed = guest.listed()
+    assert (list(listed.refcounts), list(listed.page_types)) == ([0, -1], [UNACCEPTED, 0xF0000000])
+    assert listed.flags[1] == 1 << 13
+    assert listed.problems == ()
+
+
+def test_memdesc_flags() -> None:
+    guest = Guest()
+    guest.structs["page"][0] = ("flags", "memdesc_flags_t")
+    guest.compound_member = "compound_info"
+    guest.list_chunks(guest.zone, [START], flags=5 << ZONE_ID_SHIFT)
+    assert list(guest.listed().flags) == [5 << ZONE_ID_SHIFT]
+
+
+def test_zones_that_were_never_populated_are_not_walked() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, [START])
+    # Movable of node 0 and all zones of node 2 have NULL in their lists; node 1 does not exist.
+    guest.add_node(2)
+    assert [(zone.node, zone.name) for zone in read_zones(guest.prog, read_kernel_build(guest.prog))] == [(0, "Normal")]
+
+
+def test_zones_of_two_nodes() -> None:
+    guest = AllocatorProgram()
+    first, second = guest.add_node(0), guest.add_node(3)
+    guest.populate(first, 1, "DMA32", 0x1000, CHUNK_PAGES)
+    guest.populate(second, NORMAL, "Normal", START, CHUNK_PAGES)
+    zones = read_zones(guest.prog, read_kernel_build(guest.prog))
+    assert [(zone.node, zone.name, zone.zone_id) for zone in zones] == [(0, "DMA32", 1), (3, "Normal", 3 << 3 | NORMAL)]
+
+
+def test_one_node_without_numa() -> None:
+    guest = AllocatorProgram()
+    pgdat = guest.new("pglist_data")
+    guest.globals["contig_page_data"] = ("pglist_data", pgdat)
+    del guest.vmcoreinfo["LENGTH(node_data)"]
+    guest.populate(pgdat, NORMAL, "Normal", START, CHUNK_PAGES)
+    build = read_kernel_build(guest.prog)
+    assert [zone.name for zone in read_zones(guest.prog, build)] == ["Normal"]
+    # No bits for a node in the flags.
+    assert build.zone_id_shift == 64 - 3
+
+
+def test_a_kernel_without_unaccepted_memory() -> None:
+    guest = Guest()
+    guest.structs["zone"] = [member for member in guest.structs["zone"] if member[0] != "unaccepted_pages"]
+    guest.enums["zone_stat_item"].pop("NR_UNACCEPTED")
+    guest.enums["zone_watermarks"] = {"WMARK_MIN": 0, "WMARK_LOW": 1, "WMARK_HIGH": 2}
+    guest.set("zone", guest.zone, "present_pages", 5)
+    zone = guest.read()
+    assert (zone.listed, zone.unaccepted_pages, zone.watermarks.promo) == (None, None, None)
+
+
+def test_isolated_blocks_are_not_in_the_buddy_pages() -> None:
+    guest = Guest()
+    zone = guest.zone
+    guest.set("zone", zone, "free_area[3].nr_free", 5)
+    head = guest.at("zone", zone, "free_area[3].free_list[2]")
+    guest.link(head, [guest.lru(START + 8), guest.lru(START + 24)])
+    assert guest.read().buddy_pages == (5 - 2) << 3
+
+
+def test_an_isolate_list_that_leads_nowhere() -> None:
+    guest = Guest()
+    zone = guest.zone
+    guest.set("zone", zone, "free_area[3].nr_free", 5)
+    guest.set("zone", zone, "free_area[3].free_list[2].next", 0)
+    found = guest.read()
+    assert found.buddy_pages == 5 << 3
+    (problem,) = found.problems
+    assert problem == "buddy pages: isolated blocks of order 3: entry 0: the entry before it points to NULL"
+
+
+@pytest.mark.parametrize("value", [0, 1, 1 << 8])
+def test_the_lock(value: int) -> None:
+    guest = Guest()
+    guest.set("zone", guest.zone, "lock.rlock.raw_lock.val.counter", value)
+    assert guest.read().locked is bool(value)
+
+
+def test_the_lock_of_preempt_rt() -> None:
+    guest = Guest()
+    guest.structs["spinlock_t"] = [("lock", "rt_mutex_base")]
+    guest.set("zone", guest.zone, "lock.lock.owner", 0xFFFF888000001000)
+    assert guest.read().locked is True
+
+
+def test_no_lock_without_smp() -> None:
+    guest = Guest()
+    guest.structs["raw_spinlock"] = [("magic", "unsigned int")]
+    guest.set("zone", guest.zone, "present_pages", 5)
+    assert guest.read().locked is None
+
+
+# --- lists that are not sane ---
+
+
+def chunk(number: int) -> int:
+    return START + number * CHUNK_PAGES
+
+
+def test_null_within_the_list() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(4)))
+    guest.set("page", guest.page(chunk(2)), "lru.next", 0)
+    listed = guest.listed()
+    assert list(listed.pfns) == [chunk(0), chunk(1), chunk(2)]
+    assert listed.problems == ("entry 3: the entry before it points to NULL",)
+
+
+def test_null_in_the_head() -> None:
+    guest = Guest()
+    guest.write(guest.at("zone", guest.zone, "unaccepted_pages"), bytes(16))
+    listed = guest.listed()
+    assert len(listed.pfns) == 0
+    assert listed.problems == ("entry 0: the entry before it points to NULL",)
+
+
+@pytest.mark.parametrize(
+    "address", [0xDEAD000000000100, 0xFFFF888000000000, VMEMMAP, VMEMMAP + 64 * chunk(3) + 16, VMEMMAP - 56]
+)
+def test_a_pointer_into_nowhere(address: int) -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(4)))
+    guest.set("page", guest.page(chunk(1)), "lru.next", address)
+    listed = guest.listed()
+    assert list(listed.pfns) == [chunk(0), chunk(1)]
+    assert listed.problems == (f"entry 2: the entry before it points to {address:#x}, which is in no struct page",)
+
+
+def test_a_page_that_is_not_captured() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(4)))
+    guest.drop(guest.page(chunk(2)))
+    listed = guest.listed()
+    assert list(listed.pfns) == [chunk(0), chunk(1)]
+    assert listed.problems == (f"entry 2: struct page of {chunk(2):#x} is not in this target",)
+
+
+@pytest.mark.parametrize(
+    ("length", "back_to"), [(n, to) for n in (1, 2, 3, 4, 7, 8, 9, 31) for to in (0, 1, 2, 5, n - 1) if to < n]
+)
+def test_a_cycle(length: int, back_to: int) -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(length)))
+    guest.set("page", guest.page(chunk(length - 1)), "lru.next", guest.lru(chunk(back_to)))
+    listed = guest.listed()
+    assert list(listed.pfns) == list(map(chunk, range(length)))
+    assert len(listed.flags) == len(listed.page_types) == len(listed.refcounts) == length
+    assert listed.problems[-1] == f"entry {length}: page {chunk(back_to):#x} again: a cycle"
+
+
+def test_a_wrong_prev() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(4)))
+    guest.set("page", guest.page(chunk(2)), "lru.prev", guest.lru(chunk(0)))
+    listed = guest.listed()
+    assert list(listed.pfns) == list(map(chunk, range(4)))
+    assert listed.problems == (
+        f"entry 2: page {chunk(2):#x} has prev {guest.lru(chunk(0)):#x}, it was reached from {guest.lru(chunk(1)):#x}",
+    )
+
+
+def test_a_wrong_prev_in_the_head() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(2)))
+    head = guest.at("zone", guest.zone, "unaccepted_pages")
+    guest.write(head + 8, struct.pack("<Q", guest.lru(chunk(0))))
+    assert guest.listed().problems == (
+        f"list head has prev {guest.lru(chunk(0)):#x}, the last entry is {guest.lru(chunk(1)):#x}",
+    )
+
+
+def test_many_wrong_links_are_counted() -> None:
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(30)))
+    for number in range(1, 30):
+        guest.set("page", guest.page(chunk(number)), "lru.prev", 1)
+    problems = guest.listed().problems
+    assert len(problems) == limits.LIST_PROBLEMS + 1
+    assert problems[-1] == f"{29 - limits.LIST_PROBLEMS} more entries with a wrong prev"
+
+
+def test_more_entries_than_the_zone_has_pages() -> None:
+    guest = Guest(chunks=4)
+    zone = guest.zone
+    # Every page is its own entry, which no chunk can be.
+    guest.list_chunks(zone, range(START, START + 20))
+    listed = guest.listed()
+    assert len(listed.pfns) == 5
+    assert listed.problems == ("more than 5 entries",)
+
+
+def test_the_limit_holds_for_all_lists_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LISTED_CHUNKS", 10)
+    guest = AllocatorProgram()
+    pgdat = guest.add_node(0)
+    guest.add_section(START)
+    for index, first in ((1, 0), (NORMAL, 8)):
+        zone = guest.populate(pgdat, index, "zone", START, 64 * CHUNK_PAGES)
+        guest.list_chunks(zone, [chunk(n) for n in range(first, first + 8)])
+    first_list, second_list = (zone.listed for zone in read_zones(guest.prog, read_kernel_build(guest.prog)))
+    assert first_list is not None
+    assert second_list is not None
+    assert (len(first_list.pfns), first_list.problems) == (8, ())
+    assert (len(second_list.pfns), second_list.problems) == (2, ("more than 2 entries",))
+
+
+def test_more_nodes_than_there_can_be() -> None:
+    guest = Guest()
+    guest.read()
+    guest.globals["node_data"] = ("pglist_data*[2000]", guest.globals["node_data"][1])
+    with pytest.raises(Unavailable, match="node_data has 2000 elements"):
+        guest.read()
+
+
+# --- counters ---
+
+
+def test_per_cpu_differences_are_added() -> None:
+    guest = Guest()
+    zone = guest.zone
+    stats = guest.place(4096)
+    guest.set("zone", zone, "per_cpu_zonestats", stats)
+    guest.set("zone", zone, "vm_stat[0].counter", 1000)
+    # CPU 1 is not possible; its offset leads nowhere.
+    guest.add_cpus([0, 0x123456789000, 0x40], possible=0b101)
+    guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", 100)
+    guest.set("per_cpu_zonestat", stats + 0x40, "vm_stat_diff[0]", -128)
+    guest.set("per_cpu_zonestat", stats + 0x40, "vm_stat_diff[5]", 7)
+    guest.set_global("vm_zone_stat", "atomic_long_t[6]", struct.pack("<6q", 1000, 0, 0, 0, 0, 4096))
+
+    assert guest.read().free_pages == 1000 + 100 - 128
+    counters = read_counters(guest.prog)
+    assert (counters.free_pages, counters.unaccepted_pages, counters.unaccepted_diff) == (1000, 4096, 7)
+
+
+def test_a_cpu_that_is_not_captured() -> None:
+    guest = Guest()
+    zone = guest.zone
+    stats = guest.new("per_cpu_zonestat")
+    guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", 5)
+    guest.set("zone", zone, "per_cpu_zonestats", stats)
+    guest.add_cpus([0, 0x123456789000])
+    guest.set_global("vm_zone_stat", "atomic_long_t[6]", bytes(48))
+    found = guest.read()
+    assert found.free_pages == 5
+    assert found.problems == ("free pages: per-CPU counters of 1 CPUs are not in this target (first CPU 1)",)
+    assert read_counters(guest.prog).unaccepted_diff is None
+
+
+def test_counters_of_a_kernel_without_unaccepted_memory() -> None:
+    guest = Guest()
+    guest.enums["zone_stat_item"].pop("NR_UNACCEPTED")
+    guest.set_global("vm_zone_stat", "atomic_long_t[6]", struct.pack("<6q", 77, 0, 0, 0, 0, 0))
+    counters = read_counters(guest.prog)
+    assert (counters.free_pages, counters.unaccepted_pages, counters.unaccepted_diff) == (77, None, None)
