@@ -115,6 +115,8 @@ class _Table:
             end = table.find(b"\0", start)
             if end < 0:
                 raise KallsymsError(f"kallsyms_token_index points at {start}, beyond the token table")
+            if end - start > limits.SYMBOL_NAME_BYTES:
+                raise KallsymsError(f"a kallsyms token is longer than {limits.SYMBOL_NAME_BYTES} bytes")
             tokens.append(table[start:end].decode("latin-1"))
         return tokens
 
@@ -133,7 +135,10 @@ class _Table:
 
     def search(self, names: Iterable[str]) -> dict[int, tuple[str, str]]:
         """(letter, name) by the index of the symbol, in the order of the table; ``_stext`` always."""
-        wanted = [(letter, name) for name in {*names, "_stext"} for letter in TYPE_LETTERS]
+        # A character that is in no symbol has no code of its own; its code may be a token.
+        own = {chr(code) for code, token in enumerate(self.tokens) if token == chr(code)}
+        possible = {name for name in (*names, "_stext") if own.issuperset(name)}
+        wanted = [(letter, name) for name in possible for letter in own.intersection(TYPE_LETTERS)]
         records = dict(zip(self.encode([letter + name for letter, name in wanted]), wanted))
         found = {}
         names_bytes, position = self.names, 0

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Symbols out of a kallsyms table that a second implementation of the kernel's build has written."""
+
+from __future__ import annotations
+
+import struct
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.kallsyms import Kallsym, KallsymsError, find_symbols, vmcoreinfo_symbols
+
+from .kallsyms_writer import KallsymsWriter, Symbols
+
+TEXT = 0xFFFFFFFF81000000
+ENCODINGS = ("base", "percpu", "place")
+NAMES = [
+    f"{verb}_{what}{where}"
+    for verb in ("efi", "init", "do", "__x64_sys", "accept", "aaaa", "aaa")
+    for what in ("memory", "page", "pages", "unaccepted_memory", "aaaaa")
+    for where in ("", "_late", "_node", ".constprop.0", "aa")
+]
+
+
+def symbols() -> Symbols:
+    """175 functions 64 bytes apart, a static name twice, data, a long name and per-CPU offsets."""
+    found: Symbols = [("A", "this_cpu_off", 0x1000), ("A", "pcpu_hot", 0x2000), ("T", "_stext", TEXT)]
+    found += [("t" if i % 3 else "T", name, TEXT + 64 + 64 * i) for i, name in enumerate(NAMES)]
+    end = TEXT + 0x10000
+    return [
+        *found,
+        ("t", "twice", end),
+        ("t", "other", end),
+        ("t", "twice", end + 16),
+        ("B", "efi", end + 0x100),
+        ("W", "_R" + "Nv" * 250, end + 0x140),
+        ("b", "efi_late_byte", end + 0x200),
+    ]
+
+
+def known(table: KallsymsWriter) -> dict[str, int]:
+    return vmcoreinfo_symbols(table.vmcoreinfo.encode())
+
+
+def find(table: KallsymsWriter, *names: str) -> dict[str, list[Kallsym]]:
+    return find_symbols(table.read, known(table), names)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_symbol_is_found_where_it_was_put(encoding: str) -> None:
+    written = symbols() if encoding == "percpu" else [s for s in symbols() if s[0] != "A"]
+    found = find(KallsymsWriter(written, encoding), *{name for _, name, _ in written})
+    assert [(s.letter, s.name, s.address) for name in found for s in found[name]].sort() == written.sort()
+    expected: dict[str, list[tuple[str, int]]] = {}
+    for letter, name, address in written:
+        expected.setdefault(name, []).append((letter, address))
+    assert {name: [(s.letter, s.address) for s in many] for name, many in found.items()} == expected
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_size_is_what_there_is_up_to_the_next_address(encoding: str) -> None:
+    written = [s for s in symbols() if s[0] != "A"]
+    found = find(KallsymsWriter(written, encoding), "_stext", "efi", "twice", "efi_late_byte")
+    assert found["_stext"][0].size == 64
+    assert found["efi"][0].size == 0x40
+    assert [s.size for s in found["twice"]] == [16, 0x100 - 16]
+    assert found["efi_late_byte"][0].size == 0  # the last one
+
+
+def test_what_is_not_there_is_left_out() -> None:
+    absent = ["lazy_accept", "ef", "efi_", "Befi", "\N{EURO SIGN}"]
+    # No symbol has an X, so that its code stands for other text: taken for itself it would give names not there.
+    table = KallsymsWriter(symbols(), "percpu")
+    codes = {record[1:].decode() for record in table.records if record.isascii()}
+    written = {name for _, name, _ in symbols()}
+    assert codes - written
+    assert set(find(table, "efi", *absent, *codes - written)) <= {"efi", "_stext"}
+
+
+def test_a_name_that_cannot_be_does_not_hide_one_that_is() -> None:
+    """The letter N is in no symbol. With its code, a token, and a name, other symbols' names are encoded."""
+    for seed in range(40):
+        random = Random(seed)
+        names = {"".join(random.choices("abcAB_1.", k=random.randint(1, 12))) for _ in range(80)}
+        written: Symbols = [("T", "_stext", TEXT)]
+        written += [("dDbB"[i % 4], name, TEXT + 32 + 8 * i) for i, name in enumerate(sorted(names))]
+        assert set(find(KallsymsWriter(written, "place"), *names)) - {"_stext"} == names
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text("abcAB_1.", min_size=1, max_size=40), min_size=1, max_size=60, unique=True),
+    st.sampled_from(ENCODINGS),
+)
+def test_any_names(names: list[str], encoding: str) -> None:
+    written: Symbols = [("T", "_stext", TEXT)]
+    written += [("dDbB"[i % 4], name, TEXT + 32 + 8 * i) for i, name in enumerate(names)]
+    found = find(KallsymsWriter(written, encoding), *names)
+    for letter, name, address in written[1:]:
+        assert [(s.letter, s.address) for s in found[name]] == [(letter, address)]
+
+
+def test_vmcoreinfo() -> None:
+    text = b"OSRELEASE=6.12\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(x)=1\nSYMBOL(bad)=xyz\nSYMBOL(a.b)=10\n"
+    assert vmcoreinfo_symbols(text) == {"_stext": TEXT, "a.b": 16}
+
+
+def test_before_linux_6_0_vmcoreinfo_does_not_say() -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    without = {name: at for name, at in known(table).items() if name != "kallsyms_num_syms"}
+    with pytest.raises(KallsymsError, match=r"no SYMBOL\(kallsyms_num_syms\)"):
+        find_symbols(table.read, without, ["efi"])
+
+
+def test_what_read_raises_passes_through() -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    with pytest.raises(LookupError, match="nothing at 0x10"):
+        find_symbols(table.read, {**known(table), "kallsyms_offsets": 16}, ["efi"])
+
+
+def damage(table: KallsymsWriter, where: str, data: bytes) -> None:
+    start = table.at[where] - table.base
+    table.memory[start : start + len(data)] = data
+
+
+@pytest.mark.parametrize("count", [0, limits.KALLSYMS_SYMBOLS + 1])
+def test_a_count_out_of_bounds(count: int) -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    damage(table, "kallsyms_num_syms", struct.pack("<I", count))
+    with pytest.raises(KallsymsError, match=f"kallsyms_num_syms is {count}"):
+        find(table, "efi")
+
+
+def test_more_symbols_than_names() -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    damage(table, "kallsyms_num_syms", struct.pack("<I", 200_000))
+    with pytest.raises(KallsymsError, match="ends inside of symbol"):
+        find(table, "efi")
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"),
+    [
+        ({"kallsyms_names": 0}, "kallsyms_names has .* bytes, the limit is"),
+        ({"kallsyms_token_table": 0}, "kallsyms_token_table has .* bytes, the limit is"),
+        ({"_stext": TEXT + 1}, "disagree about _stext"),
+    ],
+)
+def test_addresses_that_make_no_sense(moved: dict[str, int], words: str) -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    with pytest.raises(KallsymsError, match=words):
+        find_symbols(table.read, {**known(table), **moved}, ["efi"])
+
+
+def test_tokens_that_no_build_has_made() -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    damage(table, "kallsyms_token_table", b"x" * 40)
+    with pytest.raises(KallsymsError, match=r"is no pair of others|longer than"):
+        find(table, "efi")
+    table = KallsymsWriter(symbols(), "percpu")
+    damage(table, "kallsyms_token_index", b"\xff\xff")
+    with pytest.raises(KallsymsError, match="kallsyms_token_index points at 65535"):
+        find(table, "efi")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(min_value=0), st.integers(0, 255)), min_size=1, max_size=6))
+def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]]) -> None:
+    table = KallsymsWriter([s for s in symbols()[::8] if s[0] != "A"] + [("T", "_stext", TEXT)], "place")
+    for position, value in changes:
+        table.memory[position % len(table.memory)] = value
+    try:
+        find(table, "efi", "twice")
+    except (KallsymsError, LookupError) as error:
+        assert str(error)
