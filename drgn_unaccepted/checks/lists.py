@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Optional
 
 from drgn_unaccepted.checks import words
@@ -12,6 +13,7 @@ from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, rule
 from drgn_unaccepted.model.ranges import Range, subtract, total
+from drgn_unaccepted.questions.state import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
 
 #: ``page_type`` of a page that has none, and that is not mapped.
@@ -24,8 +26,8 @@ _X86_CHUNK = 4 << 20
 _MANY_CHUNKS = 8
 
 
-def _chunks_at(facts: Facts, pfns: list[int]) -> list[Range]:
-    return merged((pfn << PAGE_SHIFT, (pfn + facts.chunk_pages) << PAGE_SHIFT) for pfn in pfns)
+def _chunks_at(facts: Facts, pfns: Iterable[int]) -> list[Range]:
+    return chunk_ranges(pfns, facts.chunk_pages)
 
 
 @rule(
@@ -114,13 +116,14 @@ def list_page_type(facts: Facts) -> Outcome:
         assert zone.listed is not None
         pfns, types = zone.listed.pfns, zone.listed.page_types
         if types.count(wanted) != len(types):
-            others = [(pfn, type_) for pfn, type_ in zip(pfns, types) if type_ != wanted]
-            shown = [f"{pfn << PAGE_SHIFT:#x} ({type_:#010x})" for pfn, type_ in others[: words.SHOWN]]
+            others = [pfn for pfn, type_ in zip(pfns, types) if type_ != wanted]
+            wrong = islice(((pfn, type_) for pfn, type_ in zip(pfns, types) if type_ != wanted), words.SHOWN)
+            shown = [f"{pfn << PAGE_SHIFT:#x} ({type_:#010x})" for pfn, type_ in wrong]
             faults.append(
                 Fault(
                     f"{facts.zone_name(zone)}: {words.count(len(others), 'listed page')} without PageUnaccepted "
                     f"({wanted:#010x}): {words.some(shown, len(others))}",
-                    _chunks_at(facts, [pfn for pfn, _ in others]),
+                    _chunks_at(facts, others),
                     zone=zone,
                 )
             )
@@ -155,6 +158,8 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
     if lacking(facts, ("zones.listed",)):
         return _counted_without_bits(facts)
     pfns = facts.listed_pfns
+    if facts.bitmap_cut:
+        pfns = pfns[: bisect_left(pfns, facts.unaccepted[-1].end >> PAGE_SHIFT)]
     bare = _chunks_without_bits(facts, pfns)
     if not bare:
         return Pass(f"{words.count(len(pfns), 'listed chunk')} {words.has_have(len(pfns))} a bit set")
@@ -353,7 +358,7 @@ def eager_means_empty(facts: Facts) -> Outcome:
                 Fault(
                     f"{facts.zone_name(zone)}: accept_memory=eager, but {words.count(chunks, 'listed chunk')} and "
                     f"NR_UNACCEPTED {zone.unaccepted_pages}",
-                    _chunks_at(facts, [] if zone.listed is None else list(zone.listed.pfns)),
+                    _chunks_at(facts, () if zone.listed is None else zone.listed.pfns),
                     zone=zone,
                 )
             )

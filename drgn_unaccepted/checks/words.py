@@ -31,10 +31,10 @@ def some(parts: Iterable[str], number: int, separator: str = ", ") -> str:
 
 
 def size(nbytes: int) -> str:
-    """Bytes with a binary unit, one decimal where they are not whole: ``4 MiB``, ``63.4 GiB``."""
+    """Bytes in the largest binary unit that needs no fraction: ``4 MiB``, ``2142 MiB``, ``0 bytes``."""
     for name, unit in _UNITS:
-        if nbytes >= unit:
-            return f"{nbytes // unit} {name}" if nbytes % unit == 0 else f"{nbytes / unit:.1f} {name}"
+        if nbytes and nbytes % unit == 0:
+            return f"{nbytes // unit} {name}"
     return count(nbytes, "byte")
 
 
