@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read the running kernel's memory through its own mapping, with a BPF program of nine instructions.
+
+/proc/kcore leaves ACPI memory out, and with it the table (since Linux 6.6); the kernel itself has it in its direct map.
+A program of type BPF_PROG_TYPE_SYSCALL (Linux kernel commit 79a7f8bdb159 ("bpf: Introduce bpf_sys_bpf() helper and
+program type.") (in v5.14)) calls ``bpf_probe_read_kernel()`` into an array map, which is mapped here. It is run with
+BPF_PROG_TEST_RUN, attached to nothing and pinned nowhere: it is gone with the process, however that ends. A read
+writes nothing but that map, and returns an error where no memory is mapped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Optional, Union
+
+import drgn
+
+from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.model.e820 import ACPI
+from drgn_unaccepted.model.ranges import Range, find, merge
+
+#: Bytes of one run of the program: 8,192 words, some 10 microseconds.
+CHUNK = 64 << 10
+
+# include/uapi/linux/bpf.h
+_BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_PROG_TEST_RUN = 0, 5, 10
+_BPF_MAP_TYPE_ARRAY = 2
+_BPF_PROG_TYPE_SYSCALL = 31
+_BPF_F_SLEEPABLE = 1 << 4
+_BPF_F_MMAPABLE = 1 << 10
+_BPF_PSEUDO_MAP_VALUE = 2
+_FUNC_PROBE_READ_KERNEL = 113
+_LD_IMM64, _LDX_DW, _MOV_IMM, _JGT_IMM, _CALL, _EXIT = 0x18, 0x79, 0xB7, 0x25, 0x85, 0x95
+
+_SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
+
+# The helper is for GPL-compatible programs only, and this is the kernel's word for them. Section 3 of the LGPL 2.1 lets
+# a copy of this file be under the GPL.
+_LICENSE = ctypes.create_string_buffer(b"GPL")
+
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
+
+_VERIFIER_LOG_BYTES = 64 << 10
+
+#: What the program gets: the address and the number of bytes.
+_CONTEXT = struct.Struct("=QQ")
+
+
+class KernelReader:
+    """Reads at virtual addresses of the running kernel, without a fault and without a write.
+
+    It is no safer than the kernel's own loads: on Intel TDX a load from memory that is mapped and not accepted ends the
+    guest, and no exception table helps. Read nothing that may be unaccepted; :class:`AcpiMemory` sees to that.
+
+    :raises Unavailable: BPF cannot be used; the reason names what forbids it
+    """
+
+    def __init__(self) -> None:
+        self._map = self._prog = -1
+        self._value: Optional[mmap.mmap] = None
+        try:
+            self._map = _create_map()
+            self._prog = _load_program(self._map)
+            self._value = mmap.mmap(self._map, CHUNK, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError as error:
+            self.close()
+            raise Unavailable(f"BPF map: {error.strerror}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes at kernel virtual address ``address``; not atomic, in chunks of :data:`CHUNK`.
+
+        :raises Unavailable: a byte of them is not mapped, or is no kernel address
+        """
+        if self._value is None:
+            raise ValueError("read of a closed KernelReader")
+        parts = []
+        for start in range(address, address + size, CHUNK):
+            length = min(CHUNK, address + size - start)
+            status = _run(self._prog, start, length)
+            if status:
+                raise Unavailable(f"BPF probe read of {length} bytes at {start:#x}: {_probe_reason(status)}")
+            parts.append(self._value[:length])
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give the program and its map back to the kernel. May be called twice."""
+        if self._value is not None:
+            self._value.close()
+            self._value = None
+        for descriptor in (self._prog, self._map):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._map = self._prog = -1
+
+    def __enter__(self) -> KernelReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class AcpiMemory:
+    """Reads ACPI memory of the running kernel by physical address, through the direct map.
+
+    Nothing else: what the firmware reported as ACPI memory was never unaccepted (the stub takes type 15 for RAM). So a
+    wrong size in the table's header leads to a reason, and never to a load that ends the guest.
+    """
+
+    def __init__(self, prog: drgn.Program) -> None:
+        if not prog.flags & drgn.ProgramFlags.IS_LIVE or not prog.flags & drgn.ProgramFlags.IS_LOCAL:
+            raise Unavailable("BPF reads the kernel that it runs in, and this is another target")
+        self._page_offset = prog["page_offset_base"].value_()
+        self._ranges = _acpi_ranges(prog)
+        self._reader = KernelReader()
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes at physical address ``address``.
+
+        :raises Unavailable: not all ACPI memory, or not in the direct map
+        """
+        holder = find(self._ranges, address)
+        if holder is None or address + size > holder.end:
+            raise Unavailable(f"{address:#x}-{address + size:#x} is not ACPI memory by the e820 table")
+        return self._reader.read(self._page_offset + address, size)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+_CACHE_KEY = "drgn_unaccepted.kernel.bpf"
+
+
+def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
+    """A function that reads ``size`` bytes of ACPI memory of the running kernel at a physical address.
+
+    It raises Unavailable where BPF cannot be used, the range is not ACPI memory, or it is not mapped. The BPF program
+    is made on the first read and lives as long as ``prog``.
+    """
+
+    def read(address: int, size: int) -> bytes:
+        return _acpi_memory(prog).read(address, size)
+
+    return read
+
+
+def _acpi_memory(prog: drgn.Program) -> AcpiMemory:
+    made: Union[AcpiMemory, str, None] = prog.cache.get(_CACHE_KEY)
+    if made is None:
+        try:
+            made = AcpiMemory(prog)
+        except Unavailable as error:
+            made = str(error)
+        except (LookupError, drgn.FaultError) as error:
+            made = f"page_offset_base: {' '.join(str(error).split())}"
+        prog.cache[_CACHE_KEY] = made
+    if isinstance(made, str):
+        # It would fail again: what forbids it does not change while a process runs.
+        raise Unavailable(made)
+    return made
+
+
+def _acpi_ranges(prog: drgn.Program) -> list[Range]:
+    tables, missing = read_e820(prog)
+    for entries in (tables.firmware, tables.boot_params):
+        if entries is not None:
+            return merge((entry.start, entry.end) for entry in entries if entry.type == ACPI)
+    raise Unavailable(f"which memory is ACPI's is not known: {missing['e820.firmware']}; {missing['e820.boot_params']}")
+
+
+def _create_map() -> int:
+    attributes = struct.pack("=IIIII", _BPF_MAP_TYPE_ARRAY, 4, CHUNK, 1, _BPF_F_MMAPABLE)
+    try:
+        return _bpf(_BPF_MAP_CREATE, bytearray(attributes))
+    except OSError as error:
+        raise Unavailable(f"BPF_MAP_CREATE: {_bpf_reason(error)}") from None
+
+
+def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, dst | src << 4, offset, immediate)
+
+
+def _assemble(map_: int) -> bytes:
+    # long read(struct { u64 address; u64 size; } *r1)
+    return b"".join(
+        (
+            _instruction(_LDX_DW, 3, 1, 0),  # r3 = r1->address
+            _instruction(_LDX_DW, 2, 1, 8),  # r2 = r1->size
+            _instruction(_JGT_IMM, 2, 0, 4, CHUNK),  # if (r2 > CHUNK) goto too_big
+            _instruction(_LD_IMM64, 1, _BPF_PSEUDO_MAP_VALUE, 0, map_),  # r1 = the map's value
+            _instruction(0),
+            _instruction(_CALL, immediate=_FUNC_PROBE_READ_KERNEL),  # r0 = bpf_probe_read_kernel(r1, r2, r3)
+            _instruction(_EXIT),
+            _instruction(_MOV_IMM, 0, immediate=-errno.E2BIG),  # too_big: r0 = -E2BIG
+            _instruction(_EXIT),
+        )
+    )
+
+
+def _load_program(map_: int) -> int:
+    code = _assemble(map_)
+    try:
+        return _load(code, None)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            raise Unavailable(f"BPF_PROG_LOAD: {_bpf_reason(error)}") from None
+    log = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
+    try:
+        return _load(code, log)
+    except OSError as error:
+        words = log.value.decode("ascii", "replace")
+        raise Unavailable(f"BPF_PROG_LOAD: {_verifier_reason(error, words.splitlines())}") from None
+
+
+def _load(code: bytes, log: Optional[ctypes.Array[ctypes.c_char]]) -> int:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    attributes = struct.pack(
+        "=IIQQIIQII",
+        _BPF_PROG_TYPE_SYSCALL,
+        len(code) // 8,
+        ctypes.addressof(instructions),
+        ctypes.addressof(_LICENSE),
+        0 if log is None else 1,
+        0 if log is None else len(log),
+        0 if log is None else ctypes.addressof(log),
+        0,
+        _BPF_F_SLEEPABLE,
+    )
+    return _bpf(_BPF_PROG_LOAD, bytearray(attributes))
+
+
+def _run(prog: int, address: int, size: int) -> int:
+    """Run the program once; what it returned: 0 or a negative errno."""
+    context = ctypes.create_string_buffer(_CONTEXT.pack(address, size), _CONTEXT.size)
+    attributes = bytearray(
+        # fd, retval, data_size_in and _out, data_in, data_out, repeat, duration, ctx_size_in and _out, ctx_in
+        struct.pack("=IIIIQQIIIIQ", prog, 0, 0, 0, 0, 0, 0, 0, _CONTEXT.size, 0, ctypes.addressof(context))
+    )
+    try:
+        _bpf(_BPF_PROG_TEST_RUN, attributes)
+    except OSError as error:
+        raise Unavailable(f"BPF_PROG_TEST_RUN: {_bpf_reason(error)}") from None
+    (status,) = struct.unpack_from("=i", attributes, 4)
+    return int(status)
+
+
+def _bpf(command: int, attributes: bytearray) -> int:
+    """bpf(2); the kernel may write into ``attributes``.
+
+    :raises OSError: it failed
+    """
+    number = _SYSCALL_BPF.get(platform.machine())
+    if number is None:
+        raise Unavailable(f"BPF: the number of its system call on {platform.machine()} is not known here")
+    view = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    result: int = _libc().syscall(
+        ctypes.c_long(number), ctypes.c_long(command), ctypes.byref(view), ctypes.c_long(len(attributes))
+    )
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _probe_reason(status: int) -> str:
+    if status == -errno.EFAULT:
+        return "not mapped (EFAULT)"
+    if status == -errno.ERANGE:
+        return "no address of kernel memory (ERANGE)"
+    return errno.errorcode.get(-status, str(status))
+
+
+def _bpf_reason(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    if error.errno == errno.ENOSYS:
+        return "ENOSYS: kernel without CONFIG_BPF_SYSCALL"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        nothing = "neither capabilities nor lockdown forbid it; a security module or a seccomp filter may"
+        return f"{name}: {_what_forbids() or nothing}"
+    return f"{name}: {error.strerror}"
+
+
+def _verifier_reason(error: OSError, log: Sequence[str]) -> str:
+    if not log:
+        # find_prog_type()
+        return f"{_bpf_reason(error)}: kernel before Linux 5.14, which has no BPF_PROG_TYPE_SYSCALL"
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    said = next((line for line in log if f"#{_FUNC_PROBE_READ_KERNEL}" in line), None)
+    if said is None:
+        return f"{name}: the verifier refuses the program: {log[-1]}"
+    # bpf_base_func_proto() gives the helper to those only who may have it; its prototype is a weak symbol in
+    # kernel/bpf/helpers.c, and all zeros where kernel/trace/bpf_trace.c is not built.
+    forbidden = _what_forbids() or "kernel without CONFIG_BPF_EVENTS"
+    return f"{name}: no bpf_probe_read_kernel(): {forbidden}"
+
+
+def _what_forbids() -> Optional[str]:
+    """Why a privileged call was refused, as far as this process can find out."""
+    reasons = []
+    lacking = lacking_capabilities(_effective_capabilities())
+    if lacking:
+        reasons.append(f"this process lacks {' and '.join(lacking)} (or CAP_SYS_ADMIN)")
+    if lockdown_mode() == "confidentiality":
+        reasons.append("the kernel is locked down (lockdown=confidentiality)")
+    # Other sysctls decide nothing here: perf_event_paranoid is for perf_event_open(2), kptr_restrict for addresses that
+    # are printed.
+    disabled = _first_line("/proc/sys/kernel/unprivileged_bpf_disabled")
+    if "CAP_BPF" in lacking and disabled in ("1", "2"):
+        reasons.append(f"kernel.unprivileged_bpf_disabled is {disabled}")
+    return "; ".join(reasons) or None
+
+
+def lacking_capabilities(effective: int) -> list[str]:
+    """Which of the two capabilities that a BPF probe read needs are not in ``CapEff`` of /proc/PID/status."""
+    if effective >> _CAP_SYS_ADMIN & 1:
+        return []
+    wanted = (("CAP_BPF", _CAP_BPF), ("CAP_PERFMON", _CAP_PERFMON))
+    return [name for name, bit in wanted if not effective >> bit & 1]
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    raise Unavailable("/proc/self/status has no CapEff")
+
+
+def lockdown_mode(path: str = "/sys/kernel/security/lockdown") -> Optional[str]:
+    """``none``, ``integrity`` or ``confidentiality``; None where it cannot be told."""
+    line = _first_line(path)
+    if line is None or "[" not in line:
+        return None
+    return line.partition("[")[2].partition("]")[0]
+
+
+def _first_line(path: str) -> Optional[str]:
+    try:
+        with Path(path).open() as file:
+            return file.readline().strip()
+    except OSError:
+        return None

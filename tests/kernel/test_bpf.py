@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The BPF reader against this machine's own kernel, where it may be used; its words where it may not."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import drgn
+import pytest
+
+from drgn_unaccepted.kernel import bpf
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.model.ranges import Range
+
+# CPU_ENTRY_AREA_RO_IDT of arch/x86/include/asm/pgtable_areas.h: the read-only alias of the interrupt descriptor table
+# has the same address in every x86-64 kernel, KASLR or not.
+IDT = 0xFFFFFE0000000000
+IDT_BYTES = 4096
+
+# __PAGE_OFFSET_BASE_L4 and _L5, where the direct map begins without KASLR.
+DIRECT_MAPS = (0xFFFF888000000000, 0xFF11000000000000)
+
+PACKAGE = Path(bpf.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[bpf.KernelReader]:
+    try:
+        made = bpf.KernelReader()
+    except Unavailable as error:
+        pytest.skip(f"no BPF here: {error}")
+    with made:
+        yield made
+
+
+def gate_address(gate: bytes) -> int:
+    """Where a 64-bit gate descriptor leads (Intel SDM volume 3, figure 7-8)."""
+    low, _selector, _attributes, middle, high, _reserved = struct.unpack("<HHHHII", gate)
+    return int(low | middle << 16 | high << 32)
+
+
+def test_reads_the_interrupt_descriptor_table(reader: bpf.KernelReader) -> None:
+    idt = reader.read(IDT, IDT_BYTES)
+    assert len(idt) == IDT_BYTES
+    for vector in range(32):
+        gate = idt[16 * vector : 16 * vector + 16]
+        assert gate[2:4] == b"\x10\x00", "__KERNEL_CS"
+        assert gate[5] & 0x8F in (0x8E, 0x8F), "present, interrupt or trap gate"
+        assert gate_address(gate) >= 0xFFFFFFFF80000000, "kernel text"
+
+
+def test_a_long_read_is_made_of_chunks(reader: bpf.KernelReader) -> None:
+    text = gate_address(reader.read(IDT, 16)) & ~0xFFF
+    size = 3 * bpf.CHUNK + 123
+    whole = reader.read(text, size)
+    assert len(whole) == size
+    pieces = [reader.read(text + offset, min(4999, size - offset)) for offset in range(0, size, 4999)]
+    assert whole == b"".join(pieces)
+    assert len(set(whole)) > 200, "code, not a repeated byte"
+    assert reader.read(text, 0) == b""
+
+
+def test_reads_what_this_process_wrote_through_the_direct_map(reader: bpf.KernelReader) -> None:
+    written = os.urandom(4096)
+    with mmap.mmap(-1, 4096) as page:
+        page[:] = written
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        with Path("/proc/self/pagemap").open("rb") as pagemap:
+            pagemap.seek(address // 4096 * 8)
+            (entry,) = struct.unpack("<Q", pagemap.read(8))
+        pfn = entry & (1 << 55) - 1
+        if not pfn:
+            pytest.skip("/proc/self/pagemap shows no page frame numbers to this user")
+        seen = []
+        for base in DIRECT_MAPS:
+            try:
+                seen.append(reader.read(base + pfn * 4096, 4096))
+            except Unavailable:
+                continue
+        if not seen:
+            pytest.skip("the direct map is not where it is without KASLR")
+        assert written in seen
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (0, "no address of kernel memory (ERANGE)"),
+        (0x1000, "no address of kernel memory (ERANGE)"),
+        (1 << 62, "no address of kernel memory (ERANGE)"),
+        # Between the CPU entry areas (0xfffffe0000000000 and half a TiB) and what comes next is a hole.
+        (0xFFFFFDFFFFFFF000, "not mapped (EFAULT)"),
+    ],
+)
+def test_an_address_without_memory_is_a_reason(reader: bpf.KernelReader, address: int, words: str) -> None:
+    with pytest.raises(Unavailable, match=re.escape(words)) as raised:
+        reader.read(address, 16)
+    assert f"{address:#x}" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_read_that_runs_out_of_the_mapping_returns_nothing(reader: bpf.KernelReader) -> None:
+    assert reader.read(IDT, 16)
+    with pytest.raises(Unavailable, match=re.escape("not mapped (EFAULT)")):
+        reader.read(IDT - 8, 16)
+
+
+def open_files() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def test_close_gives_everything_back(reader: bpf.KernelReader) -> None:
+    before = open_files()
+    with bpf.KernelReader() as another:
+        another.read(IDT, 16)
+        assert len(open_files()) > len(before)
+    another.close()
+    assert open_files() == before
+    with pytest.raises(ValueError, match="closed"):
+        another.read(IDT, 16)
+
+
+HOLD = """
+import os, sys, time
+from drgn_unaccepted.kernel.bpf import KernelReader
+reader = KernelReader()
+for descriptor in os.listdir("/proc/self/fdinfo"):
+    try:
+        text = open(f"/proc/self/fdinfo/{descriptor}").read()
+    except OSError:
+        continue
+    for line in text.splitlines():
+        if line.startswith(("prog_id:", "map_id:")):
+            print(line.replace(":", ""))
+print("end", flush=True)
+while True:
+    reader.read(0xFFFFFE0000000000, 4096)
+"""
+
+
+def bpf_object_exists(kind: str, number: int) -> bool:
+    """BPF_PROG_GET_FD_BY_ID or BPF_MAP_GET_FD_BY_ID of include/uapi/linux/bpf.h."""
+    command = {"prog_id": 13, "map_id": 14}[kind]
+    try:
+        os.close(bpf._bpf(command, bytearray(struct.pack("=III", number, 0, 0))))
+    except OSError as error:
+        assert error.errno == errno.ENOENT
+        return False
+    return True
+
+
+def test_a_kill_leaves_nothing_in_the_kernel(reader: bpf.KernelReader) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, cwd=PACKAGE.parent, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            objects = set()
+            for line in process.stdout:
+                if line == "end\n":
+                    break
+                kind, number = line.split()
+                objects.add((kind, int(number)))
+            assert sorted(kind for kind, _ in objects) == ["map_id", "prog_id"]
+            assert all(bpf_object_exists(*each) for each in objects)
+        finally:
+            process.kill()
+    # The kernel frees them after a grace period.
+    deadline = time.monotonic() + 10
+    while any(bpf_object_exists(*each) for each in objects):
+        assert time.monotonic() < deadline, f"still there: {objects}"
+        time.sleep(0.05)
+
+
+TRY = """
+from drgn_unaccepted.kernel.bpf import KernelReader
+from drgn_unaccepted.kernel.errors import Unavailable
+try:
+    print(len(KernelReader().read(0xFFFFFE0000000000, 16)))
+except Unavailable as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dropped", "answer"),
+    [
+        ("-sys_admin", "^16$"),
+        (
+            "-sys_admin,-perfmon",
+            r"^BPF_PROG_LOAD: EINVAL: no bpf_probe_read_kernel\(\): this process lacks CAP_PERFMON \(",
+        ),
+        ("-sys_admin,-bpf", r"^BPF_MAP_CREATE: EPERM: this process lacks CAP_BPF \("),
+        ("-sys_admin,-bpf,-perfmon", "^BPF_MAP_CREATE: EPERM: this process lacks CAP_BPF and CAP_PERFMON "),
+    ],
+)
+def test_a_lacking_capability_is_named(reader: bpf.KernelReader, dropped: str, answer: str) -> None:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.geteuid() != 0:
+        pytest.skip("capabilities are dropped with setpriv, as root")
+    if "-bpf" in dropped and Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0":
+        pytest.skip("kernel.unprivileged_bpf_disabled is 0 here: a map needs no capability")
+    done = subprocess.run(
+        [setpriv, f"--bounding-set={dropped}", f"--inh-caps={dropped}", sys.executable, "-c", TRY],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(answer, done.stdout), done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+class Refusing:
+    """bpf(2) of a kernel that refuses one command."""
+
+    def __init__(self, command: int, number: int, log: bytes = b"") -> None:
+        self.command, self.number, self.log = command, number, log
+
+    def __call__(self, command: int, attributes: bytearray) -> int:
+        if command != self.command:
+            return os.open("/dev/null", os.O_RDONLY)
+        if command == 5:  # BPF_PROG_LOAD: log_size at 28, log_buf at 32 of union bpf_attr
+            size, where = struct.unpack_from("=IQ", attributes, 28)
+            if size:
+                ctypes.memmove(where, self.log + b"\0", len(self.log) + 1)
+        raise OSError(self.number, os.strerror(self.number))
+
+
+# Kernel log lines as kernel/bpf/verifier.c of Linux 6.12 and 7.3 prints them, and an older form.
+CANNOT_USE = (
+    b"0: R1=ctx() R10=fp0\n5: (85) call bpf_probe_read_kernel#113\n"
+    b"program of this type cannot use helper bpf_probe_read_kernel#113\n"
+)
+MISCONFIGURED = b"kernel subsystem misconfigured func bpf_probe_read_kernel#113\n"
+
+
+@pytest.mark.parametrize(
+    ("refusing", "effective", "lockdown", "words"),
+    [
+        (Refusing(0, errno.ENOSYS), ~0, "none", "BPF_MAP_CREATE: ENOSYS: kernel without CONFIG_BPF_SYSCALL"),
+        (Refusing(0, errno.EPERM), ~0, "none", "neither capabilities nor lockdown forbid it"),
+        (Refusing(0, errno.ENOMEM), ~0, "none", "BPF_MAP_CREATE: ENOMEM: Cannot allocate memory"),
+        (Refusing(5, errno.EINVAL), ~0, "none", "kernel before Linux 5.14, which has no BPF_PROG_TYPE_SYSCALL"),
+        (Refusing(5, errno.EINVAL, CANNOT_USE), ~0, "none", "kernel without CONFIG_BPF_EVENTS"),
+        (Refusing(5, errno.EFAULT, MISCONFIGURED), ~0, "integrity", "kernel without CONFIG_BPF_EVENTS"),
+        (Refusing(5, errno.EINVAL, CANNOT_USE), ~0, "confidentiality", "locked down (lockdown=confidentiality)"),
+        (Refusing(5, errno.EINVAL, CANNOT_USE), 1 << 39, "none", "lacks CAP_PERFMON (or CAP_SYS_ADMIN)"),
+        (
+            Refusing(5, errno.EACCES, b"R1 type=ctx expected=fp\n"),
+            ~0,
+            None,
+            "the verifier refuses the program: R1 type",
+        ),
+    ],
+)
+def test_a_refusal_says_what_refuses(
+    refusing: Refusing, effective: int, lockdown: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpf, "_bpf", refusing)
+    monkeypatch.setattr(bpf, "_effective_capabilities", lambda: effective)
+    monkeypatch.setattr(bpf, "lockdown_mode", lambda: lockdown)
+    before = open_files()
+    with pytest.raises(Unavailable, match=re.escape(words)) as raised:
+        bpf.KernelReader()
+    assert "\n" not in str(raised.value)
+    assert open_files() == before
+
+
+def test_an_unknown_machine_has_no_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(Unavailable, match="riscv64"):
+        bpf.KernelReader()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("[none] integrity confidentiality\n", "none"),
+        ("none [integrity] confidentiality\n", "integrity"),
+        ("none integrity [confidentiality]\n", "confidentiality"),
+        ("", None),
+    ],
+)
+def test_lockdown_mode(text: str, mode: str, tmp_path: Path) -> None:
+    (tmp_path / "lockdown").write_text(text)
+    assert bpf.lockdown_mode(str(tmp_path / "lockdown")) == mode
+    assert bpf.lockdown_mode(str(tmp_path / "none")) is None
+
+
+class Recorder:
+    """Stands for a KernelReader, and notes what is read."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[int, int]] = []
+
+    def read(self, address: int, size: int) -> bytes:
+        self.reads.append((address, size))
+        return bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("address", "size", "allowed"),
+    [
+        (0x7F000000, 0x1000, True),
+        (0x7F000018, 24, True),
+        (0x7F000FFF, 1, True),
+        (0x7F000FFF, 2, False),
+        (0x7EFFFFFF, 2, False),
+        (0x100000000, 24, False),
+        (0x7F000018, 1 << 28, False),
+    ],
+)
+def test_nothing_but_acpi_memory_is_read(address: int, size: int, allowed: bool) -> None:
+    # Made without __init__: there is no kernel with ACPI memory to open here.
+    memory = bpf.AcpiMemory.__new__(bpf.AcpiMemory)
+    recorder = Recorder()
+    memory._page_offset, memory._ranges, memory._reader = 1 << 63, [Range(0x7F000000, 0x7F001000)], recorder  # type: ignore[assignment]
+    if allowed:
+        assert memory.read(address, size) == bytes(size)
+        assert recorder.reads == [((1 << 63) + address, size)]
+    else:
+        with pytest.raises(Unavailable, match="not ACPI memory"):
+            memory.read(address, size)
+        assert recorder.reads == []
+
+
+def test_another_target_than_the_running_kernel_is_refused() -> None:
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+    read = bpf.direct_map_reader(prog)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="another target"):
+            read(0x1000, 8)
+
+
+def test_the_name_of_the_memory_device_stands_nowhere_in_the_package() -> None:
+    # Reading it can end a confidential guest: what it maps may be unaccepted.
+    device = b"/dev" + b"/mem"
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert len(files) > 20
+    assert [str(path) for path in files if device in path.read_bytes()] == []
