@@ -97,7 +97,5 @@ def _accept(entry: Accept, base: Optional[tuple[int, int]]) -> Document:
         "start": start,
         "end": end,
         "entry": entry.address,
-        "task": None
-        if entry.task is None
-        else {"pid": entry.task.pid, "comm": entry.task.comm, "cpu": entry.task.cpu},
+        "task": None if entry.task is None else {"pid": entry.task.pid, "comm": entry.task.comm, "cpu": entry.task.cpu},
     }

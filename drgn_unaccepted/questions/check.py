@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Collection, Optional
+from collections.abc import Collection
+from typing import Optional
 
 from drgn_unaccepted.checks import confirm, run_checks
 from drgn_unaccepted.questions.document import Document, document

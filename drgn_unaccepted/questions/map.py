@@ -28,6 +28,7 @@ from drgn_unaccepted.questions.state import (
     UNACCEPTED,
     X86_UNIT_SIZE,
     StateMap,
+    listed_ranges,
     possible_guards,
 )
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
@@ -47,7 +48,7 @@ _E820_RAM = frozenset((e820_model.RAM, 128))
 _NONZERO = re.compile(rb"[^\0]+")
 
 
-class _Memory(NamedTuple):
+class Memory(NamedTuple):
     """What is RAM and what is reserved, from the best map at hand."""
 
     ram: list[Range]
@@ -95,10 +96,10 @@ def map_document(
     """
     geometry = snapshot.table.geometry
     unit = X86_UNIT_SIZE if geometry is None else geometry.unit_size
-    memory = _memory(snapshot)
+    memory = memory_of(snapshot)
     unaccepted, accepted = _states(snapshot, source)
     shown = Range(0, limits.PHYSICAL_END) if window is None else window
-    filled = rng.intersect(rng.merge(memory.ram + _strays(snapshot, source, memory.ram, unaccepted)), [shown])
+    filled = rng.intersect(rng.merge(memory.ram + strays(snapshot, source, memory.ram)), [shown])
     if window is not None and not filled:
         filled = [shown]
     if finest is None:
@@ -214,7 +215,8 @@ def _segments(entries: Iterator[tuple[int, int, int]]) -> list[tuple[int, int, i
     return joined
 
 
-def _memory(snapshot: Snapshot) -> _Memory:
+def memory_of(snapshot: Snapshot) -> Memory:
+    """RAM and reserved memory: from the first e820 table that was captured, else the EFI map, else the zones."""
     if snapshot.e820 is not None:
         for table in (snapshot.e820.current, snapshot.e820.firmware, snapshot.e820.kexec, snapshot.e820.boot_params):
             if table is not None:
@@ -227,10 +229,10 @@ def _memory(snapshot: Snapshot) -> _Memory:
         return _sorted_out(spans, "zones")
     geometry = snapshot.table.geometry
     covered = [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
-    return _Memory(covered, [], None)
+    return Memory(covered, [], None)
 
 
-def _sorted_out(entries: Iterator[tuple[int, int, bool]], provenance: str) -> _Memory:
+def _sorted_out(entries: Iterator[tuple[int, int, bool]], provenance: str) -> Memory:
     kinds: dict[bool, list[Range]] = {True: [], False: []}
     for start, end, is_ram in entries:
         end = min(end, limits.PHYSICAL_END)
@@ -238,7 +240,7 @@ def _sorted_out(entries: Iterator[tuple[int, int, bool]], provenance: str) -> _M
             kinds[is_ram].append(Range(start, end))
     # Where entries overlap the kernel takes the higher type, and all others are higher than RAM's 1.
     reserved = rng.merge(kinds[False])
-    return _Memory(rng.subtract(rng.merge(kinds[True]), reserved), reserved, provenance)
+    return Memory(rng.subtract(rng.merge(kinds[True]), reserved), reserved, provenance)
 
 
 def _states(snapshot: Snapshot, source: Source) -> tuple[list[Range], list[Range]]:
@@ -252,10 +254,10 @@ def _states(snapshot: Snapshot, source: Source) -> tuple[list[Range], list[Range
     return rng.merge(found[UNACCEPTED]), rng.merge(found[ACCEPTED])
 
 
-def _strays(snapshot: Snapshot, source: Source, ram: list[Range], unaccepted: list[Range]) -> list[Range]:
+def strays(snapshot: Snapshot, source: Source, ram: Sequence[Range]) -> list[Range]:
     """Unaccepted memory that is not RAM, which should not be, in whole bytes of the bitmap."""
     if source.name != "bitmap":
-        return rng.subtract(unaccepted, ram)
+        return rng.subtract(listed_ranges(snapshot), ram) if source.name == "page-lists" else []
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
     byte = UNITS_PER_BYTE * geometry.unit_size
@@ -341,7 +343,7 @@ def _set_bits(geometry: Geometry, bitmap: bytes, grid: _Grid, start: int) -> lis
     return counts
 
 
-def _left_out(grid: _Grid, numbers: Sequence[int], memory: _Memory) -> list[Document]:
+def _left_out(grid: _Grid, numbers: Sequence[int], memory: Memory) -> list[Document]:
     """What lies between the rows, and before the first where the grid does not begin at 0."""
     gaps = []
     if numbers and grid.origin and memory.ram and memory.ram[0].start < grid.origin:

@@ -21,9 +21,7 @@ def efi(snapshot: Snapshot, source: Source) -> Document:
     answer = document(snapshot, source, "efi")
     efi_map = snapshot.efi_map
     if efi_map is None:
-        answer.update(
-            provenance="none", complete=False, note=snapshot.missing.get("efi_map"), descriptors=None
-        )
+        answer.update(provenance="none", complete=False, note=snapshot.missing.get("efi_map"), descriptors=None)
         return answer
     answer.update(
         provenance=efi_map.provenance,
@@ -70,10 +68,7 @@ def e820(snapshot: Snapshot, source: Source) -> Document:
 def _entries(entries: Optional[Sequence[E820Entry]]) -> Optional[list[Document]]:
     if entries is None:
         return None
-    return [
-        {"start": e.start, "end": e.end, "type": e.type, "name": e820_model.type_name(e.type)}
-        for e in entries
-    ]
+    return [{"start": e.start, "end": e.end, "type": e.type, "name": e820_model.type_name(e.type)} for e in entries]
 
 
 def _name(e820_type: Optional[int]) -> Optional[str]:

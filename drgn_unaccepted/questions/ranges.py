@@ -22,9 +22,7 @@ def ranges(snapshot: Snapshot, source: Source) -> Document:
     answer = document(snapshot, source, "ranges")
     states = state_ranges(snapshot, source)
     answer["ranges"] = (
-        None
-        if states is None
-        else [{"start": start, "end": end, "state": state} for start, end, state in states]
+        None if states is None else [{"start": start, "end": end, "state": state} for start, end, state in states]
     )
     answer["possible_guards"] = (
         [list(guard) for guard in possible_guards(snapshot)] if source.name == "page-lists" else []

@@ -100,9 +100,7 @@ class _Context:
         first = where.start >> PAGE_SHIFT
         if where.end - where.start <= PAGE_SIZE:
             return bits.pfn_is_unaccepted_memory(table.geometry, table.bitmap, first)
-        return bits.range_contains_unaccepted_memory(
-            table.geometry, table.bitmap, where.start, where.end - where.start
-        )
+        return bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, where.start, where.end - where.start)
 
     def _efi(self, where: Range) -> Optional[Document]:
         efi_map = self._snapshot.efi_map

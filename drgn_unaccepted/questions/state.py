@@ -140,13 +140,16 @@ def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
 
 
 def possible_guards(snapshot: Snapshot) -> list[Range]:
-    """The first unit of each run of listed chunks.
+    """The first and the last unit of each run of listed chunks, which can be accepted already.
 
-    accept_memory() of what lies before it accepts that unit too (the guard for load_unaligned_zeropad()), and the
-    chunk stays listed.
+    accept_memory() of what lies before a run accepts the run's first unit too (the guard for load_unaligned_zeropad()),
+    and the chunk stays listed. Type 15 memory need not end where a chunk does either.
     """
     unit = snapshot.table.unit_size or X86_UNIT_SIZE
-    return [Range(start, min(start + unit, end)) for start, end in listed_ranges(snapshot)]
+    edges: list[Range] = []
+    for start, end in listed_ranges(snapshot):
+        edges += [Range(start, min(start + unit, end)), Range(max(start, end - unit), end)]
+    return rng.merge(edges)
 
 
 def accepted_by_pages(snapshot: Snapshot) -> list[Range]:
@@ -167,7 +170,7 @@ def accepted_by_pages(snapshot: Snapshot) -> list[Range]:
 
 def _from_page_lists(snapshot: Snapshot) -> Iterator[Piece]:
     pieces = []
-    boundary = "in a listed chunk; first unit of its run, which may be accepted already as a guard"
+    boundary = "in a listed chunk, at the edge of its run: may be accepted already, as the guard of what lies before"
     guards = possible_guards(snapshot)
     pieces += [Piece(start, end, UNACCEPTED, None, boundary) for start, end in guards]
     for start, end in rng.subtract(listed_ranges(snapshot), guards):

@@ -58,7 +58,7 @@ def ranges(answer: Document) -> Iterator[str]:
                     f"{r['end']:#x}",
                     size(r["end"] - r["start"]),
                     r["state"],
-                    "first unit may be accepted already (guard)" if r["start"] in guards else "",
+                    "its first and last unit may be accepted already" if r["start"] in guards else "",
                 )
                 for r in answer["ranges"]
             ),

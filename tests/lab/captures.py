@@ -71,6 +71,13 @@ class Capture(NamedTuple):
                 pairs.append((int(start, 16), int(end, 16)))
         return pairs
 
+    def initial_units(self) -> set[int]:
+        """The units that the stub gave a bit: wholly type 15, and not accepted by the stub at once."""
+        units = {n for start, end in self.type15() for n in range(-(-start // UNIT), end // UNIT)}
+        for r in self.json("loader.json")["stub_accepted"]:
+            units -= set(range(r["start"] // UNIT, -(-r["end"] // UNIT)))
+        return units
+
     def unaccepted_units(self) -> set[int]:
         """Numbers (address / 2 MiB) of the units of type 15 memory that nobody accepted."""
         units = {n for start, end in self.type15() for n in range(-(-start // UNIT), end // UNIT)}

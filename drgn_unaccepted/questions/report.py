@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``report``: all answers in one document, small enough to travel inside a page.
+
+Bits and ranges are packed: the bitmap compressed, ranges as :func:`pack` has them. Nothing is thinned out.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.checks import explain
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.allocator import accepting, zones
+from drgn_unaccepted.questions.check import check
+from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.questions.map import lanes, memory_of, strays
+from drgn_unaccepted.questions.maps import e820, efi
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.state import X86_UNIT_SIZE, Piece, StateMap, listed_ranges, possible_guards
+from drgn_unaccepted.questions.summary import summary
+from drgn_unaccepted.snapshot import Snapshot
+
+
+def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None) -> Document:
+    """What the page of ``report`` is made from; its script answers ``resolve`` for any address out of it.
+
+    :param checks: the answer of ``check``, where it is at hand already
+    """
+    table, memory = snapshot.table, memory_of(snapshot)
+    geometry = table.geometry
+    findings = check(snapshot, source) if checks is None else checks
+    zone_list = zones(snapshot, source)
+    for zone in zone_list["zones"] or ():
+        del zone["listed"]  # is below, packed
+    states, otherwise = ([], None) if source.name == "bitmap" else _states(snapshot, source)
+    return {
+        **summary(snapshot, source),
+        "command": "report",
+        "unit_size": X86_UNIT_SIZE if geometry is None else geometry.unit_size,
+        "bitmap": None if table.bitmap is None else _deflated(table.bitmap),
+        "states": states,
+        "otherwise": otherwise,
+        "listed": None if snapshot.zones is None else pack(listed_ranges(snapshot)),
+        "guards": pack(rng.merge(possible_guards(snapshot))),
+        "memory_from": memory.provenance,
+        "ram": pack(memory.ram),
+        "reserved": pack(memory.reserved),
+        "filled": pack(rng.merge(memory.ram + strays(snapshot, source, memory.ram))),
+        "efi": _own(efi(snapshot, source), ("provenance", "complete", "note", "descriptors")),
+        "e820": _own(e820(snapshot, source), ("tables", "missing", "differences")),
+        "zones": zone_list["zones"],
+        "accepting": _own(accepting(snapshot, source), ("accepting", "problems", "phys_base_from", "missing")),
+        "accepting_ranges": lanes(snapshot)["accepting"],
+        "checks": {
+            "status": findings["status"],
+            "findings": findings["findings"],
+            "explain": {
+                finding["rule"]: [" ".join(part.split()) for part in explain(finding["rule"]).split("\n\n")[1:]]
+                for finding in findings["findings"]
+                if finding["status"] not in ("pass", "skip")
+            },
+        },
+        # A recording has its own pictures: acceptance by time and address. None can be made yet.
+        "recording": None,
+    }
+
+
+def _own(answer: Document, keys: Sequence[str]) -> Document:
+    return {key: answer.get(key) for key in keys}
+
+
+def _states(snapshot: Snapshot, source: Source) -> tuple[list[Document], Optional[Document]]:
+    """The known ranges, by what is said of them; and what is said of all others."""
+    groups: dict[tuple[str, Optional[bool], str], list[Range]] = {}
+    for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+        groups.setdefault((piece.state, piece.covered, piece.reason), []).append(Range(piece.start, piece.end))
+        last = piece
+    # What no source knows reaches to the last address, and is what lies between the others too.
+    otherwise = groups.pop(_said(last))
+    assert otherwise[-1].end == limits.PHYSICAL_END
+    return (
+        [
+            {"state": state, "covered": covered, "reason": reason, "runs": pack(rng.merge(ranges))}
+            for (state, covered, reason), ranges in groups.items()
+        ],
+        dict(zip(("state", "covered", "reason"), _said(last))),
+    )
+
+
+def _said(piece: Piece) -> tuple[str, Optional[bool], str]:
+    return piece.state, piece.covered, piece.reason
+
+
+def pack(ranges: Sequence[Range]) -> Document:
+    """Sorted, disjoint ranges as LEB128 pairs (gap since the last end, length), deflated, in base64.
+
+    The numbers are multiples of ``grain``, which makes most of them one byte.
+    """
+    grain = math.gcd(*(edge for range_ in ranges for edge in range_)) or 1
+    packed = bytearray()
+    last = 0
+    for start, end in ranges:
+        for number in ((start - last) // grain, (end - start) // grain):
+            while number > 0x7F:
+                packed.append(number & 0x7F | 0x80)
+                number >>= 7
+            packed.append(number)
+        last = end
+    return {"grain": grain, "count": len(ranges), "data": _deflated(bytes(packed))}
+
+
+def _deflated(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9 if len(data) < 1 << 24 else 1)).decode("ascii")

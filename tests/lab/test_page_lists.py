@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Page lists against the bitmap of the same guest at the same moment: they differ by guard units and by nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from tests.lab.captures import CHUNK, UNIT, Capture, captures
+
+pytestmark = pytest.mark.lab
+
+if not captures():
+    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+
+#: Its lists hold nothing of the memory that add_efi_memmap took away, and two chunks of inflight are on no list.
+LISTS_SHORT = ("add_efi_memmap", "inflight", "panic")
+WITH_TABLE = [c for c in captures() if c.dump.exists() and c.path.name not in ("none", "novmcoreinfo", "early")]
+UNITS_OF_CHUNK = CHUNK // UNIT
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
+    assert main([*map(str, argv), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def units(ranges: Any, state: str) -> set[int]:
+    return {n for r in ranges if r["state"] == state for n in range(-(-r["start"] // UNIT), r["end"] // UNIT)}
+
+
+def guards(capture: Capture, listed: set[int], unaccepted: set[int]) -> set[int]:
+    """Listed units that are accepted although their chunk stays listed.
+
+    The unit in front is accepted too, and its accept took this one along as its guard; or no unit of the chunk is
+    left, and it is listed for the sake of the unit behind it; or the unit never was unaccepted, and shares a chunk with
+    one that is.
+    """
+    found = set()
+    for n in listed - unaccepted:
+        first = n // UNITS_OF_CHUNK * UNITS_OF_CHUNK
+        chunk = set(range(first, first + UNITS_OF_CHUNK))
+        for_its_guard = not chunk & unaccepted and first + UNITS_OF_CHUNK in unaccepted
+        if n - 1 not in unaccepted or for_its_guard or n not in capture.initial_units():
+            found.add(n)
+    return found
+
+
+@pytest.mark.parametrize("capture", WITH_TABLE, ids=lambda c: c.name)
+def test_every_disagreement_is_a_guard_unit(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = ask(capsys, "-c", capture.dump, "--source", "page-lists", "ranges")
+    bitmap = ask(capsys, "-c", capture.dump, "--source", "bitmap", "ranges")
+    assert (lists["source"], lists["exact"]) == ("page-lists", False)
+    unaccepted = units(bitmap["ranges"], "unaccepted")
+    listed = units(lists["ranges"], "unaccepted")
+    assert not units(lists["ranges"], "accepted") & unaccepted, "called accepted, and is not"
+    assert listed - unaccepted == guards(capture, listed, unaccepted)
+    assert len(listed) * UNIT == lists["unaccepted_bytes"]
+    if capture.path.name not in LISTS_SHORT:
+        assert unaccepted <= listed
+
+
+KDUMPS = [(c, c.path / name) for c in WITH_TABLE for name in ("kdump.elf", "kdump.z") if (c.path / name).exists()]
+
+
+@pytest.mark.parametrize(("capture", "path"), KDUMPS, ids=lambda value: value.name)
+def test_a_kdump_never_calls_unaccepted_memory_accepted(
+    capture: Capture, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kdump is a little later than the account: the guest accepted a few chunks more until it crashed."""
+    answer = ask(capsys, "-c", path, "ranges")
+    assert answer["source"] == "page-lists" and answer["table"]["state"] == "not-captured"
+    listed = units(answer["ranges"], "unaccepted")
+    accepted = units(answer["ranges"], "accepted")
+    before = capture.unaccepted_units()
+    assert listed - before == guards(capture, listed, before & listed)
+    assert len(before - listed) <= 16 * UNITS_OF_CHUNK
+    # What is called accepted was, or was taken off the list since.
+    assert accepted & before <= before - listed
