@@ -59,8 +59,11 @@ class Guest:
     def __enter__(self) -> Guest:
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
-        self._wait_for(lambda: (Path(self._work.name) / "qmp").exists(), 20, "QEMU's control socket")
-        self._qmp = _Qmp(Path(self._work.name) / "qmp")
+        try:
+            self._wait_for(self._connected, 20, "its control socket")
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -69,6 +72,9 @@ class Guest:
         value: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.kill()
@@ -76,6 +82,13 @@ class Guest:
         if self._qmp is not None:
             self._qmp.close()
         self._work.cleanup()
+
+    def _connected(self) -> bool:
+        try:
+            self._qmp = _Qmp(Path(self._work.name) / "qmp")
+        except (FileNotFoundError, ConnectionError, LabError):
+            return False  # not yet, or gone already: the wait tells which
+        return True
 
     @property
     def running(self) -> bool:
@@ -175,6 +188,8 @@ class _Qmp:
                     raise LabError(f"QEMU refuses {name}: {answer['error'].get('desc')}")
         except TimeoutError as err:
             raise LabError(f"QEMU: {name} not done after {timeout:.0f} s") from err
+        except ConnectionError as err:
+            raise LabError(f"QEMU ended during {name}") from err
 
     def close(self) -> None:
         self._stream.close()
