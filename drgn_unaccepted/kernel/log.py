@@ -34,7 +34,8 @@ def read_log_lines(prog: Program) -> list[str]:
 
     ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
     lockless ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read,
-    are left out, as the kernel's own readers do. Bytes that are no UTF-8 are replaced.
+    are left out. One that could still be continued is not: a dead kernel continues nothing, although
+    ``/dev/kmsg`` would wait for it. Bytes that are no UTF-8 are replaced.
 
     :raises Unavailable: a size in the target is out of bounds
     :raises drgn.FaultError: the buffer is not in the target
