@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page lists against the bitmap of the same guest at the same moment: they differ by guard units and by nothing else."""
+"""Page lists against the bitmap of the same guest at the same moment: they differ by guard units alone."""
 
 from __future__ import annotations
 
