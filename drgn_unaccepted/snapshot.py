@@ -67,6 +67,11 @@ class Table:
     unmapped: Optional[tuple[Range, ...]] = None
 
     @property
+    def is_saved(self) -> bool:
+        """The bytes were saved earlier (``--table``), so the bitmap is not of the moment of the target."""
+        return self.read_through == "file"
+
+    @property
     def geometry(self) -> Optional[Geometry]:
         """The covered range, where the header was read and is sane."""
         if self.state in ("invalid", "unsupported") or self.phys_base is None:

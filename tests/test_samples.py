@@ -92,6 +92,50 @@ def test_a_kdump_has_no_bitmap_and_says_why(path: Path, capsys: Capsys) -> None:
     assert len(err.splitlines()) == 1 and "kdump" in err and "ACPI memory" in err
 
 
+def save_table(sample: Path, truth: dict[str, Any], to: Path) -> str:
+    """The table's bytes out of a whole-RAM sample, as somebody would have saved them; returns FILE@ADDR."""
+    prog = drgn.Program()
+    prog.set_core_dump(str(sample / "vmcore"))
+    address = truth["table_address"]
+    size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
+    to.write_bytes(prog.read(address, 24 + size, physical=True))
+    return f"{to}@{address:#x}"
+
+
+@pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
+def test_a_saved_table_makes_a_kdump_as_good_as_the_bitmap(path: Path, capsys: Capsys, tmp_path: Path) -> None:
+    truth = truth_of(path)
+    table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
+    status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--table", table, "ranges")
+    assert status == 0
+    assert (answer["source"], answer["exact"]) == ("bitmap", False)
+    assert "saved earlier" in answer["source_reason"]
+    assert units(answer["ranges"], "unaccepted") == set(truth["unaccepted_units"])
+    assert units(answer["ranges"], "accepted").isdisjoint(truth["unaccepted_units"])
+
+
+@pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
+def test_what_was_accepted_since_the_table_was_saved(path: Path, capsys: Capsys, tmp_path: Path) -> None:
+    """All bits set, as right after boot: the lists say which of them still are, and pages in use which are not."""
+    truth = truth_of(path)
+    table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
+    data = bytearray((tmp_path / "table").read_bytes())
+    data[24:] = b"\xff" * (len(data) - 24)
+    (tmp_path / "table").write_bytes(data)
+    _, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--table", table, "ranges")
+    unaccepted = set(truth["unaccepted_units"])
+    assert unaccepted <= units(answer["ranges"], "unaccepted")
+    accepted = units(answer["ranges"], "accepted")
+    assert accepted and accepted.isdisjoint(unaccepted)
+
+
+def test_a_table_of_another_address_is_refused(capsys: Capsys, tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(bytes(100))
+    argv = ["-c", str(WITHOUT_TABLE[0].parent / "vmcore"), "--table", f"{tmp_path / 'table'}@0x1000", "summary"]
+    assert main(argv) == 3
+    assert "another table" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", SAMPLES, ids=named)
 @pytest.mark.parametrize(
     "command",

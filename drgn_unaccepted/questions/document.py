@@ -60,7 +60,7 @@ def covered_bytes(table: Table) -> Optional[int]:
 
 
 def unaccepted_bytes(snapshot: Snapshot, source: Source) -> Optional[int]:
-    """Unaccepted bytes as ``source`` tells them; from page lists and counters whole chunks."""
+    """Unaccepted bytes as the source has them: of lists and counters whole chunks, of a saved table at most."""
     if source.name == "bitmap":
         table = snapshot.table
         assert table.bitmap is not None and table.unit_size is not None

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import UNKNOWN, StateMap, possible_guards
+from drgn_unaccepted.questions.state import UNKNOWN, Piece, StateMap, possible_guards
 from drgn_unaccepted.snapshot import Snapshot
 
 
@@ -35,23 +35,20 @@ def state_ranges(snapshot: Snapshot, source: Source) -> Optional[Iterator[tuple[
     if source.name == "bitmap":
         geometry = snapshot.table.geometry
         assert geometry is not None
-        # Bits alternate, so there is nothing to join.
-        return (
-            (piece.start, piece.end, piece.state)
-            for piece in StateMap(snapshot, source).pieces(geometry.phys_base, geometry.end)
-        )
+        pieces = StateMap(snapshot, source).pieces(geometry.phys_base, geometry.end)
+        # Bits alternate, so there is nothing to join unless the lists corrected them.
+        return _joined(pieces) if snapshot.table.is_saved else ((p.start, p.end, p.state) for p in pieces)
     if source.name == "page-lists":
-        return _joined(StateMap(snapshot, source))
+        pieces = StateMap(snapshot, source).pieces(0, PHYSICAL_END)
+        return _joined(piece for piece in pieces if piece.state != UNKNOWN)
     if snapshot.table.state == "absent":
         return iter(())
     return None
 
 
-def _joined(states: StateMap) -> Iterator[tuple[int, int, str]]:
+def _joined(pieces: Iterable[Piece]) -> Iterator[tuple[int, int, str]]:
     last: Optional[tuple[int, int, str]] = None
-    for piece in states.pieces(0, PHYSICAL_END):
-        if piece.state == UNKNOWN:
-            continue
+    for piece in pieces:
         if last is not None and last[1] == piece.start and last[2] == piece.state:
             last = (last[0], piece.end, piece.state)
             continue

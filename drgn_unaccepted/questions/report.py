@@ -38,6 +38,11 @@ def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None
     zone_list = zones(snapshot, source)
     for zone in zone_list["zones"] or ():
         del zone["listed"]  # is below, packed
+    efi_map = efi(snapshot, source)
+    for descriptor in efi_map["descriptors"] or ():
+        # Has 64 bits, of which a script's numbers keep 53.
+        if descriptor["attribute"] is not None:
+            descriptor["attribute"] = f"{descriptor['attribute']:#x}"
     states, otherwise = ([], None) if source.name == "bitmap" else _states(snapshot, source)
     return {
         **summary(snapshot, source),
@@ -52,7 +57,7 @@ def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None
         "ram": pack(memory.ram),
         "reserved": pack(memory.reserved),
         "filled": pack(rng.merge(memory.ram + strays(snapshot, source, memory.ram))),
-        "efi": _own(efi(snapshot, source), ("provenance", "complete", "note", "descriptors")),
+        "efi": _own(efi_map, ("provenance", "complete", "note", "descriptors")),
         "e820": _own(e820(snapshot, source), ("tables", "missing", "differences")),
         "zones": zone_list["zones"],
         "accepting": _own(accepting(snapshot, source), ("accepting", "problems", "phys_base_from", "missing")),

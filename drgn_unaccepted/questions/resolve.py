@@ -91,16 +91,15 @@ class _Context:
         return {"index": index, "start": unit.start, "end": unit.end, "bit": bit}
 
     def _kernel_predicate(self, where: Range) -> Optional[bool]:
-        """pfn_is_unaccepted_memory() of a page, range_contains_unaccepted_memory() of a range."""
+        """range_contains_unaccepted_memory() of its pages; of one page pfn_is_unaccepted_memory()."""
         table = self._snapshot.table
         if table.state == "absent":
             return False
-        if table.geometry is None or table.bitmap is None:
+        if table.geometry is None or table.bitmap is None or table.is_saved:
             return None
-        first = where.start >> PAGE_SHIFT
-        if where.end - where.start <= PAGE_SIZE:
-            return bits.pfn_is_unaccepted_memory(table.geometry, table.bitmap, first)
-        return bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, where.start, where.end - where.start)
+        start = where.start // PAGE_SIZE * PAGE_SIZE
+        size = -(-where.end // PAGE_SIZE) * PAGE_SIZE - start
+        return bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
 
     def _efi(self, where: Range) -> Optional[Document]:
         efi_map = self._snapshot.efi_map

@@ -13,6 +13,12 @@ from drgn_unaccepted.snapshot import Snapshot
 SOURCES = ("bitmap", "page-lists", "counters")
 
 
+_SAVED = (
+    "the table was saved earlier: bits only clear, so it bounds what is unaccepted from above; "
+    "the page lists correct it"
+)
+
+
 class Source(NamedTuple):
     #: ``bitmap``, ``page-lists``, ``counters`` or ``none``.
     name: str
@@ -34,6 +40,8 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
     for rung in rungs:
         lack = _lack(snapshot, rung)
         if lack is None:
+            if rung == "bitmap" and snapshot.table.is_saved:
+                return Source(rung, False, _SAVED)
             return Source(rung, rung == "bitmap", "; ".join(lacking) or None)
         lacking.append(f"{rung}: {lack}")
         # Without a table nothing is listed and nothing is counted: empty lists would prove nothing more.

@@ -47,7 +47,7 @@ class StateMap:
         self._snapshot = snapshot
         self._source = source
         self._known: list[Piece] = []
-        if source.name == "page-lists":
+        if source.name == "page-lists" or (source.name == "bitmap" and snapshot.table.is_saved):
             self._known = list(_from_page_lists(snapshot))
         elif source.name == "none" and snapshot.table.state == "absent":
             self._known = list(_without_table(snapshot))
@@ -59,10 +59,12 @@ class StateMap:
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """What ``[start, end)`` is made of, without gaps, neighbours of one state joined."""
-        if self._source.name == "bitmap":
-            yield from self._bitmap_pieces(start, end)
-        else:
+        if self._source.name != "bitmap":
             yield from self._known_pieces(start, end)
+        elif self._snapshot.table.is_saved:
+            yield from self._saved_pieces(start, end)
+        else:
+            yield from self._bitmap_pieces(start, end)
 
     def _bitmap_pieces(self, start: int, end: int) -> Iterator[Piece]:
         geometry, bitmap = self._snapshot.table.geometry, self._snapshot.table.bitmap
@@ -85,6 +87,17 @@ class StateMap:
         if geometry.end < end:
             yield Piece(max(start, geometry.end), end, ACCEPTED, False, outside)
 
+    def _saved_pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """From a bitmap saved earlier: bits only clear, so a 0 holds, and a 1 has to be confirmed by the lists."""
+        for piece in self._bitmap_pieces(start, end):
+            if piece.state == ACCEPTED:
+                reason = "its bit was 0 when the table was saved" if piece.covered else piece.reason
+                yield piece._replace(reason=reason)
+                continue
+            for now in self._known_pieces(piece.start, piece.end):
+                lists = "no list was read" if self._snapshot.zones is None else now.reason
+                yield now._replace(covered=True, reason=f"its bit was 1 when the table was saved; now {lists}")
+
     def _known_pieces(self, start: int, end: int) -> Iterator[Piece]:
         covered = False if self._snapshot.table.state == "absent" else None
         at = start
@@ -101,7 +114,7 @@ class StateMap:
             yield Piece(at, end, UNKNOWN, covered, self._unknown_reason())
 
     def _unknown_reason(self) -> str:
-        if self._source.name == "page-lists":
+        if self._source.name in ("page-lists", "bitmap"):
             pages = self._snapshot.pages
             if pages is None:
                 return f"in no listed chunk; pages not looked at: {self._snapshot.missing['pages']}"
