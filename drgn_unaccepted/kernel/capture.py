@@ -36,6 +36,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import (
+    Counters,
     PAGE_SHIFT,
     PAGE_SIZE,
     E820Tables,
@@ -110,42 +111,63 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     prog = opened.prog
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
+    # What does not change first, so that what does is read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
-    zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
+    platform = reading.part("platform", lambda: read_platform(prog))
+    efi_map = reading.part("efi_map", lambda: read_efi_map(prog))
+    e820 = reading.part("e820", lambda: _read_e820(prog, reading))
+    kernel_memory = reading.part("kernel_memory", lambda: _read_kernel_memory(prog, reading))
+    kexec_segments = reading.part("kexec_segments", lambda: read_kexec_segments(prog))
+    panic = reading.part("panic", lambda: read_panic(prog))
+    # The counters before and after all that they are held against; a chunk leaves its list before it is accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
+    zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
+    accepting = reading.part("accepting", lambda: read_accepting(prog))
     pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
-    snapshot = Snapshot(
+    reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
+    torn: list[str] = []
+    if opened.kind == "live":
+        table = _bitmap_last(prog, readers, table, torn)
+        _compare_counters(counters, reading.part("counters", lambda: read_counters(prog)), torn)
+    return Snapshot(
         target=_describe(opened),
         table=table,
         kernel=kernel,
+        efi_map=efi_map,
+        e820=e820,
         zones=zones,
         counters=counters,
+        accepting=accepting,
+        platform=platform,
+        kernel_memory=kernel_memory,
         pages=pages,
-        accepting=reading.part("accepting", lambda: read_accepting(prog)),
-        platform=reading.part("platform", lambda: read_platform(prog)),
-        efi_map=reading.part("efi_map", lambda: read_efi_map(prog)),
-        e820=reading.part("e820", lambda: _read_e820(prog, reading)),
-        kernel_memory=reading.part("kernel_memory", lambda: _read_kernel_memory(prog, reading)),
-        kexec_segments=reading.part("kexec_segments", lambda: read_kexec_segments(prog)),
-        reclaiming=reading.part("reclaiming", lambda: read_reclaiming(prog)),
-        panic=reading.part("panic", lambda: read_panic(prog)),
+        kexec_segments=kexec_segments,
+        reclaiming=reclaiming,
+        panic=panic,
         missing=reading.missing,
+        torn=tuple(torn),
     )
-    return _settle(snapshot, reading, readers) if opened.kind == "live" else snapshot
 
 
-def _settle(snapshot: Snapshot, reading: _Reading, readers: list[tuple[str, table_reader.Reader]]) -> Snapshot:
-    """The bitmap last, and the counters once more, to say what moved in between."""
-    table, torn = snapshot.table, []
-    if table.state == "present" and table.read_through != "file":
-        table = table_reader.read_table(reading.opened.prog, readers)
-    before, after = snapshot.counters, reading.part("counters", lambda: read_counters(reading.opened.prog))
+def _bitmap_last(
+    prog: drgn.Program, readers: list[tuple[str, table_reader.Reader]], table: Table, torn: list[str]
+) -> Table:
+    """The table once more, after the pages and lists that its bits are held against."""
+    if table.state != "present" or table.is_saved:
+        return table
+    again = table_reader.read_table(prog, readers)
+    if again.state == "present" and again.geometry == table.geometry:
+        return again
+    torn.append(f"table: read as {again.state} the second time: {again.reason or 'another header'}")
+    return table
+
+
+def _compare_counters(before: Optional[Counters], after: Optional[Counters], torn: list[str]) -> None:
     if before is not None and after is not None and before.unaccepted_pages != after.unaccepted_pages:
         torn.append(
             f"counters: NR_UNACCEPTED went from {before.unaccepted_pages} to {after.unaccepted_pages} pages while the "
             "lists and the bitmap were read"
         )
-    return dataclasses.replace(snapshot, table=table, torn=tuple(torn))
 
 
 def _read_e820(prog: drgn.Program, reading: _Reading) -> E820Tables:
