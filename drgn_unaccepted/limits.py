@@ -42,11 +42,29 @@ E820_ENTRIES = 128 + 3 * 1024
 #: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
 ELF_SEGMENTS = 1 << 20
 
+#: Bytes of an ELF dump's notes: registers of each CPU and VMCOREINFO.
+ELF_NOTE_BYTES = 64 << 20
+
+#: Bytes that an ELF dump is read in where it is searched.
+SEARCH_PIECE_BYTES = 16 << 20
+
+#: Bytes of a dump that are searched for VMCOREINFO, holes not counted. 256 GiB take some minutes.
+VMCOREINFO_SEARCH_BYTES = 256 << 30
+
+#: VMCOREINFO of different kernels in one memory: each kexec may leave one behind.
+VMCOREINFO_COPIES = 64
+
+#: Bytes of ``linux_banner`` that are looked at: compiler and builder are named in it.
+BANNER_BYTES = 256
+
+#: Tables of pages that are kept at once, 4 KiB each.
+PAGE_TABLES_KEPT = 2048
+
 #: Bytes of a VMCOREINFO note. The kernel's own has one page.
 VMCOREINFO_BYTES = 64 << 10
 
 #: Bytes of text in the printk ring buffer. CONFIG_LOG_BUF_SHIFT goes up to 25; ``log_buf_len=`` may ask for more.
-LOG_BYTES = 64 << 20
+LOG_BYTES = 1 << 25
 
 #: Descriptors of the printk ring buffer; the kernel has one for each 32 bytes of text.
 LOG_RECORDS = LOG_BYTES >> 5
@@ -163,3 +181,15 @@ ZONES = 8
 
 #: Bytes of ``struct zone``, which has 1 to 3 KiB.
 ZONE_BYTES = 64 << 10
+
+#: Bytes of the page that ``report`` writes.
+REPORT_BYTES = 2 << 20
+
+#: Runs in which the bitmap, or a list of chunks, differs from the sample before. More are written whole.
+RECORDED_RUNS = 1024
+
+#: Bytes of one line of a recording; its first sample is a whole snapshot.
+RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
+
+#: Bytes of the header line of a recording, and of a file that the flight recorder keeps beside its snapshots.
+RECORDING_HEADER_BYTES = 4096

@@ -174,7 +174,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
 
 def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     """The first map that efi_print_memmap() printed: in efi_init(), before any merge."""
-    lines = read_log_lines(prog)
+    lines = read_log_lines(prog, b"efi: ")
     log_map = parse_log_lines(lines)
     if not log_map.descriptors:
         raise Unavailable(log_map.reason or "the log has no efi: mem lines")

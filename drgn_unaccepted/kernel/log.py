@@ -29,7 +29,7 @@ _BLOCK_ID_BYTES = 8
 _POSITIONS = 1 << 64
 
 
-def read_log_lines(prog: Program) -> list[str]:
+def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
     """Return the lines of the kernel log, oldest first, without time stamps.
 
     ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
@@ -37,6 +37,7 @@ def read_log_lines(prog: Program) -> list[str]:
     are left out. One that could still be continued is not: a dead kernel continues nothing, although
     ``/dev/kmsg`` would wait for it. Bytes that are no UTF-8 are replaced.
 
+    :param containing: leave out records (of one or more lines) without these bytes
     :raises Unavailable: a size in the target is out of bounds
     :raises drgn.FaultError: the buffer is not in the target
     """
@@ -68,6 +69,7 @@ def read_log_lines(prog: Program) -> list[str]:
     infos = memoryview(prog.read(desc_ring.infos.value_(), count * info_size))
 
     lines: list[str] = []
+    total = 0
     for current in range(tail, tail + used):
         identifier = current & _ID_MASK
         index = identifier & (count - 1)
@@ -85,7 +87,11 @@ def read_log_lines(prog: Program) -> list[str]:
         length = int.from_bytes(infos[length_start : length_start + 2], "little")
         start += _BLOCK_ID_BYTES
         record = bytes(text[start : min(start + length, end)])
-        lines.extend(record.decode(errors="replace").split("\n"))
+        total += len(record)
+        if total > size:
+            raise Unavailable(f"prb: records of more than {size} bytes in a buffer of that size")
+        if containing in record:
+            lines.extend(record.decode(errors="replace").split("\n"))
     return lines
 
 
@@ -95,7 +101,7 @@ def read_panic(prog: Program) -> str:
     :raises Unavailable: a size in the target is out of bounds
     :raises drgn.FaultError: the buffer is not in the target
     """
-    for line in reversed(read_log_lines(prog)):
+    for line in reversed(read_log_lines(prog, _PANIC.encode())):
         if line.startswith(_PANIC):
             return line[len(_PANIC) :]
     return ""

@@ -29,6 +29,12 @@ def test_lines_oldest_first() -> None:
     assert lines_of(writer) == ["one", "two", "and a half", "dr\u00fci"]
 
 
+def test_only_records_that_contain_something() -> None:
+    program = FirmwareProgram()
+    install_log(program, ["efi: a", "b", "c efi: d"])
+    assert read_log_lines(program.prog, b"efi: ") == ["efi: a", "c efi: d"]
+
+
 def test_an_empty_log() -> None:
     assert lines_of(PrintkWriter()) == []
 
@@ -123,6 +129,19 @@ def test_random_descriptors_do_no_harm() -> None:
         writer.lengths = [rng.getrandbits(16) for _ in writer.lengths]
         for line in lines_of(writer):
             assert len(line) <= writer.size
+
+
+def test_overlapping_records_do_not_multiply() -> None:
+    writer = PrintkWriter(count_bits=12, size_bits=16)
+    for _ in range(4000):
+        writer.write(b"x")
+    # Each record starts 8 bytes after the one before it and claims all that follows.
+    for index in range(4000):
+        struct.pack_into("<Q", writer.text, index * 8, writer.descs[index][0])
+        writer.descs[index] = (writer.descs[index][0], 2, index * 8, writer.size)
+        writer.lengths[index] = 0xFFFF
+    with pytest.raises(Unavailable, match="records of more than 65536 bytes"):
+        lines_of(writer)
 
 
 def test_a_buffer_that_is_not_captured() -> None:
