@@ -306,9 +306,7 @@ def type_15_reserved(facts: Facts, found: Found) -> Optional[Fault]:
 def specific_purpose_ignored(facts: Facts, found: Found) -> Optional[Fault]:
     special = efi.ATTRIBUTES["SP"]
     ignored = merge(
-        (d.start, d.end)
-        for d in facts.descriptors
-        if d.type == efi.UNACCEPTED and (d.attribute or 0) & special and d.start < d.end
+        (d.start, d.end) for d in facts.descriptors if d.type == efi.UNACCEPTED and (d.attribute or 0) & special
     )
     if not ignored:
         return None
@@ -333,7 +331,7 @@ def stub_beyond_bitmap(facts: Facts, found: Found) -> Optional[Fault]:
     beyond = stub.beyond_bitmap(facts.descriptors, facts.geometry)
     if not beyond:
         return None
-    ranges = merge((descriptor.start, descriptor.end) for descriptor in beyond)
+    ranges = merge((d.start, d.end) for d in beyond)
     return Fault(
         f"type 15 starts above the bitmap's end {facts.geometry.end:#x}, where the stub likely wrote beyond it: "
         f"{words.spans(ranges)}",

@@ -105,10 +105,11 @@ class Facts:
 
     # The memory maps
 
-    @property
+    @cached_property
     def descriptors(self) -> Sequence[efi.EfiDescriptor]:
+        """The EFI memory map, in map order, without entries of no memory."""
         efi_map = self.snapshot.efi_map
-        return () if efi_map is None else efi_map.descriptors
+        return () if efi_map is None else [d for d in efi_map.descriptors if d.start < d.end]
 
     @cached_property
     def efi_unaccepted(self) -> list[Range]:

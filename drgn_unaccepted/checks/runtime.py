@@ -40,7 +40,7 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     if overlapping:
         one, other = overlapping[0]
         message = f"{_entry(facts, one)} and {_entry(facts, other)} overlap"
-        more = f" and {len(overlapping) - 1} more pairs" if len(overlapping) > 1 else ""
+        more = f" and {words.count(len(overlapping) - 1, 'more pair')}" if len(overlapping) > 1 else ""
         faults.append(Fault(message + more, severity=INFO if facts.live else HARD))
     insane = [entry for entry in entries if _insane(facts, entry)]
     if insane:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Explanations, and the rule reference that is made of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted.checks import explain, rule_names
+from drgn_unaccepted.checks.engine import rules
+from drgn_unaccepted.checks.needs import NEEDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_every_rule_says_why_and_what_to_do(name: str) -> None:
+    text = explain(name)
+    assert text.startswith(name)
+    assert "\nWhy: " in text
+    assert "\nWhat to do: " in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.endswith("\n")
+
+
+def test_a_rule_is_explained_with_its_severity_and_needs() -> None:
+    text = " ".join(explain("zone-counter-matches-list").split())
+    assert "(C21)" in text
+    assert "critical in a vmcore, warning on a live kernel" in text
+    assert "Needs: `zone->unaccepted_pages`; `zone->vm_stat[NR_UNACCEPTED]`" in text
+
+
+def test_advisories_name_the_fix() -> None:
+    assert "Fixed by: 0862438c9048 (7.0, 6.12.75)" in explain("advisory-reservation-short")
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^no such rule: nonsense$"):
+        explain("nonsense")
+
+
+def test_needs_are_described() -> None:
+    for rule in rules():
+        assert set(rule.needs) <= set(NEEDS), rule.name
+
+
+def test_texts_refer_to_rules_that_exist() -> None:
+    names = set(rule_names())
+    stems = {name.split("-")[0] for name in names}
+    for name in names:
+        for word in re.findall(r"\b[a-z]+(?:-[a-z0-9]+){2,}\b", explain(name)):
+            if word.split("-")[0] in stems:
+                assert word in names, (name, word)
+
+
+def test_commits_are_abbreviated_alike() -> None:
+    for name in rule_names():
+        for commit in re.findall(r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b", explain(name)):
+            assert len(commit) == 12, (name, commit)
+
+
+def test_the_rule_reference_is_up_to_date() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "rules-doc"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
