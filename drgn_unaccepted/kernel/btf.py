@@ -369,16 +369,14 @@ class Btf:
         raise BtfError(f"BTF string section holds {name!r} more than {limits.BTF_SAME_STRINGS} times")
 
     def _search(self, pattern: bytes) -> Iterator[int]:
-        """Offsets of aligned words in the type section at which the pattern matches."""
+        """Offsets in the type section at which the pattern matches, in whatever is there."""
         search = re.compile(pattern, re.DOTALL).search
         match = search(self._types)
         for _ in range(limits.BTF_MATCHES):
             if match is None:
                 return
-            offset = match.start()
-            if offset % 4 == 0:
-                yield offset
-            match = search(self._types, offset + 1)
+            yield match.start()
+            match = search(self._types, match.start() + 1)
         raise BtfError(f"BTF type section has more than {limits.BTF_MATCHES} matches of one name")
 
     def _number_at(self, offset: int) -> int:

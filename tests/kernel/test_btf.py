@@ -204,6 +204,7 @@ def test_a_member_is_no_enumeration_constant() -> None:
     b.compound(w.STRUCT, "s", 8, [("name", i, 0), ("x", i, 32)])
     b.function(i, [("name", i)])
     b.enum("name", [("no", b.string("name"))])  # the enumeration's own name; a value that is the name's offset
+    b.enum64("name", [("no64", b.string("name") << 32)])
     real = b.enum("e", [("x1", 1), ("name", 7)])
     assert Btf(b.data()).find_enumerator("name") == (real, 7)
 
@@ -309,6 +310,15 @@ def test_a_record_that_the_section_cuts_off() -> None:
     b.types += b"1234"
     with pytest.raises(BtfError, match=f"type {cut}: the section ends inside of it"):
         Btf(b.data()).find("s", STRUCT)
+
+
+@pytest.mark.parametrize("left", range(1, 16))
+def test_a_section_that_ends_anywhere(left: int) -> None:
+    b = BtfWriter()
+    b.integer("int", 4)
+    del b.types[left:]
+    with pytest.raises(BtfError, match="type 1: the section ends inside of it"):
+        Btf(b.data()).type(1)
 
 
 def test_references_that_lead_nowhere() -> None:

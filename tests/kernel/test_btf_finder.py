@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,9 +17,11 @@ import pytest
 from drgn import FindObjectFlags, Object, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind, TypeKind, offsetof
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.kernel import btf_finder
 from drgn_unaccepted.kernel.btf import BtfError
 from drgn_unaccepted.kernel.btf_finder import (
     GLOBALS,
+    SYMBOLS,
     SYSFS_BTF,
     attach,
     attach_kallsyms,
@@ -87,6 +90,13 @@ def test_integers_are_found_by_every_spelling_of_c() -> None:
     assert prog.type("_Bool").kind == TypeKind.BOOL
 
 
+def test_an_integer_that_is_a_bool_is_no_int() -> None:
+    b = BtfWriter()
+    b.integer("int", 1, w.BOOL)
+    assert (prog := program(b.data())).type("int").kind == TypeKind.INT
+    assert prog.type("int").size == 4  # drgn's own
+
+
 def test_clangs_spelling() -> None:
     b = BtfWriter()
     b.integer("unsigned long", 8, 0)
@@ -115,9 +125,9 @@ def test_declarators() -> None:
 def test_a_structure_with_everything() -> None:
     b = kernel_types()
     inner = b.compound(w.UNION, "", 8, [("a", INT, 0), ("b", LONG, 0)])
-    s = b.count + 3
+    s = b.count + 4
     pointer = b.record(w.PTR, "", s)
-    volatile = b.record(w.VOLATILE, "", INT)
+    volatile = b.record(w.VOLATILE, "", b.record(w.CONST, "", INT))
     b.compound(
         w.STRUCT,
         "s",
@@ -146,7 +156,7 @@ def test_a_structure_with_everything() -> None:
         ("flag", 192, None),
         ("table", 256, None),
     ]
-    assert t.member("v").type.qualifiers == drgn.Qualifiers.VOLATILE
+    assert t.member("v").type.qualifiers == drgn.Qualifiers.VOLATILE | drgn.Qualifiers.CONST
     assert offsetof(t, "b") == 8  # through the anonymous union
     assert t.member("next").type.type.tag == "s"
     assert t.member("table").type.kind == TypeKind.ARRAY and t.member("table").type.length is None
@@ -311,6 +321,8 @@ def test_the_length_of_node_data(vmcoreinfo: str, size: int, length: int) -> Non
 
 def test_of_variables_with_one_name_the_global_one_is_meant() -> None:
     data = globals_types().data()
+    one_static = program(data, ("lazy_accept", AT, 1), bind=SymbolBinding.LOCAL)
+    assert one_static["lazy_accept"].address_ == AT
     two_static = program(data, ("lazy_accept", AT, 1), ("lazy_accept", AT + 1, 1), bind=SymbolBinding.LOCAL)
     with pytest.raises(drgn.ObjectNotFoundError):
         two_static["lazy_accept"]
@@ -425,6 +437,19 @@ def test_a_target_describes_itself(encoding: str) -> None:
     assert prog.symbols("efi") == []
     assert prog.enabled_type_finders()[-1] == "btf"
     assert prog.enabled_symbol_finders()[-1] == "kallsyms"
+
+
+def test_our_own_symbols_do_not_need_drgns_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 60 ms to import and to read all."""
+    asked: list[Program] = []
+    monkeypatch.setattr(btf_finder, "_load_all_symbols", asked.append)
+    prog = target()
+    load_btf(prog)
+    for name in (*GLOBALS, *SYMBOLS):
+        prog.symbols(name)
+        with contextlib.suppress(LookupError):
+            prog[name]
+    assert asked == []
 
 
 def test_other_symbols_come_through_drgn() -> None:
