@@ -8,7 +8,10 @@ the buffer at its block's ID and not at its text.
 
 from __future__ import annotations
 
-from drgn import Object, Program, offsetof, sizeof
+import struct
+from typing import Literal
+
+from drgn import Object, Program, Type, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -44,11 +47,15 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
     ring = prog["prb"][0].read_()
     text = _read_text(prog, ring.text_data_ring)
     size = len(text)
+    if containing not in text:
+        return []
+    # Blocks start at multiples of an unsigned long, with the ID of their descriptor.
+    block_ids = memoryview(text).cast("Q")
 
     desc_ring = ring.desc_ring
     count_bits = desc_ring.count_bits.value_()
     if not 0 < count_bits < 64 or 1 << count_bits > limits.LOG_RECORDS:
-        raise Unavailable(f"prb: {1 << min(count_bits, 63)} descriptors: not between 2 and {limits.LOG_RECORDS}")
+        raise Unavailable(f"prb: 2^{count_bits} descriptors: not between 2 and {limits.LOG_RECORDS}")
     count = 1 << count_bits
     tail = desc_ring.tail_id.counter.value_() & _ID_MASK
     head = desc_ring.head_id.counter.value_() & _ID_MASK
@@ -57,36 +64,27 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
         raise Unavailable(f"prb: {used} records in a ring of {count}")
 
     desc_type = prog.type("struct prb_desc")
-    desc_size = sizeof(desc_type)
-    state_at = offsetof(desc_type, "state_var")
-    begin_at = offsetof(desc_type, "text_blk_lpos.begin")
-    next_at = offsetof(desc_type, "text_blk_lpos.next")
-    descs = memoryview(prog.read(desc_ring.descs.value_(), count * desc_size))
-
+    descs = prog.read(desc_ring.descs.value_(), count * sizeof(desc_type))
+    states = _column(descs, desc_type, "state_var", "Q")
+    begins = _column(descs, desc_type, "text_blk_lpos.begin", "Q")
+    ends = _column(descs, desc_type, "text_blk_lpos.next", "Q")
     info_type = prog.type("struct printk_info")
-    info_size = sizeof(info_type)
-    length_at = offsetof(info_type, "text_len")
-    infos = memoryview(prog.read(desc_ring.infos.value_(), count * info_size))
+    infos = prog.read(desc_ring.infos.value_(), count * sizeof(info_type))
+    lengths = _column(infos, info_type, "text_len", "H")
 
     lines: list[str] = []
     total = 0
     for current in range(tail, tail + used):
         identifier = current & _ID_MASK
         index = identifier & (count - 1)
-        at = index * desc_size
-        state = _u64(descs, at + state_at)
+        state = states[index]
         if state & _ID_MASK != identifier or state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
             continue
-        block = _block(_u64(descs, at + begin_at), _u64(descs, at + next_at), size)
-        if block is None:
+        start, end = _block(begins[index], ends[index], size)
+        if end - start < _BLOCK_ID_BYTES or block_ids[start >> 3] != identifier:
             continue
-        start, end = block
-        if _u64(text, start) != identifier:
-            continue
-        length_start = index * info_size + length_at
-        length = int.from_bytes(infos[length_start : length_start + 2], "little")
         start += _BLOCK_ID_BYTES
-        record = bytes(text[start : min(start + length, end)])
+        record = text[start : min(start + lengths[index], end)]
         total += len(record)
         if total > size:
             raise Unavailable(f"prb: records of more than {size} bytes in a buffer of that size")
@@ -107,33 +105,37 @@ def read_panic(prog: Program) -> str:
     return ""
 
 
-def _read_text(prog: Program, data_ring: Object) -> memoryview:
+def _read_text(prog: Program, data_ring: Object) -> bytes:
     size_bits = data_ring.size_bits.value_()
     if not 4 <= size_bits < 64 or 1 << size_bits > limits.LOG_BYTES:
         raise Unavailable(f"prb: 2^{size_bits} bytes of text: not between 16 and {limits.LOG_BYTES}")
-    return memoryview(prog.read(data_ring.data.value_(), 1 << size_bits))
+    text: bytes = prog.read(data_ring.data.value_(), 1 << size_bits)
+    return text
 
 
-def _block(begin: int, end: int, size: int) -> tuple[int, int] | None:
-    """Offsets of a text block in the buffer (ID included), or None where the record has no text.
+def _column(data: bytes, type_: Type, member: str, format_: Literal["H", "Q"]) -> memoryview[int]:
+    """One member of an array of structures, without a Python object for each.
+
+    :param format_: the member's, as in the struct module
+    """
+    width = struct.calcsize(format_)
+    stride, offset = sizeof(type_), offsetof(type_, member)
+    if stride % width or offset % width:
+        raise Unavailable(f"{type_.type_name()}.{member} is not aligned")
+    return memoryview(data).cast(format_)[offset // width :: stride // width]
+
+
+def _block(begin: int, end: int, size: int) -> tuple[int, int]:
+    """Offsets of a text block in the buffer, ID included; both 0 where the record has no text.
 
     A block that would cross the end of the buffer starts at its beginning instead, one lap later. One that
     ends exactly there does so too before the commit "printk: ringbuffer: don't needlessly wrap data blocks
     around"; the position of its end tells which.
     """
-    if begin & 1 or end & 1:  # FAILED_LPOS, EMPTY_LINE_LPOS
-        return None
+    if begin & 7 or end & 7:  # FAILED_LPOS, EMPTY_LINE_LPOS
+        return 0, 0
     last = (end - 1) % _POSITIONS
     laps = (last // size - begin // size) % (_POSITIONS // size)
-    stop = last % size + 1
-    if laps == 0:
-        start = begin % size
-    elif laps == 1:
-        start = 0
-    else:
-        return None
-    return (start, stop) if stop - start >= _BLOCK_ID_BYTES else None
-
-
-def _u64(data: memoryview, at: int) -> int:
-    return int.from_bytes(data[at : at + 8], "little")
+    if laps > 1:
+        return 0, 0
+    return (0 if laps else begin % size), last % size + 1
