@@ -119,8 +119,8 @@ PAGE_STRUCT_BYTES = 256
 #: NUMA nodes: MAX_NUMNODES of the largest configuration.
 NODES = 1024
 
-#: Elements of ``mem_section[]``: 2^25 sections of 128 MiB (52 bits of physical address), 256 in each.
-SECTION_ROOTS = 1 << 17
+#: Pages of one memory section. x86 has 32768, which are 128 MiB.
+SECTION_PAGES = 1 << 20
 
 #: Elements of ``zone->free_area[]``. x86 has 11.
 PAGE_ORDERS = 20

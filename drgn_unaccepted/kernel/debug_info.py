@@ -53,7 +53,7 @@ def _check_build_id(prog: drgn.Program, path: str) -> None:
         raise TargetError(f"{path}: {error.strerror}") from None
     except ELFError as error:
         raise TargetError(f"{path}: not an ELF file with symbols: {error}") from None
-    found = next((note["n_desc"] for note in notes if note["n_type"] == "NT_GNU_BUILD_ID"), None)
+    found = next((n["n_desc"] for n in notes if (n["n_name"], n["n_type"]) == ("GNU", "NT_GNU_BUILD_ID")), None)
     expected = target_build_id(prog)
     if found is None:
         raise TargetError(f"{path}: no build-id: not a vmlinux or its debug file")

@@ -15,7 +15,11 @@ import drgn
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import elf
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
-from drgn_unaccepted.kernel.errors import TargetError
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.page_tables import reach_encrypted
+
+_X86_64 = drgn.Platform(drgn.Architecture.X86_64)
+_SPACE_END = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
 def open_vmcore(
     path: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
 ) -> Opened:
-    """A vmcore in any format that drgn reads.
+    """A vmcore in any format that drgn reads, and dumps by QEMU that it refuses.
 
     :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
     :raises TargetError: with the reason and the mend
@@ -71,20 +75,93 @@ def open_vmcore(
     if core is not None and core.cut_short:
         cut = f"cut short: its headers name {core.needed_size:#x} bytes, the file has {core.size:#x}"
         warnings.append(f"{path}: {cut}; what is missing is not in this dump")
-    prog = _program(None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo))
+    text = None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo)
+    try:
+        if core is not None and text is None and _lacks_vmcoreinfo(core):
+            text, warning = _vmcoreinfo_of(core, symbols)
+            warnings.append(f"{path}: {warning}")
+        prog = _set_core_dump(path, text, None if core is not None or text is None else _X86_64)
+        if core is not None:
+            _fault_what_is_lacking(prog, core)
+            reach_encrypted(prog, core)
+        found = attach_debug_info(prog, symbols, debug_info)
+    except TargetError as error:
+        raise TargetError(f"{path}: {cut if core is not None and core.cut_short else error}") from None
+    return Opened(prog, "vmcore", path, found, core, tuple(warnings))
+
+
+def _lacks_vmcoreinfo(core: elf.ElfCore) -> bool:
+    """Whether this is a dump of a machine's memory, by QEMU or another hypervisor, without the note.
+
+    A process's core dump has no physical addresses.
+    """
+    names = {note.name for note in core.notes()}
+    return b"VMCOREINFO" not in names and (b"QEMU" in names or any(s.paddr for s in core.segments(elf.PT_LOAD)))
+
+
+def _vmcoreinfo_of(core: elf.ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
+    """VMCOREINFO for a dump without the note, and where it is from."""
+    from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
+    from drgn_unaccepted.kernel.vmcoreinfo import find_vmcoreinfo
+
+    try:
+        found = find_vmcoreinfo(core)
+    except OSError as error:
+        raise TargetError(str(error.strerror)) from None
+    except Unavailable as error:
+        lack = (
+            f"no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and {error}"
+        )
+    else:
+        return found.text, f"no VMCOREINFO note; it was found in the dumped memory, at {found.address:#x}"
+    if not symbols:
+        raise TargetError(
+            f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
+            "--vmcoreinfo FILE"
+        )
+    try:
+        worked = work_out_vmcoreinfo(core, symbols)
+    except OSError as error:
+        raise TargetError(f"{error.filename}: {error.strerror}") from None
+    except Unavailable as error:
+        raise TargetError(f"{lack}; {error}") from None
+    return worked.text, f"no VMCOREINFO; addresses are from the registers of CPU {worked.cpu} and {worked.vmlinux}"
+
+
+def _set_core_dump(path: str, vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None) -> drgn.Program:
+    """A program over a dump.
+
+    QEMU's kdump-compressed form names the machine but no system (``utsname.sysname``), and libkdumpfile then takes
+    both for unknown; it has to be told before it opens the file.
+    """
+    prog = _program(platform, vmcoreinfo)
     try:
         prog.set_core_dump(path)
     except Exception as error:
         if not _is_of_drgn(error):
             raise
-        raise TargetError(f"{path}: {cut if warnings else _open_reason(path, error)}") from None
+        if platform is None and "KDUMP_ATTR_ARCH_NAME" in str(error):
+            return _set_core_dump(path, vmcoreinfo, _X86_64)
+        raise TargetError(_open_reason(path, error)) from None
     if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
-        raise TargetError(f"{path}: not a dump of a Linux kernel (no VMCOREINFO, and not from QEMU)")
-    try:
-        found = attach_debug_info(prog, symbols, debug_info)
-    except TargetError as error:
-        raise TargetError(f"{path}: {cut if warnings else error}") from None
-    return Opened(prog, "vmcore", path, found, core, tuple(warnings))
+        raise TargetError("not a dump of a Linux kernel (no VMCOREINFO, and not from a hypervisor)")
+    return prog
+
+
+def _fault_what_is_lacking(prog: drgn.Program, core: elf.ElfCore) -> None:
+    """Let reads fail where a PT_LOAD has no bytes in the file, which drgn fills with zeros.
+
+    It cannot tell pages that makedumpfile left out because they were zero from all others that it left out; as little
+    can we. In the kdump-compressed format such reads fail, too.
+    """
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise drgn.FaultError("not saved in this dump", address)
+
+    for ranges, physical in ((core.lacking, True), (core.lacking_virtual, False)):
+        for start, end in ranges:
+            if start < _SPACE_END:
+                prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
 
 
 def adopt(prog: drgn.Program) -> Opened:
@@ -95,6 +172,8 @@ def adopt(prog: drgn.Program) -> Opened:
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
     path = None if live else prog.core_dump_path
     core = None if path is None else elf.read_elf_core(path)
+    if core is not None:
+        reach_encrypted(prog, core)
     try:
         prog.type("struct page")
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
@@ -103,13 +182,13 @@ def adopt(prog: drgn.Program) -> Opened:
     return Opened(prog, "live" if live else "vmcore", path, found, core)
 
 
-def _program(vmcoreinfo: Optional[bytes] = None) -> drgn.Program:
+def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[bytes] = None) -> drgn.Program:
     # Plugins of drgn are imported when a target is set, and drgn's own commands among them import every helper:
     # 60 ms for nothing. A plugin that the user names in DRGN_PLUGINS still runs.
     os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
     # What drgn would warn of (missing debuginfo, the flattened format) is said here in other words or not at all.
     logging.getLogger("drgn").setLevel(logging.ERROR)
-    return drgn.Program(vmcoreinfo=vmcoreinfo)
+    return drgn.Program(platform, vmcoreinfo=vmcoreinfo)
 
 
 def _read_vmcoreinfo(path: str) -> bytes:
@@ -128,15 +207,11 @@ def _open_reason(path: str, error: BaseException) -> str:
     if text == "not an ELF core file":
         size = Path(path).stat().st_size
         return "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
-    if "unrecognized QEMU memory dump" in text:
+    if "linux.vmcoreinfo.raw is not set" in text:
         return (
-            "QEMU dump without a VMCOREINFO note (QEMU runs without -device vmcoreinfo, or the guest without the "
-            "fw_cfg driver); give the note's text with --vmcoreinfo FILE"
-        )
-    if "KDUMP_ATTR_ARCH_NAME" in text:
-        return (
-            "kdump-compressed by QEMU in a form that libkdumpfile does not open; dump again as ELF "
-            "(dump-guest-memory without -z)"
+            "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg "
+            "driver, or one that died early); dump as ELF (dump-guest-memory without -z), or give the text with "
+            "--vmcoreinfo FILE"
         )
     return text
 

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Walk x86-64 page tables, for what drgn cannot reach through them.
+
+In a guest with AMD SEV every entry of a page table that maps private memory carries the C-bit, which is no part of
+the address (AMD64 Architecture Programmer's Manual, volume 2, 15.34.5). drgn 0.3.0 does not take it off and looks for
+memory at an address that there is none at. Direct map and kernel text do not need the tables in an ELF vmcore, which
+has a PT_LOAD for each; ``struct page``, per-CPU and vmalloc memory do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Callable, Optional
+
+from drgn import FaultError, Program
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.elf import ElfCore
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
+
+#: Where the kernel image is mapped (arch/x86/include/asm/page_64_types.h).
+START_KERNEL_MAP = 0xFFFFFFFF80000000
+
+#: The kernel's half of the address space, with five levels as with four, and its end.
+KERNEL_SPACE = Range(0xFF00000000000000, 1 << 64)
+
+_PAGE_SHIFT = 12
+_PAGE_SIZE = 1 << _PAGE_SHIFT
+#: Bits of an address that one level translates.
+_LEVEL_BITS = 9
+_PRESENT = 1 << 0
+#: PS: the entry maps memory itself, 2 MiB or 1 GiB of it.
+_LARGE = 1 << 7
+#: Bits 12 to 51: a physical address.
+_ADDRESS = (1 << 52) - _PAGE_SIZE
+
+
+class PageTables:
+    """Translates virtual addresses.
+
+    :param read: ``read(address, size)`` of physical memory, raises FaultError
+    :param root: physical address of the table of the highest level
+    :param levels: 4, or 5 with LA57
+    :param encryption_mask: bits of an entry that are neither flags nor address (``sme_me_mask``)
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], root: int, levels: int = 4, encryption_mask: int = 0) -> None:
+        self._read = read
+        self._root = root
+        self._top = _PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
+        self._address = _ADDRESS & ~encryption_mask
+        self._tables: dict[int, memoryview] = {}
+
+    def translate(self, virtual: int) -> Range:
+        """Physical memory from that of ``virtual`` up to the end of its page (4 KiB, 2 MiB or 1 GiB).
+
+        :raises FaultError: not mapped, or a table is not in the target
+        """
+        table = self._root
+        for shift in range(self._top, _PAGE_SHIFT - 1, -_LEVEL_BITS):
+            entry = int(self._table(table, virtual)[virtual >> shift & 511])
+            if not entry & _PRESENT:
+                raise FaultError("not mapped by the page tables", virtual)
+            if shift == _PAGE_SHIFT or (entry & _LARGE and shift <= 30):
+                size = 1 << shift
+                start = entry & self._address & -size
+                return Range(start + (virtual & size - 1), start + size)
+            table = entry & self._address
+        raise AssertionError("the lowest level maps pages")
+
+    def _table(self, address: int, virtual: int) -> memoryview:
+        table = self._tables.get(address)
+        if table is None:
+            try:
+                table = memoryview(self._read(address, _PAGE_SIZE)).cast("Q")
+            except FaultError:
+                raise FaultError(f"page table at {address:#x} is not in this target", virtual) from None
+            if len(self._tables) >= limits.PAGE_TABLES_KEPT:
+                self._tables.clear()
+            self._tables[address] = table
+        return table
+
+    def read(self, virtual: int, size: int) -> bytes:
+        """``size`` bytes of virtual memory.
+
+        :raises FaultError: a part is not mapped, or not in the target
+        """
+        pieces = []
+        for start, end in self._runs(virtual, size):
+            try:
+                pieces.append(self._read(start, end - start))
+            except FaultError as error:
+                raise FaultError(f"not in this target: physical {error.address:#x}", virtual) from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _runs(self, virtual: int, size: int) -> list[Range]:
+        """The physical memory behind virtual memory, in order; what is contiguous is in one piece."""
+        runs: list[Range] = []
+        end = virtual + size
+        while virtual < end:
+            start, stop = self.translate(virtual)
+            stop = min(stop, start + end - virtual)
+            virtual += stop - start
+            if runs and runs[-1].end == start:
+                runs[-1] = Range(runs[-1].start, stop)
+            else:
+                runs.append(Range(start, stop))
+        return runs
+
+
+def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: bytes) -> Optional[PageTables]:
+    """The kernel's own page tables as VMCOREINFO describes them; None if it does not.
+
+    :param read: as of :class:`PageTables`
+    """
+    root = _value(vmcoreinfo, rb"SYMBOL\(swapper_pg_dir\)", 16)
+    phys_base = _value(vmcoreinfo, rb"NUMBER\(phys_base\)", 10)
+    if root is None or phys_base is None:
+        return None
+    levels = 5 if _value(vmcoreinfo, rb"NUMBER\(pgtable_l5_enabled\)", 10) else 4
+    mask = _value(vmcoreinfo, rb"NUMBER\(sme_mask\)", 10) or 0
+    return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
+
+
+def reach_encrypted(prog: Program, core: ElfCore) -> bool:
+    """Make the kernel's virtual memory readable where page-table entries carry the C-bit.
+
+    Adds memory segments for what no PT_LOAD describes, so that everything else of drgn's reads stays as it was. A
+    second call does nothing.
+
+    :return: whether there was a need
+    """
+    vmcoreinfo: bytes = prog["VMCOREINFO"].string_()
+    if not _value(vmcoreinfo, rb"NUMBER\(sme_mask\)", 10):
+        return False
+    if _CACHE_KEY not in prog.cache:
+        prog.cache[_CACHE_KEY] = True
+        tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo)
+        if tables is None:
+            return False
+
+        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+            return tables.read(address, count)
+
+        for start, end in rng.subtract([KERNEL_SPACE], core.virtual()):
+            prog.add_memory_segment(start, end - start, read, physical=False)
+    return True
+
+
+_CACHE_KEY = "drgn_unaccepted_encrypted"
+
+
+def _value(vmcoreinfo: bytes, key: bytes, base: int) -> Optional[int]:
+    digits = rb"(-?\d{1,20})" if base == 10 else rb"([0-9a-f]{1,16})"
+    match = re.search(rb"^" + key + rb"=" + digits + rb"$", vmcoreinfo, re.MULTILINE)
+    return None if match is None else int(match[1], base)
