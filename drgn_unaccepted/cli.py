@@ -120,7 +120,7 @@ def _snapshot(args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot
     if args.snapshot is not None:
         return _read_snapshot(args.snapshot), None
     # Imports drgn, which a snapshot file does not need.
-    from drgn_unaccepted.kernel.capture import capture, wanted
+    from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.kernel.errors import TargetError
     from drgn_unaccepted.kernel.table import read_saved_table
     from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
@@ -133,10 +133,10 @@ def _snapshot(args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot
             opened = open_kernel(args.symbols or (), args.debug_info)
         for warning in opened.warnings:
             print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
-        snapshot = capture(opened, wanted(args), saved)
+        snapshot = capture(opened, commands.wanted(args), saved)
     except TargetError as error:
         raise _CannotAnswer(str(error)) from None
-    return snapshot, (lambda: capture(opened, wanted(args), saved)) if opened.kind == "live" else None
+    return snapshot, (lambda: capture(opened, commands.wanted(args), saved)) if opened.kind == "live" else None
 
 
 def _read_snapshot(path: str) -> Snapshot:

@@ -15,7 +15,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.questions.resolve import Query, parse_query
 from drgn_unaccepted.questions.source import SOURCES, Source, choose_source
-from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
 
 Arguments = argparse.Namespace
 
@@ -291,6 +291,14 @@ def add_commands(parser: argparse.ArgumentParser, parents: Sequence[argparse.Arg
         command.add_arguments(
             commands.add_parser(command.name, parents=parents, help=command.help, description=command.help)
         )
+
+
+def wanted(args: Arguments) -> Wanted:
+    """What the parsed command needs."""
+    command = chosen(args)
+    return Wanted(
+        command.parts, tuple(command.addresses(args)), command.whole_memmap, args.source not in ("auto", "bitmap")
+    )
 
 
 def chosen(args: Arguments) -> Command:

@@ -20,7 +20,7 @@ from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_unaccepted.kernel.accepting import read_accepting
-from drgn_unaccepted.kernel.capture import Wanted, capture, table_readers
+from drgn_unaccepted.kernel.capture import capture, table_readers
 from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -32,7 +32,7 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_PARTS, Accept, EfiMap, Snapshot, Table
+from drgn_unaccepted.snapshot import ALL_PARTS, Accept, EfiMap, Snapshot, Table, Wanted
 
 __all__ = (
     "e820_table",

@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
     from drgn_unaccepted import commands
     from drgn_unaccepted.commands import DEFAULTS, add_commands, ask, chosen, common_options, print_answer
-    from drgn_unaccepted.kernel.capture import capture, wanted
+    from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.kernel.errors import TargetError
     from drgn_unaccepted.kernel.target import adopt
 
@@ -50,7 +50,7 @@ def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> 
         if text is not None:
             print(text)
             return
-        answered = ask(capture(adopt(prog), wanted(parsed)), parsed)
+        answered = ask(capture(adopt(prog), commands.wanted(parsed)), parsed)
     except (TargetError, commands.CommandError) as error:
         raise CommandError(str(error)) from None
     print_answer(answered, parsed)

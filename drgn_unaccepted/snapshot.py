@@ -327,3 +327,16 @@ ALL_PARTS = frozenset(
         "panic",
     )
 )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a question needs of the target."""
+
+    parts: frozenset[str]
+    #: Physical ranges whose pages are looked at, whatever their bits say.
+    addresses: tuple[Range, ...] = ()
+    #: Look at the pages of all zones where there is no bitmap to tell which ones matter.
+    whole_memmap: bool = False
+    #: The answer is to come from another source than the bitmap, although it may be there.
+    without_bitmap: bool = False

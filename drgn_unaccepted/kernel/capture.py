@@ -16,7 +16,6 @@ from typing import Callable, Optional, TypeVar
 
 import drgn
 
-from drgn_unaccepted.commands import COMMANDS, Arguments
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.debug_info import target_build_id
@@ -36,9 +35,9 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import (
-    Counters,
     PAGE_SHIFT,
     PAGE_SIZE,
+    Counters,
     E820Tables,
     KernelBuild,
     NamedRange,
@@ -46,33 +45,13 @@ from drgn_unaccepted.snapshot import (
     Snapshot,
     Table,
     Target,
+    Wanted,
     Zone,
 )
 
 T = TypeVar("T")
 
 _NOT_ASKED = "not asked for"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a question needs of the target."""
-
-    parts: frozenset[str]
-    #: Physical ranges whose pages are looked at, whatever their bits say.
-    addresses: tuple[Range, ...] = ()
-    #: Look at the pages of all zones where there is no bitmap to tell which ones matter.
-    whole_memmap: bool = False
-    #: The answer is to come from another source than the bitmap, although it may be there.
-    without_bitmap: bool = False
-
-
-def wanted(args: Arguments) -> Wanted:
-    """What the parsed command needs."""
-    command = COMMANDS[args.command or "summary"]
-    return Wanted(
-        command.parts, tuple(command.addresses(args)), command.whole_memmap, args.source not in ("auto", "bitmap")
-    )
 
 
 @dataclass
@@ -111,6 +90,8 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     prog = opened.prog
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
+    if "pages" in wanted.parts:
+        table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
     # What does not change first, so that what does is read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     platform = reading.part("platform", lambda: read_platform(prog))
@@ -157,7 +138,7 @@ def _bitmap_last(
         return table
     again = table_reader.read_table(prog, readers)
     if again.state == "present" and again.geometry == table.geometry:
-        return again
+        return dataclasses.replace(again, unmapped=table.unmapped)
     torn.append(f"table: read as {again.state} the second time: {again.reason or 'another header'}")
     return table
 

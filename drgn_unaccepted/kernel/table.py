@@ -17,7 +17,8 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
-from drgn_unaccepted.snapshot import Table
+from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.snapshot import PAGE_SIZE, Table
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
@@ -106,6 +107,29 @@ def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
             raise Unavailable(f"{address:#x}-{address + size:#x} is not in this target ({_one_line(error)})") from None
 
     return read
+
+
+def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ...]]:
+    """Pages of the table that have no direct-map address, as the short reservation leaves the last one.
+
+    Only bytes that can be read physically tell: elsewhere a failing read may only say that they are not in the dump.
+    None where nothing can be told.
+    """
+    if table.state != "present" or table.read_through != "physical":
+        return None
+    assert table.address is not None and table.bitmap_bytes is not None
+    try:
+        base: int = prog["page_offset_base"].value_()
+    except (LookupError, drgn.FaultError):
+        return None
+    first = table.address // PAGE_SIZE * PAGE_SIZE
+    unmapped = []
+    for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
+        try:
+            prog.read(base + page, 8)
+        except drgn.FaultError:
+            unmapped.append(Range(page, page + PAGE_SIZE))
+    return tuple(merge(unmapped))
 
 
 def _one_line(error: Exception) -> str:

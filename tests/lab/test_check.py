@@ -12,9 +12,9 @@ import pytest
 
 from drgn_unaccepted.checks import rule_names, run_checks
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.kernel.capture import Wanted, capture
+from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS
+from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
 from tests.lab.captures import UNIT, Capture, captures, find
 
 pytestmark = pytest.mark.lab

@@ -6,6 +6,7 @@ A fault is a few bytes of the dump seen otherwise: a memory segment over the pro
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ import drgn
 import pytest
 
 from drgn_unaccepted.checks import run_checks
-from drgn_unaccepted.kernel.capture import Wanted, capture
+from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS
+from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
 from tests.lab.captures import CHUNK, MIB, UNIT, Capture, captures, find, read_bitmap
 
 pytestmark = pytest.mark.lab
@@ -159,9 +160,17 @@ def eager_with_lists(target: Target) -> None:
 
 
 def bit_over_the_kernel_image(target: Target) -> None:
-    text = target.prog["VMCOREINFO"].string_().decode()
-    base = int(text.split("NUMBER(phys_base)=")[1].split("\n")[0])
-    target.set_bit(target.prog.symbol("_text").address - 0xFFFFFFFF80000000 + base + UNIT)
+    """The same table based at 0, so that it covers the kernel image wherever KASLR put it, and a bit there."""
+    address = target.capture.table_address()
+    base, unit, bitmap = read_bitmap(target.capture.dump, address)
+    symbols = dict(re.findall(r"^([0-9a-f]+) T (_text)$", target.capture.account("kallsyms"), re.M))
+    phys_base = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", target.prog["VMCOREINFO"].string_())
+    assert phys_base
+    image = int(next(iter(symbols)), 16) - 0xFFFFFFFF80000000 + int(phys_base[1]) + unit
+    bits = int.from_bytes(bitmap, "little") << (base // unit) | 1 << (image // unit)
+    size = max(base // unit // 8 + len(bitmap), image // unit // 8 + 1)
+    target.header(base=0, size=size)
+    target.write(address + 24, bits.to_bytes(size, "little"), physical=True)
 
 
 def padding_bit(target: Target) -> None:
@@ -198,7 +207,7 @@ PLANTED: list[tuple[str, str, Plant, str, str, set[str]]] = [
     ("fill", "phys_base unaligned", header_fields(base=(4 << 30) + MIB), "bitmap-geometry", "critical", set()),
     ("fill", "bit under pages in use", bit_under_pages_in_use, "allocated-pages-accepted", "critical",
      IN_USE | {"guard-unit-accepted", "orphan-bits"}),
-    ("low", "bit over the kernel image", bit_over_the_kernel_image, "kernel-memory-accepted", "critical",
+    ("fill", "bit over the kernel image", bit_over_the_kernel_image, "kernel-memory-accepted", "critical",
      IN_USE | {"bits-within-initial-map", "guard-unit-accepted", "orphan-bits"}),
     ("fill", "zone counter off by a chunk", counter_off_by_a_chunk, "zone-counter-matches-list", "critical",
      {"global-counter-matches-zones", "free-pages-include-unaccepted"}),
@@ -234,3 +243,18 @@ def test_a_planted_fault_is_found(case: tuple[Capture, Plant, str, str, set[str]
     found = findings(target)
     assert found.get(rule) == status, found
     assert set(found) - set(clean) - (also - {rule}) == {rule}
+
+
+@pytest.mark.parametrize("capture_", find("big"), ids=lambda c: c.name)
+def test_an_unmapped_page_of_the_table_is_seen(capture_: Capture) -> None:
+    """The other face of the short reservation: the last page has no direct-map address, and the kernel oopses."""
+    target = open_target(capture_)
+    second = capture_.table_address() // PAGE * PAGE + PAGE
+
+    def fault(at: int, count: int, offset: int, is_physical: bool) -> bytes:
+        raise drgn.FaultError("not mapped", at)
+
+    target.prog.add_memory_segment(target.prog["page_offset_base"].value_() + second, PAGE, fault)
+    snapshot = capture(target.opened, Wanted(ALL_PARTS))
+    assert snapshot.table.unmapped == ((second, second + PAGE),)
+    assert findings(target)["table-reserved"] == "critical"
