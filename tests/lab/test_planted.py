@@ -208,7 +208,7 @@ PLANTED: list[tuple[str, str, Plant, str, str, set[str]]] = [
     ("fill", "bit under pages in use", bit_under_pages_in_use, "allocated-pages-accepted", "critical",
      IN_USE | {"guard-unit-accepted", "orphan-bits"}),
     ("fill", "bit over the kernel image", bit_over_the_kernel_image, "kernel-memory-accepted", "critical",
-     IN_USE | {"bits-within-initial-map", "guard-unit-accepted", "orphan-bits"}),
+     IN_USE | {"padding-bits-clear", "bits-within-initial-map", "guard-unit-accepted", "orphan-bits"}),
     ("fill", "zone counter off by a chunk", counter_off_by_a_chunk, "zone-counter-matches-list", "critical",
      {"global-counter-matches-zones", "free-pages-include-unaccepted"}),
     ("fill", "global counter off by a chunk", global_counter, "global-counter-matches-zones", "critical", set()),
