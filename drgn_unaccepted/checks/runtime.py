@@ -35,7 +35,7 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     accepting = facts.snapshot.accepting
     assert accepting is not None
     entries = accepting.entries
-    faults = [Fault(problem) for problem in accepting.problems]
+    faults = [Fault(f"accepting_list: {problem}") for problem in accepting.problems]
     overlapping = _overlapping(entries)
     if overlapping:
         one, other = overlapping[0]
