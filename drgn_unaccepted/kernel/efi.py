@@ -224,7 +224,7 @@ def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     return EfiMap(
         provenance="runtime-map",
         complete=False,
-        note="the kernel keeps only what EFI runtime services need: no RAM, no unaccepted memory",
+        note="holds only what EFI services use: no free and no unaccepted memory",
         descriptors=tuple(decode_memory_map(data, stride)),
         buffer=None if boot is None else boot.buffer,
     )
