@@ -93,7 +93,7 @@ KALLSYMS_NAMES_BYTES = 16 << 20
 #: Bytes of the strings that kallsyms' 256 tokens stand for, about 1 KiB.
 KALLSYMS_TOKEN_BYTES = 64 << 10
 
-#: Bytes of a symbol's name: the kernel's KSYM_NAME_LEN.
+#: Bytes of a symbol's or type's name with the NUL: the kernel's KSYM_NAME_LEN.
 SYMBOL_NAME_BYTES = 512
 
 #: Symbols at one address that are looked through for the next address.

@@ -22,6 +22,8 @@ from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
 _SECTION_HAS_MEM_MAP = 1 << 1
 _SECTION_IS_EARLY = 1 << 3
 _MASK = (1 << 64) - 1
+# Virtual addresses of the kernel begin here with page tables of four levels, and below with five.
+_KERNEL_START_4_LEVELS = 0xFFFF800000000000
 # SUBSECTION_SHIFT
 _SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
 
@@ -143,26 +145,23 @@ class Piece(NamedTuple):
 class Sections:
     """Which pages have a ``struct page``: ``pfn_valid()`` for ranges, with what was read kept."""
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, layout: PageLayout) -> None:
         self._prog = prog
-        size_bits = vmcoreinfo_number(prog, "NUMBER(SECTION_SIZE_BITS)")
-        roots = vmcoreinfo_number(prog, "LENGTH(mem_section)")
-        table = vmcoreinfo_symbol(prog, "mem_section")
-        if size_bits is None or roots is None or table is None:
-            raise Unavailable("VMCOREINFO does not describe mem_section: not SPARSEMEM")
-        if not 21 <= size_bits < 40 or not 0 < roots <= limits.SECTION_ROOTS:
-            raise Unavailable(f"mem_section: {roots} roots of sections of 2^{size_bits} bytes are not credible")
-        self._table = table
-        self._roots = roots
-        self.section_pages = 1 << (size_bits - PAGE_SHIFT)
-        section = prog.type("struct mem_section")
-        self._section_size = sizeof(section)
+        # struct mem_section **mem_section: SPARSEMEM_EXTREME, as on all of x86-64.
+        self._table = prog["mem_section"].value_()
+        self._section_size = sizeof(prog.type("struct mem_section"))
         if not 16 <= self._section_size <= PAGE_SIZE:
             raise Unavailable(f"struct mem_section has {self._section_size} bytes: not supported")
         self._map = member_offset(prog, "struct mem_section", "section_mem_map")
         self._usage = member_offset(prog, "struct mem_section", "usage")
-        # DECLARE_BITMAP(subsection_map, SUBSECTIONS_PER_SECTION): one bit for 2 MiB.
-        self._subsection_map = member_offset(prog, "struct mem_section_usage", "subsection_map")
+        # DECLARE_BITMAP(subsection_map, SUBSECTIONS_PER_SECTION)
+        subsections = prog.type("struct mem_section_usage").member("subsection_map")
+        self._subsection_map = subsections.offset
+        self.section_pages = sizeof(subsections.type) * 8 * _SUBSECTION_PAGES
+        if not 0 < self.section_pages <= limits.SECTION_PAGES:
+            raise Unavailable(f"memory sections of {self.section_pages} pages: at most {limits.SECTION_PAGES}")
+        # MAX_PHYSMEM_BITS; vmemmap lies lower with page tables of five levels.
+        self._end = 1 << ((46 if layout.base >= _KERNEL_START_4_LEVELS else 52) - PAGE_SHIFT)
         self._read_roots: dict[int, Optional[bytes]] = {}
         self._looked_up = 0
 
@@ -185,12 +184,14 @@ class Sections:
                 yield Piece(run_start, pfn, run_valid)
                 run_start = pfn
             run_valid = valid
-            pfn = next_pfn
+            pfn = min(next_pfn, end)
         if run_start < end:
             yield Piece(run_start, end, run_valid)
 
     def _piece(self, pfn: int) -> tuple[int, bool]:
         """Where the state of ``pfn`` may end, and whether it has a ``struct page``."""
+        if pfn >= self._end:
+            return limits.PHYSICAL_END >> PAGE_SHIFT, False
         number, within = divmod(pfn, self.section_pages)
         section_end = pfn - within + self.section_pages
         per_root = PAGE_SIZE // self._section_size
@@ -213,8 +214,6 @@ class Sections:
 
     def _root(self, index: int) -> Optional[bytes]:
         """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""
-        if index >= self._roots:
-            return None
         if index not in self._read_roots:
             address = self._prog.read_u64(self._table + 8 * index & _MASK)
             self._read_roots[index] = self._prog.read(address, PAGE_SIZE) if address else None

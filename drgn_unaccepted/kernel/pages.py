@@ -151,7 +151,7 @@ class _Scan:
         self._layout: PageLayout = page_layout(prog)
         self._types = _PageTypes(prog)
         self._states = _States(self._layout, self._types)
-        self._sections = Sections(prog)
+        self._sections = Sections(prog, self._layout)
         self._chunk_pages = build.chunk_pages
         self._max_order = build.chunk_pages.bit_length() - 1
         # Before PGTY_unaccepted a listed chunk can be told by nothing but the list.

@@ -16,7 +16,7 @@ from drgn import FindObjectFlags, Object, Platform, Program, Symbol, Type, TypeE
 
 PAGE = 4096
 #: Where everything virtual lies.
-KERNEL_START = 0xFFFF800000000000
+KERNEL_START = 0xFF00000000000000
 VMEMMAP = 0xFFFFEA0000000000
 HEAP = 0xFFFF888000000000
 #: Pages of one memory section, and of the part of one that hot-plugged memory comes in.
@@ -137,11 +137,10 @@ class AllocatorProgram:
         self.vmcoreinfo = {
             "OSRELEASE": "6.12.0",
             "LENGTH(node_data)": str(NODES),
-            "NUMBER(SECTION_SIZE_BITS)": "27",
-            "LENGTH(mem_section)": "64",
         }
         #: The member of ``struct page`` whose bit 0 marks a tail page.
         self.compound_member: Optional[str] = "compound_head"
+        self.vmemmap = VMEMMAP
         self.symbols: dict[str, int] = {}
         self.globals: dict[str, tuple[str, int]] = {}
         self._pages: dict[int, bytearray] = {}
@@ -155,8 +154,8 @@ class AllocatorProgram:
         self.prog.register_object_finder("test", self._find_object, enable_index=0)
         self.prog.register_symbol_finder("test", self._find_symbol, enable_index=0)
         self.set_global("vmemmap_base", "unsigned long", struct.pack("<Q", VMEMMAP))
-        self.mem_section = self.place(8 * 64)
-        self.vmcoreinfo["SYMBOL(mem_section)"] = f"{self.mem_section:x}"
+        self.mem_section = self.place(8 * 2048)
+        self.set_global("mem_section", "mem_section**", struct.pack("<Q", self.mem_section))
 
     # --- memory ---
 
@@ -233,7 +232,7 @@ class AllocatorProgram:
     # --- pages ---
 
     def page(self, pfn: int) -> int:
-        return VMEMMAP + pfn * 64
+        return self.vmemmap + pfn * 64
 
     def lru(self, pfn: int) -> int:
         return self.page(pfn) + 8

@@ -322,8 +322,21 @@ def test_a_section_without_mem_map() -> None:
 
 
 def test_beyond_all_sections() -> None:
-    first = 64 * 256 * SECTION_PAGES
+    # Four levels of page tables: 46 bits of physical address.
+    first = 1 << (46 - 12)
     assert make().read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "absent"),)
+
+
+def test_five_levels_of_page_tables() -> None:
+    guest = Guest()
+    guest.vmemmap = 0xFFD4000000000000
+    guest.set_global("vmemmap_base", "unsigned long", guest.vmemmap.to_bytes(8, "little"))
+    guest.mem_section = guest.place(8 * 4096)
+    guest.set_global("mem_section", "mem_section**", guest.mem_section.to_bytes(8, "little"))
+    guest.build_memory()
+    first = 1 << (46 - 12)
+    guest.add_section(first)
+    assert guest.read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "free"),)
 
 
 def test_hot_plugged_parts_of_a_section() -> None:
@@ -339,18 +352,25 @@ def test_hot_plugged_parts_of_a_section() -> None:
     )
 
 
-def test_a_kernel_that_does_not_describe_its_sections() -> None:
+def test_a_kernel_without_sections() -> None:
     guest = make()
-    del guest.vmcoreinfo["SYMBOL(mem_section)"]
-    with pytest.raises(Unavailable, match="mem_section"):
+    del guest.globals["mem_section"]
+    with pytest.raises(LookupError, match="mem_section"):
         guest.read()
 
 
-@pytest.mark.parametrize(("key", "value"), [("NUMBER(SECTION_SIZE_BITS)", "64"), ("LENGTH(mem_section)", "99999999")])
-def test_sections_that_cannot_be(key: str, value: str) -> None:
-    guest = make()
-    guest.vmcoreinfo[key] = value
-    with pytest.raises(Unavailable, match="not credible"):
+@pytest.mark.parametrize(
+    ("name", "member", "said"),
+    [
+        ("mem_section_usage", ("subsection_map", "unsigned long[1000]"), "memory sections of 32768000 pages"),
+        ("mem_section", ("page_ext", "unsigned char[5000]"), "struct mem_section has 5016 bytes"),
+    ],
+)
+def test_sections_that_cannot_be(name: str, member: tuple[str, str], said: str) -> None:
+    guest = Guest()
+    guest.structs[name] = [m for m in guest.structs[name] if m[0] != member[0]] + [member]
+    guest.pgdat = guest.add_node(0, START, SECTION_PAGES)
+    with pytest.raises(Unavailable, match=said):
         guest.read()
 
 
