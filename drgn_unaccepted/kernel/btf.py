@@ -220,11 +220,20 @@ class Btf:
         self._offsets = array("I", [0])
         self._indexed = 0
         self._member_counts: dict[int, int] = {}
+        self._found: dict[tuple[str, frozenset[Kind]], Optional[int]] = {}
+        self._found_enumerators: dict[str, Optional[tuple[int, int]]] = {}
 
     def find(self, name: str, kinds: Iterable[Kind]) -> Optional[int]:
         """Number of the type with this name and one of these kinds, the lowest if there are several."""
-        wanted = bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))
-        kind_byte = b"[" + re.escape(wanted) + b"]"
+        key = name, frozenset(kinds)
+        if key not in self._found:
+            self._found[key] = self._find(*key)
+        return self._found[key]
+
+    def _find(self, name: str, kinds: frozenset[Kind]) -> Optional[int]:
+        if not kinds:
+            return None
+        kind_byte = b"[" + re.escape(bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))) + b"]"
         for name_off in self._name_offsets(name):
             for offset in self._search(re.escape(_WORD.pack(name_off)) + b"..." + kind_byte):
                 type_id = self._number_at(offset)
@@ -234,6 +243,11 @@ class Btf:
 
     def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         """(number of the enumeration, value) of the first enumeration constant with this name."""
+        if name not in self._found_enumerators:
+            self._found_enumerators[name] = self._find_enumerator(name)
+        return self._found_enumerators[name]
+
+    def _find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         for name_off in self._name_offsets(name):
             for offset in self._search(re.escape(_WORD.pack(name_off))):
                 type_id = self._number_at(offset)
@@ -351,7 +365,10 @@ class Btf:
             return ""
         if name_off >= len(self._strings):
             raise BtfError(f"BTF type {type_id}: name offset {name_off} is beyond the string section")
-        name = self._strings[name_off : self._strings.index(0, name_off)]
+        end = self._strings.find(b"\0", name_off, name_off + limits.SYMBOL_NAME_BYTES)
+        if end < 0:
+            raise BtfError(f"BTF type {type_id}: its name is longer than {limits.SYMBOL_NAME_BYTES} bytes")
+        name = self._strings[name_off:end]
         try:
             return name.decode()
         except UnicodeDecodeError:

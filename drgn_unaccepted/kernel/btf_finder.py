@@ -23,6 +23,7 @@ file name finds nothing, as BTF knows of no files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -267,17 +268,14 @@ def attach_kallsyms(prog: Program) -> None:
 def find_btf(prog: Program) -> bytes:
     """The BTF of the program's kernel.
 
-    For the running kernel ``/sys/kernel/btf/vmlinux``; else its memory from ``__start_BTF`` to
-    ``__stop_BTF``, for which a symbol finder has to be there.
+    For the running kernel ``/sys/kernel/btf/vmlinux``; else, and where sysfs does not show it, its memory from
+    ``__start_BTF`` to ``__stop_BTF``, for which a symbol finder has to be there.
 
     :raises Unavailable: a kernel without BTF (CONFIG_DEBUG_INFO_BTF=n), or it cannot be read
     """
     live = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    if prog.flags & live == live:
-        try:
-            return _read_bounded(SYSFS_BTF)
-        except OSError as error:
-            raise Unavailable(f"{SYSFS_BTF}: {error.strerror}") from error
+    if prog.flags & live == live and os.access(SYSFS_BTF, os.R_OK):
+        return _read_bounded(SYSFS_BTF)
     try:
         start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
     except LookupError:

@@ -128,6 +128,7 @@ def test_a_name_that_is_not_there(running: Btf) -> None:
     for name in ("", "no_such_type_at_all", "page\0", "page\0zone", "\N{GREEK SMALL LETTER ALPHA}"):
         assert running.find(name, STRUCT) is None
         assert running.find_enumerator(name) is None
+    assert running.find("page", ()) is None
 
 
 # --- by hand ---
@@ -327,14 +328,19 @@ def test_references_that_lead_nowhere() -> None:
     nameless = b.record(w.TYPEDEF, "", 0)
     b.types[-12:-8] = struct.pack("<I", 1 << 20)
     other = b.record(w.TYPEDEF, "\xff", 0)
+    long = b.record(w.TYPEDEF, "x" * limits.SYMBOL_NAME_BYTES, 0)
+    just = b.record(w.TYPEDEF, "y" * (limits.SYMBOL_NAME_BYTES - 1), 0)
     b.strings = b.strings.replace("\xff".encode(), b"\xff\xff")
     btf = Btf(b.data())
-    with pytest.raises(BtfError, match="type 99: there are only 3"):
+    with pytest.raises(BtfError, match="type 99: there are only 5"):
         btf.type(btf.type(typedef).type_id)
     with pytest.raises(BtfError, match=f"type {nameless}: name offset 1048576 is beyond"):
         btf.type(nameless)
     with pytest.raises(BtfError, match=f"type {other}: the name at 3 is not UTF-8"):
         btf.type(other)
+    with pytest.raises(BtfError, match=f"type {long}: its name is longer than 512 bytes"):
+        btf.type(long)
+    assert btf.type(just).name == "y" * 511
 
 
 def test_anonymous_members_are_counted_and_bounded() -> None:
