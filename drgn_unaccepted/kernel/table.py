@@ -23,7 +23,9 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Table
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
 
-_WHY_NOT_CAPTURED = "Since Linux 6.6 the table lies in ACPI memory, which kdump and /proc/kcore leave out; a dump of the whole RAM has it"
+_WHY_NOT_CAPTURED = (
+    "Since Linux 6.6 the table lies in ACPI memory, which kdump and /proc/kcore leave out. Dumps of all RAM have it"
+)
 
 #: Reads ``size`` bytes of the table at a physical address, or raises Unavailable.
 Reader = Callable[[int, int], bytes]
