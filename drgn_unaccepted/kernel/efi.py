@@ -95,8 +95,8 @@ def read_efi_map(prog: Program) -> EfiMap:
             continue
         if efi_map.complete and not efi_map.ambiguous:
             return efi_map
-        # Sources stand in order of what they can hold; a complete map is worth more than an incomplete one.
-        if best is None or (efi_map.complete and not best.complete):
+        # Sources stand in order of what they can hold.
+        if best is None:
             best = replace(efi_map, note="; ".join(filter(None, (efi_map.note, *failed))))
     if best is None:
         raise Unavailable("; ".join(failed))
