@@ -49,21 +49,16 @@ def header(answer: Document) -> Iterator[str]:
 
 def ranges(answer: Document) -> Iterator[str]:
     yield from _preface(answer)
-    if answer["ranges"]:
-        guards = {start for start, _ in answer["possible_guards"]}
-        yield from _table_lines(
-            (
-                (
-                    f"{r['start']:#x}",
-                    f"{r['end']:#x}",
-                    size(r["end"] - r["start"]),
-                    r["state"],
-                    "its first and last unit may be accepted already" if r["start"] in guards else "",
-                )
-                for r in answer["ranges"]
-            ),
-            ("start", "end", "size", "state", ""),
-        )
+    if not answer["ranges"]:
+        return
+    headers = ["start", "end", "size", "state"]
+    rows = [[f"{r['start']:#x}", f"{r['end']:#x}", size(r["end"] - r["start"]), r["state"]] for r in answer["ranges"]]
+    if answer["possible_guards"]:
+        edges = {start for start, _ in answer["possible_guards"]}
+        headers.append("note")
+        for row, entry in zip(rows, answer["ranges"]):
+            row.append("its first and last unit may be accepted already" if entry["start"] in edges else "")
+    yield from _table_lines(rows, headers)
 
 
 def resolve(answer: Document) -> Iterator[str]:
