@@ -109,14 +109,14 @@ def map_document(
     numbers = sorted({number for touched in grid.rows(filled) for number in touched})
 
     known = rng.merge(unaccepted + accepted)
-    unknown = [] if source.name == "bitmap" else rng.subtract(memory.ram, known)
+    unknown = [] if source.exact else rng.subtract(memory.ram, known)
     covered = [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
     uncovered = rng.subtract(memory.ram, covered) if source.name == "bitmap" else []
-    guards = rng.merge(possible_guards(snapshot)) if source.name == "page-lists" else []
+    guards = [] if source.exact else rng.intersect(possible_guards(snapshot), unaccepted)
     rows: list[Document] = []
     for number in numbers:
         start = grid.start(number)
-        if source.name == "bitmap":
+        if source.exact:
             assert geometry is not None and snapshot.table.bitmap is not None
             units = _set_bits(geometry, snapshot.table.bitmap, grid, start)
         else:
@@ -244,8 +244,8 @@ def _sorted_out(entries: Iterator[tuple[int, int, bool]], provenance: str) -> Me
 
 
 def _states(snapshot: Snapshot, source: Source) -> tuple[list[Range], list[Range]]:
-    """Unaccepted and accepted ranges, for the sources that have no bitmap."""
-    if source.name == "bitmap":
+    """Unaccepted and accepted ranges, where they are not simply the bits of the bitmap."""
+    if source.exact:
         return [], []
     found: dict[str, list[Range]] = {UNACCEPTED: [], ACCEPTED: []}
     for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):

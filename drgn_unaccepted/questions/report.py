@@ -43,16 +43,17 @@ def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None
         # Has 64 bits, of which a script's numbers keep 53.
         if descriptor["attribute"] is not None:
             descriptor["attribute"] = f"{descriptor['attribute']:#x}"
-    states, otherwise = ([], None) if source.name == "bitmap" else _states(snapshot, source)
+    states, otherwise = ([], None) if source.exact else _states(snapshot, source)
     return {
         **summary(snapshot, source),
         "command": "report",
         "unit_size": X86_UNIT_SIZE if geometry is None else geometry.unit_size,
+        "saved": table.is_saved,
         "bitmap": None if table.bitmap is None else _deflated(table.bitmap),
         "states": states,
         "otherwise": otherwise,
         "listed": None if snapshot.zones is None else pack(listed_ranges(snapshot)),
-        "guards": pack(rng.merge(possible_guards(snapshot))),
+        "guards": pack([] if source.exact else possible_guards(snapshot)),
         "memory_from": memory.provenance,
         "ram": pack(memory.ram),
         "reserved": pack(memory.reserved),

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands ``map`` and ``report``: their arguments, what they write, and to where."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Optional
+
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.snapshot import Snapshot
+
+#: Bins of a row in JSON, and on a terminal that is wide enough: rows of 1 GiB where the unit is 2 MiB.
+COLUMNS = 64
+
+#: A terminal of less columns has no room for a map.
+NARROWEST = 40
+
+
+class PictureError(Exception):
+    """The picture cannot be made; the text is the one line that the user sees."""
+
+
+def add_map_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--range", dest="window", metavar="START-END", type=_window, help="show these addresses only, finer if they fit"
+    )
+    parser.add_argument("--width", metavar="COLUMNS", type=_width, help="default: the terminal's width")
+    parser.add_argument("--ascii", action="store_true", help="7-bit characters only")
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal only"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where --format svg and png go")
+
+
+def _window(text: str) -> Range:
+    from drgn_unaccepted.questions.resolve import parse_query
+
+    try:
+        query = parse_query(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if query.end is None:
+        raise argparse.ArgumentTypeError(f"{text}: no range (START-END or START+LENGTH)")
+    return query.range
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or not NARROWEST <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: not a width from {NARROWEST} to 1000")
+    return int(text)
+
+
+def map_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> Document:
+    """Bins as fine as what they are shown on: a terminal's columns, or a figure's pixels.
+
+    :raises PictureError: a figure without a file to go to
+    """
+    from drgn_unaccepted.questions.map import map_document
+
+    if args.format in ("text", "json"):
+        from drgn_unaccepted.views.map import bins_for
+
+        wide = bins_for(_terminal_width(args)) if args.format == "text" else COLUMNS
+        return map_document(snapshot, source, window=args.window, columns=min(COLUMNS, wide), wide=wide)
+    if args.output is None:
+        raise PictureError(f"--format {args.format} needs -o FILE")
+    from drgn_unaccepted.views import figure
+
+    return map_document(snapshot, source, window=args.window, columns=figure.COLUMNS, finest=1)
+
+
+def show_map(answer: Document, args: argparse.Namespace) -> Iterator[str]:
+    """The lines for stdout; with ``--format svg`` and ``png`` the figure is written and one line says so.
+
+    :raises PictureError: it cannot be written
+    """
+    if args.format not in ("svg", "png"):
+        from drgn_unaccepted.views.map import map_lines, style_for
+
+        yield from map_lines(answer, style_for(sys.stdout, os.environ, args.color, args.ascii, _terminal_width(args)))
+        return
+    from drgn_unaccepted.views.figure import NoMatplotlib, save_figure
+
+    try:
+        save_figure(answer, args.output, args.format)
+    except NoMatplotlib as error:
+        raise PictureError(str(error)) from None
+    except OSError as error:
+        raise PictureError(f"{args.output}: {error.strerror}") from None
+    yield f"{args.output}: written"
+
+
+def _terminal_width(args: argparse.Namespace) -> int:
+    width: Optional[int] = args.width
+    return max(NARROWEST, shutil.get_terminal_size().columns) if width is None else width
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE.html", required=True, help="one page that needs nothing else")
+
+
+def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> Document:
+    """Write the page; the answer says where to, and what the checks came to.
+
+    :raises PictureError: it is too large, or cannot be written
+    """
+    from drgn_unaccepted.questions.report import report
+    from drgn_unaccepted.views.report import ReportTooLarge, report_page
+
+    answer = report(snapshot, source)
+    try:
+        page = report_page(answer)
+        _write(Path(args.output), page)
+    except ReportTooLarge as error:
+        raise PictureError(str(error)) from None
+    except OSError as error:
+        raise PictureError(f"{args.output}: {error.strerror}") from None
+    return {
+        **document(snapshot, source, "report"),
+        "file": args.output,
+        "file_bytes": len(page.encode()),
+        "status": answer["checks"]["status"],
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, as a reader of the old page may be there."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def show_report(answer: Document, args: argparse.Namespace) -> Iterable[str]:
+    return [f"{answer['file']}: {answer['file_bytes']} bytes; checks: {answer['status']}"]

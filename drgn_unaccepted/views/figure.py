@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``map`` as a figure for papers and tickets, SVG or PNG, drawn by matplotlib (the optional extra ``pictures``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.views.format import safe, span
+from drgn_unaccepted.views.map import ACCEPTED, GLYPHS, GUARD, HOLE, OUTSIDE, RESERVED, UNKNOWN, Kind, about, kind
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("svg", "png")
+
+#: Bins of a row: a row of 1 GiB shows each unit.
+COLUMNS = 512
+
+#: Okabe and Ito's orange on a light blue; levels between are mixed. The same as in the report.
+_UNACCEPTED, _ACCEPTED = (0xE6, 0x9F, 0x00), (0xA8, 0xCF, 0xE8)
+_COLORS: dict[Kind, str] = {
+    OUTSIDE: "#d9e8f2",
+    UNKNOWN: "#c9bfe3",
+    RESERVED: "#a9b0b9",
+    HOLE: "#f0f1f3",
+    GUARD: "#d4b45c",
+}
+_EFI = {**dict.fromkeys((1, 2), "#56b4e9"), **dict.fromkeys((3, 4), "#7cc4ad"), **dict.fromkeys((5, 6), "#cc79a7")}
+_EFI.update({0: "#a9b0b9", 7: "#a8cfe8", 8: "#8c1c13", 9: "#f0e442", 10: "#c9b300", 11: "#6b7480", 15: "#e69f00"})
+_E820 = {1: "#a8cfe8", 2: "#a9b0b9", 3: "#f0e442", 4: "#c9b300", 5: "#8c1c13", 128: "#56b4e9"}
+_OTHER = "#8f7dbd"
+_ZONES = ("#c8dcc6", "#94bd91")
+
+_FAINT = "#566270"
+
+#: In heights of the bitmap's bar: the bar, a lane below it, from lane to lane, between rows, for rows left out.
+_BAR, _LANE, _STEP, _FREE, _GAP = 1.0, 0.22, 0.28, 0.45, 0.8
+
+#: With more rows there is no room for the lanes.
+_ROWS_WITH_LANES = 20
+
+
+class NoMatplotlib(Exception):
+    """The extra is not installed; the text says how it is, in one line."""
+
+
+def save_figure(answer: Document, path: str, format_: str) -> None:
+    """Draw the answer of ``map`` into a file; the same answer makes the same bytes with the same matplotlib.
+
+    :raises NoMatplotlib: it is not installed
+    :raises OSError: the file cannot be written
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise NoMatplotlib("figures need matplotlib: pip install 'drgn-unaccepted[pictures]'") from None
+    with matplotlib.rc_context({"svg.hashsalt": "drgn-unaccepted", "svg.fonttype": "none", "font.size": 9}):
+        metadata: dict[str, Any] = {"Date": None} if format_ == "svg" else {"Software": None}
+        draw(answer).savefig(path, format=format_, metadata=metadata, dpi=160)
+
+
+def draw(answer: Document) -> Figure:
+    """The figure, for a notebook or a paper's own layout."""
+    from matplotlib.figure import Figure
+
+    lanes = _lanes(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else []
+    pitch = _BAR + len(lanes) * _STEP + _FREE
+    gaps = {gap["end"]: gap for gap in answer["left_out"]}
+    height = len(answer["rows"]) * pitch + len(gaps) * _GAP
+    figure = Figure(figsize=(10, 0.26 * height + 1.5), layout="constrained")
+    axes = figure.add_subplot()
+    y = 0.0
+    for row in answer["rows"]:
+        if row["start"] in gaps:
+            length = gaps[row["start"]]["end"] - gaps[row["start"]]["start"]
+            _text(
+                axes, 0, y + _GAP / 2 - _FREE / 2, f"{about(length)} without RAM", color=_FAINT, size=7.5, va="center"
+            )
+            y += _GAP
+        _row(axes, answer, row, y)
+        for number, lane in enumerate(lanes):
+            _lane(axes, answer, row, lane, y + _BAR + 0.08 + number * _STEP)
+        y += pitch
+    _axis(axes, answer, y - _FREE)
+    _words(axes, answer)
+    _legend(figure, answer, lanes)
+    return figure
+
+
+def _row(axes: Axes, answer: Document, row: Document, y: float) -> None:
+    columns = answer["bins_per_row"]
+    at = 0
+    for of, run in groupby(kind(row, index, answer["units_per_bin"]) for index in range(columns)):
+        length = len(list(run))
+        axes.broken_barh([(at / columns, length / columns)], (y, _BAR), facecolor=_color(of), linewidth=0)
+        at += length
+    start = f"{row['start']:#x}"
+    _text(axes, -0.006, y + _BAR / 2, start, ha="right", va="center", family="monospace", size=8)
+    units, ram = sum(row["unaccepted_units"]), sum(row["ram_bytes"])
+    share = f"{units * answer['unit_size'] / ram:.0%}" if ram else "no RAM"
+    _text(axes, 1.006, y + _BAR / 2, share, va="center", size=7.5, color=_FAINT)
+
+
+def _lane(axes: Axes, answer: Document, row: Document, lane: _Lane, top: float) -> None:
+    _text(axes, -0.006, top + _LANE / 2, lane.name, size=5.5, color=_FAINT, ha="right", va="center")
+    row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
+    for start, end, color, name in lane.segments:
+        low, high = max(start - row["start"], 0) / row_bytes, min(end - row["start"], row_bytes) / row_bytes
+        if low >= high:
+            continue
+        axes.broken_barh([(low, high - low)], (top, _LANE), facecolor=color, linewidth=0)
+        if lane.named and high - low > 0.012 * len(name):
+            _text(axes, low + 0.003, top + _LANE / 2, name, size=5.5, va="center")
+
+
+def _axis(axes: Axes, answer: Document, bottom: float) -> None:
+    row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom, -0.1)
+    axes.set_yticks([])
+    axes.set_xticks([tick / 8 for tick in range(8)])
+    axes.set_xticklabels([f"+{about(row_bytes * tick // 8) if tick else 0}" for tick in range(8)], size=7.5, ha="left")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=3, pad=2)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _words(axes: Axes, answer: Document) -> None:
+    totals, release = answer["totals"], answer["target"]["release"]
+    source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
+    title = f"{about(totals['units'] * answer['unit_size'])} unaccepted of {about(totals['ram_bytes'])} RAM; {source}"
+    axes.set_title(title, loc="left", size=11, parse_math=False)
+    words = [f"Linux {safe(release)}"] if release is not None else []
+    words.append(f"a row is {about(answer['bytes_per_bin'] * answer['bins_per_row'])}")
+    words.append(f"a unit is {about(answer['unit_size'])}")
+    if answer["covered"] is not None:
+        words.append(f"the bitmap covers {span(*answer['covered'])}")
+    axes.set_xlabel("; ".join(words), loc="left", size=8, color=_FAINT, parse_math=False)
+
+
+def _legend(figure: Figure, answer: Document, lanes: Sequence[_Lane]) -> None:
+    from matplotlib.patches import Patch
+
+    seen = {kind(row, i, answer["units_per_bin"]) for row in answer["rows"] for i in range(answer["bins_per_row"])}
+    # Between none and all of a bin the colour is between the two.
+    order = [8, ACCEPTED, OUTSIDE, UNKNOWN, GUARD, RESERVED, HOLE]
+    entries = {GLYPHS[of].meaning: _color(of) for of in order if of in seen or of in (8, ACCEPTED)}
+    for lane in lanes:
+        if not lane.named:
+            entries.update({f"{lane.name} {name}": color for _, _, color, name in lane.segments})
+    patches = [Patch(facecolor=color, label=text) for text, color in entries.items()]
+    figure.legend(handles=patches, loc="outside lower left", ncols=5, frameon=False, fontsize=6.5)
+
+
+class _Lane(NamedTuple):
+    name: str
+    #: ``(start, end, colour, what it is)``.
+    segments: Sequence[tuple[int, int, str, str]]
+    #: Names are written into the lane, not into the legend.
+    named: bool
+
+
+def _lanes(answer: Document) -> list[_Lane]:
+    maps = answer["lanes"]
+    found = []
+    for name, key, colors in (("EFI", "efi", _EFI), ("e820", "e820", _E820)):
+        if maps[key] is not None:
+            segments = [(s["start"], s["end"], colors.get(s["type"], _OTHER), s["name"]) for s in maps[key]]
+            found.append(_Lane(name, segments, False))
+    if maps["zones"] is not None:
+        zones = [
+            (zone["start"], zone["end"], _ZONES[number % 2], f"node {zone['node']} {safe(zone['name'])}")
+            for number, zone in enumerate(maps["zones"])
+        ]
+        found.append(_Lane("zones", zones, True))
+    return found
+
+
+def _color(of: Kind) -> str:
+    if of == ACCEPTED:
+        of = 0
+    if isinstance(of, int):
+        parts: Iterable[int] = (a + (b - a) * of // 8 for a, b in zip(_ACCEPTED, _UNACCEPTED))
+        return "#" + "".join(f"{part:02x}" for part in parts)
+    return _COLORS[of]
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:
+    # Names out of the target are no mathematics.
+    axes.text(x, y, text, parse_math=False, **how)

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The map: rows of equal size, each with its lanes, drawn where they can be seen. Rows without memory are left out.
+
+const ROW_SIZES = [2 ** 27, 2 ** 30, 2 ** 33, 2 ** 36, 2 ** 39, 2 ** 42, 2 ** 45, 2 ** 48];
+const USUAL_ROW = 2 ** 30;
+const MOST_ROWS = 20000; // a browser's scroll area has an end
+const GAP = 26, OVERVIEW = 26, AXIS = 20;
+const ROOMY = { state: 20, lane: 9, pitch: 11, rest: 10, labels: true };
+const COMPACT = { state: 12, lane: 4, pitch: 5, rest: 7, labels: false };
+
+class MapView {
+  constructor(guest, lanes, onSelect) {
+    this.guest = guest;
+    this.lanes = lanes; // [{name, segments: [{start, end, color}]}]
+    this.onSelect = onSelect;
+    this.element = document.getElementById("map");
+    this.scroller = document.getElementById("scroller");
+    this.canvas = document.getElementById("canvas");
+    this.overview = document.getElementById("overview");
+    this.axis = document.getElementById("axis");
+    this.tip = document.getElementById("tip");
+    this.highlight = null;
+    this.selected = null;
+    this.hover = null;
+    this.pending = false;
+    this.sizes = ROW_SIZES.filter((size) => size >= 8 * guest.unit && this.countRows(size) <= MOST_ROWS);
+    if (!this.sizes.length) this.sizes = [ROW_SIZES[ROW_SIZES.length - 1]];
+    this.setRow(this.sizes.find((size) => size >= USUAL_ROW) || this.sizes[this.sizes.length - 1]);
+    this.listen();
+  }
+
+  countRows(size) {
+    let count = 0, last = -1;
+    const { starts, ends } = this.guest.filled;
+    for (let i = 0; i < starts.length; i++) {
+      const first = Math.max(last + 1, Math.floor(starts[i] / size)), end = Math.floor((ends[i] - 1) / size);
+      count += Math.max(0, end - first + 1);
+      last = Math.max(last, end);
+    }
+    return count;
+  }
+
+  setRow(size) {
+    const anchor = this.selected;
+    this.row = size;
+    this.rows = [];
+    const { starts, ends } = this.guest.filled;
+    for (let i = 0, last = -1; i < starts.length; i++) {
+      for (let r = Math.max(last + 1, Math.floor(starts[i] / size)); r * size < ends[i]; r++) {
+        this.rows.push(r * size);
+        last = r;
+      }
+    }
+    this.layout();
+    if (anchor !== null) this.reveal(anchor);
+  }
+
+  layout() {
+    this.style = this.rows.length <= 24 && !this.printing ? ROOMY : COMPACT;
+    this.rowHeight = this.style.state + this.lanes.length * this.style.pitch + this.style.rest;
+    this.tops = new Float64Array(this.rows.length + 1);
+    let y = 4;
+    for (let i = 0; i < this.rows.length; i++) {
+      if (i && this.rows[i] > this.rows[i - 1] + this.row) y += GAP;
+      this.tops[i] = y;
+      y += this.rowHeight;
+    }
+    this.tops[this.rows.length] = y;
+    this.height = Math.max(60, y);
+    this.element.style.height = `${this.height}px`;
+    const limit = this.printing ? this.height : Math.max(320, Math.round(window.innerHeight * 0.62));
+    this.scroller.style.height = `${Math.min(this.height, limit)}px`;
+    this.resize();
+  }
+
+  resize() {
+    this.width = this.printing ? 1000 : this.scroller.clientWidth;
+    this.viewport = this.printing ? this.height : this.scroller.clientHeight;
+    const narrow = this.width < 560;
+    this.left = narrow ? 92 : 124;
+    this.plot = Math.max(64, this.width - this.left - (narrow ? 8 : 56));
+    for (const [canvas, height] of [[this.canvas, this.viewport], [this.overview, OVERVIEW], [this.axis, AXIS]]) {
+      const ratio = window.devicePixelRatio || 1;
+      canvas.width = Math.round(this.width * ratio);
+      canvas.height = Math.round(height * ratio);
+      canvas.style.width = this.printing ? "100%" : `${this.width}px`;
+      canvas.style.height = this.printing ? "auto" : `${height}px`;
+    }
+    this.overview.hidden = this.height <= this.viewport;
+    this.theme();
+  }
+
+  /** Read the colours again; they are the style sheet's. */
+  theme() {
+    const css = getComputedStyle(document.documentElement);
+    this.color = (name) => css.getPropertyValue(`--${name}`).trim();
+    this.levels = Array.from({ length: 9 }, (_, level) => mix(this.color("accepted"), this.color("unaccepted"), level / 8));
+    this.patterns = {};
+    for (const [name, ink] of [["unknown", "unknown-ink"], ["guard", "accepted"], ["hole", "hole-ink"], ["outside", "outside-ink"]]) {
+      this.patterns[name] = hatch(this.canvas.getContext("2d"), this.color(name === "guard" ? "unaccepted" : name), this.color(ink));
+    }
+    this.redraw();
+  }
+
+  redraw() {
+    if (this.pending) return;
+    this.pending = true;
+    requestAnimationFrame(() => {
+      this.pending = false;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const ctx = this.canvas.getContext("2d");
+    const ratio = window.devicePixelRatio || 1;
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    ctx.clearRect(0, 0, this.width, this.viewport);
+    const top = this.printing ? 0 : this.scroller.scrollTop;
+    for (let i = this.rowAt(top); i < this.rows.length && this.tops[i] - GAP < top + this.viewport; i++) {
+      this.drawRow(ctx, i, this.tops[i] - top);
+    }
+    this.drawOverview(top);
+    this.drawAxis();
+  }
+
+  /** Offsets in a row. */
+  drawAxis() {
+    const ctx = this.axis.getContext("2d"), ratio = window.devicePixelRatio || 1, ticks = this.width < 560 ? 2 : 8;
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    ctx.clearRect(0, 0, this.width, AXIS);
+    ctx.font = `10px ${this.color("sans")}`;
+    ctx.fillStyle = this.color("muted");
+    ctx.textBaseline = "alphabetic";
+    for (let tick = 0; tick <= ticks; tick++) {
+      const x = this.left + Math.round((tick / ticks) * this.plot);
+      ctx.fillRect(Math.min(x, this.left + this.plot - 1), AXIS - 5, 1, 5);
+      if (tick === ticks) continue;
+      ctx.textAlign = "left";
+      ctx.fillText(`+${tick ? about((tick / ticks) * this.row) : 0}`, x + (tick ? 3 : 0), AXIS - 7);
+    }
+  }
+
+  /** Index of the row at a height, or the one after it. */
+  rowAt(y) {
+    let low = 0, high = this.rows.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.tops[middle] + this.rowHeight > y) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
+  drawRow(ctx, i, y) {
+    const start = this.rows[i], end = start + this.row, { state, lane, pitch, labels } = this.style;
+    if (i && start > this.rows[i - 1] + this.row) this.drawGap(ctx, this.rows[i - 1] + this.row, start, y - GAP);
+    ctx.textBaseline = "middle";
+    ctx.textAlign = "right";
+    ctx.font = `12px ${this.color("mono")}`;
+    ctx.fillStyle = this.color("text");
+    ctx.fillText(hex(start), this.left - 10, y + state / 2 + 0.5);
+    this.drawState(ctx, start, end, y, state);
+    ctx.font = `9px ${this.color("sans")}`;
+    this.lanes.forEach((one, n) => {
+      const at = y + state + 2 + n * pitch;
+      ctx.fillStyle = this.color("muted");
+      if (labels) ctx.fillText(one.name, this.left - 10, at + lane / 2 + 0.5);
+      for (const segment of one.segments) {
+        if (segment.start < end && segment.end > start) this.bar(ctx, start, segment.start, segment.end, at, lane, this.color(segment.color));
+      }
+      if (one.runs) this.bars(ctx, one.runs, start, end, at, lane, this.color("unaccepted"));
+    });
+    const ram = this.guest.ram.inside(start, end);
+    if (this.width >= 560) {
+      ctx.textAlign = "left";
+      ctx.font = `11px ${this.color("mono")}`;
+      ctx.fillStyle = this.color("muted");
+      ctx.fillText(share(this.guest.unaccepted.inside(start, end), ram), this.left + this.plot + 8, y + state / 2 + 0.5);
+    }
+    this.drawMarks(ctx, start, end, y);
+  }
+
+  drawGap(ctx, start, end, y) {
+    ctx.textAlign = "left";
+    ctx.textBaseline = "middle";
+    ctx.font = `11px ${this.color("sans")}`;
+    ctx.fillStyle = this.color("muted");
+    const reserved = this.guest.reserved.inside(start, end);
+    ctx.fillText(`${about(end - start)} without RAM${reserved ? `, ${about(reserved)} reserved` : ""}`, this.left, y + GAP / 2 - 2);
+  }
+
+  drawState(ctx, start, end, y, height) {
+    const guest = this.guest;
+    ctx.fillStyle = this.patterns.hole;
+    ctx.fillRect(this.left, y, this.plot, height);
+    this.bars(ctx, guest.reserved, start, end, y, height, this.color("reserved"));
+    if (guest.exactSource) {
+      this.bars(ctx, guest.ram, start, end, y, height, this.patterns.outside);
+      ctx.save();
+      ctx.beginPath();
+      const from = this.x(start, Math.max(start, guest.bitmap.base)), to = this.x(start, Math.min(end, guest.bitmap.end));
+      ctx.rect(from, y, Math.max(0, to - from), height);
+      ctx.clip();
+      this.bars(ctx, guest.ram, start, end, y, height, this.levels[0]);
+      ctx.restore();
+    } else {
+      this.bars(ctx, guest.ram, start, end, y, height, this.patterns.unknown);
+      this.bars(ctx, guest.accepted, start, end, y, height, this.levels[0]);
+    }
+    this.shade(ctx, start, y, height);
+    if (!guest.exactSource) this.bars(ctx, guest.guards, start, end, y, height, this.patterns.guard);
+    if (guest.accepting) this.bars(ctx, guest.accepting, start, end, y + height - 4, 4, this.color("accepting"));
+  }
+
+  /** Unaccepted memory by its share of each unit, or of each pixel where a unit is less than one. */
+  shade(ctx, start, y, height) {
+    const cells = Math.min(Math.floor(this.row / this.guest.unit), Math.floor(this.plot)), step = this.row / cells;
+    let from = 0, last = 0;
+    for (let cell = 0; cell <= cells; cell++) {
+      const level = cell === cells ? 0 : eighths(this.guest.unaccepted.inside(start + cell * step, start + (cell + 1) * step), step);
+      if (level === last) continue;
+      if (last) {
+        const x0 = this.x(start, start + from * step), x1 = this.x(start, start + cell * step);
+        ctx.fillStyle = this.levels[last];
+        ctx.fillRect(x0, y, Math.max(1, x1 - x0), height);
+      }
+      from = cell;
+      last = level;
+    }
+  }
+
+  drawMarks(ctx, start, end, y) {
+    const height = this.rowHeight - this.style.rest + 2;
+    if (this.highlight) {
+      const { starts, ends } = this.highlight;
+      ctx.strokeStyle = this.color("finding");
+      ctx.lineWidth = 2;
+      for (let i = this.highlight.after(start); i < starts.length && starts[i] < end; i++) {
+        const x0 = this.x(start, Math.max(start, starts[i])), x1 = this.x(start, Math.min(end, ends[i]));
+        ctx.strokeRect(x0 - 2, y - 2, Math.max(4, x1 - x0 + 4), height + 2);
+      }
+    }
+    if (this.selected !== null && start <= this.selected && this.selected < end) {
+      const unit = this.unitRange(this.selected);
+      const x0 = this.x(start, unit.start), x1 = this.x(start, unit.end);
+      ctx.strokeStyle = this.color("text");
+      ctx.lineWidth = 2;
+      ctx.strokeRect(x0 - 1, y - 3, Math.max(3, x1 - x0 + 2), height + 4);
+    }
+  }
+
+  bars(ctx, runs, start, end, y, height, style) {
+    ctx.fillStyle = style;
+    let painted = -1;
+    for (let i = runs.after(start); i < runs.length && runs.starts[i] < end; i++) {
+      const x0 = Math.max(painted, this.x(start, Math.max(start, runs.starts[i])));
+      const x1 = Math.max(x0 + 1, this.x(start, Math.min(end, runs.ends[i])));
+      if (x1 <= painted) continue;
+      ctx.fillRect(x0, y, x1 - x0, height);
+      painted = x1;
+    }
+  }
+
+  bar(ctx, start, low, high, y, height, style) {
+    const x0 = this.x(start, Math.max(start, low)), x1 = this.x(start, Math.min(start + this.row, high));
+    ctx.fillStyle = style;
+    ctx.fillRect(x0, y, Math.max(1, x1 - x0), height);
+  }
+
+  x(start, address) {
+    return this.left + Math.round(((address - start) / this.row) * this.plot);
+  }
+
+  /** All rows in one strip, and what of them can be seen. */
+  drawOverview(top) {
+    if (this.overview.hidden) return;
+    const ctx = this.overview.getContext("2d"), ratio = window.devicePixelRatio || 1;
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    ctx.clearRect(0, 0, this.width, OVERVIEW);
+    const at = (x) => {
+      const place = Math.min(this.rows.length, (x / this.plot) * this.rows.length), i = Math.min(this.rows.length - 1, Math.floor(place));
+      return this.rows[i] + (place - i) * this.row;
+    };
+    for (let x = 0; x < this.plot; x++) {
+      const low = at(x), high = at(x + 1), ram = this.guest.ram.inside(low, high);
+      ctx.fillStyle = ram ? this.levels[eighths(this.guest.unaccepted.inside(low, high), ram)] : this.color("hole");
+      if (ram && !this.guest.exactSource && !this.guest.unaccepted.inside(low, high) && this.guest.accepted.inside(low, high) < ram) ctx.fillStyle = this.color("unknown");
+      ctx.fillRect(this.left + x, 4, 1, 14);
+      if (this.highlight && this.highlight.inside(low, high)) {
+        ctx.fillStyle = this.color("finding");
+        ctx.fillRect(this.left + x, 0, 2, 3);
+      }
+    }
+    const from = this.rowAt(top), to = this.rowAt(top + this.viewport);
+    ctx.strokeStyle = this.color("text");
+    ctx.lineWidth = 1.5;
+    const x0 = this.left + (from / this.rows.length) * this.plot, x1 = this.left + (Math.min(this.rows.length, to + 1) / this.rows.length) * this.plot;
+    ctx.strokeRect(x0, 2, Math.max(3, x1 - x0), 18);
+    ctx.textAlign = "right";
+    ctx.textBaseline = "middle";
+    ctx.font = `9px ${this.color("sans")}`;
+    ctx.fillStyle = this.color("muted");
+    ctx.fillText("all rows", this.left - 10, 11);
+  }
+
+  unitRange(address) {
+    const unit = this.guest.unit, table = this.guest.data.table;
+    const base = this.guest.data.covered_bytes === null ? 0 : table.phys_base % unit;
+    const start = Math.floor((address - base) / unit) * unit + base;
+    return { start, end: start + unit };
+  }
+
+  /** The row that holds the address, or null. */
+  rowOf(address) {
+    const start = Math.floor(address / this.row) * this.row;
+    let low = 0, high = this.rows.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.rows[middle] >= start) high = middle;
+      else low = middle + 1;
+    }
+    return { index: low, found: this.rows[low] === start };
+  }
+
+  reveal(address) {
+    const { index } = this.rowOf(address);
+    const y = this.tops[Math.min(index, this.rows.length - 1)], top = this.scroller.scrollTop;
+    if (y < top + 8 || y + this.rowHeight > top + this.viewport) {
+      this.scroller.scrollTop = Math.max(0, y - (this.viewport - this.rowHeight) / 2);
+    }
+    this.redraw();
+  }
+
+  select(address, how = {}) {
+    this.selected = address;
+    this.element.setAttribute("aria-valuenow", String(Math.floor(address / this.guest.unit)));
+    this.element.setAttribute("aria-valuetext", describe(this.guest, address));
+    if (how.reveal !== false) this.reveal(address);
+    this.redraw();
+    this.onSelect(address, how);
+  }
+
+  setHighlight(runs) {
+    this.highlight = runs;
+    this.redraw();
+  }
+
+  /** The address under the pointer, or null. */
+  addressAt(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const y = event.clientY - box.top + this.scroller.scrollTop, x = event.clientX - box.left - this.left;
+    const i = this.rowAt(y);
+    if (i >= this.rows.length || y < this.tops[i] - 3 || x < 0 || x >= this.plot) return null;
+    return this.rows[i] + Math.floor((x / this.plot) * this.row);
+  }
+
+  /** By units and rows, over the gaps. */
+  move(by) {
+    const first = this.rows[0], last = this.rows[this.rows.length - 1] + this.row - this.guest.unit;
+    const from = this.selected === null ? first : this.unitRange(this.selected).start;
+    let to = Math.min(last, Math.max(first, from + by));
+    const place = this.rowOf(to);
+    if (!place.found) {
+      const offset = Math.abs(by) >= this.row ? to - Math.floor(to / this.row) * this.row : by > 0 ? 0 : this.row - this.guest.unit;
+      to = this.rows[Math.max(0, by > 0 ? Math.min(place.index, this.rows.length - 1) : place.index - 1)] + offset;
+    }
+    this.select(to);
+  }
+
+  /** To where unaccepted memory begins or ends. */
+  toChange(forward) {
+    const from = this.selected === null ? (forward ? 0 : END) : this.selected;
+    const edge = this.guest.unaccepted.edge(from, forward);
+    if (edge !== null) this.select(edge);
+    return edge;
+  }
+
+  listen() {
+    const keys = {
+      ArrowLeft: () => this.move(-this.guest.unit),
+      ArrowRight: () => this.move(this.guest.unit),
+      ArrowUp: () => this.move(-this.row),
+      ArrowDown: () => this.move(this.row),
+      PageUp: () => this.move(-10 * this.row),
+      PageDown: () => this.move(10 * this.row),
+      Home: () => this.select(this.rows[0]),
+      End: () => this.select(this.rows[this.rows.length - 1] + this.row - this.guest.unit),
+      n: () => this.toChange(true),
+      p: () => this.toChange(false),
+    };
+    this.element.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey || !(event.key in keys) || !this.rows.length) return;
+      event.preventDefault();
+      this.tip.hidden = true;
+      keys[event.key]();
+    });
+    this.element.addEventListener("focus", () => {
+      if (this.selected === null && this.rows.length) this.select(this.guest.unaccepted.edge(0, true) ?? this.rows[0]);
+    });
+    this.element.addEventListener("pointermove", (event) => this.point(event));
+    this.element.addEventListener("pointerleave", () => (this.tip.hidden = true));
+    this.element.addEventListener("click", (event) => {
+      const address = this.addressAt(event);
+      if (address !== null) this.select(this.unitRange(address).start, { reveal: false });
+    });
+    this.scroller.addEventListener("scroll", () => this.redraw());
+    const scroll = (event) => {
+      const place = (event.offsetX - this.left) / this.plot;
+      this.scroller.scrollTop = place * this.height - this.viewport / 2;
+    };
+    this.overview.addEventListener("pointerdown", scroll);
+    this.overview.addEventListener("pointermove", (event) => event.buttons && scroll(event));
+    window.addEventListener("resize", () => this.layout());
+    const printing = (on) => {
+      const usual = this.beforePrint || this.row;
+      document.documentElement.toggleAttribute("data-printing", on);
+      this.printing = on;
+      this.beforePrint = on ? this.row : null;
+      // On paper all rows are shown, larger ones if there are too many.
+      this.setRow(on ? this.sizes.find((size) => size >= usual && this.countRows(size) <= 48) || this.sizes[this.sizes.length - 1] : usual);
+      this.pending = false;
+      this.draw();
+    };
+    window.addEventListener("beforeprint", () => printing(true));
+    window.addEventListener("afterprint", () => printing(false));
+  }
+
+  point(event) {
+    const address = this.addressAt(event);
+    this.tip.hidden = address === null;
+    if (address === null) return;
+    const lines = tipLines(this.guest, this.guest.resolve(this.unitRange(address).start), this.guest.kind(address));
+    this.tip.replaceChildren(...lines.map((text, i) => node(i ? "div" : "strong", text)));
+    const box = this.tip.getBoundingClientRect();
+    this.tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - box.width - 8)}px`;
+    this.tip.style.top = `${event.clientY + 18 + box.height > window.innerHeight ? event.clientY - box.height - 12 : event.clientY + 18}px`;
+  }
+}
+
+/** Eighths, 0 only for nothing and 8 only for all. */
+function eighths(part, whole) {
+  if (!part) return 0;
+  return part >= whole ? 8 : Math.max(1, Math.min(7, Math.round((part * 8) / whole)));
+}
+
+function share(part, whole) {
+  if (!whole) return part ? "!" : "";
+  const percent = (part / whole) * 100;
+  if (percent > 0 && percent < 1) return "<1%";
+  return percent < 100 && percent > 99 ? ">99%" : `${Math.round(percent)}%`;
+}
+
+function mix(a, b, part) {
+  const [x, y] = [a, b].map((color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)));
+  return `rgb(${x.map((value, i) => Math.round(value + (y[i] - value) * part)).join(" ")})`;
+}
+
+function hatch(ctx, back, ink) {
+  const tile = document.createElement("canvas"), size = 6;
+  tile.width = tile.height = size;
+  const pen = tile.getContext("2d");
+  pen.fillStyle = back;
+  pen.fillRect(0, 0, size, size);
+  pen.strokeStyle = ink;
+  pen.lineWidth = 1.2;
+  for (const offset of [-size, 0, size]) {
+    pen.beginPath();
+    pen.moveTo(offset - 1, size + 1);
+    pen.lineTo(offset + size + 1, -1);
+    pen.stroke();
+  }
+  return ctx.createPattern(tile, "repeat");
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The page around the map: summary, address, checks, tables, light and dark.
+
+const STATES = { unaccepted: "Unaccepted", accepted: "Accepted", unknown: "Unknown" };
+const EFI_COLORS = ["reserved", "loader", "loader", "boot", "boot", "runtime", "runtime", "accepted", "bad", "acpi", "nvs", "mmio", "mmio", "other", "other", "unaccepted"];
+const E820_COLORS = { 1: "accepted", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 128: "loader" };
+const ZONE_COLORS = ["zone-a", "zone-b"];
+const WORST = { critical: 0, warning: 1, info: 2, skip: 3, pass: 4 };
+
+const byId = (id) => document.getElementById(id);
+
+function sourceWords(data) {
+  if (data.source === "none") return "no source";
+  if (data.saved && data.source === "bitmap") return "a bitmap saved earlier and the page lists, not exact";
+  return { bitmap: "the bitmap, exact", "page-lists": "the page lists, not exact", counters: "the counters, not exact" }[data.source];
+}
+
+/** One line for a screen reader. */
+function describe(guest, address) {
+  const answer = guest.resolve(address);
+  const parts = [hex(address), answer.state];
+  if (answer.unit) parts.push(`unit ${answer.unit.index}`);
+  if (answer.efi) parts.push(`EFI ${answer.efi.name}`);
+  parts.push(answer.e820 ? `e820 ${answer.e820.name}` : "in no e820 entry");
+  if (answer.zone !== null) parts.push(`node ${answer.node} ${answer.zone}`);
+  if (answer.in_flight) parts.push("being accepted");
+  return parts.join(", ");
+}
+
+function tipLines(guest, answer, kind) {
+  const state = kind === "RAM" || kind === null || answer.state === "unaccepted" ? STATES[answer.state] : kind === "reserved" ? "Reserved" : "No RAM";
+  const lines = [`${hex(answer.address)}  ${state}`];
+  if (answer.unit) lines.push(`unit ${answer.unit.index}, ${span(answer.unit.start, answer.unit.end)}`);
+  lines.push(`EFI: ${answer.efi ? answer.efi.name : guest.data.efi.descriptors ? "in no descriptor" : "not captured"}`);
+  lines.push(`e820: ${answer.e820 ? answer.e820.name : guest.data.e820.tables.current ? "in no entry" : "not captured"}`);
+  if (answer.zone !== null) lines.push(`zone: node ${answer.node}, ${answer.zone}${answer.listed ? ", listed" : ""}`);
+  if (answer.in_flight) lines.push("being accepted");
+  lines.push(`source: ${sourceWords(guest.data)}`);
+  return lines;
+}
+
+/** The whole answer of `resolve`. */
+function showAnswer(guest, address) {
+  const answer = guest.resolve(address), kind = guest.kind(address);
+  const list = node("dl");
+  const add = (name, text, className) => list.append(node("dt", name), node("dd", text, className ? { class: className } : {}));
+  const yes = (value, on, off) => (value === null ? "unknown" : value ? on : off);
+  const of = (found, captured) => (found ? `${found.name} (type ${found.type})\n${span(found.start, found.end)}` : captured ? "in no entry" : "not captured");
+  add("reason", answer.reason);
+  add("source", sourceWords(guest.data));
+  if (answer.unit) add("unit", `${answer.unit.index}, bit ${answer.unit.bit === null ? "not read" : answer.unit.bit}\n${span(answer.unit.start, answer.unit.end)}`);
+  else add("unit", guest.data.covered_bytes === null ? "the table was not read" : "outside the bitmap");
+  add("kernel takes it as", yes(answer.kernel_predicate, "unaccepted", "accepted"));
+  add("EFI", of(answer.efi, guest.data.efi.descriptors));
+  add("e820", of(answer.e820, guest.data.e820.tables.current));
+  if (kind !== null) add("memory", kind);
+  add("zone", answer.zone === null ? "none, or several that overlap" : `node ${answer.node}, ${answer.zone}`);
+  add("page lists", yes(answer.listed, "on zone->unaccepted_pages", "not listed"));
+  add("in flight", yes(answer.in_flight, "being accepted", "no"));
+  const json = node("details");
+  json.append(node("summary", "As JSON"), node("pre", JSON.stringify(answer, null, 2), { tabindex: "0" }));
+  const head = node("p", null, { class: "headline" });
+  head.append(node("code", hex(address)), " ", node("span", STATES[answer.state], { class: `state ${answer.state}` }));
+  byId("answer").replaceChildren(head, list, json);
+}
+
+function cards(guest) {
+  const data = guest.data, table = data.table;
+  const rows = [];
+  const ram = guest.ram.total;
+  if (data.unaccepted_bytes === null) rows.push(["Unaccepted", "unknown", ""]);
+  else rows.push(["Unaccepted", about(data.unaccepted_bytes), guest.data.memory_from === null ? "" : `${share(data.unaccepted_bytes, ram) || "0%"} of ${about(ram)} RAM`]);
+  if (data.source === "none" && table.state === "absent") rows[0] = ["Unaccepted", "none", "nothing for the kernel to accept"];
+  rows.push(["Source", data.source, data.source === "none" ? "" : data.exact ? "exact" : "not exact"]);
+  rows.push(["Table", table.state, table.address === null ? "" : `at ${hex(table.address)}`]);
+  rows.push(["Bitmap", data.covered ? about(data.covered_bytes) : "unknown", data.covered ? span(...data.covered) : ""]);
+  rows.push(["NR_UNACCEPTED", about(data.nr_unaccepted_bytes), data.listed_chunks === null ? "" : `${plural(data.listed_chunks, "chunk")} listed`]);
+  const platform = data.platform;
+  const names = { tdx: "Intel TDX", snp: "AMD SEV-SNP", none: "neither TDX nor SNP" };
+  rows.push(["Platform", platform && platform.kind ? names[platform.kind] : "unknown", platform && platform.lazy !== null ? (platform.lazy ? "lazy" : "eager") : ""]);
+  byId("cards").replaceChildren(
+    ...rows.map(([name, value, more]) => {
+      const card = node("div");
+      card.append(node("dt", name), node("dd", value, { class: "big" }));
+      if (more) card.append(node("dd", more, { class: "muted" }));
+      return card;
+    }),
+  );
+  const notes = data.torn.map((note) => `Torn: ${note}`);
+  if (data.source_reason) notes.push(`Why no better source: ${data.source_reason}`);
+  if (data.source === "page-lists") notes.push("A listed chunk can hold a unit that is accepted already, as a guard.");
+  for (const [part, reason] of Object.entries(data.missing)) notes.push(`Without ${part}: ${reason}`);
+  byId("notes").replaceChildren(...notes.map((note) => node("li", note)));
+}
+
+function legend(guest) {
+  const items = [["unaccepted", "unaccepted"], ["accepted", "accepted"]];
+  if (guest.exactSource) items.push(["outside", "outside the bitmap, taken as accepted"]);
+  else items.push(["unknown", "unknown"], ["guard", "listed, perhaps accepted (guard)"]);
+  items.push(["reserved", "reserved"], ["hole", "no RAM"]);
+  if (guest.accepting && guest.accepting.length) items.push(["accepting", "being accepted"]);
+  const group = (title, entries) => {
+    const list = node("ul");
+    for (const [color, text] of entries) {
+      const item = node("li");
+      const swatch = node("span", null, { class: `swatch ${color}`, "aria-hidden": "true" });
+      item.append(swatch, text);
+      list.append(item);
+    }
+    const box = node("div");
+    box.append(node("h3", title), list);
+    return box;
+  };
+  const byColor = (entries, color) => {
+    const names = new Map();
+    for (const entry of entries || []) {
+      const key = color(entry);
+      names.set(key, (names.get(key) || new Set()).add(entry.name));
+    }
+    return Array.from(names, ([key, set]) => [key, Array.from(set).join(", ")]);
+  };
+  const parts = [group("State", items)];
+  if (guest.data.efi.descriptors) parts.push(group("EFI", byColor(guest.data.efi.descriptors, efiColor)));
+  if (guest.data.e820.tables.current) parts.push(group("e820", byColor(guest.data.e820.tables.current, e820Color)));
+  if (guest.data.zones) {
+    const zones = guest.data.zones.map((z, i) => [ZONE_COLORS[i % 2], `node ${z.node} ${z.name}`]);
+    parts.push(group("Page allocator", [...zones, ["unaccepted", "on zone->unaccepted_pages"]]));
+  }
+  byId("legend").replaceChildren(...parts);
+}
+
+const efiColor = (entry) => EFI_COLORS[entry.type] || "other";
+const e820Color = (entry) => E820_COLORS[entry.type] || "other";
+
+function lanes(guest) {
+  const data = guest.data, found = [];
+  const segments = (entries, color) => entries.filter((e) => e.start < e.end).map((e, i) => ({ start: e.start, end: e.end, color: color(e, i) }));
+  if (data.efi.descriptors) found.push({ name: "EFI", segments: segments(data.efi.descriptors, efiColor) });
+  if (data.e820.tables.current) found.push({ name: "e820", segments: segments(data.e820.tables.current, e820Color) });
+  if (data.zones) {
+    found.push({ name: "zones", segments: segments(data.zones, (_, i) => ZONE_COLORS[i % 2]), runs: guest.listed });
+  }
+  return found;
+}
+
+function findings(guest, view) {
+  const { status, findings: all, explain } = guest.data.checks;
+  const words = { ok: "Nothing is wrong", warning: "Something should not be so", critical: "Something cannot be so in a correct kernel", unknown: "Neither the table nor the lists could be read" };
+  byId("verdict").replaceChildren(node("span", status, { class: `pill ${status}` }), ` ${words[status]}.`);
+  const shown = (finding) => {
+    const item = node("li", null, { class: "finding" });
+    const head = node("div");
+    head.append(node("span", finding.status, { class: `pill ${finding.status}` }), " ", node("code", finding.rule));
+    item.append(head, node("p", finding.message));
+    if (finding.ranges.length) {
+      const bytes = finding.ranges.reduce((sum, [a, b]) => sum + b - a, 0);
+      item.append(
+        button(`Show ${plural(finding.ranges.length, "range")} (${about(bytes)}) on the map`, (event) => toggle(event.currentTarget, finding), { class: "plain show", "aria-pressed": "false" }),
+      );
+    }
+    if (explain[finding.rule]) {
+      const why = node("details");
+      why.append(node("summary", "Why"), ...explain[finding.rule].map((text) => node("p", text)));
+      item.append(why);
+    }
+    return item;
+  };
+  const toggle = (pressed, finding) => {
+    const on = pressed.getAttribute("aria-pressed") !== "true";
+    for (const other of document.querySelectorAll("button.show")) other.setAttribute("aria-pressed", "false");
+    pressed.setAttribute("aria-pressed", String(on));
+    view.setHighlight(on ? Runs.of(finding.ranges) : null);
+    if (on) view.select(finding.ranges[0][0]);
+  };
+  const sorted = all.slice().sort((a, b) => WORST[a.status] - WORST[b.status]);
+  const faults = sorted.filter((f) => WORST[f.status] < 3), others = sorted.filter((f) => WORST[f.status] >= 3);
+  byId("findings").replaceChildren(...faults.map(shown));
+  const count = (name) => others.filter((f) => f.status === name).length;
+  byId("others").hidden = !others.length;
+  byId("others").firstElementChild.textContent = `${count("pass")} passed, ${count("skip")} skipped`;
+  byId("other-findings").replaceChildren(...others.map(shown));
+}
+
+/** Light, dark, or as the system has it. */
+function themes(view) {
+  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
+  const now = () => root.dataset.theme || (dark.matches ? "dark" : "light");
+  const label = () => {
+    byId("theme").textContent = now() === "dark" ? "Light" : "Dark";
+    byId("theme").setAttribute("aria-label", `Switch to ${now() === "dark" ? "light" : "dark"} colours`);
+    view.theme();
+  };
+  byId("theme").addEventListener("click", () => {
+    root.dataset.theme = now() === "dark" ? "light" : "dark";
+    label();
+  });
+  dark.addEventListener("change", label);
+  label();
+}
+
+function search(guest, view) {
+  const status = byId("search-status"), input = byId("address");
+  const go = (text) => {
+    input.removeAttribute("aria-invalid");
+    try {
+      const address = parseAddress(text);
+      view.select(address);
+      status.textContent = describe(guest, address);
+      status.className = "muted";
+      return true;
+    } catch (error) {
+      status.textContent = `${text.slice(0, 40)}: ${error.message}`;
+      status.className = "error";
+      input.setAttribute("aria-invalid", "true");
+      return false;
+    }
+  };
+  byId("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    go(input.value);
+  });
+  for (const [id, forward] of [["next", true], ["previous", false]]) {
+    byId(id).addEventListener("click", () => {
+      const edge = view.toChange(forward);
+      status.className = "muted";
+      status.textContent = edge === null ? `No ${forward ? "later" : "earlier"} change of state.` : describe(guest, edge);
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.target.tagName === "INPUT") return;
+    event.preventDefault();
+    input.focus();
+    input.select();
+  });
+  const fromHash = () => location.hash.startsWith("#0x") && go(location.hash.slice(1));
+  window.addEventListener("hashchange", fromHash);
+  return fromHash;
+}
+
+async function main() {
+  const data = JSON.parse(byId("data").textContent);
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser has no DecompressionStream; one of 2023 or later has it");
+  const guest = await Guest.unpack(data);
+  const target = data.target;
+  byId("target").textContent = `${target.release || "kernel of unknown release"}, ${target.path || "running"}, ${target.kind} of ${target.taken_at}`;
+  document.title = `Unaccepted memory: ${target.release || "kernel of unknown release"}`;
+  cards(guest);
+  const view = new MapView(guest, lanes(guest), (address, how) => {
+    showAnswer(guest, address);
+    if (!how.quiet) history.replaceState(null, "", `#${hex(address)}`);
+  });
+  const last = view.rows.length ? view.rows[view.rows.length - 1] + view.row : 0;
+  view.element.setAttribute("aria-valuemax", String(Math.max(0, Math.floor(last / guest.unit) - 1)));
+  const sizes = byId("row-size");
+  sizes.replaceChildren(...view.sizes.map((size) => node("option", about(size), { value: String(size) })));
+  const scale = () => {
+    sizes.value = String(view.row);
+    byId("scale").textContent = `${plural(view.rows.length, "row")} of ${about(view.row)}; a unit is ${about(guest.unit)}${data.covered ? "" : " (assumed)"}. From top to bottom: state from ${sourceWords(data)}${view.lanes.map((lane) => `, ${lane.name}`).join("")}.`;
+  };
+  sizes.addEventListener("change", () => {
+    view.setRow(Number(sizes.value));
+    scale();
+  });
+  scale();
+  legend(guest);
+  findings(guest, view);
+  themes(view);
+  const fromHash = search(guest, view);
+  byId("tables").replaceChildren(...tables(guest, (address) => {
+    view.select(address);
+    byId("map-section").scrollIntoView({ block: "nearest" });
+  }));
+  byId("made").textContent = `Made by drgn-unaccepted ${data.version} from ${target.path || "the running kernel"}. Addresses are physical, ends are exclusive.`;
+  if (view.rows.length && !fromHash()) view.select(guest.unaccepted.edge(0, true) ?? view.rows[0], { quiet: true });
+  document.documentElement.dataset.ready = "true";
+  window.unaccepted = { guest, view };
+}
+
+main().catch((error) => {
+  byId("failure").hidden = false;
+  byId("failure").textContent = `The page cannot draw itself: ${error.message}`;
+});

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Elements, and tables that sort. Text out of the target becomes text nodes only.
+
+const ROWS_AT_ONCE = 200;
+
+function node(tag, text, attributes = {}) {
+  const element = document.createElement(tag);
+  if (text !== null && text !== undefined) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function button(text, onClick, attributes = {}) {
+  const element = node("button", text, { type: "button", ...attributes });
+  element.addEventListener("click", onClick);
+  return element;
+}
+
+/**
+ * A section with a table. Columns are {name, kind, of}: `of` takes a row to its value, `kind` is text, number, size or
+ * address (a button that shows the place on the map).
+ */
+function tableSection({ id, title, note, columns, rows, order, show }) {
+  const section = node("section", null, { "aria-labelledby": `${id}-title`, class: "card", id });
+  section.append(node("h2", title, { id: `${id}-title` }));
+  if (note) section.append(node("p", note, { class: "muted" }));
+  if (!rows || !rows.length) return section;
+  const box = node("div", null, { class: "table", tabindex: "0", role: "region", "aria-labelledby": `${id}-title` });
+  const table = node("table"), head = node("tr"), body = node("tbody");
+  const more = button("", () => fill(shown + ROWS_AT_ONCE), { class: "plain" });
+  let sorted = rows, shown = ROWS_AT_ONCE;
+  const fill = (limit) => {
+    shown = limit;
+    body.replaceChildren(...sorted.slice(0, limit).map((row) => line(columns, row, show)));
+    more.hidden = sorted.length <= limit;
+    more.textContent = `Show more (${(sorted.length - limit).toLocaleString("en")} left)`;
+  };
+  const sort = (column, cell) => {
+    const down = cell.getAttribute("aria-sort") === "ascending";
+    for (const other of head.children) other.removeAttribute("aria-sort");
+    cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+    sorted = rows.slice().sort((a, b) => compare(column.of(a), column.of(b)) * (down ? -1 : 1));
+    fill(ROWS_AT_ONCE);
+  };
+  for (const column of columns) {
+    const cell = node("th", null, { scope: "col", class: column.kind });
+    cell.append(button(column.name, () => sort(column, cell), { class: "sort" }));
+    if (column.name === order) cell.setAttribute("aria-sort", "ascending");
+    head.append(cell);
+  }
+  const top = node("thead");
+  top.append(head);
+  table.append(top, body);
+  fill(ROWS_AT_ONCE);
+  box.append(table);
+  section.append(box, more);
+  return section;
+}
+
+function line(columns, row, show) {
+  const tr = node("tr");
+  for (const { kind, of } of columns) {
+    const value = of(row);
+    const cell = node("td", null, { class: kind });
+    if (value === null || value === undefined) cell.append(node("span", "unknown", { class: "muted" }));
+    else if (kind === "address" && value < END) cell.append(button(hex(value), () => show(value), { class: "link" }));
+    else cell.textContent = kind === "address" ? hex(value) : kind === "size" ? exact(value) : kind === "number" ? value.toLocaleString("en") : value;
+    tr.append(cell);
+  }
+  return tr;
+}
+
+/** Unknown first; numbers by value, all else as text. */
+function compare(a, b) {
+  if (a === null || b === null) return (a === null ? 0 : 1) - (b === null ? 0 : 1);
+  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+}
+
+function tables(guest, show) {
+  const data = guest.data;
+  const start = { name: "start", kind: "address", of: (r) => r.start };
+  const end = { name: "end", kind: "end", of: (r) => hex(r.end) };
+  const bytes = { name: "size", kind: "size", of: (r) => r.end - r.start };
+  const type = { name: "type", kind: "text", of: (r) => `${r.name} (${r.type})` };
+  const found = [];
+
+  const runs = guest.exactSource ? guest.bitmap.runs() : guest.unaccepted;
+  const ranges = Array.from(runs.starts, (from, i) => ({ start: from, end: runs.ends[i] }));
+  found.push(
+    tableSection({
+      id: "ranges",
+      title: "Unaccepted ranges",
+      note: `${plural(ranges.length, "range")}, from ${sourceWords(data)}`,
+      columns: [start, end, bytes],
+      rows: ranges,
+      order: "start",
+      show,
+    }),
+  );
+
+  const efi = data.efi;
+  found.push(
+    tableSection({
+      id: "efi",
+      title: "EFI memory map",
+      note: efi.descriptors
+        ? `${plural(efi.descriptors.length, "descriptor")} from the ${efi.provenance}, ${efi.complete ? "complete" : "incomplete"}${efi.note ? `: ${efi.note}` : ""}`
+        : `not captured: ${efi.note}`,
+      columns: [start, end, bytes, type, { name: "attribute", kind: "end", of: (r) => r.attribute }],
+      rows: efi.descriptors,
+      show,
+    }),
+  );
+
+  const titles = { current: "e820_table", kexec: "e820_table_kexec", firmware: "e820_table_firmware", boot_params: "boot_params.e820_table" };
+  const entries = [], notes = [];
+  for (const [name, table] of Object.entries(data.e820.tables)) {
+    if (table) for (const entry of table) entries.push({ ...entry, table: titles[name] });
+    else notes.push(`${titles[name]} not captured: ${data.e820.missing[name]}`);
+  }
+  const differences = data.e820.differences;
+  if (differences) notes.push(differences.length ? `firmware and current differ in ${plural(differences.length, "range")}` : "firmware and current do not differ");
+  found.push(
+    tableSection({
+      id: "e820",
+      title: "e820 tables",
+      note: notes.join("; "),
+      columns: [{ name: "table", kind: "text", of: (r) => r.table }, start, end, bytes, type],
+      rows: entries,
+      show,
+    }),
+  );
+
+  const zoneBytes = (name, key) => ({ name, kind: "size", of: (z) => z[key] });
+  found.push(
+    tableSection({
+      id: "zones",
+      title: "Zones",
+      note: data.zones ? "" : `not captured: ${data.missing.zones}`,
+      columns: [
+        { name: "node", kind: "number", of: (z) => z.node },
+        { name: "zone", kind: "text", of: (z) => z.name },
+        start,
+        end,
+        zoneBytes("managed", "managed_bytes"),
+        zoneBytes("free", "free_bytes"),
+        zoneBytes("NR_UNACCEPTED", "unaccepted_bytes"),
+        { name: "listed chunks", kind: "number", of: (z) => z.listed_chunks },
+        { name: "min", kind: "size", of: (z) => z.watermarks.min },
+        { name: "high", kind: "size", of: (z) => z.watermarks.high },
+      ],
+      rows: data.zones,
+      show,
+    }),
+  );
+
+  const flight = data.accepting;
+  found.push(
+    tableSection({
+      id: "accepting",
+      title: "Accepts in flight",
+      note: flight.accepting ? (flight.accepting.length ? flight.problems.join("; ") : "accepting_list is empty") : `not captured: ${flight.missing}`,
+      columns: [
+        start,
+        { name: "end", kind: "end", of: (r) => (r.end === null ? null : hex(r.end)) },
+        { name: "units", kind: "text", of: (r) => `${r.start_unit}-${r.end_unit}` },
+        { name: "pid", kind: "number", of: (r) => (r.task ? r.task.pid : null) },
+        { name: "command", kind: "text", of: (r) => (r.task ? r.task.comm : null) },
+        { name: "CPU", kind: "number", of: (r) => (r.task ? r.task.cpu : null) },
+      ],
+      rows: flight.accepting,
+      show,
+    }),
+  );
+  return found;
+}
