@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Take samples at an interval until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Callable, Optional
+
+from drgn_unaccepted.record.file import Sample, Writer
+from drgn_unaccepted.snapshot import Snapshot
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop:
+    """Whether to stop, and a wait that ends when it is time to."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; whether it is time to stop."""
+        return self._event.wait(max(0.0, seconds))
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Stop]:
+    """The first SIGINT, SIGTERM or SIGHUP asks to stop after the sample being taken; a second one interrupts."""
+    stop = Stop()
+
+    def handle(number: int, frame: Optional[FrameType]) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def samples(
+    take: Callable[[], Snapshot],
+    interval: float,
+    count: Optional[int],
+    stop: Stop,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Sample]:
+    """A sample every ``interval`` seconds, reckoned from start to start; one that takes longer delays the next.
+
+    :param count: how many; None: until ``stop``
+    """
+    began = clock()
+    number = 0
+    while not stop and number != count:
+        start = clock()
+        snapshot = take()
+        yield Sample(number, start - began, clock() - start, snapshot)
+        number += 1
+        if number == count:
+            return
+        stop.wait(start + interval - clock())
+
+
+def record(take: Callable[[], Snapshot], path: str, interval: float, count: Optional[int], stop: Stop) -> int:
+    """Write a recording; how many samples it has.
+
+    :raises OSError: it cannot be written, or there is a file of this name
+    """
+    with Writer(path, interval) as writer:
+        for sample in samples(take, interval, count, stop):
+            writer.add(sample.snapshot, sample.elapsed, sample.cost)
+        return writer.samples
