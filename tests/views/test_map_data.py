@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The map's bins against a model that looks at each unit by itself, and against what real guests said of themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.map import map_document
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import E820Tables, Snapshot
+from tests.views import guests
+from tests.views.guests import BASE, GIB, MIB, TIB, UNIT
+
+SAMPLES = sorted((Path(__file__).parent.parent.parent / "vmcore-samples").glob("*/truth.json"))
+
+
+def answer(snapshot: Snapshot, **how: Any) -> dict[str, Any]:
+    return map_document(snapshot, choose_source(snapshot), **how)
+
+
+def with_ram(bitmap: bytes, first_unit: int, ram: list[tuple[int, int]]) -> Snapshot:
+    """A guest with this bitmap and this RAM, in units."""
+    e820 = tuple(E820Entry(start * UNIT, end * UNIT, 1) for start, end in ram)
+    return replace(
+        guests.small(), table=guests.table(bitmap, first_unit * UNIT), e820=E820Tables(e820, None, None, None)
+    )
+
+
+runs = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=4).map(
+    lambda pairs: [(start, start + length) for start, length in pairs]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bitmap=st.binary(min_size=1, max_size=24),
+    first_unit=st.integers(0, 40),
+    ram=runs,
+    columns=st.sampled_from((8, 16, 64)),
+    finest=st.sampled_from((1, 2, 4, 8, 16)),
+    window=st.none() | st.tuples(st.integers(0, 300), st.integers(1, 200)),
+)
+def test_each_bin_holds_what_its_units_say(
+    bitmap: bytes,
+    first_unit: int,
+    ram: list[tuple[int, int]],
+    columns: int,
+    finest: int,
+    window: Optional[tuple[int, int]],
+) -> None:
+    is_ram = {unit for start, end in ram for unit in range(start, end)}
+    is_set = {first_unit + bit for bit in range(8 * len(bitmap)) if bitmap[bit // 8] >> bit % 8 & 1}
+    asked = None if window is None else Range(window[0] * UNIT, (window[0] + window[1]) * UNIT)
+    got = answer(with_ram(bitmap, first_unit, ram), columns=columns, finest=finest, window=asked)
+    per_bin = got["units_per_bin"]
+    assert per_bin >= finest and got["bytes_per_bin"] == per_bin * UNIT
+    drawn = set()
+    for row in got["rows"]:
+        assert row["start"] % UNIT == 0
+        for index in range(columns):
+            first = row["start"] // UNIT + index * per_bin
+            units = range(first, first + per_bin)
+            drawn.update(units)
+            assert row["unaccepted_units"][index] == len(is_set.intersection(units))
+            assert row["ram_bytes"][index] == len(is_ram.intersection(units)) * UNIT
+            covered = range(first_unit, first_unit + 8 * len(bitmap))
+            assert row["uncovered_bytes"][index] == len(is_ram.intersection(units).difference(covered)) * UNIT
+            assert row["unknown_bytes"][index] == 0
+            # A bin of a byte or more is whole bytes of the bitmap.
+            assert per_bin < 8 or (first - first_unit) % 8 == 0
+    before = 0 if not got["left_out"] else max(0, got["left_out"][0]["ram_bytes"])
+    if asked is None:
+        assert is_set <= drawn
+        assert len(is_ram - drawn) * UNIT == before
+    else:
+        wanted = set(range(window[0], window[0] + window[1])) if window else set()
+        assert {unit for unit in is_set | is_ram if unit in wanted} - drawn <= set(range(first_unit % 8))
+    assert got["totals"]["units"] == len(is_set & drawn)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ram=runs, holes=runs)
+def test_rows_left_out_have_no_memory(ram: list[tuple[int, int]], holes: list[tuple[int, int]]) -> None:
+    far = [(start + 4096, end + 4096) for start, end in ram]
+    got = answer(with_ram(bytes(8), 2048, ram + far), columns=16)
+    starts = [row["start"] for row in got["rows"]]
+    assert starts == sorted(starts)
+    size = got["bytes_per_bin"] * 16
+    for gap in got["left_out"]:
+        assert gap["ram_bytes"] == 0 and gap["start"] % size == 0 and gap["end"] in starts
+    assert all(any(row["ram_bytes"]) for row in got["rows"])
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name)
+def test_samples_against_what_the_guest_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The units that the guest never accepted, counted by bin, from its own account."""
+    from drgn_unaccepted.kernel.capture import Wanted, capture
+    from drgn_unaccepted.kernel.target import open_vmcore
+
+    truth = json.loads(path.read_text())
+    opened = open_vmcore(str(path.parent / "vmcore"), (), "auto", None)
+    snapshot = capture(opened, Wanted(frozenset(("kernel", "zones", "counters", "pages", "e820"))))
+    got = answer(snapshot)
+    never = set(truth["unaccepted_units"])
+    known = got["source"] == "bitmap"
+    assert got["bytes_per_bin"] == 8 * UNIT
+    for row in got["rows"]:
+        for index in range(64):
+            first = row["start"] // UNIT + index * 8
+            units = len(never.intersection(range(first, first + 8)))
+            count = row["unaccepted_units"][index]
+            if known and "panic" not in path.parent.name:
+                assert count == units, hex(row["start"] + index * 8 * UNIT)
+            else:
+                # A listed chunk can hold units that are accepted, at the edges of its run; a dying guest went on.
+                assert count >= units - 8 * (not known and row["unknown_bytes"][index] > 0)
+                assert count - units <= row["guard_units"][index] or "panic" in path.parent.name
+    if known:
+        assert got["totals"]["units"] * UNIT == got["unaccepted_bytes"]
+
+
+def test_a_guest_of_4_pib_makes_few_rows() -> None:
+    """The largest bitmap that is read, of which a byte in the middle is set."""
+    nbytes = limits.BITMAP_BYTES
+    snapshot = with_ram(bytes(nbytes // 2) + b"\xff" + bytes(nbytes // 2 - 1), 0, [(0, 8 * nbytes)])
+    got = answer(snapshot, columns=64, wide=128)
+    assert len(got["rows"]) <= 64
+    assert got["bins_per_row"] == 128
+    assert got["totals"]["units"] == 8
+    assert sum(1 for row in got["rows"] for units in row["unaccepted_units"] if units) == 1
+
+
+def test_e820_from_the_target_is_cut_at_the_end_of_physical_memory() -> None:
+    e820 = (E820Entry(0, 1 << 64, 1), E820Entry(1 << 60, 1 << 61, 1), E820Entry(5, 5, 1), E820Entry(7, 3, 2))
+    snapshot = replace(guests.small(), e820=E820Tables(e820, None, None, None))
+    got = answer(snapshot)
+    assert got["totals"]["ram_bytes"] <= 1 << 52
+    assert len(got["rows"]) <= 64
+
+
+def test_scattered_bits_outside_ram_are_bounded() -> None:
+    bitmap = b"\x01\x00" * (2 * limits.MAP_STRAYS)
+    got = answer(with_ram(bitmap, 0, [(0, 8)]))
+    assert got["totals"]["units"] == 2 * limits.MAP_STRAYS
+
+
+def test_reserved_wins_over_ram_where_entries_overlap() -> None:
+    e820 = (E820Entry(0, 64 * MIB, 1), E820Entry(16 * MIB, 32 * MIB, 2))
+    snapshot = replace(guests.uneven(), e820=E820Tables(e820, None, None, None), table=guests.NOT_CAPTURED)
+    row = answer(snapshot)["rows"][0]
+    assert row["ram_bytes"][:5] == [16 * MIB, 0, 16 * MIB, 16 * MIB, 0]
+    assert row["reserved_bytes"][:5] == [0, 16 * MIB, 0, 0, 0]
+
+
+def test_unit_size_of_the_table_is_used() -> None:
+    """Units of 128 MiB, as the feature's authors tried: a byte is 1 GiB, a row 64 GiB."""
+    e820 = (E820Entry(0, 128 * GIB, 1),)
+    table = replace(guests.table(b"\x0f" + bytes(15), 0), unit_size=128 * MIB)
+    got = answer(replace(guests.small(), table=table, e820=E820Tables(e820, None, None, None)))
+    assert (got["bytes_per_bin"], got["units_per_bin"], got["unit_size_from"]) == (GIB, 8, "table")
+    assert [row["unaccepted_units"][:2] for row in got["rows"]] == [[4, 0], [0, 0]]
+
+
+def test_a_saved_table_is_corrected_by_the_lists() -> None:
+    """Bits of the saved table that the lists do not confirm are not drawn as unaccepted."""
+    lists = guests.lists()
+    saved = replace(guests.table(guests.BITMAP), read_through="file")
+    got = answer(replace(lists, table=saved))
+    assert (got["source"], got["exact"]) == ("bitmap", False)
+    row = next(row for row in got["rows"] if row["start"] == BASE)
+    # The first 128 MiB are in use now. At 0x10c000000 the saved bits are 0, which still holds.
+    assert row["unaccepted_units"][:32] == [0] * 32
+    assert row["unaccepted_units"][32:56] == [8] * 24
+    # Unit 64 to 71, the full byte of the stairs, is neither listed nor used by a known page.
+    assert row["unknown_bytes"][:10] == [0] * 8 + [8 * UNIT, 0]
+
+
+def test_five_million_units() -> None:
+    assert guests.huge().table.bitmap_bytes == 10 * TIB // UNIT // 8
+    got = answer(guests.huge(), columns=64)
+    assert got["totals"]["units"] == 10 * TIB // UNIT // 4 + 10 * TIB // UNIT // 16
