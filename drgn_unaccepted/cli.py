@@ -7,12 +7,24 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Callable, NoReturn, Optional
+from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from drgn_unaccepted import __version__, commands
-from drgn_unaccepted.commands import Arguments, CommandError, ask, chosen, print_answer
+from drgn_unaccepted.commands import (
+    Action,
+    Arguments,
+    CommandError,
+    Question,
+    ask,
+    chosen,
+    print_answer,
+    wanted,
+)
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.format import safe
+
+if TYPE_CHECKING:
+    from drgn_unaccepted.kernel.target import Opened
 
 EXIT_ANSWERED = 0
 EXIT_CANNOT = 3
@@ -97,46 +109,60 @@ def _target_options() -> argparse.ArgumentParser:
 
 
 def _run(args: Arguments) -> int:
+    from drgn_unaccepted.kernel.errors import TargetError
+
     try:
-        text = chosen(args).offline(args)
-        if text is not None:
-            print(text)
-            return EXIT_ANSWERED
-        snapshot, take_again = _snapshot(args)
-        answered = ask(snapshot, args)
-        if take_again is not None and answered.command.confirm(answered.document):
-            args.earlier = snapshot
-            answered = ask(take_again(), args)
-    except CommandError as error:
+        command = chosen(args)
+        if isinstance(command, Action):
+            return command.run(args, lambda: _open(args))
+        return _answer(command, args)
+    except (CommandError, TargetError) as error:
         raise _CannotAnswer(str(error)) from None
+
+
+def _answer(question: Question, args: Arguments) -> int:
+    text = question.offline(args)
+    if text is not None:
+        print(text)
+        return EXIT_ANSWERED
+    snapshot, take_again = _snapshot(question, args)
+    answered = ask(question, snapshot, args)
+    if take_again is not None and question.confirm(answered.document):
+        args.earlier = snapshot
+        answered = ask(question, take_again(), args)
     print_answer(answered, args)
     if answered.lack is not None:
         raise _CannotAnswer(answered.lack)
-    return answered.command.exit_status(answered.document)
+    return question.exit_status(answered.document)
 
 
-def _snapshot(args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot]]]:
+def _snapshot(question: Question, args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot]]]:
     """The snapshot, and for a live kernel how to take another one."""
     if args.snapshot is not None:
         return _read_snapshot(args.snapshot), None
     # Imports drgn, which a snapshot file does not need.
     from drgn_unaccepted.kernel.capture import capture
-    from drgn_unaccepted.kernel.errors import TargetError
     from drgn_unaccepted.kernel.table import read_saved_table
+
+    saved = None if args.table is None else read_saved_table(args.table)
+    opened = _open(args)
+
+    def take() -> Snapshot:
+        return capture(opened, wanted(question, args), saved)
+
+    return take(), take if opened.kind == "live" else None
+
+
+def _open(args: Arguments) -> Opened:
     from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
 
-    try:
-        saved = None if args.table is None else read_saved_table(args.table)
-        if args.core is not None:
-            opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
-        else:
-            opened = open_kernel(args.symbols or (), args.debug_info)
-        for warning in opened.warnings:
-            print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
-        snapshot = capture(opened, commands.wanted(args), saved)
-    except TargetError as error:
-        raise _CannotAnswer(str(error)) from None
-    return snapshot, (lambda: capture(opened, commands.wanted(args), saved)) if opened.kind == "live" else None
+    if args.core is not None:
+        opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
+    else:
+        opened = open_kernel(args.symbols or (), args.debug_info)
+    for warning in opened.warnings:
+        print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
+    return opened
 
 
 def _read_snapshot(path: str) -> Snapshot:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional
 
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
@@ -21,10 +22,6 @@ COLUMNS = 64
 
 #: A terminal of less columns has no room for a map.
 NARROWEST = 40
-
-
-class PictureError(Exception):
-    """The picture cannot be made; the text is the one line that the user sees."""
 
 
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +57,7 @@ def _width(text: str) -> int:
 def map_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> Document:
     """Bins as fine as what they are shown on: a terminal's columns, or a figure's pixels.
 
-    :raises PictureError: a figure without a file to go to
+    :raises CommandError: a figure without a file to go to
     """
     from drgn_unaccepted.questions.map import map_document
 
@@ -70,7 +67,7 @@ def map_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> 
         wide = bins_for(_terminal_width(args)) if args.format == "text" else COLUMNS
         return map_document(snapshot, source, window=args.window, columns=min(COLUMNS, wide), wide=wide)
     if args.output is None:
-        raise PictureError(f"--format {args.format} needs -o FILE")
+        raise CommandError(f"--format {args.format} needs -o FILE")
     from drgn_unaccepted.views import figure
 
     return map_document(snapshot, source, window=args.window, columns=figure.COLUMNS, finest=1)
@@ -79,7 +76,7 @@ def map_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> 
 def show_map(answer: Document, args: argparse.Namespace) -> Iterator[str]:
     """The lines for stdout; with ``--format svg`` and ``png`` the figure is written and one line says so.
 
-    :raises PictureError: it cannot be written
+    :raises CommandError: it cannot be written
     """
     if args.format not in ("svg", "png"):
         from drgn_unaccepted.views.map import map_lines, style_for
@@ -91,9 +88,9 @@ def show_map(answer: Document, args: argparse.Namespace) -> Iterator[str]:
     try:
         save_figure(answer, args.output, args.format)
     except NoMatplotlib as error:
-        raise PictureError(str(error)) from None
+        raise CommandError(str(error)) from None
     except OSError as error:
-        raise PictureError(f"{args.output}: {error.strerror}") from None
+        raise CommandError(f"{args.output}: {error.strerror}") from None
     yield f"{args.output}: written"
 
 
@@ -109,7 +106,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> Document:
     """Write the page; the answer says where to, and what the checks came to.
 
-    :raises PictureError: it is too large, or cannot be written
+    :raises CommandError: it is too large, or cannot be written
     """
     from drgn_unaccepted.questions.report import report
     from drgn_unaccepted.views.report import ReportTooLarge, report_page
@@ -119,9 +116,9 @@ def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) 
         page = report_page(answer)
         _write(Path(args.output), page)
     except ReportTooLarge as error:
-        raise PictureError(str(error)) from None
+        raise CommandError(str(error)) from None
     except OSError as error:
-        raise PictureError(f"{args.output}: {error.strerror}") from None
+        raise CommandError(f"{args.output}: {error.strerror}") from None
     return {
         **document(snapshot, source, "report"),
         "file": args.output,

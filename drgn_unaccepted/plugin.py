@@ -36,23 +36,26 @@ class _Parser(argparse.ArgumentParser):
 )
 def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
     from drgn_unaccepted import commands
-    from drgn_unaccepted.commands import DEFAULTS, add_commands, ask, chosen, common_options, print_answer
     from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.kernel.errors import TargetError
     from drgn_unaccepted.kernel.target import adopt
 
-    parents = [common_options()]
+    parents = [commands.common_options()]
     parser = _Parser(prog=f"%{name}", add_help=False, parents=parents)
-    add_commands(parser, parents)
-    parsed = parser.parse_args(args, argparse.Namespace(**DEFAULTS))
+    commands.add_commands(parser, parents)
+    parsed = parser.parse_args(args, argparse.Namespace(**commands.DEFAULTS))
     try:
-        text = chosen(parsed).offline(parsed)
+        command = commands.chosen(parsed)
+        if isinstance(command, commands.Action):
+            command.run(parsed, lambda: adopt(prog))
+            return
+        text = command.offline(parsed)
         if text is not None:
             print(text)
             return
-        answered = ask(capture(adopt(prog), commands.wanted(parsed)), parsed)
+        answered = commands.ask(command, capture(adopt(prog), commands.wanted(command, parsed)), parsed)
+        commands.print_answer(answered, parsed)
     except (TargetError, commands.CommandError) as error:
         raise CommandError(str(error)) from None
-    print_answer(answered, parsed)
     if answered.lack is not None:
         raise CommandError(answered.lack)

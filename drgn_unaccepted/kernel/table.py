@@ -129,7 +129,10 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
     for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
         try:
             prog.read(base + page, 8)
-        except drgn.FaultError:
+        except drgn.FaultError as error:
+            # A page table that is not in the dump says nothing; libkdumpfile does not tell the two apart.
+            if "address is not mapped" not in str(error):
+                return None
             unmapped.append(Range(page, page + PAGE_SIZE))
     return tuple(merge(unmapped))
 

@@ -33,7 +33,9 @@ def watch(
 
         locale.setlocale(locale.LC_ALL, "")
         # Puts the terminal back as it was, whatever ends the function.
-        curses.wrapper(lambda window: _on_screen(window, take, interval, count_, stop, progress))
+        last = curses.wrapper(lambda window: _on_screen(window, take, interval, count_, stop, progress))
+        if last is not None:
+            print(line(last))
         return
     for sample in samples(take, interval, count_, stop):
         print(line(progress.document(sample)), flush=True)
@@ -53,10 +55,12 @@ def _has_screen() -> bool:
 
 def _on_screen(
     window: Any, take: Callable[[], Snapshot], interval: float, count_: Optional[int], stop: Stop, progress: Progress
-) -> None:
+) -> Optional[Document]:
+    """Show samples; the last of them."""
     keys = _Keys(window, stop)
     for sample in samples(take, interval, count_, keys):
         keys.show(progress.document(sample))
+    return keys.shown
 
 
 class _Keys(Stop):
@@ -69,7 +73,7 @@ class _Keys(Stop):
         self._window, self._signals = window, signals
         self._resize = curses.KEY_RESIZE
         self._error = curses.error
-        self._document: Optional[Document] = None
+        self.shown: Optional[Document] = None
         # There are terminals whose cursor cannot be hidden.
         with suppress(curses.error):
             curses.curs_set(0)
@@ -95,14 +99,14 @@ class _Keys(Stop):
         return bool(self)
 
     def show(self, answer: Document) -> None:
-        self._document = answer
+        self.shown = answer
         self._draw()
 
     def _draw(self) -> None:
-        if self._document is None:
+        if self.shown is None:
             return
         height, width = self._window.getmaxyx()
-        lines = screen(self._document, width - 1, not _prints_blocks())
+        lines = screen(self.shown, width - 1, not _prints_blocks())
         if len(lines) > height:
             lines = [*lines[: height - 1], f"({len(lines) - height + 1} more lines; the window is too low)"]
         self._window.erase()
@@ -156,12 +160,13 @@ def line(answer: Document) -> str:
 
 
 def about(number: Optional[float]) -> str:
-    """Bytes with three digits or so, in the largest binary unit that they fill."""
+    """Bytes with three digits, in the largest binary unit that they fill."""
     if number is None:
         return "unknown"
     for unit, name in _UNITS:
         if abs(number) >= unit:
-            return f"{number / unit:.{0 if abs(number) >= 100 * unit else 1}f} {name}"
+            filled = abs(number) / unit
+            return f"{number / unit:.{0 if filled >= 99.95 else 1 if filled >= 9.995 else 2}f} {name}"
     return f"{number:.0f} bytes"
 
 

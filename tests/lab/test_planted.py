@@ -252,7 +252,7 @@ def test_an_unmapped_page_of_the_table_is_seen(capture_: Capture) -> None:
     second = capture_.table_address() // PAGE * PAGE + PAGE
 
     def fault(at: int, count: int, offset: int, is_physical: bool) -> bytes:
-        raise drgn.FaultError("not mapped", at)
+        raise drgn.FaultError("address is not mapped", at)
 
     target.prog.add_memory_segment(target.prog["page_offset_base"].value_() + second, PAGE, fault)
     snapshot = capture(target.opened, Wanted(ALL_PARTS))

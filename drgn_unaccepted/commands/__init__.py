@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands, for the command line and for ``%unaccepted`` in drgn's prompt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple, Optional, Union
+
+from drgn_unaccepted.commands.actions import ACTIONS
+from drgn_unaccepted.commands.command import Action, Arguments, CommandError, Question
+from drgn_unaccepted.commands.questions import QUESTIONS
+from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.questions.source import SOURCES, choose_source
+from drgn_unaccepted.snapshot import Snapshot, Wanted
+
+__all__ = [
+    "COMMANDS",
+    "DEFAULTS",
+    "Action",
+    "Answered",
+    "Arguments",
+    "CommandError",
+    "Question",
+    "add_commands",
+    "ask",
+    "chosen",
+    "common_options",
+    "print_answer",
+    "wanted",
+]
+
+Command = Union[Question, Action]
+
+COMMANDS: dict[str, Command] = {command.name: command for command in (*QUESTIONS, *ACTIONS)}
+
+#: What the common options are when they are not given. They go in as the namespace to parse into: parsers that share
+#: actions as parents cannot have defaults of their own, the inner parser's would overwrite what the outer one read.
+DEFAULTS = {"command": None, "source": "auto", "format": "text", "earlier": None}
+
+
+class Answered(NamedTuple):
+    question: Question
+    document: Document
+    #: Why the document answers nothing, or None where it does.
+    lack: Optional[str]
+
+
+def common_options() -> argparse.ArgumentParser:
+    """The options of every command, as a parent; they may stand before and after the command's name."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument(
+        "--source",
+        choices=("auto", *SOURCES),
+        help="where the state comes from; auto: the best that can be read",
+    )
+    more = "; ".join(f"{name}: {', '.join(command.formats)}" for name, command in COMMANDS.items() if command.formats)
+    common.add_argument("--format", metavar="FORMAT", help=f"text (default) or json; {more}")
+    return common
+
+
+def add_commands(parser: argparse.ArgumentParser, parents: Sequence[argparse.ArgumentParser]) -> None:
+    """Give ``parser`` the commands, each with the options of ``parents``."""
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    for command in COMMANDS.values():
+        command.add_arguments(
+            commands.add_parser(command.name, parents=parents, help=command.help, description=command.help)
+        )
+
+
+def chosen(args: Arguments) -> Command:
+    """The command that was parsed.
+
+    :raises CommandError: it has no such format
+    """
+    command = COMMANDS[args.command or "summary"]
+    if args.format not in ("text", "json", *command.formats):
+        formats = ", ".join(("text", "json", *command.formats))
+        raise CommandError(f"--format {args.format}: {command.name} has {formats}")
+    return command
+
+
+def wanted(question: Question, args: Arguments) -> Wanted:
+    """What a question needs of the target."""
+    return Wanted(
+        question.parts, tuple(question.addresses(args)), question.whole_memmap, args.source not in ("auto", "bitmap")
+    )
+
+
+def ask(question: Question, snapshot: Snapshot, args: Arguments) -> Answered:
+    """The answer to a question.
+
+    :raises CommandError: what was asked for cannot be done
+    """
+    document = question.answer(snapshot, choose_source(snapshot, args.source), args)
+    return Answered(question, document, question.lack(document))
+
+
+def print_answer(answered: Answered, args: Arguments) -> None:
+    """To stdout: JSON always, since it says what is unknown; text only where there is an answer.
+
+    :raises CommandError: it cannot be written where it should go
+    """
+    question, document = answered.question, answered.document
+    if args.format == "json":
+        import json
+
+        json.dump(document, sys.stdout)
+        print()
+    elif answered.lack is None:
+        if question.show is not None:
+            lines = question.show(document, args)
+        else:
+            from drgn_unaccepted.views import view
+
+            lines = view(question.name, args.format)(document)
+        for line in lines:
+            print(line)
+    sys.stdout.flush()

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The actions: what runs over time, over many targets, or on files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Callable
+
+from drgn_unaccepted.commands.command import Action, Arguments, CommandError
+
+if TYPE_CHECKING:
+    from drgn_unaccepted.kernel.target import Opened
+
+Open = Callable[[], "Opened"]
+
+
+def _record(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.kernel.sampler import Sampler
+    from drgn_unaccepted.record.loop import record, stopped_by_signals
+
+    sampler = Sampler(open_target())
+    try:
+        with stopped_by_signals() as stop:
+            samples = record(sampler.take, args.output, args.interval, args.count, stop)
+    except FileExistsError:
+        raise CommandError(f"{args.output}: exists already; a recording is never overwritten") from None
+    except OSError as error:
+        raise CommandError(f"{args.output}: {error.strerror}") from None
+    print(f"{args.output}: {samples} samples")
+    return 0
+
+
+def _watch(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.kernel.sampler import Sampler
+    from drgn_unaccepted.record.loop import samples, stopped_by_signals
+
+    sampler = Sampler(open_target())
+    with stopped_by_signals() as stop:
+        if args.format == "json":
+            from drgn_unaccepted.record.progress import Progress
+
+            progress = Progress("watch", args.source)
+            for sample in samples(sampler.take, args.interval, args.count, stop):
+                print(json.dumps(progress.document(sample)), flush=True)
+        else:
+            from drgn_unaccepted.views.watch import watch
+
+            watch(sampler.take, args.interval, args.count, stop, args.source)
+    return 0
+
+
+def _replay(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.record.file import Recording, RecordingError
+    from drgn_unaccepted.record.progress import Progress
+    from drgn_unaccepted.views.format import safe
+    from drgn_unaccepted.views.watch import line
+
+    progress = Progress("replay", args.source)
+    try:
+        recording = Recording(args.recording)
+        for sample in recording:
+            document = progress.document(sample)
+            print(json.dumps(document) if args.format == "json" else line(document))
+    except RecordingError as error:
+        raise CommandError(f"{args.recording}: {error}") from None
+    except OSError as error:
+        raise CommandError(f"{args.recording}: {error.strerror}") from None
+    if recording.dropped:
+        print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
+    return 0
+
+
+def _keep(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.kernel.capture import capture
+    from drgn_unaccepted.record.keep import boot_id, keep
+    from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+
+    try:
+        # Reading it makes the kernel set it, so that a dump of this boot has it too.
+        boot = boot_id()
+        snapshot = capture(open_target(), Wanted(ALL_PARTS - {"pages"}))
+        kept = keep(snapshot, boot, args.directory, args.boots)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}") from None
+    print(kept.snapshot)
+    if kept.option is not None:
+        print(f"for a crash dump of this boot: --table {kept.option}")
+    else:
+        print(f"without the table: {snapshot.table.state}: {snapshot.table.reason}")
+    return 0
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: not a number of seconds")
+    return seconds
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a number from 1")
+    return int(text)
+
+
+def _over_time(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=_interval, default=1.0, help="from one sample to the next (default: 1)"
+    )
+    parser.add_argument("--count", metavar="N", type=_positive, help="stop after so many samples (default: never)")
+
+
+def _record_arguments(parser: argparse.ArgumentParser) -> None:
+    _over_time(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a new file, in JSON lines")
+
+
+def _replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recording", metavar="FILE", help="written by record")
+
+
+def _keep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--directory", default="/var/lib/drgn-unaccepted", help="where it is kept (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--boots", metavar="N", type=_positive, default=3, help="of so many boots (default: %(default)s)"
+    )
+
+
+ACTIONS = (
+    Action("watch", "the running kernel as it accepts: bytes, rate, zones, who is accepting", _watch, _over_time),
+    Action("record", "samples of the running kernel over time, to a file", _record, _record_arguments),
+    Action("replay", "a recording, a line for each sample", _replay, _replay_arguments),
+    Action("keep", "keep the state of this boot for a later crash dump (the flight recorder)", _keep, _keep_arguments),
+)

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The questions: what each needs of the target, how it is answered, and when it could not be."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Optional
+
+from drgn_unaccepted.commands.command import Arguments, CommandError, Question
+from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.questions.resolve import Query, parse_query
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
+
+_STATE = frozenset(("kernel", "zones", "counters"))
+
+
+def _summary(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.summary import summary
+
+    return summary(snapshot, source)
+
+
+def _header(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.summary import header
+
+    return header(snapshot, source)
+
+
+def _ranges(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.ranges import ranges
+
+    return ranges(snapshot, source)
+
+
+def _resolve(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.resolve import resolve
+
+    return resolve(snapshot, source, args.queries)
+
+
+def _efi(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.maps import efi
+
+    return efi(snapshot, source)
+
+
+def _e820(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.maps import e820
+
+    return e820(snapshot, source)
+
+
+def _zones(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.allocator import zones
+
+    return zones(snapshot, source)
+
+
+def _accepting(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.allocator import accepting
+
+    return accepting(snapshot, source)
+
+
+def _check(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.check import check
+
+    try:
+        return check(snapshot, source, args.rule, args.earlier)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+def _explain(args: Arguments) -> Optional[str]:
+    from drgn_unaccepted.checks import explain
+
+    try:
+        return None if args.explain is None else explain(args.explain)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+def _map(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.pictures import map_answer
+
+    return map_answer(snapshot, source, args)
+
+
+def _show_map(answer: Document, args: Arguments) -> Iterable[str]:
+    from drgn_unaccepted.pictures import show_map
+
+    return show_map(answer, args)
+
+
+def _report(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.pictures import report_answer
+
+    return report_answer(snapshot, source, args)
+
+
+def _show_report(answer: Document, args: Arguments) -> Iterable[str]:
+    from drgn_unaccepted.pictures import show_report
+
+    return show_report(answer, args)
+
+
+def _write_snapshot(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    from drgn_unaccepted.questions.document import document
+    from drgn_unaccepted.snapshot_file import write
+
+    try:
+        write(snapshot, args.output)
+    except OSError as error:
+        raise CommandError(f"{args.output}: {error.strerror}") from None
+    return {**document(snapshot, source, "snapshot"), "file": args.output, "missing": dict(snapshot.missing)}
+
+
+def _no_state(answer: Document) -> Optional[str]:
+    """The state of no address is known, and a table should be there."""
+    if answer["source"] == "none" and answer["table"]["state"] != "absent":
+        return str(answer["source_reason"])
+    return None
+
+
+def _no_places(answer: Document) -> Optional[str]:
+    if answer["source"] == "counters":
+        return f"source counters knows no addresses ({answer['source_reason']})"
+    return _no_state(answer)
+
+
+def _no_header(answer: Document) -> Optional[str]:
+    table = answer["table"]
+    if table["version"] is None and table["state"] != "absent":
+        return f"table {table['state']}: {table['reason']}"
+    return None
+
+
+def _no_ranges(answer: Document) -> Optional[str]:
+    if answer["ranges"] is None:
+        return _no_state(answer) or f"source {answer['source']} knows no addresses ({answer['source_reason']})"
+    return None
+
+
+def _all_unknown(answer: Document) -> Optional[str]:
+    if all(entry["state"] == "unknown" for entry in answer["addresses"]):
+        return str(answer["addresses"][0]["reason"])
+    return None
+
+
+def _no_map(answer: Document) -> Optional[str]:
+    return None if answer["descriptors"] is not None else f"EFI memory map: {answer['note']}"
+
+
+def _no_e820(answer: Document) -> Optional[str]:
+    if any(table is not None for table in answer["tables"].values()):
+        return None
+    return "e820: " + "; ".join(sorted(set(answer["missing"].values())))
+
+
+def _no_zones(answer: Document) -> Optional[str]:
+    return None if answer["zones"] is not None else f"zones: {answer['missing']}"
+
+
+def _no_accepting(answer: Document) -> Optional[str]:
+    return None if answer["accepting"] is not None else f"accepting_list: {answer['missing']}"
+
+
+def _resolve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "queries",
+        metavar="ADDR[-END|+LEN]",
+        nargs="+",
+        type=_query,
+        help="physical address or range: hexadecimal with 0x, or with a suffix K, M, G or T; END is exclusive",
+    )
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", metavar="NAME", action="append", help="run this rule only (may be repeated)")
+    parser.add_argument("--explain", metavar="NAME", help="what a rule means and why, and what to do")
+
+
+def _map_arguments(parser: argparse.ArgumentParser) -> None:
+    from drgn_unaccepted.pictures import add_map_arguments
+
+    add_map_arguments(parser)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    from drgn_unaccepted.pictures import add_report_arguments
+
+    add_report_arguments(parser)
+
+
+def _snapshot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="written whole or not at all")
+
+
+def _query(text: str) -> Query:
+    try:
+        return parse_query(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+QUESTIONS = (
+    Question(
+        "summary",
+        "how much is unaccepted, and who says so",
+        _STATE | {"platform", "accepting"},
+        _summary,
+        _no_state,
+    ),
+    Question("header", "the fields of struct efi_unaccepted_memory", frozenset(), _header, _no_header),
+    Question(
+        "ranges",
+        "what is unaccepted and what is accepted, by physical address",
+        _STATE | {"pages", "efi_map"},
+        _ranges,
+        _no_ranges,
+        whole_memmap=True,
+    ),
+    Question(
+        "resolve",
+        "which unit an address is in, whether it was accepted, and what the maps say of it",
+        _STATE | {"pages", "efi_map", "e820", "accepting"},
+        _resolve,
+        _all_unknown,
+        _resolve_arguments,
+        lambda args: [query.range for query in args.queries],
+    ),
+    Question("efi", "the EFI memory map: what the firmware said", frozenset(("efi_map",)), _efi, _no_map),
+    Question("e820", "the e820 tables: what the kernel made of it", frozenset(("e820",)), _e820, _no_e820),
+    Question("zones", "zone->unaccepted_pages, counters and watermarks", _STATE, _zones, _no_zones),
+    Question(
+        "accepting",
+        "the accepts in flight, with task and CPU",
+        frozenset(("accepting", "efi_map")),
+        _accepting,
+        _no_accepting,
+    ),
+    Question(
+        "check",
+        "hold bitmap, EFI map, e820 and page allocator against each other",
+        ALL_PARTS,
+        _check,
+        add_arguments=_check_arguments,
+        formats=("nagios", "junit"),
+        offline=_explain,
+        exit_status=lambda answer: {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}[answer["status"]],
+        confirm=lambda answer: answer["status"] != "ok",
+    ),
+    Question(
+        "map",
+        "where unaccepted memory lies, one character for each byte of the bitmap",
+        _STATE | {"pages", "efi_map", "e820", "accepting"},
+        _map,
+        _no_places,
+        _map_arguments,
+        lambda args: [] if args.window is None else [args.window],
+        whole_memmap=True,
+        formats=("svg", "png"),
+        show=_show_map,
+    ),
+    Question(
+        "report",
+        "everything as one HTML page",
+        ALL_PARTS,
+        _report,
+        add_arguments=_report_arguments,
+        whole_memmap=True,
+        show=_show_report,
+    ),
+    Question(
+        "snapshot",
+        "write all that can be read to a file, for --snapshot later and elsewhere",
+        ALL_PARTS,
+        _write_snapshot,
+        add_arguments=_snapshot_arguments,
+        whole_memmap=True,
+    ),
+)
