@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The watch view: its lines, and the program on a terminal of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.record.file import Sample
+from drgn_unaccepted.record.progress import Progress
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
+from drgn_unaccepted.views.watch import about, line, screen
+from tests.checks.build import clean, live
+from tests.samples_over_time import with_bitmap
+
+ROOT = Path(__file__).parents[2]
+
+
+def guest() -> Snapshot:
+    """Units 13 to 29 are unaccepted, one accept of units 13 and 14 is in flight, by a task with an unfriendly name."""
+    accept = Accept(0xFFFFC90000123D48, 13, 15, Task(731, "dd\x1b[2J\n", 1))
+    snapshot = live(clean(), torn=("counters: moved",))
+    target = replace(snapshot.target, taken_at="2026-01-01T00:00:12.345+00:00")
+    return replace(snapshot, target=target, accepting=AcceptingList((accept,)))
+
+
+def document() -> Document:
+    """Ten seconds ago units 11 and 12 were unaccepted too: 4 MiB in 10 s, and 34 MiB are left."""
+    progress = Progress("watch")
+    before = with_bitmap(guest(), bytes([0, 0b11111000, 0xFF, 0b00111111]))
+    zone = before.zones[-1]  # type: ignore[index]
+    before = replace(before, zones=(before.zones[0], replace(zone, unaccepted_pages=10240)))  # type: ignore[index]
+    progress.document(Sample(0, 0.0, 0.04, before))
+    return progress.document(Sample(7, 10.0, 0.0415, guest()))
+
+
+def test_the_screen() -> None:
+    lines = screen(document(), 100, ascii_only=True)
+    # The bar's own look is tqdm's.
+    assert re.fullmatch(r" {13} 98\.3% \|#{75,79}\d? *\|", lines.pop(5))
+    assert lines == [
+        "unaccepted memory of 6.12.117  2026-01-01T00:00:12.345+00:00",
+        "sample 7, 10 s since the first, took 0.042 s; q quits",
+        "",
+        "unaccepted   34.0 MiB  (bitmap, exact)",
+        # DMA32 has 0x7e000 pages, 2016 MiB; Normal 0x3f00, 63 MiB, 9216 of which, 36 MiB, are unaccepted.
+        "accepted     2.00 GiB of 2.03 GiB that the page allocator manages",
+        "rate         410 KiB/s over 10.0 s",
+        "time to go   1 min 25 s at this rate",
+        "",
+        "node  zone     managed      free  unaccepted  chunks       rate",
+        "0     DMA32   1.97 GiB  1.00 GiB     0 bytes       0  0 bytes/s",
+        "0     Normal  63.0 MiB  44.0 MiB    36.0 MiB       9  410 KiB/s",
+        "",
+        "accepting now: 1 accept",
+        "  0x101a00000-0x101e00000  pid 731 (dd\\x1b[2J\\n) on CPU 1",
+        "torn: counters: moved",
+    ]
+
+
+def test_a_screen_is_never_wider_than_the_window() -> None:
+    for width in (0, 1, 7, 20, 40, 79, 200):
+        for ascii_only in (True, False):
+            assert max(map(len, screen(document(), width, ascii_only))) <= width
+
+
+def test_nothing_that_a_terminal_would_obey() -> None:
+    answer = document()
+    answer["target"]["release"] = "6.12\x1b]0;owned\x07"
+    answer["zones"][0]["name"] = "\x9b2J"
+    answer["torn"] = ["a\rb"]
+    text = "".join(screen(answer, 300)) + line(answer)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", text)
+
+
+def test_two_nodes_are_added_up() -> None:
+    answer = document()
+    answer["zones"] += [{**answer["zones"][1], "node": 1}, {**answer["zones"][1], "node": 1, "name": "Movable"}]
+    text = "\n".join(screen(answer, 100))
+    assert re.search(r"^1 +all +126 MiB +88\.0 MiB +72\.0 MiB +18 +819 KiB/s$", text, re.M)
+    assert re.search(r"^0 +all ", text, re.M)
+
+
+def test_what_is_not_known_is_said() -> None:
+    snapshot = replace(guest(), zones=None, counters=None, accepting=None, torn=())
+    table = replace(snapshot.table, state="not-captured", reason="bpf: no", bitmap=None)
+    why = {"zones": "no zones", "counters": "no counters", "accepting": "no list"}
+    answer = Progress("watch").document(Sample(0, 0.0, 0.1, replace(snapshot, table=table, missing=why)))
+    lines = screen(answer, 200)
+    assert (
+        "unaccepted   unknown: bitmap: table not-captured: bpf: no; page-lists: no zones; counters: no counters"
+        in lines
+    )
+    assert "accepted     unknown: no zones" in lines
+    assert "rate         unknown until the second sample" in lines
+    assert "time to go   unknown" in lines
+    assert "zones: no zones" in lines
+    assert "accepting now: no list" in lines
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "unaccepted", "words"),
+    [
+        (0.0, None, 4096, "nothing is being accepted"),
+        (0.0, None, 0, "nothing is left"),
+        (1.0, 59.4, 4096, "59 s at this rate"),
+        (1.0, 3700.0, 4096, "1 h 1 min at this rate"),
+        (1.0, 1e6, 4096, "11 days at this rate"),
+        (-5.0, None, 4096, "nothing is being accepted"),
+    ],
+)
+def test_time_to_go(rate: float, left: Optional[float], unaccepted: int, words: str) -> None:
+    answer = document()
+    answer.update(rate_bytes_per_second=rate, seconds_left=left, unaccepted_bytes=unaccepted)
+    assert f"time to go   {words}" in screen(answer, 100)
+
+
+def test_without_tqdm_there_is_a_number_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    lines = screen(document(), 100)
+    assert f"{'':13} 98.3%" in lines
+
+
+def test_one_line_a_sample() -> None:
+    assert line(document()) == (
+        "2026-01-01T00:00:12.345+00:00       10.0 s     34.0 MiB unaccepted (bitmap)     410 KiB/s  1 in flight  torn"
+    )
+    answer = Progress("watch").document(
+        Sample(0, 0.0, 0.1, replace(guest(), accepting=None, torn=(), missing={"accepting": "no"}))
+    )
+    assert line(answer).endswith("rate unknown  unknown in flight")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (None, "unknown"),
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.00 KiB"),
+        (10 << 10, "10.0 KiB"),
+        (102400, "100 KiB"),
+        ((10 << 10) - 1, "10.0 KiB"),
+        ((1 << 20) - 1, "1024 KiB"),
+        (-(5 << 20), "-5.00 MiB"),
+        (3 << 41, "6.00 TiB"),
+    ],
+)
+def test_about(number: Optional[int], text: str) -> None:
+    assert about(number) == text
+
+
+# On a terminal
+
+WATCH = """
+import sys, time
+from drgn_unaccepted.record.loop import stopped_by_signals
+from drgn_unaccepted.views.watch import watch
+from tests.views.test_watch import guest
+taken = 0
+def take():
+    global taken
+    taken += 1
+    if taken > int(sys.argv[1]):
+        raise RuntimeError("the guest went away")
+    return guest()
+with stopped_by_signals() as stop:
+    watch(take, float(sys.argv[2]), None if sys.argv[3] == "-" else int(sys.argv[3]), stop)
+print("after", taken)
+"""
+
+
+class Terminal:
+    """The program on a pseudo terminal of its own."""
+
+    def __init__(self, *arguments: str, term: str = "xterm", size: tuple[int, int] = (24, 80)) -> None:
+        self.host, self.device = pty.openpty()
+        self.resize(*size)
+        self.before = termios.tcgetattr(self.device)
+        self.output = b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WATCH, *arguments],
+            stdin=self.device,
+            stdout=self.device,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "TERM": term, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def wait_for(self, words: bytes, start: int = 0) -> int:
+        deadline = time.monotonic() + 20
+        while words not in self.output[start:]:
+            assert time.monotonic() < deadline, self.output[start:]
+            self._read(0.1)
+        return len(self.output)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.host, keys)
+
+    def end(self) -> str:
+        """Wait for the end; what the program said on stderr."""
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "the program does not end"
+            self._read(0.05)
+        self._read(0.2)
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+    def _read(self, seconds: float) -> None:
+        while select.select([self.host], [], [], seconds)[0]:
+            self.output += os.read(self.host, 65536)
+            seconds = 0
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        os.close(self.host)
+        os.close(self.device)
+
+    def assert_as_before(self) -> None:
+        assert termios.tcgetattr(self.device) == self.before, "line discipline"
+        # xterm's smcup and rmcup, civis and cnorm.
+        assert self.output.count(b"\x1b[?1049h") == self.output.count(b"\x1b[?1049l") == 1
+        assert self.output.rindex(b"\x1b[?1049l") > self.output.rindex(b"\x1b[?1049h")
+        hidden, shown = self.output.rfind(b"\x1b[?25l"), self.output.rfind(b"\x1b[?25h")
+        assert hidden < shown
+
+
+@pytest.fixture
+def terminals() -> Iterator[Any]:
+    opened: list[Terminal] = []
+
+    def start(*arguments: str, **options: Any) -> Terminal:
+        opened.append(Terminal(*arguments, **options))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        terminal.close()
+
+
+@pytest.mark.parametrize("keys", [b"q", b"Q", b"xq", b"\x03"])
+def test_a_key_ends_it_and_the_terminal_is_as_it_was(terminals: Any, keys: bytes) -> None:
+    terminal = terminals("99", "3600", "-")
+    terminal.wait_for(b"accepting now: 1 accept")
+    assert termios.tcgetattr(terminal.device) != terminal.before, "keys come one by one"
+    terminal.type(keys)
+    assert terminal.end() == ""
+    assert terminal.process.returncode == 0
+    assert terminal.output.endswith(b"after 1\r\n")
+    terminal.assert_as_before()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_the_terminal_is_as_it_was(terminals: Any, number: signal.Signals) -> None:
+    terminal = terminals("99", "3600", "-")
+    terminal.wait_for(b"accepting now: 1 accept")
+    terminal.process.send_signal(number)
+    assert terminal.end() == ""
+    assert terminal.process.returncode == 0
+    terminal.assert_as_before()
+
+
+def test_samples_follow_each_other_until_the_count(terminals: Any) -> None:
+    terminal = terminals("99", "0.05", "5")
+    assert terminal.end() == ""
+    last = rb"\n?[^\n]* 34\.0 MiB unaccepted \(bitmap\) [^\n]*\r\nafter 5\r\n$"
+    assert re.search(last, terminal.output), "the last sample stays on the terminal"
+    terminal.assert_as_before()
+
+
+def test_q_is_heard_however_fast_the_samples_come(terminals: Any) -> None:
+    terminal = terminals("99999", "0", "-")
+    terminal.wait_for(b"accepting now: 1 accept")
+    terminal.type(b"q")
+    assert terminal.end() == ""
+    assert terminal.process.returncode == 0
+
+
+def test_a_failure_gives_the_terminal_back_first(terminals: Any) -> None:
+    terminal = terminals("2", "0.01", "-")
+    assert "RuntimeError: the guest went away" in terminal.end()
+    terminal.assert_as_before()
+
+
+def test_a_new_size_draws_again_without_a_new_sample(terminals: Any) -> None:
+    terminal = terminals("1", "3600", "-", size=(6, 40))
+    end = terminal.wait_for(b"more lines; the window is too low")
+    terminal.resize(40, 120)
+    terminal.process.send_signal(signal.SIGWINCH)
+    terminal.wait_for(b"counters: moved", end)
+    terminal.type(b"q")
+    assert terminal.end() == ""
+    terminal.assert_as_before()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (24, 80)])
+def test_any_window_will_do(terminals: Any, size: tuple[int, int]) -> None:
+    terminal = terminals("99", "0.01", "3", size=size)
+    assert terminal.end() == ""
+    assert terminal.process.returncode == 0
+
+
+@pytest.mark.parametrize("term", ["dumb", "no-such-terminal"])
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(terminals: Any, term: str) -> None:
+    terminal = terminals("99", "0.01", "3", term=term)
+    assert terminal.end() == ""
+    assert terminal.output.count(b"34.0 MiB unaccepted (bitmap)") == 3
+    assert b"\x1b" not in terminal.output
+    assert termios.tcgetattr(terminal.device) == terminal.before
+
+
+def test_a_pipe_gets_lines() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, "99", "0.01", "2"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("34.0 MiB unaccepted (bitmap)") == 2
+    assert done.stdout.endswith("after 2\n")
