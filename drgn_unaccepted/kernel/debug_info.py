@@ -3,30 +3,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import drgn
 
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 
+#: The first bytes of BTF that is in no ELF file, in little endian.
+_BTF_MAGIC = b"\x9f\xeb"
+
 
 def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -> str:
     """Make types and symbols of ``prog`` resolve; returns ``dwarf`` or ``btf``.
 
-    ``auto`` takes the files given, else what the target holds. ``dwarf`` without a file searches where drgn does.
+    ``auto`` takes DWARF if a file given has it, else BTF if one has that, else what the target holds. ``dwarf``
+    without a file searches where drgn does; ``btf`` takes a file's BTF before the target's own.
 
-    :param symbols: vmlinux, a debug file, or a file with a ``.BTF`` section
+    :param symbols: vmlinux, its debug file, or what has BTF alone: a stripped vmlinux, a copy of
+        ``/sys/kernel/btf/vmlinux``
     :param wanted: ``auto``, ``dwarf`` or ``btf``
     :raises TargetError: nothing could be had, or a file belongs to another kernel
     """
-    for path in symbols:
-        _check_build_id(prog, path)
-    if wanted == "dwarf" or (wanted == "auto" and symbols):
+    files = [_look_into(path) for path in symbols]
+    for file in files:
+        _check_build_id(prog, file)
+    if wanted == "dwarf" or (wanted == "auto" and any(file.has_dwarf for file in files)):
         _load_dwarf(prog, symbols)
         return "dwarf"
-    _load_btf(prog, symbols)
+    _load_btf(prog, files)
     return "btf"
 
 
@@ -40,25 +47,45 @@ def target_build_id(prog: drgn.Program) -> Optional[str]:
     return None
 
 
-def _check_build_id(prog: drgn.Program, path: str) -> None:
+class _File(NamedTuple):
+    """A file given with ``-s``."""
+
+    path: str
+    #: None: it has none, as BTF alone.
+    build_id: Optional[str]
+    has_dwarf: bool
+    has_btf: bool
+
+
+def _look_into(path: str) -> _File:
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
     from elftools.elf.sections import NoteSection
 
     try:
         with Path(path).open("rb") as file:
-            sections = [s for s in ELFFile(file).iter_sections() if isinstance(s, NoteSection)]
-            notes = [note for section in sections for note in section.iter_notes()]
+            if file.read(2) == _BTF_MAGIC:
+                return _File(path, None, has_dwarf=False, has_btf=True)
+            elf = ELFFile(file)
+            notes = [n for s in elf.iter_sections() if isinstance(s, NoteSection) for n in s.iter_notes()]
+            names = {section.name for section in elf.iter_sections() if section["sh_type"] != "SHT_NOBITS"}
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None
     except ELFError as error:
         raise TargetError(f"{path}: not an ELF file with symbols: {error}") from None
-    found = next((n["n_desc"] for n in notes if (n["n_name"], n["n_type"]) == ("GNU", "NT_GNU_BUILD_ID")), None)
+    # Other owners number their notes otherwise: Xen's type 3, which every distribution's kernel has, is an address.
+    build_ids = [n["n_desc"] for n in notes if (n["n_name"], n["n_type"]) == ("GNU", "NT_GNU_BUILD_ID")]
+    return _File(path, build_ids[0] if build_ids else None, ".debug_info" in names, ".BTF" in names)
+
+
+def _check_build_id(prog: drgn.Program, file: _File) -> None:
+    if file.build_id is None:
+        if not file.has_btf:
+            raise TargetError(f"{file.path}: no build-id: not a vmlinux or its debug file")
+        return  # _check_layout() does what can be done
     expected = target_build_id(prog)
-    if found is None:
-        raise TargetError(f"{path}: no build-id: not a vmlinux or its debug file")
-    if expected is not None and found != expected:
-        raise TargetError(f"{path}: of another kernel: build-id {found}, the target's is {expected}")
+    if expected is not None and file.build_id != expected:
+        raise TargetError(f"{file.path}: of another kernel: build-id {file.build_id}, the target's is {expected}")
 
 
 def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
@@ -80,10 +107,40 @@ def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
         raise TargetError(f"{', '.join(symbols)}: no DWARF in it; try --debug-info btf") from None
 
 
-def _load_btf(prog: drgn.Program, symbols: Sequence[str]) -> None:
+def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
     from drgn_unaccepted.kernel import btf_finder
+    from drgn_unaccepted.kernel.btf import BtfError
 
+    file = next((file for file in files if file.has_btf), None)
+    if files and file is None:
+        raise TargetError(f"{', '.join(file.path for file in files)}: neither DWARF nor BTF in it")
     try:
-        btf_finder.load_btf(prog)
+        if file is None:
+            btf_finder.load_btf(prog)
+        else:
+            btf_finder.attach_kallsyms(prog)
+            btf_finder.attach(prog, btf_finder.read_btf_file(Path(file.path)))
+    except BtfError as error:
+        raise TargetError(f"{'the target' if file is None else file.path}: BTF: {error}") from None
     except Unavailable as error:
         raise TargetError(f"no types: {error}; give a vmlinux with -s") from None
+    if file is not None and file.build_id is None:
+        _check_layout(prog, file.path)
+
+
+def _check_layout(prog: drgn.Program, path: str) -> None:
+    """Hold types that cannot be told by a build-id against the sizes and offsets that VMCOREINFO has."""
+    text: str = prog["VMCOREINFO"].string_().decode("latin-1")
+    agreed = 0
+    for name, member, number in re.findall(r"^(?:SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)=(\d{1,9})$", text, re.MULTILINE):
+        try:
+            type_ = prog.type(f"struct {name}")
+            found = drgn.offsetof(type_, member) if member else drgn.sizeof(type_)
+        except LookupError:
+            continue
+        if found != int(number):
+            what = f"offset of {member} in struct {name}" if member else f"size of struct {name}"
+            raise TargetError(f"{path}: of another kernel: {what} is {found}, the target's is {number}")
+        agreed += 1
+    if not agreed:
+        raise TargetError(f"{path}: no build-id, and nothing else to tell whether it is of this kernel")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import drgn
 
@@ -16,6 +16,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import elf
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.kdump import KdumpExtent, read_kdump_extent
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
@@ -67,14 +68,19 @@ def open_vmcore(
     """
     try:
         core = elf.read_elf_core(path)
+        extent = read_kdump_extent(path) if core is None else None
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise TargetError(f"{path}: damaged ELF file: {error}") from None
+        raise TargetError(f"{path}: damaged headers: {error}") from None
     warnings = []
-    if core is not None and core.cut_short:
-        cut = f"cut short: its headers name {core.needed_size:#x} bytes, the file has {core.size:#x}"
+    cut = _cut_short(core or extent)
+    if cut is not None:
+        if core is None:
+            raise TargetError(f"{path}: {cut}")
         warnings.append(f"{path}: {cut}; what is missing is not in this dump")
+    elif extent is not None and extent.incomplete:
+        warnings.append(f"{path}: makedumpfile ran out of space; what is missing is not in this dump")
     text = None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo)
     try:
         if core is not None and text is None and _lacks_vmcoreinfo(core):
@@ -86,8 +92,14 @@ def open_vmcore(
             reach_encrypted(prog, core)
         found = attach_debug_info(prog, symbols, debug_info)
     except TargetError as error:
-        raise TargetError(f"{path}: {cut if core is not None and core.cut_short else error}") from None
+        raise TargetError(f"{path}: {error if cut is None else f'{cut}: {error}'}") from None
     return Opened(prog, "vmcore", path, found, core, tuple(warnings))
+
+
+def _cut_short(extent: Union[elf.ElfCore, KdumpExtent, None]) -> Optional[str]:
+    if extent is None or not extent.cut_short:
+        return None
+    return f"cut short: its headers name {extent.needed_size:#x} bytes, the file has {extent.size:#x}"
 
 
 def _lacks_vmcoreinfo(core: elf.ElfCore) -> bool:
@@ -207,6 +219,8 @@ def _open_reason(path: str, error: BaseException) -> str:
     if text == "not an ELF core file":
         size = Path(path).stat().st_size
         return "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
+    if "flattened segment" in text:
+        return f"flattened dump, cut short or damaged: {text}"
     if "linux.vmcoreinfo.raw is not set" in text:
         return (
             "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg "

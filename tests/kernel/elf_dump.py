@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps as test input: the pages of a kdump-compressed sample, and ELF dumps made of pages.
+
+Nothing here uses the package, drgn or libkdumpfile.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+PAGE = 4096
+SAMPLES = Path(__file__).parent.parent.parent / "vmcore-samples"
+PT_LOAD, PT_NOTE = 1, 4
+PRESENT, LARGE = 1 << 0, 1 << 7
+ADDRESS = 0xFFFFFFFFFF000
+START_KERNEL_MAP = 0xFFFFFFFF80000000
+
+
+class Sample(NamedTuple):
+    """A sample's physical pages by number, and its VMCOREINFO."""
+
+    pages: dict[int, bytes]
+    vmcoreinfo: bytes
+
+    def number(self, key: str, base: int = 10) -> int:
+        match = re.search(rb"^" + re.escape(key.encode()) + rb"=(\S+)$", self.vmcoreinfo, re.M)
+        assert match, key
+        return int(match[1], base)
+
+    @property
+    def phys_base(self) -> int:
+        return self.number("NUMBER(phys_base)")
+
+    def physical(self, symbol: str) -> int:
+        """Physical address of a symbol in the kernel image, which VMCOREINFO has."""
+        return self.number(f"SYMBOL({symbol})", 16) - START_KERNEL_MAP + self.phys_base
+
+    def read(self, address: int, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            page, offset = divmod(address + len(data), PAGE)
+            data += self.pages[page][offset : offset + size - len(data)]
+        return bytes(data)
+
+    def write(self, address: int, data: bytes) -> None:
+        page, offset = divmod(address, PAGE)
+        assert offset + len(data) <= PAGE
+        old = self.pages[page]
+        self.pages[page] = old[:offset] + data + old[offset + len(data) :]
+
+
+def read_sample(name: str) -> Sample:
+    """A kdump-compressed file: struct disk_dump_header, kdump_sub_header, two bitmaps, page_desc[], zlib pages."""
+    data = (SAMPLES / name / "vmcore").read_bytes()
+    assert data[:8] == b"KDUMP   "
+    (blocks_of_sub_header,) = struct.unpack_from("<i", data, 432)
+    (blocks_of_bitmaps,) = struct.unpack_from("<I", data, 436)
+    offset_vmcoreinfo, size_vmcoreinfo = struct.unpack_from("<QQ", data, PAGE + 32)
+    bitmaps = (1 + blocks_of_sub_header) * PAGE
+    dumped = data[bitmaps + blocks_of_bitmaps * PAGE // 2 : bitmaps + blocks_of_bitmaps * PAGE]
+    descriptors = struct.iter_unpack("<QIIQ", data[bitmaps + blocks_of_bitmaps * PAGE :][: bin_count(dumped) * 24])
+    pages = {}
+    for number, (offset, size, flags, _) in zip(set_bits(dumped), descriptors):
+        raw = data[offset : offset + size]
+        pages[number] = zlib.decompress(raw) if flags & 1 else raw
+        assert len(pages[number]) == PAGE
+    vmcoreinfo = data[offset_vmcoreinfo : offset_vmcoreinfo + size_vmcoreinfo]
+    if not vmcoreinfo:  # in an ELF note
+        start = data.index(b"OSRELEASE=", PAGE)
+        vmcoreinfo = data[start : data.index(b"\0", start)]
+    return Sample(pages, vmcoreinfo)
+
+
+def bin_count(bits: bytes) -> int:
+    return bin(int.from_bytes(bits, "little")).count("1")
+
+
+def set_bits(bits: bytes) -> Iterator[int]:
+    for at, byte in enumerate(bits):
+        for bit in range(8):
+            if byte >> bit & 1:
+                yield at * 8 + bit
+
+
+def note(name: bytes, type_: int, desc: bytes) -> bytes:
+    name += b"\0"
+    return struct.pack("<III", len(name), len(desc), type_) + _pad(name) + _pad(desc)
+
+
+def _pad(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+class Load(NamedTuple):
+    """A PT_LOAD; ``memory`` are the bytes that it claims if that is more than its data."""
+
+    paddr: int
+    data: bytes
+    vaddr: int = 0
+    memory: Optional[int] = None
+
+
+def runs(pages: Mapping[int, bytes]) -> list[Load]:
+    """Pages as PT_LOADs, one for each contiguous run."""
+    loads: list[tuple[int, list[bytes]]] = []
+    for number in sorted(pages):
+        if loads and loads[-1][0] + len(loads[-1][1]) == number:
+            loads[-1][1].append(pages[number])
+        else:
+            loads.append((number, [pages[number]]))
+    return [Load(first * PAGE, b"".join(data)) for first, data in loads]
+
+
+def write_elf(path: Path, loads: Iterable[Load], notes: bytes) -> Path:
+    """An ELF core file of an x86-64 machine: headers, notes, data."""
+    loads = list(loads)
+    at = 64 + 56 * (1 + len(loads))
+    headers = [struct.pack("<IIQQQQQQ", PT_NOTE, 0, at, 0, 0, len(notes), len(notes), 0)]
+    at += len(notes)
+    for load in loads:
+        size = len(load.data)
+        memory = size if load.memory is None else load.memory
+        headers.append(struct.pack("<IIQQQQQQ", PT_LOAD, 7, at, load.vaddr, load.paddr, size, memory, 0))
+        at += size
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    ehdr = struct.pack("<16sHHIQQQIHHHHHH", ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(headers), 0, 0, 0)
+    path.write_bytes(ehdr + b"".join(headers) + notes + b"".join(load.data for load in loads))
+    return path
+
+
+def set_c_bit(sample: Sample, bit: int, levels: int) -> int:
+    """Set the C-bit in every entry of the kernel's page tables, as in an SEV guest, and in VMCOREINFO's account of it.
+
+    :return: how many entries were set
+    """
+    todo = [(sample.physical("swapper_pg_dir"), levels)]
+    done = set()
+    entries = 0
+    while todo:
+        table, level = todo.pop()
+        if table in done or table // PAGE not in sample.pages:
+            continue
+        done.add(table)
+        found = list(struct.unpack("<512Q", sample.read(table, PAGE)))
+        for index, entry in enumerate(found):
+            if entry & PRESENT:
+                assert not entry >> bit & 1
+                found[index] = entry | 1 << bit
+                entries += 1
+                if level > 1 and not entry & LARGE:
+                    todo.append((entry & ADDRESS, level - 1))
+        sample.write(table, struct.pack("<512Q", *found))
+    return entries
+
+
+def with_sme_mask(vmcoreinfo: bytes, bit: int) -> bytes:
+    assert vmcoreinfo.count(b"NUMBER(sme_mask)=0\n") == 1
+    return vmcoreinfo.replace(b"NUMBER(sme_mask)=0\n", b"NUMBER(sme_mask)=%d\n" % (1 << bit))
+
+
+def vmcoreinfo_note(vmcoreinfo: bytes) -> bytes:
+    return note(b"VMCOREINFO", 0, vmcoreinfo)
+
+
+def every(sequence: Sequence[int], step: int) -> list[int]:
+    return [*sequence[::step], sequence[-1]]

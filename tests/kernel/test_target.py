@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps that are awkward to open, made of the pages of a sample: a real guest's, so that its account is the truth."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any, Optional
+
+import drgn
+import pytest
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.kernel.target import adopt, open_vmcore
+from tests.kernel.elf_dump import (
+    PAGE,
+    SAMPLES,
+    Load,
+    Sample,
+    every,
+    note,
+    read_sample,
+    runs,
+    set_c_bit,
+    vmcoreinfo_note,
+    with_sme_mask,
+    write_elf,
+)
+
+Capsys = pytest.CaptureFixture[str]
+
+UNIT = 2 << 20
+TIB = 1 << 40
+C_BIT = 51
+#: Everything that a capture may read.
+COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
+
+
+def truth(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((SAMPLES / name / "truth.json").read_text())
+    return loaded
+
+
+def elf_of(path: Path, sample: Sample, loads: Optional[list[Load]] = None) -> Path:
+    return write_elf(path, runs(sample.pages) if loads is None else loads, vmcoreinfo_note(sample.vmcoreinfo))
+
+
+def ask(capsys: Capsys, path: Path, *argv: str) -> tuple[int, Any, str]:
+    status = main(["-c", str(path), *argv, "--format", "json"])
+    out, err = capsys.readouterr()
+    return status, json.loads(out) if out else None, err
+
+
+def answers(capsys: Capsys, path: Path) -> list[tuple[int, Any, str]]:
+    """The answers to all questions, without what tells one dump of the same guest from the other."""
+    found = []
+    for command in COMMANDS:
+        status, document, err = ask(capsys, path, *command)
+        for key in ("path", "taken_at"):
+            del document["target"][key]
+        found.append((status, document, err))
+    return found
+
+
+def unaccepted(document: Any) -> set[int]:
+    return {
+        n
+        for entry in document["ranges"]
+        if entry["state"] == "unaccepted"
+        for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
+    }
+
+
+# AMD's C-bit
+
+
+def encrypted(name: str) -> Sample:
+    sample = read_sample(name)
+    assert set_c_bit(sample, C_BIT, levels=4) > 1000
+    return Sample(sample.pages, with_sme_mask(sample.vmcoreinfo, C_BIT))
+
+
+def with_direct_map(sample: Sample, start: int) -> list[Load]:
+    """PT_LOADs as in a kdump, with the direct map's addresses."""
+    return [load._replace(vaddr=start + load.paddr) for load in runs(sample.pages)]
+
+
+def page_offset_base(name: str) -> int:
+    """As drgn's own reader of kallsyms finds it on the sample as it is."""
+    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+    prog = drgn.Program()
+    prog.set_core_dump(str(SAMPLES / name / "vmcore"))
+    (symbol,) = load_vmlinux_kallsyms(prog)(prog, "page_offset_base", None, False)
+    return prog.read_u64(symbol.address)
+
+
+@pytest.mark.parametrize("name", ("6.12-fill", "7.3-fill"))
+@pytest.mark.parametrize("like", ("qemu", "kdump"))
+def test_with_the_c_bit_in_all_page_tables_every_answer_is_the_same(
+    name: str, like: str, capsys: Capsys, tmp_path: Path
+) -> None:
+    plain, bits = read_sample(name), encrypted(name)
+    base = page_offset_base(name)
+
+    def loads(sample: Sample) -> list[Load]:
+        return runs(sample.pages) if like == "qemu" else with_direct_map(sample, base)
+
+    path = elf_of(tmp_path / "encrypted", bits, loads(bits))
+    prog = drgn.Program()
+    prog.set_core_dump(str(path))
+    with pytest.raises(drgn.FaultError):  # what it is all about
+        prog.read(bits.number("SYMBOL(kallsyms_num_syms)", 16), 4)
+    found = answers(capsys, path)
+    assert found == answers(capsys, elf_of(tmp_path / "plain", plain, loads(plain)))
+    assert unaccepted(found[1][1]) == set(truth(name)["unaccepted_units"])
+    assert found[0][1]["nr_unaccepted_bytes"] == truth(name)["nr_unaccepted_bytes"]
+
+
+def test_what_a_segment_maps_is_not_walked(tmp_path: Path) -> None:
+    """Bytes at a PT_LOAD's virtual address come from there, although the tables lead elsewhere."""
+    sample = encrypted("6.12-fill")
+    base = page_offset_base("6.12-fill")
+    loads = [*with_direct_map(sample, base), Load(0, b"not by the tables" * 241, vaddr=base)]
+    opened = open_vmcore(str(elf_of(tmp_path / "dump", sample, loads)))
+    assert opened.prog.read(base, 17) == b"not by the tables"
+    some = next(iter(sample.pages))
+    assert opened.prog.read(base + some * PAGE, PAGE) == sample.pages[some]
+
+
+def test_drgns_own_prompt_reaches_encrypted_memory_after_the_first_question(tmp_path: Path) -> None:
+    sample = encrypted("6.12-fill")
+    prog = drgn.Program()
+    prog.set_core_dump(str(elf_of(tmp_path / "dump", sample)))
+    for _ in range(2):
+        assert adopt(prog).debug_info == "btf"
+    assert prog["efi"].unaccepted == truth("6.12-fill")["table_address"]
+
+
+def test_damaged_encrypted_tables_are_a_stated_reason(capsys: Capsys, tmp_path: Path) -> None:
+    """The root leads to itself, to memory beyond any, or nowhere."""
+    for entry in (None, 0xFFFFFFFFFFFFF067, 0):
+        sample = encrypted("6.12-fill")
+        root = sample.physical("swapper_pg_dir")
+        sample.write(root, struct.pack("<Q", root | 0x67 if entry is None else entry) * 512)
+        status, document, err = ask(capsys, elf_of(tmp_path / "dump", sample), "summary")
+        assert (status, document) == (3, None)
+        assert len(err.splitlines()) == 1 and "no types: kallsyms: " in err
+
+
+# Memory that reads as zeros
+
+
+def lacking(sample: Sample, addresses: range) -> list[Load]:
+    """The pages of a sample, with some of them only claimed: p_filesz < p_memsz, as makedumpfile leaves pages out."""
+    gone = {page: sample.pages.pop(page) for page in range(addresses.start // PAGE, (addresses.stop - 1) // PAGE + 1)}
+    return [*runs(sample.pages), *(Load(page * PAGE, b"", memory=PAGE) for page in gone)]
+
+
+def assert_not_captured(document: Any, err: str, name: str) -> None:
+    """The table is not there, and the lists say no less than the truth."""
+    assert err == ""
+    assert document["table"]["state"] == "not-captured"
+    assert (document["source"], document["exact"]) == ("page-lists", False)
+    assert unaccepted(document) >= set(truth(name)["unaccepted_units"])
+
+
+@pytest.mark.parametrize("way", ("claimed", "zeros"))
+def test_a_table_whose_page_is_not_in_the_dump(way: str, capsys: Capsys, tmp_path: Path) -> None:
+    name = "6.12-fill"
+    sample, address = read_sample(name), truth(name)["table_address"]
+    if way == "claimed":
+        loads = lacking(sample, range(address, address + 1))
+    else:
+        sample.pages[address // PAGE] = bytes(PAGE)
+        loads = runs(sample.pages)
+    status, document, err = ask(capsys, elf_of(tmp_path / "dump", sample, loads), "ranges")
+    assert status == 0
+    assert_not_captured(document, err, name)
+
+
+def test_a_bitmap_whose_second_page_is_not_in_the_dump(capsys: Capsys, tmp_path: Path) -> None:
+    """The header's page is there. The table is moved so that its bitmap crosses into a page that is claimed only."""
+    name = "6.12-fill"
+    sample = read_sample(name)
+    moved = 0x1F000000 + PAGE - 32
+    table = sample.read(truth(name)["table_address"], 24 + 56)
+    move_table(sample, name, moved)
+    sample.pages[moved // PAGE] = bytes(PAGE - 32) + table[:32]
+    loads = [*runs(sample.pages), Load(moved // PAGE * PAGE + PAGE, b"", memory=PAGE)]
+    status, document, err = ask(capsys, elf_of(tmp_path / "dump", sample, loads), "ranges")
+    assert status == 0
+    assert_not_captured(document, err, name)
+    assert document["table"]["phys_base"] == 4 << 30
+    # And with that page it answers: nothing else was in the way.
+    sample.pages[moved // PAGE + 1] = table[32:].ljust(PAGE, b"\0")
+    _, document, _ = ask(capsys, elf_of(tmp_path / "dump", sample), "ranges")
+    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+
+
+def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path: Path) -> None:
+    """Pages that are only claimed read as zeros in drgn: no zone would have unaccepted memory, and no table be there."""
+    name = "6.12-fill"
+    sample = read_sample(name)
+    start = sample.physical("node_data") // PAGE * PAGE
+    status, document, err = ask(
+        capsys, elf_of(tmp_path / "dump", sample, lacking(sample, range(start, start + PAGE))), "zones"
+    )
+    assert (status, document["zones"]) == (3, None)
+    assert len(err.splitlines()) == 1 and "not saved in this dump" in err
+
+
+# Large addresses
+
+
+def move_table(sample: Sample, name: str, address: int) -> None:
+    """Let efi.unaccepted, the only copy of the table's address in the kernel's variables, lead elsewhere."""
+    old = struct.pack("<Q", truth(name)["table_address"])
+    places = [page * PAGE + data.find(old) for page, data in sample.pages.items() if old in data]
+    assert len(places) == 1
+    sample.write(places[0], struct.pack("<Q", address))
+
+
+def test_a_table_and_memory_above_1_tib(capsys: Capsys, tmp_path: Path) -> None:
+    sample = read_sample("6.12-fill")
+    address = 3 * TIB + 0x18
+    move_table(sample, "6.12-fill", address)
+    bitmap = b"\x80\0\xff\x01"
+    table = struct.pack("<IIQQ", 1, UNIT, 2 * TIB, len(bitmap)) + bitmap
+    sample.pages[address // PAGE] = bytes(0x18) + table.ljust(PAGE - 0x18, b"\0")
+    path = elf_of(tmp_path / "dump", sample)
+    status, document, err = ask(capsys, path, "ranges")
+    assert (status, err) == (0, "")
+    assert document["table"]["address"] == address
+    units = {2 * TIB // UNIT + bit for bit in (7, *range(16, 25))}
+    assert unaccepted(document) == units
+    status, document, err = ask(capsys, path, "resolve", hex(2 * TIB + 7 * UNIT), hex(2 * TIB + 8 * UNIT))
+    assert [entry["state"] for entry in document["addresses"]] == ["unaccepted", "accepted"]
+
+
+# Dumps that end too soon
+
+
+def assert_refused_or_true(capsys: Capsys, path: Path, name: str, *, warned: bool) -> bool:
+    """Whether there was an answer."""
+    status, document, err = ask(capsys, path, "ranges")
+    lines = err.splitlines()
+    if status == 3:
+        assert document is None or document["ranges"] is None
+        assert len(lines) <= 2 and str(path) in lines[0]
+        return False
+    assert status == 0
+    if warned:
+        assert len(lines) == 1 and "cut short" in err
+    expected = set(truth(name)["unaccepted_units"])
+    if document["exact"]:
+        assert unaccepted(document) == expected
+    else:
+        assert unaccepted(document) >= expected
+    return True
+
+
+def test_an_elf_dump_cut_short_at_many_lengths(capsys: Capsys, tmp_path: Path) -> None:
+    name = "6.12-fill"
+    whole = elf_of(tmp_path / "whole", read_sample(name)).read_bytes()
+    path = tmp_path / "dump"
+    answered = 0
+    near = [0, 1, 15, 16, 63, 64, 65, 119, 120, 1000, 4000, 6000, len(whole) - 4096, len(whole) - 1]
+    for kept in sorted({*near, *every(range(10000, len(whole)), 490000)} - {len(whole)}):
+        path.write_bytes(whole[:kept])
+        answered += assert_refused_or_true(capsys, path, name, warned=True)
+    assert answered, "where only the last pages lack there is an answer"
+
+
+def test_a_kdump_cut_short_at_many_lengths(capsys: Capsys, tmp_path: Path) -> None:
+    for name in ("6.12-fill", "6.12-fill-kdump"):
+        whole = (SAMPLES / name / "vmcore").read_bytes()
+        path = tmp_path / "dump"
+        near = [0, 1, 8, 100, 431, 464, 4095, 4096, 4097, 8192, 12288, len(whole) - 4096, len(whole) - 1]
+        for kept in sorted({*near, *every(range(20000, len(whole)), 190000)} - {len(whole)}):
+            path.write_bytes(whole[:kept])
+            assert_refused_or_true(capsys, path, name, warned=False)
+
+
+# What is given with -s and --debug-info
+
+
+def section_elf(path: Path, sections: dict[str, bytes]) -> Path:
+    """An ELF file with these sections and no segments."""
+    names = [".shstrtab", *sections]
+    strings = b"\0" + b"".join(name.encode() + b"\0" for name in names)
+    contents = [strings, *sections.values()]
+    headers = [bytes(64)]
+    at = 64
+    for name, content in zip(names, contents):
+        kind = 3 if name == ".shstrtab" else 7 if name.startswith(".note") else 1
+        headers.append(
+            struct.pack("<IIQQQQIIQQ", strings.index(name.encode() + b"\0"), kind, 0, 0, at, len(content), 0, 0, 4, 0)
+        )
+        at += len(content)
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    ehdr = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, at, 0, 64, 56, 0, 64, len(headers), 1)
+    path.write_bytes(ehdr + b"".join(contents) + b"".join(headers))
+    return path
+
+
+@pytest.fixture(scope="module")
+def btf() -> dict[str, bytes]:
+    """BTF of the samples' kernels, as drgn's own reader of kallsyms finds it in the dumps."""
+    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+    found = {}
+    for name in ("6.12-fill", "7.3-fill"):
+        prog = drgn.Program()
+        prog.set_core_dump(str(SAMPLES / name / "vmcore"))
+        symbols = load_vmlinux_kallsyms(prog)
+        (start,), (stop,) = (symbols(prog, word, None, False) for word in ("__start_BTF", "__stop_BTF"))
+        found[name] = prog.read(start.address, stop.address - start.address)
+    return found
+
+
+def without_btf(path: Path, data: bytes) -> Path:
+    """The dump of a kernel whose BTF is not in it."""
+    sample = read_sample("6.12-fill")
+    start = next(page for page, content in sample.pages.items() if data[PAGE : PAGE + 64] in content)
+    for page in range(start, start + len(data) // PAGE - 2):
+        del sample.pages[page]
+    return elf_of(path, sample)
+
+
+def gnu_build_id(name: str) -> bytes:
+    return note(b"GNU", 3, bytes.fromhex(truth(name)["build_id"]))
+
+
+XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))
+
+
+@pytest.mark.parametrize("way", ("bare", "section", "stripped vmlinux", "with an empty vmlinux before"))
+@pytest.mark.parametrize("debug_info", ("auto", "btf"))
+def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
+    name = "6.12-fill"
+    dump, file = without_btf(tmp_path / "dump", btf[name]), tmp_path / "file"
+    assert "BTF" in refused(capsys, dump, "summary")
+    files = ["-s", str(file)]
+    if way == "bare":
+        file.write_bytes(btf[name])
+    elif way == "section":
+        section_elf(file, {".BTF": btf[name]})
+    else:
+        section_elf(file, {".notes": XEN + gnu_build_id(name), ".BTF": btf[name]})
+        if way != "stripped vmlinux":
+            bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
+            files = ["-s", str(bare), *files]
+    status, document, err = ask(capsys, dump, *files, "--debug-info", debug_info, "ranges")
+    assert (status, err) == (0, "")
+    assert document["target"]["debug_info"] == "btf"
+    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+
+
+def refused(capsys: Capsys, path: Path, *argv: str) -> str:
+    status, document, err = ask(capsys, path, *argv)
+    assert (status, document) == (3, None)
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
+    name = "6.12-fill"
+    dump, file = SAMPLES / name / "vmcore", tmp_path / "file"
+
+    def words(sections: dict[str, bytes], *argv: str) -> str:
+        section_elf(file, sections)
+        return refused(capsys, dump, "-s", str(file), *argv)
+
+    this, other = gnu_build_id(name), gnu_build_id("7.3-fill")
+    assert "neither DWARF nor BTF" in words({".notes": this})
+    assert "no build-id" in words({".text": b"\xc3"})
+    assert truth("7.3-fill")["build_id"] in words({".notes": XEN + other, ".BTF": btf["7.3-fill"]})
+    assert f"{file}: BTF: " in words({".notes": this, ".BTF": b"not BTF at all"})
+    assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
+    # Without a build-id the sizes of structures tell.
+    file.write_bytes(btf["7.3-fill"])
+    assert "of another kernel: " in refused(capsys, dump, "-s", str(file))
+    # The second of two files is looked at as well.
+    good = section_elf(tmp_path / "good", {".notes": this, ".BTF": btf[name]})
+    section_elf(file, {".notes": other})
+    assert truth("7.3-fill")["build_id"] in refused(capsys, dump, "-s", str(good), "-s", str(file))
