@@ -103,7 +103,11 @@ def _target_options() -> argparse.ArgumentParser:
         choices=("auto", "dwarf", "btf"),
         help="where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms",
     )
-    group.add_argument("--table", metavar="FILE@ADDR", help="the table's bytes, saved elsewhere, and their address")
+    group.add_argument(
+        "--table",
+        metavar="FILE@ADDR|SNAPSHOT",
+        help="a table saved earlier in this boot",
+    )
     group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump without the note")
     return target
 

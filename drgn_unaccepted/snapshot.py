@@ -38,6 +38,8 @@ class Target:
     debug_info: str
     #: When the snapshot was taken, ISO 8601 in UTC; for a vmcore, when the dump was read.
     taken_at: str
+    #: ``sysctl_bootid``, what /proc/sys/kernel/random/boot_id shows; ``None`` where nobody ever read that file.
+    boot_id: Optional[str] = None
     #: The snapshot file that this was read out of; ``None`` for a snapshot taken just now.
     snapshot_path: Optional[str] = None
 
@@ -237,7 +239,7 @@ class KernelBuild:
     system_state: Optional[str] = None
     #: ``1 << PG_reserved``; the bit moves between versions.
     reserved_flag: Optional[int] = None
-    #: Online CPUs, which bound how many chunks can be between a list and the accepting_list.
+    #: Present CPUs (a panic takes all but one off the online mask), which bound how many chunks can be between a list and the accepting_list.
     cpus: Optional[int] = None
     #: ZONEID_PGSHIFT: ``flags >> zone_id_shift`` of a page is its node and zone.
     zone_id_shift: Optional[int] = None

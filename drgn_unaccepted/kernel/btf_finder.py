@@ -125,6 +125,7 @@ SYMBOLS = (
     "idle_threads",
     "init_top_pgt",
     "pcpu_hot",
+    "sysctl_bootid",
     "unaccept_hotplug_memory",
     "unaccept_memory",
     "vmemmap_populate",  # drgn looks for it to know that there is a vmemmap

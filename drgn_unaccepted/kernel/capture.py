@@ -75,6 +75,9 @@ class _Reading:
             self.missing[name] = f"not in this target: {_one_line(error)}"
         except (LookupError, AttributeError) as error:
             self.missing[name] = f"this kernel has none, or its type is not known: {_one_line(error)}"
+        except (TypeError, OverflowError, drgn.OutOfBoundsError) as error:
+            # Types can be the target's own, out of its BTF, and no more to be trusted than its memory.
+            self.missing[name] = f"its type is not what a kernel has: {_one_line(error)}"
         except (ValueError, OSError) as error:
             self.missing[name] = _one_line(error)
         return None
@@ -182,6 +185,7 @@ def _describe(opened: Opened) -> Target:
         build_id=target_build_id(prog),
         debug_info=opened.debug_info,
         taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        boot_id=table_reader.boot_id(prog),
     )
 
 

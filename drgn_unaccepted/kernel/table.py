@@ -8,12 +8,14 @@ same missing segment. Where the bytes cannot be had the state says so; zeros are
 
 from __future__ import annotations
 
+import dataclasses
+import uuid
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 import drgn
 
-from drgn_unaccepted import limits
+from drgn_unaccepted import limits, snapshot_file
 from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
@@ -32,11 +34,13 @@ Reader = Callable[[int, int], bytes]
 
 
 class SavedTable(NamedTuple):
-    """A table's bytes, saved elsewhere (``--table FILE@ADDR``)."""
+    """A table's bytes, saved elsewhere (``--table``)."""
 
     path: str
     address: int
     data: bytes
+    #: Of the boot in which it was saved; None where the file does not say.
+    boot_id: Optional[str] = None
 
 
 def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
@@ -46,21 +50,48 @@ def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Opt
     :param saved: bytes to take instead
     :raises TargetError: ``saved`` is of another table than ``efi.unaccepted`` names
     """
+    same_boot = None if saved is None else _check_boot(saved, boot_id(prog))
     try:
         located = locate_table(prog)
     except Unavailable as error:
         if saved is None:
             return Table("not-captured", f"not located: {error}")
-        return _decode(saved.address, [("file", _saved_reader(saved))])
+        located = saved.address
     if isinstance(located, Table):
         return located
-    if saved is not None:
-        if saved.address != located:
-            raise TargetError(
-                f"{saved.path}@{saved.address:#x}: another table: efi.unaccepted of this target is {located:#x}"
-            )
-        readers = [("file", _saved_reader(saved))]
-    return _decode(located, readers)
+    if saved is None:
+        return _decode(located, readers)
+    if saved.address != located:
+        raise TargetError(
+            f"{saved.path}: another table: saved from {saved.address:#x}, efi.unaccepted of this target is {located:#x}"
+        )
+    table = _decode(located, [("file", _saved_reader(saved))])
+    return dataclasses.replace(table, reason=same_boot) if table.state == "present" else table
+
+
+def boot_id(prog: drgn.Program) -> Optional[str]:
+    """``sysctl_bootid``, as /proc/sys/kernel/random/boot_id shows it; None where it cannot be read or nobody did so.
+
+    The kernel fills it when the file is first read (``proc_do_uuid()`` in drivers/char/random.c).
+    """
+    try:
+        data = prog.read(prog.symbol("sysctl_bootid").address, 16)
+    except (LookupError, drgn.FaultError):
+        return None
+    return str(uuid.UUID(bytes=bytes(data))) if any(data) else None
+
+
+def _check_boot(saved: SavedTable, now: Optional[str]) -> str:
+    """What can be said of the boot in which a table was saved. Its address tells no boots apart.
+
+    :raises TargetError: it was another one
+    """
+    if saved.boot_id is None or now is None:
+        side = f"{saved.path} does not say" if saved.boot_id is None else "the target does not say"
+        return f"whether it was saved in this boot is not known: {side}"
+    if saved.boot_id != now:
+        raise TargetError(f"{saved.path}: saved in another boot, {saved.boot_id}; this target is of {now}")
+    return f"saved in this boot, {now}"
 
 
 def locate_table(prog: drgn.Program) -> Union[int, Table]:
@@ -152,23 +183,38 @@ def _saved_reader(saved: SavedTable) -> Reader:
 
 
 def read_saved_table(text: str) -> SavedTable:
-    """``FILE@ADDR`` of ``--table``.
+    """What ``--table`` names: ``FILE@ADDR`` for the bare bytes, or a snapshot file, which knows its boot too.
 
-    :raises TargetError: the file cannot be read, or the address is none
+    :raises TargetError: the file cannot be read, or holds no table
     """
     path, found, where = text.rpartition("@")
     try:
-        address = int(where, 16) if where[:2].lower() == "0x" else -1
+        address = int(where, 16) if found and where[:2].lower() == "0x" else -1
     except ValueError:
         address = -1
-    if not found or not path or not 0 <= address < limits.PHYSICAL_END:
-        raise TargetError(f"--table {text}: FILE@ADDR is wanted, with the physical address as 0x...")
     try:
+        if address < 0:
+            return _table_of_snapshot(text)
+        if address >= limits.PHYSICAL_END:
+            raise TargetError(f"--table {text}: {address:#x} is no physical address")
         with Path(path).open("rb") as file:
-            data = file.read(HEADER.size + limits.BITMAP_BYTES)
+            return SavedTable(path, address, file.read(HEADER.size + limits.BITMAP_BYTES))
     except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}") from None
-    return SavedTable(path, address, data)
+        raise TargetError(f"{error.filename}: {error.strerror}") from None
+
+
+def _table_of_snapshot(path: str) -> SavedTable:
+    try:
+        snapshot = snapshot_file.read(path)
+    except snapshot_file.SnapshotFileError as error:
+        raise TargetError(f"{path}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
+    table = snapshot.table
+    if table.bitmap is None or table.address is None:
+        raise TargetError(f"{path}: no table in it: {table.state}: {table.reason}")
+    assert table.version is not None and table.unit_size is not None
+    assert table.phys_base is not None and table.bitmap_bytes is not None
+    header = HEADER.pack(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+    return SavedTable(path, table.address, header + table.bitmap, snapshot.target.boot_id)
 
 
 def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:

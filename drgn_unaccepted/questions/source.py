@@ -41,7 +41,7 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
         lack = _lack(snapshot, rung)
         if lack is None:
             if rung == "bitmap" and snapshot.table.is_saved:
-                return Source(rung, False, _SAVED)
+                return Source(rung, False, f"{_SAVED}; {snapshot.table.reason}")
             return Source(rung, rung == "bitmap", "; ".join(lacking) or None)
         lacking.append(f"{rung}: {lack}")
         # Without a table nothing is listed and nothing is counted: empty lists would prove nothing more.
