@@ -138,6 +138,7 @@ def test_watermark_zero_needs_a_dump_and_a_list() -> None:
     assert status(build.of_release(oom, "6.12.21"), "watermark-zero") is None
     assert status(build.live(oom), "watermark-zero") is None
     assert status(build.of_release(build.clean(), "6.12.20"), "watermark-zero") is None
+    assert status(build.with_zone(oom, listed=build.listed(())), "watermark-zero") is None
 
 
 @pytest.mark.parametrize(("release", "expected"), [("6.12.117", "warning"), ("6.15.0", None)])
@@ -160,7 +161,9 @@ def test_guard_skipped(release: str, expected: Optional[str]) -> None:
     assert status(build.of_release(snapshot, release), "guard-skipped") == expected
 
 
-@pytest.mark.parametrize(("release", "expected"), [("6.5.8", "info"), ("6.5.9", None), ("6.6.0", None), (None, None)])
+@pytest.mark.parametrize(
+    ("release", "expected"), [("6.5.0", "info"), ("6.5.8", "info"), ("6.5.9", None), ("6.6.0", None), (None, None)]
+)
 def test_accept_lock_held(release: Optional[str], expected: Optional[str]) -> None:
     snapshot = build.without(build.of_release(build.clean(), release), "accepting")
     assert status(snapshot, "accept-lock-held") == expected

@@ -114,6 +114,35 @@ def test_a_bitmap_of_another_length_than_the_header_says_is_not_used() -> None:
     assert (found.status, found.message) == ("skip", "bitmap: 3 bytes of bitmap where the header says 4")
 
 
+def test_e820_is_there_with_either_table() -> None:
+    snapshot = build.with_part(build.absent_table(build.clean()), "e820", current=None)
+    assert finding(snapshot, "table-expected").status == "pass"
+    snapshot = replace(
+        build.with_part(snapshot, "e820", firmware=None), missing={"e820.current": "its page is excluded"}
+    )
+    assert finding(snapshot, "table-expected").message == "e820: its page is excluded"
+
+
+@pytest.mark.parametrize(("pages", "status"), [(1, "pass"), (0, "skip"), (-1024, "skip")])
+def test_a_chunk_of_no_pages_cannot_be(pages: int, status: str) -> None:
+    snapshot = build.with_part(build.with_zone(build.clean(), listed=build.listed(())), "kernel", chunk_pages=pages)
+    assert finding(snapshot, "list-entries-sane").status == status
+
+
+def test_an_allocator_that_was_given_nothing_yet_tells_nothing_of_pages() -> None:
+    """One free page in any zone is enough to say that memblock_free_all() ran."""
+    zones = build.clean().zones
+    assert zones is not None
+    nothing = [replace(zone, free_pages=0, buddy_pages=0, listed=build.listed(())) for zone in zones]
+    start = 0x103A00000
+    snapshot = build.with_page_state(build.clean(), start, start + 0x1000, "in-use")
+    snapshot = build.with_part(snapshot, "kernel", system_state=None)
+    assert finding(replace(snapshot, zones=tuple(nothing)), "allocated-pages-accepted").status == "skip"
+    for change in ({"free_pages": 1}, {"buddy_pages": 1}, {"listed": build.listed(build.LISTED)}):
+        given = (nothing[0], replace(nothing[1], **change))
+        assert finding(replace(snapshot, zones=given), "allocated-pages-accepted").status == "critical"
+
+
 def test_several_lacks_of_one_reason_are_said_once() -> None:
     found = finding(build.absent_table(build.clean()), "table-reserved")
     assert found.message == "table.address, table.geometry: there is no table (efi.unaccepted is ~0)"
@@ -267,6 +296,13 @@ def test_samples_that_differ_in_where_are_no_confirmation() -> None:
     assert confirm(other, other).status == "warning"
 
 
+def test_a_place_in_one_sample_only_is_no_difference() -> None:
+    """Counters have no place, so that a rule may tell one with a place first and one without later."""
+    report = run_checks(build.live(build.with_entry(build.clean(), "refcounts", 1)))
+    no_place = run_checks(build.live(build.with_list(build.clean(), problems=("entry 2 has next NULL",))))
+    assert confirm(report, no_place).status == "critical"
+
+
 def test_an_insane_entry_in_both_samples_is_critical() -> None:
     report = run_checks(build.live(build.with_entry(build.clean(), "refcounts", 1)))
     assert report.status == "warning"
@@ -303,6 +339,12 @@ def test_chunks_beyond_what_was_looked_at_are_not_taken_for_chunks_without_bits(
     )
 
 
+def test_a_bitmap_of_just_so_many_ranges_is_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECKED_RANGES", 1)
+    (found,) = run_checks(build.clean(), only=["bits-trimmed-by-kernel"]).findings
+    assert "in the first" not in found.message
+
+
 def test_a_finding_lists_a_bounded_number_of_ranges_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FINDING_RANGES", 4)
     snapshot = build.clean()
@@ -315,6 +357,13 @@ def test_a_finding_lists_a_bounded_number_of_ranges_and_says_so(monkeypatch: pyt
         "5 pages in a buddy list and unaccepted: 0x101a01000-0x101a02000, 0x101c01000-0x101c02000, "
         "0x101e01000-0x101e02000 and 2 more (ranges: the first 4 of 5)"
     )
+
+
+def test_a_finding_of_just_so_many_ranges_lists_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FINDING_RANGES", 1)
+    snapshot = build.with_page_state(build.clean(), 0x101A01000, 0x101A02000, "buddy")
+    (found,) = run_checks(snapshot, only=["buddy-pages-accepted"]).findings
+    assert "(ranges:" not in found.message
 
 
 def test_a_million_listed_chunks_make_no_objects_for_each() -> None:

@@ -55,6 +55,31 @@ def test_an_address_that_is_none() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "rule", "status"),
+    [
+        # The smallest unit, and the last bitmap that 52 bits of address have room for.
+        ({"unit_size": 4096}, "unit-size-valid", "warning"),
+        ({"unit_size": 4095}, "unit-size-valid", "critical"),
+        ({"phys_base": (1 << 52) - (64 << 20)}, "bitmap-geometry", "pass"),
+        ({"phys_base": (1 << 52) - (62 << 20)}, "bitmap-geometry", "critical"),
+        # 256 MiB of bitmap are the limit: with units of 4 KiB they cover 8 TiB.
+        ({"unit_size": 4096, "bitmap_bytes": 256 << 20}, "bitmap-geometry", "pass"),
+        ({"unit_size": 4096, "bitmap_bytes": (256 << 20) + 1}, "bitmap-geometry", "critical"),
+        ({"address": (1 << 52) - 8}, "table-aligned", "pass"),
+        ({"address": 1 << 52}, "table-aligned", "critical"),
+    ],
+)
+def test_the_edges_of_what_a_header_can_say(fields: dict[str, int], rule: str, status: str) -> None:
+    assert finding(build.with_table(build.clean(), **fields), rule).status == status
+
+
+def test_only_what_wraps_is_said_to_wrap() -> None:
+    table = {"phys_base": (1 << 64) - (64 << 20), "state": "invalid", "bitmap": None}
+    assert "wraps" not in said(build.with_table(build.clean(), **table), "bitmap-geometry")[1]
+    assert "wraps" in said(build.with_table(build.clean(), **table | {"bitmap_bytes": 5}), "bitmap-geometry")[1]
+
+
 # Reservation
 
 
@@ -74,6 +99,12 @@ def test_a_page_left_out_of_the_reservation_is_named() -> None:
         "it is the page that a reservation without 0862438c9048 leaves out"
     )
     assert found.ranges == (Range(0x7FB74000, 0x7FB75000),)
+
+
+def test_a_table_that_ends_on_a_page_boundary_has_no_further_page() -> None:
+    """24 + 24 + 4048 bytes fill one page; the next one was not even looked at."""
+    table = {"bitmap_bytes": 4048, "bitmap": build.BITMAP + bytes(4044)}
+    assert finding(build.with_table(build.clean(), **table), "table-reserved").status == "pass"
 
 
 def test_a_page_of_unknown_state_is_no_evidence_against_the_reservation() -> None:
@@ -310,6 +341,18 @@ def test_eight_bare_chunks_of_nine_are_not_believed() -> None:
     )
 
 
+def test_half_of_a_long_list_may_be_bare() -> None:
+    """16 chunks, 8 of them without bits."""
+    more = tuple(range(0x104000, 0x104000 + 7 * 1024, 1024))
+    snapshot = build.with_listed_pfns(build.clean(), (*build.LISTED, *more))
+    snapshot = build.with_bits(snapshot, 28, 30, 0)
+    found = finding(snapshot, "list-entries-without-bits")
+    assert (found.status, found.message[:8]) == ("info", "8 of 16 ")
+    # One more chunk of the same kind is most of them.
+    snapshot = build.with_listed_pfns(snapshot, (*build.LISTED, *more, 0x105C00))
+    assert finding(snapshot, "list-entries-without-bits").status == "warning"
+
+
 def test_units_larger_than_a_chunk_leave_many_chunks_without_bits() -> None:
     """One accept clears two units of 64 MiB, which are the bits of 32 chunks."""
     snapshot = build.with_table(build.clean(), unit_size=64 << 20, bitmap_bytes=1, bitmap=b"\0")
@@ -333,6 +376,25 @@ def test_a_bitmap_of_zeros_with_little_on_the_lists_is_possible() -> None:
     few = build.with_listed_pfns(zeros, build.LISTED[:7])
     assert finding(few, "list-entries-without-bits").status == "info"
     assert finding(build.without(few, "zones"), "list-entries-without-bits").status == "pass"
+
+
+def test_eight_chunks_by_the_counter_are_enough_to_disbelieve_zeros() -> None:
+    zeros = build.with_table(build.clean(), bitmap=bytes(4))
+    eight = build.without(build.with_listed_pfns(zeros, build.LISTED[:8]), "zones")
+    assert finding(eight, "list-entries-without-bits").status == "critical"
+
+
+@pytest.mark.parametrize(("chunks", "pages"), [(build.LISTED[:1], 0), ((), 1024)])
+def test_eager_is_contradicted_by_the_list_or_the_counter_alone(chunks: tuple[int, ...], pages: int) -> None:
+    snapshot = build.with_zone(build.clean(), listed=build.listed(chunks), unaccepted_pages=pages)
+    found = finding(build.with_part(snapshot, "platform", lazy=False), "eager-means-empty")
+    assert found.status == "critical"
+
+
+@pytest.mark.parametrize(("key", "listed", "status"), [(0, (), "pass"), (1, (), "info"), (2, build.LISTED, "pass")])
+def test_a_static_key_against_an_empty_list(key: int, listed: tuple[int, ...], status: str) -> None:
+    snapshot = build.with_zone(build.clean(), listed=build.listed(listed))
+    assert finding(build.with_part(snapshot, "kernel", static_key=key), "static-key-matches-lists").status == status
 
 
 def test_a_damaged_list_is_not_counted() -> None:
@@ -391,6 +453,25 @@ def test_an_accept_beyond_the_bitmap_is_told() -> None:
     assert said(snapshot, "accepting-ranges-sane") == ("info", "no range of the bitmap: units 30-33 by a (pid 1)")
     # Without the table its end is not known.
     assert said(build.not_captured(snapshot), "accepting-ranges-sane")[1].startswith("1 accept in flight")
+
+
+@pytest.mark.parametrize(
+    ("units", "legal"),
+    [((0, 32), True), ((31, 32), True), ((32, 32), True), ((33, 32), True), ((5, 5), False), ((0, 33), False)],
+)
+def test_the_edges_of_what_an_accept_can_be(units: tuple[int, int], legal: bool) -> None:
+    entry = Accept(0xA000, *units, Task(1, "a", 0))
+    message = said(replace(build.clean(), accepting=AcceptingList((entry,))), "accepting-ranges-sane")[1]
+    assert message.startswith("1 accept in flight: " if legal else "no range of the bitmap: ")
+    # No address for what has none.
+    assert ("(0x" in message) is (legal and units[0] < 32)
+
+
+def test_one_overlap_has_no_more_pairs() -> None:
+    entries = (Accept(0xA000, 0, 3, Task(1, "a", 0)), Accept(0xB000, 2, 5, Task(2, "b", 0)))
+    assert said(replace(build.clean(), accepting=AcceptingList(entries)), "accepting-ranges-sane")[1] == (
+        "units 0-3 (0x100000000-0x100600000) by a (pid 1) and units 2-5 (0x100400000-0x100a00000) by b (pid 2) overlap"
+    )
 
 
 def test_overlaps_are_found_behind_a_long_entry() -> None:
