@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The metrics, the alert rules and the dashboard, by Prometheus's own tools."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.views.prometheus import prometheus
+from tests.fleet.tools import INTEGRATIONS, check_document, finding, run, tool
+
+RULES = INTEGRATIONS / "prometheus" / "unaccepted.rules.yml"
+DASHBOARD = INTEGRATIONS / "grafana" / "unaccepted.json"
+
+FINDINGS = [
+    finding("header-version", "pass"),
+    finding("table-captured", "info"),
+    finding("guard-unit-accepted", "warning"),
+    finding("table-reserved", "critical"),
+    finding("static-key-matches-lists", "skip"),
+]
+
+
+def samples(**changes: Any) -> list[str]:
+    return [line for line in prometheus(check_document(**changes)) if not line.startswith("#")]
+
+
+def test_every_sample() -> None:
+    assert samples(status="critical", findings=FINDINGS) == [
+        "efi_unaccepted_memory_bytes 12884901888",
+        "efi_unaccepted_coverage_bytes 68115496960",
+        "efi_unaccepted_unit_bytes 2097152",
+        'efi_unaccepted_table_info{state="present",version="1",source="bitmap",exact="true",platform="tdx",'
+        'release="6.12.117"} 1',
+        "efi_unaccepted_overall_status 2",
+        'efi_unaccepted_check_status{check="header-version"} 0',
+        'efi_unaccepted_check_status{check="table-captured"} 0',
+        'efi_unaccepted_check_status{check="guard-unit-accepted"} 1',
+        'efi_unaccepted_check_status{check="table-reserved"} 2',
+        'efi_unaccepted_check_status{check="static-key-matches-lists"} 3',
+        "efi_unaccepted_last_run_timestamp_seconds 1793534400.25",
+    ]
+
+
+def test_unknown_has_no_sample_and_never_a_zero() -> None:
+    table = {**check_document()["table"], "state": "not-captured", "version": None, "unit_size": None}
+    lines = samples(
+        table=table,
+        source="none",
+        exact=False,
+        covered_bytes=None,
+        unaccepted_bytes=None,
+        platform=None,
+        status="unknown",
+    )
+    assert lines == [
+        'efi_unaccepted_table_info{state="not-captured",source="none",exact="false",release="6.12.117"} 1',
+        "efi_unaccepted_overall_status 3",
+        "efi_unaccepted_last_run_timestamp_seconds 1793534400.25",
+    ]
+
+
+def test_nothing_unaccepted_is_a_zero() -> None:
+    assert samples(unaccepted_bytes=0)[0] == "efi_unaccepted_memory_bytes 0"
+
+
+HOSTILE = {**check_document()["target"], "release": '6.12"} 1\nefi_unaccepted_overall_status 0\\\x1b['}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"status": "critical", "findings": FINDINGS},
+        {"unaccepted_bytes": None, "covered_bytes": None, "platform": None},
+        {"target": HOSTILE},
+    ],
+    ids=["ok", "critical", "unknown", "hostile"],
+)
+def test_promtool_finds_nothing_to_say(changes: dict[str, Any]) -> None:
+    text = "\n".join(prometheus(check_document(**changes))) + "\n"
+    done = run([tool("promtool", "prometheus"), "check", "metrics"], stdin=text)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_promtool_would_have_said_something() -> None:
+    done = run([tool("promtool", "prometheus"), "check", "metrics"], stdin="efi_unaccepted_memory_kilobytes{ 1\n")
+    assert done.returncode != 0
+
+
+def test_a_name_out_of_a_dump_stays_one_label() -> None:
+    lines = samples(target=HOSTILE)
+    assert sum(line.startswith("efi_unaccepted_overall_status") for line in lines) == 1
+    assert all(character.isprintable() for line in lines for character in line)
+
+
+@pytest.mark.parametrize("parser", ["prometheus_client.parser", "prometheus_client.openmetrics.parser"])
+def test_both_formats_are_parsed(parser: str) -> None:
+    module = pytest.importorskip(parser, reason="prometheus_client is not here: pip install prometheus_client")
+    text = "\n".join(prometheus(check_document(status="critical", findings=FINDINGS))) + "\n"
+    families = {family.name: family for family in module.text_string_to_metric_families(text)}
+    assert families["efi_unaccepted_memory_bytes"].samples[0].value == 12 << 30
+    assert len(families["efi_unaccepted_check_status"].samples) == 5
+
+
+def test_the_alert_rules_are_rules() -> None:
+    done = run([tool("promtool", "prometheus"), "check", "rules", RULES])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_alerts_fire_when_they_should() -> None:
+    done = run([tool("promtool", "prometheus"), "test", "rules", Path(__file__).parent / "unaccepted.rules.test.yml"])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [
+        annotation["expr"] for annotation in dashboard["annotations"]["list"]
+    ]
+
+
+def test_the_dashboard_s_queries_are_promql(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not here: pip install pyyaml")
+    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(expressions())]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = run([tool("promtool", "prometheus"), "check", "rules", path])
+    assert done.returncode == 0, done.stderr
+
+
+def test_rules_and_dashboard_use_metrics_that_there_are() -> None:
+    ours = {re.match(r"\w+", line)[0] for line in samples(findings=FINDINGS)}  # type: ignore[index]
+    used = set(re.findall(r"\befi_unaccepted_\w+", RULES.read_text() + " ".join(expressions())))
+    assert used <= ours
+    assert "efi_unaccepted_check_status" in used
+
+
+def test_the_dashboard_s_panels_neither_overlap_nor_share_an_id() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for grid in (panel["gridPos"] for panel in panels)
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(cells) == len(set(cells)) and max(x for x, _ in cells) == 23
