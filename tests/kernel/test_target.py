@@ -200,7 +200,7 @@ def test_a_bitmap_whose_second_page_is_not_in_the_dump(capsys: Capsys, tmp_path:
 
 
 def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path: Path) -> None:
-    """Pages that are only claimed read as zeros in drgn: no zone would have unaccepted memory, and no table be there."""
+    """Pages that are only claimed read as zeros in drgn: no zone would have unaccepted memory, no table be there."""
     name = "6.12-fill"
     sample = read_sample(name)
     start = sample.physical("node_data") // PAGE * PAGE

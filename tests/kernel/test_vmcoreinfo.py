@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""VMCOREINFO found in a dump's memory, or worked out from a CPU's registers, on memory that is written here."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.qemu import cpu_states, work_out_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo import find_vmcoreinfo
+from drgn_unaccepted.kernel.vmlinux import read_vmlinux_symbols
+from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, write_elf
+
+MIB = 1 << 20
+FLAGS = 0x63
+LINKED = 0xFFFFFFFF81000000
+IDT = 0xFFFFFE0000000000
+
+
+class Kernel(NamedTuple):
+    """A kernel image of 2 MiB at ``physical``, moved by ``offset`` from where it was linked."""
+
+    release: str = "6.12.1-test"
+    physical: int = 64 * MIB
+    offset: int = 0
+    levels: int = 4
+    #: The symbol that vector 0 of the interrupt table leads to.
+    vector_0: str = "asm_exc_divide_error"
+    #: Whether user space has page tables of its own, in the page after the kernel's.
+    isolated: bool = False
+
+    #: As a vmlinux has them.
+    SYMBOLS = {  # noqa: RUF012
+        "init_top_pgt": LINKED + 0x2000,
+        "init_uts_ns": LINKED + 0x20000,
+        "linux_banner": LINKED + 0x21000,
+        "asm_exc_divide_error": LINKED + 0x30100,
+        "early_idt_handler_array": LINKED + 0x31000,
+        "__start_notes": LINKED + 0x22000,
+        "__stop_notes": LINKED + 0x22000 + 60,
+        "node_data": LINKED + 0x23000,
+        "mem_section": LINKED + 0x23800,
+        "_stext": LINKED,
+    }
+
+    @property
+    def phys_base(self) -> int:
+        return self.physical - (LINKED - START_KERNEL_MAP) - self.offset
+
+    def physical_of(self, symbol: str) -> int:
+        return self.SYMBOLS[symbol] - LINKED + self.physical
+
+    def virtual_of(self, symbol: str) -> int:
+        return self.SYMBOLS[symbol] + self.offset
+
+    @property
+    def vmcoreinfo(self) -> bytes:
+        return (
+            f"OSRELEASE={self.release}\nPAGESIZE=4096\nSYMBOL(init_uts_ns)={self.virtual_of('init_uts_ns'):x}\n"
+            f"OFFSET(uts_namespace.name)=4\nSYMBOL(swapper_pg_dir)={self.virtual_of('init_top_pgt'):x}\n"
+            f"NUMBER(phys_base)={self.phys_base}\nNUMBER(pgtable_l5_enabled)={int(self.levels == 5)}\n"
+            f"KERNELOFFSET={self.offset:x}\nNUMBER(sme_mask)=0\n"
+        ).encode()
+
+    def write(self, pages: dict[int, bytes]) -> None:
+        """Put the image and its page tables into memory."""
+
+        def put(physical: int, data: bytes) -> None:
+            page, at = divmod(physical, PAGE)
+            old = pages.get(page, bytes(PAGE))
+            pages[page] = old[:at] + data + old[at + len(data) :]
+
+        root = self.physical_of("init_top_pgt")
+        roots = [root, root + PAGE] if self.isolated else [root]
+        # All 2 MiB of the image in one page, and the interrupt table in a small one.
+        tables = root + 2 * PAGE
+        for virtual, physical, lowest in (
+            (LINKED + self.offset, self.physical | 0x80, 21),
+            (IDT, self.physical + 0x40000, 12),
+        ):
+            for top in roots:
+                table = top
+                for shift in range(39 + 9 * (self.levels - 4), lowest, -9):
+                    slot = table + (virtual >> shift & 511) * 8
+                    page = pages.get(slot // PAGE, bytes(PAGE))
+                    (entry,) = struct.unpack_from("<Q", page, slot % PAGE)
+                    if not entry:
+                        entry = tables | FLAGS
+                        tables += PAGE
+                        put(slot, struct.pack("<Q", entry))
+                    table = entry & ~0xFFF
+                put(table + (virtual >> lowest & 511) * 8, struct.pack("<Q", physical | FLAGS))
+        put(self.physical_of("init_uts_ns") + 4 + 130, self.release.encode())
+        put(self.physical_of("linux_banner"), f"Linux version {self.release} (builder@host) #1\n\0".encode())
+        notes = note(b"Xen", 3, bytes(8)) + note(b"GNU", 3, bytes(range(20)))
+        put(self.physical_of("__start_notes"), notes)
+        put(self.physical_of("mem_section"), struct.pack("<Q", 0xFFFF888012345000))
+        handler = self.virtual_of(self.vector_0)
+        gate = struct.pack("<HHHHII", handler & 0xFFFF, 16, 0x8E00, handler >> 16 & 0xFFFF, handler >> 32, 0)
+        put(self.physical + 0x40000, gate)
+
+    def cpu(self, *, user: bool = False) -> bytes:
+        """What QEMU notes of a CPU that runs this kernel, or a program under it."""
+        cr3 = self.physical_of("init_top_pgt") + (PAGE if user else 0) + 5  # PCID
+        return cpu_note(IDT, cr3, 0x1020 if self.levels == 5 else 0x20)
+
+
+def cpu_note(idt: int, cr3: int, cr4: int) -> bytes:
+    return note(b"QEMU", 0, struct.pack("<II376xQ5Q8x", 1, 440, idt, 0x80050033, 0, 0, cr3, cr4))
+
+
+IDLE_CPU = cpu_note(0, 0, 0)
+
+
+def core_of(path: Path, pages: dict[int, bytes], notes: bytes) -> ElfCore:
+    core = read_elf_core(str(write_elf(path, runs(pages), notes)))
+    assert core is not None
+    return core
+
+
+def page(text: bytes) -> bytes:
+    return text.ljust(PAGE, b"\0")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "dump"
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    (Kernel(), Kernel(offset=32 * MIB), Kernel(physical=5 << 40, offset=512 * MIB), Kernel(levels=5)),
+    ids=("plain", "kaslr", "5 TiB", "la57"),
+)
+def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -> None:
+    pages: dict[int, bytes] = {}
+    kernel.write(pages)
+    pages[0x100] = page(b"OSRELEASE=%s\n\0BUILD-ID=%20phN\n\0PAGESIZE=%ld\n\0SYMBOL(%s)=%lx\n")
+    pages[0x101] = page(b"OSRELEASE=" + b"x" * 4000)
+    pages[0x102] = page(kernel.vmcoreinfo.replace(b"4096", b"65536"))
+    pages[0x103] = page(kernel.vmcoreinfo.replace(b"NUMBER(phys_base)", b"NUMBER(phys_bass)"))
+    pages[0x104] = page(kernel.vmcoreinfo.replace(b"phys_base)=", b"phys_base)=zero"))
+    pages[0x105] = page(b"12345" + kernel.vmcoreinfo)  # a copy in somebody's buffer
+    pages[0x200] = page(kernel.vmcoreinfo)
+    pages[0x300] = page(kernel.vmcoreinfo)  # vmcoreinfo_data_safecopy
+    for notes in (IDLE_CPU + kernel.cpu(), IDLE_CPU):
+        found = find_vmcoreinfo(core_of(path, pages, notes))
+        assert (found.text, found.address) == (kernel.vmcoreinfo, 0x200000)
+
+
+def test_none(path: Path) -> None:
+    pages: dict[int, bytes] = {}
+    Kernel().write(pages)
+    pages[0x100] = page(b"OSRELEASE=%s\n")
+    with pytest.raises(Unavailable, match="none is in its memory"):
+        find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
+
+
+@pytest.mark.parametrize("which", (0, 1))
+def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
+    """After a kexec the first kernel's memory is still there, page tables and all, where nothing has used it yet."""
+    kernels = (Kernel("6.12.1-first"), Kernel("6.12.2-second", physical=96 * MIB, offset=16 * MIB))
+    pages: dict[int, bytes] = {}
+    for number, kernel in enumerate(kernels):
+        kernel.write(pages)
+        pages[0x200 + number] = page(kernel.vmcoreinfo)
+    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu())).text == kernels[which].vmcoreinfo
+    with pytest.raises(Unavailable, match=r"several .* 6\.12\.1-first at 0x200000, 6\.12\.2-second at 0x201000"):
+        find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
+
+
+def test_a_kernel_that_was_overwritten_does_not_count(path: Path) -> None:
+    gone, running = Kernel("6.12.1-gone"), Kernel("6.12.2-running", physical=96 * MIB)
+    for lost in ("init_uts_ns", "init_top_pgt"):
+        pages: dict[int, bytes] = {}
+        gone.write(pages)
+        running.write(pages)
+        del pages[gone.physical_of(lost) // PAGE]
+        pages[0x200], pages[0x201] = page(gone.vmcoreinfo), page(running.vmcoreinfo)
+        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU)).text == running.vmcoreinfo
+
+
+def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path) -> None:
+    other, kernel = Kernel("6.12.1-first"), Kernel("6.12.2", physical=96 * MIB, isolated=True)
+    pages: dict[int, bytes] = {}
+    other.write(pages)
+    kernel.write(pages)
+    # User space's tables map the entry code alone.
+    root = kernel.physical_of("init_top_pgt")
+    pages[root // PAGE + 1] = bytes(PAGE)
+    pages[0x200], pages[0x201] = page(other.vmcoreinfo), page(kernel.vmcoreinfo)
+    # PTI_USER_PGTABLE_BIT is bit 12, so that the kernel's table lies in an even page.
+    assert root // PAGE % 2 == 0
+    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True))).text == kernel.vmcoreinfo
+
+
+def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel()
+    pages = {number: bytes([number & 0xFF]) * PAGE for number in range(0x100, 0x400)}
+    kernel.write(pages)
+    pages[0x300] = page(kernel.vmcoreinfo)
+    core = core_of(path, pages, IDLE_CPU)
+    monkeypatch.setattr(limits, "SEARCH_PIECE_BYTES", 5 * PAGE + 3)  # so that the words lie across two pieces, too
+    for most in (0, MIB):
+        monkeypatch.setattr(limits, "VMCOREINFO_SEARCH_BYTES", most)
+        with pytest.raises(Unavailable, match="not found in the first"):
+            find_vmcoreinfo(core)
+    monkeypatch.setattr(limits, "VMCOREINFO_SEARCH_BYTES", 1 << 30)
+    for piece in range(16 * PAGE - 12, 16 * PAGE + 2):
+        monkeypatch.setattr(limits, "SEARCH_PIECE_BYTES", piece)
+        assert find_vmcoreinfo(core).address == 0x300000
+
+
+def test_many_kernels_are_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "VMCOREINFO_COPIES", 3)
+    pages: dict[int, bytes] = {}
+    for number in range(5):
+        kernel = Kernel(f"6.12.{number}", physical=(64 + 2 * number) * MIB)
+        kernel.write(pages)
+        pages[0x200 + number] = page(kernel.vmcoreinfo)
+    with pytest.raises(Unavailable, match="more than 3"):
+        find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
+
+
+def test_holes_of_a_sparse_dump_are_passed_over(path: Path) -> None:
+    """64 GiB of hole: read through, they would take a minute."""
+    kernel = Kernel()
+    pages = {0x10: bytes(PAGE)}
+    kernel.write(pages)
+    write_elf(path, runs(pages), kernel.cpu())
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        # The first PT_LOAD becomes one of 64 GiB, of which only the last page is written.
+        hole = 64 << 30
+        file.seek(64 + 56)
+        file.write(struct.pack("<IIQQQQQQ", 1, 7, size, 0, 1 << 40, hole + PAGE, hole + PAGE, 0))
+        file.seek(size + hole)
+        file.write(page(kernel.vmcoreinfo))
+    core = read_elf_core(str(path))
+    assert core is not None
+    started = time.monotonic()
+    assert find_vmcoreinfo(core).address == (1 << 40) + hole
+    assert time.monotonic() - started < 5
+
+
+# From registers
+
+
+def vmlinux(path: Path, symbols: Optional[dict[str, int]] = None) -> str:
+    """An ELF file with a symbol table."""
+    wanted = Kernel.SYMBOLS if symbols is None else symbols
+    strings, table = b"\0", bytes(24)
+    for name, address in {"not_linux_banner": 1, "a_stext": 2, **wanted}.items():
+        if name.encode() + b"\0" not in strings:  # else its end is shared, as linkers do
+            strings += name.encode() + b"\0"
+        table += struct.pack("<IBBHQQ", strings.index(name.encode() + b"\0"), 0x11, 0, 1, address, 512)
+    names = b"\0.symtab\0.strtab\0.shstrtab\0"
+    at_table, at_strings, at_names = 64, 64 + len(table), 64 + len(table) + len(strings)
+    headers = [
+        bytes(64),
+        struct.pack("<IIQQQQIIQQ", 1, 2, 0, 0, at_table, len(table), 2, 0, 8, 24),
+        struct.pack("<IIQQQQIIQQ", 9, 3, 0, 0, at_strings, len(strings), 0, 0, 1, 0),
+        struct.pack("<IIQQQQIIQQ", 17, 3, 0, 0, at_names, len(names), 0, 0, 1, 0),
+    ]
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    ehdr = struct.pack(
+        "<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, at_names + len(names), 0, 64, 56, 0, 64, len(headers), 3
+    )
+    path.write_bytes(ehdr + table + strings + names + b"".join(headers))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "user"),
+    (
+        (Kernel(), False),
+        (Kernel(offset=32 * MIB), False),
+        (Kernel(physical=5 << 40, offset=1022 * MIB), False),
+        (Kernel(levels=5, offset=2 * MIB), False),
+        (Kernel(vector_0="early_idt_handler_array"), False),
+        (Kernel(isolated=True, offset=2 * MIB), True),
+    ),
+    ids=("plain", "kaslr", "5 TiB", "la57", "before trap_init()", "in user mode"),
+)
+def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, path: Path, tmp_path: Path) -> None:
+    pages: dict[int, bytes] = {}
+    kernel.write(pages)
+    core = core_of(path, pages, IDLE_CPU + cpu_note(0xFFFF, 0x1000, 0x20) + kernel.cpu(user=user))
+    worked = work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
+    assert (worked.cpu, worked.vmlinux) == (2, str(tmp_path / "vmlinux"))
+    lines = worked.text.decode().splitlines()
+    assert {
+        f"OSRELEASE={kernel.release}",
+        f"BUILD-ID={bytes(range(20)).hex()}",
+        "PAGESIZE=4096",
+        f"SYMBOL(swapper_pg_dir)={kernel.virtual_of('init_top_pgt'):x}",
+        f"NUMBER(phys_base)={kernel.phys_base}",
+        f"NUMBER(pgtable_l5_enabled)={int(kernel.levels == 5)}",
+        f"KERNELOFFSET={kernel.offset:x}",
+        "SYMBOL(mem_section)=ffff888012345000",
+        "LENGTH(node_data)=64",
+    } <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    (
+        ({"asm_exc_divide_error": LINKED + 0x30110}, "no CPU of it was in the kernel of"),
+        ({"asm_exc_divide_error": LINKED + 4 * MIB + 0x30100}, "no CPU of it was in the kernel of"),
+        ({"linux_banner": LINKED + 0x24000}, "no CPU of it was in the kernel of"),
+        ({"linux_banner": LINKED + 0x2400000}, "no CPU of it was in the kernel of"),
+        ({"init_top_pgt": None}, "not the symbol table of an x86-64 kernel"),
+    ),
+    ids=("other code", "moved down", "another banner", "beyond memory", "no kernel"),
+)
+def test_a_vmlinux_of_another_kernel(change: dict[str, Optional[int]], words: str, path: Path, tmp_path: Path) -> None:
+    kernel = Kernel()
+    pages: dict[int, bytes] = {}
+    kernel.write(pages)
+    symbols = {name: value for name, value in {**Kernel.SYMBOLS, **change}.items() if value is not None}
+    with pytest.raises(Unavailable, match=words):
+        work_out_vmcoreinfo(core_of(path, pages, kernel.cpu()), [vmlinux(tmp_path / "vmlinux", symbols)])
+
+
+def test_no_registers(path: Path, tmp_path: Path) -> None:
+    pages: dict[int, bytes] = {}
+    Kernel().write(pages)
+    for notes in (b"", note(b"CORE", 1, bytes(336)), note(b"QEMU", 0, bytes(440)), note(b"QEMU", 0, bytes(100))):
+        core = core_of(path, pages, notes)
+        assert cpu_states(core) == []
+        with pytest.raises(Unavailable, match="no registers"):
+            work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
+
+
+def test_symbols_whose_names_end_alike(tmp_path: Path) -> None:
+    """Names share the ends of others; `banner` is no symbol, although a name ends so."""
+    file = vmlinux(tmp_path / "vmlinux")
+    found = read_vmlinux_symbols(file, ("linux_banner", "banner", "_stext"))
+    assert {name: symbol.address for name, symbol in found.items()} == {
+        "linux_banner": LINKED + 0x21000,
+        "_stext": LINKED,
+    }
+
+
+def test_no_vmlinux_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text("no ELF file")
+    with pytest.raises(Unavailable, match="not an ELF file"):
+        read_vmlinux_symbols(str(file), ("_stext",))

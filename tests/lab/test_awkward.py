@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps of real guests that drgn does not open, or does not read: answers all the same, and the same ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import drgn
+import pytest
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.kernel.elf import read_elf_core
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo import find_vmcoreinfo
+from tests.lab.captures import LAB, UNIT, Capture, read_bitmap
+from tests.lab.editable import EditableDump, copy
+
+pytestmark = pytest.mark.lab
+
+C_BIT = 51
+COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
+ALL = [Capture(path.parent) for path in sorted(LAB.glob("captures/*/*/scenario.json"))]
+DUMPS = [capture for capture in ALL if (capture.path / "dump.elf").exists()]
+
+if not ALL:
+    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def named(*names: str) -> list[Capture]:
+    return [capture for capture in ALL if capture.path.name in names]
+
+
+def ids(capture: Capture) -> str:
+    return capture.name
+
+
+def ask(capsys: Capsys, *argv: object) -> tuple[int, Any, str]:
+    status = main([*map(str, argv), "--format", "json"])
+    out, err = capsys.readouterr()
+    return status, json.loads(out) if out else None, err
+
+
+def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
+    """All answers, without what tells one dump of a guest from another one."""
+    found = []
+    for command in COMMANDS:
+        status, document, _ = ask(capsys, "-c", *target, *command)
+        for key in ("path", "taken_at", "debug_info"):
+            del document["target"][key]
+        found.append((status, document))
+    return found
+
+
+def unaccepted(document: Any) -> set[int]:
+    return {
+        n
+        for entry in document["ranges"]
+        if entry["state"] == "unaccepted"
+        for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
+    }
+
+
+def note_of(capture: Capture) -> bytes:
+    text = EditableDump(capture.dump, "rb").vmcoreinfo()
+    assert text is not None
+    return text
+
+
+# VMCOREINFO found in memory, and worked out from registers
+
+
+WITH_NOTE = [capture for capture in DUMPS if capture.path.name not in ("novmcoreinfo", "early")]
+
+
+@pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
+def test_vmcoreinfo_in_memory_is_the_note(capture: Capture) -> None:
+    """The guest's driver told QEMU where it is; we find it without that, also after a kexec."""
+    core = read_elf_core(str(capture.dump))
+    assert core is not None
+    assert find_vmcoreinfo(core).text == note_of(capture)
+
+
+@pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
+def test_vmcoreinfo_from_registers_agrees_with_the_note(capture: Capture) -> None:
+    core = read_elf_core(str(capture.dump))
+    assert core is not None
+    worked = entries(work_out_vmcoreinfo(core, [capture.vmlinux]).text)
+    noted = entries(note_of(capture))
+    # A bound, as struct mem_section's size is not known yet.
+    assert int(worked.pop("LENGTH(mem_section)")) >= int(noted["LENGTH(mem_section)"])
+    assert len(worked) >= 17
+    assert worked == {name: noted[name] for name in worked}
+
+
+def entries(text: bytes) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.decode().splitlines())
+
+
+def test_a_vmlinux_of_another_kernel_fits_no_cpu() -> None:
+    old, new = (named("fill")[i] for i in (0, -1))
+    core = read_elf_core(str(old.dump))
+    assert core is not None
+    with pytest.raises(Unavailable, match="no CPU of it was in the kernel of"):
+        work_out_vmcoreinfo(core, [new.vmlinux])
+
+
+@pytest.mark.parametrize("capture", named("novmcoreinfo"), ids=ids)
+def test_a_dump_without_the_note_opens(capture: Capture, capsys: Capsys, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unrecognized QEMU memory dump"):
+        drgn.Program().set_core_dump(str(capture.dump))
+    status, document, err = ask(capsys, "-c", capture.dump, "ranges")
+    assert status == 0
+    assert re.fullmatch(r"drgn-unaccepted: warning: \S+: no VMCOREINFO note; it was found in .* at 0x[0-9a-f]+\n", err)
+    assert (document["source"], document["exact"]) == ("bitmap", True)
+    assert unaccepted(document) == capture.unaccepted_units()
+    assert document["nr_unaccepted_bytes"] == capture.nr_unaccepted()
+    # As with the text from a file, which is then not sought.
+    file = tmp_path / "vmcoreinfo"
+    core = read_elf_core(str(capture.dump))
+    assert core is not None
+    file.write_bytes(find_vmcoreinfo(core).text)
+    status, given, err = ask(capsys, "-c", capture.dump, "--vmcoreinfo", file, "ranges")
+    assert (status, err) == (0, "")
+    assert given["ranges"] == document["ranges"]
+
+
+@pytest.mark.parametrize("kind", ("dwarf", "btf"))
+@pytest.mark.parametrize("capture", named("early"), ids=ids)
+def test_a_guest_that_died_before_vmcoreinfo(capture: Capture, kind: str, capsys: Capsys) -> None:
+    status, document, err = ask(capsys, "-c", capture.dump, "ranges")
+    assert (status, document) == (3, None)
+    assert len(err.splitlines()) == 1 and "needs its vmlinux, with -s" in err
+    status, document, err = ask(capsys, "-c", capture.dump, "-s", capture.vmlinux, "--debug-info", kind, "ranges")
+    assert status == 0
+    assert f"registers of CPU 0 and {capture.vmlinux}" in err
+    assert document["target"]["debug_info"] == kind
+    assert document["target"]["release"] == capture.json("scenario.json")["kernel"]["release"]
+    # What the loader gave, without what the stub accepted, and later what the bitmap says without any reader of ours.
+    base, unit, bitmap = read_bitmap(capture.dump, document["table"]["address"])
+    bits = {base // unit + i for i in range(len(bitmap) * 8) if bitmap[i >> 3] >> (i & 7) & 1}
+    given = {n for start, end in capture.type15() for n in range(-(-start // UNIT), end // UNIT)}
+    for accepted in capture.json("loader.json")["stub_accepted"]:
+        given -= set(range(accepted["start"] // UNIT, -(-accepted["end"] // UNIT)))
+    assert unaccepted(document) == bits <= given
+    assert len(bits) > 100
+
+
+# QEMU's kdump-compressed form
+
+
+@pytest.mark.parametrize("capture", named("fill"), ids=ids)
+def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Capsys) -> None:
+    path = capture.path / "dump.kdump-zlib"
+    with pytest.raises(Exception, match="KDUMP_ATTR_ARCH_NAME"):
+        drgn.Program().set_core_dump(str(path))
+    assert answers(capsys, path) == answers(capsys, capture.dump)
+
+
+# AMD's C-bit
+
+
+@pytest.mark.parametrize("dump", ("dump.elf", "kdump.elf"))
+@pytest.mark.parametrize("capture", named("fill", "la57"), ids=ids)
+def test_with_the_c_bit_set_all_answers_stay(capture: Capture, dump: str, capsys: Capsys, tmp_path: Path) -> None:
+    source = capture.path / dump
+    if not source.exists():
+        pytest.skip(f"{capture.name} has no {dump}")
+    path = tmp_path / dump
+    edited = copy(source, path)
+    assert edited.set_c_bit(C_BIT) > 5000
+    edited.close()
+    prog = drgn.Program()
+    prog.set_core_dump(str(path))
+    prog.load_debug_info([capture.vmlinux])
+    with pytest.raises(drgn.FaultError):
+        prog.read(prog["vmemmap_base"].value_() + (4 << 30) // 4096 * 64, 64)
+    for types in ([], ["-s", capture.vmlinux]):
+        found = answers(capsys, path, *types)
+        assert found == answers(capsys, source, *types)
+    ranges = found[1][1]
+    if dump == "dump.elf":
+        assert unaccepted(ranges) == capture.unaccepted_units()
+    else:
+        assert unaccepted(ranges) >= capture.unaccepted_units()
+    assert ranges["nr_unaccepted_bytes"] == capture.nr_unaccepted()
