@@ -87,4 +87,5 @@ def test_documents_are_equal(capture_: Capture, name: str, question: list[str], 
 def test_no_question_is_left_out() -> None:
     asked = {words[0] for words in QUESTIONS}
     # Those two write the snapshot, whole.
-    assert {name for name, command in COMMANDS.items() if isinstance(command, Question)} == asked | {"snapshot", "report"}
+    there_are = {name for name, command in COMMANDS.items() if isinstance(command, Question)}
+    assert there_are == asked | {"snapshot", "report"}
