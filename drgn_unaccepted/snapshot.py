@@ -239,7 +239,8 @@ class KernelBuild:
     system_state: Optional[str] = None
     #: ``1 << PG_reserved``; the bit moves between versions.
     reserved_flag: Optional[int] = None
-    #: Present CPUs (a panic takes all but one off the online mask), which bound how many chunks can be between a list and the accepting_list.
+    #: Present CPUs, which bound how many chunks can be between a list and the accepting_list. A panic takes all but
+    #: one off the online mask.
     cpus: Optional[int] = None
     #: ZONEID_PGSHIFT: ``flags >> zone_id_shift`` of a page is its node and zone.
     zone_id_shift: Optional[int] = None

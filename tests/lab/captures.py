@@ -33,6 +33,11 @@ class Capture(NamedTuple):
         return self.path / "dump.elf"
 
     @property
+    def has_account(self) -> bool:
+        """The guest lived long enough to say something of itself."""
+        return (self.path / "guest" / "dmesg").exists()
+
+    @property
     def vmlinux(self) -> str:
         return str(self.json("scenario.json")["kernel"]["vmlinux"])
 

@@ -86,7 +86,7 @@ MAY_BE_SKIPPED = {"table-expected", "watermark-starvation"}
 DUMPS = [
     (c, name)
     for c in captures()
-    if c.path.name not in ("novmcoreinfo", "early")
+    if c.has_account and c.path.name != "novmcoreinfo"
     for name in ("dump.elf", "kdump.elf", "kdump.z")
     if (c.path / name).exists()
 ]

@@ -18,7 +18,7 @@ NO_TABLE = ("none", "novmcoreinfo")
 MOVING = ("panic", "inflight")
 #: The second kernel of a kexec knows nothing of what the first one accepted.
 SECOND_KERNEL = ("kexec",)
-WITH_TABLE = [c for c in captures() if c.path.name not in NO_TABLE and c.dump.exists()]
+WITH_TABLE = [c for c in captures() if c.has_account and c.path.name not in NO_TABLE and c.dump.exists()]
 WITH_KDUMP = [c for c in WITH_TABLE if (c.path / "kdump.elf").exists()]
 KINDS = ("btf", "dwarf")
 
