@@ -9,10 +9,11 @@ const ROOMY = { state: 20, lane: 9, pitch: 11, rest: 10, labels: true };
 const COMPACT = { state: 12, lane: 4, pitch: 5, rest: 7, labels: false };
 
 class MapView {
-  constructor(guest, lanes, onSelect) {
+  constructor(guest, lanes, onSelect, onLayout) {
     this.guest = guest;
     this.lanes = lanes; // [{name, segments: [{start, end, color}]}]
     this.onSelect = onSelect;
+    this.onLayout = () => onLayout(this);
     this.element = document.getElementById("map");
     this.scroller = document.getElementById("scroller");
     this.canvas = document.getElementById("canvas");
@@ -67,10 +68,11 @@ class MapView {
     }
     this.tops[this.rows.length] = y;
     this.height = Math.max(60, y);
-    this.element.style.height = `${this.height}px`;
-    const limit = this.printing ? this.height : Math.max(320, Math.round(window.innerHeight * 0.62));
-    this.scroller.style.height = `${Math.min(this.height, limit)}px`;
+    this.element.style.height = this.printing ? "auto" : `${this.height}px`;
+    const limit = Math.max(320, Math.round(window.innerHeight * 0.62));
+    this.scroller.style.height = this.printing ? "auto" : `${Math.min(this.height, limit)}px`;
     this.resize();
+    this.onLayout();
   }
 
   resize() {
@@ -83,8 +85,8 @@ class MapView {
       const ratio = window.devicePixelRatio || 1;
       canvas.width = Math.round(this.width * ratio);
       canvas.height = Math.round(height * ratio);
-      canvas.style.width = this.printing ? "100%" : `${this.width}px`;
-      canvas.style.height = this.printing ? "auto" : `${height}px`;
+      canvas.style.width = `${this.width}px`;
+      canvas.style.height = `${height}px`;
     }
     this.overview.hidden = this.height <= this.viewport;
     this.theme();
@@ -241,7 +243,7 @@ class MapView {
         ctx.strokeRect(x0 - 2, y - 2, Math.max(4, x1 - x0 + 4), height + 2);
       }
     }
-    if (this.selected !== null && start <= this.selected && this.selected < end) {
+    if (!this.printing && this.selected !== null && start <= this.selected && this.selected < end) {
       const unit = this.unitRange(this.selected);
       const x0 = this.x(start, unit.start), x1 = this.x(start, unit.end);
       ctx.strokeStyle = this.color("text");

@@ -54,7 +54,7 @@ function showAnswer(guest, address) {
   add("EFI", of(answer.efi, guest.data.efi.descriptors));
   add("e820", of(answer.e820, guest.data.e820.tables.current));
   if (kind !== null) add("memory", kind);
-  add("zone", answer.zone === null ? "none, or several that overlap" : `node ${answer.node}, ${answer.zone}`);
+  add("zone", !guest.data.zones ? "not captured" : answer.zone === null ? "none, or several that overlap" : `node ${answer.node}, ${answer.zone}`);
   add("page lists", yes(answer.listed, "on zone->unaccepted_pages", "not listed"));
   add("in flight", yes(answer.in_flight, "being accepted", "no"));
   const json = node("details");
@@ -245,23 +245,21 @@ async function main() {
   byId("target").textContent = `${target.release || "kernel of unknown release"}, ${target.path || "running"}, ${target.kind} of ${target.taken_at}`;
   document.title = `Unaccepted memory: ${target.release || "kernel of unknown release"}`;
   cards(guest);
-  const view = new MapView(guest, lanes(guest), (address, how) => {
+  const sizes = byId("row-size");
+  const selected = (address, how) => {
     showAnswer(guest, address);
     if (!how.quiet) history.replaceState(null, "", `#${hex(address)}`);
-  });
+  };
+  const laidOut = (map) => {
+    sizes.value = String(map.row);
+    byId("scale").textContent = `${plural(map.rows.length, "row")} of ${about(map.row)}; a unit is ${about(guest.unit)}${data.covered ? "" : " (assumed)"}. From top to bottom: state from ${sourceWords(data)}${map.lanes.map((lane) => `, ${lane.name}`).join("")}.`;
+  };
+  const view = new MapView(guest, lanes(guest), selected, laidOut);
   const last = view.rows.length ? view.rows[view.rows.length - 1] + view.row : 0;
   view.element.setAttribute("aria-valuemax", String(Math.max(0, Math.floor(last / guest.unit) - 1)));
-  const sizes = byId("row-size");
   sizes.replaceChildren(...view.sizes.map((size) => node("option", about(size), { value: String(size) })));
-  const scale = () => {
-    sizes.value = String(view.row);
-    byId("scale").textContent = `${plural(view.rows.length, "row")} of ${about(view.row)}; a unit is ${about(guest.unit)}${data.covered ? "" : " (assumed)"}. From top to bottom: state from ${sourceWords(data)}${view.lanes.map((lane) => `, ${lane.name}`).join("")}.`;
-  };
-  sizes.addEventListener("change", () => {
-    view.setRow(Number(sizes.value));
-    scale();
-  });
-  scale();
+  sizes.addEventListener("change", () => view.setRow(Number(sizes.value)));
+  laidOut(view);
   legend(guest);
   findings(guest, view);
   themes(view);

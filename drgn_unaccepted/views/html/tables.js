@@ -25,7 +25,7 @@ function tableSection({ id, title, note, columns, rows, order, show }) {
   section.append(node("h2", title, { id: `${id}-title` }));
   if (note) section.append(node("p", note, { class: "muted" }));
   if (!rows || !rows.length) return section;
-  const box = node("div", null, { class: "table", tabindex: "0", role: "region", "aria-labelledby": `${id}-title` });
+  const box = node("div", null, { class: "table", tabindex: "0", role: "region", "aria-label": `${title}: table` });
   const table = node("table"), head = node("tr"), body = node("tbody");
   const more = button("", () => fill(shown + ROWS_AT_ONCE), { class: "plain" });
   let sorted = rows, shown = ROWS_AT_ONCE;
@@ -98,6 +98,47 @@ function tables(guest, show) {
     }),
   );
 
+  const flight = data.accepting;
+  found.push(
+    tableSection({
+      id: "accepting",
+      title: "Accepts in flight",
+      note: flight.accepting ? (flight.accepting.length ? flight.problems.join("; ") : "accepting_list is empty") : `not captured: ${flight.missing}`,
+      columns: [
+        start,
+        { name: "end", kind: "end", of: (r) => (r.end === null ? null : hex(r.end)) },
+        { name: "units", kind: "text", of: (r) => `${r.start_unit}-${r.end_unit}` },
+        { name: "pid", kind: "number", of: (r) => (r.task ? r.task.pid : null) },
+        { name: "command", kind: "text", of: (r) => (r.task ? r.task.comm : null) },
+        { name: "CPU", kind: "number", of: (r) => (r.task ? r.task.cpu : null) },
+      ],
+      rows: flight.accepting,
+      show,
+    }),
+  );
+  const zoneBytes = (name, key) => ({ name, kind: "size", of: (z) => z[key] });
+  found.push(
+    tableSection({
+      id: "zones",
+      title: "Zones",
+      note: data.zones ? "" : `not captured: ${data.missing.zones}`,
+      columns: [
+        { name: "node", kind: "number", of: (z) => z.node },
+        { name: "zone", kind: "text", of: (z) => z.name },
+        start,
+        end,
+        zoneBytes("managed", "managed_bytes"),
+        zoneBytes("free", "free_bytes"),
+        zoneBytes("NR_UNACCEPTED", "unaccepted_bytes"),
+        { name: "listed chunks", kind: "number", of: (z) => z.listed_chunks },
+        { name: "min", kind: "size", of: (z) => z.watermarks.min },
+        { name: "high", kind: "size", of: (z) => z.watermarks.high },
+      ],
+      rows: data.zones,
+      show,
+    }),
+  );
+
   const efi = data.efi;
   found.push(
     tableSection({
@@ -131,46 +172,5 @@ function tables(guest, show) {
     }),
   );
 
-  const zoneBytes = (name, key) => ({ name, kind: "size", of: (z) => z[key] });
-  found.push(
-    tableSection({
-      id: "zones",
-      title: "Zones",
-      note: data.zones ? "" : `not captured: ${data.missing.zones}`,
-      columns: [
-        { name: "node", kind: "number", of: (z) => z.node },
-        { name: "zone", kind: "text", of: (z) => z.name },
-        start,
-        end,
-        zoneBytes("managed", "managed_bytes"),
-        zoneBytes("free", "free_bytes"),
-        zoneBytes("NR_UNACCEPTED", "unaccepted_bytes"),
-        { name: "listed chunks", kind: "number", of: (z) => z.listed_chunks },
-        { name: "min", kind: "size", of: (z) => z.watermarks.min },
-        { name: "high", kind: "size", of: (z) => z.watermarks.high },
-      ],
-      rows: data.zones,
-      show,
-    }),
-  );
-
-  const flight = data.accepting;
-  found.push(
-    tableSection({
-      id: "accepting",
-      title: "Accepts in flight",
-      note: flight.accepting ? (flight.accepting.length ? flight.problems.join("; ") : "accepting_list is empty") : `not captured: ${flight.missing}`,
-      columns: [
-        start,
-        { name: "end", kind: "end", of: (r) => (r.end === null ? null : hex(r.end)) },
-        { name: "units", kind: "text", of: (r) => `${r.start_unit}-${r.end_unit}` },
-        { name: "pid", kind: "number", of: (r) => (r.task ? r.task.pid : null) },
-        { name: "command", kind: "text", of: (r) => (r.task ? r.task.comm : null) },
-        { name: "CPU", kind: "number", of: (r) => (r.task ? r.task.cpu : null) },
-      ],
-      rows: flight.accepting,
-      show,
-    }),
-  );
   return found;
 }

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One browser for each module of tests, and pages of ``report`` opened in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from drgn_unaccepted.questions.report import report
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views.report import report_page
+from tests.views.chromium import chromium
+from tests.views.pages import wait
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens the page of a snapshot; at the end of the test nothing may have been logged."""
+
+    def open_page(snapshot: Snapshot, place: str = "", checks: Optional[dict[str, Any]] = None) -> Any:
+        path = tmp_path / "report.html"
+        path.write_text(report_page(report(snapshot, choose_source(snapshot), checks)), encoding="utf-8")
+        browser.get("about:blank")
+        browser.get(f"{path.as_uri()}{place}")
+        wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")
+        return browser
+
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    yield open_page
+    # Chromium has advice about the reading of pixels, which only the tests do.
+    assert [one for one in browser.get_log("browser") if "getImageData" not in one["message"]] == []

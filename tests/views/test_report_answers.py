@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The page answers ``resolve`` for any address by itself; here its answers are held against the program's."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from drgn_unaccepted.questions.resolve import Query, resolve
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import AcceptingList, Snapshot, Table
+from tests.views import guests
+from tests.views.guests import UNIT
+from tests.views.pages import NEEDS_BROWSER
+
+pytestmark = NEEDS_BROWSER
+
+SAMPLES = sorted((Path(__file__).parent.parent.parent / "vmcore-samples").glob("*/vmcore"))
+
+ABSENT = Table("absent", "efi.unaccepted is ~0: no table was found at boot")
+
+
+def answers(driver: Any, addresses: list[int]) -> list[dict[str, Any]]:
+    got: list[dict[str, Any]] = json.loads(
+        driver.execute_script(
+            "return JSON.stringify(arguments[0].map((address) => unaccepted.guest.resolve(address)))", addresses
+        )
+    )
+    return got
+
+
+def interesting(snapshot: Snapshot) -> list[int]:
+    """Addresses at all edges, one before and after them, and some between."""
+    edges = {0, (1 << 52) - 1}
+    geometry = snapshot.table.geometry
+    if geometry is not None:
+        edges |= {geometry.phys_base, geometry.end}
+        assert snapshot.table.bitmap is not None
+        changed = (
+            i for i in range(1, len(snapshot.table.bitmap)) if snapshot.table.bitmap[i - 1] != snapshot.table.bitmap[i]
+        )
+        edges |= {geometry.phys_base + 8 * UNIT * byte for _, byte in zip(range(200), changed)}
+    for entry in snapshot.efi_map.descriptors if snapshot.efi_map else ():
+        edges |= {entry.start, entry.end}
+    for one in snapshot.e820.current or () if snapshot.e820 else ():
+        edges |= {one.start, one.end}
+    for zone in snapshot.zones or ():
+        edges |= {zone.start_pfn << 12, (zone.start_pfn + zone.spanned_pages) << 12}
+        if zone.listed is not None:
+            edges |= {pfn << 12 for pfn in zone.listed.pfns[:50]}
+    chance = random.Random(6)
+    top = max(edge for edge in edges if edge < 1 << 51)
+    edges |= {chance.randrange(top) for _ in range(300)}
+    near = {edge + off for edge in edges for off in (-1, 0, 1, 4095, 4096, -4096, UNIT - 1, -UNIT, UNIT)}
+    return sorted(address for address in near if 0 <= address < 1 << 52)
+
+
+def saved() -> Snapshot:
+    return replace(guests.lists(), table=replace(guests.table(guests.BITMAP), read_through="file"))
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    (
+        pytest.param(guests.small(), id="bitmap"),
+        pytest.param(guests.lists(), id="page-lists"),
+        pytest.param(guests.uneven(), id="uneven"),
+        pytest.param(guests.huge(), id="10 TiB"),
+        pytest.param(saved(), id="saved table"),
+        pytest.param(replace(guests.small(), table=ABSENT), id="absent"),
+        pytest.param(replace(guests.small(), table=ABSENT, efi_map=None), id="absent, no EFI map"),
+        pytest.param(replace(guests.small(), accepting=AcceptingList((), ("damaged",))), id="list damaged"),
+    ),
+)
+def test_the_page_answers_as_resolve_does(show: Callable[..., Any], snapshot: Snapshot) -> None:
+    addresses = interesting(snapshot)
+    expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
+    assert len(addresses) > 1000
+    for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"]):
+        assert got == wanted
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name)
+def test_the_page_answers_as_resolve_does_for_real_guests(show: Callable[..., Any], path: Path) -> None:
+    from drgn_unaccepted.kernel.capture import Wanted, capture
+    from drgn_unaccepted.kernel.target import open_vmcore
+    from drgn_unaccepted.snapshot import ALL_PARTS
+
+    snapshot = capture(open_vmcore(str(path), (), "auto", None), Wanted(ALL_PARTS, whole_memmap=True))
+    addresses = interesting(snapshot)
+    expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
+    for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"]):
+        assert got == wanted
