@@ -60,7 +60,7 @@ class _CannotAnswer(Exception):
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The console script."""
-    args = _parser().parse_args(argv, argparse.Namespace(**commands.DEFAULTS, **_TARGET_DEFAULTS))
+    args = parser().parse_args(argv, argparse.Namespace(**commands.DEFAULTS, **_TARGET_DEFAULTS))
     try:
         return _run(args)
     except _CannotAnswer as error:
@@ -74,18 +74,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line; man page, completion and docs are generated from it."""
     parents = [_target_options(), commands.common_options()]
-    parser = _Parser(
+    top = _Parser(
         prog="drgn-unaccepted",
         description="Show the unaccepted memory of a confidential guest, in a live kernel or a vmcore.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=parents,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands.add_commands(parser, parents)
-    return parser
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands.add_commands(top, parents)
+    return top
 
 
 def _target_options() -> argparse.ArgumentParser:

@@ -65,8 +65,10 @@ def write(snapshot: Snapshot, path: str) -> None:
     write_atomically(path, dump(snapshot) + "\n")
 
 
-def write_atomically(path: str, text: str) -> None:
+def write_atomically(path: str, text: str, mode: int = 0o600) -> None:
     """``text`` under ``path``, by a rename; an existing file stays until then.
+
+    :param mode: permissions of the new file; a snapshot is kernel memory and for its owner alone
 
     :raises OSError: it cannot be written; nothing is left behind
     """
@@ -74,6 +76,7 @@ def write_atomically(path: str, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{where.name}.", dir=where.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

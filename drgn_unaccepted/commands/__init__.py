@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional, Union
 
 from drgn_unaccepted.commands.actions import ACTIONS
@@ -98,23 +98,35 @@ def ask(question: Question, snapshot: Snapshot, args: Arguments) -> Answered:
 
 
 def print_answer(answered: Answered, args: Arguments) -> None:
-    """To stdout: JSON always, since it says what is unknown; text only where there is an answer.
+    """To stdout, or where check's ``-o`` says: JSON always, since it says what is unknown; text only for an answer.
 
     :raises CommandError: it cannot be written where it should go
     """
+    lines = _lines(answered, args)
+    if answered.question.name == "check" and args.output is not None:
+        from drgn_unaccepted.snapshot_file import write_atomically
+
+        try:
+            # For whoever collects it, as node_exporter does under a user of its own.
+            write_atomically(args.output, "".join(f"{line}\n" for line in lines), mode=0o644)
+        except OSError as error:
+            raise CommandError(f"{args.output}: {error.strerror}") from None
+        return
+    for line in lines:
+        print(line)
+    sys.stdout.flush()
+
+
+def _lines(answered: Answered, args: Arguments) -> Iterable[str]:
     question, document = answered.question, answered.document
     if args.format == "json":
         import json
 
-        json.dump(document, sys.stdout)
-        print()
-    elif answered.lack is None:
-        if question.show is not None:
-            lines = question.show(document, args)
-        else:
-            from drgn_unaccepted.views import view
+        return (json.dumps(document),)
+    if answered.lack is not None:
+        return ()
+    if question.show is not None:
+        return question.show(document, args)
+    from drgn_unaccepted.views import view
 
-            lines = view(question.name, args.format)(document)
-        for line in lines:
-            print(line)
-    sys.stdout.flush()
+    return view(question.name, args.format)(document)

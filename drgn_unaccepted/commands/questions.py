@@ -179,6 +179,7 @@ def _resolve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", metavar="NAME", action="append", help="run this rule only (may be repeated)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="instead of stdout, written whole or not at all")
     parser.add_argument("--explain", metavar="NAME", help="what a rule means and why, and what to do")
 
 
@@ -247,7 +248,7 @@ QUESTIONS = (
         ALL_PARTS,
         _check,
         add_arguments=_check_arguments,
-        formats=("nagios", "junit"),
+        formats=("nagios", "prometheus", "junit"),
         offline=_explain,
         exit_status=lambda answer: {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}[answer["status"]],
         confirm=lambda answer: answer["status"] != "ok",

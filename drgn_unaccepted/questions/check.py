@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Optional
 
 from drgn_unaccepted.checks import confirm, run_checks
-from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.document import Document, document, platform_document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import Snapshot
 
@@ -24,4 +24,5 @@ def check(
     report = run_checks(snapshot, only)
     if earlier is not None:
         report = confirm(run_checks(earlier, only), report)
-    return {**document(snapshot, source, "check"), **report.as_dict()}
+    shared = document(snapshot, source, "check")
+    return {**shared, "platform": platform_document(snapshot.platform), **report.as_dict()}

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Table
+from drgn_unaccepted.snapshot import PAGE_SIZE, Platform, Snapshot, Table
 
 SCHEMA = "drgn-unaccepted/1"
 
@@ -51,6 +51,12 @@ def table_document(table: Table) -> Document:
         "bitmap_bytes": table.bitmap_bytes,
         "read_through": table.read_through,
     }
+
+
+def platform_document(platform: Optional[Platform]) -> Optional[Document]:
+    if platform is None:
+        return None
+    return {"kind": platform.kind, "cc_vendor": platform.cc_vendor, "lazy": platform.lazy}
 
 
 def covered_bytes(table: Table) -> Optional[int]:

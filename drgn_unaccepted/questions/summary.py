@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.document import Document, document, platform_document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 
@@ -13,7 +13,7 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 def summary(snapshot: Snapshot, source: Source) -> Document:
     """The totals, the policy and what is in flight; parts that could not be read are null and named."""
     answer = document(snapshot, source, "summary")
-    table, platform, accepting = snapshot.table, snapshot.platform, snapshot.accepting
+    table, accepting = snapshot.table, snapshot.accepting
     geometry = table.geometry
     runs = None
     first = last = None
@@ -34,9 +34,7 @@ def summary(snapshot: Snapshot, source: Source) -> Document:
             "unaccepted_span": None if first is None else [first, last],
             "listed_chunks": listed,
             "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
-            "platform": None
-            if platform is None
-            else {"kind": platform.kind, "cc_vendor": platform.cc_vendor, "lazy": platform.lazy},
+            "platform": platform_document(snapshot.platform),
             "in_flight": None if accepting is None else len(accepting.entries),
             "missing": dict(snapshot.missing),
         }

@@ -19,6 +19,10 @@ def view(command: str, format_: str) -> View:
         from drgn_unaccepted.views.junit import junit
 
         return junit
+    if format_ == "prometheus":
+        from drgn_unaccepted.views.prometheus import prometheus
+
+        return prometheus
     from drgn_unaccepted.views.text import VIEWS
 
     return VIEWS[command]

@@ -73,7 +73,7 @@ def test_unaccepted_is_what_nobody_accepted(capture: Capture, capsys: pytest.Cap
     assert status == 0
     unaccepted = units(answer["ranges"], "unaccepted")
     if capture.path.name in (*MOVING, *SECOND_KERNEL):
-        assert unaccepted < capture.unaccepted_units()
+        assert unaccepted <= capture.unaccepted_units()
     else:
         assert unaccepted == capture.unaccepted_units()
 

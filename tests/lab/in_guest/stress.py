@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Take samples with all their checks while memory is accepted on both CPUs, and hold each against what must be true.
+
+A unit whose bit is set after a sample was set when it was taken, because bits only clear: no answer of that sample may
+call it accepted. A unit that a sample calls accepted must be in the kernel's own record of accepts by then.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from typing import Any
+
+from drgn_unaccepted.checks import confirm, run_checks
+from drgn_unaccepted.kernel.bpf import KernelReader
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.target import Opened, open_kernel
+from drgn_unaccepted.questions.ranges import ranges
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
+from tests.lab.in_guest.guest import SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
+
+#: The lab's guest is neither TDX nor SEV-SNP, and says so.
+EXPECTED = {"platform-can-accept"}
+
+#: Bytes left unaccepted at the end.
+REST = 48 << 20
+
+#: Every so many samples one is taken as if there were no table.
+WITHOUT_TABLE = 10
+
+
+def units(answer: dict[str, Any], state: str) -> set[int]:
+    found: set[int] = set()
+    for entry in answer["ranges"]:
+        if entry["state"] == state:
+            # Whole units: a state of a part of one is not claimed for the unit.
+            found.update(range(-(-entry["start"] // UNIT), entry["end"] // UNIT))
+    return found
+
+
+class Stress:
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.reader = KernelReader()
+        self.table = self.take()
+        table = self.table.table
+        assert table.bitmap is not None and table.address is not None and table.phys_base is not None
+        self.at = opened.prog["page_offset_base"].value_() + table.address + 24
+        self.first = table.phys_base // UNIT
+        self.size = len(table.bitmap)
+        self.initial = self.set_units(table.bitmap)
+        self.results: dict[str, Any] = {"alarms": [], "lies": [], "once": {}, "torn": 0, "in_flight": 0, "known": 0}
+
+    def take(self, without_table: bool = False) -> Snapshot:
+        return capture(self.opened, Wanted(ALL_PARTS, (), without_table, without_table))
+
+    def set_units(self, bitmap: bytes) -> set[int]:
+        return {self.first + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
+
+    def sample(self, number: int) -> float:
+        start = time.perf_counter()
+        snapshot = self.take()
+        cost = time.perf_counter() - start
+        self.hold(number, snapshot, "bitmap")
+        self.check(number, snapshot)
+        self.results["torn"] += bool(snapshot.torn)
+        self.results["in_flight"] += bool(snapshot.accepting and snapshot.accepting.entries)
+        if number % WITHOUT_TABLE == 0:
+            self.hold(number, self.take(without_table=True), "page-lists")
+        return cost
+
+    def hold(self, number: int, snapshot: Snapshot, source: str) -> None:
+        later = self.set_units(self.reader.read(self.at, self.size))
+        recorded = accepted_units()
+        chosen = choose_source(snapshot, source)
+        if chosen.name != source:
+            self.results["alarms"].append(f"{number}: no {source}: {chosen.reason}")
+            return
+        answer = ranges(snapshot, chosen)
+        accepted = units(answer, "accepted") & self.initial
+        self.results["known"] += len(accepted)
+        for text, wrong in (
+            ("called accepted, and their bits are set afterwards", accepted & later),
+            ("called accepted, and the kernel has no record of it", accepted - recorded),
+        ):
+            if wrong:
+                self.results["lies"].append(f"{number}: {source}: {len(wrong)} units {text}: {sorted(wrong)[:5]}")
+
+    def check(self, number: int, snapshot: Snapshot) -> None:
+        report = run_checks(snapshot)
+        bad = [f for f in report.findings if f.status in ("warning", "critical") and f.rule not in EXPECTED]
+        for finding in bad:
+            once = self.results["once"]
+            once[finding.rule] = once.get(finding.rule, 0) + 1
+            if finding.status == "critical":
+                self.results["alarms"].append(f"{number}: {finding.rule}: critical: {finding.message}")
+        if bad:
+            again = confirm(report, run_checks(self.take()))
+            self.results["alarms"] += [
+                f"{number}: {finding.rule}: {finding.status}: {finding.message}"
+                for finding in again.findings
+                if finding.status in ("warning", "critical") and finding.rule not in EXPECTED
+            ]
+
+
+def main(count: int) -> None:
+    stress = Stress(open_kernel())
+    mount("tmpfs", "/run/fill", "size=100%")
+    fillers = [Filler(cpu, "/run/fill") for cpu in (0, 1)]
+    chance = random.Random(1)
+    costs = []
+    peak = 0
+    began = time.monotonic()
+    start = nr_unaccepted()
+    for number in range(count):
+        left = max(0, nr_unaccepted() - REST) / (4 << 20)
+        # Bursts, so that most samples meet no, one, or many accepts, at any place in them.
+        burst = left / (count - number) / len(fillers)
+        for filler in fillers:
+            filler.fill(int(burst * chance.choice((0, 0, 1, 3)) + chance.random()))
+        costs.append(stress.sample(number))
+        if number == count // 4:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for filler in fillers:
+        filler.end()
+    results = stress.results
+    results.update(
+        samples=count,
+        seconds=time.monotonic() - began,
+        accepted_bytes=start - nr_unaccepted(),
+        cost_median=sorted(costs)[count // 2],
+        cost_most=max(costs),
+        peak_kib_at_a_quarter=peak,
+        peak_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
+    (SHARE / "stress.json").write_text(json.dumps(results, indent=1))
+
+
+main(int(sys.argv[1]))
