@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import account, image, kernel
+from . import account, image, kernel, stock
 from .qemu import Guest, dig_holes
 from .scenarios import PANIC, SCENARIOS, Scenario
 from .shell import LabError, cache_dir, lock, need_packages, say
@@ -23,7 +23,13 @@ KDUMP_SECONDS = 600
 
 
 def directory(series: str, scenario: str) -> Path:
-    return cache_dir() / "captures" / series / scenario
+    """Captures of a distribution's kernel lie apart: they have no account of the guest to be held against."""
+    return cache_dir() / ("stock" if series in stock.SERIES else "captures") / series / scenario
+
+
+def series_of(scenario: Scenario) -> Sequence[str]:
+    """The kernels that can run the scenario."""
+    return stock.SERIES if scenario.stock else kernel.SERIES
 
 
 def exists(series: str, scenario: str) -> bool:
@@ -36,9 +42,12 @@ def exists(series: str, scenario: str) -> bool:
 
 def capture(series: str, name: str) -> Path:
     """Run the scenario from boot to capture; an older capture is replaced only once the new one is whole."""
+    scenario = SCENARIOS[name]
+    if series not in series_of(scenario):
+        raise LabError(f"{name} is for {', '.join(series_of(scenario))}, not for {series}")
     built = kernel.get(series)
     with lock(f"capture-{series}-{name}"):
-        return _capture(built, SCENARIOS[name])
+        return _capture(built, scenario)
 
 
 def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
@@ -93,10 +102,11 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
     need_packages()
     crash = [CRASHKERNEL] if "kdump" in scenario.do.split(",") else []
     debug = ["efi=debug"] if scenario.efi_debug else []
-    line = " ".join([OPTIONS, *debug, *crash, *scenario.options, f"lab.do={scenario.do}"])
+    share = ["lab.share=no"] if scenario.stock else []
+    line = " ".join([OPTIONS, *debug, *crash, *share, *scenario.options, f"lab.do={scenario.do}"])
     with tempfile.TemporaryDirectory(prefix="lab-esp-") as esp:
         image.make_esp(Path(esp), built, line, scenario.ranges)
-        shutil.copy(image.initramfs(), work / "initrd")
+        shutil.copy(image.initramfs(built.modules), work / "initrd")
         shutil.copy(built.bzimage, work / "bzImage")
         (work / "kdump").write_text(" ".join(scenario.kdump) + "\n")
         machine = ["-cpu", scenario.cpu, *scenario.machine, *extra]

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from . import capture, kernel, live, sources
+from . import capture, kernel, live, sources, stock
 from .scenarios import SCENARIOS
 from .shell import LabError, apt_line, cache_dir, missing_packages, run, say
 
@@ -27,7 +27,9 @@ is replaced, by code that notes what was accepted. QEMU emulates (TCG): no KVM e
   scripts/lab all              everything that is missing, both kernels: about an hour
   scripts/lab live fill -- python3 -c 'print(1)'     run a command in a guest, on this machine's file system
 
-Each capture is a directory, CACHE/captures/SERIES/SCENARIO/:
+A scenario of a distribution's kernel (run stock-idle) fetches that kernel as packages, 350 MB; `all` leaves it out.
+
+Each capture is a directory, CACHE/captures/SERIES/SCENARIO/ (of a distribution's kernel CACHE/stock/...):
   dump.elf           the guest's whole memory, by QEMU (only this one holds the table)
   kdump.elf kdump.z  the same guest by kdump: /proc/vmcore, and `makedumpfile -c -d 31` of it
   guest/             the guest's account of itself, taken right before: /proc, /sys/firmware, its log,
@@ -93,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (setup, everything):
         command.add_argument("--kernel", action="append", choices=kernel.SERIES, help="default: every series")
-    for command in (one, guest):
-        command.add_argument("--kernel", default=kernel.SERIES[0], choices=kernel.SERIES)
+    guest.add_argument("--kernel", default=kernel.SERIES[0], choices=kernel.SERIES)
+    one.add_argument("--kernel", choices=(*kernel.SERIES, *stock.SERIES), help="default: the scenario's first")
     return parser
 
 
@@ -117,16 +119,17 @@ def _setup(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    captures = cache_dir() / "captures"
     for name, scenario in SCENARIOS.items():
-        there = [series for series in kernel.SERIES if (captures / series / name / "scenario.json").exists()]
+        kernels = capture.series_of(scenario)
+        there = [series for series in kernels if (capture.directory(series, name) / "scenario.json").exists()]
         print(f"{name:15} {' '.join(there) or '-':10} {scenario.about}")
-    print(f"\ncaptures: {captures}")
+    print(f"\ncaptures: {cache_dir() / 'captures'}, of a distribution's kernel {cache_dir() / 'stock'}")
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    print(capture.capture(options.kernel, options.scenario))
+    series = options.kernel or capture.series_of(SCENARIOS[options.scenario])[0]
+    print(capture.capture(series, options.scenario))
     return 0
 
 
@@ -137,6 +140,8 @@ def _all(options: argparse.Namespace) -> int:
     failed = []
     for series in options.kernel or kernel.SERIES:
         for name in options.scenarios or SCENARIOS:
+            if series not in capture.series_of(SCENARIOS[name]):
+                continue
             if not options.again and capture.exists(series, name):
                 continue
             try:

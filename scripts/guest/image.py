@@ -38,7 +38,7 @@ def make_esp(directory: Path, kernel: Kernel, command_line: str, ranges: Sequenc
     (directory / "lab").mkdir()
     shutil.copy(loader(), directory / "EFI/BOOT/BOOTX64.EFI")
     shutil.copy(kernel.bzimage, directory / "lab/bzImage")
-    shutil.copy(initramfs(), directory / "lab/initrd")
+    shutil.copy(initramfs(kernel.modules), directory / "lab/initrd")
     (directory / "lab/cmdline").write_text(command_line + " initrd=\\lab\\initrd\n")
     (directory / "lab/ranges").write_text("".join(item.line() for item in ranges))
 
@@ -71,11 +71,11 @@ def loader() -> Path:
     return out
 
 
-def initramfs() -> Path:
-    """busybox, kexec and makedumpfile with their libraries, and our init."""
+def initramfs(modules: Sequence[Path] = ()) -> Path:
+    """busybox, kexec and makedumpfile with their libraries, our init, and the modules that it loads first."""
     init = HERE / "init.sh"
     programs = [Path("/bin/busybox"), *(_program(name) for name in GUEST_PROGRAMS)]
-    content = b"".join(path.read_bytes() for path in [init, *programs])
+    content = b"".join(path.read_bytes() for path in [init, *programs, *modules])
     out = cache_dir() / "images" / f"initramfs-{_digest(content)}.gz"
     if out.exists():
         return out
@@ -92,6 +92,9 @@ def initramfs() -> Path:
         shutil.copy(init, root / "init")
         (root / "init").chmod(0o755)
         (root / "dev").mkdir()
+        (root / "modules").mkdir()
+        for module in modules:
+            shutil.copy(module, root / "modules" / module.name)
         (root / "bin/sh").symlink_to("busybox")
         listing = "\n".join(str(path.relative_to(root)) for path in [root, *sorted(root.rglob("*"))])
         archive = Path(name) / "initramfs"

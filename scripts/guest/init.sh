@@ -10,7 +10,7 @@
 #   spin         a task on each of two CPUs fills for ever   live        run the command in /share/live
 #   accepting    wait until memory was accepted on both
 #
-# /share is a 9p directory on the host.
+# /share is a 9p directory on the host; lab.share=no does without.
 
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=dumb
 /bin/busybox --install -s /bin
@@ -34,11 +34,16 @@ die() {
 	sleep 1000
 }
 
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || die "no 9p share"
+for module in /modules/*.ko; do
+	[ ! -e "$module" ] || insmod "$module" || die "$module"
+done
 
 option() {
 	sed -n "s/.*\blab\.$1=\([^ ]*\).*/\1/p" /proc/cmdline
 }
+
+[ "$(option share)" = no ] ||
+	mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || die "no 9p share"
 
 unaccepted_kib() {
 	sed -n 's/^Unaccepted: *\([0-9]*\) kB/\1/p' /proc/meminfo

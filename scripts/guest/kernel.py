@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Build the lab kernels and keep them in the cache, keyed by source version, configuration and patch."""
+"""The kernels that guests boot. The lab's own are built, and kept by source version, configuration and patch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import patch, sources
+from . import patch, sources, stock
 from .shell import LabError, cache_dir, lock, need_packages, run, say
 
+#: The lab's own kernels; :data:`stock.SERIES` are a distribution's.
 SERIES = ("6.12", "7.3")
 BUILD_TIMEOUT = 90 * 60
 FRAGMENT = patch.SOURCES / "fragment.config"
@@ -22,7 +23,7 @@ FRAGMENT = patch.SOURCES / "fragment.config"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A built kernel: vmlinux (DWARF and BTF), bzImage, System.map, config, build-id and kernel.json."""
+    """A kernel in the cache: vmlinux (DWARF and BTF), bzImage, config, build-id, kernel.json and perhaps modules."""
 
     series: str
     directory: Path
@@ -36,6 +37,11 @@ class Kernel:
         return self.directory / "bzImage"
 
     @property
+    def modules(self) -> list[Path]:
+        """Modules that the guest loads before anything else."""
+        return sorted((self.directory / "modules").glob("*.ko"))
+
+    @property
     def build_id(self) -> str:
         return (self.directory / "build-id").read_text().strip()
 
@@ -46,9 +52,11 @@ class Kernel:
 
 
 def get(series: str) -> Kernel:
-    """The lab kernel of this series, built now if it is not in the cache."""
+    """The kernel of this series, built or fetched now if it is not in the cache."""
+    if series in stock.SERIES:
+        return Kernel(series, stock.directory(series))
     if series not in SERIES:
-        raise LabError(f"unknown kernel series {series}: {', '.join(SERIES)}")
+        raise LabError(f"unknown kernel series {series}: {', '.join((*SERIES, *stock.SERIES))}")
     source = sources.locate(series)
     kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source)}")
     if not (kernel.directory / "kernel.json").exists():

@@ -42,6 +42,8 @@ def run(
 
 
 def _live(scenario: Scenario, append: Sequence[str]) -> Scenario:
+    if scenario.stock:
+        raise LabError(f"{scenario.name}: a distribution's kernel has no 9p, and so no file system to run in")
     if scenario.ready != READY:
         raise LabError(f"{scenario.name}: nothing can be run in a guest that dies or is stopped")
     verbs = scenario.do.split(",")

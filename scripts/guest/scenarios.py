@@ -43,6 +43,7 @@ class Scenario:
     """One guest. `do` are the verbs of init.sh; `kdump` the formats that its crash kernel saves.
 
     `ready` are the words on the console at which it is captured; `accounts` says whether it gets to give its account.
+    `stock`: with a distribution's kernel, which does not say what it accepted and has no share to say it in.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Scenario:
     crashes: bool = False
     efi_debug: bool = True
     seconds: int = 240
+    stock: bool = False
 
 
 _ALL = (
@@ -168,6 +170,26 @@ _ALL = (
         "memory of type 15 below 4 GiB too",
         ranges=(Range(128 * MIB, 192 * MIB), *WHOLE),
         do="fill:100,account,idle",
+    ),
+    Scenario(
+        "stock-idle",
+        "a distribution's kernel, without memory of type 15",
+        ranges=(),
+        do="idle",
+        accounts=False,
+        efi_debug=False,
+        stock=True,
+    ),
+    Scenario(
+        "stock-panic",
+        "a distribution's kernel with memory of type 15 and nobody to accept it: dead after a second",
+        options=("earlyprintk=serial,ttyS0,115200",),
+        seconds=60,
+        do="idle",
+        ready=PANIC,
+        accounts=False,
+        efi_debug=False,
+        stock=True,
     ),
 )
 
