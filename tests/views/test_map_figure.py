@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The map as a figure, and the commands ``map`` and ``report`` from the command line on a real sample."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.questions.map import map_document
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views import figure
+from tests.views import guests
+
+SAMPLE = Path(__file__).parent.parent.parent / "vmcore-samples" / "6.12-fill" / "vmcore"
+KDUMP = SAMPLE.parent.parent / "6.12-fill-kdump" / "vmcore"
+
+Capsys = pytest.CaptureFixture[str]
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def needs_matplotlib() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra pictures)")
+
+
+def document(snapshot: Snapshot) -> dict[str, Any]:
+    return map_document(snapshot, choose_source(snapshot), columns=figure.COLUMNS, finest=1)
+
+
+def svg(snapshot: Snapshot, path: Path) -> ElementTree.Element:
+    figure.save_figure(document(snapshot), str(path), "svg")
+    return ElementTree.parse(path).getroot()
+
+
+def words(root: ElementTree.Element) -> list[str]:
+    return ["".join(element.itertext()).strip() for element in root.iter(f"{SVG}text")]
+
+
+def fills(root: ElementTree.Element) -> list[str]:
+    return re.findall(r"fill: (#[0-9a-f]{6})", ElementTree.tostring(root, "unicode"))
+
+
+def test_svg_says_what_it_shows(tmp_path: Path) -> None:
+    needs_matplotlib()
+    root = svg(guests.small(), tmp_path / "map.svg")
+    said = words(root)
+    assert "456 MiB unaccepted of 2031.6 MiB RAM; source: bitmap, exact" in said
+    assert {"0x0", "0x100000000", "0x140000000", "45%", "3 GiB without RAM", "node 1 Normal"} <= set(said)
+    assert any("Linux 6.12.0-test; a row is 1 GiB; a unit is 2 MiB" in text for text in said)
+    # Eight runs of set bits in the stairs and the long one, each a bar, and the legend's patch; and the EFI lane.
+    assert fills(root).count("#e69f00") >= 10
+
+
+def test_the_same_map_makes_the_same_file(tmp_path: Path) -> None:
+    needs_matplotlib()
+    for format_ in figure.FORMATS:
+        first, second = tmp_path / f"a.{format_}", tmp_path / f"b.{format_}"
+        figure.save_figure(document(guests.lists()), str(first), format_)
+        figure.save_figure(document(guests.lists()), str(second), format_)
+        assert first.read_bytes() == second.read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_are_neither_markup_nor_mathematics(tmp_path: Path) -> None:
+    needs_matplotlib()
+    said = " ".join(words(svg(guests.hostile(), tmp_path / "map.svg")))
+    assert "</script><script>window.pwned = 1</script>" in said
+    assert "$x^{2}$" in said
+
+
+def test_a_large_guest_is_drawn_without_lanes(tmp_path: Path) -> None:
+    needs_matplotlib()
+    root = svg(guests.huge(), tmp_path / "map.svg")
+    assert "EFI" not in words(root)
+    assert "0x60000000000" in words(root)
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(figure.NoMatplotlib, match=r"pip install 'drgn-unaccepted\[pictures\]'"):
+        figure.save_figure(document(guests.small()), str(tmp_path / "map.svg"), "svg")
+
+
+def test_map_of_a_sample(capsys: Capsys) -> None:
+    assert main(["-c", str(SAMPLE), "map", "--width", "80"]) == 0
+    out = capsys.readouterr().out
+    assert "source  bitmap, exact" in out and "\x1b" not in out
+    assert main(["-c", str(SAMPLE), "map", "--width", "80", "--ascii", "--color", "always"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[38;5;214;48;5;24m" in out and out.replace("\x1b", "").isascii()
+
+
+def test_map_of_a_kdump_says_its_source(capsys: Capsys) -> None:
+    assert main(["-c", str(KDUMP), "map", "--width", "80"]) == 0
+    assert capsys.readouterr().out.startswith("source  page-lists, not exact (bitmap: table not-captured: ")
+
+
+def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for columns in ("40", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["-c", str(SAMPLE), "map", "--format", "json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        answer["target"]["taken_at"] = None
+        answers.append(answer)
+    assert answers[0] == answers[1]
+    assert answers[0]["bins_per_row"] == 64 and answers[0]["bytes_per_bin"] == 16 << 20
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    (
+        (["--range", "5G"], "5G: no range"),
+        (["--range", "5G-4G"], "the range is empty"),
+        (["--width", "10"], "10: not a width from 40 to 1000"),
+        (["--format", "svg"], "--format svg needs -o FILE"),
+        (["--format", "gif"], "--format gif: map has text, json, svg, png"),
+        (["--source", "counters"], "source counters knows no addresses"),
+    ),
+)
+def test_what_map_refuses(options: list[str], why: str, capsys: Capsys) -> None:
+    try:
+        status = main(["-c", str(SAMPLE), "map", *options])
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    assert status == 3
+    captured = capsys.readouterr()
+    assert why in captured.err and len(captured.err.splitlines()) == 1 and captured.out == ""
+
+
+def test_report_is_written_whole_or_not_at_all(capsys: Capsys, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    assert main(["-c", str(SAMPLE), "report", "-o", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: {path.stat().st_size} bytes; checks: ")
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    assert main(["-c", str(SAMPLE), "report", "-o", str(tmp_path / "none" / "report.html")]) == 3
+    assert "No such file or directory" in capsys.readouterr().err
