@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``%unaccepted`` in drgn's prompt, and the helpers: the same answers as the command line, on a real capture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import drgn
+import pytest
+
+import drgn_unaccepted
+from drgn_unaccepted.cli import main
+
+SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
+UNIT = 2 << 20
+
+
+def truth(sample: str) -> Any:
+    return json.loads((SAMPLES / sample / "truth.json").read_text())
+
+
+def open_sample(sample: str) -> drgn.Program:
+    prog = drgn.Program()
+    prog.set_core_dump(str(SAMPLES / sample / "vmcore"))
+    return prog
+
+
+@pytest.fixture
+def prog() -> drgn.Program:
+    return open_sample("6.12-fill")
+
+
+@pytest.fixture
+def run() -> Iterator[Any]:
+    from drgn.commands import run_command
+
+    import drgn_unaccepted.plugin  # noqa: F401  drgn imports it when a target is set, in a process that allows plugins
+
+    yield run_command
+
+
+def test_the_prompt_says_what_the_command_line_says(
+    prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ("summary", "ranges", "resolve 0x125a00000", "zones", "check --format nagios"):
+        run(prog, f"unaccepted {words}")
+        prompt = capsys.readouterr().out
+        main(["-c", str(SAMPLES / "6.12-fill" / "vmcore"), *words.split()])
+        assert prompt == capsys.readouterr().out
+
+
+def test_no_command_is_summary(prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run(prog, "unaccepted")
+    assert capsys.readouterr().out.startswith("unaccepted ")
+
+
+def test_what_cannot_be_answered_is_an_error_of_the_command(run: Any) -> None:
+    from drgn.commands import CommandArgumentError, CommandError
+
+    with pytest.raises(CommandError, match="not-captured"):
+        run(open_sample("6.12-fill-kdump"), "unaccepted --source bitmap ranges")
+    with pytest.raises(CommandArgumentError):
+        run(open_sample("6.12-fill"), "unaccepted no-such-command")
+
+
+def test_drgn_finds_the_plugin_by_its_entry_point() -> None:
+    code = "from drgn.commands import run_command; run_command(prog, 'unaccepted header')"
+    vmcore = str(SAMPLES / "6.12-fill" / "vmcore")
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn", "-q", "-c", vmcore, "--no-default-symbols", "-e", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "DRGN_PLUGINS": "unaccepted=drgn_unaccepted.plugin"},
+    )
+    assert "phys_base" in done.stdout, done.stderr
+
+
+def test_the_helpers_are_the_public_names() -> None:
+    for name in drgn_unaccepted.__all__:
+        assert callable(getattr(drgn_unaccepted, name))
+    with pytest.raises(AttributeError):
+        _ = drgn_unaccepted.no_such_helper
+
+
+def test_the_helpers_on_a_dump_with_the_table(prog: drgn.Program) -> None:
+    known = truth("6.12-fill")
+    table = drgn_unaccepted.efi_unaccepted_table(prog)
+    assert (table.state, table.address) == ("present", known["table_address"])
+    unaccepted = set(known["unaccepted_units"])
+    ranges = list(drgn_unaccepted.for_each_unaccepted_range(prog))
+    assert {n for start, end in ranges for n in range(start // UNIT, end // UNIT)} == unaccepted
+    first = min(unaccepted)
+    assert drgn_unaccepted.pfn_is_unaccepted_memory(prog, first * UNIT // 4096)
+    assert drgn_unaccepted.pfn_is_unaccepted_memory(prog, first * UNIT // 4096 - 1), "the guard"
+    assert not drgn_unaccepted.pfn_is_unaccepted_memory(prog, first * UNIT // 4096 - 2)
+    assert drgn_unaccepted.range_contains_unaccepted_memory(prog, (first - 1) * UNIT, UNIT + 1)
+    # The kernel's own loop steps by units from where it starts, and misses what begins within its last step.
+    assert not drgn_unaccepted.range_contains_unaccepted_memory(prog, first * UNIT - 0x10000, 0x10001)
+    base = known["type15"][0][0]
+    assert drgn_unaccepted.phys_to_unit(prog, base + 5 * UNIT) == 5
+    assert drgn_unaccepted.phys_to_unit(prog, base - 1) is None
+    pages = list(drgn_unaccepted.for_each_unaccepted_page(prog))
+    assert len(pages) * 1024 * 4096 == known["nr_unaccepted_bytes"]
+    assert list(drgn_unaccepted.for_each_accepting_range(prog)) == []
+    efi_map = drgn_unaccepted.efi_memory_map(prog)
+    assert [[d.start, d.end] for d in efi_map.descriptors if d.type == 15] == known["type15"]
+    assert drgn_unaccepted.e820_table(prog, "firmware")
+    assert drgn_unaccepted.take_snapshot(prog).table == drgn_unaccepted.take_snapshot(prog).table
+
+
+def test_the_helpers_say_what_a_kdump_lacks() -> None:
+    from drgn_unaccepted.kernel.errors import Unavailable
+
+    prog = open_sample("6.12-fill-kdump")
+    assert drgn_unaccepted.efi_unaccepted_table(prog).state == "not-captured"
+    for call in (
+        lambda: drgn_unaccepted.for_each_unaccepted_range(prog),
+        lambda: drgn_unaccepted.pfn_is_unaccepted_memory(prog, 1 << 20),
+        lambda: drgn_unaccepted.phys_to_unit(prog, 4 << 30),
+    ):
+        with pytest.raises(Unavailable, match="not-captured"):
+            call()
+    pages = list(drgn_unaccepted.for_each_unaccepted_page(prog))
+    assert len(pages) * 1024 * 4096 == truth("6.12-fill-kdump")["nr_unaccepted_bytes"]
