@@ -21,7 +21,7 @@ from drgn_unaccepted.commands import (
     wanted,
 )
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.views.format import safe
+from drgn_unaccepted.words import safe
 
 if TYPE_CHECKING:
     from drgn_unaccepted.kernel.target import Opened

@@ -183,7 +183,7 @@ ZONES = 8
 ZONE_BYTES = 64 << 10
 
 #: Bytes of the page that ``report`` writes.
-REPORT_BYTES = 2 << 20
+REPORT_BYTES = 2_000_000
 
 #: Runs in which the bitmap, or a list of chunks, differs from the sample before. More are written whole.
 RECORDED_RUNS = 1024
@@ -193,3 +193,16 @@ RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
 
 #: Bytes of the header line of a recording, and of a file that the flight recorder keeps beside its snapshots.
 RECORDING_HEADER_BYTES = 4096
+
+#: Targets of one scan, and records of one merge.
+FLEET_TARGETS = 1 << 22
+
+#: Bytes of one line of a fleet's files: a record, or an entry of a manifest. A finding lists
+#: :data:`FINDING_RANGES` ranges of some 30 bytes, and there are about 50 findings at most.
+FLEET_LINE_BYTES = 4 << 20
+
+#: Bytes that are kept of what a target's process says on its way out.
+FLEET_LAST_WORDS_BYTES = 4096
+
+#: Hosts and examples that a summary names in each of its parts; how many there are is always said.
+FLEET_NAMED = 20

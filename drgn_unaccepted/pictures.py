@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Optional
 
 from drgn_unaccepted.errors import CommandError
@@ -109,12 +108,13 @@ def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) 
     :raises CommandError: it is too large, or cannot be written
     """
     from drgn_unaccepted.questions.report import report
+    from drgn_unaccepted.snapshot_file import write_atomically
     from drgn_unaccepted.views.report import ReportTooLarge, report_page
 
     answer = report(snapshot, source)
     try:
         page = report_page(answer)
-        _write(Path(args.output), page)
+        write_atomically(args.output, page)
     except ReportTooLarge as error:
         raise CommandError(str(error)) from None
     except OSError as error:
@@ -125,17 +125,6 @@ def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) 
         "file_bytes": len(page.encode()),
         "status": answer["checks"]["status"],
     }
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, as a reader of the old page may be there."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def show_report(answer: Document, args: argparse.Namespace) -> Iterable[str]:

@@ -50,7 +50,7 @@ class Table:
 
     #: ``present``, ``absent``, ``not-captured``, ``unsupported`` or ``invalid``.
     state: str
-    #: Why the state is not ``present``.
+    #: Why the state is not ``present``; with it, why the bitmap is not to be believed, or what is known of a saved one.
     reason: Optional[str] = None
     #: ``efi.unaccepted``, the table's physical address. ``None`` where there is no table.
     address: Optional[int] = None
@@ -72,6 +72,11 @@ class Table:
     def is_saved(self) -> bool:
         """The bytes were saved earlier (``--table``), so the bitmap is not of the moment of the target."""
         return self.read_through == "file"
+
+    @property
+    def is_doubted(self) -> bool:
+        """There is a bitmap, and :attr:`reason` says why not to believe it."""
+        return self.bitmap is not None and self.reason is not None and not self.is_saved
 
     @property
     def geometry(self) -> Optional[Geometry]:

@@ -54,7 +54,7 @@ def _watch(args: Arguments, open_target: Open) -> int:
 def _replay(args: Arguments, open_target: Open) -> int:
     from drgn_unaccepted.record.file import Recording, RecordingError
     from drgn_unaccepted.record.progress import Progress
-    from drgn_unaccepted.views.format import safe
+    from drgn_unaccepted.words import safe
     from drgn_unaccepted.views.watch import line
 
     progress = Progress("replay", args.source)
@@ -90,6 +90,18 @@ def _keep(args: Arguments, open_target: Open) -> int:
     else:
         print(f"without the table: {snapshot.table.state}: {snapshot.table.reason}")
     return 0
+
+
+def _scan(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.fleet.command import run_scan
+
+    return run_scan(args)
+
+
+def _merge(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.fleet.command import run_merge
+
+    return run_merge(args)
 
 
 def _interval(text: str) -> float:
@@ -133,9 +145,29 @@ def _keep_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _scan_arguments(parser: argparse.ArgumentParser) -> None:
+    from drgn_unaccepted.fleet.command import add_scan_arguments
+
+    add_scan_arguments(parser)
+
+
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    from drgn_unaccepted.fleet.command import add_merge_arguments
+
+    add_merge_arguments(parser)
+
+
 ACTIONS = (
     Action("watch", "the running kernel as it accepts: bytes, rate, zones, who is accepting", _watch, _over_time),
     Action("record", "samples of the running kernel over time, to a file", _record, _record_arguments),
     Action("replay", "a recording, a line for each sample", _replay, _replay_arguments),
     Action("keep", "keep the state of this boot for a later crash dump (the flight recorder)", _keep, _keep_arguments),
+    Action("scan", "check many vmcores and snapshots, each in its own process: JSON lines", _scan, _scan_arguments),
+    Action(
+        "merge",
+        "what came of scans and checks: the worst findings first, the hosts that stand out",
+        _merge,
+        _merge_arguments,
+        formats=("csv", "parquet"),
+    ),
 )

@@ -107,6 +107,8 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     counters = reading.part("counters", lambda: read_counters(prog))
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     accepting = reading.part("accepting", lambda: read_accepting(prog))
+    if opened.kind == "vmcore":
+        table = table_reader.doubt_zeros(table, zones, None if kernel is None else kernel.chunk_pages)
     pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
     reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
@@ -203,7 +205,7 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
     """Physical ranges whose ``struct page`` a question needs: under and right before set bits, and the table's own."""
     ranges = list(wanted.addresses)
     geometry = table.geometry
-    if geometry is not None and table.bitmap is not None and not wanted.without_bitmap:
+    if geometry is not None and table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted):
         # The page before a set unit is the one that needs the guard.
         ranges += [
             Range(max(0, start - PAGE_SIZE), end) for start, end in bits.unaccepted_ranges(geometry, table.bitmap)

@@ -88,4 +88,4 @@ def _end_of_pages(file: BinaryIO, descriptors: int, size: int) -> int:
         for offset, length, _, page_flags in _DESCRIPTOR.iter_unpack(file.read(number * _DESCRIPTOR.size))
         if offset >= first and 0 < length <= _LARGEST_PAGE and not page_flags
     ]
-    return max(ends, default=first)
+    return int(max(ends, default=first))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -18,9 +20,10 @@ import drgn
 from drgn_unaccepted import limits, snapshot_file
 from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
-from drgn_unaccepted.snapshot import PAGE_SIZE, Table
+from drgn_unaccepted.snapshot import PAGE_SIZE, Table, Zone
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
@@ -245,3 +248,68 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
             return Table("not-captured", f"header read, bitmap not: {name}: {error}", **fields)
         return Table("present", None, bitmap=bitmap, **fields)
     return Table("not-captured", f"{'; '.join(lacking)}. {_WHY_NOT_CAPTURED}", address)
+
+
+#: Chunks listed under bits that are all zero which no race and no guard explains: an accept clears a unit and the guard
+#: behind it, and of these there can be one for each CPU.
+_MANY_CHUNKS = 8
+#: Pages of a chunk on x86, where the kernel's own number is not known.
+_X86_CHUNK_PAGES = 1024
+
+
+def doubt_zeros(table: Table, zones: Optional[Sequence[Zone]], chunk_pages: Optional[int]) -> Table:
+    """The table, with a reason not to believe it if a page of it reads as zeros under listed chunks.
+
+    Bits clear only after a chunk has left its list, so such a page was not captured, or something overwrote it: not a
+    sign of accepted memory either way. Not for a live kernel, where memory is accepted between two reads.
+    """
+    geometry, bitmap = table.geometry, table.bitmap
+    if geometry is None or bitmap is None or table.address is None or table.is_saved or not zones:
+        return table
+    zeros = list(_zero_pages(table.address + HEADER.size, geometry, bitmap))
+    if not zeros:
+        return table
+    chunk_bytes = (chunk_pages or _X86_CHUNK_PAGES) * PAGE_SIZE
+    enough = _MANY_CHUNKS * max(1, 2 * geometry.unit_size // chunk_bytes)
+    starts = [covered.start for _, covered in zeros]
+    counts = [0] * len(zeros)
+    for zone in zones:
+        for pfn in () if zone.listed is None else zone.listed.pfns:
+            start = pfn * PAGE_SIZE
+            number = bisect_right(starts, start) - 1
+            # The unit behind the chunk may be its guard, and its bit in the page that follows.
+            if number >= 0 and start + chunk_bytes + geometry.unit_size <= zeros[number][1].end:
+                counts[number] += 1
+    for (page, _), count in zip(zeros, counts):
+        if count >= enough:
+            reason = (
+                f"the bits in its page at {page:#x} are all 0, and {count} chunks of what they cover are listed as "
+                "unaccepted: not captured, or overwritten"
+            )
+            return dataclasses.replace(table, reason=reason)
+    return table
+
+
+def _zero_pages(start: int, geometry: Geometry, bitmap: bytes) -> Iterator[tuple[int, Range]]:
+    """Runs of pages whose part of the bitmap is all zero: address of the first page, and what they cover.
+
+    :param start: physical address of the bitmap
+    """
+    run: Optional[int] = None
+    at = 0
+    while at < len(bitmap):
+        end = min(len(bitmap), at + PAGE_SIZE - (start + at) % PAGE_SIZE)
+        if bitmap.count(0, at, end) == end - at:
+            run = at if run is None else run
+        elif run is not None:
+            yield _zero_run(start, geometry, run, at)
+            run = None
+        at = end
+    if run is not None:
+        yield _zero_run(start, geometry, run, len(bitmap))
+
+
+def _zero_run(start: int, geometry: Geometry, first: int, end: int) -> tuple[int, Range]:
+    bytes_covered = 8 * geometry.unit_size
+    covered = Range(geometry.phys_base + first * bytes_covered, geometry.phys_base + end * bytes_covered)
+    return (start + first) // PAGE_SIZE * PAGE_SIZE, covered

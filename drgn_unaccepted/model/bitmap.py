@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import NamedTuple, Optional, Union, cast
 
-from .ranges import Range
+from drgn_unaccepted.model.ranges import Range
 
 Bitmap = Union[bytes, bytearray, memoryview]
 

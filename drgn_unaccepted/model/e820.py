@@ -10,8 +10,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from .. import limits
-from .ranges import Range
+from drgn_unaccepted import limits
+from drgn_unaccepted.model.ranges import Range
 
 RAM, RESERVED, ACPI, NVS = 1, 2, 3, 4
 

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional
 
-from .. import limits
-from .bitmap import PAGE_SHIFT
+from drgn_unaccepted import limits
+from drgn_unaccepted.model.bitmap import PAGE_SHIFT
 
 #: Memory types of the UEFI specification, in the words of the kernel's memory_type_name[] (efi.c).
 TYPES = (

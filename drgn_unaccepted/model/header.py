@@ -6,9 +6,9 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, Optional
 
-from .. import limits
-from .bitmap import PAGE_SIZE, Geometry
-from .ranges import Range
+from drgn_unaccepted import limits
+from drgn_unaccepted.model.bitmap import PAGE_SIZE, Geometry
+from drgn_unaccepted.model.ranges import Range
 
 #: ``u32 version; u32 unit_size; u64 phys_base; u64 size;`` and then the bitmap.
 HEADER = struct.Struct("<IIQQ")

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
-from .bitmap import Geometry, from_runs
-from .efi import UNACCEPTED, EfiDescriptor
-from .ranges import Range, merge
+from drgn_unaccepted.model.bitmap import Geometry, from_runs
+from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
+from drgn_unaccepted.model.ranges import Range, merge
 
 
 def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: int) -> Optional[Geometry]:

@@ -42,6 +42,12 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
         if lack is None:
             if rung == "bitmap" and snapshot.table.is_saved:
                 return Source(rung, False, f"{_SAVED}; {snapshot.table.reason}")
+            if rung == "bitmap" and snapshot.table.is_doubted:
+                # It answers where it was asked for, and otherwise the lists.
+                if wanted == "bitmap":
+                    return Source(rung, False, snapshot.table.reason)
+                lacking.append(f"bitmap: {snapshot.table.reason}")
+                continue
             return Source(rung, rung == "bitmap", "; ".join(lacking) or None)
         lacking.append(f"{rung}: {lack}")
         # Without a table nothing is listed and nothing is counted: empty lists would prove nothing more.

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.views.format import safe, span
 from drgn_unaccepted.views.map import ACCEPTED, GLYPHS, GUARD, HOLE, OUTSIDE, RESERVED, UNKNOWN, Kind, about, kind
+from drgn_unaccepted.words import safe, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
-from drgn_unaccepted.views.format import safe, span
+from drgn_unaccepted.words import safe, span
 
 SUITE = "drgn-unaccepted"
 

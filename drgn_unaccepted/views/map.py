@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import NamedTuple, Optional, TextIO, Union
 
 from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.views.format import count, safe, size, span
+from drgn_unaccepted.words import count, safe, size, span
 
 
 class Style(NamedTuple):

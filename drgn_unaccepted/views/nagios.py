@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Optional
 
-from drgn_unaccepted.views.format import count, safe
+from drgn_unaccepted.words import count, safe
 
 GIB = 1 << 30
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``check`` as metrics, for the textfile collector of node_exporter.
 
-The text is the Prometheus exposition format 0.0.4, written so that it is OpenMetrics 1.0 too: base units, no timestamps,
-``# EOF`` at the end. What is unknown has no sample: a 0 would be an answer. ``node_memory_Unaccepted_bytes``, which
-node_exporter has out of ``/proc/meminfo``, is not repeated here; alert rules hold the two against each other.
+The text is the Prometheus exposition format 0.0.4, written so that it is OpenMetrics 1.0 too: base units, no
+timestamps, ``# EOF`` at the end. What is unknown has no sample: a 0 would be an answer.
+``node_memory_Unaccepted_bytes``, which node_exporter has out of ``/proc/meminfo``, is not repeated here; the alert
+rules hold the two against each other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Optional, Union
 
-from drgn_unaccepted.views.format import safe
+from drgn_unaccepted.words import safe
 
 Value = Union[int, float, None]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Optional
 
 from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.views.format import count, safe, size, span
+from drgn_unaccepted.words import count, safe, size, span
 
 _LISTED_CAVEAT = "a listed chunk can hold a unit that is accepted already, as a guard"
 

@@ -11,7 +11,7 @@ from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.record.loop import Stop, samples
 from drgn_unaccepted.record.progress import Progress, by_node
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.views.format import count, safe, span
+from drgn_unaccepted.words import count, safe, span
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 

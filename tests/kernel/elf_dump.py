@@ -117,6 +117,11 @@ def runs(pages: Mapping[int, bytes]) -> list[Load]:
 
 
 def write_elf(path: Path, loads: Iterable[Load], notes: bytes) -> Path:
+    path.write_bytes(elf(loads, notes))
+    return path
+
+
+def elf(loads: Iterable[Load], notes: bytes) -> bytes:
     """An ELF core file of an x86-64 machine: headers, notes, data."""
     loads = list(loads)
     at = 64 + 56 * (1 + len(loads))
@@ -129,8 +134,7 @@ def write_elf(path: Path, loads: Iterable[Load], notes: bytes) -> Path:
         at += size
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     ehdr = struct.pack("<16sHHIQQQIHHHHHH", ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(headers), 0, 0, 0)
-    path.write_bytes(ehdr + b"".join(headers) + notes + b"".join(load.data for load in loads))
-    return path
+    return ehdr + b"".join(headers) + notes + b"".join(load.data for load in loads)
 
 
 def set_c_bit(sample: Sample, bit: int, levels: int) -> int:

@@ -199,6 +199,33 @@ def test_a_bitmap_whose_second_page_is_not_in_the_dump(capsys: Capsys, tmp_path:
     assert unaccepted(document) == set(truth(name)["unaccepted_units"])
 
 
+def test_a_bitmap_of_zeros_under_listed_chunks_is_no_evidence(capsys: Capsys, tmp_path: Path) -> None:
+    """The header is there, and all bits read as 0: as memory that was overwritten, or a reader that pads with zeros."""
+    name = "6.12-fill"
+    sample = read_sample(name)
+    sample.write(truth(name)["table_address"] + 24, bytes(56))
+    path = elf_of(tmp_path / "dump", sample)
+    status, document, err = ask(capsys, path, "ranges")
+    assert (status, err) == (0, "")
+    assert (document["source"], document["exact"], document["table"]["state"]) == ("page-lists", False, "present")
+    assert "bits in its page at 0x1f773000 are all 0" in document["table"]["reason"]
+    assert unaccepted(document) >= set(truth(name)["unaccepted_units"])
+    # Who insists gets the bits, but not as exact ones; and check finds the contradiction.
+    _, document, _ = ask(capsys, path, "--source", "bitmap", "ranges")
+    assert (document["source"], document["exact"], unaccepted(document)) == ("bitmap", False, set())
+    assert ask(capsys, path, "check")[0] == 2
+
+
+def test_a_few_bits_too_few_are_still_a_bitmap(capsys: Capsys, tmp_path: Path) -> None:
+    name = "6.12-fill"
+    sample = read_sample(name)
+    address = truth(name)["table_address"] + 24
+    first = next(at for at in range(56) if sample.read(address + at, 1) != b"\0")
+    sample.write(address + first, b"\0")
+    _, document, _ = ask(capsys, elf_of(tmp_path / "dump", sample), "ranges")
+    assert (document["source"], document["exact"]) == ("bitmap", True)
+
+
 def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path: Path) -> None:
     """Pages that are only claimed read as zeros in drgn: no zone would have unaccepted memory, no table be there."""
     name = "6.12-fill"

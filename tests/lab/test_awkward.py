@@ -170,7 +170,7 @@ def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Caps
 def test_with_the_c_bit_set_all_answers_stay(capture: Capture, dump: str, capsys: Capsys, tmp_path: Path) -> None:
     source = capture.path / dump
     if not source.exists():
-        pytest.skip(f"{capture.name} has no {dump}")
+        pytest.skip(f"{capture.name} has no {dump}: the crash kernel of this scenario is not loaded")
     path = tmp_path / dump
     edited = copy(source, path)
     assert edited.set_c_bit(C_BIT) > 5000
@@ -189,3 +189,39 @@ def test_with_the_c_bit_set_all_answers_stay(capture: Capture, dump: str, capsys
     else:
         assert unaccepted(ranges) >= capture.unaccepted_units()
     assert ranges["nr_unaccepted_bytes"] == capture.nr_unaccepted()
+
+
+# A table of two pages, of which one reads as zeros
+
+
+@pytest.mark.parametrize("capture", named("big"), ids=ids)
+def test_the_second_page_of_a_table_read_as_zeros(capture: Capture, capsys: Capsys, tmp_path: Path) -> None:
+    """What it covers, a DIMM at 72 GiB, must not become accepted by that."""
+    path = tmp_path / "dump.elf"
+    edited = copy(capture.dump, path)
+    second = (capture.table_address() | 4095) + 1
+    edited.write(second, bytes(4096))
+    edited.close()
+    status, document, _ = ask(capsys, "-c", path, "ranges")
+    assert (status, document["source"], document["exact"]) == (0, "page-lists", False)
+    assert f"{second:#x} are all 0" in document["table"]["reason"]
+    listed = unaccepted(document)
+    assert listed >= capture.unaccepted_units()
+    assert any(n * UNIT >= 72 << 30 for n in listed)
+    _, document, _ = ask(capsys, "-c", path, "resolve", hex(72 << 30))
+    assert document["addresses"][0]["state"] == "unaccepted"
+
+
+@pytest.mark.parametrize("capture", named("fill"), ids=ids)
+@pytest.mark.parametrize("dump", ("kdump.z", "kdump.flat", "dump.kdump-zlib"))
+def test_a_compressed_dump_cut_short_is_refused_with_one_line(
+    capture: Capture, dump: str, capsys: Capsys, tmp_path: Path
+) -> None:
+    """libkdumpfile dies of such files (SIGBUS), which would end this test, too."""
+    data = (capture.path / dump).read_bytes()
+    path = tmp_path / dump
+    for kept in (4096, 300_000, 335_873, 19_122_673, 21_078_015, len(data) // 2, len(data) - 100):
+        path.write_bytes(data[:kept])
+        status, document, err = ask(capsys, "-c", path, "ranges")
+        assert (status, document) == (3, None), kept
+        assert len(err.splitlines()) == 1 and "cut short" in err

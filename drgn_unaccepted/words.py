@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How values are written for people: addresses in hex, sizes exact, text from the target made harmless."""
+"""How values are written for people: addresses in hexadecimal, sizes exact, text from the target made harmless."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Optional
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
-def size(count: Optional[int]) -> str:
+def size(nbytes: Optional[int]) -> str:
     """Bytes in the largest binary unit that needs no fraction: ``2142 MiB``, ``12 GiB``, ``4060 bytes``."""
-    if count is None:
+    if nbytes is None:
         return "unknown"
     for unit, name in _UNITS:
-        if count and count % unit == 0:
-            return f"{count // unit} {name}"
-    return f"{count} bytes"
+        if nbytes and nbytes % unit == 0:
+            return f"{nbytes // unit} {name}"
+    return count(nbytes, "byte")
 
 
 def span(start: int, end: int) -> str:
@@ -24,7 +24,7 @@ def span(start: int, end: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 range``, ``2 ranges``."""
+    """A number with its noun, which takes a plain plural: ``1 range``, ``2 ranges``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
