@@ -63,6 +63,10 @@ def read_accepting(prog: Program) -> AcceptingList:
 
 def _walk(prog: Program, head: int) -> tuple[list[_Entry], list[str]]:
     """Follow the list from its head, within bounds: an entry that is gone leaves a stack's old bytes behind."""
+    address, last = struct.unpack("<QQ", prog.read(head, 16))
+    if address == last == head:
+        # Almost always; and the structure is one of the last in BTF, which is read up to what is asked for.
+        return [], []
     type_ = prog.type("struct accept_range")
     link = member_offset(prog, "struct accept_range", "list")
     start = member_offset(prog, "struct accept_range", "start") - link
@@ -74,7 +78,6 @@ def _walk(prog: Program, head: int) -> tuple[list[_Entry], list[str]]:
     problems: list[str] = []
     seen = set()
     previous = head
-    address, last = struct.unpack("<QQ", prog.read(head, 16))
     while address != head:
         if address == 0:
             problems.append(f"entry {len(entries)}: the entry before it points to NULL")
