@@ -91,7 +91,7 @@ def style_for(
     """
     dumb = environ.get("TERM") == "dumb"
     try:
-        "".join(glyph.text for glyph in GLYPHS.values()).encode(stream.encoding or "ascii")
+        "".join(glyph.text for glyph in GLYPHS.values()).encode(stream.encoding or "utf-8")
         plain = False
     except (LookupError, UnicodeEncodeError):
         plain = True
