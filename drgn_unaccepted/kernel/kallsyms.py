@@ -28,8 +28,8 @@ from typing import Callable, NamedTuple
 
 from drgn_unaccepted import limits
 
-#: nm(1)'s letters, as in /proc/kallsyms.
-TYPE_LETTERS = "ABDGNRSTVWabdgnrstvw"
+#: nm(1)'s letters, as in /proc/kallsyms: G and S are for sections that x86 does not have, N is left out by the build.
+TYPE_LETTERS = "ABDRTVWabdrtvw"
 
 # Stands between the texts in one long string. No token, so that no replacement crosses it.
 _END = "\u0100"
@@ -89,6 +89,11 @@ _NEEDED = (
 )
 
 
+def _length(of: int) -> bytes:
+    """What stands before a record of so many bytes."""
+    return bytes((of,)) if of < 0x80 else bytes((of & 0x7F | 0x80, of >> 7))
+
+
 class _Table:
     def __init__(self, read: Callable[[int, int], bytes], known: Mapping[str, int]) -> None:
         self._read = read
@@ -139,21 +144,20 @@ class _Table:
         own = {chr(code) for code, token in enumerate(self.tokens) if token == chr(code)}
         possible = {name for name in (*names, "_stext") if own.issuperset(name)}
         wanted = [(letter, name) for name in possible for letter in own.intersection(TYPE_LETTERS)]
-        records = dict(zip(self.encode([letter + name for letter, name in wanted]), wanted))
+        encoded = self.encode([letter + name for letter, name in wanted])
+        records = {_length(len(code)) + code: text for code, text in zip(encoded, wanted)}
         found = {}
-        names_bytes, position = self.names, 0
+        names_bytes, start = self.names, 0
         try:
             for index in range(self.count):
-                length = names_bytes[position]
-                position += 1
-                if length & 0x80:
-                    length = length & 0x7F | names_bytes[position] << 7
-                    position += 1
-                end = position + length
-                record = names_bytes[position:end]
+                length = names_bytes[start] + 1
+                if length > 0x80:
+                    length = (length - 1 & 0x7F | names_bytes[start + 1] << 7) + 2
+                end = start + length
+                record = names_bytes[start:end]
                 if record in records:
                     found[index] = records[record]
-                position = end
+                start = end
         except IndexError:
             raise KallsymsError(f"kallsyms_names ends inside of symbol {index} of {self.count}") from None
         return found
