@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Records out of the files that scans and checks leave, a line at a time; damaged lines are told and passed over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.questions.document import SCHEMA, Document
+
+#: Of a target, by the worst of its findings.
+STATUSES = ("critical", "warning", "ok", "unknown")
+
+_RESULTS = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a run of ``scan`` was to do."""
+
+    file: str
+    index: int
+    count: int
+    targets: int
+
+
+class Record(NamedTuple):
+    """What is known of one target."""
+
+    #: Counts the records of a merge; the same file read again gives the same numbers.
+    number: int
+    file: str
+    id: bytes
+    #: The guest; where nobody said which, the target's path.
+    host: str
+    path: str
+    document: Document
+
+    @property
+    def failure(self) -> Optional[str]:
+        """Why there is no answer; None where there is one."""
+        error = self.document.get("error")
+        return None if error is None else str(error["kind"])
+
+
+class Problem(NamedTuple):
+    """A line that is no record."""
+
+    where: str
+    reason: str
+
+
+def result_files(places: Sequence[str]) -> list[str]:
+    """The files named, and those in directories named, each once.
+
+    :raises CommandError: there is no such file, or a directory has none
+    """
+    files: dict[str, None] = {}
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            found = sorted(str(file) for file in path.rglob("*") if file.suffix in _RESULTS and file.is_file())
+            if not found:
+                raise CommandError(f"{place}: no file in it ends in {' or '.join(_RESULTS)}")
+            files.update(dict.fromkeys(found))
+        elif path.is_file():
+            files[place] = None
+        else:
+            raise CommandError(f"{place}: {'not a regular file' if path.exists() else 'no such file or directory'}")
+    return list(files)
+
+
+def read(files: Sequence[str]) -> Iterator[Union[Header, Record, Problem]]:
+    """All that the files hold, in order; no more than a line is in memory.
+
+    :raises CommandError: a file cannot be read
+    """
+    number = 0
+    for file in files:
+        try:
+            with Path(file).open("rb") as lines:
+                for where, line in _lines(file, lines):
+                    result = _parse(number, file, where, line)
+                    number += isinstance(result, Record)
+                    yield result
+        except OSError as error:
+            raise CommandError(f"{file}: {error.strerror}") from None
+
+
+def _lines(file: str, lines: Any) -> Iterator[tuple[str, bytes]]:
+    number = 0
+    while line := lines.readline(limits.FLEET_LINE_BYTES + 1):
+        number += 1
+        yield f"{file}:{number}", line
+        while len(line) > limits.FLEET_LINE_BYTES and not line.endswith(b"\n"):
+            line = lines.readline(limits.FLEET_LINE_BYTES + 1)
+
+
+def _parse(number: int, file: str, where: str, line: bytes) -> Union[Header, Record, Problem]:
+    if len(line) > limits.FLEET_LINE_BYTES:
+        return Problem(where, f"more than {limits.FLEET_LINE_BYTES} bytes")
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return Problem(where, "damaged" if line.endswith(b"\n") else "cut off")
+    try:
+        if document["schema"] != SCHEMA or document["command"] not in ("scan", "check"):
+            return Problem(where, "no record of scan or check")
+        if "targets" in document:
+            index, count = document["shard"]
+            return Header(file, int(index), int(count), int(document["targets"]))
+        return _record(number, file, document)
+    except (KeyError, TypeError, ValueError):
+        return Problem(where, "not as scan and check write it")
+
+
+def _record(number: int, file: str, document: dict[str, Any]) -> Record:
+    path = str(document["target"]["path"] or "/proc/kcore")
+    host = document.get("host")
+    if document["command"] == "check":
+        # What a host printed and somebody kept under its name, as HOST.json.
+        host = host or Path(file).stem
+        key = hashlib.sha256(f"{host}\0{path}\0{document['target']['taken_at']}".encode()).digest()[:16]
+    else:
+        key = bytes.fromhex(document["id"])
+    if document["status"] not in STATUSES or "release" not in document["target"]:
+        raise ValueError
+    for finding in document["findings"]:
+        if not all(isinstance(finding[name], str) for name in ("rule", "status", "message")):
+            raise ValueError
+    return Record(number, file, key, str(host or path), path, document)

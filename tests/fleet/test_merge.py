@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``merge``: nothing lost, nothing counted twice, the worst first. The records are written by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.fleet.merge import merge
+from drgn_unaccepted.fleet.text import text
+from tests.fleet.tools import check_document, finding
+
+Findings = Sequence[tuple[str, str]]
+
+
+def scanned(
+    number: int,
+    findings: Findings = (),
+    error: Optional[str] = None,
+    release: str = "6.12.117",
+    platform: Optional[str] = "tdx",
+    host: Optional[str] = None,
+    finished_at: str = "2026-11-01T12:00:00+00:00",
+) -> dict[str, Any]:
+    statuses = [status for _, status in findings]
+    document = check_document(
+        command="scan",
+        id=f"{number:032x}",
+        host=host,
+        error=None if error is None else {"kind": error, "reason": f"because {number}"},
+        status=next((s for s in ("critical", "warning") if s in statuses), "unknown" if error else "ok"),
+        findings=[finding(rule, status, f"{rule} of {number}") for rule, status in findings],
+        platform=None if platform is None else {"kind": platform, "cc_vendor": None, "lazy": None},
+        finished_at=finished_at,
+        seconds=0.2,
+    )
+    document["target"] = {**document["target"], "kind": "vmcore", "path": f"/crash/{number}/vmcore", "release": release}
+    return document
+
+
+def header(shard: int, shards: int, targets: int) -> dict[str, Any]:
+    return {"schema": "drgn-unaccepted/1", "command": "scan", "shard": [shard, shards], "targets": targets}
+
+
+def write(path: Path, *documents: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    return str(path)
+
+
+def test_the_worst_finding_is_the_first_line(tmp_path: Path) -> None:
+    common = ("platform-can-accept", "warning")
+    file = write(
+        tmp_path / "a.jsonl",
+        *(scanned(number, [common, ("table-captured", "info")]) for number in range(8)),
+        scanned(8, [common, ("allocated-pages-accepted", "critical")], host="guest-8"),
+    )
+    lines = list(text(merge([file])))
+    assert lines[:4] == [
+        "CRITICAL allocated-pages-accepted: 1 of 9 hosts: guest-8 (/crash/8/vmcore): allocated-pages-accepted of 8",
+        "WARNING  platform-can-accept: 9 of 9 hosts, as /crash/0/vmcore: platform-can-accept of 0",
+        "INFO     table-captured: 8 of 9 hosts, as /crash/0/vmcore: table-captured of 0",
+        "",
+    ]
+    assert "9 targets of 9 hosts: 1 critical, 8 warning" in lines
+
+
+def test_counts_by_rule_release_platform_and_host(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "a.jsonl",
+        scanned(1, [("orphan-bits", "warning")], host="a"),
+        scanned(2, [("orphan-bits", "warning")], host="a", release="7.3.4"),
+        scanned(3, host="b", platform="snp"),
+        scanned(4, error="crash", host="c", platform=None, release="7.3.4"),
+    )
+    summary = merge([file])
+    assert (summary["targets"], summary["hosts"], summary["doubles"]) == (4, 3, 0)
+    assert summary["statuses"] == {"critical": 0, "warning": 2, "ok": 1, "unknown": 0, "failed": 1}
+    (found,) = summary["findings"]
+    assert (found["rule"], found["status"], found["targets"], found["hosts"]) == ("orphan-bits", "warning", 2, 1)
+    assert found["releases"] == {"6.12.117": 1, "7.3.4": 1} and found["platforms"] == {"tdx": 2}
+    assert summary["failed"] == [
+        {"kind": "crash", "targets": 1, "examples": [{"host": "c", "path": "/crash/4/vmcore", "message": "because 4"}]}
+    ]
+    columns = ("targets", "critical", "warning", "ok", "unknown", "failed")
+    assert {row["release"]: [row[c] for c in columns] for row in summary["releases"]} == {
+        "6.12.117": [2, 0, 1, 1, 0, 0],
+        "7.3.4": [2, 0, 1, 0, 0, 1],
+    }
+    assert {row["platform"]: [row[c] for c in columns] for row in summary["platforms"]} == {
+        "tdx": [2, 0, 2, 0, 0, 0],
+        "snp": [1, 0, 0, 1, 0, 0],
+        None: [1, 0, 0, 0, 0, 1],
+    }
+
+
+def test_doubles_count_once_and_an_answer_is_better_than_a_failure(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.jsonl", scanned(1), scanned(2, error="timeout"), scanned(3, [("a", "critical")]))
+    two = write(
+        tmp_path / "2.jsonl",
+        scanned(2, [("b", "warning")]),
+        scanned(1, error="timeout", finished_at="2026-12-01T12:00:00+00:00"),
+        scanned(3, [("a", "warning")], finished_at="2026-10-01T12:00:00+00:00"),
+    )
+    for files in ([one, two], [two, one]):
+        summary = merge(files)
+        assert (summary["targets"], summary["doubles"]) == (3, 3)
+        assert summary["statuses"] == {"critical": 1, "warning": 1, "ok": 1, "unknown": 0, "failed": 0}
+
+
+def test_who_stands_out(tmp_path: Path) -> None:
+    """What most hosts have is no one's own; of 10 hosts, 3 share one fault and 1 has another."""
+    hosts = [[("common", "critical")] for _ in range(10)]
+    for number in (2, 3, 4):
+        hosts[number].append(("rare", "warning"))
+    hosts[4].append(("rarest", "warning"))
+    hosts[5].append(("seldom", "info"))
+    hosts[9].append(("planted", "critical"))
+    file = write(tmp_path / "a", *(scanned(n, found, host=f"guest-{n}") for n, found in enumerate(hosts)))
+    summary = merge([file])
+    assert [host["host"] for host in summary["standing_out"]] == ["guest-9", "guest-4", "guest-2", "guest-3"]
+    assert summary["standing_out"][1]["findings"] == [
+        {"rule": "rarest", "status": "warning", "hosts": 1},
+        {"rule": "rare", "status": "warning", "hosts": 3},
+    ]
+    assert summary["standing_out_hosts"] == 4
+
+
+def test_answers_of_check_kept_under_the_host_s_name(tmp_path: Path) -> None:
+    """As Ansible fetches them."""
+    for host, status in (("guest-a", "pass"), ("guest-b", "critical")):
+        overall = "ok" if status == "pass" else status
+        write(tmp_path / f"{host}.json", check_document(findings=[finding("header-version", status)], status=overall))
+    summary = merge([str(tmp_path / "guest-a.json"), str(tmp_path / "guest-b.json")])
+    assert summary["hosts"] == 2 and summary["statuses"]["ok"] == summary["statuses"]["critical"] == 1
+    assert [found["examples"][0]["host"] for found in summary["findings"]] == ["guest-b"]
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    whole = write(tmp_path / "0.jsonl", header(0, 4, 2), scanned(1), header(0, 4, 2), scanned(2))
+    part = write(tmp_path / "2.jsonl", header(2, 4, 3), scanned(3))
+    summary = merge([whole, part])
+    assert summary["incomplete"] == [f"{part}: 1 of 3 targets", "no file of shard 1, 3 of 4"]
+    assert f"INCOMPLETE: {part}: 1 of 3 targets" in list(text(summary))
+    rest = [write(tmp_path / f"{n}.jsonl", header(n, 4, 0)) for n in (1, 3)]
+    assert merge([whole, write(tmp_path / "2.jsonl", header(2, 4, 1), scanned(3)), *rest])["incomplete"] == []
+
+
+DAMAGED = [
+    (b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"),
+    (b"\xff\xfe\n", "damaged"),
+    (b"[]\n", "not as scan and check write it"),
+    (b'{"schema": "drgn-unaccepted/1", "command": "ranges"}\n', "no record of scan or check"),
+    (b'{"schema": "drgn-unaccepted/1", "command": "scan", "id": "x"}\n', "not as scan and check write it"),
+    (json.dumps({**scanned(7), "status": "fine"}).encode() + b"\n", "not as scan and check write it"),
+    (json.dumps({**scanned(7), "findings": [{"rule": 1}]}).encode() + b"\n", "not as scan and check write it"),
+    (json.dumps(scanned(7)).encode()[:-10], "cut off"),
+    (b'"' + b"a" * limits.FLEET_LINE_BYTES + b'"\n', f"more than {limits.FLEET_LINE_BYTES} bytes"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_is_told_and_costs_no_other(line: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    last = line.endswith(b"\n")
+    after = json.dumps(scanned(2)).encode() + b"\n" if last else b""
+    path.write_bytes(json.dumps(scanned(1)).encode() + b"\n" + line + after)
+    summary = merge([str(path)])
+    assert summary["targets"] == (2 if last else 1)
+    assert summary["problems"] == [{"where": f"{path}:2", "reason": reason}]
+    assert f"DAMAGED: {path}:2: {reason}" in list(text(summary))
+
+
+def test_nothing_to_merge(tmp_path: Path) -> None:
+    for content in ("", "words\n"):
+        (tmp_path / "a").write_text(content)
+        with pytest.raises(CommandError, match="no record"):
+            merge([str(tmp_path / "a")])
+
+
+def test_text_out_of_a_dump_stays_on_its_line(tmp_path: Path) -> None:
+    record = scanned(1, [("a", "critical")], release="6.12\n\x1b[2J")
+    record["findings"][0]["message"] = "pid 1 (\x1b]0;owned\x07\n)"
+    lines = list(text(merge([write(tmp_path / "a", record)])))
+    assert all(line.isprintable() for line in lines)
+
+
+def test_memory_goes_by_targets_and_not_by_their_records(tmp_path: Path) -> None:
+    """Twice the records, of 20 KB each, may cost a few hundred bytes more for each, and not their own size."""
+    padding = [("rule-" + "x" * 1000, "info")] * 10
+    peaks = []
+    for count in (200, 400):
+        file = write(tmp_path / str(count), *(scanned(n, padding) for n in range(count)))
+        tracemalloc.start()
+        merge([file])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 200 < 2000
+
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    directory = tmp_path / "results"
+    directory.mkdir()
+    write(
+        directory / "0.jsonl",
+        scanned(1, [("a", "critical"), ("b", "critical"), ("c", "warning")], host="guest-a"),
+        scanned(2, error="timeout", release="=HYPERLINK()", platform=None),
+    )
+    return directory
+
+
+def test_the_command(results: Path, tmp_path: Path, capsys: Capsys) -> None:
+    assert main(["merge", str(results)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("CRITICAL a: 1 of 2 hosts: guest-a (/crash/1/vmcore)")
+    assert main(["merge", str(results), "-o", str(tmp_path / "out.txt")]) == 0
+    assert (tmp_path / "out.txt").read_text() == printed
+    assert capsys.readouterr().out == ""
+    assert main(["merge", str(results), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["targets"] == 2
+
+
+def test_csv(results: Path, tmp_path: Path, capsys: Capsys) -> None:
+    assert main(["merge", str(results), "--format", "csv"]) == 0
+    printed = capsys.readouterr().out
+    first, second = csv.DictReader(printed.splitlines())
+    assert (first["host"], first["critical"], first["warning"], first["failure"]) == ("guest-a", "a b", "c", "")
+    assert (first["platform"], first["unaccepted_bytes"], first["exact"]) == ("tdx", str(12 << 30), "True")
+    assert (second["failure"], second["reason"], second["platform"]) == ("timeout", "because 2", "")
+    assert second["release"] == "'=HYPERLINK()"
+    assert main(["merge", str(results), "--format", "csv", "-o", str(tmp_path / "t.csv")]) == 0
+    assert (tmp_path / "t.csv").read_text() == printed
+    assert main(["merge", str(results), "--format", "csv", "-o", str(tmp_path / "no" / "t.csv")]) == 3
+
+
+def test_parquet(results: Path, tmp_path: Path, capsys: Capsys) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not here: pip install pyarrow")
+    assert main(["merge", str(results), "--format", "parquet"]) == 3
+    path = tmp_path / "t.parquet"
+    assert main(["merge", str(results), "--format", "parquet", "-o", str(path)]) == 0
+    table = parquet.read_table(path)
+    assert table.num_rows == 2
+    first, second = table.to_pylist()
+    assert (first["critical"], first["unaccepted_bytes"], first["exact"]) == ("a b", 12 << 30, True)
+    assert (second["failure"], second["release"]) == ("timeout", "=HYPERLINK()")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.parquet"]
+
+
+def test_a_table_that_fails_half_way_leaves_the_old_one(tmp_path: Path, results: Path) -> None:
+    old = tmp_path / "t.csv"
+    old.write_text("old\n")
+    (results / "1.jsonl").write_text("words\n")
+    assert main(["merge", str(results / "1.jsonl"), "--format", "csv", "-o", str(old)]) == 3
+    assert old.read_text() == "old\n" and sorted(p.name for p in tmp_path.iterdir()) == ["results", "t.csv"]
+
+
+@pytest.mark.parametrize("argv", [[], ["/nonexistent"], ["/dev/null"], ["/var/empty-or-not"]])
+def test_refused(argv: list[str], capsys: Capsys) -> None:
+    try:
+        status: Any = main(["merge", *argv])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 3 and len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``scan`` on real dumps, with neighbours that crash, hang, eat memory or are garbage."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from drgn_unaccepted.fleet.process import Bounds, Process, analyze
+from drgn_unaccepted.fleet.progress import Progress
+from drgn_unaccepted.fleet.targets import find_targets
+from tests.fleet.tools import SAMPLES, TOP, json_lines, run
+
+FILL = SAMPLES / "6.12-fill" / "vmcore"
+#: Parts of the guests' own accounts (truth.json) that a record repeats.
+UNIT = 2 << 20
+
+
+def scan(*argv: object, environment: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "drgn_unaccepted", "scan", *argv]
+    return run(command, cwd=TOP, env={**os.environ, **(environment or {})})
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [line for line in json_lines(path) if "id" in line]
+
+
+def truth(sample: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((sample.parent / "truth.json").read_text())
+    return loaded
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A directory with a dump that was cut short, garbage, a hang and a file that eats memory."""
+    directory = tmp_path / "bad"
+    directory.mkdir()
+    (directory / "cut.vmcore").write_bytes(FILL.read_bytes()[:100_000])
+    (directory / "garbage.vmcore").write_bytes(bytes(range(256)) * 64)
+    # Whoever opens a pipe that nobody writes to waits for ever, as for a file server that died.
+    os.mkfifo(directory / "hang.vmcore")
+    with (directory / "fat.vmcore").open("wb") as file:
+        file.write(b'{"schema": "' + b"a" * (200 << 20) + b'"}')
+    return directory
+
+
+def test_every_target_has_a_record_and_the_bad_ones_cost_one_each(bad: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    done = scan(SAMPLES, bad, bad / "gone", "-o", out, "--timeout", 5, "--memory", "512M", "--jobs", 3)
+    assert done.returncode == 0, done.stderr
+    header, *rest = json_lines(out)
+    samples = sorted(SAMPLES.glob("*/vmcore"))
+    assert (header["shard"], header["targets"]) == ([0, 1], len(samples) + 5)
+    by_path = {record["target"]["path"]: record for record in rest}
+    assert len(by_path) == len(rest) == len(samples) + 5
+    for sample in samples:
+        record = by_path[str(sample)]
+        assert record["error"] is None
+        assert record["target"]["release"].split("-")[0].startswith(sample.parent.name.split("-")[0])
+        if record["source"] == "bitmap":
+            assert record["unaccepted_bytes"] == len(truth(sample)["unaccepted_units"]) * UNIT
+    errors = {Path(path).name: record["error"] for path, record in by_path.items() if record["error"] is not None}
+    assert {name: error["kind"] for name, error in errors.items()} == {
+        "cut.vmcore": "unreadable",
+        "garbage.vmcore": "unreadable",
+        "hang.vmcore": "timeout",
+        "fat.vmcore": "memory",
+        "gone": "unreadable",
+    }
+    assert "No such file" in errors["gone"]["reason"]
+    assert "cut short" in errors["cut.vmcore"]["reason"]
+    assert "5 s" in errors["hang.vmcore"]["reason"]
+    assert f"{len(samples) + 5} of {len(samples) + 5} targets" in done.stderr and "5 failed" in done.stderr
+
+
+def test_a_record_is_the_answer_of_check_without_what_passed() -> None:
+    argv = [sys.executable, "-m", "drgn_unaccepted", "-c", FILL, "check", "--format", "json"]
+    answer = json.loads(run(argv, cwd=TOP).stdout)
+    record = analyze(str(FILL))
+    assert (record["schema"], record["command"], record["error"]) == ("drgn-unaccepted/1", "scan", None)
+    for key in ("status", "table", "source", "exact", "unaccepted_bytes", "covered_bytes", "platform"):
+        assert record[key] == answer[key]
+    names = {status: [f["rule"] for f in answer["findings"] if f["status"] == status] for status in ("pass", "skip")}
+    assert (record["passed"], record["skipped"]) == (names["pass"], names["skip"])
+    assert record["findings"] == [f for f in answer["findings"] if f["status"] not in ("pass", "skip")]
+    assert len(json.dumps(record)) < 8192
+
+
+def test_snapshots_are_targets(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.json"
+    argv = [sys.executable, "-m", "drgn_unaccepted", "-c", FILL, "snapshot", "-o", path]
+    assert run(argv, cwd=TOP).returncode == 0
+    of_snapshot, of_dump = analyze(str(path)), analyze(str(FILL))
+    assert of_snapshot["target"]["kind"] == "snapshot"
+    for key in ("status", "findings", "unaccepted_bytes"):
+        assert of_snapshot[key] == of_dump[key]
+
+
+def process_of(path: Path, seconds: int = 60) -> tuple[Process, threading.Thread, list[dict[str, Any]]]:
+    (target,) = find_targets([str(path)])
+    process = Process(target, Bounds(seconds, 1 << 30))
+    found: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: found.append(process.record()))
+    thread.start()
+    return process, thread, found
+
+
+def child_at(path: Path) -> int:
+    """The worker that has a path among its arguments."""
+    while True:
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"drgn_unaccepted.fleet.worker" in words and os.fsencode(path) in words:
+                return int(entry.name)
+        time.sleep(0.01)
+
+
+def test_a_crash_is_one_record_that_names_the_signal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hang")
+    _, thread, found = process_of(tmp_path / "hang")
+    os.kill(child_at(tmp_path / "hang"), signal.SIGSEGV)
+    thread.join()
+    (record,) = found
+    assert record["error"] == {"kind": "crash", "reason": "the process was ended by SIGSEGV"}
+    assert record["status"] == "unknown" and record["target"]["path"] == str(tmp_path / "hang")
+
+
+def test_the_limits_are_set_before_anything_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hang")
+    _, thread, _ = process_of(tmp_path / "hang", 60)
+    pid = child_at(tmp_path / "hang")
+
+    def limit(name: str) -> str:
+        (line,) = [x for x in Path(f"/proc/{pid}/limits").read_text().splitlines() if x.startswith(name)]
+        return line.removeprefix(name).split()[0]
+
+    while limit("Max address space") == "unlimited":
+        time.sleep(0.01)
+    while limit("Max core file size") != "0":
+        time.sleep(0.01)
+    assert limit("Max address space") == str(1 << 30)
+    assert int(limit("Max cpu time")) < 100
+    os.kill(pid, signal.SIGKILL)
+    thread.join()
+
+
+def test_a_second_run_does_only_what_is_left(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert scan(SAMPLES / "6.12-fill", "-o", out).returncode == 0
+    before = out.read_bytes()
+    done = scan(SAMPLES / "6.12-fill", SAMPLES / "7.3-fill", "-o", out)
+    assert done.returncode == 0
+    assert out.read_bytes().startswith(before)
+    assert [Path(record["target"]["path"]).parent.name for record in records(out)] == ["6.12-fill", "7.3-fill"]
+    assert "2 of 2 targets (1 by an earlier run)" in done.stderr
+
+
+def test_failures_are_looked_at_again_only_on_request(tmp_path: Path) -> None:
+    out, gone = tmp_path / "out.jsonl", tmp_path / "gone"
+    for options, count in (((), 1), ((), 1), (("--retry",), 2)):
+        assert scan(gone, "-o", out, *options).returncode == 0
+        assert len(records(out)) == count
+
+
+def test_a_line_that_a_kill_cut_off_is_done_again(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert scan(SAMPLES / "6.12-fill", SAMPLES / "7.3-fill", "-o", out, "-j", 1).returncode == 0
+    whole = records(out)
+    out.write_bytes(out.read_bytes()[:-100])
+    assert scan(SAMPLES / "6.12-fill", SAMPLES / "7.3-fill", "-o", out).returncode == 0
+    assert [record["id"] for record in records(out)] == [record["id"] for record in whole]
+
+
+@pytest.mark.parametrize(
+    "content", ["precious\n", '{"schema": "drgn-unaccepted/1", "command": "check"}\n', "[]\n", "1\n"]
+)
+def test_a_file_that_holds_something_else_is_left_alone(content: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text(content)
+    done = scan(FILL, "-o", out)
+    assert (done.returncode, out.read_text()) == (3, content)
+    assert "left alone" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_stopped_scan_leaves_no_process_and_goes_on_later(tmp_path: Path) -> None:
+    out, hang = tmp_path / "out.jsonl", tmp_path / "hang"
+    os.mkfifo(hang)
+    argv = [sys.executable, "-m", "drgn_unaccepted", "scan", FILL, hang, "-o", out, "-j", "2"]
+    with subprocess.Popen(list(map(str, argv)), cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
+        worker = child_at(hang)
+        while not out.exists() or len(records(out)) < 1:
+            time.sleep(0.01)
+        second = scan(FILL, "-o", out)
+        assert second.returncode == 3 and "another scan is writing it" in second.stderr
+        # What Slurm sends before it kills.
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped with 1 targets left" in err
+    assert not Path(f"/proc/{worker}").exists()
+    hang.unlink()
+    hang.write_bytes(b"garbage")
+    assert scan(FILL, hang, "-o", out).returncode == 0
+    assert [record["target"]["path"] for record in records(out)] == [str(FILL), str(hang)]
+
+
+def test_shards_of_a_job_array_are_everything_once(tmp_path: Path) -> None:
+    found = []
+    for index in range(3):
+        environment = {
+            "SLURM_ARRAY_TASK_ID": str(index + 1),
+            "SLURM_ARRAY_TASK_MIN": "1",
+            "SLURM_ARRAY_TASK_COUNT": "3",
+        }
+        out = tmp_path / f"{index}.jsonl"
+        assert scan(SAMPLES, "-o", out, environment=environment).returncode == 0
+        header, *rest = json_lines(out)
+        assert (header["shard"], header["targets"]) == ([index, 3], len(rest))
+        found += [record["target"]["path"] for record in rest]
+    assert sorted(found) == sorted(str(path) for path in SAMPLES.glob("*/vmcore"))
+
+
+def test_records_go_to_standard_output_where_no_file_is_named() -> None:
+    done = scan(FILL, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [("id" in line) for line in lines] == [False, True]
+
+
+def test_names_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff\n.vmcore"
+    with open(path, "wb") as file:  # noqa: PTH123
+        file.write(b"garbage")
+    done = scan(tmp_path, "-o", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path / "out.jsonl")
+    assert os.fsencode(record["target"]["path"]) == path
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--shard", "4/4", "x"],
+        ["--jobs", "0", "x"],
+        ["--timeout", "0", "x"],
+        ["--memory", "1M", "x"],
+        ["--memory", "4", "x"],
+        ["--host", "nogroup", "x"],
+        ["--host", "(", "x"],
+        ["-o", "/nonexistent/out", "x"],
+    ],
+)
+def test_a_usage_error_is_3(argv: list[str]) -> None:
+    done = scan(*argv)
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_directory_without_targets_is_no_success(tmp_path: Path) -> None:
+    done = scan(tmp_path, "-o", tmp_path / "out")
+    assert done.returncode == 3 and "no vmcore" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(status: str, error: Optional[str] = None) -> dict[str, Any]:
+    return {"status": status, "error": None if error is None else {"kind": error, "reason": ""}}
+
+
+def test_a_bar_on_a_terminal() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not here: pip install tqdm")
+    stream = Terminal()
+    progress = Progress(4, 1, stream=stream)
+    progress.add(record("critical"))
+    progress.add(record("unknown", "crash"))
+    progress.close()
+    assert "3/4" in stream.getvalue() and "1 critical, 1 failed" in stream.getvalue()
+
+
+def test_a_line_elsewhere() -> None:
+    stream = io.StringIO()
+    progress = Progress(4, 1, stream=stream)
+    progress.add(record("critical"))
+    progress.close()
+    assert stream.getvalue() == "scan: 2 of 4 targets (1 by an earlier run): 1 critical\n"

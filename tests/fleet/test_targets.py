@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which targets a scan has, and which shard of them is whose."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.fleet.targets import Shard, find_targets, parse_shard, shard_of_environment
+from tests.fleet.tools import SAMPLES
+
+
+def paths(*places: object) -> list[str]:
+    return [target.path for target in find_targets(map(str, places))]
+
+
+def test_a_directory_s_dumps_and_nothing_else() -> None:
+    """README.md and truth.json lie beside the dumps."""
+    assert sorted(paths(SAMPLES)) == sorted(str(path) for path in SAMPLES.glob("*/vmcore"))
+
+
+def test_a_directory_s_targets_by_content_and_damaged_ones_by_name(tmp_path: Path) -> None:
+    (tmp_path / "elf").write_bytes(b"\x7fELF" + bytes(12) + b"\x04\x00" + bytes(100))
+    (tmp_path / "vmlinux").write_bytes(b"\x7fELF" + bytes(12) + b"\x02\x00" + bytes(100))
+    (tmp_path / "compressed").write_bytes(b"KDUMP   " + bytes(100))
+    (tmp_path / "flat").write_bytes(b"makedumpfile\0\0\0\0" + bytes(100))
+    (tmp_path / "snapshot").write_text('{"schema": "drgn-unaccepted-snapshot/1", "snapshot": {}}')
+    (tmp_path / "other.json").write_text('{"schema": "drgn-unaccepted/1"}')
+    (tmp_path / "vmcore-incomplete").write_bytes(b"")
+    (tmp_path / "vmcore-dmesg.txt").write_text("[    0.000000] Linux version\n")
+    (tmp_path / "gone.vmcore").symlink_to("nowhere")
+    names = [Path(path).name for path in paths(tmp_path)]
+    assert names == ["compressed", "elf", "flat", "gone.vmcore", "snapshot", "vmcore-incomplete"]
+
+
+def test_what_is_named_is_a_target_even_where_it_is_not_there(tmp_path: Path) -> None:
+    (target,) = find_targets([str(tmp_path / "nothing")])
+    assert (target.path, target.size, target.mtime_ns) == (str(tmp_path / "nothing"), None, None)
+
+
+def test_a_list_of_paths_is_relative_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "all.list").write_text("# dumps of March\n\n a/vmcore \n/var/crash/b/vmcore\n../c\n")
+    assert paths(tmp_path / "all.list") == [
+        f"{tmp_path}/a/vmcore",
+        "/var/crash/b/vmcore",
+        f"{tmp_path.parent}/c",
+    ]
+
+
+def test_a_manifest_names_hosts_symbols_and_tables(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(
+        '{"path": "a", "host": "guest-a", "symbols": "/usr/lib/debug/vmlinux", "table": "table.bin@0x7d624018"}\n'
+        '{"path": "b"}\n'
+    )
+    first, second = find_targets([str(manifest)], options=("-s", "common"))
+    assert (first.host, second.host) == ("guest-a", None)
+    assert first.options == ("-s", "common", "-s", "/usr/lib/debug/vmlinux", "--table", "table.bin@0x7d624018")
+    assert second.options == ("-s", "common")
+
+
+@pytest.mark.parametrize("line", ['{"path": 1}', '{"host": "a"}', '{"path": "a", "shell": "rm"}', "{", "{}"])
+def test_a_manifest_that_is_wrong_says_where(line: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(f'{{"path": "a"}}\n{line}\n')
+    with pytest.raises(CommandError, match=r"m\.jsonl:2: "):
+        list(find_targets([str(tmp_path / "m.jsonl")]))
+
+
+def test_a_target_counts_once_however_often_it_is_named() -> None:
+    sample = SAMPLES / "6.12-fill" / "vmcore"
+    assert paths(sample, sample.parent, sample) == [str(sample)]
+
+
+def test_hosts_out_of_paths() -> None:
+    (target,) = find_targets(["/crash/guest-7/2026-11-01/vmcore"], re.compile("/crash/([^/]+)/"))
+    assert target.host == "guest-7"
+
+
+def test_a_dump_that_was_written_anew_is_another_target(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    ids = set()
+    for content in (b"a", b"bb"):
+        path.write_bytes(content)
+        (target,) = find_targets([str(path)])
+        ids.add(target.id)
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_shards_are_everything_and_nothing_twice(count: int) -> None:
+    targets = list(find_targets(f"/crash/guest-{number}/vmcore" for number in range(500)))
+    shards = [[t for t in targets if Shard(index, count).has(t)] for index in range(count)]
+    assert sorted(t for shard in shards for t in shard) == sorted(targets)
+    assert min(map(len, shards)) > 500 / count / 2
+
+
+def test_a_shard_is_the_same_whatever_else_lies_in_the_archive() -> None:
+    """Workers list the archive at different moments."""
+    targets = list(find_targets(f"/crash/guest-{number}/vmcore" for number in range(100)))
+    assert [Shard(1, 3).has(t) for t in targets] == [Shard(1, 3).has(t) for t in reversed(targets)][::-1]
+    alone = [next(find_targets([t.path])) for t in targets]
+    assert [Shard(1, 3).has(t) for t in alone] == [Shard(1, 3).has(t) for t in targets]
+
+
+@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/5", "0x1/4"])
+def test_no_shard(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_shard(text)
+
+
+@pytest.mark.parametrize(
+    ("environment", "shard"),
+    [
+        ({}, Shard(0, 1)),
+        # What slurmd sets for --array=0-3, --array=1-10 and --array=1-9:2 (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
+        (
+            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0"},
+            Shard(3, 4),
+        ),
+        (
+            {"SLURM_ARRAY_TASK_ID": "10", "SLURM_ARRAY_TASK_COUNT": "10", "SLURM_ARRAY_TASK_MIN": "1"},
+            Shard(9, 10),
+        ),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "9",
+                "SLURM_ARRAY_TASK_COUNT": "5",
+                "SLURM_ARRAY_TASK_MIN": "1",
+                "SLURM_ARRAY_TASK_STEP": "2",
+            },
+            Shard(4, 5),
+        ),
+        ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETION_COUNT": "8"}, Shard(2, 8)),
+    ],
+)
+def test_the_shard_that_a_scheduler_gives(environment: dict[str, str], shard: Shard) -> None:
+    assert shard_of_environment(environment) == shard
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_COUNT is not set"),
+        ({"SLURM_ARRAY_TASK_ID": "2"}, "SLURM_ARRAY_TASK_COUNT is not set"),
+        # --array=0,5: two tasks, and no way to tell which is which.
+        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0"}, "--shard I/N"),
+    ],
+)
+def test_half_a_shard_is_not_taken_for_all(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(CommandError, match=words):
+        shard_of_environment(environment)
