@@ -146,13 +146,13 @@ def _keep_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _scan_arguments(parser: argparse.ArgumentParser) -> None:
-    from drgn_unaccepted.fleet.command import add_scan_arguments
+    from drgn_unaccepted.fleet.options import add_scan_arguments
 
     add_scan_arguments(parser)
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
-    from drgn_unaccepted.fleet.command import add_merge_arguments
+    from drgn_unaccepted.fleet.options import add_merge_arguments
 
     add_merge_arguments(parser)
 
