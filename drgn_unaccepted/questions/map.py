@@ -8,7 +8,6 @@ estimate. Rows without RAM and without unaccepted memory are left out, and the d
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
@@ -45,8 +44,6 @@ _EFI_RAM = frozenset((1, 2, 3, 4, 7, efi_model.UNACCEPTED))
 #: e820 types that are RAM in the kernel's hands; 128 (E820_TYPE_RESERVED_KERN) is RAM that it uses itself.
 _E820_RAM = frozenset((e820_model.RAM, 128))
 
-_NONZERO = re.compile(rb"[^\0]+")
-
 
 class Memory(NamedTuple):
     """What is RAM and what is reserved, from the best map at hand."""
@@ -57,7 +54,7 @@ class Memory(NamedTuple):
     provenance: Optional[str]
 
 
-class _Grid(NamedTuple):
+class Grid(NamedTuple):
     """Rows of bins over the address space; row ``n`` begins at ``origin + n * columns * bin``."""
 
     origin: int
@@ -118,18 +115,18 @@ def map_document(
         start = grid.start(number)
         if source.exact:
             assert geometry is not None and snapshot.table.bitmap is not None
-            units = _set_bits(geometry, snapshot.table.bitmap, grid, start)
+            units = set_bits(geometry, snapshot.table.bitmap, grid, start)
         else:
-            units = [inside // unit for inside in _inside(unaccepted, grid, start)]
+            units = [inside // unit for inside in bytes_inside(unaccepted, grid, start)]
         rows.append(
             {
                 "start": start,
                 "unaccepted_units": units,
-                "ram_bytes": _inside(memory.ram, grid, start),
-                "reserved_bytes": _inside(memory.reserved, grid, start),
-                "unknown_bytes": _inside(unknown, grid, start),
-                "uncovered_bytes": _inside(uncovered, grid, start),
-                "guard_units": [inside // unit for inside in _inside(guards, grid, start)],
+                "ram_bytes": bytes_inside(memory.ram, grid, start),
+                "reserved_bytes": bytes_inside(memory.reserved, grid, start),
+                "unknown_bytes": bytes_inside(unknown, grid, start),
+                "uncovered_bytes": bytes_inside(uncovered, grid, start),
+                "guard_units": [inside // unit for inside in bytes_inside(guards, grid, start)],
             }
         )
     answer = document(snapshot, source, "map")
@@ -255,45 +252,40 @@ def _states(snapshot: Snapshot, source: Source) -> tuple[list[Range], list[Range
 
 
 def strays(snapshot: Snapshot, source: Source, ram: Sequence[Range]) -> list[Range]:
-    """Unaccepted memory that is not RAM, which should not be, in whole bytes of the bitmap."""
+    """Unaccepted memory that is not RAM, which should not be, in whole units."""
     if source.name != "bitmap":
         return rng.subtract(listed_ranges(snapshot), ram) if source.name == "page-lists" else []
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
-    byte = UNITS_PER_BYTE * geometry.unit_size
     found: list[Range] = []
-    for start, end in rng.subtract([Range(geometry.phys_base, geometry.end)], ram):
-        # Bytes that lie in the gap whole; a byte across its edge is in a row of the RAM beside it.
-        first, last = -(-(start - geometry.phys_base) // byte), (end - geometry.phys_base) // byte
-        for match in _NONZERO.finditer(bitmap, first, max(first, last)):
+    for gap in rng.subtract([Range(geometry.phys_base, geometry.end)], ram):
+        units = bits.units_of(geometry, *gap)
+        for first, end in bits.runs(bitmap, units.start, units.stop):
+            run = Range(geometry.unit(first).start, geometry.unit(end - 1).end)
             if len(found) == limits.MAP_STRAYS:
-                # Too scattered to tell apart: all the rest of the gap is shown.
-                found.append(Range(geometry.phys_base + match.start() * byte, end))
-                break
-            found.append(Range(geometry.phys_base + match.start() * byte, geometry.phys_base + match.end() * byte))
-        if len(found) > limits.MAP_STRAYS:
-            found.extend(Range(a, b) for a, b in rng.subtract([Range(end, geometry.end)], ram) if a < b)
-            break
-    return found
+                # Too scattered to tell apart: all that the bitmap covers from here on is shown.
+                return rng.merge([*found, Range(run.start, geometry.end)])
+            found.append(run)
+    return rng.merge(found)
 
 
-def _grid(filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int) -> _Grid:
+def _grid(filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int) -> Grid:
     """The finest grid that has few enough rows."""
     units = finest
     while units < UNITS_PER_BYTE:
-        grid = _Grid(phys_base % (units * unit), units * unit, columns)
+        grid = Grid(phys_base % (units * unit), units * unit, columns)
         if _few(grid, filled, FINE_ROWS):
             return grid
         units *= 2
     # A larger bin begins where a byte does, which need not be a multiple of its own size.
     origin = phys_base % (UNITS_PER_BYTE * unit)
-    grid = _Grid(origin, units * unit, columns)
+    grid = Grid(origin, units * unit, columns)
     while not _few(grid, filled, ROWS):
-        grid = _Grid(origin, grid.bin if grid.columns < wide else grid.bin * 2, wide)
+        grid = Grid(origin, grid.bin if grid.columns < wide else grid.bin * 2, wide)
     return grid
 
 
-def _few(grid: _Grid, filled: Sequence[Range], most: int) -> bool:
+def _few(grid: Grid, filled: Sequence[Range], most: int) -> bool:
     numbers: set[int] = set()
     for touched in grid.rows(filled):
         if len(touched) > most:
@@ -304,7 +296,7 @@ def _few(grid: _Grid, filled: Sequence[Range], most: int) -> bool:
     return True
 
 
-def _inside(ranges: Sequence[Range], grid: _Grid, start: int) -> list[int]:
+def bytes_inside(ranges: Sequence[Range], grid: Grid, start: int) -> list[int]:
     """Bytes of sorted, disjoint ``ranges`` in each bin of the row that begins at ``start``."""
     inside = [0] * grid.columns
     end = start + grid.row
@@ -324,7 +316,7 @@ def _inside(ranges: Sequence[Range], grid: _Grid, start: int) -> list[int]:
     return inside
 
 
-def _set_bits(geometry: Geometry, bitmap: bytes, grid: _Grid, start: int) -> list[int]:
+def set_bits(geometry: Geometry, bitmap: bytes, grid: Grid, start: int) -> list[int]:
     """Set bits of each bin of the row that begins at ``start``."""
     per_bin = grid.bin // geometry.unit_size
     before = (start - geometry.phys_base) // geometry.unit_size
@@ -343,7 +335,7 @@ def _set_bits(geometry: Geometry, bitmap: bytes, grid: _Grid, start: int) -> lis
     return counts
 
 
-def _left_out(grid: _Grid, numbers: Sequence[int], memory: Memory) -> list[Document]:
+def _left_out(grid: Grid, numbers: Sequence[int], memory: Memory) -> list[Document]:
     """What lies between the rows, and before the first where the grid does not begin at 0."""
     gaps = []
     if numbers and grid.origin and memory.ram and memory.ram[0].start < grid.origin:

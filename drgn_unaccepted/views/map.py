@@ -91,7 +91,7 @@ def style_for(
     """
     dumb = environ.get("TERM") == "dumb"
     try:
-        "".join(glyph.text for glyph in GLYPHS.values()).encode(stream.encoding or "utf-8")
+        "".join(entry.text for entry in GLYPHS.values()).encode(stream.encoding or "utf-8")
         plain = False
     except (LookupError, UnicodeEncodeError):
         plain = True
@@ -136,7 +136,7 @@ def kind(row: Document, index: int, units_per_bin: int) -> Kind:
     if units:
         if units == row["guard_units"][index]:
             return GUARD
-        return 8 if units >= units_per_bin else max(1, min(7, round(units * 8 / units_per_bin)))
+        return level(units, units_per_bin)
     if row["unknown_bytes"][index]:
         return UNKNOWN
     ram = row["ram_bytes"][index]
@@ -145,23 +145,30 @@ def kind(row: Document, index: int, units_per_bin: int) -> Kind:
     return RESERVED if row["reserved_bytes"][index] else HOLE
 
 
+def level(units: int, units_per_bin: int) -> int:
+    """Eighths of a bin: 0 only for none of its units, 8 only for all."""
+    if not 0 < units < units_per_bin:
+        return 8 if units else 0
+    return max(1, min(7, round(units * 8 / units_per_bin)))
+
+
 def _head(answer: Document, style: Style) -> Iterator[str]:
     source = answer["source"]
     if source != "none":
         source += ", exact" if answer["exact"] else ", not exact"
     if answer["source_reason"] is not None:
         source += f" ({safe(answer['source_reason'])})"
-    yield from _say("source", source, style)
+    yield from say("source", source, style)
     for note in answer["torn"]:
-        yield from _say("torn", safe(note), style)
-    yield from _say("scale", ", ".join(scale(answer)), style)
+        yield from say("torn", safe(note), style)
+    yield from say("scale", ", ".join(scale(answer)), style)
     if answer["covered"] is not None:
-        yield from _say("bitmap", f"covers {span(*answer['covered'])}, {size(answer['covered_bytes'])}", style)
+        yield from say("bitmap", f"covers {span(*answer['covered'])}, {size(answer['covered_bytes'])}", style)
     if answer["memory_from"] is None:
-        yield from _say("RAM", "no e820 table, EFI map or zone says what is RAM here", style)
+        yield from say("RAM", "no e820 table, EFI map or zone says what is RAM here", style)
     elif answer["memory_from"] != "e820":
         teller = "EFI memory map" if answer["memory_from"] == "efi" else "spans of the zones"
-        yield from _say("RAM", f"from the {teller}: no e820 table was captured", style)
+        yield from say("RAM", f"from the {teller}: no e820 table was captured", style)
 
 
 def scale(answer: Document) -> list[str]:
@@ -202,7 +209,7 @@ def _row(answer: Document, row: Document, gutter: int, style: Style) -> str:
     kinds = [kind(row, index, answer["units_per_bin"]) for index in range(columns)]
     text = f"{row['start']:#{gutter}x}|"
     for color, run in groupby(kinds, lambda of: GLYPHS[of].color):
-        text += _paint("".join(_glyph(of, style) for of in run), color, style)
+        text += paint("".join(glyph(of, style) for of in run), color, style)
     text += "|"
     totals = f" {sum(row['unaccepted_units']):>5}/{sum(row['ram_bytes']) // answer['unit_size']}"
     return text + totals if gutter + columns + 2 + len(totals) <= style.width else text
@@ -296,17 +303,17 @@ def _names(values: Sequence[Optional[str]], starts: set[int]) -> str:
 def _legend(answer: Document, context: Sequence[_Lane], marked: set[str], style: Style) -> Iterator[str]:
     eighths = [GLYPHS[level] for level in range(1, 8)]
     shown: list[tuple[str, str, str]] = []
-    for of, glyph in GLYPHS.items():
+    for of, entry in GLYPHS.items():
         if isinstance(of, int) and of < 8:
             if of == 1:
                 text = "1-7" if style.ascii else "".join(g.text for g in eighths)
                 meaning = "units unaccepted" if answer["units_per_bin"] == 8 else "eighths unaccepted"
-                shown.append((text, glyph.color, f"1 to 7 {meaning}"))
+                shown.append((text, entry.color, f"1 to 7 {meaning}"))
             continue
-        text = _glyph(of, style)
-        shown.append((f"'{text}'" if text == " " else text, glyph.color, glyph.meaning))
+        text = glyph(of, style)
+        shown.append((f"'{text}'" if text == " " else text, entry.color, entry.meaning))
     items = [
-        (_paint(text, color, style) + f" {meaning}", len(text) + 1 + len(meaning)) for text, color, meaning in shown
+        (paint(text, color, style) + f" {meaning}", len(text) + 1 + len(meaning)) for text, color, meaning in shown
     ]
     yield from _flow("legend", items, style)
     if marked:
@@ -320,9 +327,9 @@ def _legend(answer: Document, context: Sequence[_Lane], marked: set[str], style:
             texts = [f"{letter} {lane.meanings[letter]}" for letter in sorted(lane.drawn, key=_letters_first)]
         yield from _flow(lane.name, [(text, len(text)) for text in texts], style)
     if answer["lanes"]["efi_complete"] is False:
-        yield from _say("", f"the EFI map is incomplete, from the {answer['lanes']['efi_provenance']}", style)
+        yield from say("", f"the EFI map is incomplete, from the {answer['lanes']['efi_provenance']}", style)
     if len(answer["rows"]) > 1 and context:
-        yield from _say("lanes", "are drawn where they differ from the row above", style)
+        yield from say("lanes", "are drawn where they differ from the row above", style)
 
 
 def _letters_first(letter: str) -> tuple[bool, str]:
@@ -340,20 +347,22 @@ def _totals(answer: Document, style: Style) -> Iterator[str]:
     ):
         if totals[key]:
             parts.append(f"{about(totals[key])} {words}")
-    yield from _say("shown" if answer["window"] else "total", ", ".join(parts), style)
+    yield from say("shown" if answer["window"] else "total", ", ".join(parts), style)
     if answer["window"]:
-        yield from _say("total", f"{size(answer['unaccepted_bytes'])} unaccepted in the whole guest", style)
+        yield from say("total", f"{size(answer['unaccepted_bytes'])} unaccepted in the whole guest", style)
 
 
-def _glyph(of: Kind, style: Style) -> str:
+def glyph(of: Kind, style: Style) -> str:
+    """The character for what a bin shows as."""
     return GLYPHS[of].ascii if style.ascii else GLYPHS[of].text
 
 
-def _paint(text: str, color: str, style: Style) -> str:
+def paint(text: str, color: str, style: Style) -> str:
+    """``text`` in a colour, where there are any."""
     return f"\x1b[{color}m{text}\x1b[0m" if style.color else text
 
 
-def _say(name: str, text: str, style: Style) -> Iterator[str]:
+def say(name: str, text: str, style: Style) -> Iterator[str]:
     """``name`` and a sentence, wrapped."""
     indent = " " * _LABEL
     yield from textwrap.wrap(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
@@ -41,6 +41,8 @@ runs = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=4).
 )
 
 
+# A set bit outside RAM, in a byte of the bitmap that is RAM in part.
+@example(bitmap=b"\x40", first_unit=2, ram=[(0, 3)], columns=8, finest=1, window=None)
 @settings(max_examples=200, deadline=None)
 @given(
     bitmap=st.binary(min_size=1, max_size=24),

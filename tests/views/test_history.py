@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Acceptance by time and address: a sweep and other shapes, from samples written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.questions.history import NoSamples, history
+from drgn_unaccepted.record.file import Sample
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views.history import history_lines
+from drgn_unaccepted.views.map import Style
+from tests.views import guests
+from tests.views.guests import BASE, GIB, MIB, UNIT
+
+
+def sample(number: int, snapshot: Snapshot) -> Sample:
+    return Sample(number, 0.5 * number, 0.001, snapshot)
+
+
+def sweep(samples: int) -> Iterator[Sample]:
+    """A byte of the bitmap more is accepted with each sample, from the lowest address on; 64 bytes in all."""
+    for number in range(samples):
+        done = min(64, number)
+        table = guests.table(bytes(done) + b"\xff" * (64 - done))
+        yield sample(number, replace(guests.small(), table=table))
+
+
+def strips(answer: dict[str, Any], width: int = 132) -> list[str]:
+    lines = [line for line in history_lines(answer, Style(width, False, False)) if line.endswith("|")]
+    return [line.split("|")[1] for line in lines]
+
+
+def test_a_sweep_is_a_diagonal() -> None:
+    answer = history(sweep(40), columns=64, lines=40)
+    assert answer["bins"] == [BASE + n * 16 * MIB for n in range(64)]
+    assert strips(answer) == [" " * n + "█" * (64 - n) for n in range(40)]
+    assert answer["samples"] == 40 and answer["elapsed_seconds"] == 19.5
+
+
+def test_bytes_and_rate() -> None:
+    slices = history(sweep(10))["slices"]
+    assert [one["unaccepted_bytes"] for one in slices] == [GIB - n * 16 * MIB for n in range(10)]
+    # 16 MiB in half a second; nothing comes before the first.
+    assert [one["rate_bytes_per_second"] for one in slices] == [None] + [32.0 * MIB] * 9
+
+
+@pytest.mark.parametrize("samples", (1, 2, 40, 41, 42, 79, 80, 81, 161, 1000))
+def test_many_samples_become_few_slices(samples: int) -> None:
+    answer = history(sweep(samples), lines=40)
+    slices = answer["slices"]
+    assert len(slices) <= 40 and (samples < 40 or len(slices) >= 20)
+    assert sum(one["samples"] for one in slices) == answer["samples"] == samples
+    assert slices[0]["elapsed_seconds"] == 0 and slices[-1]["elapsed_seconds"] == 0.5 * (samples - 1)
+    # Each slice shows what was so at its end.
+    for one in slices:
+        done = min(64, round(one["elapsed_seconds"] * 2))
+        assert one["unaccepted_units"] == [0] * done + [8] * (64 - done)
+
+
+def test_fewer_columns_make_larger_bins() -> None:
+    answer = history(sweep(3), columns=16)
+    assert (answer["bytes_per_bin"], answer["units_per_bin"], len(answer["bins"])) == (64 * MIB, 32, 16)
+    assert answer["slices"][2]["unaccepted_units"] == [16] + [32] * 15
+    assert strips(answer)[2] == "▄" + "█" * 15
+
+
+def test_holes_are_left_out_and_groups_are_told_apart() -> None:
+    answer = history([sample(0, guests.huge())], columns=64)
+    assert answer["bytes_per_bin"] > 100 * GIB
+    e820 = guests.small().e820
+    assert e820 is not None
+    low = replace(guests.small(), table=guests.table(b"\xff" * 320, 0))
+    answer = history([sample(0, low)], columns=200)
+    line = next(line for line in history_lines(answer, Style(250, False, False)) if line.endswith("|"))
+    # RAM below 496 MiB and from 4 GiB on, 1 GiB of it under the bitmap's 5 GiB.
+    assert [len(part) for part in line.split("|")[1:-1]] == [31, 64]
+
+
+def test_page_lists_and_counters() -> None:
+    lists = guests.lists()
+    answer = history([sample(0, lists), sample(1, lists)], columns=200)
+    assert answer["source"] == "page-lists"
+    assert answer["bins"][0] == 0x10C000000
+    assert answer["slices"][0]["unaccepted_units"][0] == 2
+    assert sum(answer["slices"][0]["unaccepted_units"]) * UNIT == answer["slices"][0]["unaccepted_bytes"]
+    counters = history([sample(0, lists)], "counters")
+    assert counters["slices"][0]["unaccepted_units"] is None
+    assert set("".join(strips(counters))) <= {"?"}
+
+
+def test_sources_are_not_compared_with_each_other() -> None:
+    answer = history([sample(0, guests.small()), sample(1, guests.lists())])
+    assert answer["slices"][1]["rate_bytes_per_second"] is None
+
+
+def test_an_empty_recording() -> None:
+    with pytest.raises(NoSamples):
+        history([])
+
+
+def test_lines_fit_and_say_their_scale() -> None:
+    for width in (80, 132):
+        from drgn_unaccepted.views.history import bins_for
+
+        answer = history(sweep(100), columns=bins_for(width))
+        lines = list(history_lines(answer, Style(width, True, False)))
+        assert max(map(len, lines)) <= width
+        assert "".join(lines).isascii()
+        assert "100 samples in 49.5 seconds" in " ".join(lines)
+        assert "0x100000000-0x140000000" in " ".join(lines)
