@@ -41,12 +41,6 @@ _VECTOR_0 = ("asm_exc_divide_error", "early_idt_handler_array")
 _KASLR_ALIGN = 2 << 20
 _KASLR_END = 1 << 30
 
-#: SECTION_SIZE_BITS of x86-64, and MAX_PHYSMEM_BITS with four levels and with five.
-_SECTION_SIZE_BITS = 27
-_PHYSMEM_BITS = {4: 46, 5: 52}
-#: ``struct mem_section`` in a page: 256, or 128 with CONFIG_PAGE_EXTENSION.
-_SECTIONS_PER_ROOT = 128
-
 _PLAIN_SYMBOLS = (
     "_stext",
     "init_uts_ns",
@@ -65,7 +59,6 @@ _SYMBOLS = (
     "__stop_notes",
     "init_top_pgt",
     "linux_banner",
-    "mem_section",
 )
 
 
@@ -198,15 +191,6 @@ class _Kernel:
         ]
         if "node_data" in self._symbols:
             lines.append(f"LENGTH(node_data)={self._symbols['node_data'].size // 8}")
-        if "mem_section" in self._symbols:
-            # SPARSEMEM_EXTREME: a pointer to an array of one pointer for each page of struct mem_section.
-            (table,) = struct.unpack("<Q", self.read("mem_section", 8))
-            roots = (1 << _PHYSMEM_BITS[levels] - _SECTION_SIZE_BITS) // _SECTIONS_PER_ROOT
-            lines += [
-                f"SYMBOL(mem_section)={table:x}",
-                f"LENGTH(mem_section)={roots}",
-                f"NUMBER(SECTION_SIZE_BITS)={_SECTION_SIZE_BITS}",
-            ]
         return ("\n".join(lines) + "\n").encode("latin-1")
 
     def _build_id(self) -> list[str]:

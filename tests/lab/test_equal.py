@@ -19,7 +19,10 @@ from tests.lab.captures import LAB, Capture
 
 pytestmark = pytest.mark.lab
 
-ALL = [Capture(path.parent) for path in sorted(LAB.glob("captures/*/*/scenario.json"))]
+#: The lab's own kernels, and a distribution's.
+ALL = [Capture(path.parent) for path in sorted(LAB.glob("*/*/*/scenario.json"))]
+#: Stopped before there was a VMCOREINFO: the addresses come from vmlinux, also where types come from BTF.
+EARLY = ("early", "stock-panic")
 DUMPS = [
     pytest.param(capture, path.name, id=f"{capture.name}-{path.name}")
     for capture in ALL
@@ -49,9 +52,7 @@ Capsys = pytest.CaptureFixture[str]
 
 
 def read_all(capture_: Capture, name: str, debug_info: str) -> Snapshot:
-    # A guest stopped before it had VMCOREINFO needs its vmlinux for the addresses, also where types come from BTF.
-    needs_vmlinux = debug_info == "dwarf" or capture_.path.name == "early"
-    symbols = [capture_.vmlinux] if needs_vmlinux else []
+    symbols = [capture_.vmlinux] if debug_info == "dwarf" or capture_.path.name in EARLY else []
     opened = open_vmcore(str(capture_.path / name), symbols, debug_info)
     snapshot = capture(opened, Wanted(ALL_PARTS, whole_memmap=True))
     assert snapshot.target.debug_info == debug_info
