@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent.parent
 INTEGRATIONS = TOP / "drgn_unaccepted" / "integrations"
 SAMPLES = TOP / "vmcore-samples"
+
+#: Pages of 4 MiB, a chunk of zone->unaccepted_pages.
+CHUNK_PAGES = 1024
 
 
 def tool(name: str, package: str) -> str:
@@ -80,3 +86,57 @@ def finding(rule: str, status: str, message: str = "words") -> dict[str, Any]:
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+#: The rule that :func:`plant` breaks, and no other.
+PLANTED = "global-counter-matches-zones"
+
+
+def plant(dump: Path, to: Path) -> None:
+    """A snapshot of a real dump with a fault: the kernel's global counter has a chunk more than its zones together.
+
+    The eight bytes of the dump are seen otherwise before anything of ours reads them.
+    """
+    from drgn_unaccepted.kernel.capture import capture
+    from drgn_unaccepted.kernel.target import open_vmcore
+    from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+    from drgn_unaccepted.snapshot_file import write
+
+    opened = open_vmcore(str(dump))
+    prog = opened.prog
+    counter = prog["vm_zone_stat"][prog.constant("NR_UNACCEPTED")].counter
+    assert counter.address_ is not None
+    planted = (counter.value_() + CHUNK_PAGES).to_bytes(8, "little")
+    prog.add_memory_segment(counter.address_, 8, lambda at, count, offset, physical: planted[offset : offset + count])
+    write(capture(opened, Wanted(ALL_PARTS, whole_memmap=True)), str(to))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def service(argv: Sequence[object], log: Path, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs until the end of the block, whatever happens in it."""
+    with log.open("wb") as file:
+        process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=file, stderr=file, **more)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(what: Callable[[], Any], log: Path, seconds: float = 60) -> Any:
+    """The first answer of ``what`` that is true; the log of what was waited for, where there is none."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, log.read_text(errors="replace")[-3000:]
+        time.sleep(0.1)
+    return found
