@@ -30,6 +30,8 @@ SCHEMA = "drgn-unaccepted-snapshot/1"
 #: ``array.array`` type codes of the columns of :class:`~drgn_unaccepted.snapshot.ListedChunks`, little endian.
 _COLUMNS = {"pfns": "Q", "flags": "Q", "refcounts": "i", "page_types": "I"}
 
+_PIECE_BYTES = 1 << 20
+
 
 class SnapshotFileError(Exception):
     """The file is no snapshot that can be read; the text says why in one line."""
@@ -92,8 +94,11 @@ def read(path: str) -> Snapshot:
     :raises SnapshotFileError: it is none that can be read
     :raises OSError: the file cannot be read
     """
+    data = bytearray()
     with Path(path).open("rb") as file:
-        data = file.read(limits.SNAPSHOT_FILE_BYTES + 1)
+        # What a read asks for is allocated, whatever the file has.
+        while len(data) <= limits.SNAPSHOT_FILE_BYTES and (piece := file.read(_PIECE_BYTES)):
+            data += piece
     if len(data) > limits.SNAPSHOT_FILE_BYTES:
         raise SnapshotFileError(f"more than {limits.SNAPSHOT_FILE_BYTES} bytes")
     try:

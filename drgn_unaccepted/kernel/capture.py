@@ -21,7 +21,7 @@ from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.debug_info import target_build_id
 from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable, damage
 from drgn_unaccepted.kernel.kexec import read_kexec_segments
 from drgn_unaccepted.kernel.layout import read_kernel_memory
 from drgn_unaccepted.kernel.log import read_panic
@@ -71,15 +71,8 @@ class _Reading:
             return read()
         except Unavailable as error:
             self.missing[name] = str(error)
-        except drgn.FaultError as error:
-            self.missing[name] = f"not in this target: {_one_line(error)}"
-        except (LookupError, AttributeError) as error:
-            self.missing[name] = f"this kernel has none, or its type is not known: {_one_line(error)}"
-        except (TypeError, OverflowError, drgn.OutOfBoundsError) as error:
-            # Types can be the target's own, out of its BTF, and no more to be trusted than its memory.
-            self.missing[name] = f"its type is not what a kernel has: {_one_line(error)}"
-        except (ValueError, OSError) as error:
-            self.missing[name] = _one_line(error)
+        except DAMAGED as error:
+            self.missing[name] = damage(error)
         return None
 
 
@@ -223,8 +216,3 @@ def _need(kernel: Optional[KernelBuild]) -> KernelBuild:
     if kernel is None:
         raise Unavailable("how the kernel was built could not be told")
     return kernel
-
-
-def _one_line(error: BaseException) -> str:
-    # str() of a KeyError is the repr of its argument.
-    return " ".join(str(error.args[0] if error.args else error).split())

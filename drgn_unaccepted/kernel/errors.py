@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import drgn
+
 
 class TargetError(Exception):
     """The target cannot be read at all; the text is the one line that the user sees, with the mend in it."""
@@ -14,3 +16,32 @@ class Unavailable(Exception):
     One line without a full stop, which names what lacks and where: ``boot_params.efi_info.efi_memmap
     0x7fb70040: not in this dump``. It goes into :attr:`drgn_unaccepted.snapshot.Snapshot.missing`.
     """
+
+
+#: What a read raises where memory, symbols or types are not what a kernel has. Types can be the target's own, out of
+#: its BTF, and no more to be trusted than its memory: a structure in a number's place is a TypeError.
+DAMAGED: tuple[type[Exception], ...] = (
+    drgn.FaultError,
+    drgn.BadDataError,
+    drgn.ObjectAbsentError,
+    drgn.OutOfBoundsError,
+    AttributeError,
+    LookupError,
+    OSError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+def damage(error: Exception) -> str:
+    """What one of :data:`DAMAGED` says, as the text of an :class:`Unavailable`."""
+    # str() of a KeyError (drgn.ObjectNotFoundError) is the repr of its argument.
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    if isinstance(error, drgn.FaultError):
+        return f"not in this target: {text}"
+    if isinstance(error, (LookupError, AttributeError)):
+        return f"this kernel has none, or its type is not known: {text}"
+    if isinstance(error, (TypeError, OverflowError, drgn.OutOfBoundsError, drgn.ObjectAbsentError)):
+        return f"its type is not what a kernel has: {text}"
+    return text

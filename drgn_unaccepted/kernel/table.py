@@ -12,6 +12,7 @@ import dataclasses
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -19,7 +20,7 @@ import drgn
 
 from drgn_unaccepted import limits, snapshot_file
 from drgn_unaccepted.kernel.elf import ElfCore
-from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
@@ -27,6 +28,8 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Table, Zone
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
+
+_MASK = (1 << 64) - 1
 
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table lies in ACPI memory, which kdump and /proc/kcore leave out. Dumps of all RAM have it"
@@ -104,14 +107,14 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     """
     try:
         efi = prog["efi"]
-    except LookupError as error:
-        raise Unavailable(f"efi: {error}") from None
+    except DAMAGED as error:
+        raise Unavailable(f"efi: {damage(error)}") from None
     try:
-        address: int = efi.unaccepted.value_()
+        address = index(efi.unaccepted.value_())
     except AttributeError:
         return Table("absent", "struct efi has no member unaccepted: a kernel before Linux 6.5")
-    except drgn.FaultError as error:
-        raise Unavailable(f"efi.unaccepted: {error}") from None
+    except DAMAGED as error:
+        raise Unavailable(f"efi.unaccepted: {damage(error)}") from None
     if address == EFI_INVALID_TABLE_ADDR:
         return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
     if address == 0:
@@ -129,6 +132,8 @@ def _has_feature(prog: drgn.Program) -> bool:
         return bool(prog.type("struct zone").has_member("unaccepted_pages"))
     except LookupError:
         return False
+    except DAMAGED as error:
+        raise Unavailable(f"struct zone: {damage(error)}") from None
 
 
 def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
@@ -155,14 +160,14 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
         return None
     assert table.address is not None and table.bitmap_bytes is not None
     try:
-        base: int = prog["page_offset_base"].value_()
-    except (LookupError, drgn.FaultError):
+        base = index(prog["page_offset_base"].value_())
+    except DAMAGED:
         return None
     first = table.address // PAGE_SIZE * PAGE_SIZE
     unmapped = []
     for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
         try:
-            prog.read(base + page, 8)
+            prog.read(base + page & _MASK, 8)
         except drgn.FaultError as error:
             # A page table that is not in the dump says nothing; libkdumpfile does not tell the two apart.
             if "address is not mapped" not in str(error):

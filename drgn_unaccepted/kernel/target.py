@@ -15,7 +15,7 @@ import drgn
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import elf
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
-from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
 from drgn_unaccepted.kernel.kdump import KdumpExtent, read_kdump_extent
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
 
@@ -93,6 +93,8 @@ def open_vmcore(
         found = attach_debug_info(prog, symbols, debug_info)
     except TargetError as error:
         raise TargetError(f"{path}: {error if cut is None else f'{cut}: {error}'}") from None
+    except DAMAGED as error:
+        raise TargetError(f"{path}: damaged: {damage(error)}") from None
     return Opened(prog, "vmcore", path, found, core, tuple(warnings))
 
 
@@ -232,7 +234,7 @@ def _open_reason(path: str, error: BaseException) -> str:
 
 def _is_of_drgn(error: Exception) -> bool:
     """Whether drgn raised it for what it was given to open. For libkdumpfile's errors it raises Exception itself."""
-    return type(error) is Exception or isinstance(error, (OSError, ValueError, LookupError, drgn.FaultError))
+    return type(error) is Exception or isinstance(error, DAMAGED)
 
 
 def _text(error: BaseException) -> str:
