@@ -181,11 +181,15 @@ def _fault_what_is_lacking(prog: drgn.Program, core: elf.ElfCore) -> None:
 def adopt(prog: drgn.Program) -> Opened:
     """A program that somebody else opened (drgn's prompt, a script), with the debug information that it has.
 
-    :raises TargetError: it has none and does not describe itself
+    :raises TargetError: it has none and does not describe itself, or its file is gone
     """
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
     path = None if live else prog.core_dump_path
-    core = None if path is None else elf.read_elf_core(path)
+    try:
+        core = None if path is None else elf.read_elf_core(path)
+    except (OSError, ValueError) as error:
+        # Without its headers, what it has no bytes for could not be told from zeros.
+        raise TargetError(f"{path}: {_text(error)}") from None
     if core is not None:
         reach_encrypted(prog, core)
     try:

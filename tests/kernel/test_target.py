@@ -12,6 +12,7 @@ import drgn
 import pytest
 
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.kernel.errors import TargetError
 from drgn_unaccepted.kernel.target import adopt, open_vmcore
 from tests.kernel.elf_dump import (
     PAGE,
@@ -136,6 +137,15 @@ def test_drgns_own_prompt_reaches_encrypted_memory_after_the_first_question(tmp_
     for _ in range(2):
         assert adopt(prog).debug_info == "btf"
     assert prog["efi"].unaccepted == truth("6.12-fill")["table_address"]
+
+
+def test_a_dump_that_is_gone_since_drgn_opened_it(tmp_path: Path) -> None:
+    path = elf_of(tmp_path / "dump", read_sample("6.12-fill"))
+    prog = drgn.Program()
+    prog.set_core_dump(str(path))
+    path.unlink()
+    with pytest.raises(TargetError, match="No such file"):
+        adopt(prog)
 
 
 def test_damaged_encrypted_tables_are_a_stated_reason(capsys: Capsys, tmp_path: Path) -> None:
