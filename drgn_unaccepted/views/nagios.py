@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from drgn_unaccepted.words import count, safe
 
-GIB = 1 << 30
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def nagios(answer: dict[str, Any]) -> Iterator[str]:
@@ -36,9 +36,9 @@ def _amount(answer: dict[str, Any]) -> str:
     if unaccepted is None:
         absent = answer["table"]["state"] == "absent"
         return "no table of unaccepted memory" if absent else "unaccepted memory is not known"
-    of = "" if covered is None else f" of {_gib(covered)}"
+    of = "" if covered is None else f" of {_about(covered)}"
     not_exact = "" if answer["exact"] else ", not exact"
-    return f"{_gib(unaccepted)}{of} unaccepted (source {answer['source']}{not_exact})"
+    return f"{_about(unaccepted)}{of} unaccepted (source {answer['source']}{not_exact})"
 
 
 def _performance(answer: dict[str, Any]) -> str:
@@ -47,8 +47,12 @@ def _performance(answer: dict[str, Any]) -> str:
     return f"unaccepted={value};;;0;{'' if covered is None else covered}"
 
 
-def _gib(nbytes: int) -> str:
-    return f"{nbytes / GIB:.1f} GiB"
+def _about(nbytes: int) -> str:
+    """In GiB, and what is less than one in a smaller unit: 40 MiB are not 0.0 GiB."""
+    for unit, name in _UNITS:
+        if nbytes >= unit:
+            return f"{nbytes / unit:.1f} {name}"
+    return count(nbytes, "byte")
 
 
 def _plain(text: str) -> str:
