@@ -250,6 +250,11 @@ class KernelBuild:
     #: ZONEID_PGSHIFT: ``flags >> zone_id_shift`` of a page is its node and zone.
     zone_id_shift: Optional[int] = None
 
+    @property
+    def is_booting(self) -> Optional[bool]:
+        """The page allocator need not have all its memory yet (``page_alloc_init_late()``). ``None``: not known."""
+        return None if self.system_state is None else self.system_state in ("booting", "scheduling")
+
 
 class NamedRange(NamedTuple):
     name: str

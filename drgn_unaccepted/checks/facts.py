@@ -25,8 +25,6 @@ HEADER_BYTES = header.HEADER.size
 #: RAM, and what Linux before 7.2 made of the RAM under setup_data (E820_TYPE_RESERVED_KERN).
 _RAM_TYPES = (e820_model.RAM, 128)
 
-#: ``system_state`` before the page allocator has all its memory (page_alloc_init_late()).
-_BOOTING = ("booting", "scheduling")
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[Range]:
@@ -232,7 +230,7 @@ class Facts:
         Where ``system_state`` is not known: it had nothing at all, which is so until memblock_free_all().
         """
         kernel = self.snapshot.kernel
-        if kernel is not None and kernel.system_state in _BOOTING:
+        if kernel is not None and kernel.is_booting:
             return True
         return bool(self.zones) and all(
             not zone.free_pages and not zone.buddy_pages and not (zone.listed and zone.listed.pfns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import PAGE_SIZE, Platform, Snapshot, Table
@@ -66,7 +67,12 @@ def covered_bytes(table: Table) -> Optional[int]:
 
 
 def unaccepted_bytes(snapshot: Snapshot, source: Source) -> Optional[int]:
-    """Unaccepted bytes as the source has them: of lists and counters whole chunks, of a saved table at most."""
+    """Unaccepted bytes as the source has them: of lists and counters whole chunks, of a saved table at most.
+
+    None where the source may lack some.
+    """
+    if source.partial:
+        return None
     if source.name == "bitmap":
         table = snapshot.table
         assert table.bitmap is not None and table.unit_size is not None
@@ -81,8 +87,10 @@ def unaccepted_bytes(snapshot: Snapshot, source: Source) -> Optional[int]:
 
 
 def nr_unaccepted_bytes(snapshot: Snapshot) -> Optional[int]:
-    """``NR_UNACCEPTED`` in bytes; None where the counters were not read or the kernel has none."""
+    """``NR_UNACCEPTED`` in bytes; None where it was not read, the kernel has none, or it is no such number."""
     counters = snapshot.counters
     if counters is None or counters.unaccepted_pages is None:
+        return None
+    if not 0 <= counters.unaccepted_pages <= PHYSICAL_END // PAGE_SIZE:
         return None
     return counters.unaccepted_pages * PAGE_SIZE

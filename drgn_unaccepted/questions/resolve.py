@@ -61,7 +61,6 @@ class _Context:
         self._listed = listed_ranges(snapshot)
 
     def entry(self, piece: Piece) -> Document:
-        snapshot = self._snapshot
         where = Range(piece.start, piece.end)
         node, zone = self._zone(where)
         return {
@@ -74,7 +73,7 @@ class _Context:
             "e820": self._e820(where),
             "node": node,
             "zone": zone,
-            "listed": None if snapshot.zones is None else self._within(self._listed, where),
+            "listed": self._is_listed(where),
             "in_flight": self._in_flight(where),
             "reason": piece.reason,
         }
@@ -88,6 +87,8 @@ class _Context:
             return None
         unit = geometry.unit(index)
         bit = None if bitmap is None else int(bits.test_bit(bitmap, index))
+        if bit == 0 and self._snapshot.table.is_doubted:
+            bit = None
         return {"index": index, "start": unit.start, "end": unit.end, "bit": bit}
 
     def _kernel_predicate(self, where: Range) -> Optional[bool]:
@@ -99,7 +100,8 @@ class _Context:
             return None
         start = where.start // PAGE_SIZE * PAGE_SIZE
         size = -(-where.end // PAGE_SIZE) * PAGE_SIZE - start
-        return bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
+        found = bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
+        return None if table.is_doubted and not found else found
 
     def _efi(self, where: Range) -> Optional[Document]:
         efi_map = self._snapshot.efi_map
@@ -141,6 +143,14 @@ class _Context:
         ]
         return (holders[0].node, holders[0].name) if len(holders) == 1 else (None, None)
 
+    def _is_listed(self, where: Range) -> Optional[bool]:
+        if not self._snapshot.zones:
+            return None
+        listed = self._within(self._listed, where)
+        # What a walk that ended early did not find can be listed.
+        cut = any(zone.listed is not None and zone.listed.problems for zone in self._snapshot.zones)
+        return None if cut and not listed else listed
+
     def _within(self, ranges: Sequence[Range], where: Range) -> Optional[bool]:
         """Whether all of it (True) or none of it (False) lies in ``ranges``; None for some of it."""
         inside = rng.total(rng.intersect(ranges, [where]))
@@ -162,7 +172,8 @@ class _Context:
             for entry in accepting.entries
             if entry.start_unit < entry.end_unit
         )
-        return self._within(ends, where)
+        found = self._within(ends, where)
+        return None if accepting.problems and not found else found
 
 
 def _holder(entries: Sequence[Any], where: Range) -> Any:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.questions.state import listed_ranges, possible_guards
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+from drgn_unaccepted.words import count, size
 
 SOURCES = ("bitmap", "page-lists", "counters")
 
@@ -26,6 +31,13 @@ class Source(NamedTuple):
     exact: bool
     #: Why no better source was used, or why there is none; ``None`` for the bitmap.
     reason: Optional[str]
+    #: It may lack unaccepted memory: its total is not known, and a 0 bit of a bitmap says nothing.
+    partial: bool = False
+
+
+#: Chunks that may be listed without a bit of their own, or be missing on the lists, before that is a contradiction:
+#: guards, accepts in flight, memory that kexec accepted.
+_FEW_CHUNKS = 8
 
 
 def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
@@ -39,21 +51,58 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
     lacking: list[str] = []
     for rung in rungs:
         lack = _lack(snapshot, rung)
-        if lack is None:
-            if rung == "bitmap" and snapshot.table.is_saved:
-                return Source(rung, False, f"{_SAVED}; {snapshot.table.reason}")
-            if rung == "bitmap" and snapshot.table.is_doubted:
-                # It answers where it was asked for, and otherwise the lists.
-                if wanted == "bitmap":
-                    return Source(rung, False, snapshot.table.reason)
-                lacking.append(f"bitmap: {snapshot.table.reason}")
-                continue
-            return Source(rung, rung == "bitmap", "; ".join(lacking) or None)
-        lacking.append(f"{rung}: {lack}")
-        # Without a table nothing is listed and nothing is counted: empty lists would prove nothing more.
-        if snapshot.table.state == "absent" and wanted == "auto":
-            break
+        if lack is not None:
+            lacking.append(f"{rung}: {lack}")
+            # Without a table nothing is listed and nothing is counted: empty lists would prove nothing more.
+            if snapshot.table.state == "absent" and wanted == "auto" and not _anything_waits(snapshot):
+                break
+            continue
+        if rung != "bitmap":
+            booting = _booting(snapshot)
+            reason = "; ".join(lacking if booting is None else [*lacking, f"{rung}: {booting}"])
+            return Source(rung, False, reason or None, booting is not None)
+        doubt = _doubt(snapshot)
+        if doubt is None:
+            return Source(rung, True, None) if not snapshot.table.is_saved else Source(rung, False, _saved(snapshot))
+        # It answers where it was asked for, and otherwise the lists.
+        if wanted == "bitmap":
+            return Source(rung, False, doubt, True)
+        lacking.append(f"bitmap: {doubt}")
     return Source("none", False, "; ".join(lacking))
+
+
+def _saved(snapshot: Snapshot) -> str:
+    return f"{_SAVED}; {snapshot.table.reason}"
+
+
+def _doubt(snapshot: Snapshot) -> Optional[str]:
+    """Why a 0 bit is no evidence, or None where it is."""
+    table, kernel = snapshot.table, snapshot.kernel
+    if table.is_doubted:
+        return table.reason
+    if not table.is_saved or table.geometry is None or table.bitmap is None or kernel is None:
+        return None
+    # Bits only ever clear: what is listed now had its bits when the table was saved, the guards' excepted.
+    covered = bits.unaccepted_ranges(table.geometry, table.bitmap)
+    bare = rng.total(rng.subtract(rng.subtract(listed_ranges(snapshot), possible_guards(snapshot)), list(covered)))
+    chunk = kernel.chunk_pages * PAGE_SIZE
+    if bare < _FEW_CHUNKS * max(chunk, 2 * table.geometry.unit_size):
+        return None
+    return f"the saved table has no bits for {size(bare)} that are listed now: it is of another boot ({table.reason})"
+
+
+def _booting(snapshot: Snapshot) -> Optional[str]:
+    """Why the lists and counters need not have all unaccepted memory, or None."""
+    kernel = snapshot.kernel
+    if kernel is None or not kernel.is_booting:
+        return None
+    return f"system_state is {kernel.system_state}: the page allocator need not have all memory yet"
+
+
+def _anything_waits(snapshot: Snapshot) -> bool:
+    """Whether something is listed or counted as unaccepted."""
+    counters = snapshot.counters
+    return bool(listed_ranges(snapshot) or (counters is not None and counters.unaccepted_pages))
 
 
 def _lack(snapshot: Snapshot, rung: str) -> Optional[str]:
@@ -63,20 +112,30 @@ def _lack(snapshot: Snapshot, rung: str) -> Optional[str]:
             return None
         return f"table {snapshot.table.state}: {snapshot.table.reason}"
     if rung == "page-lists":
-        if snapshot.zones is None:
-            return snapshot.missing["zones"]
-        if any(zone.listed is None for zone in snapshot.zones):
-            return "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
-        broken = [zone for zone in snapshot.zones if zone.listed is not None and zone.listed.problems]
-        if broken:
-            assert broken[0].listed is not None
-            return (
-                f"unaccepted_pages of node {broken[0].node} zone {broken[0].name} is damaged: "
-                f"{broken[0].listed.problems[0]}"
-            )
-        return None
+        return _lists_lack(snapshot)
     if snapshot.counters is None:
         return snapshot.missing["counters"]
     if snapshot.counters.unaccepted_pages is None:
         return "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY"
+    if not 0 <= snapshot.counters.unaccepted_pages <= PHYSICAL_END // PAGE_SIZE:
+        return f"NR_UNACCEPTED is {snapshot.counters.unaccepted_pages} pages, which cannot be"
+    return None
+
+
+def _lists_lack(snapshot: Snapshot) -> Optional[str]:
+    if snapshot.zones is None:
+        return snapshot.missing["zones"]
+    if not snapshot.zones:
+        return "no zone is populated, as where node_data reads as zeros"
+    for zone in snapshot.zones:
+        where = f"unaccepted_pages of node {zone.node} zone {zone.name}"
+        if zone.listed is None:
+            return "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
+        if zone.listed.problems:
+            return f"{where} is damaged: {zone.listed.problems[0]}"
+        if zone.unaccepted_pages is not None and snapshot.kernel is not None:
+            listed, counted = len(zone.listed.pfns), zone.unaccepted_pages // snapshot.kernel.chunk_pages
+            # A list head that was overwritten by one of an empty list has no wrong link.
+            if counted - listed > max(_FEW_CHUNKS, listed):
+                return f"{where} lists {count(listed, 'chunk')} where NR_UNACCEPTED counts {counted}"
     return None

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
+
+if TYPE_CHECKING:
+    from drgn_unaccepted.questions.source import Source
 
 UNACCEPTED, ACCEPTED, UNKNOWN = "unaccepted", "accepted", "unknown"
 
@@ -61,6 +63,8 @@ class StateMap:
         """What ``[start, end)`` is made of, without gaps, neighbours of one state joined."""
         if self._source.name != "bitmap":
             yield from self._known_pieces(start, end)
+        elif self._source.partial:
+            yield from self._doubted_pieces(start, end)
         elif self._snapshot.table.is_saved:
             yield from self._saved_pieces(start, end)
         else:
@@ -86,6 +90,13 @@ class StateMap:
                 yield Piece(at, inner.end, ACCEPTED, True, "its bit is 0")
         if geometry.end < end:
             yield Piece(max(start, geometry.end), end, ACCEPTED, False, outside)
+
+    def _doubted_pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """From a bitmap whose zeros are not to be believed."""
+        for piece in self._bitmap_pieces(start, end):
+            if piece.state == ACCEPTED and piece.covered:
+                piece = piece._replace(state=UNKNOWN, reason=f"its bit reads as 0, but: {self._source.reason}")
+            yield piece
 
     def _saved_pieces(self, start: int, end: int) -> Iterator[Piece]:
         """From a bitmap saved earlier: bits only clear, so a 0 holds, and a 1 has to be confirmed by the lists."""
@@ -129,6 +140,12 @@ class StateMap:
         return self._source.reason
 
 
+def unit_size(snapshot: Snapshot) -> int:
+    """Bytes of a unit, by the table's header if it is sane."""
+    geometry = snapshot.table.geometry
+    return X86_UNIT_SIZE if geometry is None else geometry.unit_size
+
+
 def listed_ranges(snapshot: Snapshot) -> list[Range]:
     """The chunks on all ``zone->unaccepted_pages``, merged."""
     if snapshot.zones is None or snapshot.kernel is None:
@@ -158,7 +175,7 @@ def possible_guards(snapshot: Snapshot) -> list[Range]:
     accept_memory() of what lies before a run accepts the run's first unit too (the guard for load_unaligned_zeropad()),
     and the chunk stays listed. Type 15 memory need not end where a chunk does either.
     """
-    unit = snapshot.table.unit_size or X86_UNIT_SIZE
+    unit = unit_size(snapshot)
     edges: list[Range] = []
     for start, end in listed_ranges(snapshot):
         edges += [Range(start, min(start + unit, end)), Range(max(start, end - unit), end)]
@@ -168,15 +185,18 @@ def possible_guards(snapshot: Snapshot) -> list[Range]:
 def accepted_by_pages(snapshot: Snapshot) -> list[Range]:
     """Whole units that hold an allocated page or one in a buddy list, without those that are listed.
 
-    ``__free_pages_core()`` and ``__accept_page()`` accept before they free, by whole units.
+    ``__free_pages_core()`` and ``__accept_page()`` accept before they free, by whole units. Until a page is freed for
+    the first time, in early boot, it has the reference that memmap_init() gives every page: that proves nothing.
     """
     if snapshot.pages is None:
         return []
-    unit = snapshot.table.unit_size or X86_UNIT_SIZE
+    unit = unit_size(snapshot)
+    freed_once = snapshot.kernel is not None and snapshot.kernel.is_booting is False
+    states = ("buddy", "in-use") if freed_once else ("buddy",)
     used = rng.merge(
         Range((run.start_pfn * PAGE_SIZE) // unit * unit, -(-run.end_pfn * PAGE_SIZE // unit) * unit)
         for run in snapshot.pages.runs
-        if run.state in ("buddy", "in-use")
+        if run.state in states
     )
     return rng.subtract(used, listed_ranges(snapshot))
 

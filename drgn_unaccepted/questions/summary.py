@@ -25,7 +25,7 @@ def summary(snapshot: Snapshot, source: Source) -> Document:
             last = end
             runs += 1
     listed = None
-    if snapshot.zones is not None and all(zone.listed is not None for zone in snapshot.zones):
+    if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
     answer.update(
         {
@@ -35,7 +35,7 @@ def summary(snapshot: Snapshot, source: Source) -> Document:
             "listed_chunks": listed,
             "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
             "platform": platform_document(snapshot.platform),
-            "in_flight": None if accepting is None else len(accepting.entries),
+            "in_flight": None if accepting is None else len(accepting.entries) or (None if accepting.problems else 0),
             "missing": dict(snapshot.missing),
         }
     )

@@ -9,18 +9,23 @@ from typing import Any, Optional
 from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.words import count, safe, size, span
 
-_LISTED_CAVEAT = "a listed chunk can hold a unit that is accepted already, as a guard"
+_LISTED_CAVEAT = (
+    "a listed chunk can hold a unit that is accepted already, as a guard; what is being accepted now, or was kept "
+    "from the page allocator, is on no list"
+)
 
 
 def summary(answer: Document) -> Iterator[str]:
-    # The table's own line says why a better source was not used.
-    rows = [("unaccepted", _unaccepted(answer)), ("source", _source_name(answer)), ("table", _table(answer["table"]))]
+    rows = [("unaccepted", _unaccepted(answer)), ("source", _source_beside_table(answer))]
+    rows.append(("table", _table(answer["table"])))
     if answer["covered"] is not None:
         rows.append(("covered", f"{span(*answer['covered'])}, {size(answer['covered_bytes'])}"))
     rows.append(("NR_UNACCEPTED", _counter(answer)))
     rows.append(("platform", _platform(answer)))
     if answer["in_flight"]:
         rows.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
+    elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
+        rows.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
     rows += [("torn", note) for note in answer["torn"]]
     rows.append(("kernel", _target(answer["target"])))
     return _pairs(rows)
@@ -230,20 +235,30 @@ def _unaccepted(answer: Document) -> str:
         if state == "absent":
             return f"nothing for the kernel to accept: {safe(answer['table']['reason'])}"
         return "unknown"
+    if total is None:
+        return f"unknown: {answer['source']} may lack some"
     if answer["source"] == "bitmap":
-        text = f"{size(total)} of {size(answer['covered_bytes'])} covered"
+        at_most = "" if answer["exact"] else "at most "
+        text = f"{at_most}{size(total)} of {size(answer['covered_bytes'])} covered"
         if answer["unaccepted_span"] is not None:
             text += f", {count(answer['unaccepted_runs'], 'range')} in {span(*answer['unaccepted_span'])}"
         return text
     if answer["source"] == "page-lists":
         chunks = f"{count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])}"
-        return f"{size(total)} in {chunks}, at most: {_LISTED_CAVEAT}"
-    return f"{size(total)}, at most: {_LISTED_CAVEAT}"
+        return f"{size(total)} in {chunks}, not exact: {_LISTED_CAVEAT}"
+    return f"{size(total)}, not exact: {_LISTED_CAVEAT}"
 
 
 def _source(answer: Document) -> str:
     text, reason = _source_name(answer), answer["source_reason"]
     return text if reason is None else f"{text}; {safe(reason)}"
+
+
+def _source_beside_table(answer: Document) -> str:
+    """The source, and why no better one was used where the table's own line does not say it."""
+    table, reason = answer["table"], answer["source_reason"] or ""
+    beyond = reason.removeprefix(f"bitmap: table {table['state']}: {table['reason']}").removeprefix("; ")
+    return _source_name(answer) + (f"; {safe(beyond)}" if beyond else "")
 
 
 def _source_name(answer: Document) -> str:

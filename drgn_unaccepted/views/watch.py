@@ -173,7 +173,7 @@ def about(number: Optional[float]) -> str:
 def _unaccepted(answer: Document) -> str:
     if answer["source"] == "none":
         return f"unknown: {safe(answer['source_reason'])}"
-    exact = "exact" if answer["exact"] else "at most: a listed chunk can hold a unit that is accepted already"
+    exact = "exact" if answer["exact"] else "not exact: a listed chunk can hold a unit that is accepted already"
     return f"{about(answer['unaccepted_bytes'])}  ({answer['source']}, {exact})"
 
 

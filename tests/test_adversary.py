@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Situations in which a wrong answer would be the easy one: "accepted", or an unaccepted 0, of what is not known.
+
+Each begins with a real capture, of which one thing is taken away or contradicted.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from drgn_unaccepted import snapshot_file
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.snapshot import ALL_PARTS, AcceptingList, ListedChunks, PageRun, Snapshot, Table, Wanted
+
+SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
+MIB = 1 << 20
+CHUNK = 4 * MIB
+PAGE = 4096
+
+NO_CHUNKS = ListedChunks(array("Q"), array("Q"), array("i"), array("I"))
+
+Capsys = pytest.CaptureFixture[str]
+Ask = Callable[..., tuple[int, Any, str]]
+
+
+@cache
+def sample(name: str) -> Snapshot:
+    return capture(open_vmcore(str(SAMPLES / name / "vmcore")), Wanted(ALL_PARTS, whole_memmap=True))
+
+
+@pytest.fixture
+def ask(tmp_path: Path, capsys: Capsys) -> Ask:
+    """Runs the program on a snapshot: exit status, the JSON document or the text, and what went to stderr."""
+
+    def run(snapshot: Snapshot, *argv: str, text: Optional[str] = None) -> tuple[int, Any, str]:
+        file = tmp_path / "snapshot.json"
+        snapshot_file.write(snapshot, str(file))
+        status = main(["--snapshot", str(file), *argv, "--format", text or "json"])
+        out, err = capsys.readouterr()
+        return status, out if text else json.loads(out) if out else None, err
+
+    return run
+
+
+def without_lists(snapshot: Snapshot) -> Snapshot:
+    """The heads of all lists lead to themselves."""
+    assert snapshot.zones is not None
+    return replace(snapshot, zones=tuple(replace(zone, listed=NO_CHUNKS) for zone in snapshot.zones))
+
+
+def counted(snapshot: Snapshot, pages: int) -> Snapshot:
+    """With another NR_UNACCEPTED, in all zones and altogether."""
+    assert snapshot.zones is not None and snapshot.counters is not None
+    zones = tuple(replace(zone, unaccepted_pages=pages if zone.name == "Normal" else 0) for zone in snapshot.zones)
+    return replace(snapshot, zones=zones, counters=replace(snapshot.counters, unaccepted_pages=pages))
+
+
+def in_state(snapshot: Snapshot, system_state: Optional[str]) -> Snapshot:
+    assert snapshot.kernel is not None
+    return replace(snapshot, kernel=replace(snapshot.kernel, system_state=system_state))
+
+
+def listed_chunk(snapshot: Snapshot) -> int:
+    """A chunk amid listed ones."""
+    assert snapshot.zones is not None
+    chunks = {pfn * PAGE for zone in snapshot.zones if zone.listed for pfn in zone.listed.pfns}
+    return next(chunk for chunk in sorted(chunks) if {chunk - CHUNK, chunk + CHUNK} <= chunks)
+
+
+def bytes_listed(snapshot: Snapshot) -> int:
+    assert snapshot.zones is not None
+    return sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed) * CHUNK
+
+
+def test_no_zones_are_no_empty_lists(ask: Ask) -> None:
+    """node_data read as zeros: there is no node, no zone, no list, and nothing that says that nothing is listed."""
+    snapshot = replace(sample("6.12-fill-kdump"), zones=())
+    status, answer, _ = ask(snapshot, "summary")
+    assert (status, answer["source"]) == (0, "counters")
+    assert answer["unaccepted_bytes"] == answer["nr_unaccepted_bytes"] > 0
+    assert "no zone is populated" in answer["source_reason"]
+    status, answer, err = ask(snapshot, "--source", "page-lists", "summary")
+    assert (status, answer["source"], answer["unaccepted_bytes"]) == (3, "none", None)
+    assert "no zone is populated" in err
+
+
+@pytest.mark.parametrize("system_state", ["booting", "scheduling"])
+@pytest.mark.parametrize("source", ["page-lists", "counters"])
+def test_lists_of_a_kernel_that_boots_are_not_all(ask: Ask, source: str, system_state: str) -> None:
+    """Until page_alloc_init_late() memory with bits set is on no list yet: what is listed is no bound from above."""
+    snapshot = counted(without_lists(in_state(sample("6.12-fill-kdump"), system_state)), 0)
+    _, answer, _ = ask(snapshot, "--source", source, "summary")
+    assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == (source, False, None)
+    assert f"system_state is {system_state}" in answer["source_reason"]
+    _, text, _ = ask(snapshot, "--source", source, "summary", text="text")
+    assert text.splitlines()[0].split(maxsplit=1)[1].startswith("unknown")
+    assert f"system_state is {system_state}" in text
+    _, line, _ = ask(snapshot, "check", text="nagios")
+    assert "unaccepted memory is not known" in line.splitlines()[0]
+    assert "| unaccepted=U;" in line.splitlines()[0]
+
+
+@pytest.mark.parametrize("system_state", ["booting", None])
+def test_a_reference_proves_nothing_before_the_page_was_freed_once(ask: Ask, system_state: Optional[str]) -> None:
+    """memmap_init() gives every page one reference, and memory is accepted when that is first dropped."""
+    snapshot = sample("6.12-fill-kdump")
+    assert snapshot.pages is not None
+    chunk = listed_chunk(snapshot)
+    first = chunk // PAGE
+    runs = [run for run in snapshot.pages.runs if run.end_pfn <= first or run.start_pfn >= first + 1024]
+    runs.append(PageRun(first, first + 1024, "in-use"))
+    snapshot = replace(without_lists(in_state(snapshot, system_state)), pages=replace(snapshot.pages, runs=tuple(runs)))
+    _, answer, _ = ask(counted(snapshot, 0), "--source", "page-lists", "resolve", hex(chunk))
+    assert answer["addresses"][0]["state"] == "unknown"
+
+
+@pytest.mark.parametrize("source", ["auto", "page-lists"])
+def test_lists_that_lost_what_the_counters_count(ask: Ask, source: str) -> None:
+    """Every list leads back to its head at once, and NR_UNACCEPTED counts 292 MiB."""
+    snapshot = without_lists(sample("6.12-fill-kdump"))
+    status, answer, err = ask(snapshot, "--source", source, "summary")
+    assert "lists 0 chunks where NR_UNACCEPTED counts 73" in answer["source_reason"]
+    if source == "auto":
+        assert (status, answer["source"]) == (0, "counters")
+        assert answer["unaccepted_bytes"] == 292 * MIB
+    else:
+        assert (status, answer["source"], answer["unaccepted_bytes"]) == (3, "none", None)
+        assert "NR_UNACCEPTED" in err
+
+
+def test_a_count_that_cannot_be(ask: Ask) -> None:
+    for pages in (-512, 1 << 60):
+        snapshot = sample("6.12-fill-kdump")
+        assert snapshot.counters is not None
+        snapshot = replace(
+            snapshot,
+            zones=None,
+            missing={**snapshot.missing, "zones": "not in this target"},
+            counters=replace(snapshot.counters, unaccepted_pages=pages),
+        )
+        status, answer, err = ask(snapshot, "summary")
+        assert (status, answer["source"]) == (3, "none")
+        assert answer["unaccepted_bytes"] is answer["nr_unaccepted_bytes"] is None
+        assert f"NR_UNACCEPTED is {pages} pages" in err
+
+
+def test_no_table_but_lists(ask: Ask) -> None:
+    """efi.unaccepted was overwritten, or looked up in the wrong place: what is listed waits to be accepted."""
+    snapshot = sample("6.12-fill-kdump")
+    expected = bytes_listed(snapshot)
+    snapshot = replace(snapshot, table=Table("absent", "efi.unaccepted is ~0: no table was found at boot"))
+    status, answer, _ = ask(snapshot, "summary")
+    assert (status, answer["source"], answer["unaccepted_bytes"]) == (0, "page-lists", expected)
+    _, text, _ = ask(snapshot, "summary", text="text")
+    assert "nothing for the kernel to accept" not in text
+    chunk = listed_chunk(snapshot)
+    status, answer, _ = ask(snapshot, "resolve", hex(chunk))
+    assert (status, answer["addresses"][0]["state"]) == (0, "unaccepted")
+
+
+def test_the_unit_of_an_invalid_header_rounds_nothing(ask: Ask) -> None:
+    """A unit_size of 2 GiB out of a damaged header would make 2 GiB accepted with every page in use."""
+    snapshot = sample("6.12-fill-kdump")
+    _, before, _ = ask(snapshot, "ranges")
+    damaged = Table("invalid", "phys_base: no multiple", 0x7F000000, 1, 1 << 31, 0x1000, 3)
+    _, after, _ = ask(replace(snapshot, table=damaged), "ranges")
+    assert after["ranges"] == before["ranges"] != []
+    assert after["possible_guards"] == before["possible_guards"]
+
+
+def test_a_damaged_list_says_of_no_address_that_it_is_not_listed(ask: Ask) -> None:
+    """The walk ended after two chunks: all others may be listed too, and their number is not known."""
+    snapshot = sample("6.12-fill")
+    chunk = listed_chunk(snapshot)
+    assert snapshot.zones is not None
+    cut = ListedChunks(
+        array("Q", [chunk // PAGE]), array("Q", [0]), array("i", [0]), array("I", [0]), ("entry 1: NULL",)
+    )
+    zones = tuple(replace(zone, listed=cut) if zone.name == "Normal" else zone for zone in snapshot.zones)
+    snapshot = replace(snapshot, zones=zones)
+    _, answer, _ = ask(snapshot, "resolve", hex(chunk), hex(chunk + CHUNK))
+    assert [entry["listed"] for entry in answer["addresses"]] == [True, None]
+    _, answer, _ = ask(snapshot, "summary")
+    assert answer["listed_chunks"] is None
+    _, text, _ = ask(snapshot, "summary", text="text")
+    assert "1 chunk of" not in text
+
+
+def test_a_damaged_accepting_list_says_of_no_address_that_it_is_not_in_flight(ask: Ask) -> None:
+    snapshot = replace(sample("6.12-fill"), accepting=AcceptingList((), ("entry 0: 0xdead000 is not in this target",)))
+    chunk = hex(listed_chunk(snapshot))
+    _, answer, _ = ask(snapshot, "resolve", chunk)
+    assert answer["addresses"][0]["in_flight"] is None
+    _, answer, _ = ask(snapshot, "summary")
+    assert answer["in_flight"] is None
+    snapshot = sample("6.12-panic")
+    assert snapshot.accepting is not None and snapshot.accepting.entries
+    chunk = hex(listed_chunk(snapshot))
+    _, answer, _ = ask(snapshot, "resolve", chunk)
+    assert answer["addresses"][0]["in_flight"] is False
+    cut = replace(snapshot.accepting, problems=("entry 1: 0xdead000 is not in this target",))
+    _, answer, _ = ask(replace(snapshot, accepting=cut), "resolve", chunk)
+    assert answer["addresses"][0]["in_flight"] is None
+
+
+def test_nagios_has_no_zero_for_a_little(ask: Ask) -> None:
+    """40 MiB are not 0.0 GiB."""
+    snapshot = sample("6.12-fill-kdump")
+    assert snapshot.zones is not None
+    few = array("Q", [pfn for zone in snapshot.zones if zone.listed for pfn in zone.listed.pfns][:10])
+    lists = ListedChunks(few, array("Q", [0] * 10), array("i", [0] * 10), array("I", [0xF7000000] * 10))
+    zones = tuple(replace(z, listed=lists) if z.name == "Normal" else z for z in snapshot.zones)
+    _, line, _ = ask(counted(replace(snapshot, zones=zones), 10 * 1024), "check", text="nagios")
+    assert " 40.0 MiB unaccepted (source page-lists, not exact)" in line.splitlines()[0]
+    assert "unaccepted=41943040B;" in line.splitlines()[0]
+
+
+def test_a_saved_bitmap_of_zeros_is_no_bound_where_chunks_are_listed(ask: Ask) -> None:
+    """A table saved in another boot, at the same address as ever, in which everything had been accepted."""
+    snapshot = sample("6.12-fill")
+    table = snapshot.table
+    assert table.bitmap is not None and table.bitmap_bytes is not None
+    saved = replace(
+        table,
+        bitmap=bytes(table.bitmap_bytes),
+        read_through="file",
+        reason="whether it was saved in this boot is not known: table.bin does not say",
+    )
+    snapshot = replace(snapshot, table=saved)
+    chunk = listed_chunk(snapshot)
+    status, answer, _ = ask(snapshot, "resolve", f"{chunk:#x}+4M")
+    assert {entry["state"] for entry in answer["addresses"]} == {"unaccepted"}
+    assert {entry["kernel_predicate"] for entry in answer["addresses"]} == {None}
+    status, answer, _ = ask(snapshot, "summary")
+    assert (status, answer["exact"]) == (0, False)
+    assert answer["unaccepted_bytes"] == bytes_listed(snapshot)
+    _, line, _ = ask(snapshot, "check", text="nagios")
+    assert " 0" not in line.partition("unaccepted (")[0]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_summary_of_a_bitmap_that_is_not_exact_says_why(ask: Ask, saved: bool) -> None:
+    snapshot = sample("6.12-fill")
+    if saved:
+        table = replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3")
+    else:
+        bitmap_bytes = snapshot.table.bitmap_bytes
+        assert bitmap_bytes is not None
+        table = replace(snapshot.table, bitmap=bytes(bitmap_bytes), reason="the bits are all 0: overwritten")
+    assert table.reason is not None
+    _, text, _ = ask(replace(snapshot, table=table), "summary", text="text")
+    assert table.reason in text
+    _, answer, _ = ask(replace(snapshot, table=table), "summary")
+    assert table.reason in answer["source_reason"]
+    assert not answer["exact"]
+
+
+def test_a_doubted_bitmap_proves_nothing_accepted(ask: Ask) -> None:
+    """Zeros under listed chunks, even where the bitmap is asked for by name: a 0 says nothing, a 1 does."""
+    snapshot = sample("6.12-fill")
+    table = snapshot.table
+    assert table.bitmap is not None and table.geometry is not None and table.phys_base is not None
+    bitmap = bytes(len(table.bitmap) - 1) + table.bitmap[-1:]
+    snapshot = replace(snapshot, table=replace(table, bitmap=bitmap, reason="zeros where 73 chunks are listed"))
+    chunk = listed_chunk(snapshot)
+    for source in ("auto", "bitmap", "page-lists"):
+        _, answer, _ = ask(snapshot, "--source", source, "resolve", hex(chunk), hex(table.phys_base))
+        for entry in answer["addresses"]:
+            assert entry["kernel_predicate"] is None, source
+            assert entry["unit"]["bit"] is None
+        assert answer["addresses"][0]["state"] == ("unknown" if source == "bitmap" else "unaccepted")
+    _, answer, _ = ask(snapshot, "--source", "bitmap", "ranges")
+    assert {entry["state"] for entry in answer["ranges"]} <= {"unknown", "unaccepted"}
+    _, answer, _ = ask(snapshot, "--source", "bitmap", "summary")
+    assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", False, None)
+    _, answer, _ = ask(snapshot, "--source", "bitmap", "map")
+    assert answer["totals"]["unknown_bytes"] > 0
