@@ -276,6 +276,44 @@ def test_a_table_and_memory_above_1_tib(capsys: Capsys, tmp_path: Path) -> None:
     assert [entry["state"] for entry in document["addresses"]] == ["unaccepted", "accepted"]
 
 
+# What is no dump of a kernel
+
+
+def test_the_core_of_a_process(capsys: Capsys, tmp_path: Path) -> None:
+    path = write_elf(tmp_path / "core", [Load(0, bytes(PAGE), vaddr=0x400000)], note(b"CORE", 1, bytes(336)))
+    assert "not a dump of a Linux kernel" in refused(capsys, path, "summary")
+
+
+def test_a_machine_without_vmcoreinfo(capsys: Capsys, tmp_path: Path) -> None:
+    """Another hypervisor's dump, told by its physical addresses."""
+    path = write_elf(tmp_path / "core", [Load(PAGE, bytes(PAGE))], note(b"VBCORE", 0xB00, bytes(16)))
+    err = refused(capsys, path, "summary")
+    assert "none is in its memory" in err and "--vmcoreinfo FILE" in err
+    text = tmp_path / "vmcoreinfo"
+    text.write_bytes(b"OSRELEASE=6.12.1\nPAGESIZE=4096\n")
+    assert "swapper_pg_dir" in refused(capsys, path, "--vmcoreinfo", str(text), "summary")
+
+
+def test_a_sample_without_its_note_and_with_its_text(capsys: Capsys, tmp_path: Path) -> None:
+    name = "6.12-fill"
+    sample, text = read_sample(name), tmp_path / "vmcoreinfo"
+    path = write_elf(tmp_path / "dump", runs(sample.pages), note(b"QEMU", 0, bytes(440)))
+    assert "no VMCOREINFO note" in refused(capsys, path, "ranges")
+    text.write_bytes(sample.vmcoreinfo)
+    status, document, err = ask(capsys, path, "--vmcoreinfo", str(text), "ranges")
+    assert (status, err) == (0, "")
+    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+    # As the kernel has it, in a page of its own, and uts_ns, which is in no sample.
+    release = sample.physical("init_uts_ns") + sample.number("OFFSET(uts_namespace.name)") + 2 * 65
+    sample.pages.setdefault(release // PAGE, bytes(PAGE))
+    sample.write(release, truth(name)["kernel_release"].encode() + b"\0")
+    sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
+    write_elf(path, runs(sample.pages), note(b"QEMU", 0, bytes(440)))
+    status, document, err = ask(capsys, path, "ranges")
+    assert status == 0 and "found in the dumped memory, at 0x12345000" in err
+    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+
+
 # Dumps that end too soon
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +167,19 @@ def test_a_stock_kernel_dead_of_unaccepted_memory_tells_all(capture: Capture, ca
 
 
 @pytest.mark.parametrize("capture", named("fill"), ids=ids)
-def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Capsys) -> None:
+def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Capsys, tmp_path: Path) -> None:
     path = capture.path / "dump.kdump-zlib"
     with pytest.raises(Exception, match="KDUMP_ATTR_ARCH_NAME"):
         drgn.Program().set_core_dump(str(path))
-    assert answers(capsys, path) == answers(capsys, capture.dump)
+    expected = answers(capsys, capture.dump)
+    assert answers(capsys, path) == expected
+    # Unflattened, as makedumpfile does it, and with VMCOREINFO's text from elsewhere.
+    raw, text = tmp_path / "kdump", tmp_path / "vmcoreinfo"
+    with path.open("rb") as file:
+        subprocess.run(["makedumpfile", "-R", raw], stdin=file, stdout=subprocess.DEVNULL, check=True, timeout=300)
+    text.write_bytes(note_of(capture))
+    assert answers(capsys, raw) == expected
+    assert answers(capsys, path, "--vmcoreinfo", text) == expected
 
 
 # AMD's C-bit
