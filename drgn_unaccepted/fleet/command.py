@@ -28,7 +28,7 @@ def run_scan(args: Arguments) -> int:
     if not targets:
         raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
     jobs = args.jobs or len(os.sched_getaffinity(0))
-    how = Scan(shard, Bounds(args.timeout, args.memory), jobs, args.retry, args.quiet)
+    how = Scan(shard, Bounds(args.timeout, args.memory), jobs, args.retry, args.quiet, args.beside)
     with stopped_by_signals() as stop:
         try:
             left = scan(targets, how, args.output, stop)

@@ -6,14 +6,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.fleet.targets import Shard
+from drgn_unaccepted.fleet.targets import Shard, Target
 from drgn_unaccepted.questions.document import SCHEMA, Document
+from drgn_unaccepted.snapshot_file import write_atomically
 
 
 class Journal:
@@ -105,6 +108,49 @@ class Journal:
                 self._file.truncate(self._end)
             raise CommandError(f"{self._path}: {error.strerror}") from None
         self._end += len(data)
+
+
+class Beside:
+    """Each record in a file of its own beside its target, ``PATH.unaccepted.json``."""
+
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self._targets = {target.id: target for target in targets}
+        self.done: dict[str, bool] = {}
+        for target in self._targets.values():
+            self._note(target)
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+    def begin(self, shard: Shard, targets: int) -> None:
+        pass
+
+    def add(self, record: Document) -> None:
+        """
+        :raises CommandError: it cannot be written
+        """
+        path = _beside(self._targets[record["id"]])
+        try:
+            write_atomically(path, json.dumps(record) + "\n")
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}") from None
+
+    def _note(self, target: Target) -> None:
+        try:
+            with Path(_beside(target)).open("rb") as file:
+                record = json.loads(file.read(limits.FLEET_LINE_BYTES))
+            if record["id"] == target.id:
+                self.done[target.id] = record["error"] is None
+        except (OSError, ValueError, TypeError, KeyError):
+            # None, or of a dump that was here before: it is written anew.
+            return
+
+
+def _beside(target: Target) -> str:
+    return f"{target.path}.unaccepted.json"
 
 
 class Output:

@@ -24,11 +24,17 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         help="vmcore, snapshot, directory of them, or a list: *.txt and *.list one path a line, *.jsonl objects with "
         "path and perhaps host, symbols, table, vmcoreinfo; - is a list on standard input",
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         help="JSON lines, a record for each target; what is in it already is not done again (default: standard output)",
+    )
+    where.add_argument(
+        "--beside",
+        action="store_true",
+        help="each record into PATH.unaccepted.json beside its target, unless it is there",
     )
     parser.add_argument("-j", "--jobs", metavar="N", type=_from_1, help="targets at a time (default: CPUs)")
     parser.add_argument(

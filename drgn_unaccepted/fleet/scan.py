@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Optional, Union
 
-from drgn_unaccepted.fleet.journal import Journal, Output
+from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, Interrupted, Process
 from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import Shard, Target
@@ -29,6 +29,8 @@ class Scan(NamedTuple):
     #: Look again at targets that an earlier run had no answer for.
     retry: bool
     quiet: bool
+    #: Each record in a file beside its target.
+    beside: bool = False
 
 
 def scan(targets: Sequence[Target], how: Scan, output: Optional[str], stop: Stop) -> int:
@@ -39,8 +41,7 @@ def scan(targets: Sequence[Target], how: Scan, output: Optional[str], stop: Stop
     :raises CommandError: the records cannot be written
     """
     mine = [target for target in targets if how.shard.has(target)]
-    journal: Union[Journal, Output] = Output() if output is None else Journal(output)
-    with journal:
+    with _journal(mine, how, output) as journal:
         todo = [target for target in mine if not _is_done(journal.done, target, how.retry)]
         journal.begin(how.shard, len(mine))
         progress = Progress(len(mine), len(mine) - len(todo), how.quiet)
@@ -53,6 +54,12 @@ def scan(targets: Sequence[Target], how: Scan, output: Optional[str], stop: Stop
         finally:
             progress.close()
     return left
+
+
+def _journal(targets: Sequence[Target], how: Scan, output: Optional[str]) -> Union[Journal, Beside, Output]:
+    if how.beside:
+        return Beside(targets)
+    return Output() if output is None else Journal(output)
 
 
 def _is_done(done: dict[str, bool], target: Target, retry: bool) -> bool:

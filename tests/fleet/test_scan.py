@@ -240,6 +240,29 @@ def test_records_go_to_standard_output_where_no_file_is_named() -> None:
     assert [("id" in line) for line in lines] == [False, True]
 
 
+def test_records_beside_their_targets(tmp_path: Path) -> None:
+    """As after a reboot: the dump of an earlier crash has its answer already, the new one gets one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vmcore").write_bytes(FILL.read_bytes() if name == "a" else b"garbage")
+    assert scan(tmp_path / "a", "--beside", "--quiet").returncode == 0
+    answer = tmp_path / "a" / "vmcore.unaccepted.json"
+    before = answer.stat()
+    done = scan(tmp_path, "--beside", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert answer.stat().st_mtime_ns == before.st_mtime_ns
+    assert json.loads(answer.read_text())["error"] is None
+    other = json.loads((tmp_path / "b" / "vmcore.unaccepted.json").read_text())
+    assert other["error"]["kind"] == "unreadable"
+    assert (
+        sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+        == ["vmcore", "vmcore"] + ["vmcore.unaccepted.json"] * 2
+    )
+    (tmp_path / "b" / "vmcore").write_bytes(FILL.read_bytes())
+    assert scan(tmp_path, "--beside", "--quiet").returncode == 0
+    assert json.loads((tmp_path / "b" / "vmcore.unaccepted.json").read_text())["error"] is None
+
+
 def test_names_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\n.vmcore"
     with open(path, "wb") as file:  # noqa: PTH123

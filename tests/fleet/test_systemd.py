@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The units, by systemd-analyze; and that what they forbid is not what the program does."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.tools import INTEGRATIONS, SAMPLES, TOP, run, tool
+
+UNITS = INTEGRATIONS / "systemd"
+FILL = SAMPLES / "6.12-fill" / "vmcore"
+
+
+def units(tmp_path: Path) -> list[Path]:
+    """Copies whose command is there, as it is once the package is installed."""
+    command = tmp_path / "drgn-unaccepted"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    copies = []
+    for unit in sorted(UNITS.iterdir()):
+        copy = tmp_path / unit.name
+        copy.write_text(unit.read_text().replace("/usr/bin/drgn-unaccepted", str(command)))
+        copies.append(copy)
+    return copies
+
+
+def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze", "systemd")
+    done = run([analyze, "verify", "--man=no", *units(tmp_path)])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_would_have_said_something(tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze", "systemd")
+    unit = tmp_path / "bad.service"
+    unit.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nProtectEverything=yes\n")
+    assert "ProtectEverything" in run([analyze, "verify", "--man=no", unit]).stderr
+
+
+@pytest.mark.parametrize(("name", "most"), [("drgn-unaccepted-check", 2.0), ("drgn-unaccepted-crash", 1.2)])
+def test_the_exposure_is_low(name: str, most: float) -> None:
+    """On systemd's scale of 0 to 10; what is left are root, /proc/kcore and the BPF read."""
+    analyze = tool("systemd-analyze", "systemd")
+    done = run([analyze, "security", "--offline=true", "--no-pager", UNITS / f"{name}.service"])
+    if "Unknown" in done.stderr or "unrecognized option" in done.stderr:
+        pytest.skip("systemd-analyze before 250 has no --offline")
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= most
+
+
+def system_calls(analyze: str, unit: Path) -> set[str]:
+    """What ``SystemCallFilter=`` lets through, its groups as systemd has them."""
+    groups: dict[str, list[str]] = {}
+    for line in run([analyze, "syscall-filter", "--no-pager"]).stdout.splitlines():
+        if line.startswith("@"):
+            group = groups.setdefault(line.strip(), [])
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            group.append(line.strip())
+
+    def expand(word: str) -> set[str]:
+        if not word.startswith("@"):
+            return {word}
+        return set().union(*(expand(inner) for inner in groups[word]))
+
+    allowed: set[str] = set()
+    for line in unit.read_text().splitlines():
+        if line.startswith("SystemCallFilter="):
+            words = line.partition("=")[2]
+            named = set().union(*(expand(word) for word in words.lstrip("~").split()))
+            allowed = allowed - named if words.startswith("~") else allowed | named
+    return allowed
+
+
+@pytest.mark.parametrize("unit", ["check", "crash"])
+def test_the_program_s_system_calls_get_through(unit: str, tmp_path: Path) -> None:
+    analyze, strace = tool("systemd-analyze", "systemd"), tool("strace", "strace")
+    (tmp_path / "vmcore").write_bytes(FILL.read_bytes())
+    argv = {
+        "check": ["-c", FILL, "check", "--format", "prometheus", "-o", tmp_path / "x.prom"],
+        "crash": ["scan", "--beside", "--jobs", "1", "--quiet", tmp_path],
+    }[unit]
+    log = tmp_path / "strace"
+    command = [strace, "-f", "-qq", "-o", log, sys.executable, "-m", "drgn_unaccepted", *argv]
+    done = run(command, cwd=TOP)
+    if not log.exists() or "Operation not permitted" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
+    called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(errors="replace"), re.M))
+    assert {"openat", "execve"} <= called
+    allowed = system_calls(analyze, UNITS / f"drgn-unaccepted-{unit}.service")
+    assert called - allowed == set()
+    assert ("bpf" in allowed) is (unit == "check")
+
+
+def test_no_memory_is_both_written_and_run(tmp_path: Path) -> None:
+    """MemoryDenyWriteExecute=: ctypes and libffi are the usual offenders; the kernel is asked to refuse it here too."""
+    code = (
+        "import ctypes, sys\n"
+        "if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0): sys.exit(77)\n"
+        "from drgn_unaccepted.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = run([sys.executable, "-c", code, "-c", FILL, "check"], cwd=TOP, env=os.environ)
+    if done.returncode == 77:
+        pytest.skip("kernel before Linux 6.3, which has no PR_SET_MDWE")
+    assert done.returncode in (0, 1), done.stderr
+
+
+def test_the_check_s_alarm_for_staleness_fits_its_timer() -> None:
+    timer = (UNITS / "drgn-unaccepted-check.timer").read_text()
+    rules = (INTEGRATIONS / "prometheus" / "unaccepted.rules.yml").read_text()
+    assert "OnUnitActiveSec=1h" in timer and "RandomizedDelaySec=10min" in timer
+    assert "efi_unaccepted_last_run_timestamp_seconds > 3 * 3600" in rules
