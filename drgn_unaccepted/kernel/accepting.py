@@ -4,29 +4,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.percpu import per_cpu_pointer, possible_cpus
 from drgn_unaccepted.kernel.probe import member_offset
-from drgn_unaccepted.kernel.tasks import TaskReader, thread_size
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Task
+from drgn_unaccepted.snapshot import Accept, AcceptingList
 
 
 class _Entry(NamedTuple):
     address: int
     start: int
     end: int
-
-
-class _Stack(NamedTuple):
-    start: int
-    end: int
-    task: Task
 
 
 def read_accepting(prog: Program) -> AcceptingList:
@@ -52,7 +43,11 @@ def read_accepting(prog: Program) -> AcceptingList:
             if not problems:
                 break
             entries, problems = _walk(prog, head)
-    owners, problem = _owners(prog, entries)
+    if not entries:
+        return AcceptingList((), tuple(problems))
+    from drgn_unaccepted.kernel.stacks import owners_of
+
+    owners, problem = owners_of(prog, [entry.address for entry in entries])
     if problem is not None:
         problems.append(problem)
     return AcceptingList(
@@ -103,49 +98,3 @@ def _walk(prog: Program, head: int) -> tuple[list[_Entry], list[str]]:
         if last != previous:
             problems.append(f"list head has prev {last:#x}, the last entry is {previous:#x}")
     return entries, problems
-
-
-def _owners(prog: Program, entries: list[_Entry]) -> tuple[dict[int, Task], Optional[str]]:
-    """The task on whose stack each entry lies, and what ended the search while some were without."""
-    owners: dict[int, Task] = {}
-    wanted = {entry.address for entry in entries}
-    try:
-        for stacks in (_running_stacks, _all_stacks):
-            if not wanted:
-                break
-            for stack in stacks(prog):
-                for address in [address for address in wanted if stack.start <= address < stack.end]:
-                    owners[address] = stack.task
-                    wanted.remove(address)
-                if not wanted:
-                    break
-    except (Unavailable, FaultError, LookupError) as error:
-        return owners, f"tasks of {len(wanted)} entries not found: {error}"
-    return owners, None
-
-
-def _running_stacks(prog: Program) -> Iterator[_Stack]:
-    """The stack of each CPU's current task, idle tasks among them, and each CPU's interrupt stack."""
-    size = thread_size(prog)
-    reader = TaskReader(prog)
-    for cpu in possible_cpus(prog):
-        try:
-            record = reader.read(per_cpu_pointer(prog, "current_task", cpu))
-        except FaultError:
-            # A CPU that never came up has no current task.
-            continue
-        task = Task(record.pid, record.comm, cpu.number)
-        yield _Stack(record.stack, record.stack + size, task)
-        try:
-            top = per_cpu_pointer(prog, "hardirq_stack_ptr", cpu)
-        except FaultError:
-            continue
-        # irq_init_percpu_irqstack() stores the address of the stack's last word.
-        end = top + 8
-        yield _Stack(end - sizeof(prog.type("struct irq_stack")), end, task)
-
-
-def _all_stacks(prog: Program) -> Iterator[_Stack]:
-    size = thread_size(prog)
-    for record in TaskReader(prog).walk():
-        yield _Stack(record.stack, record.stack + size, record.task)

@@ -4,6 +4,8 @@
 The order makes reads of a running kernel sound: bits only ever clear, and a page is freed or allocated only after its
 bits were cleared. So pages, lists and counters are read first and the bitmap last: what then shows a page in use under
 a set bit is a fault and no race.
+
+What reads a part that few questions need is imported with the part: start-up counts.
 """
 
 from __future__ import annotations
@@ -19,16 +21,9 @@ import drgn
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.debug_info import target_build_id
-from drgn_unaccepted.kernel.e820 import read_e820
-from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable, damage
-from drgn_unaccepted.kernel.kexec import read_kexec_segments
-from drgn_unaccepted.kernel.layout import read_kernel_memory
-from drgn_unaccepted.kernel.log import read_panic
-from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
-from drgn_unaccepted.kernel.tasks import read_reclaiming
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
@@ -39,12 +34,15 @@ from drgn_unaccepted.snapshot import (
     PAGE_SIZE,
     Counters,
     E820Tables,
+    EfiMap,
     KernelBuild,
+    KexecSegment,
     NamedRange,
     Pages,
     Snapshot,
     Table,
     Target,
+    Task,
     Wanted,
     Zone,
 )
@@ -91,11 +89,11 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     # What does not change first, so that what does is read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     platform = reading.part("platform", lambda: read_platform(prog))
-    efi_map = reading.part("efi_map", lambda: read_efi_map(prog))
+    efi_map = reading.part("efi_map", lambda: _read_efi_map(prog))
     e820 = reading.part("e820", lambda: _read_e820(prog, reading))
     kernel_memory = reading.part("kernel_memory", lambda: _read_kernel_memory(prog, reading))
-    kexec_segments = reading.part("kexec_segments", lambda: read_kexec_segments(prog))
-    panic = reading.part("panic", lambda: read_panic(prog))
+    kexec_segments = reading.part("kexec_segments", lambda: _read_kexec_segments(prog))
+    panic = reading.part("panic", lambda: _read_panic(prog))
     # The counters before and after all that they are held against; a chunk leaves its list before it is accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
@@ -103,7 +101,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     if opened.kind == "vmcore":
         table = table_reader.doubt_zeros(table, zones, None if kernel is None else kernel.chunk_pages)
     pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
-    reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
+    reclaiming = reading.part("reclaiming", lambda: _read_reclaiming(prog))
     torn: list[str] = []
     if opened.kind == "live":
         table = _bitmap_last(prog, readers, table, torn)
@@ -149,13 +147,41 @@ def _compare_counters(before: Optional[Counters], after: Optional[Counters], tor
         )
 
 
+def _read_efi_map(prog: drgn.Program) -> EfiMap:
+    from drgn_unaccepted.kernel.efi import read_efi_map
+
+    return read_efi_map(prog)
+
+
+def _read_kexec_segments(prog: drgn.Program) -> tuple[KexecSegment, ...]:
+    from drgn_unaccepted.kernel.kexec import read_kexec_segments
+
+    return read_kexec_segments(prog)
+
+
+def _read_panic(prog: drgn.Program) -> str:
+    from drgn_unaccepted.kernel.log import read_panic
+
+    return read_panic(prog)
+
+
+def _read_reclaiming(prog: drgn.Program) -> tuple[Task, ...]:
+    from drgn_unaccepted.kernel.tasks import read_reclaiming
+
+    return read_reclaiming(prog)
+
+
 def _read_e820(prog: drgn.Program, reading: _Reading) -> E820Tables:
+    from drgn_unaccepted.kernel.e820 import read_e820
+
     tables, missing = read_e820(prog)
     reading.missing.update(missing)
     return tables
 
 
 def _read_kernel_memory(prog: drgn.Program, reading: _Reading) -> tuple[NamedRange, ...]:
+    from drgn_unaccepted.kernel.layout import read_kernel_memory
+
     ranges, missing = read_kernel_memory(prog)
     reading.missing.update(missing)
     return ranges
@@ -164,6 +190,8 @@ def _read_kernel_memory(prog: drgn.Program, reading: _Reading) -> tuple[NamedRan
 def _read_pages(
     prog: drgn.Program, wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]], kernel: KernelBuild
 ) -> Pages:
+    from drgn_unaccepted.kernel.pages import masked_pages, read_pages
+
     pages = read_pages(prog, pages_that_matter(wanted, table, zones), kernel, zones or ())
     if table.geometry is None or table.bitmap is None:
         return pages
