@@ -20,6 +20,7 @@ from drgn_unaccepted.commands import (
     print_answer,
     wanted,
 )
+from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import safe
 
@@ -114,8 +115,6 @@ def _target_options() -> argparse.ArgumentParser:
 
 
 def _run(args: Arguments) -> int:
-    from drgn_unaccepted.kernel.errors import TargetError
-
     try:
         command = chosen(args)
         if isinstance(command, Action):

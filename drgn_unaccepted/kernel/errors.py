@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import drgn
 
+from drgn_unaccepted.errors import TargetError
 
-class TargetError(Exception):
-    """The target cannot be read at all; the text is the one line that the user sees, with the mend in it."""
+__all__ = ["DAMAGED", "TargetError", "Unavailable", "damage"]
 
 
 class Unavailable(Exception):
