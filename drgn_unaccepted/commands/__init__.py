@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union, cast
 
 from drgn_unaccepted.commands.actions import ACTIONS
 from drgn_unaccepted.commands.command import Action, Arguments, CommandError, Question
@@ -60,12 +60,35 @@ def common_options() -> argparse.ArgumentParser:
     return common
 
 
+class _Later:
+    """A command's parser, made when one of its attributes is asked for: most starts need one of them, or none."""
+
+    def __init__(self, command: Command, kind: type[argparse.ArgumentParser], **options: Any) -> None:
+        self._command = command
+        self._kind = kind
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        if "_made" not in self.__dict__:
+            self._made = self._kind(**self._options)
+            self._command.add_arguments(self._made)
+        return getattr(self._made, name)
+
+
 def add_commands(parser: argparse.ArgumentParser, parents: Sequence[argparse.ArgumentParser]) -> None:
     """Give ``parser`` the commands, each with the options of ``parents``."""
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    # With the name of the program given, argparse does not format a usage text to get at it.
+    commands: Any = parser.add_subparsers(
+        metavar="COMMAND", dest="command", prog=parser.prog, parser_class=cast(Any, _Later)
+    )
     for command in COMMANDS.values():
-        command.add_arguments(
-            commands.add_parser(command.name, parents=parents, help=command.help, description=command.help)
+        commands.add_parser(
+            command.name,
+            command=command,
+            kind=type(parser),
+            parents=parents,
+            help=command.help,
+            description=command.help,
         )
 
 
