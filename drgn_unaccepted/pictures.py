@@ -4,17 +4,27 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from drgn_unaccepted.record.file import Recording
+
+#: Lines of time of a recording on a terminal; bins and slices of time of it on a page and in a figure.
+HISTORY_LINES = 40
+HISTORY_FIGURE = (256, 400)
 
 #: Bins of a row in JSON, and on a terminal that is wide enough: rows of 1 GiB where the unit is 2 MiB.
 COLUMNS = 64
@@ -27,12 +37,16 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--range", dest="window", metavar="START-END", type=_window, help="show these addresses only, finer if they fit"
     )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where --format svg and png go")
+    _add_style_arguments(parser)
+
+
+def _add_style_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", metavar="COLUMNS", type=_width, help="default: the terminal's width")
     parser.add_argument("--ascii", action="store_true", help="7-bit characters only")
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal only"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where --format svg and png go")
 
 
 def _window(text: str) -> Range:
@@ -82,15 +96,21 @@ def show_map(answer: Document, args: argparse.Namespace) -> Iterator[str]:
 
         yield from map_lines(answer, style_for(sys.stdout, os.environ, args.color, args.ascii, _terminal_width(args)))
         return
-    from drgn_unaccepted.views.figure import NoMatplotlib, save_figure
+    from drgn_unaccepted.views.figure import draw
+
+    _save(draw, answer, args)
+    yield f"{args.output}: written"
+
+
+def _save(drawing: Callable[[Document], Figure], answer: Document, args: argparse.Namespace) -> None:
+    from drgn_unaccepted.views.figure import NoMatplotlib, save
 
     try:
-        save_figure(answer, args.output, args.format)
+        save(drawing, answer, args.output, args.format)
     except NoMatplotlib as error:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"{args.output}: {error.strerror}") from None
-    yield f"{args.output}: written"
 
 
 def _terminal_width(args: argparse.Namespace) -> int:
@@ -108,24 +128,92 @@ def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) 
     :raises CommandError: it is too large, or cannot be written
     """
     from drgn_unaccepted.questions.report import report
-    from drgn_unaccepted.snapshot_file import write_atomically
-    from drgn_unaccepted.views.report import ReportTooLarge, report_page
 
     answer = report(snapshot, source)
-    try:
-        page = report_page(answer)
-        write_atomically(args.output, page)
-    except ReportTooLarge as error:
-        raise CommandError(str(error)) from None
-    except OSError as error:
-        raise CommandError(f"{args.output}: {error.strerror}") from None
     return {
         **document(snapshot, source, "report"),
         "file": args.output,
-        "file_bytes": len(page.encode()),
+        "file_bytes": _write_page(answer, args.output),
         "status": answer["checks"]["status"],
     }
 
 
+def _write_page(answer: Document, path: str) -> int:
+    """How many bytes were written."""
+    from drgn_unaccepted.snapshot_file import write_atomically
+    from drgn_unaccepted.views.report import ReportTooLarge, report_page
+
+    try:
+        page = report_page(answer)
+        write_atomically(path, page)
+    except ReportTooLarge as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
+    return len(page.encode())
+
+
 def show_report(answer: Document, args: argparse.Namespace) -> Iterable[str]:
     return [f"{answer['file']}: {answer['file_bytes']} bytes; checks: {answer['status']}"]
+
+
+def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--map", action="store_true", help="acceptance by time and address, as a picture")
+    parser.add_argument("--report", metavar="FILE.html", help="a page about the last sample and all before it")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where --format svg and png go")
+    _add_style_arguments(parser)
+
+
+def replay_picture(recording: Recording, args: argparse.Namespace) -> Optional[Iterable[str]]:
+    """The lines for stdout where a picture was asked for, else None.
+
+    :raises CommandError: it cannot be made or written
+    """
+    if args.report is not None:
+        return _replay_report(recording, args)
+    if args.format in ("svg", "png"):
+        return _replay_figure(recording, args)
+    return _replay_map(recording, args) if args.map else None
+
+
+def _history(recording: Recording, args: argparse.Namespace, columns: int, lines: int) -> Document:
+    from drgn_unaccepted.questions.history import NoSamples, history
+
+    try:
+        return history(recording, args.source, columns, lines)
+    except NoSamples as error:
+        raise CommandError(f"{args.recording}: {error}") from None
+
+
+def _replay_map(recording: Recording, args: argparse.Namespace) -> Iterator[str]:
+    from drgn_unaccepted.views.history import bins_for, history_lines
+    from drgn_unaccepted.views.map import style_for
+
+    width = _terminal_width(args)
+    answer = _history(recording, args, bins_for(width), HISTORY_LINES)
+    if args.format == "json":
+        yield json.dumps(answer)
+    else:
+        yield from history_lines(answer, style_for(sys.stdout, os.environ, args.color, args.ascii, width))
+
+
+def _replay_figure(recording: Recording, args: argparse.Namespace) -> Iterator[str]:
+    if args.output is None:
+        raise CommandError(f"--format {args.format} needs -o FILE")
+    from drgn_unaccepted.views.figure import draw_history
+
+    _save(draw_history, _history(recording, args, *HISTORY_FIGURE), args)
+    yield f"{args.output}: written"
+
+
+def _replay_report(recording: Recording, args: argparse.Namespace) -> Iterator[str]:
+    from drgn_unaccepted.questions.report import report
+    from drgn_unaccepted.questions.source import choose_source
+
+    past = _history(recording, args, *HISTORY_FIGURE)
+    last = None
+    for sample in recording:
+        last = sample.snapshot
+    assert last is not None
+    answer = report(last, choose_source(last, args.source), history=past)
+    yield f"{args.report}: {_write_page(answer, args.report)} bytes; checks: {answer['checks']['status']}"

@@ -52,17 +52,23 @@ def _watch(args: Arguments, open_target: Open) -> int:
 
 
 def _replay(args: Arguments, open_target: Open) -> int:
+    from drgn_unaccepted.pictures import replay_picture
     from drgn_unaccepted.record.file import Recording, RecordingError
     from drgn_unaccepted.record.progress import Progress
-    from drgn_unaccepted.words import safe
     from drgn_unaccepted.views.watch import line
+    from drgn_unaccepted.words import safe
 
     progress = Progress("replay", args.source)
     try:
         recording = Recording(args.recording)
-        for sample in recording:
-            document = progress.document(sample)
-            print(json.dumps(document) if args.format == "json" else line(document))
+        picture = replay_picture(recording, args)
+        if picture is not None:
+            for text in picture:
+                print(text)
+        else:
+            for sample in recording:
+                document = progress.document(sample)
+                print(json.dumps(document) if args.format == "json" else line(document))
     except RecordingError as error:
         raise CommandError(f"{args.recording}: {error}") from None
     except OSError as error:
@@ -133,7 +139,10 @@ def _record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
+    from drgn_unaccepted.pictures import add_replay_arguments
+
     parser.add_argument("recording", metavar="FILE", help="written by record")
+    add_replay_arguments(parser)
 
 
 def _keep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +169,9 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 ACTIONS = (
     Action("watch", "the running kernel as it accepts: bytes, rate, zones, who is accepting", _watch, _over_time),
     Action("record", "samples of the running kernel over time, to a file", _record, _record_arguments),
-    Action("replay", "a recording, a line for each sample", _replay, _replay_arguments),
+    Action(
+        "replay", "a recording: a line for each sample, or a picture", _replay, _replay_arguments, ("svg", "png")
+    ),
     Action("keep", "keep the state of this boot for a later crash dump (the flight recorder)", _keep, _keep_arguments),
     Action("scan", "check many vmcores and snapshots, each in its own process: JSON lines", _scan, _scan_arguments),
     Action(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
+import sys
 import zlib
+from array import array
 from collections.abc import Sequence
 from typing import Optional
 
@@ -26,11 +28,18 @@ from drgn_unaccepted.questions.state import X86_UNIT_SIZE, Piece, StateMap, list
 from drgn_unaccepted.questions.summary import summary
 from drgn_unaccepted.snapshot import Snapshot
 
+#: Stands for the units of a bin of which the source knew nothing.
+_NOT_KNOWN = 0xFFFFFFFF
 
-def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None) -> Document:
+
+def report(
+    snapshot: Snapshot, source: Source, checks: Optional[Document] = None, history: Optional[Document] = None
+) -> Document:
     """What the page of ``report`` is made from; its script answers ``resolve`` for any address out of it.
 
     :param checks: the answer of ``check``, where it is at hand already
+    :param history: a recording that ends with this snapshot, as :func:`~drgn_unaccepted.questions.history.history`
+        has it
     """
     table, memory = snapshot.table, memory_of(snapshot)
     geometry = table.geometry
@@ -49,10 +58,12 @@ def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None
         "command": "report",
         "unit_size": X86_UNIT_SIZE if geometry is None else geometry.unit_size,
         "saved": table.is_saved,
+        "doubted": table.is_doubted,
         "bitmap": None if table.bitmap is None else _deflated(table.bitmap),
         "states": states,
         "otherwise": otherwise,
         "listed": None if snapshot.zones is None else pack(listed_ranges(snapshot)),
+        "lists_cut": any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ()),
         "guards": pack([] if source.exact else possible_guards(snapshot)),
         "memory_from": memory.provenance,
         "ram": pack(memory.ram),
@@ -72,8 +83,23 @@ def report(snapshot: Snapshot, source: Source, checks: Optional[Document] = None
                 if finding["status"] not in ("pass", "skip")
             },
         },
-        # A recording has its own pictures: acceptance by time and address. None can be made yet.
-        "recording": None,
+        "recording": None if history is None else _recording(history),
+    }
+
+
+def _recording(history: Document) -> Document:
+    """The slices of time, with the units of their bins as one array of little-endian ``u32``."""
+    units = array("I")
+    for now in history["slices"]:
+        units.extend(now["unaccepted_units"] or [_NOT_KNOWN] * len(history["bins"]))
+    if sys.byteorder == "big":
+        units.byteswap()
+    return {
+        **_own(history, ("samples", "elapsed_seconds", "bytes_per_bin", "units_per_bin", "bins")),
+        "slices": [
+            {key: value for key, value in now.items() if key != "unaccepted_units"} for now in history["slices"]
+        ],
+        "units": _deflated(units.tobytes()),
     }
 
 

@@ -1,14 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``map`` as a figure for papers and tickets, SVG or PNG, drawn by matplotlib (the optional extra ``pictures``)."""
+"""``map`` and recordings as figures for papers and tickets, by matplotlib (the optional extra ``pictures``)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.views.map import ACCEPTED, GLYPHS, GUARD, HOLE, OUTSIDE, RESERVED, UNKNOWN, Kind, about, kind
+from drgn_unaccepted.views.map import (
+    ACCEPTED,
+    GLYPHS,
+    GUARD,
+    HOLE,
+    OUTSIDE,
+    RESERVED,
+    UNKNOWN,
+    Kind,
+    about,
+    kind,
+    level,
+)
 from drgn_unaccepted.words import safe, span
 
 if TYPE_CHECKING:
@@ -48,9 +61,10 @@ class NoMatplotlib(Exception):
     """The extra is not installed; the text says how it is, in one line."""
 
 
-def save_figure(answer: Document, path: str, format_: str) -> None:
-    """Draw the answer of ``map`` into a file; the same answer makes the same bytes with the same matplotlib.
+def save(drawing: Callable[[Document], Figure], answer: Document, path: str, format_: str) -> None:
+    """Draw an answer into a file; the same answer makes the same bytes with the same matplotlib.
 
+    :param drawing: :func:`draw` for the answer of ``map``, :func:`draw_history` for that of a recording
     :raises NoMatplotlib: it is not installed
     :raises OSError: the file cannot be written
     """
@@ -60,11 +74,11 @@ def save_figure(answer: Document, path: str, format_: str) -> None:
         raise NoMatplotlib("figures need matplotlib: pip install 'drgn-unaccepted[pictures]'") from None
     with matplotlib.rc_context({"svg.hashsalt": "drgn-unaccepted", "svg.fonttype": "none", "font.size": 9}):
         metadata: dict[str, Any] = {"Date": None} if format_ == "svg" else {"Software": None}
-        draw(answer).savefig(path, format=format_, metadata=metadata, dpi=160)
+        drawing(answer).savefig(path, format=format_, metadata=metadata, dpi=160)
 
 
 def draw(answer: Document) -> Figure:
-    """The figure, for a notebook or a paper's own layout."""
+    """The answer of ``map`` as a figure, for a notebook or a paper's own layout too."""
     from matplotlib.figure import Figure
 
     lanes = _lanes(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else []
@@ -193,3 +207,58 @@ def _color(of: Kind) -> str:
 def _text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:
     # Names out of the target are no mathematics.
     axes.text(x, y, text, parse_math=False, **how)
+
+
+def draw_history(answer: Document) -> Figure:
+    """A recording as a figure: addresses by time; below them the unaccepted bytes, and those accepted in a second."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    slices, bins = answer["slices"], answer["bins"]
+    edges = [slices[0]["elapsed_seconds"] - 0.01 * (answer["elapsed_seconds"] or 1)]
+    edges += [now["elapsed_seconds"] for now in slices]
+    # Where nothing is known, 9: a colour of its own.
+    heat = [
+        [
+            9 if now["unaccepted_units"] is None else level(now["unaccepted_units"][row], answer["units_per_bin"])
+            for now in slices
+        ]
+        for row in range(len(bins))
+    ]
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.6, 1.2))
+    colors = ListedColormap([_color(of) for of in (ACCEPTED, *range(1, 9))] + [_color(UNKNOWN)])
+    if bins:
+        top.pcolormesh(
+            edges, range(len(bins) + 1), heat, cmap=colors, vmin=-0.5, vmax=9.5, linewidth=0, rasterized=True
+        )
+    top.invert_yaxis()
+    step = max(1, len(bins) // 8)
+    top.set_yticks(
+        range(0, len(bins), step), [f"{bins[row]:#x}" for row in range(0, len(bins), step)], family="monospace"
+    )
+    source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
+    title = f"Unaccepted memory over {answer['elapsed_seconds']:.1f} seconds, {answer['samples']} samples; {source}"
+    top.set_title(title, loc="left", size=11, parse_math=False)
+    times = edges[1:]
+    middle.fill_between(times, [_scaled(now["unaccepted_bytes"], _GIB) for now in slices], step="pre", color="#e69f00")
+    middle.set_ylabel("unaccepted\nGiB", size=8)
+    rates = [_scaled(now["rate_bytes_per_second"], 1 << 20) for now in slices]
+    bottom.fill_between(times, rates, step="pre", color="#009e73")
+    bottom.set_ylabel("accepted\nMiB/s", size=8)
+    bottom.set_xlabel("seconds", size=8)
+    for axes in (middle, bottom):
+        axes.set_ylim(bottom=0)
+    for axes in (top, middle, bottom):
+        axes.tick_params(labelsize=7.5)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+_GIB = 1 << 30
+
+
+def _scaled(value: Optional[float], by: int) -> float:
+    """What is not known is not drawn."""
+    return math.nan if value is None else value / by

@@ -27,9 +27,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens the page of a snapshot; at the end of the test nothing may have been logged."""
 
-    def open_page(snapshot: Snapshot, place: str = "", checks: Optional[dict[str, Any]] = None) -> Any:
+    def open_page(
+        snapshot: Snapshot,
+        place: str = "",
+        checks: Optional[dict[str, Any]] = None,
+        history: Optional[dict[str, Any]] = None,
+    ) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(report_page(report(snapshot, choose_source(snapshot), checks)), encoding="utf-8")
+        path.write_text(report_page(report(snapshot, choose_source(snapshot), checks, history)), encoding="utf-8")
         browser.get("about:blank")
         browser.get(f"{path.as_uri()}{place}")
         wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+import zlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drgn_unaccepted.cli import main
 from drgn_unaccepted.questions.history import NoSamples, history
-from drgn_unaccepted.record.file import Sample
+from drgn_unaccepted.record.file import Sample, Writer
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.history import history_lines
 from drgn_unaccepted.views.map import Style
@@ -113,3 +120,55 @@ def test_lines_fit_and_say_their_scale() -> None:
         assert "".join(lines).isascii()
         assert "100 samples in 49.5 seconds" in " ".join(lines)
         assert "0x100000000-0x140000000" in " ".join(lines)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "guest.rec"
+    with Writer(str(path), 0.5) as writer:
+        for one in sweep(30):
+            writer.add(one.snapshot, one.elapsed, one.cost)
+    return path
+
+
+def test_replay_draws_the_sweep(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(recording), "--map", "--width", "132"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    drawn = [line.split("|")[1] for line in lines if line.endswith("|")]
+    assert drawn == [" " * n + "█" * (64 - n) for n in range(30)]
+    assert main(["replay", str(recording), "--map", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 30
+    # Without a picture a line for each sample, as before.
+    assert main(["replay", str(recording)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 30
+
+
+def test_replay_makes_a_page(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "report.html"
+    assert main(["replay", str(recording), "--report", str(page)]) == 0
+    assert capsys.readouterr().out.startswith(f"{page}: {page.stat().st_size} bytes; checks: ")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(encoding="utf-8"))
+    assert found is not None
+    past = json.loads(found[1])["recording"]
+    assert past["samples"] == 30 and len(past["slices"]) == 30
+    units = array("I", zlib.decompress(base64.b64decode(past["units"])))
+    assert list(units[64 * 29 :]) == [0] * 29 + [8] * 35
+
+
+def test_replay_makes_figures(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra pictures)")
+    for format_, magic in (("svg", b"<?xml"), ("png", b"\x89PNG")):
+        path = tmp_path / f"history.{format_}"
+        assert main(["replay", str(recording), "--format", format_, "-o", str(path)]) == 0
+        assert path.read_bytes().startswith(magic)
+    assert b"30 samples; source: bitmap, exact" in (tmp_path / "history.svg").read_bytes()
+    assert main(["replay", str(recording), "--format", "svg"]) == 3
+    assert "--format svg needs -o FILE" in capsys.readouterr().err
+
+
+def test_replay_of_an_empty_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "guest.rec"
+    with Writer(str(path), 0.5):
+        pass
+    assert main(["replay", str(path), "--map"]) == 3
+    assert capsys.readouterr().err == f"drgn-unaccepted: {path}: the recording has no samples\n"

@@ -35,7 +35,7 @@ def document(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def svg(snapshot: Snapshot, path: Path) -> ElementTree.Element:
-    figure.save_figure(document(snapshot), str(path), "svg")
+    figure.save(figure.draw, document(snapshot), str(path), "svg")
     return ElementTree.parse(path).getroot()
 
 
@@ -62,8 +62,8 @@ def test_the_same_map_makes_the_same_file(tmp_path: Path) -> None:
     needs_matplotlib()
     for format_ in figure.FORMATS:
         first, second = tmp_path / f"a.{format_}", tmp_path / f"b.{format_}"
-        figure.save_figure(document(guests.lists()), str(first), format_)
-        figure.save_figure(document(guests.lists()), str(second), format_)
+        figure.save(figure.draw, document(guests.lists()), str(first), format_)
+        figure.save(figure.draw, document(guests.lists()), str(second), format_)
         assert first.read_bytes() == second.read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -85,7 +85,7 @@ def test_a_large_guest_is_drawn_without_lanes(tmp_path: Path) -> None:
 def test_without_matplotlib_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(figure.NoMatplotlib, match=r"pip install 'drgn-unaccepted\[pictures\]'"):
-        figure.save_figure(document(guests.small()), str(tmp_path / "map.svg"), "svg")
+        figure.save(figure.draw, document(guests.small()), str(tmp_path / "map.svg"), "svg")
 
 
 def test_map_of_a_sample(capsys: Capsys) -> None:

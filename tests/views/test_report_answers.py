@@ -13,7 +13,7 @@ import pytest
 
 from drgn_unaccepted.questions.resolve import Query, resolve
 from drgn_unaccepted.questions.source import choose_source
-from drgn_unaccepted.snapshot import AcceptingList, Snapshot, Table
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Table
 from tests.views import guests
 from tests.views.guests import UNIT
 from tests.views.pages import NEEDS_BROWSER
@@ -21,6 +21,10 @@ from tests.views.pages import NEEDS_BROWSER
 pytestmark = NEEDS_BROWSER
 
 SAMPLES = sorted((Path(__file__).parent.parent.parent / "vmcore-samples").glob("*/vmcore"))
+
+IN_FLIGHT = AcceptingList((Accept(0xFFFFC90000003D80, 4, 6, None),))
+
+DOUBTED = replace(guests.table(guests.BITMAP), reason="the bitmap is all zero, which is not to be believed")
 
 ABSENT = Table("absent", "efi.unaccepted is ~0: no table was found at boot")
 
@@ -64,6 +68,13 @@ def saved() -> Snapshot:
     return replace(guests.lists(), table=replace(guests.table(guests.BITMAP), read_through="file"))
 
 
+def cut(snapshot: Snapshot) -> Snapshot:
+    """The walk of each list ended early."""
+    assert snapshot.zones is not None
+    zones = (replace(one, listed=replace(one.listed, problems=("a cycle",))) for one in snapshot.zones if one.listed)
+    return replace(snapshot, zones=tuple(zones))
+
+
 @pytest.mark.parametrize(
     "snapshot",
     (
@@ -74,7 +85,14 @@ def saved() -> Snapshot:
         pytest.param(saved(), id="saved table"),
         pytest.param(replace(guests.small(), table=ABSENT), id="absent"),
         pytest.param(replace(guests.small(), table=ABSENT, efi_map=None), id="absent, no EFI map"),
-        pytest.param(replace(guests.small(), accepting=AcceptingList((), ("damaged",))), id="list damaged"),
+        pytest.param(replace(guests.small(), accepting=AcceptingList((), ("damaged",))), id="accepts damaged"),
+        pytest.param(
+            replace(guests.small(), accepting=replace(IN_FLIGHT, problems=("damaged",))), id="an accept and damage"
+        ),
+        pytest.param(cut(guests.small()), id="list damaged"),
+        pytest.param(replace(guests.small(), zones=()), id="no zones"),
+        pytest.param(replace(guests.small(), table=DOUBTED), id="doubted"),
+        pytest.param(replace(cut(guests.small()), table=DOUBTED), id="doubted, lists damaged"),
     ),
 )
 def test_the_page_answers_as_resolve_does(show: Callable[..., Any], snapshot: Snapshot) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 import pytest
 
+from drgn_unaccepted.questions.history import history
 from drgn_unaccepted.snapshot import Snapshot
 from tests.views import guests
 from tests.views.chromium import axe
@@ -25,6 +26,7 @@ from tests.views.pages import (
     value_text,
     wait,
 )
+from tests.views.test_history import sweep
 
 pytestmark = NEEDS_BROWSER
 
@@ -366,3 +368,35 @@ def test_without_any_memory(show: Callable[..., Any]) -> None:
     assert text(driver, "#scale").startswith("0 rows")
     css(driver, "#address").send_keys("4G", "\ue007")
     assert answer(driver).startswith("0x100000000 Unknown")
+
+
+def test_a_recording_over_time(show: Callable[..., Any]) -> None:
+    """Bytes of the bitmap are accepted one after the other, one each half second."""
+    past = history(sweep(65), columns=256, lines=400)
+    driver = show(guests.small(), history=past)
+    said = css(driver, "#history").get_attribute("aria-valuetext")
+    assert said == "32.0 seconds, 0 bytes unaccepted, 32 MiB accepted a second, bitmap"
+    unaccepted, accepted = [0xE6, 0x9F, 0x00], [0xA8, 0xCF, 0xE8]
+    for slice_, bin_, color in ((0, 0, unaccepted), (0, 63, unaccepted), (32, 31, accepted), (32, 32, unaccepted)):
+        script = """
+            const [slice, bin] = arguments, h = unaccepted.history, [x0, x1] = h.span(slice);
+            const y = Math.round(((bin + 0.5) / h.recording.bins.length) * 260);
+            const pen = h.canvas.getContext("2d");
+            return Array.from(pen.getImageData(Math.round((x0 + x1) / 2), y, 1, 1).data).slice(0, 3)"""
+        assert driver.execute_script(script, slice_, bin_) == color, (slice_, bin_)
+    driver.execute_script("document.getElementById('history').focus()")
+    keys(driver, "\ue011")  # Home
+    assert text(driver, "#history-said") == "0.0 seconds, 1 GiB unaccepted, bitmap"
+    keys(driver, "\ue014", "\ue014")  # right, twice
+    assert text(driver, "#history-said") == "1.0 seconds, 992 MiB unaccepted, 32 MiB accepted a second, bitmap"
+    assert len(driver.find_elements("css selector", "#samples tbody tr")) == 65
+    script = axe()
+    if script is not None:
+        driver.execute_script(script.read_text(encoding="utf-8"))
+        found = driver.execute_async_script("const done = arguments[0]; axe.run().then(done, (e) => done(String(e)))")
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+
+
+def test_without_a_recording_there_is_no_section_about_one(show: Callable[..., Any]) -> None:
+    driver = show(guests.small())
+    assert not css(driver, "#recording").is_displayed()

@@ -432,11 +432,16 @@ class MapView {
     const address = this.addressAt(event);
     this.tip.hidden = address === null;
     if (address === null) return;
-    const lines = tipLines(this.guest, this.guest.resolve(this.unitRange(address).start), this.guest.kind(address));
+    this.showTip(event, tipLines(this.guest, this.guest.resolve(this.unitRange(address).start), this.guest.kind(address)));
+  }
+
+  showTip(event, lines) {
+    this.tip.hidden = false;
     this.tip.replaceChildren(...lines.map((text, i) => node(i ? "div" : "strong", text)));
     const box = this.tip.getBoundingClientRect();
+    const below = event.clientY + 18 + box.height <= window.innerHeight;
     this.tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - box.width - 8)}px`;
-    this.tip.style.top = `${event.clientY + 18 + box.height > window.innerHeight ? event.clientY - box.height - 12 : event.clientY + 18}px`;
+    this.tip.style.top = `${below ? event.clientY + 18 : event.clientY - box.height - 12}px`;
   }
 }
 

@@ -182,13 +182,14 @@ function findings(guest, view) {
 }
 
 /** Light, dark, or as the system has it. */
-function themes(view) {
+function themes(view, history) {
   const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
   const now = () => root.dataset.theme || (dark.matches ? "dark" : "light");
   const label = () => {
     byId("theme").textContent = now() === "dark" ? "Light" : "Dark";
     byId("theme").setAttribute("aria-label", `Switch to ${now() === "dark" ? "light" : "dark"} colours`);
     view.theme();
+    if (history) history.draw();
   };
   byId("theme").addEventListener("click", () => {
     root.dataset.theme = now() === "dark" ? "light" : "dark";
@@ -248,7 +249,7 @@ async function main() {
   const sizes = byId("row-size");
   const selected = (address, how) => {
     showAnswer(guest, address);
-    if (!how.quiet) history.replaceState(null, "", `#${hex(address)}`);
+    if (!how.quiet) window.history.replaceState(null, "", `#${hex(address)}`);
   };
   const laidOut = (map) => {
     sizes.value = String(map.row);
@@ -262,16 +263,18 @@ async function main() {
   laidOut(view);
   legend(guest);
   findings(guest, view);
-  themes(view);
+  const history = data.recording ? await HistoryView.unpack(data.recording, view) : null;
+  themes(view, history);
   const fromHash = search(guest, view);
   byId("tables").replaceChildren(...tables(guest, (address) => {
     view.select(address);
     byId("map-section").scrollIntoView({ block: "nearest" });
   }));
+  if (data.recording) byId("tables").append(historyTable(data.recording));
   byId("made").textContent = `Made by drgn-unaccepted ${data.version} from ${target.path || "the running kernel"}. Addresses are physical, ends are exclusive.`;
   if (view.rows.length && !fromHash()) view.select(guest.unaccepted.edge(0, true) ?? view.rows[0], { quiet: true });
   document.documentElement.dataset.ready = "true";
-  window.unaccepted = { guest, view };
+  window.unaccepted = { guest, view, history };
 }
 
 main().catch((error) => {

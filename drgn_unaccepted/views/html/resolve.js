@@ -54,15 +54,22 @@ class Guest {
     if (bytes === null || address < table.phys_base || address >= table.phys_base + bytes) return null;
     const index = Math.floor((address - table.phys_base) / table.unit_size);
     const start = table.phys_base + index * table.unit_size;
-    return { index, start, end: start + table.unit_size, bit: this.bitmap ? this.bitmap.bit(index) : null };
+    const bit = this.bitmap ? this.bitmap.bit(index) : null;
+    return { index, start, end: start + table.unit_size, bit: this.data.doubted && bit === 0 ? null : bit };
   }
 
-  /** pfn_is_unaccepted_memory(): the unit after a page that ends with its unit counts too. */
+  /** pfn_is_unaccepted_memory(); null where it cannot be told. */
   kernelPredicate(address) {
     if (this.data.table.state === "absent") return false;
     if (this.bitmap === null || this.data.saved) return null;
+    const found = this.pageContains(Math.floor(address / PAGE) * PAGE);
+    return this.data.doubted && !found ? null : found;
+  }
+
+  /** range_contains_unaccepted_memory() of a page: where it ends with its unit, the next unit counts too. */
+  pageContains(page) {
     const { base, unit, units } = this.bitmap;
-    let start = Math.floor(address / PAGE) * PAGE, end = start + PAGE;
+    let start = page, end = page + PAGE;
     if (end < base) return false;
     start = Math.max(start, base) - base;
     end -= base;
@@ -83,7 +90,15 @@ class Guest {
     if (list.accepting === null) return null;
     if (!list.accepting.length) return list.problems.length ? null : false;
     if (this.data.covered_bytes === null) return null;
-    return this.accepting.has(address);
+    const found = this.accepting.has(address);
+    return list.problems.length && !found ? null : found;
+  }
+
+  /** What a walk that ended early did not find can be listed. */
+  isListed(address) {
+    if (this.listed === null || !this.data.zones.length) return null;
+    const found = this.listed.has(address);
+    return this.data.lists_cut && !found ? null : found;
   }
 
   resolve(address) {
@@ -99,7 +114,7 @@ class Guest {
       e820: holder(this.data.e820.tables.current, address),
       node: zone ? zone.node : null,
       zone: zone ? zone.name : null,
-      listed: this.listed === null ? null : this.listed.has(address),
+      listed: this.isListed(address),
       in_flight: this.inFlight(address),
       reason: said.reason,
     };
