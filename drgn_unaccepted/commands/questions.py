@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from drgn_unaccepted.commands.command import Arguments, CommandError, Question
 from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.questions.resolve import Query, parse_query
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
+
+if TYPE_CHECKING:
+    from drgn_unaccepted.questions.resolve import Query
 
 _STATE = frozenset(("kernel", "zones", "counters"))
 
@@ -200,6 +202,8 @@ def _snapshot_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(text: str) -> Query:
+    from drgn_unaccepted.questions.resolve import parse_query
+
     try:
         return parse_query(text)
     except ValueError as error:
