@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The commands ``map`` and ``report``: their arguments, what they write, and to where."""
+"""``map``, ``report`` and the pictures of ``replay``: their arguments, what they write, and to where."""
 
 from __future__ import annotations
 

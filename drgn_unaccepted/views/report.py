@@ -16,7 +16,7 @@ from importlib.resources import files
 from drgn_unaccepted import __version__, limits
 from drgn_unaccepted.questions.document import Document
 
-_SCRIPTS = ("data.js", "resolve.js", "tables.js", "map.js", "history.js", "page.js")
+_SCRIPTS = ("data.js", "resolve.js", "tables.js", "shades.js", "map.js", "history.js", "page.js")
 
 #: What would end the script element or be a line end to JavaScript but not to JSON.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -44,7 +44,7 @@ def report_page(answer: Document) -> str:
     if len(page) > limits.REPORT_BYTES:
         raise ReportTooLarge(
             f"the page would have {len(page)} bytes, over the limit of {limits.REPORT_BYTES}: "
-            "the bitmap or the lists are too scattered to be compressed"
+            "the bitmap, the lists or the maps are too scattered to be compressed"
         )
     return page
 

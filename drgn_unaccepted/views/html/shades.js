@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// How much of something, as a level, in words and as a colour.
+
+/** Eighths, 0 only for nothing and 8 only for all. */
+function eighths(part, whole) {
+  if (!part) return 0;
+  return part >= whole ? 8 : Math.max(1, Math.min(7, Math.round((part * 8) / whole)));
+}
+
+function share(part, whole) {
+  if (!whole) return part ? "!" : "";
+  const percent = (part / whole) * 100;
+  if (percent > 0 && percent < 1) return "<1%";
+  return percent < 100 && percent > 99 ? ">99%" : `${Math.round(percent)}%`;
+}
+
+function mix(a, b, part) {
+  const [x, y] = [a, b].map((color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)));
+  return `rgb(${x.map((value, i) => Math.round(value + (y[i] - value) * part)).join(" ")})`;
+}
+
+function hatch(ctx, back, ink) {
+  const tile = document.createElement("canvas"), size = 6;
+  tile.width = tile.height = size;
+  const pen = tile.getContext("2d");
+  pen.fillStyle = back;
+  pen.fillRect(0, 0, size, size);
+  pen.strokeStyle = ink;
+  pen.lineWidth = 1.2;
+  for (const offset of [-size, 0, size]) {
+    pen.beginPath();
+    pen.moveTo(offset - 1, size + 1);
+    pen.lineTo(offset + size + 1, -1);
+    pen.stroke();
+  }
+  return ctx.createPattern(tile, "repeat");
+}
