@@ -19,7 +19,12 @@ def _lines(summary: Document) -> Iterator[str]:
     for finding in summary["findings"]:
         yield _finding(finding, summary["hosts"])
     if not summary["findings"]:
-        yield "OK: no findings"
+        failed = summary["statuses"]["failed"]
+        yield (
+            f"UNKNOWN: no findings, {failed} of {count(summary['targets'], 'target')} gave no answer"
+            if failed
+            else ("OK: no findings")
+        )
     yield ""
     statuses = ", ".join(f"{number} {name}" for name, number in summary["statuses"].items() if number)
     doubles = f"; {count(summary['doubles'], 'double')} dropped" if summary["doubles"] else ""

@@ -73,6 +73,13 @@ def test_the_worst_finding_is_the_first_line(tmp_path: Path) -> None:
     assert "9 targets of 9 hosts: 1 critical, 8 warning" in lines
 
 
+def test_no_findings_is_ok_only_where_all_answered(tmp_path: Path) -> None:
+    file = write(tmp_path / "a", scanned(1), scanned(2))
+    assert next(iter(text(merge([file])))) == "OK: no findings"
+    file = write(tmp_path / "b", scanned(1), scanned(2, error="crash"))
+    assert next(iter(text(merge([file])))) == "UNKNOWN: no findings, 1 of 2 targets gave no answer"
+
+
 def test_counts_by_rule_release_platform_and_host(tmp_path: Path) -> None:
     file = write(
         tmp_path / "a.jsonl",

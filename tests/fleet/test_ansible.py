@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The Ansible role, run by a real ansible-core on local hosts that stand for guests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, TOP, plant, run
+
+pytestmark = pytest.mark.lab
+
+ROLE = INTEGRATIONS / "ansible"
+TOOLS = Path(os.environ.get("DRGN_UNACCEPTED_TOOLS", "~/.cache/drgn-unaccepted-tools")).expanduser()
+
+
+def ansible_playbook() -> str:
+    path = shutil.which("ansible-playbook", path=f"{TOOLS}/ansible/bin:{os.environ['PATH']}")
+    if path is None:
+        pytest.skip("ansible-core is not here: scripts/fleet-tools")
+    return path
+
+
+def play(tmp_path: Path, hosts: dict[str, Optional[list[str]]], **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run the playbook on local hosts, each with its target; None: a host that cannot be reached."""
+    playbook = ansible_playbook()
+    inventory = {
+        "all": {
+            "hosts": {
+                host: {"ansible_connection": "local", "unaccepted_target": target}
+                if target is not None
+                # A port that nobody listens on.
+                else {"ansible_host": "127.0.0.1", "ansible_port": 1}
+                for host, target in hosts.items()
+            },
+            "vars": {
+                "ansible_python_interpreter": sys.executable,
+                "unaccepted_command": [sys.executable, "-m", "drgn_unaccepted"],
+                "unaccepted_become": False,
+                "unaccepted_results": str(tmp_path / "results"),
+                **variables,
+            },
+        }
+    }
+    # YAML is a superset of JSON.
+    (tmp_path / "inventory.yml").write_text(json.dumps(inventory))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(TOP),
+        "ANSIBLE_HOME": str(tmp_path / "home"),
+        "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
+        "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_RETRY_FILES_ENABLED": "0",
+        "LC_ALL": "C.UTF-8",
+    }
+    argv = [playbook, "-i", tmp_path / "inventory.yml", ROLE / "playbook.yml"]
+    return run(argv, env=environment, cwd=tmp_path, timeout=300)
+
+
+def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
+    lines = done.stdout.partition("PLAY RECAP")[2].splitlines()[1:]
+    found = {}
+    for line in filter(str.strip, lines):
+        host, _, counts = line.partition(":")
+        found[host.strip()] = {key: int(value) for key, value in (word.split("=") for word in counts.split())}
+    return found
+
+
+def test_the_fleet_s_worst_is_on_top_and_fails_its_host_alone(tmp_path: Path, capsys: Any) -> None:
+    plant(SAMPLES / "6.12-fill" / "vmcore", tmp_path / "planted.json")
+    hosts: dict[str, Optional[list[str]]] = {
+        "guest-a": ["-c", str(SAMPLES / "6.12-numa" / "vmcore")],
+        "guest-b": ["--snapshot", str(tmp_path / "planted.json")],
+        "guest-c": ["-c", str(SAMPLES / "7.3-fill-kdump" / "vmcore")],
+        "guest-d": ["-c", str(tmp_path / "nothing")],
+        "guest-e": None,
+    }
+    done = play(tmp_path, hosts)
+    assert done.returncode != 0
+    counts = recap(done)
+    assert {host: count["failed"] for host, count in counts.items()} == {
+        "guest-a": 0,
+        "guest-b": 1,
+        "guest-c": 0,
+        "guest-d": 1,
+        "guest-e": 0,
+    }
+    assert counts["guest-e"]["unreachable"] == 1
+    # The check changes nothing, and says so.
+    assert all(count["changed"] == 0 for count in counts.values())
+    table = [line.strip().strip('",') for line in done.stdout.splitlines() if "guest-" in line and "  " in line.strip()]
+    rows = [line.split() for line in table if line.split()[0] in ("critical", "warning", "no", "ok", "unknown")]
+    assert [row[:2] for row in rows[:3]] == [["critical", "guest-b"], ["warning", "guest-a"], ["warning", "guest-c"]]
+    assert PLANTED in table[table.index(next(line for line in table if line.startswith("critical")))]
+    assert {row[2] for row in rows[3:]} == {"guest-d", "guest-e"}
+    assert PLANTED in done.stdout.partition("TASK [drgn_unaccepted : Fail on what is wrong]")[2]
+    # What was collected is what merge reads.
+    assert sorted(path.stem for path in (tmp_path / "results").iterdir()) == ["guest-a", "guest-b", "guest-c"]
+    assert main(["merge", str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out.startswith(f"CRITICAL {PLANTED}: 1 of 3 hosts: guest-b ")
+
+
+def test_a_fleet_that_is_well(tmp_path: Path) -> None:
+    hosts: dict[str, Optional[list[str]]] = {"guest-a": ["-c", str(SAMPLES / "6.12-edges" / "vmcore")]}
+    done = play(tmp_path, hosts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    strict = play(tmp_path, hosts, unaccepted_fail_on=["warning", "critical", "unknown"])
+    assert strict.returncode != 0
+
+
+def test_the_units_that_the_role_installs(tmp_path: Path) -> None:
+    units = tmp_path / "units"
+    units.mkdir()
+    hosts: dict[str, Optional[list[str]]] = {"guest-a": ["-c", str(SAMPLES / "6.12-edges" / "vmcore")]}
+    textfiles = str(tmp_path / "textfiles")
+    done = play(tmp_path, hosts, unaccepted_timer=True, unaccepted_units=str(units), unaccepted_textfiles=textfiles)
+    assert done.returncode == 0, done.stdout + done.stderr
+    service = (units / "drgn-unaccepted-check.service").read_text()
+    assert f"ExecStart={sys.executable} -m drgn_unaccepted check --format prometheus -o {textfiles}/" in service
+    assert f"ReadWritePaths=-{textfiles}\n" in service
+    # Apart from command and directory it is the unit that systemd-analyze has seen.
+    ours = (INTEGRATIONS / "systemd" / "drgn-unaccepted-check.service").read_text()
+    same = ours.replace("/usr/bin/drgn-unaccepted ", f"{sys.executable} -m drgn_unaccepted ")
+    assert service == same.replace("/var/lib/prometheus/node-exporter", textfiles)
+    # A second time changes nothing.
+    again = play(tmp_path, hosts, unaccepted_timer=True, unaccepted_units=str(units), unaccepted_textfiles=textfiles)
+    assert recap(again)["guest-a"]["changed"] == 0
