@@ -76,14 +76,16 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         )
     if draw(st.booleans()):
         snapshot = replace(snapshot, table=replace(snapshot.table, state="not-captured", reason="no", bitmap=None))
-    return replace(
+    snapshot = replace(
         snapshot,
         counters=draw(st.none() | counters),
         accepting=draw(accepting),
-        missing=draw(st.dictionaries(st.sampled_from(["zones", "e820.kexec"]), st.text(max_size=5))),
         torn=draw(st.sampled_from([(), ("counters: moved",)])),
         target=replace(snapshot.target, taken_at=draw(st.sampled_from(["2026-01-01", "2026-01-02"]))),
     )
+    absent = [part for part in ("zones", "counters", "accepting") if getattr(snapshot, part) is None]
+    words = draw(st.dictionaries(st.sampled_from(["pages", "e820.kexec"]), st.text(max_size=5)))
+    return replace(snapshot, missing={**words, **{part: draw(st.sampled_from(["no", "never"])) for part in absent}})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -152,6 +154,7 @@ def test_a_change_written_by_hand_is_read() -> None:
             "zones": {str(number): {"listed": {"kept": [1, 2, 3, 5]}, "free_pages": 99}},
             "torn": ["counters: moved"],
             "accepting": None,
+            "missing": {"accepting": "gone"},
         },
     )
     assert new.table.bitmap == bytes([0b11, 0, 0xFF, 0])
@@ -178,21 +181,21 @@ def test_scattered_changes_are_written_whole() -> None:
     ("bad", "words"),
     [
         ([], "an object is wanted"),
-        ({"nonsense": 1}, "unknown nonsense"),
+        ({"nonsense": 1}, "unknown '?nonsense"),
         ({"table": {"bitmap": {"cleared": [0, 1]}}}, "clears bits that are not set"),
         ({"table": {"bitmap": {"set": [13, 14]}}}, "sets bits that are"),
         ({"table": {"bitmap": {"cleared": [13, 33]}}}, "numbers from 0 to 32"),
         ({"table": {"bitmap": {"cleared": [16, 13]}}}, "ascending"),
         ({"table": {"bitmap": {"cleared": [13]}}}, "pairs"),
         ({"table": {"bitmap": {"cleared": [True, 14]}}}, "numbers"),
-        ({"table": {"bitmap": {"flipped": []}}}, "unknown flipped"),
+        ({"table": {"bitmap": {"flipped": []}}}, "unknown '?flipped"),
         ({"table": {"bitmap": [1]}}, "str is wanted"),
         ({"zones": {"7": {}}}, "no item '7'"),
         ({"zones": {"-1": {}}}, "no item '-1'"),
         ({"zones": {"1" * 5000: {}}}, "no item"),
         ({"zones": {"1": {"listed": {"kept": [0, 9, 0, 9]}}}}, "ascending"),
         ({"zones": {"1": {"listed": {"kept": [0, 10]}}}}, "numbers from 0 to 9"),
-        ({"zones": {"1": {"listed": {"kept": [], "more": 1}}}}, "unknown more"),
+        ({"zones": {"1": {"listed": {"kept": [], "more": 1}}}}, "unknown '?more"),
         ({"zones": {"1": {"free_pages": "many"}}}, "int is wanted"),
         ({"accepting": {"entries": {"0": {}}}}, "no item '0'"),
         ({"missing": {"zones": 5}}, "str is wanted"),
@@ -270,8 +273,8 @@ def test_a_damaged_line_is_named_after_what_could_be_read(tmp_path: Path) -> Non
         (b"[" * 100000 + b"\n", "line 4: not JSON"),
         (b"7\n", "line 4: an object is wanted"),
         (lines[4], "line 4: sample 3 where 2 is wanted"),
-        (b'{"sample":2,"elapsed":1,"cost":0,"taken_at":"x","change":{"no":1}}\n', "line 4: change: unknown no"),
-        (b'{"sample":2,"elapsed":NaN,"cost":0,"taken_at":"x","change":{}}\n', "line 4: elapsed: seconds"),
+        (b'{"sample":2,"elapsed":1,"cost":0,"taken_at":"x","change":{"no":1}}\n', "line 4: change: unknown '?no"),
+        (b'{"sample":2,"elapsed":NaN,"cost":0,"taken_at":"x","change":{}}\n', "line 4: (elapsed: seconds|not JSON)"),
         (b'{"sample":2,"elapsed":1,"cost":0,"change":{}}\n', "line 4: taken_at: str is wanted"),
         (b'{"sample":2,"elapsed":1,"cost":0,"snapshot":{}}\n', "line 4: snapshot: no "),
         (b"\xff\xfe\n", "line 4: not JSON"),
@@ -603,7 +606,7 @@ def test_what_is_kept_is_the_table_as_it_lies_in_memory(tmp_path: Path) -> None:
     kept = flight.keep(clean(), BOOT, str(tmp_path))
     table = tmp_path / BOOT / "table-0x7fb73018.bin"
     assert kept.table == str(table)
-    assert kept.option == f"{table}@0x7fb73018"
+    assert kept.option == str(tmp_path / BOOT / "snapshot.json")
     # u32 version, u32 unit_size, u64 phys_base, u64 size, bitmap
     assert table.read_bytes() == struct.pack("<IIQQ", 1, 2 << 20, BASE, 4) + BITMAP
     assert load((tmp_path / BOOT / "snapshot.json").read_text()) == clean()

@@ -5,8 +5,8 @@ A kdump has no table, because it holds no ACPI memory. What was kept is of the s
 ever clear, so it still proves the one half: memory that was accepted then is accepted in the dump. A bit that was set
 then says no more than "not accepted before"; the dump's page lists say what became of it.
 
-    DIRECTORY/BOOT_ID/snapshot.json         all that was read, for --snapshot
-    DIRECTORY/BOOT_ID/table-0xADDRESS.bin   the table's bytes, for --table FILE@0xADDRESS
+    DIRECTORY/BOOT_ID/snapshot.json         all that was read, for --snapshot, and for --table on a dump of that boot
+    DIRECTORY/BOOT_ID/table-0xADDRESS.bin   the table's bytes, for --table FILE@0xADDRESS and for other tools
 
 A file is replaced by a rename. Whatever ends this program leaves at most one NAME.new, which the next run replaces.
 A table of another boot proves nothing: each boot has a directory, and the last few are kept, since a timer runs again
@@ -74,9 +74,15 @@ def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int =
         _replace(table, data)
     _replace(place / "snapshot.json", f"{dump(snapshot)}\n".encode())
     _forget(Path(directory), boot, boots)
+    return Kept(str(place / "snapshot.json"), None if table is None else str(table), _option(place, table))
+
+
+def _option(place: Path, table: Optional[Path]) -> Optional[str]:
+    if table is not None:
+        # The snapshot has it too, and the boot that it is of.
+        return str(place / "snapshot.json")
     tables = sorted(place.glob("table-0x*.bin"))
-    option = f"{tables[0]}@{tables[0].stem.partition('-')[2]}" if len(tables) == 1 else None
-    return Kept(str(place / "snapshot.json"), None if table is None else str(table), option)
+    return f"{tables[0]}@{tables[0].stem.partition('-')[2]}" if len(tables) == 1 else None
 
 
 def table_bytes(table: Table) -> Optional[bytes]:
