@@ -98,7 +98,7 @@ def _target_options() -> argparse.ArgumentParser:
     which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
     which.add_argument("--snapshot", metavar="PATH", help="a file written by the command snapshot")
     group.add_argument(
-        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux or its debug file (may be repeated)"
+        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or a file with BTF (may be repeated)"
     )
     group.add_argument(
         "--debug-info",
@@ -110,7 +110,7 @@ def _target_options() -> argparse.ArgumentParser:
         metavar="FILE@ADDR|SNAPSHOT",
         help="a table saved earlier in this boot",
     )
-    group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump without the note")
+    group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump that has none")
     return target
 
 

@@ -13,9 +13,11 @@ from tests.lab.captures import CHUNK, UNIT, Capture, captures, find, listed_chun
 
 pytestmark = pytest.mark.lab
 
-NO_TABLE = ("none", "novmcoreinfo")
+NO_TABLE = ("none",)
 #: Guests that were accepting when they were captured: their account is a little older than their dump.
 MOVING = ("panic", "inflight")
+#: Without the note drgn itself, which the independent walk uses, does not open the dump.
+DRGN_REFUSES = ("novmcoreinfo",)
 #: The second kernel of a kexec knows nothing of what the first one accepted.
 SECOND_KERNEL = ("kexec",)
 WITH_TABLE = [c for c in captures() if c.has_account and c.path.name not in NO_TABLE and c.dump.exists()]
@@ -78,7 +80,7 @@ def test_unaccepted_is_what_nobody_accepted(capture: Capture, capsys: pytest.Cap
         assert unaccepted == capture.unaccepted_units()
 
 
-@pytest.mark.parametrize("capture", [c for c in WITH_TABLE if c.path.name not in MOVING], ids=ids)
+@pytest.mark.parametrize("capture", [c for c in WITH_TABLE if c.path.name not in (*MOVING, *DRGN_REFUSES)], ids=ids)
 def test_counter_and_bitmap_differ_by_guard_units_alone(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
     """NR_UNACCEPTED counts whole chunks; a unit of one can be accepted already, as the guard of what lies before it."""
     _, answer, _ = ask(capsys, "-c", capture.dump, "ranges")
