@@ -25,7 +25,7 @@ from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build
-from drgn_unaccepted.kernel.table import read_table
+from drgn_unaccepted.kernel.table import read_table, reads_as_zeros
 from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model import bitmap as bits
@@ -56,12 +56,16 @@ def efi_unaccepted_table(prog: Program) -> Table:
     >>> efi_unaccepted_table(prog).state
     'present'
 
+    Where the bitmap reads as zeros although there is memory to accept, :attr:`Table.is_doubted` is true.
+
     It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 ("efi/libstub: Implement support for
     unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; it never raises
     for a table that is absent or not captured.
     """
     opened = adopt(prog)
-    return read_table(opened.prog, table_readers(opened))
+    table = read_table(opened.prog, table_readers(opened))
+    # Zeros are held against the page allocator.
+    return capture(opened, Wanted(frozenset())).table if reads_as_zeros(table) else table
 
 
 @takes_program_or_default
@@ -187,6 +191,6 @@ def take_snapshot(prog: Program) -> Snapshot:
 
 def _bitmap(prog: Program) -> tuple[bytes, Geometry]:
     table = efi_unaccepted_table(prog)
-    if table.bitmap is None or table.geometry is None:
+    if table.bitmap is None or table.geometry is None or table.is_doubted:
         raise Unavailable(f"table {table.state}: {table.reason}")
     return table.bitmap, table.geometry

@@ -15,8 +15,7 @@ from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, header, stub
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.ranges import Range, intersect, merge
-from drgn_unaccepted.questions.state import chunk_ranges
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Accept, Snapshot, Zone
 
 #: ``struct efi_unaccepted_memory`` without its bitmap.
@@ -24,7 +23,6 @@ HEADER_BYTES = header.HEADER.size
 
 #: RAM, and what Linux before 7.2 made of the RAM under setup_data (E820_TYPE_RESERVED_KERN).
 _RAM_TYPES = (e820_model.RAM, 128)
-
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[Range]:

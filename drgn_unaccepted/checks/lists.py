@@ -12,8 +12,7 @@ from drgn_unaccepted.checks import words
 from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, rule
-from drgn_unaccepted.model.ranges import Range, subtract, total
-from drgn_unaccepted.questions.state import chunk_ranges
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
 
 #: ``page_type`` of a page that has none, and that is not mapped.

@@ -86,6 +86,9 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     table = table_reader.read_table(prog, readers, saved)
     if "pages" in wanted.parts:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
+    if opened.kind == "vmcore" and table_reader.reads_as_zeros(table):
+        # Zero is no evidence: it is held against the page allocator, whatever the question was.
+        reading.wanted = dataclasses.replace(wanted, parts=wanted.parts | {"kernel", "zones", "counters"})
     # What does not change first, so that what does is read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     platform = reading.part("platform", lambda: read_platform(prog))
@@ -99,7 +102,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     accepting = reading.part("accepting", lambda: read_accepting(prog))
     if opened.kind == "vmcore":
-        table = table_reader.doubt_zeros(table, zones, None if kernel is None else kernel.chunk_pages)
+        table = table_reader.doubt(table, zones, counters, None if kernel is None else kernel.chunk_pages)
     pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
     reclaiming = reading.part("reclaiming", lambda: _read_reclaiming(prog))
     torn: list[str] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import index
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
@@ -20,10 +21,12 @@ import drgn
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
+from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
-from drgn_unaccepted.model.ranges import Range, merge
-from drgn_unaccepted.snapshot import PAGE_SIZE, Table, Zone
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, merge, total, trim
+from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, Table, Zone
+from drgn_unaccepted.words import size
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
@@ -131,8 +134,6 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
 def _has_feature(prog: drgn.Program) -> bool:
     try:
         return bool(prog.type("struct zone").has_member("unaccepted_pages"))
-    except LookupError:
-        return False
     except DAMAGED as error:
         raise Unavailable(f"struct zone: {damage(error)}") from None
 
@@ -230,6 +231,7 @@ def _table_of_snapshot(path: str) -> SavedTable:
 
 def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
     lacking = []
+    fields: dict[str, Any] = {"address": address}
     for name, reader in readers:
         try:
             header = decode_header(reader(address, HEADER.size))
@@ -237,7 +239,10 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
             lacking.append(f"{name}: {error}")
             continue
         state, reason = judge_header(header, address)
-        fields: dict[str, Any] = {
+        if state == "not-captured":
+            lacking.append(f"{name}: {reason}")
+            continue
+        fields = {
             "address": address,
             "version": header.version,
             "unit_size": header.unit_size,
@@ -245,17 +250,15 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
             "bitmap_bytes": header.bitmap_bytes,
             "read_through": name,
         }
-        if state == "not-captured":
-            lacking.append(f"{name}: {reason}")
-            continue
         if state != "present":
             return Table(state, reason, **fields)
         try:
             bitmap = reader(address + HEADER.size, header.bitmap_bytes)
         except Unavailable as error:
-            return Table("not-captured", f"header read, bitmap not: {name}: {error}", **fields)
+            lacking.append(f"header read, bitmap not: {name}: {error}")
+            continue
         return Table("present", None, bitmap=bitmap, **fields)
-    return Table("not-captured", f"{'; '.join(lacking)}. {_WHY_NOT_CAPTURED}", address)
+    return Table("not-captured", f"{'; '.join(lacking)}. {_WHY_NOT_CAPTURED}", **fields)
 
 
 #: Chunks listed under bits that are all zero which no race and no guard explains: an accept clears a unit and the guard
@@ -263,6 +266,39 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
 _MANY_CHUNKS = 8
 #: Pages of a chunk on x86, where the kernel's own number is not known.
 _X86_CHUNK_PAGES = 1024
+
+
+def reads_as_zeros(table: Table) -> bool:
+    """The header is there, and no bit is set: all accepted, or a bitmap that was not captured."""
+    return table.bitmap is not None and table.bitmap.count(0) == len(table.bitmap)
+
+
+def doubt(
+    table: Table, zones: Optional[Sequence[Zone]], counters: Optional[Counters], chunk_pages: Optional[int]
+) -> Table:
+    """The table, with a reason not to believe its zeros if the page allocator contradicts them.
+
+    Not for a live kernel, where memory is accepted between two reads.
+    """
+    doubted = doubt_zeros(table, zones, chunk_pages)
+    if doubted.is_doubted or table.is_saved or table.geometry is None or table.bitmap is None:
+        return doubted
+    unit = table.geometry.unit_size
+    chunk_pages = chunk_pages or _X86_CHUNK_PAGES
+    enough = _MANY_CHUNKS * max(chunk_pages * PAGE_SIZE, 2 * unit)
+    reason = None
+    if zones and all(zone.listed is not None and not zone.listed.problems for zone in zones):
+        pfns = chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None)
+        # Without the units at the edges, which can be accepted as guards.
+        inner = list(trim(chunk_ranges(pfns, chunk_pages), unit))
+        bare = bits.unset_bytes(table.geometry, table.bitmap, inner)
+        if bare >= enough and 2 * bare > total(inner):
+            reason = f"of {size(total(inner))} in listed chunks {size(bare)} have no bit set"
+    elif counters is not None and counters.unaccepted_pages is not None:
+        counted, found = counters.unaccepted_pages * PAGE_SIZE, bits.count(table.bitmap) * unit
+        if enough <= counted <= limits.PHYSICAL_END and 2 * found < counted:
+            reason = f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
+    return table if reason is None else dataclasses.replace(table, reason=f"{reason}: not what the kernel had")
 
 
 def doubt_zeros(table: Table, zones: Optional[Sequence[Zone]], chunk_pages: Optional[int]) -> Table:

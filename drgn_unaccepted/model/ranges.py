@@ -8,8 +8,10 @@ empty) and returns such lists, in time linear in their length.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
+
+_PAGE_SHIFT = 12
 
 
 class Range(NamedTuple):
@@ -39,6 +41,26 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
             last_start, last_end = start, end
             merged.append(Range(start, end))
     return merged
+
+
+def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
+    """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk."""
+    runs: list[Range] = []
+    first = end = -1
+    for pfn in sorted(pfns):
+        if pfn > end:
+            if end >= 0:
+                runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
+            first = pfn
+        end = pfn + chunk_pages
+    if end >= 0:
+        runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
+    return runs
+
+
+def trim(ranges: Iterable[Range], edge: int) -> Iterator[Range]:
+    """Each range without its first and last ``edge`` bytes, where something is left."""
+    return (Range(start + edge, end - edge) for start, end in ranges if end - start > 2 * edge)
 
 
 def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Optional
 
+from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import EFI_UNACCEPTED_MEMORY, X86_UNIT_SIZE, chunk_ranges
+from drgn_unaccepted.questions.state import EFI_UNACCEPTED_MEMORY, X86_UNIT_SIZE
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Snapshot, Zone
 
 

@@ -117,7 +117,8 @@ def map_document(
             assert geometry is not None and snapshot.table.bitmap is not None
             units = set_bits(geometry, snapshot.table.bitmap, grid, start)
         else:
-            units = [inside // unit for inside in bytes_inside(unaccepted, grid, start)]
+            # A listed chunk can be less than a unit.
+            units = [-(-inside // unit) for inside in bytes_inside(unaccepted, grid, start)]
         rows.append(
             {
                 "start": start,
@@ -126,7 +127,7 @@ def map_document(
                 "reserved_bytes": bytes_inside(memory.reserved, grid, start),
                 "unknown_bytes": bytes_inside(unknown, grid, start),
                 "uncovered_bytes": bytes_inside(uncovered, grid, start),
-                "guard_units": [inside // unit for inside in bytes_inside(guards, grid, start)],
+                "guard_units": [-(-inside // unit) for inside in bytes_inside(guards, grid, start)],
             }
         )
     answer = document(snapshot, source, "map")

@@ -14,7 +14,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import Piece, StateMap, listed_ranges
+from drgn_unaccepted.questions.state import ACCEPTED, Piece, StateMap, listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
 
 
@@ -63,6 +63,9 @@ class _Context:
     def entry(self, piece: Piece) -> Document:
         where = Range(piece.start, piece.end)
         node, zone = self._zone(where)
+        listed, reason = self._is_listed(where), piece.reason
+        if listed and piece.state == ACCEPTED:
+            reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)"
         return {
             "address": piece.start,
             "state": piece.state,
@@ -73,9 +76,9 @@ class _Context:
             "e820": self._e820(where),
             "node": node,
             "zone": zone,
-            "listed": self._is_listed(where),
+            "listed": listed,
             "in_flight": self._in_flight(where),
-            "reason": piece.reason,
+            "reason": reason,
         }
 
     def _unit(self, address: int) -> Optional[Document]:

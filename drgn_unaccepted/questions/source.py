@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.questions.state import listed_ranges, possible_guards
+from drgn_unaccepted.questions.state import listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, size
 
@@ -83,10 +83,9 @@ def _doubt(snapshot: Snapshot) -> Optional[str]:
     if not table.is_saved or table.geometry is None or table.bitmap is None or kernel is None:
         return None
     # Bits only ever clear: what is listed now had its bits when the table was saved, the guards' excepted.
-    covered = bits.unaccepted_ranges(table.geometry, table.bitmap)
-    bare = rng.total(rng.subtract(rng.subtract(listed_ranges(snapshot), possible_guards(snapshot)), list(covered)))
-    chunk = kernel.chunk_pages * PAGE_SIZE
-    if bare < _FEW_CHUNKS * max(chunk, 2 * table.geometry.unit_size):
+    unit = table.geometry.unit_size
+    bare = bits.unset_bytes(table.geometry, table.bitmap, rng.trim(listed_ranges(snapshot), unit))
+    if bare < _FEW_CHUNKS * max(kernel.chunk_pages * PAGE_SIZE, 2 * unit):
         return None
     return f"the saved table has no bits for {size(bare)} that are listed now: it is of another boot ({table.reason})"
 

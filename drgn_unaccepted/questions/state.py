@@ -10,14 +10,14 @@ whole units, and all else is unknown. Zero is not evidence.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 
 if TYPE_CHECKING:
     from drgn_unaccepted.questions.source import Source
@@ -151,22 +151,7 @@ def listed_ranges(snapshot: Snapshot) -> list[Range]:
     if snapshot.zones is None or snapshot.kernel is None:
         return []
     pfns = (pfn for zone in snapshot.zones if zone.listed is not None for pfn in zone.listed.pfns)
-    return chunk_ranges(pfns, snapshot.kernel.chunk_pages)
-
-
-def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
-    """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk."""
-    runs: list[Range] = []
-    first = end = -1
-    for pfn in sorted(pfns):
-        if pfn > end:
-            if end >= 0:
-                runs.append(Range(first << PAGE_SHIFT, end << PAGE_SHIFT))
-            first = pfn
-        end = pfn + chunk_pages
-    if end >= 0:
-        runs.append(Range(first << PAGE_SHIFT, end << PAGE_SHIFT))
-    return runs
+    return rng.chunk_ranges(pfns, snapshot.kernel.chunk_pages)
 
 
 def possible_guards(snapshot: Snapshot) -> list[Range]:

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps of real guests in which a part lies, lacks or is not finished: what is not known is not called accepted."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import drgn
+import pytest
+
+from drgn_unaccepted import helpers
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.table import read_table
+from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.model.header import HEADER
+from drgn_unaccepted.questions.document import document
+from drgn_unaccepted.questions.map import map_document
+from drgn_unaccepted.questions.ranges import ranges
+from drgn_unaccepted.questions.resolve import Query, resolve
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
+from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap
+from tests.lab.test_planted import Target, open_target
+
+pytestmark = pytest.mark.lab
+
+if not captures():
+    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+
+EVERYTHING = Wanted(ALL_PARTS, whole_memmap=True)
+
+
+def named(capture_: Capture) -> str:
+    return capture_.name
+
+
+def units(answer: dict[str, Any], state: str) -> set[int]:
+    return {
+        number
+        for entry in answer["ranges"]
+        if entry["state"] == state
+        for number in range(entry["start"] // UNIT, entry["end"] // UNIT)
+    }
+
+
+def total(snapshot: Snapshot, source: str = "auto") -> dict[str, Any]:
+    return document(snapshot, choose_source(snapshot, source), "summary")
+
+
+def zero_bitmap(target: Target) -> None:
+    address = target.capture.table_address()
+    _, _, bitmap = read_bitmap(target.capture.dump, address)
+    target.write(address + HEADER.size, bytes(len(bitmap)), physical=True)
+
+
+def zeros_at(target: Target, obj: drgn.Object) -> None:
+    assert obj.address_ is not None
+    target.write(obj.address_, bytes(drgn.sizeof(obj)))
+
+
+@pytest.mark.parametrize("parts", [frozenset(), frozenset(("efi_map",)), ALL_PARTS], ids=("header", "efi", "all"))
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_zeros_under_listed_chunks_are_no_answer_to_any_question(capture_: Capture, parts: frozenset[str]) -> None:
+    """header, efi and accepting need no lists; what all answers say of the total comes from them all the same."""
+    target = open_target(capture_)
+    zero_bitmap(target)
+    snapshot = capture(target.opened, Wanted(parts))
+    answer = total(snapshot)
+    assert (answer["source"], answer["exact"]) == ("page-lists", False)
+    assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
+    entry = resolve(snapshot, choose_source(snapshot), [Query(target.unaccepted(), None)])["addresses"][0]
+    assert (entry["state"], entry["kernel_predicate"], entry["unit"]["bit"]) == ("unaccepted", None, None)
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_zeros_are_doubted_where_the_counter_alone_is_left(capture_: Capture) -> None:
+    target = open_target(capture_)
+    zero_bitmap(target)
+    zeros_at(target, target.prog["node_data"])
+    snapshot = capture(target.opened, EVERYTHING)
+    answer = total(snapshot)
+    assert (answer["source"], answer["exact"]) == ("counters", False)
+    assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
+    assert not units(ranges(snapshot, choose_source(snapshot, "bitmap")), "accepted")
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_helpers_do_not_call_zeros_accepted(capture_: Capture) -> None:
+    target = open_target(capture_)
+    pfn = target.unaccepted() >> 12
+    assert helpers.pfn_is_unaccepted_memory(target.prog, pfn)
+    target = open_target(capture_)
+    zero_bitmap(target)
+    assert helpers.efi_unaccepted_table(target.prog).is_doubted
+    with pytest.raises(Unavailable, match="listed as unaccepted"):
+        helpers.pfn_is_unaccepted_memory(target.prog, pfn)
+    with pytest.raises(Unavailable, match="listed as unaccepted"):
+        list(helpers.for_each_unaccepted_range(target.prog))
+
+
+@pytest.mark.parametrize("capture_", find("eager", "all"), ids=named)
+def test_zeros_are_believed_where_nothing_is_listed(capture_: Capture) -> None:
+    """A guest that has accepted everything: the one case in which 0 is the answer."""
+    snapshot = capture(open_target(capture_).opened, EVERYTHING)
+    assert not capture_.unaccepted_units()
+    answer = total(snapshot)
+    assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", True, 0)
+
+
+#: What cannot be opened without a vmlinux, and what lacks the table.
+WITHOUT = ("early", "stock-panic", "stock-idle")
+
+
+@pytest.mark.parametrize(
+    "capture_", [c for c in captures() if c.dump.exists() and c.path.name not in WITHOUT], ids=named
+)
+def test_no_bitmap_of_a_real_guest_is_doubted(capture_: Capture) -> None:
+    snapshot = capture(open_target(capture_).opened, Wanted(ALL_PARTS - {"pages"}))
+    assert not snapshot.table.is_doubted
+    assert choose_source(snapshot).exact == (snapshot.table.state == "present")
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_a_bitmap_that_ends_early_is_doubted(capture_: Capture) -> None:
+    """size says 2 bytes: what lies beyond is outside the bitmap, which the kernel takes as accepted, and listed."""
+    target = open_target(capture_)
+    target.header(size=2)
+    answer = total(capture(target.opened, EVERYTHING))
+    assert (answer["source"], answer["unaccepted_bytes"]) == ("page-lists", capture_.nr_unaccepted())
+    assert "have no bit set" in answer["source_reason"]
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_a_listed_address_without_its_bit_says_so(capture_: Capture) -> None:
+    """phys_base is 64 MiB above the real one: most bits still fall on listed chunks, and some chunks have none."""
+    target = open_target(capture_)
+    base, _, _ = read_bitmap(capture_.dump, capture_.table_address())
+    target.header(base=base + 64 * MIB)
+    address = min(n for n in capture_.unaccepted_units() if {n + 1, n + 2} <= capture_.unaccepted_units()) * UNIT + UNIT
+    snapshot = capture(target.opened, EVERYTHING)
+    entry = resolve(snapshot, choose_source(snapshot), [Query(address, None)])["addresses"][0]
+    assert (entry["state"], entry["listed"]) == ("accepted", True)
+    assert "list-entries-without-bits" in entry["reason"]
+
+
+@pytest.mark.parametrize("capture_", find("early"), ids=named)
+def test_early_lists_are_not_all(capture_: Capture) -> None:
+    """Nothing is listed and counted yet, while the bitmap has hundreds of megabytes."""
+    snapshot = capture(open_vmcore(str(capture_.dump), [capture_.vmlinux]), EVERYTHING)
+    bitmap = total(snapshot, "bitmap")
+    assert bitmap["exact"] and bitmap["unaccepted_bytes"] > 256 * MIB
+    for source in ("page-lists", "counters"):
+        answer = total(snapshot, source)
+        assert (answer["unaccepted_bytes"], answer["exact"]) == (None, False), source
+        assert "system_state is booting" in answer["source_reason"]
+
+
+@pytest.mark.parametrize("capture_", find("add_efi_memmap", "early", "inflight", "panic", "low", "edges"), ids=named)
+def test_lists_call_nothing_accepted_that_has_its_bit(capture_: Capture) -> None:
+    """Where memory is kept from the page allocator, not given to it yet, or between list and bitmap."""
+    opened = open_vmcore(str(capture_.dump), [capture_.vmlinux])
+    snapshot = capture(opened, Wanted(ALL_PARTS, whole_memmap=True, without_bitmap=True))
+    bits = units(ranges(snapshot, choose_source(snapshot, "bitmap")), "unaccepted")
+    lists = choose_source(snapshot, "page-lists")
+    if lists.name == "page-lists":
+        assert bits and not units(ranges(snapshot, lists), "accepted") & bits
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_a_unit_larger_than_a_chunk_is_no_zero_on_the_map(capture_: Capture) -> None:
+    """128 MiB for each bit: a single listed chunk is less than one unit, and still unaccepted."""
+    target = open_target(capture_)
+    base, _, _ = read_bitmap(capture_.dump, capture_.table_address())
+    target.header(unit=128 * MIB, base=base - base % (128 * MIB), size=1)
+    target.write(capture_.table_address() + HEADER.size, b"\xff", physical=True)
+    snapshot = capture(target.opened, Wanted(ALL_PARTS, whole_memmap=True, without_bitmap=True))
+    source = choose_source(snapshot, "page-lists")
+    picture = map_document(snapshot, source)
+    listed = {chunk for zone in snapshot.zones or () if zone.listed for chunk in zone.listed.pfns}
+    touched = {pfn * 4096 // (128 * MIB) for pfn in listed}
+    assert picture["totals"]["units"] == len(touched)
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_another_reader_has_its_turn_where_the_bitmap_ends_the_first(capture_: Capture) -> None:
+    """A header that is readable physically and a bitmap that is not: BPF may still have both."""
+    address = capture_.table_address()
+    base, unit, bitmap = read_bitmap(capture_.dump, address)
+    header = HEADER.pack(1, unit, base, len(bitmap))
+
+    def short(at: int, size: int) -> bytes:
+        if at + size > address + HEADER.size:
+            raise Unavailable("page not in this target")
+        return header
+
+    def whole(at: int, size: int) -> bytes:
+        return (header + bitmap)[at - address : at - address + size]
+
+    prog = open_target(capture_).prog
+    table = read_table(prog, [("physical", short), ("bpf", whole)])
+    assert (table.state, table.read_through, table.bitmap) == ("present", "bpf", bitmap)
+    table = read_table(prog, [("physical", short), ("bpf", short)])
+    assert (table.state, table.unit_size, table.bitmap) == ("not-captured", unit, None)
+    assert table.reason is not None and "header read, bitmap not" in table.reason
+
+
+@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+def test_a_zero_means_no_feature_only_if_struct_zone_says_so(capture_: Capture) -> None:
+    """efi.unaccepted is 0 in a kernel without the feature, and in a page of zeros of one that has it."""
+    target = open_target(capture_)
+    target.patch(target.prog["efi"].unaccepted, 0)
+    assert capture(target.opened, EVERYTHING).table.state == "not-captured"
+
+    class WithoutZone:
+        def __getitem__(self, name: str) -> drgn.Object:
+            return target.prog[name]
+
+        def type(self, name: str) -> drgn.Type:
+            if name == "struct zone":
+                raise LookupError("could not find 'struct zone'")
+            return target.prog.type(name)
+
+    table = read_table(cast("drgn.Program", WithoutZone()), [])
+    assert table.state == "not-captured"
+    assert table.reason is not None and "struct zone" in table.reason
