@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# mypy: ignore-errors
+"""sos plugin: what drgn-unaccepted says of the running kernel and of dumps that it has looked at.
+
+Copy to the directory of sos' plugins (python3 -c 'import sos.report.plugins as p; print(p.__path__[0])').
+"""
+
+from __future__ import annotations
+
+from sos.report.plugins import DebianPlugin, IndependentPlugin, Plugin, RedHatPlugin, SuSEPlugin, UbuntuPlugin
+
+
+class DrgnUnaccepted(Plugin, RedHatPlugin, DebianPlugin, UbuntuPlugin, SuSEPlugin, IndependentPlugin):
+    short_desc = "Unaccepted memory of confidential guests"
+
+    plugin_name = "drgn_unaccepted"
+    profiles = ("system", "hardware", "memory", "virt")
+    packages = ("drgn-unaccepted", "python3-drgn-unaccepted")
+    commands = ("drgn-unaccepted",)
+
+    def setup(self):
+        # Each answer by itself: what one cannot tell, another may. check's exit status is not 0 when it finds something.
+        self.add_cmd_output(
+            [
+                "drgn-unaccepted summary",
+                "drgn-unaccepted check",
+                "drgn-unaccepted --format json summary",
+                "drgn-unaccepted --format json check",
+                "drgn-unaccepted --format json zones",
+                "drgn-unaccepted --format json efi",
+                "drgn-unaccepted --format json e820",
+                "drgn-unaccepted --format json accepting",
+            ],
+            timeout=120,
+        )
+        # The flight recorder's last snapshots, and answers that lie beside crash dumps; never a dump.
+        self.add_copy_spec(["/var/lib/drgn-unaccepted", "/var/crash/*/*.unaccepted.json"], sizelimit=25)
