@@ -8,16 +8,19 @@ from itertools import groupby
 from typing import Optional
 
 from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.words import count, size, span
 from drgn_unaccepted.views.map import ACCEPTED, GLYPHS, UNKNOWN, Kind, Style, about, glyph, level, paint, say
+from drgn_unaccepted.words import count, size, span
 
 #: Columns before the addresses: time, unaccepted bytes, rate.
 _LEFT = 9 + 1 + 11 + 1 + 13
 
+#: Groups of bins that are told apart by a bar.
+_GROUPS = 5
+
 
 def bins_for(width: int) -> int:
     """Bins that fit a terminal, with a bar between groups that are not neighbours."""
-    return max(8, width - _LEFT - 10)
+    return max(8, width - _LEFT - _GROUPS - 1)
 
 
 def history_lines(answer: Document, style: Style) -> Iterator[str]:
@@ -67,13 +70,14 @@ def _strip(answer: Document, now: Document, groups: list[tuple[int, int]], style
         for index in range(len(answer["bins"]))
     ]
     text, at = "|", 0
+    bar = "|" if len(groups) <= _GROUPS else ""
     for start, end in groups:
         length = (end - start) // answer["bytes_per_bin"]
         for color, run in groupby(kinds[at : at + length], lambda of: GLYPHS[of].color):
             text += paint("".join(glyph(of, style) for of in run), color, style)
-        text += "|"
+        text += bar
         at += length
-    return text
+    return text if bar else text + "|"
 
 
 def _bytes(nbytes: Optional[int]) -> str:
@@ -82,4 +86,4 @@ def _bytes(nbytes: Optional[int]) -> str:
 
 def _rate(now: Document) -> str:
     rate = now["rate_bytes_per_second"]
-    return "" if rate is None else f"{about(round(rate))}/s"
+    return "" if rate is None else f"{rate / (1 << 20):.1f} MiB/s"

@@ -17,7 +17,7 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.questions.history import NoSamples, history
-from drgn_unaccepted.record.file import Sample, Writer
+from drgn_unaccepted.record.file import Recording, Sample, Writer
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.history import history_lines
 from drgn_unaccepted.views.map import Style
@@ -164,6 +164,28 @@ def test_replay_makes_figures(recording: Path, tmp_path: Path, capsys: pytest.Ca
     assert b"30 samples; source: bitmap, exact" in (tmp_path / "history.svg").read_bytes()
     assert main(["replay", str(recording), "--format", "svg"]) == 3
     assert "--format svg needs -o FILE" in capsys.readouterr().err
+
+
+#: Recorded in the lab (`scripts/lab live fresh --kernel 6.12`) while a tmpfs was filled in three bursts.
+REAL = Path(__file__).parent / "data" / "6.12-fill.rec"
+
+#: nr_unaccepted in the guest's /proc/vmstat before the first burst and after the last.
+BEFORE, AFTER = 600 * MIB, 148 * MIB
+
+
+def test_a_real_recording() -> None:
+    answer = history(Recording(str(REAL)), columns=256, lines=400)
+    slices = answer["slices"]
+    assert answer["samples"] == len(slices) == 139
+    # The counter goes by chunks, the bits by units: chunks whose guard is accepted already count whole.
+    for one, said in ((slices[0], BEFORE), (slices[-1], AFTER)):
+        assert 0 <= said - one["unaccepted_bytes"] < 4 * MIB * 4
+        assert sum(one["unaccepted_units"]) * UNIT == one["unaccepted_bytes"]
+    for before, after in zip(slices, slices[1:]):
+        # Bits only ever clear.
+        assert all(was >= now for was, now in zip(before["unaccepted_units"], after["unaccepted_units"]))
+    busy = [one["elapsed_seconds"] for one in slices if one["rate_bytes_per_second"]]
+    assert sum(after - before > 3 for before, after in zip(busy, busy[1:])) == 2, "three bursts"
 
 
 def test_replay_of_an_empty_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Callable
 import pytest
 
 from drgn_unaccepted.questions.history import history
+from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.snapshot import Snapshot
 from tests.views import guests
 from tests.views.chromium import axe
@@ -26,7 +27,7 @@ from tests.views.pages import (
     value_text,
     wait,
 )
-from tests.views.test_history import sweep
+from tests.views.test_history import REAL, sweep
 
 pytestmark = NEEDS_BROWSER
 
@@ -395,6 +396,17 @@ def test_a_recording_over_time(show: Callable[..., Any]) -> None:
         driver.execute_script(script.read_text(encoding="utf-8"))
         found = driver.execute_async_script("const done = arguments[0]; axe.run().then(done, (e) => done(String(e)))")
         assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+
+
+def test_a_real_recording(show: Callable[..., Any]) -> None:
+    recording = Recording(str(REAL))
+    *_, last = recording
+    driver = show(last.snapshot, history=history(recording, columns=256, lines=400))
+    assert text(driver, "#recording").startswith("Over time\n139 samples in 27.8 seconds; 56 bins of 16 MiB")
+    driver.execute_script("document.getElementById('history').focus()")
+    keys(driver, "\ue011")  # Home
+    assert text(driver, "#history-said") == "0.0 seconds, 596 MiB unaccepted, bitmap"
+    assert "live of 2026-" in text(driver, "#target")
 
 
 def test_without_a_recording_there_is_no_section_about_one(show: Callable[..., Any]) -> None:
