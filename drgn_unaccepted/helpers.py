@@ -162,7 +162,10 @@ def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
     :raises Unavailable: the zones are not in this target, or a list is damaged
     """
     adopt(prog)
-    for zone in read_zones(prog, read_kernel_build(prog)):
+    zones = read_zones(prog, read_kernel_build(prog))
+    if not zones:
+        raise Unavailable("no zone is populated, as where node_data reads as zeros")
+    for zone in zones:
         if zone.listed is None:
             raise Unavailable("struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY")
         if zone.listed.problems:

@@ -285,3 +285,36 @@ def test_a_doubted_bitmap_proves_nothing_accepted(ask: Ask) -> None:
     assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", False, None)
     _, answer, _ = ask(snapshot, "--source", "bitmap", "map")
     assert answer["totals"]["unknown_bytes"] > 0
+
+
+def test_a_zone_that_reads_as_zeros_is_missing_in_the_lists(ask: Ask) -> None:
+    """present_pages is 0, so that the zone with all unaccepted memory counts as never populated."""
+    snapshot = sample("6.12-fill-kdump")
+    assert snapshot.zones is not None
+    snapshot = replace(snapshot, zones=tuple(zone for zone in snapshot.zones if zone.name != "Normal"))
+    status, answer, _ = ask(snapshot, "summary")
+    assert (status, answer["source"], answer["unaccepted_bytes"]) == (0, "counters", 292 * MIB)
+    assert "all zones list 0 chunks where vm_zone_stat[NR_UNACCEPTED] counts 73" in answer["source_reason"]
+
+
+def test_check_of_a_kernel_that_boots_is_unknown_without_the_bitmap(ask: Ask) -> None:
+    snapshot = counted(without_lists(in_state(sample("6.12-fill-kdump"), "booting")), 0)
+    snapshot = replace(snapshot, platform=None, missing={**snapshot.missing, "platform": "not in this target"})
+    status, answer, _ = ask(snapshot, "check", "--rule", "zone-counter-matches-list")
+    assert (status, answer["status"]) == (3, "unknown")
+
+
+def test_unknown_beside_a_damaged_list_says_that_it_is_damaged(ask: Ask) -> None:
+    """With a saved table, whose set bits the lists confirm as far as they go."""
+    snapshot = sample("6.12-fill")
+    assert snapshot.zones is not None and snapshot.pages is not None
+    cut = replace(NO_CHUNKS, problems=("entry 0: NULL",))
+    snapshot = replace(
+        snapshot,
+        table=replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3"),
+        zones=tuple(replace(zone, listed=cut) for zone in snapshot.zones),
+    )
+    _, answer, _ = ask(snapshot, "resolve", hex(listed_chunk(sample("6.12-fill"))))
+    (entry,) = answer["addresses"]
+    assert (entry["state"], entry["listed"]) == ("unknown", None)
+    assert "as far as the lists could be followed" in entry["reason"]

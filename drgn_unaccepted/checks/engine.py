@@ -188,8 +188,10 @@ def _blind(snapshot: Snapshot) -> bool:
     """The table or the lists should be there, and neither could be read."""
     if snapshot.table.state == "absent" or snapshot.table.bitmap is not None:
         return False
-    zones = snapshot.zones
-    return not zones or any(zone.listed is None for zone in zones)
+    zones, kernel = snapshot.zones, snapshot.kernel
+    # While the kernel boots its lists are not all of it.
+    booting = kernel is not None and bool(kernel.is_booting)
+    return not zones or booting or any(zone.listed is None for zone in zones)
 
 
 def _worst(findings: Sequence[Finding]) -> str:

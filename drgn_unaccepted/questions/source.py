@@ -137,4 +137,10 @@ def _lists_lack(snapshot: Snapshot) -> Optional[str]:
             # A list head that was overwritten by one of an empty list has no wrong link.
             if counted - listed > max(_FEW_CHUNKS, listed):
                 return f"{where} lists {count(listed, 'chunk')} where NR_UNACCEPTED counts {counted}"
+    if snapshot.counters is not None and snapshot.counters.unaccepted_pages is not None and snapshot.kernel is not None:
+        listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
+        counted = snapshot.counters.unaccepted_pages // snapshot.kernel.chunk_pages
+        # A zone whose memory reads as zeros is taken for one that was never populated.
+        if _FEW_CHUNKS < counted - listed <= PHYSICAL_END // PAGE_SIZE and counted - listed > listed:
+            return f"all zones list {count(listed, 'chunk')} where vm_zone_stat[NR_UNACCEPTED] counts {counted}"
     return None

@@ -127,11 +127,14 @@ class StateMap:
     def _unknown_reason(self) -> str:
         if self._source.name in ("page-lists", "bitmap"):
             pages = self._snapshot.pages
+            lists = "in no listed chunk"
+            if any(zone.listed is not None and zone.listed.problems for zone in self._snapshot.zones or ()):
+                lists = "in no listed chunk as far as the lists could be followed"
             if pages is None:
-                return f"in no listed chunk; pages not looked at: {self._snapshot.missing['pages']}"
+                return f"{lists}; pages not looked at: {self._snapshot.missing['pages']}"
             if pages.limited is not None:
-                return f"in no listed chunk; {pages.limited}"
-            return "in no listed chunk, and no page of its unit is allocated or in a buddy list"
+                return f"{lists}; {pages.limited}"
+            return f"{lists}, and no page of its unit is allocated or in a buddy list"
         if self._source.name == "counters":
             return "counters know no addresses"
         if self._snapshot.table.state == "absent":

@@ -108,13 +108,11 @@ def test_zeros_are_believed_where_nothing_is_listed(capture_: Capture) -> None:
     assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", True, 0)
 
 
-#: What cannot be opened without a vmlinux, and what lacks the table.
-WITHOUT = ("early", "stock-panic", "stock-idle")
+#: All that have a dump, and can be opened without a vmlinux.
+OPENED = [c for c in captures() if c.dump.exists() and c.path.name not in ("early", "stock-panic", "stock-idle")]
 
 
-@pytest.mark.parametrize(
-    "capture_", [c for c in captures() if c.dump.exists() and c.path.name not in WITHOUT], ids=named
-)
+@pytest.mark.parametrize("capture_", OPENED, ids=named)
 def test_no_bitmap_of_a_real_guest_is_doubted(capture_: Capture) -> None:
     snapshot = capture(open_target(capture_).opened, Wanted(ALL_PARTS - {"pages"}))
     assert not snapshot.table.is_doubted

@@ -104,6 +104,8 @@ class Guest {
   resolve(address) {
     const said = this.state(address);
     const zone = this.zoneOf(address);
+    const listed = this.isListed(address);
+    const guard = "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)";
     return {
       address,
       state: said.state,
@@ -114,9 +116,9 @@ class Guest {
       e820: holder(this.data.e820.tables.current, address),
       node: zone ? zone.node : null,
       zone: zone ? zone.name : null,
-      listed: this.isListed(address),
+      listed,
       in_flight: this.inFlight(address),
-      reason: said.reason,
+      reason: said.reason + (listed && said.state === "accepted" ? guard : ""),
     };
   }
 
