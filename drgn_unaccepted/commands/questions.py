@@ -110,12 +110,14 @@ def _show_report(answer: Document, args: Arguments) -> Iterable[str]:
 
 def _write_snapshot(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
     from drgn_unaccepted.questions.document import document
-    from drgn_unaccepted.snapshot_file import write
+    from drgn_unaccepted.snapshot_file import SnapshotFileError, write
 
     try:
         write(snapshot, args.output)
     except OSError as error:
         raise CommandError(f"{args.output}: {error.strerror}") from None
+    except SnapshotFileError as error:
+        raise CommandError(f"{args.output}: {error}") from None
     return {**document(snapshot, source, "snapshot"), "file": args.output, "missing": dict(snapshot.missing)}
 
 
@@ -128,7 +130,7 @@ def _no_state(answer: Document) -> Optional[str]:
 
 def _no_places(answer: Document) -> Optional[str]:
     if answer["source"] == "counters":
-        return f"source counters knows no addresses ({answer['source_reason']})"
+        return _knows_no_addresses(answer)
     return _no_state(answer)
 
 
@@ -141,8 +143,13 @@ def _no_header(answer: Document) -> Optional[str]:
 
 def _no_ranges(answer: Document) -> Optional[str]:
     if answer["ranges"] is None:
-        return _no_state(answer) or f"source {answer['source']} knows no addresses ({answer['source_reason']})"
+        return _no_state(answer) or _knows_no_addresses(answer)
     return None
+
+
+def _knows_no_addresses(answer: Document) -> str:
+    why = "" if answer["source_reason"] is None else f" ({answer['source_reason']})"
+    return f"source {answer['source']} knows no addresses{why}"
 
 
 def _all_unknown(answer: Document) -> Optional[str]:
