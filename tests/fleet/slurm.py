@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,11 @@ class Slurm:
             assert time.monotonic() < end, done.stdout + self.logs()
             time.sleep(0.3)
 
+    def output(self, job: int) -> str:
+        """What a job, or all tasks of an array, printed."""
+        files = [*self._state.glob(f"slurm-{job}.out"), *self._state.glob(f"slurm-{job}_*.out")]
+        return "".join(path.read_text() for path in sorted(files))
+
     def logs(self) -> str:
         return "".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in sorted(self._state.glob("*.log"))
@@ -75,16 +82,24 @@ class Slurm:
 
 
 @contextmanager
-def slurm(state: Path) -> Iterator[Slurm]:
-    """
-    :param state: a directory that only root may write, or munged does not trust its socket
-    """
+def slurm() -> Iterator[Slurm]:
+    # Not below pytest's directory: munged wants every directory above its socket to be root's alone.
+    state = Path(tempfile.mkdtemp(prefix="drgn-unaccepted-slurm-", dir="/run"))
+    state.chmod(0o755)
+    try:
+        with _cluster(state) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(state)
+
+
+@contextmanager
+def _cluster(state: Path) -> Iterator[Slurm]:
     munged, slurmctld, slurmd = (
         tool("munged", "munge"),
         tool("slurmctld", "slurmctld"),
         tool("slurmd", "slurmd"),
     )
-    state.mkdir(mode=0o755)
     (state / "controller").mkdir()
     (state / "node").mkdir()
     key = state / "munge.key"

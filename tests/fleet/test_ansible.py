@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Optional
@@ -14,65 +10,10 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, TOP, plant, run
+from tests.fleet.ansible import play, recap
+from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, plant
 
 pytestmark = pytest.mark.lab
-
-ROLE = INTEGRATIONS / "ansible"
-TOOLS = Path(os.environ.get("DRGN_UNACCEPTED_TOOLS", "~/.cache/drgn-unaccepted-tools")).expanduser()
-
-
-def ansible_playbook() -> str:
-    path = shutil.which("ansible-playbook", path=f"{TOOLS}/ansible/bin:{os.environ['PATH']}")
-    if path is None:
-        pytest.skip("ansible-core is not here: scripts/fleet-tools")
-    return path
-
-
-def play(tmp_path: Path, hosts: dict[str, Optional[list[str]]], **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the playbook on local hosts, each with its target; None: a host that cannot be reached."""
-    playbook = ansible_playbook()
-    inventory = {
-        "all": {
-            "hosts": {
-                host: {"ansible_connection": "local", "unaccepted_target": target}
-                if target is not None
-                # A port that nobody listens on.
-                else {"ansible_host": "127.0.0.1", "ansible_port": 1}
-                for host, target in hosts.items()
-            },
-            "vars": {
-                "ansible_python_interpreter": sys.executable,
-                "unaccepted_command": [sys.executable, "-m", "drgn_unaccepted"],
-                "unaccepted_become": False,
-                "unaccepted_results": str(tmp_path / "results"),
-                **variables,
-            },
-        }
-    }
-    # YAML is a superset of JSON.
-    (tmp_path / "inventory.yml").write_text(json.dumps(inventory))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TOP),
-        "ANSIBLE_HOME": str(tmp_path / "home"),
-        "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
-        "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote"),
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_RETRY_FILES_ENABLED": "0",
-        "LC_ALL": "C.UTF-8",
-    }
-    argv = [playbook, "-i", tmp_path / "inventory.yml", ROLE / "playbook.yml"]
-    return run(argv, env=environment, cwd=tmp_path, timeout=300)
-
-
-def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
-    lines = done.stdout.partition("PLAY RECAP")[2].splitlines()[1:]
-    found = {}
-    for line in filter(str.strip, lines):
-        host, _, counts = line.partition(":")
-        found[host.strip()] = {key: int(value) for key, value in (word.split("=") for word in counts.split())}
-    return found
 
 
 def test_the_fleet_s_worst_is_on_top_and_fails_its_host_alone(tmp_path: Path, capsys: Any) -> None:

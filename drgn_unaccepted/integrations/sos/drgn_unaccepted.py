@@ -19,7 +19,7 @@ class DrgnUnaccepted(Plugin, RedHatPlugin, DebianPlugin, UbuntuPlugin, SuSEPlugi
     commands = ("drgn-unaccepted",)
 
     def setup(self):
-        # Each answer by itself: what one cannot tell, another may. check's exit status is not 0 when it finds something.
+        # Each answer by itself: what one cannot tell, another may. check exits with 1 or 2 where it finds something.
         self.add_cmd_output(
             [
                 "drgn-unaccepted summary",
