@@ -105,6 +105,9 @@ def test_lists_of_a_kernel_that_boots_are_not_all(ask: Ask, source: str, system_
     _, text, _ = ask(snapshot, "--source", source, "summary", text="text")
     assert text.splitlines()[0].split(maxsplit=1)[1].startswith("unknown")
     assert f"system_state is {system_state}" in text
+    if source == "page-lists":
+        _, picture, _ = ask(snapshot, "--source", source, "map", text="text")
+        assert "at least 0 bytes unaccepted" in picture
     _, line, _ = ask(snapshot, "check", text="nagios")
     assert "unaccepted memory is not known" in line.splitlines()[0]
     assert "| unaccepted=U;" in line.splitlines()[0]

@@ -147,7 +147,10 @@ def _axis(axes: Axes, answer: Document, bottom: float) -> None:
 def _words(axes: Axes, answer: Document) -> None:
     totals, release = answer["totals"], answer["target"]["release"]
     source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
-    title = f"{about(totals['units'] * answer['unit_size'])} unaccepted of {about(totals['ram_bytes'])} RAM; {source}"
+    unaccepted = about(totals["units"] * answer["unit_size"])
+    if answer["unaccepted_bytes"] is None:
+        unaccepted = f"at least {unaccepted}"
+    title = f"{unaccepted} unaccepted of {about(totals['ram_bytes'])} RAM; {source}"
     axes.set_title(title, loc="left", size=11, parse_math=False)
     words = [f"Linux {safe(release)}"] if release is not None else []
     words.append(f"a row is {about(answer['bytes_per_bin'] * answer['bins_per_row'])}")

@@ -338,7 +338,9 @@ def _letters_first(letter: str) -> tuple[bool, str]:
 
 def _totals(answer: Document, style: Style) -> Iterator[str]:
     totals, unit = answer["totals"], answer["unit_size"]
-    parts = [f"{size(totals['units'] * unit)} unaccepted in {count(totals['units'], 'unit')}"]
+    # A source that may lack some has no total.
+    least = "at least " if answer["unaccepted_bytes"] is None else ""
+    parts = [f"{least}{size(totals['units'] * unit)} unaccepted in {count(totals['units'], 'unit')}"]
     parts.append(f"RAM {about(totals['ram_bytes'])}")
     for key, words in (
         ("unknown_bytes", "of it unknown"),
