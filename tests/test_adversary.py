@@ -321,3 +321,26 @@ def test_unknown_beside_a_damaged_list_says_that_it_is_damaged(ask: Ask) -> None
     (entry,) = answer["addresses"]
     assert (entry["state"], entry["listed"]) == ("unknown", None)
     assert "as far as the lists could be followed" in entry["reason"]
+
+
+def test_a_few_bits_that_a_saved_table_lacks_are_not_proof_against_the_lists(ask: Ask) -> None:
+    """Too few to doubt the whole table; of these addresses nothing is known."""
+    snapshot = sample("6.12-fill")
+    table, chunk = snapshot.table, listed_chunk(snapshot)
+    assert table.bitmap is not None and table.phys_base is not None
+    bitmap = bytearray(table.bitmap)
+    for unit in (chunk, chunk + 2 * MIB):
+        index = (unit - table.phys_base) // (2 * MIB)
+        assert bitmap[index >> 3] >> (index & 7) & 1
+        bitmap[index >> 3] &= ~(1 << (index & 7))
+    saved = replace(table, bitmap=bytes(bitmap), read_through="file", reason="whether it was saved in this boot: ?")
+    snapshot = replace(snapshot, table=saved)
+    _, answer, _ = ask(snapshot, "resolve", f"{chunk - 2 * MIB:#x}+8M")
+    assert [(entry["address"], entry["state"]) for entry in answer["addresses"]] == [
+        (chunk - 2 * MIB, "unaccepted"),
+        (chunk, "unknown"),
+        (chunk + 4 * MIB, "unaccepted"),
+    ]
+    assert "amid listed chunks" in answer["addresses"][1]["reason"]
+    _, answer, _ = ask(snapshot, "ranges")
+    assert {"start": chunk, "end": chunk + CHUNK, "state": "unknown"} in answer["ranges"]

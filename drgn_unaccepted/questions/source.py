@@ -87,7 +87,7 @@ def _doubt(snapshot: Snapshot) -> Optional[str]:
     bare = bits.unset_bytes(table.geometry, table.bitmap, rng.trim(listed_ranges(snapshot), unit))
     if bare < _FEW_CHUNKS * max(kernel.chunk_pages * PAGE_SIZE, 2 * unit):
         return None
-    return f"the saved table has no bits for {size(bare)} that are listed now: it is of another boot ({table.reason})"
+    return f"the saved table has no bits for {size(bare)} that are listed now ({table.reason})"
 
 
 def _booting(snapshot: Snapshot) -> Optional[str]:

@@ -54,6 +54,8 @@ class StateMap:
         elif source.name == "none" and snapshot.table.state == "absent":
             self._known = list(_without_table(snapshot))
         self._starts = [piece.start for piece in self._known]
+        # Without the edges, which can be accepted as guards.
+        self._amid_listed = list(rng.trim(listed_ranges(snapshot), unit_size(snapshot)))
 
     def at(self, address: int) -> Piece:
         """The piece that holds ``address``; from the bitmap it is the unit."""
@@ -102,12 +104,30 @@ class StateMap:
         """From a bitmap saved earlier: bits only clear, so a 0 holds, and a 1 has to be confirmed by the lists."""
         for piece in self._bitmap_pieces(start, end):
             if piece.state == ACCEPTED:
-                reason = "its bit was 0 when the table was saved" if piece.covered else piece.reason
-                yield piece._replace(reason=reason)
+                reason = "its bit was 0 when the table was saved"
+                yield from self._unless_listed(piece._replace(reason=reason) if piece.covered else piece)
                 continue
             for now in self._known_pieces(piece.start, piece.end):
                 lists = "no list was read" if self._snapshot.zones is None else now.reason
                 yield now._replace(covered=True, reason=f"its bit was 1 when the table was saved; now {lists}")
+
+    def _unless_listed(self, piece: Piece) -> Iterator[Piece]:
+        """What was accepted when the table was saved, if it is not amid listed chunks now."""
+        at = piece.start
+        first = max(0, bisect_right(self._amid_listed, (at, PHYSICAL_END)) - 1)
+        for index in range(first, len(self._amid_listed)):
+            run = self._amid_listed[index]
+            start, end = max(run.start, at), min(run.end, piece.end)
+            if start >= piece.end:
+                break
+            if start >= end:
+                continue
+            if at < start:
+                yield piece._replace(start=at, end=start)
+            yield Piece(start, end, UNKNOWN, piece.covered, f"{piece.reason}; now it is amid listed chunks")
+            at = end
+        if at < piece.end:
+            yield piece._replace(start=at)
 
     def _known_pieces(self, start: int, end: int) -> Iterator[Piece]:
         covered = False if self._snapshot.table.state == "absent" else None
