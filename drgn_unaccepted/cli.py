@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,10 @@ class _CannotAnswer(Exception):
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names out of a target can have characters that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv, argparse.Namespace(**commands.DEFAULTS, **_TARGET_DEFAULTS))
     try:
         return _run(args)

@@ -106,8 +106,12 @@ CHECKED_RANGES = 250_000
 #: Ranges that one finding lists.
 FINDING_RANGES = 1_000
 
-#: Bytes of a snapshot file. The worst bitmap does not compress and grows by a third in base64.
-SNAPSHOT_FILE_BYTES = 512 << 20
+#: Bytes of a snapshot file, and a quarter of it where characters are not ASCII. Real bitmaps compress a hundredfold;
+#: one of 4 PiB fits if it compresses to a third. Reading takes some times as much.
+SNAPSHOT_FILE_BYTES = 128 << 20
+
+#: Numbers, texts, lists and objects in a snapshot file: as many runs of pages as there can be, and then some.
+SNAPSHOT_FILE_VALUES = 3 << 20
 
 #: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that
 #: x86-64 can be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
@@ -127,6 +131,9 @@ PAGE_ORDERS = 20
 
 #: Chunks on all ``zone->unaccepted_pages`` together: 16 TiB in chunks of 4 MiB.
 LISTED_CHUNKS = 4 << 20
+
+#: Bytes that are compressed in a snapshot file: the largest bitmap, and 24 bytes for each chunk of the longest lists.
+SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS
 
 #: Wrong links of one list that are told one by one.
 LIST_PROBLEMS = 8
@@ -190,6 +197,9 @@ RECORDED_RUNS = 1024
 
 #: Bytes of one line of a recording; its first sample is a whole snapshot.
 RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
+
+#: Seconds of a recording: a hundred years.
+RECORDING_SECONDS = 100 * 366 * 86400
 
 #: Bytes of the header line of a recording, and of a file that the flight recorder keeps beside its snapshots.
 RECORDING_HEADER_BYTES = 4096

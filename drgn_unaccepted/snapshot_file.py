@@ -2,7 +2,8 @@
 """Snapshots as files: JSON, versioned, written whole or not at all.
 
 The layout follows the fields of :class:`~drgn_unaccepted.snapshot.Snapshot`: a dataclass is an object, a named tuple a
-list, bytes and columns are compressed and in base64. A file is read as untrusted input.
+list, bytes and columns are compressed and in base64. ``schema/snapshot.json`` is its JSON Schema. A file is read as
+untrusted input: what is read holds to the schema, and its parts to each other (:mod:`~drgn_unaccepted.snapshot_sound`).
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ import binascii
 import dataclasses
 import json
 import os
+import reprlib
 import sys
 import tempfile
 import typing
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Mapping as AbstractMapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Callable, Optional, Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.schema import violation
 from drgn_unaccepted.snapshot import ListedChunks, Snapshot
+from drgn_unaccepted.snapshot_sound import contradiction
 
 SCHEMA = "drgn-unaccepted-snapshot/1"
 
@@ -38,8 +43,13 @@ class SnapshotFileError(Exception):
 
 
 def dump(snapshot: Snapshot) -> str:
-    """The snapshot as JSON text."""
-    return json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot)})
+    """The snapshot as JSON text.
+
+    :raises SnapshotFileError: it is too large to be read again
+    """
+    text = json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot)})
+    _bounded(text.encode())
+    return text
 
 
 def load(text: str) -> Snapshot:
@@ -47,22 +57,94 @@ def load(text: str) -> Snapshot:
 
     :raises SnapshotFileError: another version, or not a snapshot
     """
+    return _load(bytearray(text.encode()))
+
+
+def _load(data: bytearray) -> Snapshot:
+    document = parse_json(data)
+    check_schema(document, SCHEMA)
+    broken = violation("snapshot", document)
+    if broken is not None:
+        raise SnapshotFileError(broken)
+    snapshot = decode(document.pop("snapshot"), Snapshot, "snapshot")
+    assert isinstance(snapshot, Snapshot)
+    broken = contradiction(snapshot)
+    if broken is not None:
+        raise SnapshotFileError(broken)
+    return snapshot
+
+
+def parse_json(data: bytearray) -> Any:
+    """JSON out of untrusted bytes, which are no more than a reader has memory for.
+
+    :param data: is emptied, so that the text is not in memory twice
+    :raises SnapshotFileError: not JSON, or too much of it
+    """
+    _bounded(data)
     try:
-        document = json.loads(text)
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SnapshotFileError("not JSON: not UTF-8 text") from None
+    data.clear()
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise SnapshotFileError(f"not JSON: {error}") from None
+
+
+def check_schema(document: Any, wanted: str) -> None:
+    """Refuse a document of another kind or version.
+
+    :raises SnapshotFileError: which one it is, and which one is read
+    """
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise SnapshotFileError(f"schema is {schema!r}, and {SCHEMA!r} is what this program reads")
-    snapshot = decode(document.get("snapshot"), Snapshot, "snapshot")
-    assert isinstance(snapshot, Snapshot)
-    return snapshot
+    if schema != wanted:
+        raise SnapshotFileError(f"schema is {reprlib.repr(schema)}, and {wanted!r} is what this program reads")
+
+
+def check_outline(snapshot: Snapshot) -> None:
+    """Hold a snapshot that was put together out of untrusted parts against schema and contradictions.
+
+    :raises SnapshotFileError: which one it breaks
+    """
+    broken = violation("snapshot", {"schema": SCHEMA, "snapshot": encode(snapshot, _no_bytes)})
+    broken = contradiction(snapshot) if broken is None else broken
+    if broken is not None:
+        raise SnapshotFileError(broken)
+
+
+def _no_bytes(data: bytes) -> str:
+    return ""
+
+
+def _bounded(data: Union[bytes, bytearray]) -> None:
+    # A character that is not ASCII makes each of its string take up to four bytes.
+    narrow = data.isascii() and b"\\u" not in data
+    most = limits.SNAPSHOT_FILE_BYTES if narrow else limits.SNAPSHOT_FILE_BYTES // 4
+    if len(data) > most:
+        raise SnapshotFileError(f"more than {most} bytes{'' if narrow else ' with characters that are not ASCII'}")
+    # No value without one of these, and each value can take 200 bytes. There are none in base64.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > limits.SNAPSHOT_FILE_VALUES:
+        raise SnapshotFileError(f"more than {limits.SNAPSHOT_FILE_VALUES} values")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{reprlib.repr(twice)} is there twice")
+    return made
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def write(snapshot: Snapshot, path: str) -> None:
     """Write to a temporary file beside ``path`` and rename, so that the file is whole or not there.
 
     :raises OSError: it cannot be written; nothing is left behind
+    :raises SnapshotFileError: it is too large to be read again
     """
     write_atomically(path, dump(snapshot) + "\n")
 
@@ -99,18 +181,21 @@ def read(path: str) -> Snapshot:
         # What a read asks for is allocated, whatever the file has.
         while len(data) <= limits.SNAPSHOT_FILE_BYTES and (piece := file.read(_PIECE_BYTES)):
             data += piece
-    if len(data) > limits.SNAPSHOT_FILE_BYTES:
-        raise SnapshotFileError(f"more than {limits.SNAPSHOT_FILE_BYTES} bytes")
-    try:
-        snapshot = load(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise SnapshotFileError("not JSON: not UTF-8 text") from None
+    snapshot = _load(data)
     return dataclasses.replace(snapshot, target=dataclasses.replace(snapshot.target, snapshot_path=path))
 
 
-def encode(value: Any) -> Any:
+def _pack(data: bytes) -> str:
+    packed = zlib.compress(data)
+    if len(packed) > limits.SNAPSHOT_FILE_BYTES // 2:
+        raise SnapshotFileError(f"{len(data)} bytes that take {len(packed)} compressed: too scattered to be written")
+    return base64.b64encode(packed).decode("ascii")
+
+
+def encode(value: Any, pack: Callable[[bytes], str] = _pack) -> Any:
+    """``value`` as it stands in a snapshot file, with ``pack`` for what is bytes."""
     if dataclasses.is_dataclass(value):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: encode(getattr(value, f.name), pack) for f in dataclasses.fields(value)}
     if isinstance(value, array):
         little = value
         if sys.byteorder == "big":
@@ -120,64 +205,85 @@ def encode(value: Any) -> Any:
     if isinstance(value, bytes):
         return pack(value)
     if isinstance(value, tuple):
-        return [encode(item) for item in value]
+        return [encode(item, pack) for item in value]
     if isinstance(value, AbstractMapping):
         return dict(value)
     return value
 
 
-def decode(value: Any, kind: Any, where: str) -> Any:
+class Budget:
+    """Bytes that may still be unpacked out of one file, or one line of a recording."""
+
+    def __init__(self) -> None:
+        self._left = limits.SNAPSHOT_UNPACKED_BYTES
+
+    def unpack(self, value: Any, where: str) -> bytes:
+        _expect(value, str, where)
+        try:
+            inflate = zlib.decompressobj()
+            data = inflate.decompress(base64.b64decode(value, validate=True), self._left + 1)
+        except (binascii.Error, ValueError, zlib.error) as error:
+            raise SnapshotFileError(f"{where}: {error}") from None
+        if len(data) > self._left:
+            raise SnapshotFileError(f"{where}: more than {limits.SNAPSHOT_UNPACKED_BYTES} bytes when unpacked")
+        if not inflate.eof or inflate.unused_data:
+            raise SnapshotFileError(f"{where}: damaged")
+        self._left -= len(data)
+        return data
+
+
+def decode(value: Any, kind: Any, where: str, budget: Optional[Budget] = None) -> Any:
     """``value`` as the annotation ``kind`` says, or an error that names ``where`` it stands."""
+    budget = budget or Budget()
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Union:
         if value is None:
             return None
-        return decode(value, arguments[0], where)
+        return decode(value, arguments[0], where, budget)
     if kind in (int, bool, str):
         # A bool is an int in Python, and no integer in JSON.
         if type(value) is not kind:
             raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
         return value
     if kind is bytes:
-        return unpack(value, where)
+        return budget.unpack(value, where)
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(value, kind, where)
+        return _decode_dataclass(value, kind, where, budget)
     if origin is tuple:
         _expect(value, list, where)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(decode(item, arguments[0], where) for item in value)
+            return tuple(decode(item, arguments[0], where, budget) for item in value)
         raise TypeError(f"no such annotation is used: {kind}")
     if isinstance(kind, type) and issubclass(kind, tuple):
         hints = _hints(kind)
         _expect(value, list, where)
         if len(value) != len(hints):
             raise SnapshotFileError(f"{where}: {len(hints)} fields are wanted")
-        return kind(*(decode(item, hint, f"{where}.{n}") for item, (n, hint) in zip(value, hints.items())))
+        return kind(*(decode(item, hint, f"{where}.{n}", budget) for item, (n, hint) in zip(value, hints.items())))
     if origin is AbstractMapping:
         _expect(value, dict, where)
-        return {str(key): decode(item, str, f"{where}.{key}") for key, item in value.items()}
+        return {key: decode(item, str, where, budget) for key, item in value.items()}
     raise TypeError(f"no such annotation is used: {kind}")
 
 
-def _decode_dataclass(value: Any, kind: Any, where: str) -> Any:
+def _decode_dataclass(value: Any, kind: Any, where: str, budget: Budget) -> Any:
     _expect(value, dict, where)
     names = {f.name for f in dataclasses.fields(kind)}
     missing, extra = names - value.keys(), value.keys() - names
     if missing or extra:
-        raise SnapshotFileError(
-            f"{where}: " + "; ".join([f"no {n}" for n in sorted(missing)] + [f"unknown {n}" for n in sorted(extra)])
-        )
+        name = min(missing or extra)
+        raise SnapshotFileError(f"{where}: {'no' if missing else 'unknown'} {reprlib.repr(name)}")
     if kind is ListedChunks:
-        return _decode_chunks(value, where)
+        return _decode_chunks(value, where, budget)
     hints = _hints(kind)
-    return kind(**{name: decode(value[name], hint, f"{where}.{name}") for name, hint in hints.items()})
+    return kind(**{name: decode(value[name], hint, f"{where}.{name}", budget) for name, hint in hints.items()})
 
 
-def _decode_chunks(value: dict[str, Any], where: str) -> ListedChunks:
+def _decode_chunks(value: dict[str, Any], where: str, budget: Budget) -> ListedChunks:
     columns = {}
     for name, code in _COLUMNS.items():
         column = array(code)
-        data = unpack(value[name], f"{where}.{name}")
+        data = budget.unpack(value[name], f"{where}.{name}")
         if len(data) % column.itemsize:
             raise SnapshotFileError(f"{where}.{name}: {len(data)} bytes are no whole number of values")
         column.frombytes(data)
@@ -198,19 +304,3 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _expect(value: Any, kind: type, where: str) -> None:
     if not isinstance(value, kind):
         raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
-
-
-def pack(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data)).decode("ascii")
-
-
-def unpack(value: Any, where: str) -> bytes:
-    _expect(value, str, where)
-    try:
-        inflate = zlib.decompressobj()
-        data = inflate.decompress(base64.b64decode(value, validate=True), limits.BITMAP_BYTES)
-    except (binascii.Error, ValueError, zlib.error) as error:
-        raise SnapshotFileError(f"{where}: {error}") from None
-    if inflate.unconsumed_tail or not inflate.eof:
-        raise SnapshotFileError(f"{where}: damaged, or more than {limits.BITMAP_BYTES} bytes")
-    return data

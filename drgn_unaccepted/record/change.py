@@ -10,6 +10,7 @@ written whole, in the form of a snapshot file.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import typing
 from array import array
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any, Optional, Union
 from drgn_unaccepted.limits import LISTED_CHUNKS, RECORDED_RUNS
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.snapshot import ListedChunks, Snapshot
-from drgn_unaccepted.snapshot_file import SnapshotFileError, decode, encode
+from drgn_unaccepted.snapshot_file import Budget, SnapshotFileError, check_outline, decode, encode
 
 _COLUMNS = ("pfns", "flags", "refcounts", "page_types")
 
@@ -42,8 +43,9 @@ def apply(old: Snapshot, changed: Any) -> Snapshot:
     """
     if not isinstance(changed, dict):
         raise SnapshotFileError("change: an object is wanted")
-    new = _apply(old, changed, Snapshot, "change")
+    new = _apply(old, changed, Snapshot, "change", Budget())
     assert isinstance(new, Snapshot)
+    check_outline(new)
     return new
 
 
@@ -69,41 +71,45 @@ def _fields(old: Any, new: Any) -> dict[str, Any]:
     return {name: _change(before, after) for name, before, after in pairs if before is not after and before != after}
 
 
-def _apply(old: Any, value: Any, kind: Any, where: str) -> Any:
+def _apply(old: Any, value: Any, kind: Any, where: str, budget: Budget) -> Any:
     if typing.get_origin(kind) is Union:
         if value is None:
             return None
         kind = typing.get_args(kind)[0]
     if isinstance(value, dict):
         if kind is ListedChunks:
-            return _apply_list_change(old, value, where) if "kept" in value else decode(value, kind, where)
+            if "kept" in value:
+                return _apply_list_change(old, value, where, budget)
+            return decode(value, kind, where, budget)
         if kind is bytes:
             return _apply_bits_change(old, value, where)
         if dataclasses.is_dataclass(kind) and type(old) is kind:
-            return _apply_fields(old, value, where)
+            return _apply_fields(old, value, where, budget)
         if typing.get_origin(kind) is tuple:
-            return _apply_items(old, value, typing.get_args(kind)[0], where)
-    return decode(value, kind, where)
+            return _apply_items(old, value, typing.get_args(kind)[0], where, budget)
+    return decode(value, kind, where, budget)
 
 
-def _apply_fields(old: Any, value: dict[str, Any], where: str) -> Any:
+def _apply_fields(old: Any, value: dict[str, Any], where: str, budget: Budget) -> Any:
     kind: Any = type(old)
     hints = _hints(kind)
     unknown = sorted(value.keys() - hints.keys())
     if unknown:
-        raise SnapshotFileError(f"{where}: unknown {unknown[0]}")
-    changed = {name: _apply(getattr(old, name), item, hints[name], f"{where}.{name}") for name, item in value.items()}
+        raise SnapshotFileError(f"{where}: unknown {reprlib.repr(unknown[0])}")
+    changed = {
+        name: _apply(getattr(old, name), item, hints[name], f"{where}.{name}", budget) for name, item in value.items()
+    }
     return dataclasses.replace(old, **changed)
 
 
-def _apply_items(old: Any, value: dict[str, Any], kind: Any, where: str) -> tuple[Any, ...]:
+def _apply_items(old: Any, value: dict[str, Any], kind: Any, where: str, budget: Budget) -> tuple[Any, ...]:
     if not isinstance(old, tuple):
         raise SnapshotFileError(f"{where}: items of a list that was not there before")
     items = list(old)
     for key, item in value.items():
         if not key.isdecimal() or len(key) > 9 or int(key) >= len(items):
-            raise SnapshotFileError(f"{where}: no item {key!r} before")
-        items[int(key)] = _apply(items[int(key)], item, kind, f"{where}.{key}")
+            raise SnapshotFileError(f"{where}: no item {reprlib.repr(key)} before")
+        items[int(key)] = _apply(items[int(key)], item, kind, f"{where}.{key}", budget)
     return tuple(items)
 
 
@@ -142,7 +148,7 @@ def _apply_bits_change(old: Any, value: dict[str, Any], where: str) -> bytes:
     if not isinstance(old, bytes):
         raise SnapshotFileError(f"{where}: bits of a bitmap that was not there before")
     if value.keys() - {"cleared", "set"}:
-        raise SnapshotFileError(f"{where}: unknown {sorted(value.keys() - {'cleared', 'set'})[0]}")
+        raise SnapshotFileError(f"{where}: unknown {reprlib.repr(min(value.keys() - {'cleared', 'set'}))}")
     cleared = _mask(value.get("cleared", []), len(old), f"{where}.cleared")
     set_ = _mask(value.get("set", []), len(old), f"{where}.set")
     bitmap = int.from_bytes(old, "little")
@@ -228,15 +234,16 @@ def _slices(column: array[int], slices: Sequence[tuple[int, int]]) -> array[int]
     return taken
 
 
-def _apply_list_change(old: Any, value: dict[str, Any], where: str) -> ListedChunks:
+def _apply_list_change(old: Any, value: dict[str, Any], where: str, budget: Budget) -> ListedChunks:
     if not isinstance(old, ListedChunks):
         raise SnapshotFileError(f"{where}: part of a list that was not there before")
     if value.keys() - {"kept", "added", "problems"}:
-        raise SnapshotFileError(f"{where}: unknown {sorted(value.keys() - {'kept', 'added', 'problems'})[0]}")
+        unknown = min(value.keys() - {"kept", "added", "problems"})
+        raise SnapshotFileError(f"{where}: unknown {reprlib.repr(unknown)}")
     kept = _pairs(value["kept"], len(old.pfns), RECORDED_RUNS, f"{where}.kept")
     columns = {name: _slices(getattr(old, name), kept) for name in _COLUMNS}
     if "added" in value:
-        added = decode(value["added"], ListedChunks, f"{where}.added")
+        added = decode(value["added"], ListedChunks, f"{where}.added", budget)
         for name, column in columns.items():
             column.extend(getattr(added, name))
     if len(columns["pfns"]) > LISTED_CHUNKS:

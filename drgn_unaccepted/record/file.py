@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import reprlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,14 @@ from typing import Any, BinaryIO, NamedTuple, Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.record.change import apply, change
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.snapshot_file import SnapshotFileError, decode, encode
+from drgn_unaccepted.snapshot_file import (
+    SnapshotFileError,
+    check_outline,
+    check_schema,
+    decode,
+    encode,
+    parse_json,
+)
 
 SCHEMA = "drgn-unaccepted-recording/1"
 
@@ -111,9 +119,10 @@ class Recording:
         self.dropped: Optional[str] = None
         with Path(path).open("rb") as file:
             header = _parse(_read_line(file, 1, limits.RECORDING_HEADER_BYTES), 1)
-        schema = header.get("schema")
-        if schema != SCHEMA:
-            raise RecordingError(f"schema is {schema!r}, and {SCHEMA!r} is what this program reads")
+        try:
+            check_schema(header, SCHEMA)
+        except SnapshotFileError as error:
+            raise RecordingError(str(error)) from None
         #: Seconds between two samples, as they were asked for.
         self.interval = _seconds(header, "interval", 1)
 
@@ -152,9 +161,9 @@ def _read_line(file: BinaryIO, number: int, most: int) -> bytes:
 
 def _parse(line: bytes, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RecordingError(f"line {number}: not JSON: {error}") from None
+        value = parse_json(bytearray(line))
+    except SnapshotFileError as error:
+        raise RecordingError(f"line {number}: {error}") from None
     if not isinstance(value, dict):
         raise RecordingError(f"line {number}: an object is wanted")
     return value
@@ -162,10 +171,12 @@ def _parse(line: bytes, number: int) -> dict[str, Any]:
 
 def _sample(value: dict[str, Any], last: Optional[Snapshot], number: int) -> Sample:
     if value.get("sample") != number - 2:
-        raise RecordingError(f"line {number}: sample {value.get('sample')!r} where {number - 2} is wanted")
+        found = reprlib.repr(value.get("sample"))
+        raise RecordingError(f"line {number}: sample {found} where {number - 2} is wanted")
     try:
         if "snapshot" in value:
             snapshot = decode(value["snapshot"], Snapshot, "snapshot")
+            check_outline(snapshot)
         elif last is None:
             raise RecordingError(f"line {number}: the first sample is not whole")
         else:
@@ -183,6 +194,7 @@ def _taken_at(snapshot: Snapshot, taken_at: str) -> Snapshot:
 
 def _seconds(value: dict[str, Any], name: str, number: int) -> float:
     seconds = value.get(name)
-    if isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"):
+    # A bool is an int in Python, and no number in JSON.
+    if isinstance(seconds, (int, float)) and type(seconds) is not bool and 0 <= seconds < limits.RECORDING_SECONDS:
         return float(seconds)
     raise RecordingError(f"line {number}: {name}: seconds are wanted")

@@ -26,7 +26,7 @@ def summary(answer: Document) -> Iterator[str]:
         rows.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
     elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
         rows.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
-    rows += [("torn", note) for note in answer["torn"]]
+    rows += [("torn", safe(note)) for note in answer["torn"]]
     rows.append(("kernel", _target(answer["target"])))
     return _pairs(rows)
 

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What holds between the parts of every snapshot that a capture makes, and that all questions rely on.
+
+What holds for one value alone is in ``schema/snapshot.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.model.header import PRESENT, Header, judge_header
+from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, Snapshot, Table
+
+_PFN_END = limits.PHYSICAL_END >> PAGE_SHIFT
+
+
+def contradiction(snapshot: Snapshot) -> Optional[str]:
+    """The first thing that does not fit together, or None."""
+    return next(_contradictions(snapshot), None)
+
+
+def _contradictions(snapshot: Snapshot) -> Iterator[str]:
+    try:
+        zone = datetime.fromisoformat(snapshot.target.taken_at).tzinfo
+    except ValueError:
+        zone = None
+    if zone is None:
+        yield "target.taken_at is no time with its zone in ISO 8601"
+    yield from _of_table(snapshot.table)
+    for part in sorted(ALL_PARTS):
+        if getattr(snapshot, part) is None and part not in snapshot.missing:
+            yield f"{part} is null, and missing does not say why"
+    if snapshot.e820 is not None:
+        for field in dataclasses.fields(snapshot.e820):
+            if getattr(snapshot.e820, field.name) is None and f"e820.{field.name}" not in snapshot.missing:
+                yield f"e820.{field.name} is null, and missing does not say why"
+    if snapshot.zones is not None and snapshot.kernel is None:
+        yield "zones without kernel, which has the size of a chunk"
+    for what, start, end in _ranges(snapshot):
+        if end < start:
+            yield f"{what} ends before it starts: {start:#x}-{end:#x}"
+    chunks = 0
+    for zone in snapshot.zones or ():
+        if zone.listed is not None:
+            chunks += len(zone.listed.pfns)
+            if max(zone.listed.pfns, default=0) >= _PFN_END:
+                yield f"a chunk of zone {zone.name} is beyond the last physical address"
+    if chunks > limits.LISTED_CHUNKS:
+        yield f"{chunks} listed chunks, more than {limits.LISTED_CHUNKS}"
+
+
+def _of_table(table: Table) -> Iterator[str]:
+    if table.state != PRESENT and table.reason is None:
+        yield f"table is {table.state} without a reason"
+    if (table.state == PRESENT) != (table.bitmap is not None):
+        yield f"table is {table.state} {'without' if table.bitmap is None else 'with'} a bitmap"
+    fields = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+    if fields.count(None) not in (0, len(fields)):
+        yield "table has a part of a header"
+    version, unit_size, phys_base, bitmap_bytes = fields
+    if version is None or unit_size is None or phys_base is None or bitmap_bytes is None:
+        if table.state == PRESENT:
+            yield "table is present without a header"
+        return
+    if table.address is None:
+        yield "table has a header and no address"
+        return
+    state, reason = judge_header(Header(version, unit_size, phys_base, bitmap_bytes), table.address)
+    if table.state in (PRESENT, "not-captured") and state != PRESENT:
+        yield f"table is {table.state}, and its header is {state}: {reason}"
+    if table.bitmap is not None and len(table.bitmap) != bitmap_bytes:
+        yield f"table has a bitmap of {len(table.bitmap)} bytes and a header that says {bitmap_bytes}"
+
+
+def _ranges(snapshot: Snapshot) -> Iterator[tuple[str, int, int]]:
+    for start, end in snapshot.table.unmapped or ():
+        yield "table.unmapped", start, end
+    if snapshot.efi_map is not None:
+        for descriptor in snapshot.efi_map.descriptors:
+            yield "an EFI memory descriptor", descriptor.start, descriptor.end
+        if snapshot.efi_map.buffer is not None:
+            yield ("efi_map.buffer", *snapshot.efi_map.buffer)
+    if snapshot.e820 is not None:
+        tables = snapshot.e820
+        for entries in (tables.current, tables.kexec, tables.firmware, tables.boot_params):
+            for entry in entries or ():
+                yield "an e820 entry", entry.start, entry.end
+    for _, start, end in (*(snapshot.kernel_memory or ()), *(snapshot.kexec_segments or ())):
+        yield "memory of the kernel", start, end
+    if snapshot.pages is not None:
+        for start, end, _ in snapshot.pages.runs:
+            yield "a run of pages", start, end
+        for start, end in snapshot.pages.scanned:
+            yield "pages.scanned", start, end

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A damaged dump as a few bytes: a sample, and what differs in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from tests.kernel.elf_dump import (
+    PAGE,
+    SAMPLES,
+    Sample,
+    elf,
+    note,
+    read_sample,
+    runs,
+    set_c_bit,
+    vmcoreinfo_note,
+    with_sme_mask,
+)
+
+C_BIT = 51
+
+NAMES = tuple(sorted(path.parent.name for path in SAMPLES.glob("*/truth.json")))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to do to which sample."""
+
+    sample: str
+    #: What was damaged: ``zones``, ``btf``, ``headers``, ...
+    group: str
+    #: ``elf``: the pages as an ELF dump; ``bare``: without VMCOREINFO note; ``encrypted``: with the C-bit in its
+    #: page tables; ``kdump``: the sample's own file.
+    form: str = "elf"
+    #: (physical address, bytes in hexadecimal) of a dump in ELF form.
+    memory: tuple[tuple[int, str], ...] = ()
+    #: (offset in the file, bytes in hexadecimal).
+    file: tuple[tuple[int, str], ...] = ()
+    #: VMCOREINFO's text is searched for the first and gets the second, all in latin-1.
+    vmcoreinfo: tuple[tuple[str, str], ...] = ()
+    #: Bytes of the file that are left.
+    size: Optional[int] = None
+    #: What was found with it.
+    about: str = ""
+
+    def write(self, path: Path) -> Path:
+        image = clean(self.sample, self.form)
+        if self.vmcoreinfo:
+            image = _elf_image(self.sample, self.form, self.vmcoreinfo)
+        data = bytearray(image.data)
+        for address, text in self.memory:
+            at = image.offset(address)
+            if at is not None:
+                data[at : at + len(text) // 2] = bytes.fromhex(text)
+        for at, text in self.file:
+            data[at : at + len(text) // 2] = bytes.fromhex(text)
+        path.write_bytes(data if self.size is None else data[: self.size])
+        return path
+
+    def truth(self) -> dict[str, Any]:
+        return truth(self.sample)
+
+    def to_json(self) -> str:
+        return json.dumps({k: v for k, v in dataclasses.asdict(self).items() if v not in ((), None, "")}) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        value = json.loads(text)
+        for key in ("memory", "file", "vmcoreinfo"):
+            value[key] = tuple(tuple(pair) for pair in value.get(key, ()))
+        return cls(**value)
+
+
+class Image(NamedTuple):
+    data: bytes
+    loads: tuple[tuple[int, int, int], ...]
+
+    def offset(self, address: int) -> Optional[int]:
+        """Where a physical address lies in the file."""
+        for start, end, at in self.loads:
+            if start <= address < end:
+                return at + address - start
+        return None
+
+
+@cache
+def truth(name: str) -> dict[str, Any]:
+    """The guest's own account; nothing in it comes from the program."""
+    loaded: dict[str, Any] = json.loads((SAMPLES / name / "truth.json").read_text())
+    return loaded
+
+
+@lru_cache(maxsize=8)
+def sample(name: str, form: str = "elf") -> Sample:
+    """The pages of a sample as they are in this form."""
+    found = read_sample(name)
+    if form == "encrypted":
+        set_c_bit(found, C_BIT, levels=4)
+        return Sample(found.pages, with_sme_mask(found.vmcoreinfo, C_BIT))
+    if form == "bare":
+        # The samples lack the page in which the kernel keeps the text.
+        found.pages[next(n for n in range(1, 1 << 20) if n not in found.pages)] = found.vmcoreinfo.ljust(PAGE, b"\0")
+    return found
+
+
+def _notes(of: Sample, form: str, replace: tuple[tuple[str, str], ...]) -> bytes:
+    if form == "bare":
+        # QEMU's, with CR3; interrupt table and the other control registers are of no use.
+        state = struct.pack("<II376xQ5Q", 1, 440, 0, 0, 0, 0, of.physical("swapper_pg_dir"), 0)
+        return note(b"QEMU", 0, state)
+    text = of.vmcoreinfo
+    for old, new in replace:
+        text = text.replace(old.encode("latin-1"), new.encode("latin-1"), 1)
+    return vmcoreinfo_note(text)
+
+
+@lru_cache(maxsize=6)
+def clean(name: str, form: str) -> Image:
+    """The undamaged dump."""
+    if form == "kdump":
+        return Image((SAMPLES / name / "vmcore").read_bytes(), ())
+    return _elf_image(name, form, ())
+
+
+def _elf_image(name: str, form: str, replace: tuple[tuple[str, str], ...]) -> Image:
+    of = sample(name, form)
+    notes = _notes(of, form, replace)
+    loads = runs(of.pages)
+    at = 64 + 56 * (1 + len(loads)) + len(notes)
+    places = []
+    for load in loads:
+        places.append((load.paddr, load.paddr + len(load.data), at))
+        at += len(load.data)
+    return Image(elf(loads, notes), tuple(places))

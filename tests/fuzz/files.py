@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Damaged snapshot files and recordings: values of the JSON, and the text itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import tempfile
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Union
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.record.file import Writer
+from tests.fuzz.run import ANSWERED, REFUSED, Outcome, ask_everything, command
+from tests.kernel.elf_dump import SAMPLES
+from tests.samples_over_time import series
+
+Place = tuple[Union[str, int], ...]
+
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    4095,
+    1 << 21,
+    1 << 31,
+    1 << 32,
+    1 << 52,
+    1 << 63,
+    (1 << 64) - 1,
+    1 << 64,
+    1 << 100,
+    10**5000,
+)
+TEXTS = ("", "x", "present", "absent", "not-captured", "file", "live", "\x1b[2J", "\udc80", "a" * 100_000, "\n", "1e9")
+OTHERS = (None, True, False, [], {}, [[]], {"a": 1}, 1.0, 1e308, -0.0)
+
+#: 64 MiB and 1 GiB of zeros.
+BOMB = base64.b64encode(zlib.compress(bytes(64 << 20))).decode()
+
+
+@cache
+def big_bomb() -> str:
+    squeeze = zlib.compressobj()
+    piece = bytes(16 << 20)
+    return base64.b64encode(b"".join(squeeze.compress(piece) for _ in range(64)) + squeeze.flush()).decode()
+
+
+@cache
+def snapshot_text(name: str) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "snapshot"
+        assert main(["-c", str(SAMPLES / name / "vmcore"), "snapshot", "-o", str(path)]) == 0
+        return path.read_text()
+
+
+@cache
+def recording_lines() -> tuple[str, ...]:
+    """A recording of a guest that accepts memory."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "recording"
+        with Writer(str(path), 1.0) as writer:
+            for number, snapshot in enumerate(series(8)):
+                writer.add(snapshot, float(number), 0.01)
+        return tuple(path.read_text().splitlines())
+
+
+def damaged_snapshot(rng: random.Random, name: str) -> bytes:
+    return _damaged(rng, snapshot_text(name))
+
+
+def damaged_recording(rng: random.Random) -> bytes:
+    lines = list(recording_lines())
+    number = rng.randrange(len(lines))
+    if rng.randrange(8) == 0:
+        rng.shuffle(lines)
+        lines *= rng.choice((1, 2))
+    damaged = [line.encode() for line in lines]
+    damaged[number] = _damaged(rng, lines[number]).replace(b"\n", rng.choice((b" ", b" ", b"\n")))
+    return b"\n".join(damaged) + rng.choice((b"\n", b"\n", b""))
+
+
+def _damaged(rng: random.Random, text: str) -> bytes:
+    if rng.randrange(4):
+        value = json.loads(text)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            value = _change(rng, value)
+        made = json.dumps(value)
+        # Python writes no integer that it would not read.
+        return made.replace('"HUGE"', "1" + "0" * 5000).encode()
+    return _change_text(rng, text)
+
+
+def _change(rng: random.Random, value: Any) -> Any:
+    place = rng.choice(list(_places(value)))
+    if not place:
+        return _other(rng, value)
+    holder = value
+    for step in place[:-1]:
+        holder = holder[step]
+    last = place[-1]
+    way = rng.randrange(8)
+    if way == 0 and isinstance(holder, dict):
+        del holder[last]
+    elif way == 0:
+        holder.pop(last)
+    elif way == 1 and isinstance(holder, dict):
+        holder[rng.choice(("extra", "schema", str(last) + "x", ""))] = _other(rng, holder[last])
+    elif way == 1:
+        holder.extend(holder[-1:] * rng.choice((1, 10, 20_000)))
+    elif way == 2:
+        other = rng.choice(list(_places(value)))
+        found: Any = value
+        for step in other:
+            found = found[step]
+        holder[last] = json.loads(json.dumps(found))
+    else:
+        holder[last] = _other(rng, holder[last])
+    return value
+
+
+def _places(value: Any, before: Place = ()) -> Iterator[Place]:
+    yield before
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, (key, item) in enumerate(items):
+        if step < 50:
+            yield from _places(item, (*before, key))
+
+
+def _other(rng: random.Random, value: Any) -> Any:
+    if type(value) is int and rng.randrange(3):
+        number = rng.choice((*NUMBERS, value + 1, value - 1, value << 1, -value, value ^ 1 << rng.randrange(64)))
+        return number if abs(number) < 10**4000 else "HUGE"
+    if isinstance(value, str) and len(value) > 20 and rng.randrange(2):
+        return _other_packed(rng, value)
+    return rng.choice((*NUMBERS[:-1], "HUGE", *TEXTS, *OTHERS, BOMB))
+
+
+def _other_packed(rng: random.Random, value: str) -> str:
+    way = rng.randrange(5)
+    if way == 0:
+        return value[: rng.randrange(len(value))]
+    if way == 1:
+        at = rng.randrange(len(value))
+        return value[:at] + rng.choice("A/+=!\x00é") + value[at + 1 :]
+    if way == 2:
+        return base64.b64encode(zlib.compress(rng.randbytes(rng.choice((0, 1, 7, 8, 56, 584, 4096))))).decode()
+    if way == 3:
+        return rng.choice((BOMB, big_bomb()))
+    return base64.b64encode(rng.randbytes(40)).decode()
+
+
+def _change_text(rng: random.Random, text: str) -> bytes:
+    data = text.encode()
+    at = rng.randrange(len(data))
+    return rng.choice(
+        (
+            lambda: data[:at],
+            lambda: data[:at] + rng.randbytes(rng.randint(1, 8)) + data[at + 8 :],
+            lambda: data[:at] + b"\xff\xfe" + data[at:],
+            lambda: b"\xef\xbb\xbf" + data,
+            lambda: data.replace(b":", rng.choice((b": NaN, ", b": -Infinity,", b"::", b":1e999,")), 1),
+            lambda: data.replace(b'"missing"', b'"torn": [], "missing"', 1),
+            lambda: data.replace(b'"kind"', b'"kind": "live", "kind"', 1),
+            lambda: data.replace(b"/1", rng.choice((b"/2", b"/0", b"", b"/1\\u0000", b"/" + b"1" * 100_000)), 1),
+            lambda: b"[" * rng.choice((10, 1000, 1_000_000)) + data,
+            lambda: b'{"a":' * rng.choice((1000, 500_000)),
+            lambda: data.replace(b"[]", b"[" + b"[]," * 3_000_000 + b"[]]", 1),
+            lambda: data.replace(b"null", b'"' + b"\\u0041\\ud83d\\ude00" * 2_000_000 + b'"', 1),
+            lambda: data.replace(b'": "', b'": "' + b"A" * 60_000_000, 1),
+            lambda: b"",
+            lambda: b"\0" * 1000,
+            lambda: b"null",
+            lambda: b"7" * 100_000,
+        )
+    )()
+
+
+# The runs
+
+
+def check_snapshot(data: bytes, directory: Path) -> Outcome:
+    path = directory / "snapshot"
+    path.write_bytes(data)
+    status, _, said = command("--snapshot", path, "header")
+    if status == 3 and str(path) in said[0]:
+        # The file was refused, and so it is for every other question.
+        assert command("--snapshot", path, "check")[0] == 3
+        return Outcome(REFUSED, said[0])
+    ask_everything(path)
+    return Outcome(ANSWERED, "")
+
+
+def check_recording(data: bytes, directory: Path) -> Outcome:
+    path = directory / "recording"
+    path.write_bytes(data)
+    for options in ((), ("--format", "json"), ("--source", "page-lists")):
+        status, out, said = command("replay", path, *options, notes=1)
+        for line in out.splitlines() if "json" in options else ():
+            json.loads(line)
+    return Outcome(REFUSED, said[0]) if status == 3 else Outcome(ANSWERED, "")

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run a case in a process of its own with limits, and judge what came out.
+
+A process that dies of a signal is ``died``: drgn and libkdumpfile are C, and a dump can kill them. That is told apart,
+because it is not ours to mend; whoever reads many dumps gives each a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import json
+import os
+import resource
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, NoReturn, Optional
+
+from drgn_unaccepted.cli import main
+from tests.fuzz.case import Case
+from tests.fuzz.mutate import BESIDE_THE_TABLE
+
+#: What a run may take: seconds of CPU, so that a busy machine does not count, and bytes of address space.
+SECONDS = 10
+MEMORY = 1 << 30
+#: A process that waits for something takes no CPU.
+WALL_SECONDS = 60
+
+UNIT = 2 << 20
+
+ANSWERED, REFUSED = "answered", "refused"
+#: Kinds of failure, all ours but the last.
+FAILURES = ("traceback", "hang", "memory", "output", "wrong")
+DIED = "died"
+
+
+def _address_space() -> int:
+    """Bytes of this process's address space."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+_BARE = _address_space()
+
+
+class Outcome(NamedTuple):
+    kind: str
+    #: One line that tells one defect from another; the reason of a refusal.
+    text: str
+    #: All that is known.
+    details: str = ""
+    #: Of CPU.
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return self.kind in FAILURES
+
+
+class Defect(Exception):
+    """A run did what it must not: the kind, and what."""
+
+
+def isolated(check: Callable[[], Outcome]) -> Outcome:
+    """``check()`` in a forked process with limits."""
+    with tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as trace:
+        pid = os.fork()
+        if pid == 0:
+            _child(check, report.fileno(), trace.fileno())
+        status, usage = _wait(pid)
+        seconds = usage.ru_utime + usage.ru_stime
+        trace.seek(0)
+        text = trace.read().decode("utf-8", "replace")
+        report.seek(0)
+        data = report.read()
+    peak = usage.ru_maxrss * 1024
+    if os.WIFEXITED(status) and data:
+        return Outcome(*json.loads(data))._replace(seconds=seconds, peak_bytes=peak)
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    if number in (signal.SIGXCPU, signal.SIGKILL):
+        return Outcome("hang", _innermost(text), text, seconds, peak)
+    if "MemoryError" in text or "out of memory" in text:
+        return Outcome("memory", _innermost(text), text, seconds, peak)
+    name = signal.Signals(number).name if number else f"exit status {os.WEXITSTATUS(status)}"
+    return Outcome(DIED, f"{name}: {_innermost(text)}", text, seconds, peak)
+
+
+def _child(check: Callable[[], Outcome], report: int, trace: int) -> NoReturn:
+    status = 1
+    try:
+        # What the harness has cached by now is not the program's.
+        most = MEMORY + max(0, _address_space() - _BARE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        faulthandler.enable(trace)
+        faulthandler.register(signal.SIGXCPU, trace, chain=True)
+        # What C code says on its way out.
+        os.dup2(trace, 2)
+        outcome = _judged(check)
+        os.write(report, json.dumps(outcome).encode())
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _judged(check: Callable[[], Outcome]) -> Outcome:
+    try:
+        return check()
+    except Defect as defect:
+        return Outcome(*defect.args)
+    except MemoryError:
+        details = traceback.format_exc()
+        return Outcome("memory", _innermost(details), details)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        details = traceback.format_exc()
+        return Outcome("traceback", f"{type(error).__name__}: {_innermost(details)}", details)
+
+
+def _innermost(text: str) -> str:
+    """The place in our code where a traceback ends, or faulthandler's begins."""
+    lines = [line.strip() for line in text.splitlines() if "/drgn_unaccepted/" in line]
+    if not lines:
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no trace")
+    line = lines[0] if "most recent call first" in text else lines[-1]
+    return line[line.index("/drgn_unaccepted/") + 1 :].replace('"', "")
+
+
+def _wait(pid: int) -> tuple[int, resource.struct_rusage]:
+    end = time.monotonic() + WALL_SECONDS
+    delay = 0.001
+    while True:
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            return status, usage
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
+            return status, usage
+        time.sleep(delay)
+        delay = min(2 * delay, 0.01)
+
+
+# One command
+
+
+def command(*argv: object, fails: Sequence[int] = (0, 3), notes: int = 0) -> tuple[int, str, list[str]]:
+    """Run the program; status, stdout, and the lines of stderr that are no warnings.
+
+    :param notes: lines that it may have for stderr although it answered
+    :raises Defect: it broke what holds for every run
+    """
+    arguments = [str(argument) for argument in argv]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    said = [line for line in err.getvalue().split("\n") if line and not line.startswith("drgn-unaccepted: warning: ")]
+    what = " ".join(arguments[2:])
+    if status not in fails:
+        raise Defect("output", f"{what}: exit status {status}")
+    _no_control_characters(what, out.getvalue() + err.getvalue())
+    if status == 3 and len(said) != 1 and not (arguments[2] == "check" and out.getvalue()):
+        raise Defect("output", f"{what}: exit status 3 with {len(said)} lines on stderr", err.getvalue())
+    if status != 3 and len(said) > notes:
+        raise Defect("output", f"{what}: exit status {status} with words on stderr", err.getvalue())
+    if any(len(line) > 8192 for line in said):
+        raise Defect("output", f"{what}: {max(map(len, said))} characters on stderr", err.getvalue()[:8192])
+    return status, out.getvalue(), said
+
+
+def _no_control_characters(what: str, text: str) -> None:
+    wrong = {c for c in text if not c.isprintable() and c != "\n"}
+    if wrong:
+        raise Defect("output", f"{what}: prints {sorted(wrong)[:8]!r}", text[:8192])
+
+
+def document(*argv: object, fails: Sequence[int] = (0, 3)) -> Any:
+    """The answer as JSON; None where there is none."""
+    _, out, _ = command(*argv, "--format", "json", fails=fails)
+    return json.loads(out, parse_constant=_no_constant) if out else None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Defect("output", f"JSON with {name}")
+
+
+# All commands
+
+CHECK_STATUS = (0, 1, 2, 3)
+
+
+def ask_everything(snapshot: Path) -> Any:
+    """All questions of a snapshot file, in all formats; returns the answer of ``ranges``."""
+    before = ("--snapshot", snapshot)
+    for name in ("summary", "header", "ranges", "zones", "efi", "e820", "accepting", "map"):
+        command(*before, name)
+        document(*before, name)
+    command(*before, "resolve", "0", "0x100000000", "0-8G", "0xfffffffffffff")
+    document(*before, "resolve", "0", "1T", "4G-5G")
+    for format_ in ("text", "json", "nagios", "junit"):
+        command(*before, "check", "--format", format_, fails=CHECK_STATUS)
+    for source in ("bitmap", "page-lists", "counters"):
+        command(*before, "summary", "--source", source)
+        command(*before, "ranges", "--source", source)
+    command(*before, "report", "-o", snapshot.with_suffix(".html"))
+    # What was written is read again.
+    command(*before, "snapshot", "-o", snapshot.with_suffix(".again"), fails=(0,))
+    return document(*before, "ranges")
+
+
+def check_dump(case: Case, directory: Path, direct: Iterable[str] = ()) -> Outcome:
+    """Open the damaged dump, ask all questions, and hold the answer against the guest's account.
+
+    :param direct: a command that is asked of the dump itself, besides
+    """
+    path = case.write(directory / "dump")
+    snapshot = directory / "snapshot.json"
+    if direct:
+        command("-c", path, *direct, fails=CHECK_STATUS if "check" in direct else (0, 3))
+    status, _, said = command("-c", path, "snapshot", "-o", snapshot)
+    if status == 3:
+        return Outcome(REFUSED, said[0])
+    answer = ask_everything(snapshot)
+    _hold_against_truth(case, answer)
+    return Outcome(ANSWERED, answer["source"])
+
+
+#: Damage to these cannot make a page list call unaccepted memory accepted.
+_BESIDE_THE_LISTS = ("boot_params", "efi_map", "e820", "log", "accepting", "tasks")
+
+
+def _hold_against_truth(case: Case, answer: Any) -> None:
+    truth = case.truth()
+    if case.sample.endswith("-panic"):
+        return  # died while it was accepting, after its account was taken
+    wanted = set(truth["unaccepted_units"])
+    unaccepted, accepted = (_units(answer["ranges"], state) for state in ("unaccepted", "accepted"))
+    if case.group in BESIDE_THE_TABLE and truth["has_table"]:
+        if (answer["source"], answer["exact"]) != ("bitmap", True):
+            raise Defect("wrong", f"{case.group}: source {answer['source']}", answer["source_reason"] or "")
+        if unaccepted != wanted:
+            raise Defect("wrong", f"{case.group}: the bitmap's answer changed", str(sorted(unaccepted ^ wanted)))
+    if answer["source"] == "page-lists" and case.group in _BESIDE_THE_LISTS and accepted & wanted:
+        raise Defect("wrong", f"{case.group}: listed memory is called accepted", str(sorted(accepted & wanted)))
+    if (
+        answer["source"] == "bitmap"
+        and answer["table"]["address"] == truth["table_address"]
+        and case.group not in ("headers", "cut")
+        and not _touches_table(case, truth["table_address"], answer["table"]["bitmap_bytes"])
+        and accepted & wanted
+    ):
+        raise Defect("wrong", f"{case.group}: unaccepted memory is called accepted", str(sorted(accepted & wanted)))
+
+
+def _touches_table(case: Case, address: int, size: int) -> bool:
+    end = address + 24 + size
+    return any(at < end and address < at + len(data) // 2 for at, data in case.memory)
+
+
+def _units(ranges: Optional[Any], state: str) -> set[int]:
+    found: set[int] = set()
+    for entry in ranges or ():
+        # A geometry out of a damaged header can be as large as memory can be.
+        if entry["state"] == state and entry["start"] < 1 << 40:
+            found.update(range(-(-entry["start"] // UNIT), min(entry["end"], 1 << 40) // UNIT))
+    return found

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What holds for every snapshot, whatever is in it: files, documents and views."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.commands import COMMANDS, Question
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.schema import violation
+from drgn_unaccepted.snapshot import Snapshot, Table, Target
+from drgn_unaccepted.snapshot_file import dump, load, write
+from drgn_unaccepted.snapshot_sound import contradiction
+from tests.snapshot_strategies import snapshots
+
+#: One example runs many commands; how long they take is not what is tested.
+slow = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+UNIT = 2 << 20
+BASE = 4 << 30
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@given(snapshots())
+def test_a_snapshot_file_gives_back_what_it_was_given(snapshot: Snapshot) -> None:
+    text = dump(snapshot)
+    assert load(text) == snapshot
+    assert violation("snapshot", json.loads(text)) is None
+    assert contradiction(snapshot) is None
+
+
+# The commands
+
+#: Arguments beside the command's own name; what is not here has none.
+ARGUMENTS = {
+    "resolve": ("0", "0-16G", "0xffffffffff000+4K"),
+    "report": ("-o", "{}/page.html"),
+    "snapshot": ("-o", "{}/s"),
+}
+QUESTIONS = [name for name, command in COMMANDS.items() if isinstance(command, Question)]
+#: Formats that are written to files.
+FIGURES = ("svg", "png")
+
+
+@contextlib.contextmanager
+def written(snapshot: Snapshot) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "snapshot"
+        write(snapshot, str(path))
+        yield path
+
+
+def run(path: Path, name: str, *options: str) -> tuple[int, str, str]:
+    argv = ["--snapshot", str(path), name, *ARGUMENTS.get(name, ()), *options]
+    # As on a terminal that cannot print everything.
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([argument.replace("{}", str(path.parent)) for argument in argv])
+    texts = []
+    for stream in (out, err):
+        assert isinstance(stream.buffer, io.BytesIO)
+        texts.append(stream.buffer.getvalue().decode("ascii"))
+    return (status, *texts)  # type: ignore[return-value]
+
+
+@slow
+@given(snapshots())
+def test_every_question_is_answered_or_refused_in_one_line(snapshot: Snapshot) -> None:
+    with written(snapshot) as path:
+        for name in QUESTIONS:
+            for format_ in ("text", *(f for f in COMMANDS[name].formats if f not in FIGURES)):
+                status, out, err = run(path, name, "--format", format_)
+                assert status in (0, 3) or (name == "check" and status in (0, 1, 2, 3))
+                assert not [c for c in out + err if c != "\n" and not c.isprintable()]
+                if status == 3 and name != "check":
+                    assert out == "" and len(err.splitlines()) == 1
+                else:
+                    assert out and err == ""
+                if format_ == "junit":
+                    ElementTree.fromstring(out)
+
+
+@slow
+@given(snapshots(), st.sampled_from(("auto", "bitmap", "page-lists", "counters")))
+def test_every_document_holds_to_its_schema(snapshot: Snapshot, source: str) -> None:
+    with written(snapshot) as path:
+        for name in QUESTIONS:
+            _, out, _ = run(path, name, "--format", "json", "--source", source)
+            document = json.loads(out, parse_constant=pytest.fail)
+            assert document["command"] == name
+            assert violation("answers", document) is None
+
+
+def test_the_schema_of_answers_knows_every_question() -> None:
+    """And refuses a document of each command without its own keys."""
+    snapshot = Snapshot(
+        Target("vmcore", None, None, None, "none", "2026-11-22T12:00:00+00:00"),
+        Table("absent", "no table"),
+        missing=dict.fromkeys(
+            (
+                "accepting",
+                "counters",
+                "e820",
+                "efi_map",
+                "kernel",
+                "kernel_memory",
+                "kexec_segments",
+                "pages",
+                "panic",
+                "platform",
+                "reclaiming",
+                "zones",
+            ),
+            "none",
+        ),
+    )
+    with written(snapshot) as path:
+        for name in QUESTIONS:
+            document = json.loads(run(path, name, "--format", "json")[1])
+            shared = json.loads(run(path, "header", "--format", "json")[1])
+            own = document.keys() - shared.keys() | ({"header"} if name == "header" else set())
+            assert own and violation("answers", document) is None
+            for key in own:
+                del document[key]
+            assert violation("answers", document) is not None, name
+
+
+# The bitmap
+
+
+def of_bitmap(bitmap: bytes, base: int = BASE, unit: int = UNIT) -> Snapshot:
+    parts = ("accepting", "counters", "e820", "efi_map", "kernel", "kernel_memory", "kexec_segments", "pages", "panic")
+    return Snapshot(
+        Target("vmcore", None, None, None, "none", "2026-11-22T12:00:00+00:00"),
+        Table("present", None, 0x7FB73018, 1, unit, base, len(bitmap), bitmap, "physical"),
+        missing=dict.fromkeys((*parts, "platform", "reclaiming", "zones"), "not asked for"),
+    )
+
+
+def answer(path: Path, *argv: str) -> Any:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(["--snapshot", str(path), *argv, "--format", "json"]) == 0
+    return json.loads(out.getvalue())
+
+
+def bit(bitmap: bytes, address: int, unit: int = UNIT) -> int:
+    """The one-line model."""
+    return int.from_bytes(bitmap, "little") >> (address - BASE) // unit & 1
+
+
+@slow
+@given(st.binary(min_size=1, max_size=3), st.sampled_from((4096, UNIT, 1 << 27)), st.data())
+def test_resolve_says_what_the_bit_of_an_address_says(bitmap: bytes, unit: int, data: st.DataObject) -> None:
+    edges = [BASE + n * unit for n in range(8 * len(bitmap))]
+    inside = data.draw(st.lists(st.integers(BASE, BASE + 8 * len(bitmap) * unit - 1), max_size=8))
+    addresses = [*edges, *(edge + unit - 1 for edge in edges), *inside]
+    with written(of_bitmap(bitmap, unit=unit)) as path:
+        found = answer(path, "resolve", *map(hex, addresses))["addresses"]
+    assert [(e["address"], e["unit"]["bit"]) for e in found] == [(a, bit(bitmap, a, unit)) for a in addresses]
+    assert [e["state"] for e in found] == [("accepted", "unaccepted")[bit(bitmap, a, unit)] for a in addresses]
+
+
+@slow
+@given(st.binary(min_size=1, max_size=64))
+def test_ranges_tile_what_is_covered_and_give_the_bits_back(bitmap: bytes) -> None:
+    with written(of_bitmap(bitmap)) as path:
+        ranges = answer(path, "ranges")["ranges"]
+        whole = answer(path, "resolve", f"{BASE:#x}-{BASE + 8 * len(bitmap) * UNIT:#x}")["addresses"]
+    assert [r["start"] for r in ranges] == [BASE, *(r["end"] for r in ranges[:-1])]
+    assert ranges[-1]["end"] == BASE + 8 * len(bitmap) * UNIT
+    bits = sum(
+        1 << (address - BASE) // UNIT
+        for r in ranges
+        if r["state"] == "unaccepted"
+        for address in range(r["start"], r["end"], UNIT)
+    )
+    assert bits.to_bytes(len(bitmap), "little") == bitmap
+    # A range is resolved into the same pieces.
+    assert [(e["address"], e["end"], e["state"]) for e in whole] == [(r["start"], r["end"], r["state"]) for r in ranges]
+
+
+@slow
+@given(st.binary(min_size=1, max_size=64), st.lists(st.integers(0, 511), min_size=2, max_size=6, unique=True))
+def test_a_range_is_resolved_as_its_parts_are(bitmap: bytes, cuts: list[int]) -> None:
+    points = [BASE + cut * (UNIT // 2) for cut in sorted(cuts)]
+    parts = [Range(a, b) for a, b in zip(points, points[1:])]
+    with written(of_bitmap(bitmap)) as path:
+        pieces = answer(path, "resolve", *(f"{a:#x}-{b:#x}" for a, b in parts))["addresses"]
+        (whole,) = ([answer(path, "resolve", f"{points[0]:#x}-{points[-1]:#x}")["addresses"]],)
+
+    def units(entries: Any) -> list[str]:
+        return [e["state"] for e in entries for _ in range(e["address"], e["end"], UNIT // 2)]
+
+    assert units(pieces) == units(whole[0])
