@@ -8,6 +8,7 @@
 #   fail         from now on, accepting memory panics        kexec       start the same kernel again through kexec
 #   delay:US     from now on, every accept takes so long     vmcore      (crash kernel) save /proc/vmcore
 #   spin         a task on each of two CPUs fills for ever   live        run the command in /share/live
+#   chatter:N    write N lines into the log
 #   accepting    wait until memory was accepted on both
 #
 # /share is a 9p directory on the host; lab.share=no does without.
@@ -89,6 +90,15 @@ do_fail() {
 	echo 1 >$lab/fail
 }
 
+# More than the log holds (CONFIG_LOG_BUF_SHIFT=17): its oldest lines are gone, and one wraps around its end.
+do_chatter() {
+	n=0
+	while [ $n -lt "$1" ]; do
+		echo "lab: chatter $n, as a driver would that has nothing to say and says it often" >/dev/kmsg
+		n=$((n + 1))
+	done
+}
+
 do_delay() {
 	echo "$1" >$lab/delay_us
 }
@@ -131,6 +141,10 @@ do_account() {
 		cat /sys/firmware/efi/systab >efi-systab 2>/dev/null
 		for node in /sys/devices/system/node/node*; do
 			cat $node/meminfo >${node##*/}-meminfo
+		done
+		for entry in $(ls /sys/kernel/boot_params/setup_data 2>/dev/null); do
+			cp /sys/kernel/boot_params/setup_data/$entry/type setup_data.$entry.type
+			cp /sys/kernel/boot_params/setup_data/$entry/data setup_data.$entry.data
 		done
 		gzip -1 </proc/kpageflags >kpageflags.gz
 		dmesg -r >dmesg

@@ -26,10 +26,14 @@ ON_BOTH_NODES = (
 )
 # The same and a DIMM far away, so that the table spans more than 64 GiB.
 DIMM = 72 * GIB
-FAR_DIMM = (
-    *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M,slots=1,maxmem=96G", "-smp", "2"),
-    *("-object", "memory-backend-ram,id=far,size=128M", "-device", f"pc-dimm,memdev=far,addr={DIMM:#x}"),
-)
+
+
+def far_dimm(size: str) -> Sequence[str]:
+    return (
+        *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M,slots=1,maxmem=96G", "-smp", "2"),
+        *("-object", f"memory-backend-ram,id=far,size={size}", "-device", f"pc-dimm,memdev=far,addr={DIMM:#x}"),
+    )
+
 
 WHOLE = (Range(HIGH, HIGH + 896 * MIB),)
 
@@ -92,7 +96,7 @@ _ALL = (
             Range(HIGH + 0x12000000, HIGH + 0x12200000),  # one unit exactly: accepted whole
             Range(HIGH + 0x14000000, HIGH + 0x14400000),  # two units: the shortest that stays
             Range(HIGH + 0x16200000, HIGH + 0x20000000),  # unit aligned, not chunk aligned
-            Range(HIGH + 0x20000000, HIGH + 0x37FFF000),  # a neighbour, ends one page short
+            Range(HIGH + 0x20000000, HIGH + 0x369FF000),  # a neighbour, ends one page short, inside a byte
         ),
         do="kdump,account,idle",
         kdump=("elf", "z"),
@@ -117,7 +121,26 @@ _ALL = (
         "big",
         "a table larger than a page: a DIMM at 72 GiB",
         ranges=(*WHOLE, Range(DIMM, DIMM + 128 * MIB, fake=True)),
-        machine=FAR_DIMM,
+        machine=far_dimm("128M"),
+    ),
+    Scenario(
+        "e820ext",
+        "more e820 entries than boot_params has room for: 120 islands of type 15 at 72 GiB",
+        # RAM has to lie behind the islands: early allocations are made from the top.
+        ranges=(
+            *WHOLE,
+            *(Range(DIMM + i * 16 * MIB, DIMM + i * 16 * MIB + 8 * MIB, fake=True) for i in range(120)),
+        ),
+        do="kdump,account,idle",
+        kdump=("elf", "z"),
+        machine=far_dimm("2G"),
+    ),
+    Scenario(
+        "wrapped",
+        "the log's oldest lines were overwritten, and with them the EFI memory map in it",
+        do="chatter:4000,kdump,account,idle",
+        options=("printk.devkmsg=on",),
+        kdump=("z",),
     ),
     Scenario("nokaslr", "as fill, without KASLR", do="fill:650,account,idle", options=("nokaslr",)),
     Scenario("la57", "as fill, with five levels of page tables", do="fill:650,account,idle", cpu="max,la57=on"),

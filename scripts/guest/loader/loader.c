@@ -17,8 +17,8 @@
 
 #define PRIVATE_TYPE 0x80000000u
 #define UNACCEPTED_TYPE 15
-#define MAX_RANGES 64
-#define MAX_TEXT 8192
+#define MAX_RANGES 256
+#define MAX_TEXT 65536
 #define UART 0x3f8
 
 struct range {
