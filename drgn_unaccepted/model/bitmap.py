@@ -258,18 +258,69 @@ def states(geometry: Geometry, bitmap: Bitmap, addresses: Sequence[int]) -> byte
 
     The kernel takes an uncovered address as accepted.
 
+    :param addresses: none of them negative
     :raises ValueError: the bitmap has not the length that the geometry says
     """
-    _check_length(geometry, bitmap)
-    base, end, unit_size = geometry.phys_base, geometry.end, geometry.unit_size
-    return bytes(
-        [
-            bitmap[(unit := (address - base) // unit_size) >> 3] >> (unit & 7) & 1
-            if base <= address < end
-            else UNCOVERED
-            for address in addresses
-        ]
-    )
+    return States(geometry, bitmap).of(addresses)
+
+
+class States:
+    """:func:`states` for address after address of one bitmap.
+
+    :raises ValueError: the bitmap has not the length that the geometry says
+    """
+
+    def __init__(self, geometry: Geometry, bitmap: Bitmap) -> None:
+        _check_length(geometry, bitmap)
+        self._geometry = geometry
+        self._bitmap = bitmap
+        self._looked_up = 0
+        #: The state of each unit from address 0 on, and of all that lies behind them. One look-up is a quarter of the
+        #: work of finding a bit, once there is a table to look into.
+        self._table = b""
+        self._shift = geometry.unit_size.bit_length() - 1
+
+    def of(self, addresses: Sequence[int]) -> bytes:
+        """The states of these addresses, none of which is negative."""
+        self._looked_up += len(addresses)
+        if not self._table and self._is_worth_a_table():
+            before = self._geometry.phys_base >> self._shift
+            units = b"".join(map(_units_of_byte().__getitem__, bytes(self._bitmap)))
+            self._table = bytes((UNCOVERED,)) * before + units + bytes((UNCOVERED,))
+        if not self._table:
+            return self._bit_by_bit(addresses)
+        table, shift = self._table, self._shift
+        try:
+            return bytes([table[address >> shift] for address in addresses])
+        except IndexError:
+            last = len(table) - 1
+            return bytes([table[min(address >> shift, last)] for address in addresses])
+
+    def _is_worth_a_table(self) -> bool:
+        geometry = self._geometry
+        entries = geometry.units + geometry.phys_base // geometry.unit_size
+        is_shift = geometry.unit_size == 1 << self._shift and geometry.phys_base % geometry.unit_size == 0
+        return is_shift and entries <= min(_TABLE_ENTRIES, 8 * self._looked_up)
+
+    def _bit_by_bit(self, addresses: Sequence[int]) -> bytes:
+        bitmap, (base, _, unit_size), end = self._bitmap, self._geometry, self._geometry.end
+        return bytes(
+            [
+                bitmap[(unit := (address - base) // unit_size) >> 3] >> (unit & 7) & 1
+                if base <= address < end
+                else UNCOVERED
+                for address in addresses
+            ]
+        )
+
+
+#: Units whose states are put into a table: 32 TiB of memory.
+_TABLE_ENTRIES = 1 << 24
+
+
+@lru_cache(maxsize=1)
+def _units_of_byte() -> list[bytes]:
+    return [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 
 
 def range_contains_unaccepted_memory(

@@ -130,7 +130,18 @@ def test_each_address_has_the_state_of_its_bit(bitmap: bytes, base_unit: int) ->
             assert bits.test_bit(bitmap, unit) == (text[unit] == "1")
             assert geometry.unit(unit).start <= address < geometry.unit(unit).end
     assert list(bits.states(geometry, bitmap, addresses)) == expected
+    # One by one, so that the first are looked up without a table and the last in one.
+    one_by_one = bits.States(geometry, bitmap)
+    assert b"".join(one_by_one.of([address]) for address in addresses) == bytes(expected)
     assert geometry.units == len(text)
+
+
+@pytest.mark.parametrize("unit", [3 * 4096, 1 << 30])
+@pytest.mark.parametrize("base", [0, 4096, 1 << 50])
+def test_states_of_units_that_no_table_can_be_made_of(unit: int, base: int) -> None:
+    geometry = Geometry(base, 1, unit)
+    addresses = [base + unit * number for number in range(9)] * 20
+    assert list(bits.states(geometry, b"\x0f", addresses)) == [1, 1, 1, 1, 0, 0, 0, 0, bits.UNCOVERED] * 20
 
 
 @given(st.integers(0, 9), st.integers(1, 3), st.integers(0, 40 * 4), st.integers(0, 40 * 4))
