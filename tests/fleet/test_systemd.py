@@ -24,7 +24,9 @@ def units(tmp_path: Path) -> list[Path]:
     copies = []
     for unit in sorted(UNITS.iterdir()):
         copy = tmp_path / unit.name
-        copy.write_text(unit.read_text().replace("/usr/bin/drgn-unaccepted", str(command)))
+        copy.write_text(
+            re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", f"ExecStart={command}", unit.read_text(), flags=re.M)
+        )
         copies.append(copy)
     return copies
 

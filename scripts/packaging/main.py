@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Called by scripts/package, in its virtual environment, with the directory to fill."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipapp
+from importlib import metadata
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(TOP))
+
+NAME = "drgn-unaccepted"
+
+#: What the package needs and is pure Python, so that the zipapp can bring it. drgn is compiled, and brings itself.
+COMPILED = {"drgn"}
+
+CONTROL = """\
+Package: {name}
+Version: {version}
+Architecture: all
+Maintainer: drgn-unaccepted
+Depends: python3 (>= 3.9)
+Recommends: python3-drgn (>= 0.3.0)
+Section: admin
+Priority: optional
+Description: show and check the unaccepted memory of confidential guests
+ Which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a running
+ kernel or a vmcore, and whether the kernel's records of it agree. Python's drgn
+ 0.3.0 or later is needed for all but snapshots.
+"""
+
+
+def documents(share: Path) -> None:
+    """Man page and shell completion, out of the command line's own parser."""
+    import shtab
+    from argparse_manpage.manpage import Manpage
+
+    from drgn_unaccepted import __version__
+
+    manual = Manpage(_parser(shared=False))
+    manual.description = "show and check the unaccepted memory of a confidential guest"
+    manual.source = f"{NAME} {__version__}"
+    manual.manual = "User Commands"
+    man = share / "man" / "man1" / f"{NAME}.1.gz"
+    man.parent.mkdir(parents=True)
+    with gzip.GzipFile(man, "wb", mtime=0) as file:
+        file.write(str(manual).encode())
+    for shell, place in (
+        ("bash", f"bash-completion/completions/{NAME}"),
+        ("zsh", f"zsh/site-functions/_{NAME}"),
+        ("fish", f"fish/vendor_completions.d/{NAME}.fish"),
+    ):
+        path = share / place
+        path.parent.mkdir(parents=True)
+        path.write_text(shtab.complete(_with_files(_parser(shared=True)), shell))
+
+
+def _parser(shared: bool) -> argparse.ArgumentParser:
+    """The command line's parser, with the parser of every command made, which a start leaves for later.
+
+    :param shared: leave with each command the options that all have
+    """
+    from drgn_unaccepted.cli import parser
+
+    top = parser()
+    (commands,) = [action for action in top._actions if isinstance(action.choices, dict)]
+    common = {name for action in top._actions for name in action.option_strings} - {"-h", "--help"}
+    for name, later in commands.choices.items():
+        made = getattr(later, "parse_args").__self__  # noqa: B009: asked of the parser behind it
+        if not shared:
+            for group in (made, *made._action_groups, *made._mutually_exclusive_groups):
+                for actions in (group._actions, group._group_actions) if group is not made else (group._actions,):
+                    actions[:] = [action for action in actions if not common & set(action.option_strings)]
+            made._action_groups[:] = [group for group in made._action_groups if group._group_actions]
+            made._mutually_exclusive_groups.clear()
+        commands.choices[name] = made
+    return top
+
+
+def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Arguments that name files are completed as such."""
+    import shtab
+
+    for action in parser._actions:
+        if action.choices and isinstance(action.choices, dict):
+            for inner in action.choices.values():
+                _with_files(inner)
+        elif isinstance(action.metavar, str) and any(word in action.metavar for word in ("PATH", "FILE", "DIR")):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return parser
+
+
+def wheel_and_sdist(out: Path) -> Path:
+    """The wheel's path."""
+    with tempfile.TemporaryDirectory() as copy:
+        # setuptools leaves build/ and *.egg-info in the tree that it builds.
+        tree = Path(copy) / "tree"
+        shutil.copytree(
+            TOP,
+            tree,
+            ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "vmcore-samples"),
+        )
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, tree]
+        subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def archive(wheel: Path, to: Path) -> None:
+    """The package and its pure dependencies as one file that Python runs."""
+    with tempfile.TemporaryDirectory() as staging:
+        tree = Path(staging)
+        shutil.unpack_archive(wheel, tree, "zip")
+        for name in _dependencies():
+            _copy_installed(name, tree)
+        shutil.copy(Path(__file__).parent / "zipapp_main.py", tree / "__main__.py")
+        zipapp.create_archive(tree, to, interpreter="/usr/bin/env python3", compressed=True)
+
+
+def _dependencies() -> list[str]:
+    """Those of the package, and theirs, without what is compiled and without extras."""
+    wanted, seen = [NAME], set()
+    while wanted:
+        for requirement in metadata.requires(wanted.pop()) or ():
+            name = requirement.split(";")[0].split("[")[0].strip(" ()")
+            for sign in "<>=!~ ":
+                name = name.split(sign)[0]
+            if "extra ==" not in requirement and name not in COMPILED | seen:
+                seen.add(name)
+                wanted.append(name)
+    return sorted(seen)
+
+
+def _copy_installed(name: str, tree: Path) -> None:
+    for file in metadata.files(name) or ():
+        source = Path(str(file.locate()))
+        if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pyc":
+            continue
+        if source.suffix == ".so":
+            raise SystemExit(f"scripts/package: {name} is compiled: {file}")
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tree / file)
+
+
+def debian(share: Path, zipped: Path, version: str, out: Path) -> None:
+    """A package that brings all but drgn, with the units, the man page and the completion in their places."""
+    with tempfile.TemporaryDirectory() as staging:
+        tree = Path(staging) / NAME
+        shutil.copytree(share, tree / "usr" / "share")
+        (tree / "usr" / "bin").mkdir(parents=True)
+        command = tree / "usr" / "bin" / NAME
+        command.write_bytes(b"#!/usr/bin/python3\n" + zipped.read_bytes().partition(b"\n")[2])
+        command.chmod(0o755)
+        ours = tree / "usr" / "share" / NAME
+        shutil.copytree(
+            TOP / "drgn_unaccepted" / "integrations",
+            ours / "integrations",
+            ignore=shutil.ignore_patterns("systemd", "__pycache__"),
+        )
+        units = tree / "usr" / "lib" / "systemd" / "system"
+        units.mkdir(parents=True)
+        for unit in sorted((TOP / "drgn_unaccepted" / "integrations" / "systemd").iterdir()):
+            shutil.copy(unit, units)
+        plugins = tree / "usr" / "lib" / "python3" / "dist-packages" / "sos" / "report" / "plugins"
+        plugins.mkdir(parents=True)
+        shutil.move(ours / "integrations" / "sos" / "drgn_unaccepted.py", plugins)
+        (ours / "integrations" / "sos").rmdir()
+        (tree / "DEBIAN").mkdir()
+        (tree / "DEBIAN" / "control").write_text(CONTROL.format(name=NAME, version=version))
+        for path in tree.rglob("*"):
+            path.chmod(0o755 if path.is_dir() or path == command else 0o644)
+        package = out / f"{NAME}_{version}_all.deb"
+        subprocess.run(
+            ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(package)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+
+def main() -> int:
+    out = Path(sys.argv[1])
+    for old in (*out.glob(f"{NAME.replace('-', '_')}-*"), *out.glob(f"{NAME}*")):
+        old.unlink()
+    wheel = wheel_and_sdist(out)
+    version = wheel.name.split("-")[1]
+    zipped = out / f"{NAME}.pyz"
+    archive(wheel, zipped)
+    with tempfile.TemporaryDirectory() as staging:
+        share = Path(staging) / "share"
+        share.mkdir()
+        documents(share)
+        shutil.make_archive(str(out / f"{NAME}-{version}-share"), "gztar", staging, "share")
+        if shutil.which("dpkg-deb"):
+            debian(share, zipped, version, out)
+        else:
+            print("scripts/package: no dpkg-deb here, so no Debian package", file=sys.stderr)
+    for path in sorted(out.glob("drgn*unaccepted*")):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
