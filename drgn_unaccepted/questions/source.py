@@ -11,7 +11,6 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.questions.state import listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, size
 
@@ -82,6 +81,8 @@ def _doubt(snapshot: Snapshot) -> Optional[str]:
         return table.reason
     if not table.is_saved or table.geometry is None or table.bitmap is None or kernel is None:
         return None
+    from drgn_unaccepted.questions.state import listed_ranges
+
     # Bits only ever clear: what is listed now had its bits when the table was saved, the guards' excepted.
     unit = table.geometry.unit_size
     bare = bits.unset_bytes(table.geometry, table.bitmap, rng.trim(listed_ranges(snapshot), unit))
@@ -101,7 +102,8 @@ def _booting(snapshot: Snapshot) -> Optional[str]:
 def _anything_waits(snapshot: Snapshot) -> bool:
     """Whether something is listed or counted as unaccepted."""
     counters = snapshot.counters
-    return bool(listed_ranges(snapshot) or (counters is not None and counters.unaccepted_pages))
+    listed = any(zone.listed is not None and zone.listed.pfns for zone in snapshot.zones or ())
+    return listed or (counters is not None and bool(counters.unaccepted_pages))
 
 
 def _lack(snapshot: Snapshot, rung: str) -> Optional[str]:
