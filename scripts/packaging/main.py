@@ -73,7 +73,8 @@ def _parser(shared: bool) -> argparse.ArgumentParser:
     (commands,) = [action for action in top._actions if isinstance(action.choices, dict)]
     common = {name for action in top._actions for name in action.option_strings} - {"-h", "--help"}
     for name, later in commands.choices.items():
-        made = getattr(later, "parse_args").__self__  # noqa: B009: asked of the parser behind it
+        # A method is the one thing that gives away the parser behind its stand-in.
+        made = later.parse_args.__self__
         if not shared:
             for group in (made, *made._action_groups, *made._mutually_exclusive_groups):
                 for actions in (group._actions, group._group_actions) if group is not made else (group._actions,):
@@ -113,28 +114,29 @@ def wheel_and_sdist(out: Path) -> Path:
     return wheel
 
 
-def archive(wheel: Path, to: Path) -> None:
+def archive(wheel: Path, to: Path, interpreter: str) -> None:
     """The package and its pure dependencies as one file that Python runs."""
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging)
         shutil.unpack_archive(wheel, tree, "zip")
-        for name in _dependencies():
+        (about,) = tree.glob("*.dist-info")
+        for name in _dependencies(metadata.PathDistribution(about)):
             _copy_installed(name, tree)
         shutil.copy(Path(__file__).parent / "zipapp_main.py", tree / "__main__.py")
-        zipapp.create_archive(tree, to, interpreter="/usr/bin/env python3", compressed=True)
+        zipapp.create_archive(tree, to, interpreter=interpreter, compressed=True)
 
 
-def _dependencies() -> list[str]:
+def _dependencies(package: metadata.Distribution) -> list[str]:
     """Those of the package, and theirs, without what is compiled and without extras."""
-    wanted, seen = [NAME], set()
+    wanted, seen = [package], set()
     while wanted:
-        for requirement in metadata.requires(wanted.pop()) or ():
+        for requirement in wanted.pop().requires or ():
             name = requirement.split(";")[0].split("[")[0].strip(" ()")
             for sign in "<>=!~ ":
                 name = name.split(sign)[0]
             if "extra ==" not in requirement and name not in COMPILED | seen:
                 seen.add(name)
-                wanted.append(name)
+                wanted.append(metadata.distribution(name))
     return sorted(seen)
 
 
@@ -149,14 +151,14 @@ def _copy_installed(name: str, tree: Path) -> None:
         shutil.copy(source, tree / file)
 
 
-def debian(share: Path, zipped: Path, version: str, out: Path) -> None:
+def debian(share: Path, wheel: Path, version: str, out: Path) -> None:
     """A package that brings all but drgn, with the units, the man page and the completion in their places."""
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging) / NAME
         shutil.copytree(share, tree / "usr" / "share")
         (tree / "usr" / "bin").mkdir(parents=True)
         command = tree / "usr" / "bin" / NAME
-        command.write_bytes(b"#!/usr/bin/python3\n" + zipped.read_bytes().partition(b"\n")[2])
+        archive(wheel, command, "/usr/bin/python3")
         command.chmod(0o755)
         ours = tree / "usr" / "share" / NAME
         shutil.copytree(
@@ -191,14 +193,14 @@ def main() -> int:
     wheel = wheel_and_sdist(out)
     version = wheel.name.split("-")[1]
     zipped = out / f"{NAME}.pyz"
-    archive(wheel, zipped)
+    archive(wheel, zipped, "/usr/bin/env python3")
     with tempfile.TemporaryDirectory() as staging:
         share = Path(staging) / "share"
         share.mkdir()
         documents(share)
         shutil.make_archive(str(out / f"{NAME}-{version}-share"), "gztar", staging, "share")
         if shutil.which("dpkg-deb"):
-            debian(share, zipped, version, out)
+            debian(share, wheel, version, out)
         else:
             print("scripts/package: no dpkg-deb here, so no Debian package", file=sys.stderr)
     for path in sorted(out.glob("drgn*unaccepted*")):
