@@ -45,9 +45,13 @@ class SnapshotFileError(Exception):
 def dump(snapshot: Snapshot) -> str:
     """The snapshot as JSON text.
 
-    :raises SnapshotFileError: it is too large to be read again
+    :raises SnapshotFileError: it could not be read again: too large, or values that no kernel has
     """
-    text = json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot)})
+    document = {"schema": SCHEMA, "snapshot": encode(snapshot)}
+    broken = violation("snapshot", document) or contradiction(snapshot)
+    if broken is not None:
+        raise SnapshotFileError(f"what was read is not what a kernel has: {broken}")
+    text = json.dumps(document)
     _bounded(text.encode())
     return text
 
@@ -144,7 +148,7 @@ def write(snapshot: Snapshot, path: str) -> None:
     """Write to a temporary file beside ``path`` and rename, so that the file is whole or not there.
 
     :raises OSError: it cannot be written; nothing is left behind
-    :raises SnapshotFileError: it is too large to be read again
+    :raises SnapshotFileError: it could not be read again
     """
     write_atomically(path, dump(snapshot) + "\n")
 

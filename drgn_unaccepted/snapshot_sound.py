@@ -25,10 +25,10 @@ def contradiction(snapshot: Snapshot) -> Optional[str]:
 
 def _contradictions(snapshot: Snapshot) -> Iterator[str]:
     try:
-        zone = datetime.fromisoformat(snapshot.target.taken_at).tzinfo
+        clock = datetime.fromisoformat(snapshot.target.taken_at).tzinfo
     except ValueError:
-        zone = None
-    if zone is None:
+        clock = None
+    if clock is None:
         yield "target.taken_at is no time with its zone in ISO 8601"
     yield from _of_table(snapshot.table)
     for part in sorted(ALL_PARTS):

@@ -81,6 +81,7 @@ def _replay(args: Arguments, open_target: Open) -> int:
 def _keep(args: Arguments, open_target: Open) -> int:
     from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.record.keep import boot_id, keep
+    from drgn_unaccepted.snapshot_file import SnapshotFileError
     from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
 
     try:
@@ -90,6 +91,8 @@ def _keep(args: Arguments, open_target: Open) -> int:
         kept = keep(snapshot, boot, args.directory, args.boots)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from None
+    except SnapshotFileError as error:
+        raise CommandError(str(error)) from None
     print(kept.snapshot)
     if kept.option is not None:
         print(f"for a crash dump of this boot: --table {kept.option}")

@@ -107,7 +107,7 @@ def _parse(number: int, file: str, where: str, line: bytes) -> Union[Header, Rec
         return Problem(where, f"more than {limits.FLEET_LINE_BYTES} bytes")
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Problem(where, "damaged" if line.endswith(b"\n") else "cut off")
     try:
         if document["schema"] != SCHEMA or document["command"] not in ("scan", "check"):
@@ -116,7 +116,7 @@ def _parse(number: int, file: str, where: str, line: bytes) -> Union[Header, Rec
             index, count = document["shard"]
             return Header(file, int(index), int(count), int(document["targets"]))
         return _record(number, file, document)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return Problem(where, "not as scan and check write it")
 
 

@@ -29,6 +29,7 @@ _KINDS = {
     TypeKind.ENUM: (Kind.ENUM, Kind.ENUM64),
     TypeKind.TYPEDEF: (Kind.TYPEDEF,),
 }
+_INTEGER_BYTES = (1, 2, 4, 8, 16)
 _REFERENCES = frozenset(
     (Kind.PTR, Kind.TYPEDEF, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT, Kind.TYPE_TAG, Kind.FUNC_PROTO)
 )
@@ -103,6 +104,8 @@ class BtfTypes:
         if kind is Kind.VOID:
             return prog.void_type()
         if kind is Kind.INT:
+            if of.size not in _INTEGER_BYTES:
+                raise BtfError(f"BTF type {of.id}: an integer of {of.size} bytes")
             encoding = self._btf.integer(of).encoding
             if encoding & INT_BOOL:
                 return prog.bool_type(of.name, of.size)

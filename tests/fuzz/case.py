@@ -67,6 +67,9 @@ class Case:
     def truth(self) -> dict[str, Any]:
         return truth(self.sample)
 
+    def with_about(self, about: str) -> Case:
+        return dataclasses.replace(self, about=about)
+
     def to_json(self) -> str:
         return json.dumps({k: v for k, v in dataclasses.asdict(self).items() if v not in ((), None, "")}) + "\n"
 
@@ -105,7 +108,11 @@ def sample(name: str, form: str = "elf") -> Sample:
         set_c_bit(found, C_BIT, levels=4)
         return Sample(found.pages, with_sme_mask(found.vmcoreinfo, C_BIT))
     if form == "bare":
-        # The samples lack the page in which the kernel keeps the text.
+        # The samples lack the page in which the kernel keeps the text, and that of init_uts_ns, which bears it out.
+        name_at = found.physical("init_uts_ns") + found.number("OFFSET(uts_namespace.name)") + 2 * 65
+        found.pages.setdefault(name_at // PAGE, bytes(PAGE))
+        release = found.vmcoreinfo.partition(b"OSRELEASE=")[2].partition(b"\n")[0]
+        found.write(name_at, release.ljust(65, b"\0"))
         found.pages[next(n for n in range(1, 1 << 20) if n not in found.pages)] = found.vmcoreinfo.ljust(PAGE, b"\0")
     return found
 

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Damaged dumps, snapshot files and recordings: an answer or one line that says why not, within limits.
+
+A bounded part of what scripts/fuzz does for as long as one likes, and what it found before.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import files, mutate, run
+from tests.fuzz.case import Case, clean
+from tests.kernel.elf_dump import SAMPLES
+
+CORPUS = sorted((Path(__file__).parent / "fuzz" / "corpus").glob("*.json"))
+
+#: Another one tries other damage: DRGN_UNACCEPTED_SEED=today
+SEED = os.environ.get("DRGN_UNACCEPTED_SEED", "1")
+DUMPS, FILES = 48, 40
+
+#: One with the table and one without, of both kernels.
+NAMES = ("6.12-fill", "7.3-fill-kdump")
+
+
+def verdict(outcome: run.Outcome) -> str:
+    return f"{outcome.kind}: {outcome.text}\n{outcome.details}" if outcome.failed else ""
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_damaged_dumps(number: int, tmp_path: Path) -> None:
+    """A dump that kills drgn or libkdumpfile is not counted: see test_scan_survives_what_kills_the_reader."""
+    kinds = set()
+    for run_ in range(number * DUMPS // 4, (number + 1) * DUMPS // 4):
+        rng = random.Random(f"{SEED}:{run_}")
+        case = mutate.generate(rng, NAMES)
+        direct = rng.choice(((), ("check",), ("resolve", "0-8G")))
+        outcome = run.isolated(lambda case=case, direct=direct: run.check_dump(case, tmp_path, direct))  # type: ignore[misc]
+        assert not outcome.failed, f"{verdict(outcome)}\n{case.to_json()}"
+        kinds.add(outcome.kind)
+    assert run.ANSWERED in kinds, "some damage leaves an answer"
+
+
+@pytest.mark.parametrize("kind", ("snapshot", "recording"))
+def test_damaged_files(kind: str, tmp_path: Path) -> None:
+    kinds = set()
+    for number in range(FILES // 2):
+        rng = random.Random(f"{SEED}:{kind}:{number}")
+        if kind == "snapshot":
+            data, check = files.damaged_snapshot(rng, "6.12-panic"), files.check_snapshot
+        else:
+            data, check = files.damaged_recording(rng), files.check_recording
+        outcome = run.isolated(lambda check=check, data=data: check(data, tmp_path))  # type: ignore[misc]
+        assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
+        kinds.add(outcome.kind)
+    assert run.REFUSED in kinds
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_what_was_found_before(path: Path, tmp_path: Path) -> None:
+    case = Case.from_json(path.read_text())
+    outcome = run.isolated(lambda: run.check_dump(case, tmp_path))
+    if case.about.startswith(run.DIED):
+        assert not outcome.failed, verdict(outcome)
+    else:
+        assert outcome.kind in (run.ANSWERED, run.REFUSED), verdict(outcome)
+
+
+def test_there_is_a_corpus() -> None:
+    assert len(CORPUS) >= 4
+
+
+@pytest.mark.parametrize("form", ("elf", "bare", "encrypted", "kdump"))
+def test_the_undamaged_dump_answers_in_every_form(form: str, tmp_path: Path) -> None:
+    """So that a refusal comes from the damage."""
+    outcome = run.isolated(lambda: run.check_dump(Case("6.12-fill", "zones", form), tmp_path))
+    assert (outcome.kind, outcome.text) == (run.ANSWERED, "bitmap"), outcome
+
+
+# That the harness sees what it looks for
+
+
+def test_a_traceback_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import drgn_unaccepted.kernel.capture
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(drgn_unaccepted.kernel.capture, "read_zones", broken)
+    outcome = run.isolated(lambda: run.check_dump(Case("6.12-fill", "zones"), tmp_path))
+    assert outcome.kind == "traceback" and "ZeroDivisionError" in outcome.text
+
+
+def test_a_hang_too_much_memory_and_a_death_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SECONDS", 1)
+
+    def hang() -> run.Outcome:
+        while True:
+            pass
+
+    def grow() -> run.Outcome:
+        return run.Outcome("answered", str(len(bytes(2 << 30))))
+
+    def die() -> run.Outcome:
+        os.kill(os.getpid(), 11)
+        raise AssertionError
+
+    assert [run.isolated(check).kind for check in (hang, grow, die)] == ["hang", "memory", run.DIED]
+
+
+def test_a_bitmap_that_answers_otherwise_is_a_failure(tmp_path: Path) -> None:
+    """Damage to the table, given out as damage to the zones."""
+    case = Case("6.12-fill", "zones")
+    address = case.truth()["table_address"]
+    wrong = Case("6.12-fill", "zones", memory=((address + 24, "ffffffff"),))
+    assert run.isolated(lambda: run.check_dump(wrong, tmp_path)).kind == "wrong"
+    right = Case("6.12-fill", "table", memory=((address + 24, "ffffffff"),))
+    assert run.isolated(lambda: run.check_dump(right, tmp_path)).kind == run.ANSWERED
+
+
+# The program itself, as a user starts it
+
+
+def start(*argv: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["prlimit", f"--as={run.MEMORY}", sys.executable, "-m", "drgn_unaccepted", *map(str, argv)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "case",
+    (
+        Case("6.12-fill", "table"),
+        Case("6.12-fill", "headers", file=((32, "ffffffffffffff7f"),)),
+        Case("6.12-fill", "headers", file=((56, "ffff"),)),
+        Case("6.12-fill", "cut", size=5_000_000),
+        Case("6.12-fill", "vmcoreinfo", vmcoreinfo=(("OSRELEASE=", "OSRELEASE=\x1b[2J"),)),
+    ),
+    ids=("whole", "program headers elsewhere", "65535 program headers", "cut", "escapes in the release"),
+)
+def test_the_program_within_its_limits(case: Case, tmp_path: Path) -> None:
+    done = start("-c", case.write(tmp_path / "dump"), "summary")
+    assert done.returncode in (0, 3)
+    assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
+    if done.returncode == 3:
+        lines = [line for line in done.stderr.splitlines() if ": warning: " not in line]
+        assert len(lines) == 1
+
+
+def test_a_name_that_the_terminal_cannot_print(tmp_path: Path) -> None:
+    case = Case("6.12-fill", "vmcoreinfo", vmcoreinfo=(("OSRELEASE=6", "OSRELEASE=\xe9"),))
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn_unaccepted", "-c", case.write(tmp_path / "dump"), "summary"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("ascii")
+
+
+# A batch
+
+
+def test_scan_survives_what_kills_the_reader(tmp_path: Path) -> None:
+    """Among good dumps: one that kills libkdumpfile, one that is garbage, a pipe that never speaks."""
+    import json
+
+    killer = next(path for path in CORPUS if json.loads(path.read_text())["about"].startswith(run.DIED))
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    Case.from_json(killer.read_text()).write(dumps / "killer")
+    (dumps / "garbage").write_bytes(random.Random(1).randbytes(10_000))
+    (dumps / "good").write_bytes(clean("6.12-fill", "kdump").data)
+    (dumps / "snapshot").write_text(files.snapshot_text("6.12-panic"))
+    os.mkfifo(dumps / "silent")
+    targets = [dumps / name for name in ("silent", "killer", "garbage", "good", "snapshot")]
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn_unaccepted", "scan", "--timeout", "5", "-o", tmp_path / "out", *targets],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    _, *records = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    status = {Path(record["target"]["path"]).name: record["status"] for record in records}
+    assert len(records) == len(status) == len(targets)
+    assert {name for name, said in status.items() if said in ("ok", "warning", "critical")} == {"good", "snapshot"}, status
+
+
+def test_samples_are_what_they_were() -> None:
+    """Nothing above writes to a sample."""
+    for path in SAMPLES.glob("*/vmcore"):
+        assert path.stat().st_mode & 0o400
