@@ -4,14 +4,31 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import random
+import signal
+import struct
+import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Optional
 
 LAB = Path("/sys/kernel/debug/lab")
 SHARE = Path("/share")
 UNIT = 2 << 20
 CHUNK = 4 << 20
+
+#: Bytes that are left unaccepted, so that the guest does not run out of memory.
+REST = 256 << 20
+
+#: Seconds after which a task decides again whether to allocate a chunk.
+TICK = 0.005
+
+#: Chunks that a task allocates without a pause, and seconds between two such bursts.
+BURST = 8
+BURST_PAUSE = 0.5
 
 
 def nr_unaccepted() -> int:
@@ -53,36 +70,44 @@ def mount(kind: str, where: str, options: str = "") -> None:
 
 
 class Filler:
-    """A task on one CPU that allocates 4 MiB of tmpfs for each chunk that it is told to, as fast as it can.
+    """A task on one CPU that allocates chunk after chunk of a tmpfs, until no more are wanted.
 
     fallocate() does not touch the pages, so that the host has no memory to find for them.
     """
 
     def __init__(self, cpu: int, directory: str) -> None:
-        self._read, self._write = os.pipe()
+        self._pause = mmap.mmap(-1, 8)
+        self.pause(None)
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                os.close(self._write)
                 os.sched_setaffinity(0, {cpu})
                 self._fill(Path(directory) / f"cpu{cpu}")
             finally:
-                os._exit(0)
-        os.close(self._read)
+                # Nothing of the parent's, as its exit handlers, is for this task.
+                if sys.exc_info()[0] is not None:
+                    traceback.print_exc()
+                os._exit(1)
 
-    def fill(self, chunks: int) -> None:
-        if chunks:
-            os.write(self._write, bytes([min(chunks, 255)]))
+    def pause(self, seconds: Optional[float]) -> None:
+        """How long it waits between two chunks, on average; 0: many at once; None: it allocates nothing."""
+        self._pause[:] = struct.pack("d", -1.0 if seconds is None else seconds)
 
     def end(self) -> None:
-        os.close(self._write)
+        os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 
     def _fill(self, path: Path) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT)
-        size = 0
-        while word := os.read(self._read, 1):
-            for _ in range(word[0]):
+        size = burst = 0
+        chance = random.Random(path.name)
+        while True:
+            time.sleep(0 if burst else TICK)
+            (pause,) = struct.unpack("d", self._pause[:])
+            if pause == 0 and not burst and chance.random() < TICK / BURST_PAUSE:
+                burst = BURST
+            burst = max(0, burst - 1)
+            if (burst or (pause > 0 and chance.random() < TICK / pause)) and nr_unaccepted() > REST:
                 os.posix_fallocate(file, size, CHUNK)
                 size += CHUNK
 

@@ -21,13 +21,10 @@ from drgn_unaccepted.kernel.target import Opened, open_kernel
 from drgn_unaccepted.questions.ranges import ranges
 from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
-from tests.lab.in_guest.guest import SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
+from tests.lab.in_guest.guest import BURST, CHUNK, REST, SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
 
 #: The lab's guest is neither TDX nor SEV-SNP, and says so.
 EXPECTED = {"platform-can-accept"}
-
-#: Bytes left unaccepted at the end.
-REST = 48 << 20
 
 #: Every so many samples one is taken as if there were no table.
 WITHOUT_TABLE = 10
@@ -61,17 +58,13 @@ class Stress:
     def set_units(self, bitmap: bytes) -> set[int]:
         return {self.first + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
 
-    def sample(self, number: int) -> float:
+    def sample(self) -> tuple[Snapshot, float]:
         start = time.perf_counter()
         snapshot = self.take()
         cost = time.perf_counter() - start
-        self.hold(number, snapshot, "bitmap")
-        self.check(number, snapshot)
         self.results["torn"] += bool(snapshot.torn)
         self.results["in_flight"] += bool(snapshot.accepting and snapshot.accepting.entries)
-        if number % WITHOUT_TABLE == 0:
-            self.hold(number, self.take(without_table=True), "page-lists")
-        return cost
+        return snapshot, cost
 
     def hold(self, number: int, snapshot: Snapshot, source: str) -> None:
         later = self.set_units(self.reader.read(self.at, self.size))
@@ -112,17 +105,28 @@ def main(count: int) -> None:
     mount("tmpfs", "/run/fill", "size=100%")
     fillers = [Filler(cpu, "/run/fill") for cpu in (0, 1)]
     chance = random.Random(1)
-    costs = []
+    costs: list[float] = []
     peak = 0
     began = time.monotonic()
     start = nr_unaccepted()
     for number in range(count):
-        left = max(0, nr_unaccepted() - REST) / (4 << 20)
-        # Bursts, so that most samples meet no, one, or many accepts, at any place in them.
-        burst = left / (count - number) / len(fillers)
+        chunks = max(0, nr_unaccepted() - REST) // CHUNK
+        # Memory is accepted while a sample is taken, and so paced that there is some until the end; a third of it, as
+        # fast as it goes.
+        seconds = sum(costs[1:]) / (number - 1) * (count - number) if number > 1 else 0.3 * count
         for filler in fillers:
-            filler.fill(int(burst * chance.choice((0, 0, 1, 3)) + chance.random()))
-        costs.append(stress.sample(number))
+            if chance.random() < chunks / (3 * BURST * len(fillers) * (count - number)):
+                filler.pause(0)
+            else:
+                filler.pause(1.5 * seconds / chunks * len(fillers) if chunks else None)
+        snapshot, cost = stress.sample()
+        for filler in fillers:
+            filler.pause(None)
+        costs.append(cost)
+        stress.hold(number, snapshot, "bitmap")
+        stress.check(number, snapshot)
+        if number % WITHOUT_TABLE == 0:
+            stress.hold(number, stress.take(without_table=True), "page-lists")
         if number == count // 4:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for filler in fillers:

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The program in a running guest of the lab, against the guest's own record and against its dump.
+
+DRGN_UNACCEPTED_LAB_SAMPLES says how many samples the stress test takes (1,000; about ten minutes on two processors).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.record.file import Recording
+from drgn_unaccepted.snapshot_file import read
+from tests.lab.captures import CHUNK, LAB, UNIT, listed_chunks, read_bitmap, read_physical
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).parents[2]
+SERIES = ("6.12", "7.3")
+
+if shutil.which("qemu-system-x86_64") is None:
+    pytest.skip("no QEMU: scripts/lab setup installs it", allow_module_level=True)
+missing = [series for series in SERIES if not list(LAB.glob(f"kernels/{series}-*/bzImage"))]
+if missing:
+    pytest.skip(f"no lab kernel {' and '.join(missing)}: scripts/lab setup builds it", allow_module_level=True)
+
+
+def live(series: str, scenario: str, share: Path, module: str, *arguments: object, timeout: int = 900) -> Path:
+    """Run a module of tests.lab.in_guest in a guest; what it left in /share."""
+    share.mkdir(exist_ok=True)
+    command = [sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "scripts/lab", "live", scenario, "--kernel", series),
+            *("--share", str(share), "--timeout", str(timeout), "--", "env", f"PYTHONPATH={ROOT}", *command),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=timeout + 300,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return share
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
+    status = main([*map(str, argv), "--format", "json"])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return json.loads(out)
+
+
+# The answers
+
+
+@pytest.mark.parametrize(
+    ("series", "scenario"), [("6.12", "fresh"), ("6.12", "big"), ("7.3", "edges"), ("7.3", "numa")]
+)
+def test_live_answers_equal_the_dump_of_that_moment(
+    series: str, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = live(series, scenario, tmp_path / "share", "answers")
+    told = json.loads((share / "live.json").read_text())
+    answers = {name: found["answer"] for name, found in told["answers"].items()}
+    assert {name: found["status"] for name, found in told["answers"].items() if name != "check"} == {
+        name: 0 for name in answers if name != "check"
+    }
+    dump = share / "dump.now.elf"
+    logged = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", (share / "serial.log").read_text(errors="replace"))
+    assert logged, "the kernel logged no table"
+    address = int(logged[1], 16)
+
+    # The table: what the stopped guest has in its memory, read without the package.
+    base, unit, bitmap = read_bitmap(dump, address)
+    before, after = read(str(share / "before.json")), read(str(share / "after.json"))
+    for snapshot in (before, after):
+        table = snapshot.table
+        assert (table.state, table.read_through, table.address) == ("present", "bpf", address)
+        assert (table.phys_base, table.unit_size, table.bitmap_bytes) == (base, unit, len(bitmap))
+    now = int.from_bytes(bitmap, "little")
+    first, last = (int.from_bytes(s.table.bitmap or b"", "little") for s in (before, after))
+    assert now & ~first == 0 and last & ~now == 0, "bits only clear: before holds now, and now holds after"
+    assert first == now == last, "the guest was to be idle"
+
+    # The lists and counters, walked by drgn's own helpers with DWARF.
+    vmlinux = next(LAB.glob(f"kernels/{series}-*/vmlinux"))
+    chunks = listed_chunks(dump, str(vmlinux))
+    listed = {pfn << 12 for zone in before.zones or () for pfn in (zone.listed.pfns if zone.listed else ())}
+    assert listed == chunks
+    assert told["nr_unaccepted"] == [len(chunks) * CHUNK] * 2
+    assert before.counters is not None and before.counters.unaccepted_pages == len(chunks) * CHUNK // 4096
+
+    # Every unit, as ranges and resolve answered it while the guest ran.
+    bits = [bitmap[i >> 3] >> (i & 7) & 1 for i in range(8 * len(bitmap))]
+    said = {}
+    for entry in answers["ranges"]["ranges"]:
+        for number in range((entry["start"] - base) // unit, (entry["end"] - base) // unit):
+            said[number] = entry["state"]
+    assert said == {number: "unaccepted" if bit else "accepted" for number, bit in enumerate(bits)}
+    assert answers["ranges"]["source"] == "bitmap" and answers["ranges"]["exact"] is True
+    assert answers["summary"]["unaccepted_bytes"] == sum(bits) * unit
+    assert answers["header"]["header"]["set_bits"] == sum(bits)
+
+    # From the lists: nothing that is unaccepted is called accepted, nothing accepted unaccepted but guards in a chunk.
+    for entry in answers["page-lists"]["ranges"]:
+        for number in range((entry["start"] - base) // unit, (entry["end"] - base) // unit):
+            if not 0 <= number < len(bits):
+                continue
+            if entry["state"] == "accepted":
+                assert not bits[number], hex(entry["start"])
+            if entry["state"] == "unaccepted":
+                assert bits[number] or (base + number * unit) // CHUNK * CHUNK in chunks
+    assert [f for f in answers["check"]["findings"] if f["status"] in ("warning", "critical")] == [
+        f for f in answers["check"]["findings"] if f["rule"] == "platform-can-accept"
+    ]
+
+    # The same questions to the dump.
+    for command in ("ranges", "zones", "e820", "efi"):
+        dumped = ask(capsys, "-c", dump, command)
+        for key in ("ranges", "tables", "unaccepted_bytes", "nr_unaccepted_bytes"):
+            assert dumped.get(key) == answers[command].get(key), f"{command}: {key}"
+    zones = ask(capsys, "-c", dump, "zones")["zones"]
+    for key in ("node", "name", "start", "end", "managed_bytes", "unaccepted_bytes", "listed", "watermarks"):
+        assert [zone[key] for zone in zones] == [zone[key] for zone in answers["zones"]["zones"]], key
+
+    # The flight recorder's table is the memory's, and the dump knows it for its own.
+    kept = share / "kept" / told["boot_id"]
+    assert (kept / f"table-{address:#x}.bin").read_bytes() == read_physical(dump, address, 24 + len(bitmap))
+    with_saved = ask(capsys, "-c", dump, "--table", kept / "snapshot.json", "ranges")
+    assert with_saved["ranges"] == answers["ranges"]["ranges"]
+    assert told["boot_id"] in with_saved["table"]["reason"]
+    other = json.loads((kept / "snapshot.json").read_text())
+    other["snapshot"]["target"]["boot_id"] = "0f0e0d0c-0b0a-4908-8706-050403020100"
+    (share / "other.json").write_text(json.dumps(other))
+    assert main(["-c", str(dump), "--table", str(share / "other.json"), "ranges"]) == 3
+    assert "saved in another boot" in capsys.readouterr().err
+
+
+# While memory is accepted
+
+
+@pytest.mark.parametrize(("series", "delay_us"), [("6.12", 0), ("7.3", 5000)])
+def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
+    series: str, delay_us: int, tmp_path: Path
+) -> None:
+    samples = int(os.environ.get("DRGN_UNACCEPTED_LAB_SAMPLES", "1000"))
+    share = live(series, "stress", tmp_path / "share", "stress", samples, delay_us, timeout=60 + 6 * samples)
+    found = json.loads((share / "stress.json").read_text())
+    print(json.dumps(found, indent=1))
+    assert found["samples"] == samples
+    assert found["lies"] == []
+    assert found["alarms"] == []
+    assert found["known"] > 100 * samples, "units that were called accepted, and could have been called so wrongly"
+    assert found["torn"] > samples // 5, "samples during which memory was accepted"
+    assert found["accepted_bytes"] > 1 << 30
+    assert found["peak_kib"] < found["peak_kib_at_a_quarter"] + 4096, "memory does not grow with the samples"
+    if delay_us:
+        assert found["in_flight"] > 0
+
+
+# Restrictions
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path) -> None:
+    share = live(series, "fresh", tmp_path / "share", "ways")
+    found = json.loads((share / "ways.json").read_text())
+
+    def answers_from(name: str) -> str:
+        assert found[name]["status"] == 0, found[name]
+        return str(json.loads(found[name]["out"])["source"])
+
+    def one_line(name: str) -> str:
+        assert found[name]["status"] == 3, found[name]
+        assert found[name]["err"].count("\n") == 1 and "Traceback" not in found[name]["err"], found[name]
+        return str(found[name]["err"])
+
+    assert found["sysctls"]["kptr_restrict"] == "2" and found["sysctls"]["unprivileged_bpf_disabled"] == "2"
+    assert int(found["sysctls"]["perf_event_paranoid"]) >= 3
+    for name in ("root", "unit", "strict", "strict, no CAP_SYSLOG", "strict unit", "lockdown=integrity", "drgn"):
+        assert answers_from(name) == "bitmap", name
+        assert json.loads(found[name]["out"])["table"]["read_through"] == "bpf"
+    lacking = [("no CAP_BPF", "CAP_BPF"), ("no CAP_PERFMON", "CAP_PERFMON")]
+    if series == "6.12":
+        # There syscall_prog_func_proto() ends in bpf_tracing_func_proto(), which does not ask for CAP_PERFMON again.
+        assert answers_from(lacking.pop()[0]) == "bitmap"
+    for name, capability in lacking:
+        assert answers_from(name) == "page-lists"
+        assert f"this process lacks {capability} " in json.loads(found[name]["out"])["source_reason"]
+        assert found[name]["err"] == ""
+    assert "root only" in one_line("nobody")
+    assert "CAP_SYS_RAWIO" in one_line("no CAP_SYS_RAWIO")
+    assert "lockdown=confidentiality" in one_line("lockdown=confidentiality")
+    assert found["unit keep"]["status"] == 0 and "--table" in found["unit keep"]["out"]
+
+    # What the system calls were.
+    for trace in ("strace", "strace.check"):
+        calls = (share / trace).read_text(errors="replace")
+        assert found["traced"]["status"] == 0
+        opened = set(re.findall(r'\bopen(?:at|at2)?\([^"]*"([^"]*)"', calls))
+        assert "/proc/kcore" in opened
+        assert not [path for path in opened if path.startswith(("/dev/mem", "/dev/kmem", "/dev/port"))]
+    used = set(re.findall(r"^(?:\d+ +)?([a-z_0-9]+)\(", (share / "strace").read_text(errors="replace"), re.M))
+    assert "bpf" in used and "openat" in used
+    assert used - allowed_system_calls() == set(), "the unit's SystemCallFilter would refuse them"
+
+
+def allowed_system_calls() -> set[str]:
+    """What SystemCallFilter= of the unit leaves, by systemd's own lists."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze, which has the lists, is not installed")
+    unit = (ROOT / "drgn_unaccepted/integrations/systemd/drgn-unaccepted-keep.service").read_text()
+    allowed: set[str] = set()
+    for words in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
+        names = {name for word in words.lstrip("~").split() for name in expand(word)}
+        allowed = allowed - names if words.startswith("~") else allowed | names
+    # Always allowed beside @default: systemd.exec(5).
+    return allowed | expand("@default")
+
+
+def expand(word: str) -> set[str]:
+    if not word.startswith("@"):
+        return {word}
+    listing = subprocess.run(
+        ["systemd-analyze", "syscall-filter", "--no-pager", word], capture_output=True, text=True, check=True
+    )
+    names = [
+        line.strip() for line in listing.stdout.splitlines()[1:] if line.strip() and not line.strip().startswith("#")
+    ]
+    return {name for member in names for name in expand(member)}
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_a_kill_at_any_moment_leaves_nothing_behind(series: str, tmp_path: Path) -> None:
+    share = live(series, "fresh", tmp_path / "share", "kills", 40)
+    found = json.loads((share / "kills.json").read_text())
+    assert found["seen"] > 0, "BPF objects were seen while it ran"
+    assert found["after"] == found["before"]
+    assert found["complaints"] == []
+    for name in found["files"]:
+        assert re.fullmatch(r"recording|kept/[0-9a-f-]{36}/(snapshot\.json|table-0x[0-9a-f]+\.bin)(\.new)?", name), name
+
+
+def test_what_a_sample_costs(tmp_path: Path) -> None:
+    share = live("6.12", "fresh", tmp_path / "share", "cost", 60, 0.5)
+    found = json.loads((share / "cost.json").read_text())
+    size = (share / "recording.jsonl").stat().st_size
+    recording = Recording(str(share / "recording.jsonl"))
+    assert len(list(recording)) == 60 and recording.dropped is None
+    a_day = size / 60 * 86400
+    print(f"{json.dumps(found)}; recording {size} bytes, a day at 1 s {a_day / 1e6:.1f} MB")
+    assert found["seconds_a_sample"] < 0.5, "under emulation"
+    assert a_day < 60e6
+    assert UNIT == 2 << 20
