@@ -24,6 +24,9 @@ from drgn_unaccepted.questions.document import SCHEMA, Document
 #: Where ``-m drgn_unaccepted`` is found: a directory, or a zipapp.
 _PACKAGE_PLACE = str(Path(drgn_unaccepted.__file__).parent.parent)
 
+#: What Python, the C library and the dynamic loader say of a limit of address space.
+_OUT_OF_MEMORY = ("MemoryError", "Cannot allocate memory", "failed to map segment")
+
 #: Seconds that a killed process has to be gone. One that waits for a dead file server never goes.
 _GRACE = 10
 
@@ -114,7 +117,7 @@ class Process:
     def _failure(self, status: Optional[int], words: str) -> Failure:
         if status is None or status in (-signal.SIGXCPU, -signal.SIGALRM):
             return Failure("timeout", f"no answer in {self._bounds.seconds} s")
-        if "MemoryError" in words:
+        if any(sign in words for sign in _OUT_OF_MEMORY):
             return Failure("memory", f"more than {self._bounds.memory_bytes >> 20} MiB: {words}")
         if status < 0:
             return Failure("crash", f"the process was ended by {signal.Signals(-status).name}")
