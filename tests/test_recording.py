@@ -81,7 +81,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         counters=draw(st.none() | counters),
         accepting=draw(accepting),
         torn=draw(st.sampled_from([(), ("counters: moved",)])),
-        target=replace(snapshot.target, taken_at=draw(st.sampled_from(["2026-01-01", "2026-01-02"]))),
+        target=replace(
+            snapshot.target, taken_at=draw(st.sampled_from([f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2)]))
+        ),
     )
     absent = [part for part in ("zones", "counters", "accepting") if getattr(snapshot, part) is None]
     words = draw(st.dictionaries(st.sampled_from(["pages", "e820.kexec"]), st.text(max_size=5)))
@@ -422,6 +424,25 @@ def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals
     assert len(list(recording)) == 1 and recording.dropped is None
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    # As nohup(1) starts a program, and a shell its background jobs.
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        process = start_recorder(tmp_path / "r", 0.01)
+    finally:
+        signal.signal(number, before)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        more = [process.stdout.readline() for _ in range(20)]
+        assert all(line.strip().isdecimal() for line in more)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read().splitlines()[-1].startswith("samples ")
+        assert process.wait(20) == 0
+
+
 def test_a_day_fits_in_megabytes(tmp_path: Path) -> None:
     # A guest of 1 TiB: a bitmap of 64 KiB, 262,144 chunks. It accepts a chunk a second, and its free pages move.
     count = 300
@@ -648,6 +669,7 @@ import sys
 from drgn_unaccepted.record.keep import keep
 from tests.samples_over_time import series
 taken = series(20)
+keep(taken[0], sys.argv[2], sys.argv[1])
 print("ready", flush=True)
 while True:
     for snapshot in taken:
@@ -665,7 +687,7 @@ def test_a_kill_leaves_whole_files_and_at_most_one_that_the_next_run_replaces(tm
             [sys.executable, "-c", KEEP, str(directory), BOOT], stdout=subprocess.PIPE, text=True, cwd=ROOT
         ) as process:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
-            time.sleep(0.05 + chance.random() / 20)
+            time.sleep(chance.random() / 10)
             process.kill()
         place = directory / BOOT
         names = {path.name for path in place.iterdir()}
@@ -676,6 +698,16 @@ def test_a_kill_leaves_whole_files_and_at_most_one_that_the_next_run_replaces(tm
         flight.keep(clean(), BOOT, str(directory))
         flight.keep(clean(), BOOT, str(directory))
         assert {path.name for path in place.iterdir()} == {"snapshot.json", "table-0x7fb73018.bin"}
+
+
+def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    command = [sys.executable, "-c", KEEP.replace("while True:", "for _ in range(10):"), str(tmp_path), BOOT]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT) for _ in range(3)]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert {path.name for path in (tmp_path / BOOT).iterdir()} == {"snapshot.json", "table-0x7fb73018.bin"}
 
 
 def test_the_boot_id_is_the_kernels(tmp_path: Path) -> None:

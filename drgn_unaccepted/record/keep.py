@@ -15,8 +15,11 @@ before anybody looks at the dump.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -69,12 +72,24 @@ def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int =
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     table = None
     data = table_bytes(snapshot.table)
-    if data is not None:
-        table = place / f"table-{snapshot.table.address:#x}.bin"
-        _replace(table, data)
-    _replace(place / "snapshot.json", f"{dump(snapshot)}\n".encode())
-    _forget(Path(directory), boot, boots)
+    with _alone(directory):
+        if data is not None:
+            table = place / f"table-{snapshot.table.address:#x}.bin"
+            _replace(table, data)
+        _replace(place / "snapshot.json", f"{dump(snapshot)}\n".encode())
+        _forget(Path(directory), boot, boots)
     return Kept(str(place / "snapshot.json"), None if table is None else str(table), _option(place, table))
+
+
+@contextmanager
+def _alone(directory: str) -> Iterator[None]:
+    """No other run writes at the same time: the timer's, and one by hand."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _option(place: Path, table: Optional[Path]) -> Optional[str]:

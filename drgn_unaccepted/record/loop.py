@@ -36,7 +36,10 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[Stop]:
-    """The first SIGINT, SIGTERM or SIGHUP asks to stop after the sample being taken; a second one interrupts."""
+    """The first SIGINT, SIGTERM or SIGHUP asks to stop after the sample being taken; a second one interrupts.
+
+    What is ignored stays so: SIGHUP under nohup(1), SIGINT in a background job.
+    """
     stop = Stop()
 
     def handle(number: int, frame: Optional[FrameType]) -> None:
@@ -44,7 +47,8 @@ def stopped_by_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield stop
     finally:
