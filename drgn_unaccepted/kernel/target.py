@@ -48,7 +48,7 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
     try:
         prog.set_kernel()
     except PermissionError as error:
-        raise TargetError(f"/proc/kcore: {error.strerror}: the running kernel can be read by root only") from None
+        raise TargetError(f"/proc/kcore: {error.strerror}: {_why_refused()}") from None
     except FileNotFoundError:
         raise TargetError("/proc/kcore: not there: kernel without CONFIG_PROC_KCORE") from None
     except Exception as error:
@@ -176,6 +176,16 @@ def _fault_what_is_lacking(prog: drgn.Program, core: elf.ElfCore) -> None:
         for start, end in ranges:
             if start < _SPACE_END:
                 prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
+
+
+def _why_refused() -> str:
+    if os.geteuid() != 0:
+        return "the running kernel can be read by root only"
+    from drgn_unaccepted.kernel.bpf import lockdown_mode
+
+    if lockdown_mode() == "confidentiality":
+        return "the kernel is locked down (lockdown=confidentiality)"
+    return "this process lacks CAP_SYS_RAWIO, or a security module refuses it"
 
 
 def adopt(prog: drgn.Program) -> Opened:
