@@ -103,6 +103,12 @@ KALLSYMS_ALIASES = 64
 #: this many are 2 TiB with every second chunk accepted.
 CHECKED_RANGES = 250_000
 
+#: Ranges that ``ranges`` lists: 512 GiB with every second unit accepted. Real guests have some hundreds.
+DOCUMENT_RANGES = 1 << 18
+
+#: Pieces into which ``resolve`` divides ranges, each with all columns.
+RESOLVED_PIECES = 1 << 14
+
 #: Ranges that one finding lists.
 FINDING_RANGES = 1_000
 

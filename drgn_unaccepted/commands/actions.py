@@ -81,8 +81,8 @@ def _replay(args: Arguments, open_target: Open) -> int:
 def _keep(args: Arguments, open_target: Open) -> int:
     from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.record.keep import boot_id, keep
-    from drgn_unaccepted.snapshot_file import SnapshotFileError
     from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+    from drgn_unaccepted.snapshot_file import SnapshotFileError
 
     try:
         # Reading it makes the kernel set it, so that a dump of this boot has it too.

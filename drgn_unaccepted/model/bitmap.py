@@ -101,6 +101,32 @@ def count(bitmap: Bitmap) -> int:
     return bits
 
 
+class Extent(NamedTuple):
+    #: First set bit, the end (exclusive) of the last run, and how many runs there are.
+    first: int
+    end: int
+    runs: int
+
+
+def extent(bitmap: Bitmap) -> Optional[Extent]:
+    """Where the set bits are, without a look at each run; None if none is set."""
+    view = memoryview(bitmap)
+    first, end, runs_, before = -1, 0, 0, 0
+    for offset in range(0, len(view), _CHUNK):
+        chunk = bytes(view[offset : offset + _CHUNK])
+        if chunk == _UNIFORM_CHUNK[0]:
+            before = 0
+            continue
+        number = int.from_bytes(chunk, "little")
+        if number:
+            if first < 0:
+                first = 8 * offset + (number & -number).bit_length() - 1
+            end = 8 * offset + number.bit_length()
+        runs_ += _popcount(number & ~(number << 1 | before))
+        before = number >> (8 * len(chunk) - 1)
+    return None if first < 0 else Extent(first, end, runs_)
+
+
 def _popcount_of_text(number: int) -> int:
     return bin(number).count("1")
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Optional
 
-from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import UNKNOWN, Piece, StateMap, possible_guards
@@ -18,12 +20,18 @@ def ranges(snapshot: Snapshot, source: Source) -> Document:
 
     ``ranges`` is None where the source knows no addresses. ``possible_guards`` are the units of listed chunks that
     may be accepted already; only page lists have any.
+
+    :raises CommandError: there are more than :data:`limits.DOCUMENT_RANGES`
     """
     answer = document(snapshot, source, "ranges")
     states = state_ranges(snapshot, source)
-    answer["ranges"] = (
-        None if states is None else [{"start": start, "end": end, "state": state} for start, end, state in states]
-    )
+    if states is None:
+        answer["ranges"] = None
+    else:
+        first = islice(states, DOCUMENT_RANGES + 1)
+        answer["ranges"] = [{"start": start, "end": end, "state": state} for start, end, state in first]
+        if len(answer["ranges"]) > DOCUMENT_RANGES:
+            raise CommandError(f"more than {DOCUMENT_RANGES} ranges: ask for a part with resolve START-END, or see map")
     answer["possible_guards"] = (
         [list(guard) for guard in possible_guards(snapshot)] if source.name == "page-lists" else []
     )

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
-from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
@@ -34,6 +35,7 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Doc
     """One entry for an address; for a range one for each piece of one state, with its ``end``.
 
     :raises ValueError: a query is empty or reaches beyond 2^52
+    :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
     answer = document(snapshot, source, "resolve")
     states = StateMap(snapshot, source)
@@ -48,6 +50,8 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Doc
             if query.end is not None:
                 entry["end"] = piece.end
                 entry["query"] = [start, end]
+                if len(entries) >= RESOLVED_PIECES:
+                    raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
     answer["addresses"] = entries
     return answer

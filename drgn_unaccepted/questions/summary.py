@@ -15,15 +15,13 @@ def summary(snapshot: Snapshot, source: Source) -> Document:
     answer = document(snapshot, source, "summary")
     table, accepting = snapshot.table, snapshot.accepting
     geometry = table.geometry
-    runs = None
-    first = last = None
+    runs = span = None
     if source.name == "bitmap":
         assert table.bitmap is not None and geometry is not None
-        runs = 0
-        for start, end in bits.unaccepted_ranges(geometry, table.bitmap):
-            first = start if first is None else first
-            last = end
-            runs += 1
+        extent = bits.extent(table.bitmap)
+        runs = 0 if extent is None else extent.runs
+        if extent is not None:
+            span = [geometry.unit(extent.first).start, geometry.unit(extent.end - 1).end]
     listed = None
     if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
@@ -31,7 +29,7 @@ def summary(snapshot: Snapshot, source: Source) -> Document:
         {
             "covered": None if geometry is None else list(Range(geometry.phys_base, geometry.end)),
             "unaccepted_runs": runs,
-            "unaccepted_span": None if first is None else [first, last],
+            "unaccepted_span": span,
             "listed_chunks": listed,
             "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
             "platform": platform_document(snapshot.platform),

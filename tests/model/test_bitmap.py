@@ -249,3 +249,16 @@ def test_what_is_outside_the_bitmap_is_refused() -> None:
             function(geometry, bytes(2))
     with pytest.raises(ValueError, match="2 bytes where the geometry says 1"):
         bits.states(geometry, bytes(2), [0])
+
+
+@given(st.binary(max_size=40), st.integers(0, 3))
+def test_extent_is_that_of_the_runs(bits_: bytes, chunks: int) -> None:
+    """Also where runs cross the chunks that are looked at together."""
+    for filler in (b"\0", b"\xff", b"\x55"):
+        bitmap = bits_ + filler * (65536 * chunks) + bits_
+        found = list(bits.runs(bitmap)) if filler != b"\x55" or not chunks else None
+        if found is None:
+            number = int.from_bytes(bitmap, "little")
+            assert bits.extent(bitmap)[2] == bin(number & ~(number << 1)).count("1")  # type: ignore[index]
+        else:
+            assert bits.extent(bitmap) == ((found[0][0], found[-1][1], len(found)) if found else None)
