@@ -40,7 +40,7 @@ def live(series: str, scenario: str, share: Path, module: str, *arguments: objec
     command = [sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)]
     done = subprocess.run(
         [
-            *(sys.executable, "scripts/lab", "live", scenario, "--kernel", series),
+            *(sys.executable, "tests/lab/lab_with_stress.py", "live", scenario, "--kernel", series),
             *("--share", str(share), "--timeout", str(timeout), "--", "env", f"PYTHONPATH={ROOT}", *command),
         ],
         cwd=ROOT,
@@ -204,6 +204,18 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
     assert "lockdown=confidentiality" in one_line("lockdown=confidentiality")
     assert found["unit keep"]["status"] == 0 and "--table" in found["unit keep"]["out"]
 
+    # Over time.
+    total = sum(r["end"] - r["start"] for r in json.loads(found["root"]["out"])["ranges"] if r["state"] == "unaccepted")
+    assert found["watch"]["status"] == 0 and found["watch"]["out"].count(" unaccepted (bitmap) ") == 3
+    for name, count in (("watch json", 3), ("replay", 4)):
+        assert found[name]["status"] == 0 and found[name]["err"] == "", found[name]
+        documents = [json.loads(line) for line in found[name]["out"].splitlines()]
+        assert [document["sample"] for document in documents] == list(range(count))
+        assert all(0 < document["unaccepted_bytes"] <= total for document in documents)
+        assert all(document["accepting"] is not None and document["zones"] for document in documents)
+    assert found["record"] == {"status": 0, "out": "/run/recording: 4 samples\n", "err": ""}
+    assert "exists already" in one_line("record again")
+
     # What the system calls were.
     for trace in ("strace", "strace.check"):
         calls = (share / trace).read_text(errors="replace")
@@ -211,7 +223,10 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
         opened = set(re.findall(r'\bopen(?:at|at2)?\([^"]*"([^"]*)"', calls))
         assert "/proc/kcore" in opened
         assert not [path for path in opened if path.startswith(("/dev/mem", "/dev/kmem", "/dev/port"))]
-    used = set(re.findall(r"^(?:\d+ +)?([a-z_0-9]+)\(", (share / "strace").read_text(errors="replace"), re.M))
+    calls = (share / "strace").read_text(errors="replace")
+    # MemoryDenyWriteExecute= of the unit.
+    assert not re.search(r"PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC", calls)
+    used = set(re.findall(r"^(?:\d+ +)?([a-z_0-9]+)\(", calls, re.M))
     assert "bpf" in used and "openat" in used
     assert used - allowed_system_calls() == set(), "the unit's SystemCallFilter would refuse them"
 

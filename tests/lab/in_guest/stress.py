@@ -21,7 +21,7 @@ from drgn_unaccepted.kernel.target import Opened, open_kernel
 from drgn_unaccepted.questions.ranges import ranges
 from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
-from tests.lab.in_guest.guest import BURST, CHUNK, REST, SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
+from tests.lab.in_guest.guest import BURST, CHUNK, LAB, REST, SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
 
 #: The lab's guest is neither TDX nor SEV-SNP, and says so.
 EXPECTED = {"platform-can-accept"}
@@ -100,7 +100,8 @@ class Stress:
             ]
 
 
-def main(count: int) -> None:
+def main(count: int, delay_us: str) -> None:
+    (LAB / "delay_us").write_text(delay_us)
     stress = Stress(open_kernel())
     mount("tmpfs", "/run/fill", "size=100%")
     fillers = [Filler(cpu, "/run/fill") for cpu in (0, 1)]
@@ -144,4 +145,4 @@ def main(count: int) -> None:
     (SHARE / "stress.json").write_text(json.dumps(results, indent=1))
 
 
-main(int(sys.argv[1]))
+main(int(sys.argv[1]), sys.argv[2])

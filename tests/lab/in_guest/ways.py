@@ -40,7 +40,6 @@ def lockdown(mode: str) -> None:
     Path("/sys/kernel/security/lockdown").write_text(mode)
 
 
-HEADER = [*PROGRAM, "header", "--format", "json"]
 RANGES = [*PROGRAM, "ranges", "--format", "json"]
 found: dict[str, Any] = {"root": run(*RANGES)}
 found["nobody"] = run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *RANGES)
@@ -53,6 +52,11 @@ found["unit keep"] = run(*unit, *PROGRAM, "keep", "--directory", "/run/kept")
 trace = ["strace", "-f", "-qq", "-o", str(SHARE / "strace")]
 found["traced"] = run(*trace, *PROGRAM, "keep", "--directory", "/run/kept")
 found["traced check"] = run(*trace[:-1], str(SHARE / "strace.check"), *PROGRAM, "check")
+found["watch"] = run(*PROGRAM, "watch", "--interval", "0.1", "--count", "3")
+found["watch json"] = run(*PROGRAM, "watch", "--interval", "0.1", "--count", "3", "--format", "json")
+found["record"] = run(*PROGRAM, "record", "-o", "/run/recording", "--interval", "0.1", "--count", "4")
+found["record again"] = run(*PROGRAM, "record", "-o", "/run/recording")
+found["replay"] = run(*PROGRAM, "replay", "/run/recording", "--format", "json")
 found["sysctls"] = {
     name: sysctl(name, value)
     for name, value in (("kptr_restrict", "2"), ("perf_event_paranoid", "4"), ("unprivileged_bpf_disabled", "2"))
