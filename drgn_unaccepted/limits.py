@@ -222,3 +222,6 @@ FLEET_LAST_WORDS_BYTES = 4096
 
 #: Hosts and examples that a summary names in each of its parts; how many there are is always said.
 FLEET_NAMED = 20
+
+#: Characters between two blanks in the addresses that ``resolve -f`` reads.
+ADDRESS_TEXT_BYTES = 4096

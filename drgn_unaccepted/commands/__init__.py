@@ -45,6 +45,8 @@ class Answered(NamedTuple):
     document: Document
     #: Why the document answers nothing, or None where it does.
     lack: Optional[str]
+    #: Lines that follow the document, in chunks.
+    more: Iterable[str]
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -107,7 +109,10 @@ def chosen(args: Arguments) -> Command:
 def wanted(question: Question, args: Arguments) -> Wanted:
     """What a question needs of the target."""
     return Wanted(
-        question.parts, tuple(question.addresses(args)), question.whole_memmap, args.source not in ("auto", "bitmap")
+        question.parts,
+        tuple(question.addresses(args)),
+        question.whole_memmap(args),
+        args.source not in ("auto", "bitmap"),
     )
 
 
@@ -116,8 +121,9 @@ def ask(question: Question, snapshot: Snapshot, args: Arguments) -> Answered:
 
     :raises CommandError: what was asked for cannot be done
     """
-    document = question.answer(snapshot, choose_source(snapshot, args.source), args)
-    return Answered(question, document, question.lack(document))
+    source = choose_source(snapshot, args.source)
+    document = question.answer(snapshot, source, args)
+    return Answered(question, document, question.lack(document), question.more(snapshot, source, args))
 
 
 def print_answer(answered: Answered, args: Arguments) -> None:
@@ -137,6 +143,10 @@ def print_answer(answered: Answered, args: Arguments) -> None:
         return
     for line in lines:
         print(line)
+    if answered.lack is None:
+        for chunk in answered.more:
+            sys.stdout.write(chunk)
+            sys.stdout.flush()
     sys.stdout.flush()
 
 

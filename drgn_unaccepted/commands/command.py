@@ -39,11 +39,13 @@ class Question(NamedTuple):
     #: The ranges that the user asks for, whose pages are looked at.
     addresses: Callable[[Arguments], Sequence[Range]] = lambda args: ()
     #: From page lists the pages of all memory tell what is accepted.
-    whole_memmap: bool = False
+    whole_memmap: Callable[[Arguments], bool] = lambda args: False
     #: Formats beside text and json.
     formats: tuple[str, ...] = ()
     #: Lines for stdout where they depend on the terminal or a file; by default the view of the format.
     show: Optional[Callable[[Document, Arguments], Iterable[str]]] = None
+    #: Lines that follow the document, in chunks made as they are asked for.
+    more: Callable[[Snapshot, Source, Arguments], Iterable[str]] = lambda snapshot, source, args: ()
     #: The text that answers without a target, or None where one is needed.
     offline: Callable[[Arguments], Optional[str]] = lambda args: None
     exit_status: Callable[[Document], int] = lambda answer: 0

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from drgn_unaccepted.commands.command import Arguments, CommandError, Question
@@ -14,6 +16,11 @@ from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 
 if TYPE_CHECKING:
     from drgn_unaccepted.questions.resolve import Query
+
+
+def _always(args: Arguments) -> bool:
+    return True
+
 
 _STATE = frozenset(("kernel", "zones", "counters"))
 
@@ -37,9 +44,31 @@ def _ranges(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
 
 
 def _resolve(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
+    if args.file is not None:
+        from drgn_unaccepted.questions.bulk import bulk_document
+
+        return bulk_document(snapshot, source)
     from drgn_unaccepted.questions.resolve import resolve
 
     return resolve(snapshot, source, args.queries)
+
+
+def _resolve_file(snapshot: Snapshot, source: Source, args: Arguments) -> Iterator[str]:
+    if args.file is None:
+        return
+    from drgn_unaccepted.questions.bulk import Bulk
+    from drgn_unaccepted.views import bulk as view
+
+    lines = view.json_lines if args.format == "json" else view.text
+    bulk = Bulk(snapshot, source)
+    try:
+        with os.fdopen(0, "rb", closefd=False) if args.file == "-" else Path(args.file).open("rb") as text:
+            for block in bulk.blocks(text):
+                yield lines(block, bulk.kinds)
+    except OSError as error:
+        raise CommandError(f"{args.file}: {error.strerror}") from None
+    except ValueError as error:
+        raise CommandError(f"{args.file}: {error}") from None
 
 
 def _efi(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
@@ -153,6 +182,8 @@ def _knows_no_addresses(answer: Document) -> str:
 
 
 def _all_unknown(answer: Document) -> Optional[str]:
+    if answer["addresses"] is None:
+        return _no_places(answer)
     if all(entry["state"] == "unknown" for entry in answer["addresses"]):
         return str(answer["addresses"][0]["reason"])
     return None
@@ -177,10 +208,19 @@ def _no_accepting(answer: Document) -> Optional[str]:
 
 
 def _resolve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="as many addresses as there are in it, between blanks (-: standard input): of each the state alone, a "
+        "line each; JSON lines, the first of them without addresses",
+    )
+    which.add_argument(
         "queries",
         metavar="ADDR[-END|+LEN]",
-        nargs="+",
+        nargs="*",
+        default=[],
         type=_query,
         help="physical address or range: hexadecimal with 0x, or with a suffix K, M, G or T; END is exclusive",
     )
@@ -232,7 +272,7 @@ QUESTIONS = (
         _STATE | {"pages", "efi_map"},
         _ranges,
         _no_ranges,
-        whole_memmap=True,
+        whole_memmap=_always,
     ),
     Question(
         "resolve",
@@ -242,6 +282,8 @@ QUESTIONS = (
         _all_unknown,
         _resolve_arguments,
         lambda args: [query.range for query in args.queries],
+        whole_memmap=lambda args: args.file is not None,
+        more=_resolve_file,
     ),
     Question("efi", "the EFI memory map: what the firmware said", frozenset(("efi_map",)), _efi, _no_map),
     Question("e820", "the e820 tables: what the kernel made of it", frozenset(("e820",)), _e820, _no_e820),
@@ -272,7 +314,7 @@ QUESTIONS = (
         _no_places,
         _map_arguments,
         lambda args: [] if args.window is None else [args.window],
-        whole_memmap=True,
+        whole_memmap=_always,
         formats=("svg", "png"),
         show=_show_map,
     ),
@@ -282,7 +324,7 @@ QUESTIONS = (
         ALL_PARTS,
         _report,
         add_arguments=_report_arguments,
-        whole_memmap=True,
+        whole_memmap=_always,
         show=_show_report,
     ),
     Question(
@@ -291,6 +333,6 @@ QUESTIONS = (
         ALL_PARTS,
         _write_snapshot,
         add_arguments=_snapshot_arguments,
-        whole_memmap=True,
+        whole_memmap=_always,
     ),
 )

@@ -188,6 +188,7 @@ def _holder(entries: Sequence[Any], where: Range) -> Any:
     return next((entry for entry in entries if entry.start <= where.start and where.end <= entry.end), None)
 
 
+_HEXADECIMAL = "0123456789abcdefABCDEF"
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -212,13 +213,13 @@ def parse_address(text: str) -> int:
 
     Digits alone are refused: ``100000000`` out of /proc/iomem is hexadecimal, out of JSON decimal.
     """
-    try:
-        if text[:2].lower() == "0x":
-            return int(text[2:].replace("_", "?"), 16)
-        if text[-1:].upper() in _SUFFIXES and text[:-1].isascii() and text[:-1].isdecimal():
-            return int(text[:-1]) * _SUFFIXES[text[-1].upper()]
-    except ValueError:
-        raise ValueError(f"{text}: not an address") from None
+    if text[:2].lower() == "0x":
+        # int() alone takes signs, underscores and another 0x.
+        if not text[2:] or text[2:].strip(_HEXADECIMAL):
+            raise ValueError(f"{text}: not an address")
+        return int(text, 16)
+    if text[-1:].upper() in _SUFFIXES and text[:-1].isascii() and text[:-1].isdecimal():
+        return int(text[:-1]) * _SUFFIXES[text[-1].upper()]
     if text and not text.strip("0"):
         return 0
     if text.isascii() and text.isdecimal():

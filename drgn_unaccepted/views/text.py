@@ -68,7 +68,7 @@ def ranges(answer: Document) -> Iterator[str]:
 
 def resolve(answer: Document) -> Iterator[str]:
     yield from _preface(answer)
-    for number, entry in enumerate(answer["addresses"]):
+    for number, entry in enumerate(answer["addresses"] or ()):
         if number:
             yield ""
         where = f"{entry['address']:#x}" if "end" not in entry else span(entry["address"], entry["end"])

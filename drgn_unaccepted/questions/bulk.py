@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``resolve -f``: the states of as many addresses as a file or a pipe has, in bounded memory.
+
+Of each address only its state and whether the bitmap covers it are told; what the maps and lists say of one takes a
+hundred times as long.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
+from itertools import repeat
+from typing import NamedTuple, Optional
+
+from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, PHYSICAL_END
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.questions.document import Document, document
+from drgn_unaccepted.questions.resolve import parse_address
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.state import ACCEPTED, UNACCEPTED, StateMap
+from drgn_unaccepted.snapshot import Snapshot
+
+#: Bytes of text that are looked at together.
+_BLOCK = 1 << 18
+
+
+class Kind(NamedTuple):
+    """What is told of an address."""
+
+    state: str
+    #: Inside the bitmap; None where its bounds are not known.
+    covered: Optional[bool]
+
+
+class Block(NamedTuple):
+    """Addresses one after the other, as parallel columns."""
+
+    #: As they were written.
+    words: list[str]
+    addresses: list[int]
+    #: For each its place in :attr:`Bulk.kinds`.
+    kinds: bytes
+
+
+def bulk_document(snapshot: Snapshot, source: Source) -> Document:
+    """What stands before the addresses. ``addresses`` is None: they follow."""
+    return {**document(snapshot, source, "resolve"), "addresses": None}
+
+
+class Bulk:
+    """The state of any number of addresses."""
+
+    def __init__(self, snapshot: Snapshot, source: Source) -> None:
+        self.kinds: list[Kind] = []
+        self._states: Optional[bits.States] = None
+        self._starts: list[int] = []
+        self._kinds = bytearray()
+        if source.name == "bitmap" and source.exact:
+            geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
+            assert geometry is not None and bitmap is not None
+            self._states = bits.States(geometry, bitmap)
+            # In the order of bits.ACCEPTED, UNACCEPTED, UNCOVERED.
+            self.kinds = [Kind(ACCEPTED, True), Kind(UNACCEPTED, True), Kind(ACCEPTED, False)]
+            return
+        for piece in StateMap(snapshot, source).pieces(0, PHYSICAL_END):
+            kind = Kind(piece.state, piece.covered)
+            if kind not in self.kinds:
+                self.kinds.append(kind)
+            self._starts.append(piece.start)
+            self._kinds.append(self.kinds.index(kind))
+
+    def blocks(self, text: BufferedReader) -> Iterator[Block]:
+        """The addresses in ``text``, a block for what can be read at once.
+
+        :raises ValueError: one line that says what is no address, and where
+        """
+        for words, addresses in _parsed(text):
+            yield Block(words, addresses, self._of(addresses))
+
+    def _of(self, addresses: Sequence[int]) -> bytes:
+        if self._states is not None:
+            return self._states.of(addresses)
+        starts, kinds = self._starts, self._kinds
+        return bytes([kinds[bisect_right(starts, address) - 1] for address in addresses])
+
+
+def _parsed(text: BufferedReader) -> Iterator[tuple[list[str], list[int]]]:
+    line = 1
+    rest = b""
+    while data := text.read1(_BLOCK):
+        data = rest + data
+        # The last word goes on in the next block, perhaps.
+        end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
+        if len(data) - end > ADDRESS_TEXT_BYTES:
+            raise ValueError(f"line {line + data.count(10)}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
+        data, rest = data[:end], data[end:]
+        yield _numbers(data, line)
+        line += data.count(b"\n")
+    yield _numbers(rest, line)
+
+
+def _numbers(data: bytes, line: int) -> tuple[list[str], list[int]]:
+    words = data.decode("ascii", "backslashreplace").split()
+    # The usual form, 0x and digits, is told by counting; int() takes signs and underscores, too.
+    if data.count(b"0x") == len(words) and not any(mark in data for mark in (b"_", b"-", b"+")):
+        try:
+            addresses = list(map(int, words, repeat(16)))
+            if not addresses or max(addresses) < PHYSICAL_END:
+                return words, addresses
+        except ValueError:
+            pass
+    return words, list(_one_by_one(data, line))
+
+
+def _one_by_one(data: bytes, line: int) -> Iterator[int]:
+    for number, text in enumerate(data.split(b"\n"), line):
+        for word in text.decode("ascii", "backslashreplace").split():
+            try:
+                address = parse_address(word)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if address >= PHYSICAL_END:
+                raise ValueError(f"line {number}: {word}: beyond the last physical address, {PHYSICAL_END - 1:#x}")
+            yield address

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``resolve -f``: a line for each address, made a block at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from drgn_unaccepted.questions.bulk import Block, Kind
+
+
+def text(block: Block, kinds: Sequence[Kind]) -> str:
+    """Lines of the address as it was written and its state."""
+    ends = [f"  {kind.state}{'  (outside the bitmap)' if kind.covered is False else ''}\n" for kind in kinds]
+    return "".join([word + ends[kind] for word, kind in zip(block.words, block.kinds)])
+
+
+def json_lines(block: Block, kinds: Sequence[Kind]) -> str:
+    """JSON lines: ``{"address": 4294967296, "state": "accepted", "covered": true}``."""
+    ends = [f', "state": "{kind.state}", "covered": {json.dumps(kind.covered)}}}\n' for kind in kinds]
+    return "".join([f'{{"address": {address}{ends[kind]}' for address, kind in zip(block.addresses, block.kinds)])

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``resolve -f``: many addresses, each with its state, against what the samples' guests said of themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.questions.bulk import Bulk, Kind
+from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.snapshot import Snapshot, Table, Target
+
+SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
+SAMPLE = SAMPLES / "6.12-edges" / "vmcore"
+TRUTH = json.loads((SAMPLES / "6.12-edges" / "truth.json").read_text())
+UNIT = 2 << 20
+
+Capsys = pytest.CaptureFixture[str]
+
+#: The bitmap of this guest begins at 4 GiB and has 55 bytes.
+BASE, END = 1 << 32, (1 << 32) + 55 * 8 * UNIT
+
+
+def state_of(address: int) -> str:
+    return "unaccepted" if address // UNIT in TRUTH["unaccepted_units"] else "accepted"
+
+
+def some_addresses() -> list[int]:
+    edges = [edge for unit in TRUTH["unaccepted_units"] for edge in (unit * UNIT, unit * UNIT - 1, (unit + 1) * UNIT)]
+    rest = [random.Random(1).randrange(3 << 30, 6 << 30) for _ in range(30_000)]
+    return [0, BASE - 1, BASE, END - 1, END, *edges, *rest, limits.PHYSICAL_END - 1]
+
+
+def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in argv])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def refused(capsys: Capsys, tmp_path: Path, text: bytes) -> str:
+    (tmp_path / "addresses").write_bytes(text)
+    status, _, err = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
+    assert status == 3
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_every_address_has_the_state_that_its_guest_told(tmp_path: Path, capsys: Capsys) -> None:
+    addresses = some_addresses()
+    (tmp_path / "addresses").write_text("".join(f"{address:#x}\n" for address in addresses))
+    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
+    assert status == 0
+    source, blank, *lines = out.splitlines()
+    assert source == "source: bitmap, exact"
+    assert blank == ""
+    assert [line.split()[:2] for line in lines] == [[f"{a:#x}", state_of(a)] for a in addresses]
+    outside = [line for line in lines if "outside the bitmap" in line]
+    assert outside == [f"{a:#x}  accepted  (outside the bitmap)" for a in addresses if not BASE <= a < END]
+
+
+def test_json_lines(tmp_path: Path, capsys: Capsys) -> None:
+    addresses = some_addresses()
+    (tmp_path / "addresses").write_text(" ".join(f"{address:#x}" for address in addresses))
+    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
+    assert status == 0
+    first, *entries = map(json.loads, out.splitlines())
+    assert (first["schema"], first["command"], first["addresses"]) == ("drgn-unaccepted/1", "resolve", None)
+    assert first["table"]["address"] == TRUTH["table_address"]
+    assert entries == [{"address": a, "state": state_of(a), "covered": BASE <= a < END} for a in addresses]
+
+
+def test_every_way_to_write_an_address(tmp_path: Path, capsys: Capsys) -> None:
+    """As resolve's arguments take it; the usual form is read in another way than the others."""
+    (tmp_path / "addresses").write_text("4G\t0X100000000 0x1_\n".replace("1_", "100000001") + "\n\n  4096M 0\n5120m")
+    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
+    assert status == 0
+    entries = [json.loads(line)["address"] for line in out.splitlines()[1:]]
+    assert entries == [1 << 32, 1 << 32, (1 << 32) + 1, 1 << 32, 0, 5 << 30]
+
+
+@pytest.mark.parametrize("source", ("page-lists", "auto"))
+def test_without_the_table_it_is_what_resolve_says_of_each(source: str, tmp_path: Path, capsys: Capsys) -> None:
+    dump = SAMPLES / "6.12-fill-kdump" / "vmcore"
+    truth = json.loads((dump.parent / "truth.json").read_text())
+    units = [*random.Random(2).sample(truth["unaccepted_units"], 20), 0, 2048, 2100, 2400, 1 << 20]
+    addresses = [unit * UNIT + 4096 for unit in units]
+    argv = ["-c", dump, "--source", source, "--format", "json", "resolve"]
+    (tmp_path / "addresses").write_text("".join(f"{address:#x}\n" for address in addresses))
+    status, out, _ = run(capsys, *argv, "-f", tmp_path / "addresses")
+    assert status == 0
+    first, *entries = map(json.loads, out.splitlines())
+    assert (first["source"], first["exact"]) == ("page-lists", False)
+    assert {entry["state"] for entry in entries[:20]} == {"unaccepted"}
+    _, out, _ = run(capsys, *argv, *map(hex, addresses))
+    one_by_one = json.loads(out)["addresses"]
+    assert entries == [{key: entry[key] for key in ("address", "state", "covered")} for entry in one_by_one]
+
+
+def test_counters_know_no_addresses(tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "addresses").write_text("0x100000000\n")
+    status, out, err = run(capsys, "-c", SAMPLE, "--source", "counters", "resolve", "-f", tmp_path / "addresses")
+    assert (status, out) == (3, "")
+    assert "counters" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    (
+        (b"0x10\n0x20 100000\n", "line 2: 100000: decimal or hexadecimal"),
+        (b"0x10\n" * 60_000 + b"\n0x1g\n", "line 60002: 0x1g: not an address"),
+        (b"0x1_0\n", "line 1: 0x1_0: not an address"),
+        (b"-0x10\n", "line 1: -0x10: not an address"),
+        (b"0x10 +0x10\n", "line 1: +0x10: not an address"),
+        (b"0x\n", "line 1: 0x: not an address"),
+        (b"0x0x1 2\n", "line 1: 0x0x1: not an address"),
+        (b"0x10000000000000\n", "line 1: 0x10000000000000: beyond the last physical address"),
+        (b"0x10\n\xff\x1b[31m\n", "line 2: \\xff"),
+        (b"0x10\n" + b"f" * (1 << 20), "line 2: more than 4096 characters"),
+    ),
+)
+def test_what_is_no_address_ends_it_and_is_told(text: bytes, words: str, tmp_path: Path, capsys: Capsys) -> None:
+    assert words in refused(capsys, tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: Capsys) -> None:
+    status, _, err = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "nothing")
+    assert status == 3
+    assert "No such file" in err
+
+
+@pytest.mark.parametrize("words", ([], ["4G", "-f", "-"]))
+def test_addresses_or_a_file(words: list[str], capsys: Capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["-c", str(SAMPLE), "resolve", *words])
+    assert stop.value.code == 3
+    assert "-f/--file" in capsys.readouterr().err
+
+
+def test_a_pipe_is_answered_as_it_is_written() -> None:
+    argv = [sys.executable, "-m", "drgn_unaccepted", "-c", str(SAMPLE), "resolve", "-f", "-"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"source: bitmap, exact\n"
+        process.stdout.readline()
+        for address in (BASE, TRUTH["unaccepted_units"][0] * UNIT):
+            process.stdin.write(b"%#x\n" % address)
+            process.stdin.flush()
+            # The pipe is still open.
+            assert process.stdout.readline().split()[1].decode() == state_of(address)
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+class _Pieces(io.RawIOBase):
+    """A pipe whose writer has other ideas of where to stop than at the end of a line."""
+
+    def __init__(self, data: bytes, sizes: random.Random) -> None:
+        self._data = data
+        self._sizes = sizes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = self._sizes.randint(1, 7)
+        piece, self._data = self._data[:size], self._data[size:]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_addresses_cut_in_two() -> None:
+    target = Target("vmcore", None, None, None, "none", "2026-01-01")
+    table = Table("present", None, 0x1000, 1, UNIT, 0, 1, b"\x0a", "physical")
+    snapshot = Snapshot(target, table)
+    addresses = [random.Random(seed).randrange(10 * UNIT) for seed in range(500)]
+    text = "".join(f"{address:#x}{' ' if address % 3 else chr(10)}" for address in addresses).rstrip()
+    bulk = Bulk(snapshot, choose_source(snapshot))
+    for seed in range(5):
+        pipe = io.BufferedReader(_Pieces(text.encode(), random.Random(seed)), 16)
+        blocks = list(bulk.blocks(pipe))
+        assert [address for block in blocks for address in block.addresses] == addresses
+        kinds = [bulk.kinds[kind] for block in blocks for kind in block.kinds]
+        expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
+        assert kinds == [Kind(*kind) for kind in expected]
