@@ -103,7 +103,7 @@ def _target_options() -> argparse.ArgumentParser:
     which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
     which.add_argument("--snapshot", metavar="PATH", help="a file written by the command snapshot")
     group.add_argument(
-        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or a file with BTF (may be repeated)"
+        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or BTF (may be repeated)"
     )
     group.add_argument(
         "--debug-info",

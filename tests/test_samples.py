@@ -150,7 +150,7 @@ def test_every_command_prints_something(path: Path, command: list[str], capsys: 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=named)
 def test_check_raises_no_false_alarm(path: Path, capsys: Capsys) -> None:
-    """These are healthy guests, but for the accept that killed one. None is TDX or SNP, and check is right to say so."""
+    """Healthy guests, but for the accept that killed one. None is TDX or SNP, and check is right to say so."""
     status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "check")
     failed = {f["rule"] for f in answer["findings"] if f["status"] in ("warning", "critical")}
     assert (status, failed) == (1, {"platform-can-accept"})

@@ -172,9 +172,7 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 ACTIONS = (
     Action("watch", "the running kernel as it accepts: bytes, rate, zones, who is accepting", _watch, _over_time),
     Action("record", "samples of the running kernel over time, to a file", _record, _record_arguments),
-    Action(
-        "replay", "a recording: a line for each sample, or a picture", _replay, _replay_arguments, ("svg", "png")
-    ),
+    Action("replay", "a recording: a line for each sample, or a picture", _replay, _replay_arguments, ("svg", "png")),
     Action("keep", "keep the state of this boot for a later crash dump (the flight recorder)", _keep, _keep_arguments),
     Action("scan", "check many vmcores and snapshots, each in its own process: JSON lines", _scan, _scan_arguments),
     Action(

@@ -162,7 +162,7 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
     assert found["lies"] == []
     assert found["alarms"] == []
     assert found["known"] > 100 * samples, "units that were called accepted, and could have been called so wrongly"
-    assert found["torn"] > samples // 5, "samples during which memory was accepted"
+    assert found["torn"] > samples // 10, "samples during which memory was accepted"
     assert found["accepted_bytes"] > 1 << 30
     assert found["peak_kib"] < found["peak_kib_at_a_quarter"] + 4096, "memory does not grow with the samples"
     if delay_us:

@@ -19,9 +19,7 @@ if not captures():
 
 #: Its lists hold nothing of the memory that add_efi_memmap took away, and two chunks of inflight are on no list.
 LISTS_SHORT = ("add_efi_memmap", "inflight", "panic")
-WITH_TABLE = [
-    c for c in captures() if c.has_account and c.dump.exists() and c.path.name != "none"
-]
+WITH_TABLE = [c for c in captures() if c.has_account and c.dump.exists() and c.path.name != "none"]
 UNITS_OF_CHUNK = CHUNK // UNIT
 
 
