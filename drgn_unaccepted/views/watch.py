@@ -87,8 +87,9 @@ class _Keys(Stop):
         end = monotonic() + seconds
         while not self:
             left = end - monotonic()
-            # At least one look at the keyboard, however late the next sample is.
-            self._window.timeout(max(0, round(1000 * left)))
+            # At least one look at the keyboard, however late the next sample is; and again soon, because curses
+            # misses a new size that is told just before it waits.
+            self._window.timeout(max(0, min(500, round(1000 * left))))
             key = self._window.getch()
             if key in (ord("q"), ord("Q")):
                 self.set()

