@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -243,9 +242,8 @@ def test_holes_of_a_sparse_dump_are_passed_over(path: Path) -> None:
         file.write(page(kernel.vmcoreinfo))
     core = read_elf_core(str(path))
     assert core is not None
-    started = time.monotonic()
+    # Read from end to end, the hole would take longer than any test runner waits.
     assert find_vmcoreinfo(core).address == (1 << 40) + hole
-    assert time.monotonic() - started < 5
 
 
 # From registers
