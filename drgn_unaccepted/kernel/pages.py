@@ -7,10 +7,9 @@ here are wholly unaccepted or wholly free, which shows in a few comparisons of c
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Optional
 
 from drgn import FaultError, Program
@@ -18,9 +17,10 @@ from drgn import FaultError, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
+from drgn_unaccepted.kernel.page_list import column
 from drgn_unaccepted.kernel.probe import enumerators, vmcoreinfo_number
 from drgn_unaccepted.kernel.zones import nodes
-from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
+from drgn_unaccepted.model.ranges import Range, are_aligned, chunk_ranges, intersect, merge, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
@@ -43,12 +43,16 @@ def read_pages(prog: Program, ranges: Iterable[Range], build: KernelBuild, zones
     wanted = merge(
         (start // chunk * chunk, min(-(-end // chunk) * chunk, limits.PHYSICAL_END)) for start, end in ranges
     )
-    listed = sorted(pfn for zone in zones if zone.listed is not None for pfn in zone.listed.pfns)
+    listed = sorted(chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None))
     scan = _Scan(prog, build, listed)
     present = scan.present(wanted)
     beyond = []
     if total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
-        beyond = intersect(_chunk_ranges(listed, build.chunk_pages), present)
+        # What is no whole chunk in its place is looked at.
+        whole = listed
+        if not are_aligned(array("Q", listed), build.chunk_pages):
+            whole = [pfn for pfn in listed if not pfn % build.chunk_pages]
+        beyond = intersect(chunk_ranges(whole, build.chunk_pages), present)
         present = subtract(present, beyond)
         scan.notes.append(
             f"of {total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
@@ -81,23 +85,6 @@ def masked_pages(prog: Program, pfns: Iterable[int]) -> tuple[int, ...]:
         except FaultError:
             continue
     return tuple(masked)
-
-
-def _chunk_ranges(pfns: Sequence[int], chunk_pages: int) -> list[Range]:
-    """Sorted PFNs of chunks as merged physical ranges; what is no whole chunk in its place is left out."""
-    ranges: list[Range] = []
-    start = end = -1
-    for pfn in pfns:
-        if pfn % chunk_pages:
-            continue
-        if pfn != end:
-            if end > start:
-                ranges.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
-            start = pfn
-        end = pfn + chunk_pages
-    if end > start:
-        ranges.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
-    return ranges
 
 
 def _first_bytes(ranges: Sequence[Range], size: int) -> list[Range]:
@@ -262,8 +249,8 @@ class _Scan:
         if not self._is_unaccepted(pfn, page_type):
             return None
         size, pages = layout.size, self._chunk_pages
-        page_types = _column("I", data, layout.page_type, size)
-        refcounts = _column("I", data, layout.refcount, size)
+        page_types = column(array("I", data), layout.page_type, size)
+        refcounts = column(array("I", data), layout.refcount, size)
         if page_types[1:].tobytes() != self._all_ones[: 4 * (pages - 1)]:
             return None
         if refcounts.tobytes() != self._all_zeros[: 4 * pages]:
@@ -287,10 +274,10 @@ class _Scan:
         states = map(
             self._states.__getitem__,
             zip(
-                _column("Q", data, layout.flags, size),
+                column(array("Q", data), layout.flags, size),
                 data[layout.compound :: size],
-                _column("I", data, layout.page_type, size),
-                _column("I", data, layout.refcount, size),
+                column(array("I", data), layout.page_type, size),
+                column(array("I", data), layout.refcount, size),
             ),
         )
         end = start + len(data) // size
@@ -370,15 +357,6 @@ class _States(dict[tuple[int, int, int, int], str]):
             # An initialised page that nobody has is mapped -1 times, not 0.
             return "uninitialised"
         return "in-use" if refcount else "free"
-
-
-def _column(code: str, data: bytes, offset: int, size: int) -> array[int]:
-    """One member of each structure in ``data``."""
-    words = array(code, data)
-    column = words[offset // words.itemsize :: size // words.itemsize]
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column
 
 
 def _deferred(prog: Program) -> list[Range]:

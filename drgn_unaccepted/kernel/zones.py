@@ -8,8 +8,6 @@ commit dcdfdd40fa82 ("mm: Add support for unaccepted memory") (in v6.5)). They c
 
 from __future__ import annotations
 
-import struct
-from array import array
 from collections.abc import Iterator
 from typing import Optional
 
@@ -17,10 +15,11 @@ from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.memmap import PageLayout, page_layout, zone_id_bits
+from drgn_unaccepted.kernel.memmap import page_layout, zone_id_bits
+from drgn_unaccepted.kernel.page_list import walk_page_list
 from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
 from drgn_unaccepted.kernel.probe import enumerators
-from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
+from drgn_unaccepted.snapshot import Counters, KernelBuild, ListedChunks, Watermarks, Zone
 
 
 def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
@@ -255,96 +254,3 @@ def _is_locked(lock: Object) -> Optional[bool]:
         return bool(lock.lock.owner.value_())
     except AttributeError:
         return None
-
-
-def _page_struct(layout: PageLayout) -> struct.Struct:
-    """Unpacks flags, lru.next, lru.prev, page_type and _refcount from the start of a ``struct page``."""
-    fields = sorted(
-        (
-            (layout.flags, "Q", 8),
-            (layout.lru, "Q", 8),
-            (layout.lru + 8, "Q", 8),
-            (layout.page_type, "I", 4),
-            (layout.refcount, "i", 4),
-        )
-    )
-    if [code for _offset, code, _size in fields] != ["Q", "Q", "Q", "I", "i"]:
-        raise Unavailable("struct page has its members in an order that is not known")
-    text, end = "<", 0
-    for offset, code, size in fields:
-        text += f"{offset - end}x{code}"
-        end = offset + size
-    return struct.Struct(text)
-
-
-def walk_page_list(prog: Program, layout: PageLayout, head: int, most: int) -> ListedChunks:
-    """Follow a list of pages linked through ``page->lru`` or ``page->buddy_list``, which share their place.
-
-    The walk ends at the head, or with a problem: a NULL, an address that is no ``struct page``, one that is not in
-    the target, a cycle, or more entries than ``most``. What was read up to there is kept.
-
-    :param head: virtual address of the ``struct list_head`` that no page contains
-    """
-    pfns, flags, refcounts, page_types = array("Q"), array("Q"), array("i"), array("I")
-    problems: list[str] = []
-    wrong_links = 0
-    fields = _page_struct(layout)
-    read, unpack, size = prog.read, fields.unpack, fields.size
-    base, page_size, lru = layout.base, layout.size, layout.lru
-    pfn_end = limits.PHYSICAL_END // PAGE_SIZE
-
-    try:
-        address, last = struct.unpack("<QQ", prog.read(head, 16))
-    except FaultError as error:
-        return ListedChunks(pfns, flags, refcounts, page_types, (f"list head {head:#x}: {error}",))
-    previous = head
-    count = 0
-    # Brent's cycle detection: an entry to meet again, replaced by the current one after 1, 2, 4, ... steps.
-    marked, marked_at, mark_at = 0, 0, 1
-    while address != head:
-        pfn, rest = divmod(address - lru - base, page_size)
-        if rest or not 0 <= pfn < pfn_end:
-            what = "NULL" if address == 0 else f"{address:#x}, which is in no struct page"
-            problems.append(f"entry {count}: the entry before it points to {what}")
-            break
-        if address == marked:
-            entries = _before_repetition(pfns, count - marked_at)
-            for column in (pfns, flags, refcounts, page_types):
-                del column[entries:]
-            problems.append(f"entry {entries}: page {pfns[entries - count + marked_at]:#x} again: a cycle")
-            break
-        if count == most:
-            problems.append(f"more than {most} entries")
-            break
-        try:
-            page_flags, following, back, page_type, refcount = unpack(read(address - lru, size))
-        except FaultError:
-            problems.append(f"entry {count}: struct page of {pfn:#x} is not in this target")
-            break
-        if back != previous:
-            wrong_links += 1
-            if wrong_links <= limits.LIST_PROBLEMS:
-                problems.append(f"entry {count}: page {pfn:#x} has prev {back:#x}, it was reached from {previous:#x}")
-        pfns.append(pfn)
-        flags.append(page_flags)
-        refcounts.append(refcount)
-        page_types.append(page_type)
-        count += 1
-        if count == mark_at:
-            marked, marked_at, mark_at = address, count - 1, mark_at * 2
-        previous, address = address, following
-    else:
-        if last != previous:
-            problems.append(f"list head has prev {last:#x}, the last entry is {previous:#x}")
-    if wrong_links > limits.LIST_PROBLEMS:
-        problems.append(f"{wrong_links - limits.LIST_PROBLEMS} more entries with a wrong prev")
-    return ListedChunks(pfns, flags, refcounts, page_types, tuple(problems))
-
-
-def _before_repetition(pfns: array[int], period: int) -> int:
-    """How many entries there are before the first one that is there a second time."""
-    start = 0
-    # The entry at which the cycle was seen is not in the column.
-    while start + period < len(pfns) and pfns[start] != pfns[start + period]:
-        start += 1
-    return start + period

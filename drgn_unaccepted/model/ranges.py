@@ -7,11 +7,16 @@ empty) and returns such lists, in time linear in their length.
 
 from __future__ import annotations
 
+import sys
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 _PAGE_SHIFT = 12
+
+# Chunks that are compared together.
+_BLOCK = 4096
 
 
 class Range(NamedTuple):
@@ -47,15 +52,34 @@ def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
     """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk."""
     runs: list[Range] = []
     first = end = -1
-    for pfn in sorted(pfns):
-        if pfn > end:
-            if end >= 0:
-                runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
-            first = pfn
-        end = pfn + chunk_pages
+    ordered = sorted(pfns)
+    for at in range(0, len(ordered), _BLOCK):
+        block = ordered[at : at + _BLOCK]
+        # Almost all blocks of a large guest continue the run.
+        if block[0] == end and block == list(range(end, end + len(block) * chunk_pages, chunk_pages)):
+            end = block[-1] + chunk_pages
+            continue
+        for pfn in block:
+            if pfn > end:
+                if end >= 0:
+                    runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
+                first = pfn
+            end = pfn + chunk_pages
     if end >= 0:
         runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
     return runs
+
+
+def are_aligned(values: array[int], alignment: int) -> bool:
+    """Whether all of these are multiples of ``alignment``; of a power of two it shows in columns of their bytes."""
+    if alignment & (alignment - 1):
+        return not any(value % alignment for value in values)
+    data = values.tobytes()
+    zero_bytes, zero_bits = divmod(alignment.bit_length() - 1, 8)
+    places = range(values.itemsize) if sys.byteorder == "little" else range(values.itemsize - 1, -1, -1)
+    low = [data[place :: values.itemsize] for place in places[: zero_bytes + 1]]
+    multiples = bytes(range(0, 256, 1 << zero_bits))
+    return not any(column.strip(b"\0") for column in low[:-1]) and not low[-1].translate(None, multiples)
 
 
 def trim(ranges: Iterable[Range], edge: int) -> Iterator[Range]:

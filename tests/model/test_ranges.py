@@ -3,11 +3,23 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drgn_unaccepted.model.ranges import Range, find, intersect, merge, subtract, total
+from drgn_unaccepted.model import ranges as ranges_module
+from drgn_unaccepted.model.ranges import (
+    Range,
+    are_aligned,
+    chunk_ranges,
+    find,
+    intersect,
+    merge,
+    subtract,
+    total,
+)
 
 TOP = 60
 pairs = st.lists(
@@ -79,3 +91,25 @@ def test_sweeps_are_linear_in_their_steps() -> None:
     assert len(subtract(merge((10 * i, 10 * i + 8) for i in range(number)), holes)) == 2 * number
     assert len(intersect(holes, holes)) == number
     assert Counted.reads < 40 * number
+
+
+@pytest.mark.parametrize("block", (1, 2, 3, 4096))
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_chunks_are_the_pages_that_are_in_them(
+    monkeypatch: pytest.MonkeyPatch, block: int, pfns: list[int], pages: int
+) -> None:
+    monkeypatch.setattr(ranges_module, "_BLOCK", block)
+    found = chunk_ranges(pfns, pages)
+    assert is_merged(found)
+    in_pages = [Range(start // 4096, end // 4096) for start, end in found]
+    assert addresses(in_pages) == {pfn + page for pfn in pfns for page in range(pages)}
+
+
+@given(
+    st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 1 << 30).map(lambda n: n << 10), max_size=20),
+    st.integers(0, 20).map(lambda n: 1 << n) | st.integers(1, 5000),
+)
+def test_alignment(values: list[int], alignment: int) -> None:
+    assert are_aligned(array("Q", values), alignment) is all(value % alignment == 0 for value in values)
+    assert are_aligned(array("Q", [value // alignment * alignment for value in values]), alignment)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Lists of pages read in blocks: lists in any order, with any damage, against a walk with a set of what was seen."""
+
+from __future__ import annotations
+
+import random
+import struct
+from array import array
+
+import pytest
+from drgn import Architecture, FaultError, Platform, Program
+
+from drgn_unaccepted.kernel import page_list
+from drgn_unaccepted.kernel.memmap import PageLayout
+from drgn_unaccepted.kernel.page_list import walk_page_list
+
+BASE = 0xFFFFEA0000000000
+HEAD = 0xFFFF888000001000
+SIZE, LRU = 64, 8
+CHUNK = 1024
+CHUNKS = 64
+
+LAYOUT = PageLayout(
+    base=BASE,
+    size=SIZE,
+    flags=0,
+    lru=LRU,
+    compound=8,
+    page_type=48,
+    refcount=52,
+    private=40,
+    reserved_flag=1 << 12,
+    zone_shift=60,
+    zone_mask=7,
+    zone_device=None,
+)
+
+PAGE = struct.Struct("<QQQ24xIi8x")
+
+
+class Pages:
+    """Memory that holds a list head and pages; each page's other members follow from its PFN."""
+
+    def __init__(self, order: list[int]) -> None:
+        #: lru.next and lru.prev by address of the links.
+        self.links = {}
+        entries = [HEAD, *map(link_of, order)]
+        for i, entry in enumerate(entries):
+            self.links[entry] = [entries[(i + 1) % len(entries)], entries[i - 1]]
+        self.prog = Program(Platform(Architecture.X86_64))
+        self.prog.add_memory_segment(0, (1 << 64) - 1, self._read)
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        if address == HEAD:
+            return (struct.pack("<QQ", *self.links[HEAD]) + bytes(SIZE))[:count]
+        if address + LRU not in self.links:
+            raise FaultError("not here", address)
+        pfn = (address - BASE) // SIZE
+        page = PAGE.pack(flags_of(pfn), *self.links[address + LRU], type_of(pfn), pfn % 7 - 3)
+        return page[:count]
+
+    def walk(self) -> tuple[list[int], str]:
+        """The PFNs up to where the list ends or cannot be followed, and how it ends."""
+        found: list[int] = []
+        address = self.links[HEAD][0]
+        while address != HEAD:
+            if (address - LRU - BASE) % SIZE or not BASE <= address - LRU < BASE + (SIZE << 40):
+                return found, "in no struct page" if address else "NULL"
+            pfn = (address - LRU - BASE) // SIZE
+            if pfn in found:
+                return found, "a cycle"
+            if len(found) == CHUNKS + 1:
+                return found, "more than"
+            if address not in self.links:
+                return found, "not in this target"
+            found.append(pfn)
+            address = self.links[address][0]
+        return found, "the end"
+
+
+def link_of(pfn: int) -> int:
+    return BASE + pfn * SIZE + LRU
+
+
+def flags_of(pfn: int) -> int:
+    return pfn * 0x9E3779B97F4A7C15 % (1 << 64)
+
+
+def type_of(pfn: int) -> int:
+    return pfn * 0x9E3779B1 % (1 << 32)
+
+
+def order(rng: random.Random) -> list[int]:
+    pfns = [CHUNK * number for number in rng.sample(range(1, 3 * CHUNKS), rng.randint(0, CHUNKS))]
+    kind = rng.randrange(4)
+    if kind == 0:
+        return sorted(pfns)
+    if kind == 1:
+        return sorted(pfns, reverse=True)
+    if kind == 2:
+        return [CHUNK * number for number in range(1, len(pfns) + 1)]
+    return pfns
+
+
+@pytest.fixture(params=(1, 2, 3, 8, 4096))
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    size: int = request.param
+    monkeypatch.setattr(page_list, "_BLOCK", size)
+    return size
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_sane_list(seed: int, block: int) -> None:
+    expected = order(random.Random(seed))
+    listed = walk_page_list(Pages(expected).prog, LAYOUT, HEAD, CHUNKS + 1)
+    assert listed.problems == ()
+    assert list(listed.pfns) == expected
+    assert list(listed.flags) == list(map(flags_of, expected))
+    assert list(listed.page_types) == list(map(type_of, expected))
+    assert list(listed.refcounts) == [pfn % 7 - 3 for pfn in expected]
+    assert (listed.pfns.typecode, listed.refcounts.typecode, listed.page_types.typecode) == ("Q", "i", "I")
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_a_list_that_cannot_be_followed(seed: int, block: int) -> None:
+    rng = random.Random(1000 + seed)
+    pages = Pages(order(rng) or [CHUNK])
+    at = rng.choice(list(pages.links))
+    wrong = [0, 8, 7, HEAD + 8, BASE - 56, link_of(5) + 8, link_of(7 * CHUNK + 3), (1 << 64) - 1]
+    pages.links[at][0] = rng.choice([*wrong, rng.choice(list(pages.links)), rng.choice(list(pages.links))])
+    expected, end = pages.walk()
+    listed = walk_page_list(pages.prog, LAYOUT, HEAD, CHUNKS + 1)
+    found = list(listed.pfns)
+    if end == "a cycle" and listed.problems[-1] == f"more than {CHUNKS + 1} entries":
+        # A long cycle, and there may not be as many entries as it takes to see it.
+        assert len(found) == CHUNKS + 1
+        end, found = "more than", found[: len(expected)]
+    else:
+        assert len(found) == len(listed.refcounts) == len(listed.page_types)
+        assert list(listed.flags) == list(map(flags_of, found))
+    assert found == expected
+    if end == "the end":
+        # Entries were skipped, or it leads back to itself: only what leads backward shows it.
+        assert all("prev" in problem for problem in listed.problems)
+    else:
+        assert any(end in problem for problem in listed.problems)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_wrong_prev_is_told_and_followed_past(seed: int, block: int) -> None:
+    rng = random.Random(2000 + seed)
+    expected = order(rng) or [CHUNK]
+    pages = Pages(expected)
+    places = rng.sample(range(len(expected)), rng.randint(1, min(3, len(expected))))
+    for place in places:
+        pages.links[link_of(expected[place])][1] ^= 64
+    listed = walk_page_list(pages.prog, LAYOUT, HEAD, CHUNKS + 1)
+    assert list(listed.pfns) == expected
+    assert [problem.split(":")[0] for problem in listed.problems] == [f"entry {place}" for place in sorted(places)]
+
+
+@pytest.mark.parametrize("most", (0, 1, 9, 10, 11))
+def test_no_more_than_asked_for(most: int, block: int) -> None:
+    expected = [CHUNK * number for number in range(1, 11)]
+    listed = walk_page_list(Pages(expected).prog, LAYOUT, HEAD, most)
+    assert list(listed.pfns) == expected[:most]
+    assert listed.problems == (() if most >= 10 else (f"more than {most} entries",))
+
+
+def test_columns() -> None:
+    words = array("Q", range(12))
+    assert list(page_list.column(words, 8, 24)) == [1, 4, 7, 10]
