@@ -28,4 +28,5 @@ def main(count: int, interval: float) -> None:
     (SHARE / "cost.json").write_text(json.dumps(found))
 
 
-main(int(sys.argv[1]), float(sys.argv[2]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

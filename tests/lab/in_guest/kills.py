@@ -73,4 +73,5 @@ def main(times: int) -> None:
     (SHARE / "kills.json").write_text(json.dumps(result))
 
 
-main(int(sys.argv[1]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

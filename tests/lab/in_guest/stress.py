@@ -43,13 +43,12 @@ class Stress:
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
         self.reader = KernelReader()
-        self.table = self.take()
-        table = self.table.table
+        table = self.take().table
         assert table.bitmap is not None and table.address is not None and table.phys_base is not None
         self.at = opened.prog["page_offset_base"].value_() + table.address + 24
         self.first = table.phys_base // UNIT
         self.size = len(table.bitmap)
-        self.initial = self.set_units(table.bitmap)
+        self.initial = self.set_units(self.reader.read(self.at, self.size))
         self.results: dict[str, Any] = {"alarms": [], "lies": [], "once": {}, "torn": 0, "in_flight": 0, "known": 0}
 
     def take(self, without_table: bool = False) -> Snapshot:
@@ -145,4 +144,5 @@ def main(count: int, delay_us: str) -> None:
     (SHARE / "stress.json").write_text(json.dumps(results, indent=1))
 
 
-main(int(sys.argv[1]), sys.argv[2])
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
