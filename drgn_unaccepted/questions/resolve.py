@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Union
 
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
@@ -12,6 +12,8 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
@@ -112,31 +114,13 @@ class _Context:
 
     def _efi(self, where: Range) -> Optional[Document]:
         efi_map = self._snapshot.efi_map
-        if efi_map is None:
-            return None
-        found = _holder(efi_map.descriptors, where)
-        if found is None:
-            return None
-        return {
-            "type": found.type,
-            "name": efi_model.type_name(found.type),
-            "start": found.start,
-            "end": found.end,
-        }
+        return None if efi_map is None else _holder(efi_map.descriptors, where, efi_model.type_name)
 
     def _e820(self, where: Range) -> Optional[Document]:
         tables = self._snapshot.e820
         if tables is None or tables.current is None:
             return None
-        found = _holder(tables.current, where)
-        if found is None:
-            return None
-        return {
-            "type": found.type,
-            "name": e820_model.type_name(found.type),
-            "start": found.start,
-            "end": found.end,
-        }
+        return _holder(tables.current, where, e820_model.type_name)
 
     def _zone(self, where: Range) -> tuple[Optional[int], Optional[str]]:
         """Node and zone whose span alone holds the range; spans of nodes can interleave."""
@@ -183,9 +167,14 @@ class _Context:
         return None if accepting.problems and not found else found
 
 
-def _holder(entries: Sequence[Any], where: Range) -> Any:
+def _holder(
+    entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range, type_name: Callable[[int], str]
+) -> Optional[Document]:
     """The one entry that holds all of the range; maps need not be sorted."""
-    return next((entry for entry in entries if entry.start <= where.start and where.end <= entry.end), None)
+    for entry in entries:
+        if entry.start <= where.start and where.end <= entry.end:
+            return {"type": entry.type, "name": type_name(entry.type), "start": entry.start, "end": entry.end}
+    return None
 
 
 _HEXADECIMAL = "0123456789abcdefABCDEF"

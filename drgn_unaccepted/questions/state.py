@@ -54,8 +54,10 @@ class StateMap:
         elif source.name == "none" and snapshot.table.state == "absent":
             self._known = list(_without_table(snapshot))
         self._starts = [piece.start for piece in self._known]
-        # Without the edges, which can be accepted as guards.
-        self._amid_listed = list(rng.trim(listed_ranges(snapshot), unit_size(snapshot)))
+        #: Listed chunks without the edges, which can be accepted as guards; what only a saved table is held against.
+        self._amid_listed: list[Range] = []
+        if snapshot.table.is_saved:
+            self._amid_listed = list(rng.trim(listed_ranges(snapshot), unit_size(snapshot)))
 
     def at(self, address: int) -> Piece:
         """The piece that holds ``address``; from the bitmap it is the unit."""
