@@ -129,6 +129,16 @@ def test_resolve_at_every_edge(capsys: Capsys) -> None:
             assert entry["unit"] is None
 
 
+def test_resolve_at_the_edges_of_an_efi_descriptor(capsys: Capsys) -> None:
+    """The one type 15 descriptor that the guest's loader handed over; what lies around it is of another type."""
+    start, end = json.loads((SAMPLE.parent / "truth.json").read_text())["type15"][0]
+    first, last, after = (entry["efi"] for entry in resolve(capsys, hex(start), hex(end - 1), hex(end)))
+    assert first == last == {"type": 15, "name": "Unaccepted", "start": start, "end": end}
+    assert after is None or after != first
+    (e820,) = {json.dumps(entry["e820"]) for entry in resolve(capsys, "4G", hex(end - 1))}
+    assert json.loads(e820)["start"] == 4 << 30 and json.loads(e820)["name"] == "RAM"
+
+
 def test_resolve_of_a_range_is_cut_where_the_state_changes(capsys: Capsys) -> None:
     truth = json.loads((SAMPLE.parent / "truth.json").read_text())
     unit = 2 << 20

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A table saved earlier is of one boot. Its address does not tell which: firmware uses the same place each time."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Optional
+
+import drgn
+import pytest
+
+from drgn_unaccepted.errors import TargetError
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.table import SavedTable
+from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.snapshot import Wanted
+
+SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
+THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
+
+
+def open_kdump(boot: Optional[str]) -> Opened:
+    """The kdump of a guest in which somebody read /proc/sys/kernel/random/boot_id, or nobody did."""
+    opened = open_vmcore(str(SAMPLES / "6.12-fill-kdump" / "vmcore"))
+    data = bytes(16) if boot is None else uuid.UUID(boot).bytes
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return data[offset : offset + count]
+
+    opened.prog.add_memory_segment(opened.prog.symbol("sysctl_bootid").address, len(data), read)
+    return opened
+
+
+def saved(boot: Optional[str]) -> SavedTable:
+    """The table of the same guest, out of its whole-RAM dump."""
+    address = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())["table_address"]
+    prog = drgn.Program()
+    prog.set_core_dump(str(SAMPLES / "6.12-fill" / "vmcore"))
+    size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
+    return SavedTable("kept", address, bytes(prog.read(address, 24 + size, physical=True)), boot)
+
+
+def test_of_another_boot_it_is_refused_and_both_are_named() -> None:
+    with pytest.raises(TargetError, match=f"another boot, {OTHER_BOOT}.*{THIS_BOOT}"):
+        capture(open_kdump(THIS_BOOT), Wanted(frozenset()), saved(OTHER_BOOT))
+
+
+def test_of_this_boot_it_says_so() -> None:
+    snapshot = capture(open_kdump(THIS_BOOT), Wanted(frozenset()), saved(THIS_BOOT))
+    assert (snapshot.table.state, snapshot.target.boot_id) == ("present", THIS_BOOT)
+    assert snapshot.table.reason == f"saved in this boot, {THIS_BOOT}"
+
+
+@pytest.mark.parametrize(("now", "then"), [(None, OTHER_BOOT), (THIS_BOOT, None), (None, None)])
+def test_where_one_side_does_not_say_it_is_not_known(now: Optional[str], then: Optional[str]) -> None:
+    snapshot = capture(open_kdump(now), Wanted(frozenset()), saved(then))
+    assert snapshot.table.state == "present"
+    assert snapshot.table.reason is not None and "not known" in snapshot.table.reason
