@@ -135,13 +135,15 @@ class ListedChunks:
 
 @dataclass(frozen=True)
 class Watermarks:
-    """``zone->_watermark[]``, in pages."""
+    """``zone->_watermark[]``, in pages, and what ``min_wmark_pages()`` and its like add to each of them."""
 
     min: int
     low: int
     high: int
     #: ``None`` before Linux 5.18, which has no promotion watermark.
     promo: Optional[int]
+    #: ``zone->watermark_boost``. ``/proc/zoneinfo`` shows the marks with it added.
+    boost: int
 
 
 @dataclass(frozen=True)

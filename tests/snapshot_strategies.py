@@ -134,7 +134,7 @@ ZONES = st.builds(
     COUNTS,
     maybe(COUNTS),
     COUNTS,
-    st.builds(Watermarks, U64S, U64S, U64S, maybe(U64S)),
+    st.builds(Watermarks, U64S, U64S, U64S, maybe(U64S), U64S),
     maybe(FLAGS),
     maybe(lists()),
     maybe(U64S),

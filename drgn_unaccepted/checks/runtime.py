@@ -204,5 +204,6 @@ def _usable(zone: Zone) -> int:
 
 
 def _target(zone: Zone) -> int:
+    """``promo_wmark_pages(zone)``, before 6.12 ``high_wmark_pages(zone)``."""
     marks = zone.watermarks
-    return marks.high if marks.promo is None else marks.promo
+    return (marks.high if marks.promo is None else marks.promo) + marks.boost

@@ -200,6 +200,7 @@ class _ZoneReader:
             # Linux kernel commit c574bbe91703 ("NUMA balancing: optimize page placement for memory tiering system")
             # (in v5.18)
             promo=None if promo is None else marks[promo].value_(),
+            boost=zone.watermark_boost.value_(),
         )
 
     def _buddy_pages(self, zone: Object, copy: Object) -> tuple[int, Optional[str]]:

@@ -48,6 +48,7 @@ def _zone(zone: Zone, chunk: int) -> Document:
             "low": marks.low * PAGE_SIZE,
             "high": marks.high * PAGE_SIZE,
             "promo": _bytes(marks.promo),
+            "boost": marks.boost * PAGE_SIZE,
         },
         "locked": zone.locked,
     }

@@ -168,10 +168,11 @@ def zones(answer: Document) -> Iterator[str]:
                 size(z["watermarks"]["min"]),
                 size(z["watermarks"]["high"]),
                 size(z["watermarks"]["promo"]),
+                size(z["watermarks"]["boost"]),
             )
             for z in answer["zones"]
         ),
-        ("node", "zone", "managed", "free", "NR_UNACCEPTED", "chunks", "min", "high", "promo"),
+        ("node", "zone", "managed", "free", "NR_UNACCEPTED", "chunks", "min", "high", "promo", "boost"),
     )
     for zone in answer["zones"]:
         where = f"node {zone['node']} {safe(zone['name'])}"

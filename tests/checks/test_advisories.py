@@ -128,7 +128,7 @@ def test_static_key_race_goes_by_the_key() -> None:
 
 def test_watermark_zero_needs_a_dump_and_a_list() -> None:
     assert build.clean().zones is not None
-    zero = tuple(replace(zone, watermarks=Watermarks(0, 0, 0, 0)) for zone in build.clean().zones or ())
+    zero = tuple(replace(zone, watermarks=Watermarks(0, 0, 0, 0, 0)) for zone in build.clean().zones or ())
     snapshot = build.of_release(replace(build.clean(), zones=zero), "6.12.20")
     oom = replace(snapshot, panic="System is deadlocked on memory")
     assert status(oom, "watermark-zero") == "warning"

@@ -63,6 +63,7 @@ ENUMS = {
 
 _ZONE = [
     ("_watermark", "unsigned long[4]"),
+    ("watermark_boost", "unsigned long"),
     ("per_cpu_zonestats", "per_cpu_zonestat*"),
     ("zone_start_pfn", "unsigned long"),
     ("managed_pages", "atomic_long_t"),

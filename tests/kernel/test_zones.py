@@ -60,6 +60,7 @@ def test_a_zone_with_all_that_it_says() -> None:
     guest.set("zone", zone, "present_pages", 65100)
     for index, value in enumerate((11, 22, 33, 44)):
         guest.set("zone", zone, f"_watermark[{index}]", value)
+    guest.set("zone", zone, "watermark_boost", 5)
     guest.set("zone", zone, "vm_stat[0].counter", 4000)
     guest.set("zone", zone, "vm_stat[5].counter", 3072)
     guest.set("zone", zone, "free_area[0].nr_free", 3)
@@ -70,7 +71,7 @@ def test_a_zone_with_all_that_it_says() -> None:
     assert (found.node, found.name, found.zone_id) == (0, "Normal", NORMAL)
     assert (found.start_pfn, found.spanned_pages) == (START, 65536)
     assert (found.present_pages, found.managed_pages) == (65100, 65000)
-    assert found.watermarks == Watermarks(min=11, low=22, high=33, promo=44)
+    assert found.watermarks == Watermarks(min=11, low=22, high=33, promo=44, boost=5)
     assert (found.free_pages, found.unaccepted_pages, found.buddy_pages) == (4000, 3072, 3 + 2 * 1024)
     assert found.locked is False
     assert found.problems == ()

@@ -78,7 +78,7 @@ def zone(node: int, name: str, start: int, end: int, chunks: Optional[Iterable[i
         pages // 2,
         None if listed is None else len(listed.pfns) * CHUNK_PAGES,
         pages // 2,
-        Watermarks(16, 32, 48, 64),
+        Watermarks(16, 32, 48, 64, 8),
         False,
         listed,
     )
