@@ -355,3 +355,5 @@ class Wanted:
     whole_memmap: bool = False
     #: The answer is to come from another source than the bitmap, although it may be there.
     without_bitmap: bool = False
+    #: Pages tell the state of memory only where the bitmap does not, and nothing else is asked of them.
+    pages_for_state: bool = False

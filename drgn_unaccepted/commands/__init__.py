@@ -13,7 +13,7 @@ from drgn_unaccepted.commands.command import Action, Arguments, CommandError, Qu
 from drgn_unaccepted.commands.questions import QUESTIONS
 from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.questions.source import SOURCES, choose_source
-from drgn_unaccepted.snapshot import Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
 
 __all__ = [
     "COMMANDS",
@@ -113,6 +113,8 @@ def wanted(question: Question, args: Arguments) -> Wanted:
         tuple(question.addresses(args)),
         question.whole_memmap(args),
         args.source not in ("auto", "bitmap"),
+        # Only who asks for everything looks at pages for their own sake.
+        pages_for_state=question.parts != ALL_PARTS,
     )
 
 

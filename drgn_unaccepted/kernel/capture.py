@@ -84,7 +84,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     prog = opened.prog
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
-    if "pages" in wanted.parts:
+    if "pages" in wanted.parts and not wanted.pages_for_state:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
     if opened.kind == "vmcore" and table_reader.reads_as_zeros(table):
         # Zero is no evidence: it is held against the page allocator, whatever the question was.
@@ -193,6 +193,8 @@ def _read_kernel_memory(prog: drgn.Program, reading: _Reading) -> tuple[NamedRan
 def _read_pages(
     prog: drgn.Program, wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]], kernel: KernelBuild
 ) -> Pages:
+    if wanted.pages_for_state and _bitmap_decides(wanted, table):
+        raise Unavailable("not looked at: the bitmap decides")
     from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 
     pages = read_pages(prog, pages_that_matter(wanted, table, zones), kernel, zones or ())
@@ -229,7 +231,8 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
     """Physical ranges whose ``struct page`` a question needs: under and right before set bits, and the table's own."""
     ranges = list(wanted.addresses)
     geometry = table.geometry
-    if geometry is not None and table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted):
+    if geometry is not None and _bitmap_bounds(wanted, table):
+        assert table.bitmap is not None
         # The page before a set unit is the one that needs the guard.
         ranges += [
             Range(max(0, start - PAGE_SIZE), end) for start, end in bits.unaccepted_ranges(geometry, table.bitmap)
@@ -241,6 +244,16 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
     if table.address is not None and table.bitmap_bytes is not None and table.state == "present":
         ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))
     return rng.merge(ranges)
+
+
+def _bitmap_bounds(wanted: Wanted, table: Table) -> bool:
+    """Whether nothing is unaccepted but what has its bit set."""
+    return table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted)
+
+
+def _bitmap_decides(wanted: Wanted, table: Table) -> bool:
+    """Whether a set bit also says that its unit is unaccepted now."""
+    return _bitmap_bounds(wanted, table) and not table.is_saved
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:
