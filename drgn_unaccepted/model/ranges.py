@@ -49,25 +49,24 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
 
 
 def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
-    """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk."""
-    runs: list[Range] = []
-    first = end = -1
-    ordered = sorted(pfns)
-    for at in range(0, len(ordered), _BLOCK):
-        block = ordered[at : at + _BLOCK]
+    """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk of a run in order."""
+    column = pfns if isinstance(pfns, array) else array("Q", pfns)
+    runs: list[tuple[int, int]] = []
+    first = end = 0
+    for at in range(0, len(column), _BLOCK):
+        block = column[at : at + _BLOCK]
         # Almost all blocks of a large guest continue the run.
-        if block[0] == end and block == list(range(end, end + len(block) * chunk_pages, chunk_pages)):
-            end = block[-1] + chunk_pages
+        following = range(end, end + len(block) * chunk_pages, chunk_pages)
+        if block[0] == end and following.stop < 1 << 64 and block == array("Q", following):
+            end = following.stop
             continue
         for pfn in block:
-            if pfn > end:
-                if end >= 0:
-                    runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
+            if pfn != end:
+                runs.append((first << _PAGE_SHIFT, end << _PAGE_SHIFT))
                 first = pfn
             end = pfn + chunk_pages
-    if end >= 0:
-        runs.append(Range(first << _PAGE_SHIFT, end << _PAGE_SHIFT))
-    return runs
+    runs.append((first << _PAGE_SHIFT, end << _PAGE_SHIFT))
+    return merge(runs)
 
 
 def are_aligned(values: array[int], alignment: int) -> bool:
