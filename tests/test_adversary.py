@@ -216,6 +216,28 @@ def test_a_damaged_accepting_list_says_of_no_address_that_it_is_not_in_flight(as
     assert answer["addresses"][0]["in_flight"] is None
 
 
+def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> None:
+    """Unit 0 is where the loader's type 15 memory begins."""
+    snapshot = sample("6.12-panic")
+    assert snapshot.accepting is not None
+    (entry,) = snapshot.accepting.entries
+    ((base, _),) = json.loads((SAMPLES / "6.12-panic" / "truth.json").read_text())["type15"]
+    start, end = base + entry.start_unit * 2 * MIB, base + entry.end_unit * 2 * MIB
+    bare = replace(snapshot, table=Table("not-captured", "not in this dump", snapshot.table.address))
+    _, answer, err = ask(bare, "resolve", hex(start), hex(end - 1), hex(start - 1), hex(end))
+    assert [found["in_flight"] for found in answer["addresses"]] == [True, True, False, False]
+    status, answer, err = ask(bare, "resolve", hex(start))
+    assert (status, answer["addresses"][0]["state"]) == (3, "unknown")
+    assert "an accept of it is in flight" in err
+    _, answer, _ = ask(
+        replace(bare, efi_map=None, missing={**bare.missing, "efi_map": "not in this dump"}),
+        "resolve",
+        hex(start),
+        hex(end),
+    )
+    assert [found["in_flight"] for found in answer["addresses"]] == [None, None]
+
+
 def test_nagios_has_no_zero_for_a_little(ask: Ask) -> None:
     """40 MiB are not 0.0 GiB."""
     snapshot = sample("6.12-fill-kdump")

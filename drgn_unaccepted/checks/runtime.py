@@ -8,6 +8,7 @@ from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, Skip, rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
+from drgn_unaccepted.questions.allocator import unit_base
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Zone
 
 
@@ -82,13 +83,17 @@ def _overlapping(entries: tuple[Accept, ...]) -> list[tuple[Accept, Accept]]:
 
 
 def _entry(facts: Facts, entry: Accept) -> str:
-    task = "no task" if entry.task is None else f"{entry.task.comm} (pid {entry.task.pid})"
+    task = "no task"
+    if entry.task is not None:
+        cpu = "an unknown CPU" if entry.task.cpu is None else f"CPU {entry.task.cpu}"
+        task = f"{entry.task.comm} (pid {entry.task.pid}) on {cpu}"
     units = f"units {entry.start_unit}-{entry.end_unit}"
-    if facts.geometry is None or _insane(facts, entry) or entry.start_unit >= entry.end_unit:
+    counted, provenance = unit_base(facts.snapshot)
+    if counted is None or _insane(facts, entry) or entry.start_unit >= entry.end_unit:
         return f"{units} by {task}"
-    base, unit_size = facts.geometry.phys_base, facts.geometry.unit_size
+    base, unit_size = counted
     where = words.span(base + entry.start_unit * unit_size, base + entry.end_unit * unit_size)
-    return f"{units} ({where}) by {task}"
+    return f"{units} ({where}{'' if provenance == 'table' else f' by the {provenance}'}) by {task}"
 
 
 @rule(

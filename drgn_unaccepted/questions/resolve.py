@@ -15,9 +15,10 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.questions.allocator import unit_base
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import ACCEPTED, Piece, StateMap, listed_ranges
+from drgn_unaccepted.questions.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
 
 
@@ -69,9 +70,11 @@ class _Context:
     def entry(self, piece: Piece) -> Document:
         where = Range(piece.start, piece.end)
         node, zone = self._zone(where)
-        listed, reason = self._is_listed(where), piece.reason
+        listed, in_flight, reason = self._is_listed(where), self._in_flight(where), piece.reason
         if listed and piece.state == ACCEPTED:
             reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)"
+        if in_flight and piece.state == UNKNOWN:
+            reason += "; an accept of it is in flight (see accepting)"
         return {
             "address": piece.start,
             "state": piece.state,
@@ -83,7 +86,7 @@ class _Context:
             "node": node,
             "zone": zone,
             "listed": listed,
-            "in_flight": self._in_flight(where),
+            "in_flight": in_flight,
             "reason": reason,
         }
 
@@ -148,18 +151,17 @@ class _Context:
         return None if 0 < inside < where.end - where.start else bool(inside)
 
     def _in_flight(self, where: Range) -> Optional[bool]:
-        accepting, geometry = self._snapshot.accepting, self._snapshot.table.geometry
+        accepting = self._snapshot.accepting
         if accepting is None:
             return None
         if not accepting.entries:
             return None if accepting.problems else False
-        if geometry is None:
+        counted, _ = unit_base(self._snapshot)
+        if counted is None:
             return None
+        base, unit_size = counted
         ends = rng.merge(
-            Range(
-                geometry.phys_base + entry.start_unit * geometry.unit_size,
-                geometry.phys_base + entry.end_unit * geometry.unit_size,
-            )
+            Range(base + entry.start_unit * unit_size, base + entry.end_unit * unit_size)
             for entry in accepting.entries
             if entry.start_unit < entry.end_unit
         )

@@ -441,16 +441,27 @@ def test_an_accept_in_flight_is_told_with_its_task_and_the_panic() -> None:
     snapshot = replace(build.clean(), accepting=AcceptingList((entry,)), panic="TDX: Failed to accept memory")
     assert said(snapshot, "accepting-ranges-sane") == (
         "info",
-        "1 accept in flight: units 12-15 (0x101800000-0x101e00000) by dd (pid 815); "
+        "1 accept in flight: units 12-15 (0x101800000-0x101e00000) by dd (pid 815) on CPU 1; "
         "panic: TDX: Failed to accept memory",
     )
+    # Without the table the lowest type 15 tells where unit 0 is: here at 4 GiB, too.
+    assert said(build.not_captured(snapshot), "accepting-ranges-sane")[1].startswith(
+        "1 accept in flight: units 12-15 (0x101800000-0x101e00000 by the EFI memory map) by dd (pid 815) on CPU 1; "
+    )
+    nowhere = replace(build.not_captured(snapshot), efi_map=None)
+    assert said(nowhere, "accepting-ranges-sane")[1].startswith("1 accept in flight: units 12-15 by dd (pid 815) on")
+    unknown = AcceptingList((replace(entry, task=Task(815, "dd", None)),))
+    assert "dd (pid 815) on an unknown CPU" in said(replace(snapshot, accepting=unknown), "accepting-ranges-sane")[1]
     assert said(build.live(snapshot), "accepting-ranges-sane") == ("pass", "1 accept in flight")
 
 
 def test_an_accept_beyond_the_bitmap_is_told() -> None:
     entry = Accept(0xA000, 30, 33, Task(1, "a", 0))
     snapshot = replace(build.clean(), accepting=AcceptingList((entry,)))
-    assert said(snapshot, "accepting-ranges-sane") == ("info", "no range of the bitmap: units 30-33 by a (pid 1)")
+    assert said(snapshot, "accepting-ranges-sane") == (
+        "info",
+        "no range of the bitmap: units 30-33 by a (pid 1) on CPU 0",
+    )
     # Without the table its end is not known.
     assert said(build.not_captured(snapshot), "accepting-ranges-sane")[1].startswith("1 accept in flight")
 
@@ -470,7 +481,8 @@ def test_the_edges_of_what_an_accept_can_be(units: tuple[int, int], legal: bool)
 def test_one_overlap_has_no_more_pairs() -> None:
     entries = (Accept(0xA000, 0, 3, Task(1, "a", 0)), Accept(0xB000, 2, 5, Task(2, "b", 0)))
     assert said(replace(build.clean(), accepting=AcceptingList(entries)), "accepting-ranges-sane")[1] == (
-        "units 0-3 (0x100000000-0x100600000) by a (pid 1) and units 2-5 (0x100400000-0x100a00000) by b (pid 2) overlap"
+        "units 0-3 (0x100000000-0x100600000) by a (pid 1) on CPU 0 and "
+        "units 2-5 (0x100400000-0x100a00000) by b (pid 2) on CPU 0 overlap"
     )
 
 

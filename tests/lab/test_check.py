@@ -129,3 +129,10 @@ def test_the_accept_that_killed_the_guest_is_named(
     first, end = entry["start"] // UNIT, entry["end"] // UNIT
     assert 2 <= end - first <= 3, "a chunk, and its guard"
     assert set(range(first, end)) & capture_.unaccepted_units()
+    # check names them, too, and resolve knows of the range, also where a kdump has no table.
+    assert main(["-c", str(path), "check", "--rule", "accepting-ranges-sane", "--format", "json"]) == 0
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert f"{entry['start']:#x}-{entry['end']:#x}" in finding["message"]
+    assert f"by {task['comm']} (pid {task['pid']}) on CPU {task['cpu']}; panic: Cannot accept" in finding["message"]
+    main(["-c", str(path), "resolve", f"{entry['start']:#x}", f"{entry['end']:#x}", "--format", "json"])
+    assert [a["in_flight"] for a in json.loads(capsys.readouterr().out)["addresses"]] == [True, False]
