@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import drgn
 from drgn.helpers.linux.list import list_for_each_entry

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +106,10 @@ def about_this_run(load: float) -> dict[str, Any]:
 
 def need_plots() -> None:
     """Say at once that the plot cannot be made, and not after half an hour."""
-    if find_spec("matplotlib") is None:
-        sys.exit("the plot needs matplotlib: $(scripts/venv test,pictures)/python scripts/bench --docs")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"the plot needs matplotlib ({error}): $(scripts/venv test,pictures)/python scripts/bench --docs")
 
 
 def amount(value: float, unit: str) -> str:
