@@ -29,11 +29,11 @@ class Monitoring:
         self._base = base
         self.log = log
 
-    def firing(self) -> dict[tuple[str, str], str]:
-        """Alerts by guest and check."""
+    def firing(self, state: str = "firing") -> dict[tuple[str, str], str]:
+        """Alerts by guest and check; ``pending``: what will fire if it stays."""
         found = self._get("alerts")
         alerts = [] if found is None else found["alerts"]
-        labels = [alert["labels"] for alert in alerts if alert["state"] == "firing"]
+        labels = [alert["labels"] for alert in alerts if alert["state"] == state]
         return {(label["guest"], label.get("check", "")): label["alertname"] for label in labels}
 
     def values(self, query: str) -> dict[str, str]:
@@ -50,10 +50,11 @@ class Monitoring:
 
 
 @contextmanager
-def monitoring(textfiles: Mapping[str, Path], work: Path) -> Iterator[Monitoring]:
+def monitoring(textfiles: Mapping[str, Path], work: Path, meminfo: str = "") -> Iterator[Monitoring]:
     """
     :param textfiles: the directory of each guest's text files
     :param work: for data and logs
+    :param meminfo: ``/proc/meminfo`` of all guests
     """
     exporter, prometheus = (
         tool("prometheus-node-exporter", "prometheus-node-exporter"),
@@ -63,6 +64,9 @@ def monitoring(textfiles: Mapping[str, Path], work: Path) -> Iterator[Monitoring
     ports = {guest: free_port() for guest in textfiles}
     api = free_port()
     targets = [{"targets": [f"127.0.0.1:{port}"], "labels": {"guest": guest}} for guest, port in ports.items()]
+    proc = work / "proc"
+    proc.mkdir()
+    (proc / "meminfo").write_text(meminfo)
     config = work / "prometheus.yml"
     rules = INTEGRATIONS / "prometheus" / "unaccepted.rules.yml"
     config.write_text(CONFIG.format(rules=rules, targets=", ".join(map(json.dumps, targets))))
@@ -72,6 +76,7 @@ def monitoring(textfiles: Mapping[str, Path], work: Path) -> Iterator[Monitoring
                 exporter,
                 "--collector.disable-defaults",
                 "--collector.textfile",
+                *(["--collector.meminfo", f"--path.procfs={proc}"] if meminfo else []),
                 f"--collector.textfile.directory={directory}",
                 f"--web.listen-address=127.0.0.1:{ports[guest]}",
             ]
