@@ -28,6 +28,7 @@ from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.table import read_table, reads_as_zeros
 from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.zones import read_zones
+from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
@@ -82,17 +83,30 @@ def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
 @takes_program_or_default
 def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bool:
     """
-    Return what the kernel's function of this name would: whether any unit of a range is unaccepted, or the unit after
-    it where the range ends on a unit boundary (the guard for ``load_unaligned_zeropad()``).
+    Return whether any unit of a range is unaccepted, or the unit after it where the range ends on a unit boundary (the
+    guard for ``load_unaligned_zeropad()``).
+
+    It is true wherever the kernel's function of this name is, of any version, and where that misses something: where
+    one of the two is wrong, it is not the one that looks at more. The range is rounded outwards to whole pages, as by
+    Linux kernel commit 948a013a54c4 (in v7.0); before, a range that ended amid a page had no guard. And the kernel
+    steps by units from where the range starts, and misses the last one if the range ends less far into its unit than
+    it started; blocks of the page allocator never do.
 
     :param start: ``phys_addr_t``
     :param size: ``unsigned long``, bytes
+    :raises ValueError: the range is not below 2^52
     :raises Unavailable: the bitmap is not in this target
     """
+    end = start + size
+    if not 0 <= start <= end <= PHYSICAL_END:
+        raise ValueError(f"{start:#x}, {size:#x} bytes: not a physical range below 2^52")
     if efi_unaccepted_table(prog).state == "absent":
         return False
     table, geometry = _bitmap(prog)
-    return bits.range_contains_unaccepted_memory(geometry, table, start, size)
+    if bits.range_contains_unaccepted_memory(geometry, table, start, size, whole_pages=True):
+        return True
+    units = bits.units_of(geometry, start, end)
+    return next(bits.runs(table, units.start, units.stop), None) is not None
 
 
 @takes_program_or_default
@@ -102,8 +116,11 @@ def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
     accepted unit in front of an unaccepted one.
 
     :param pfn: ``unsigned long``
+    :raises ValueError: the page is not below 2^52
     :raises Unavailable: the bitmap is not in this target
     """
+    if not 0 <= pfn < PHYSICAL_END >> bits.PAGE_SHIFT:
+        raise ValueError(f"{pfn:#x}: not the PFN of a page below 2^52 (an address?)")
     return range_contains_unaccepted_memory(prog, pfn << bits.PAGE_SHIFT, bits.PAGE_SIZE)
 
 
@@ -114,8 +131,11 @@ def phys_to_unit(prog: Program, address: int) -> int | None:
     accepted.
 
     :param address: ``phys_addr_t``
+    :raises ValueError: the address is not below 2^52
     :raises Unavailable: the header is not in this target, or there is no table
     """
+    if not 0 <= address < PHYSICAL_END:
+        raise ValueError(f"{address:#x}: not a physical address below 2^52")
     table = efi_unaccepted_table(prog)
     if table.geometry is None:
         raise Unavailable(f"table {table.state}: {table.reason}")

@@ -103,7 +103,7 @@ def test_the_helpers_on_a_dump_with_the_table(prog: drgn.Program) -> None:
     assert not drgn_unaccepted.pfn_is_unaccepted_memory(prog, first * UNIT // 4096 - 2)
     assert drgn_unaccepted.range_contains_unaccepted_memory(prog, (first - 1) * UNIT, UNIT + 1)
     # The kernel's own loop steps by units from where it starts, and misses what begins within its last step.
-    assert not drgn_unaccepted.range_contains_unaccepted_memory(prog, first * UNIT - 0x10000, 0x10001)
+    assert drgn_unaccepted.range_contains_unaccepted_memory(prog, first * UNIT - 0x10000, 0x10001)
     base = known["type15"][0][0]
     assert drgn_unaccepted.phys_to_unit(prog, base + 5 * UNIT) == 5
     assert drgn_unaccepted.phys_to_unit(prog, base - 1) is None
@@ -114,6 +114,31 @@ def test_the_helpers_on_a_dump_with_the_table(prog: drgn.Program) -> None:
     assert [[d.start, d.end] for d in efi_map.descriptors if d.type == 15] == known["type15"]
     assert drgn_unaccepted.e820_table(prog, "firmware")
     assert drgn_unaccepted.take_snapshot(prog).table == drgn_unaccepted.take_snapshot(prog).table
+
+
+@pytest.mark.parametrize("sample", ("6.12-fill", "7.3-fill"))
+def test_a_range_is_one_of_whole_pages(sample: str) -> None:
+    """Linux 7.0 (948a013a54c4) rounds outwards: 100 bytes of the last page before an unaccepted unit have its guard."""
+    prog, first = open_sample(sample), min(truth(sample)["unaccepted_units"]) * UNIT
+    contains = drgn_unaccepted.range_contains_unaccepted_memory
+    assert contains(prog, first - 4096, 100)
+    assert contains(prog, first - 1, 0), "so does none: its page is looked at"
+    assert not contains(prog, first - 8192, 100)
+    assert not contains(prog, first - 4097, 1)
+    assert contains(prog, first + 5, 1)
+
+
+@pytest.mark.parametrize("pfn", (-1, 1 << 40, 1 << 52, 1 << 64))
+def test_what_is_no_physical_memory_is_not_answered(prog: drgn.Program, pfn: int) -> None:
+    with pytest.raises(ValueError, match="PFN"):
+        drgn_unaccepted.pfn_is_unaccepted_memory(prog, pfn)
+    for start, size in ((pfn << 12, 1), (0, pfn << 12 | 1), (0x1000, -1), ((1 << 52) - 1, 2)):
+        with pytest.raises(ValueError, match="not a physical"):
+            drgn_unaccepted.range_contains_unaccepted_memory(prog, start, size)
+    with pytest.raises(ValueError, match="not a physical"):
+        drgn_unaccepted.phys_to_unit(prog, pfn << 12)
+    assert not drgn_unaccepted.pfn_is_unaccepted_memory(prog, (1 << 40) - 1)
+    assert drgn_unaccepted.range_contains_unaccepted_memory(prog, 0, 1 << 52)
 
 
 def test_the_helpers_say_what_a_kdump_lacks() -> None:
