@@ -23,6 +23,7 @@ BASE = 1 << 32
 ADDRESS = 0xFFFF_8880_0000_0000
 
 _FILE_OFFSET = 4096
+_PIECE = 1 << 24
 
 
 class Dump(NamedTuple):
@@ -96,4 +97,6 @@ def with_holes(nbytes: int, holes: int, seed: int = 1) -> bytes:
 
 def random_bits(nbytes: int, seed: int = 2) -> bytes:
     """Half of the bits set, without any order: no guest is so."""
-    return random.Random(seed).randbytes(nbytes)
+    random_ = random.Random(seed)
+    # randbytes() takes no more than 256 MiB less one byte at once.
+    return b"".join(random_.randbytes(min(_PIECE, nbytes - at)) for at in range(0, nbytes, _PIECE))

@@ -55,7 +55,7 @@ ours by the other. What is wanted was set before anything was measured; a row th
 
     $(scripts/venv test,pictures)/python scripts/bench --docs
 
-measures all of it again, in half an hour on an idle machine, and writes this page, its plot, and
+measures all of it again, in a quarter of an hour, and writes this page, its plot, and
 `scripts/benchmarks/last-run.json`, where the numbers are as JSON. `scripts/bench --redraw` writes the page from that
 file and measures nothing. `scripts/bench NAME` measures one subject; `--help` names them.
 
@@ -66,7 +66,8 @@ _HOW = """\
 
 * Ours and the other run in turns in the same process, or as processes one after the other; the first turn is not
   counted. A ratio is the median of the ratios of the turns, so that it need not be that of the two medians beside it.
-  Each subject has a process of its own.
+  What takes less than two milliseconds is repeated in its turn until that has passed, and its mean counts. Each
+  subject has a process of its own.
 * Both give the same answer: `tests/test_bench.py` holds what ours says of small inputs against what the other says.
 * Programs that are started (`summary`, `merge`, whole programs) use bytecode on both sides, as what is installed does,
   whatever `PYTHONDONTWRITEBYTECODE` says. Without bytecode Python compiles each module again at every start, which
