@@ -147,12 +147,12 @@ def environment() -> dict[str, str]:
     """What processes that are measured have in their environment, ours and the other alike.
 
     Bytecode is written and used, as that of an installed package is, whatever the caller has set; the turn that is
-    not counted writes it. It goes to a directory of its own.
+    not counted writes it. It goes to a directory of its own. Output is buffered, which PYTHONUNBUFFERED would change.
     """
     global _bytecode
     if _bytecode is None:
         _bytecode = tempfile.TemporaryDirectory(prefix="bench-bytecode-")
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {**kept, "PYTHONPYCACHEPREFIX": _bytecode.name, "PYTHONPATH": str(TOP)}
 
 

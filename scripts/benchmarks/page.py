@@ -70,8 +70,8 @@ _HOW = """\
   subject has a process of its own.
 * Both give the same answer: `tests/test_bench.py` holds what ours says of small inputs against what the other says.
 * Programs that are started (`summary`, `merge`, whole programs) use bytecode on both sides, as what is installed does,
-  whatever `PYTHONDONTWRITEBYTECODE` says. Without bytecode Python compiles each module again at every start, which
-  costs a small program that imports much more than a large one in C. drgn is started without this program's plugin.
+  whatever `PYTHONDONTWRITEBYTECODE` says, and buffer their output, whatever `PYTHONUNBUFFERED` says. Without bytecode
+  Python compiles each module again at every start. drgn is started without this program's plugin.
 * Bitmaps are those of a sample, stretched: every capture of the lab has two runs of unaccepted units, whatever its
   size, since a guest accepts from one end of each zone. 1,000 holes, and random bits, are what no guest was seen with.
 * `prog.read()`, `for_each_set_bit` and `test_bit` read an ELF dump that lies in the page cache.
