@@ -49,9 +49,12 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def begin(self, shard: Shard, targets: int) -> None:
-        """Say what this run is to do, so that whoever reads the file can tell whether it is whole."""
-        self._write({"schema": SCHEMA, "command": "scan", "shard": [shard.index, shard.count], "targets": targets})
+    def begin(self, shard: Shard, targets: int, done: int) -> None:
+        """Say what this run is to do, so that whoever reads the file can tell whether it is whole.
+
+        :param done: of the targets, how many have their record already
+        """
+        self._write(_header(shard, targets, done))
 
     def add(self, record: Document) -> None:
         """Append a record.
@@ -125,7 +128,7 @@ class Beside:
     def __exit__(self, *unused: object) -> None:
         pass
 
-    def begin(self, shard: Shard, targets: int) -> None:
+    def begin(self, shard: Shard, targets: int, done: int) -> None:
         pass
 
     def add(self, record: Document) -> None:
@@ -165,11 +168,18 @@ class Output:
     def __exit__(self, *unused: object) -> None:
         pass
 
-    def begin(self, shard: Shard, targets: int) -> None:
-        print(
-            json.dumps({"schema": SCHEMA, "command": "scan", "shard": [shard.index, shard.count], "targets": targets}),
-            flush=True,
-        )
+    def begin(self, shard: Shard, targets: int, done: int) -> None:
+        print(json.dumps(_header(shard, targets, done)), flush=True)
 
     def add(self, record: Document) -> None:
         print(json.dumps(record), flush=True)
+
+
+def _header(shard: Shard, targets: int, done: int) -> Document:
+    return {
+        "schema": SCHEMA,
+        "command": "scan",
+        "shard": [shard.index, shard.count],
+        "targets": targets,
+        "done": done,
+    }

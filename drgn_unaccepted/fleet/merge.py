@@ -24,11 +24,16 @@ _COLUMNS = (*STATUSES, "failed")
 
 
 class _Best(NamedTuple):
-    """Which record of a target counts: an answer before a failure, then the later one."""
+    """Which record of the same content counts: an answer before a failure, then the later one."""
 
     answers: bool
     finished_at: str
     number: int
+    place: bytes
+
+    @property
+    def when(self) -> tuple[str, int]:
+        return self.finished_at, self.number
 
 
 class Merged:
@@ -55,7 +60,7 @@ class Merged:
             if isinstance(item, Header):
                 continue
             total += 1
-            mine = _Best(item.failure is None, str(item.document.get("finished_at", "")), item.number)
+            mine = _Best(item.failure is None, str(item.document.get("finished_at", "")), item.number, item.place)
             if item.id not in best and len(best) == limits.FLEET_TARGETS:
                 raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
             best[item.id] = max(best.get(item.id, mine), mine)
@@ -63,8 +68,13 @@ class Merged:
             raise CommandError("no record in these files" + (f": {self.problems[0]}" if self.problems else ""))
         self.incomplete = whole.lacks()
         self.doubles = total - len(best)
+        # What a place held is replaced by what it holds, be that an answer or not.
+        latest: dict[bytes, _Best] = {}
+        for kept in best.values():
+            latest[kept.place] = max(latest.get(kept.place, kept), kept, key=lambda one: one.when)
+        self.replaced = len(best) - len(latest)
         #: Numbers of the records that count; None: all do, and there is nothing to look up.
-        self._counts = {kept.number for kept in best.values()} if self.doubles else None
+        self._counts = {kept.number for kept in latest.values()} if len(latest) < total else None
 
     def __iter__(self) -> Iterator[Record]:
         """The records that count, read again."""
@@ -79,6 +89,7 @@ class _Wholeness:
     def __init__(self) -> None:
         self._file: Optional[str] = None
         self._wanted: Optional[int] = None
+        self._before = 0
         self._ids: set[bytes] = set()
         self._shards: dict[int, set[int]] = {}
         self._lacks: list[str] = []
@@ -89,14 +100,17 @@ class _Wholeness:
             self._file = item.file
         if isinstance(item, Header):
             self._wanted = item.targets
+            if item.done is not None:
+                # Records before this header may be of dumps that were written anew since.
+                self._before, self._ids = item.done, set()
             self._shards.setdefault(item.count, set()).add(item.index)
         elif self._wanted is not None:
             self._ids.add(item.id)
 
     def _close(self) -> None:
-        if self._wanted is not None and len(self._ids) < self._wanted:
-            self._lacks.append(f"{self._file}: {len(self._ids)} of {self._wanted} targets")
-        self._wanted, self._ids = None, set()
+        if self._wanted is not None and self._before + len(self._ids) < self._wanted:
+            self._lacks.append(f"{self._file}: {self._before + len(self._ids)} of {self._wanted} targets")
+        self._wanted, self._before, self._ids = None, 0, set()
 
     def lacks(self) -> list[str]:
         self._close()
@@ -126,6 +140,7 @@ def merge(files: Sequence[str], see: Callable[[Record], None] = lambda record: N
         "command": "merge",
         **summary.document(),
         "doubles": merged.doubles,
+        "replaced": merged.replaced,
         "incomplete": merged.incomplete,
         "problems": [problem._asdict() for problem in merged.problems],
         "problem_count": merged.problem_count,

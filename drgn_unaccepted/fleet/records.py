@@ -28,6 +28,8 @@ class Header:
     index: int
     count: int
     targets: int
+    #: Of these, how many had their record before the run; None: not said, as it was before 2026-11.
+    done: Optional[int]
 
 
 class Record(NamedTuple):
@@ -37,6 +39,8 @@ class Record(NamedTuple):
     number: int
     file: str
     id: bytes
+    #: What of two answers the later one counts for, though the dump was written anew in between.
+    place: bytes
     #: The guest; where nobody said which, the target's path.
     host: str
     path: str
@@ -114,7 +118,8 @@ def _parse(number: int, file: str, where: str, line: bytes) -> Union[Header, Rec
             return Problem(where, "no record of scan or check")
         if "targets" in document:
             index, count = document["shard"]
-            return Header(file, int(index), int(count), int(document["targets"]))
+            done = document.get("done")
+            return Header(file, int(index), int(count), int(document["targets"]), None if done is None else int(done))
         return _record(number, file, document)
     except (KeyError, TypeError, ValueError, OverflowError):
         return Problem(where, "not as scan and check write it")
@@ -126,12 +131,18 @@ def _record(number: int, file: str, document: dict[str, Any]) -> Record:
     if document["command"] == "check":
         # What a host printed and somebody kept under its name, as HOST.json.
         host = host or Path(file).stem
-        key = hashlib.sha256(f"{host}\0{path}\0{document['target']['taken_at']}".encode()).digest()[:16]
+        place = key = _digest(host, path, document["target"]["taken_at"])
     else:
         key = bytes.fromhex(document["id"])
+        # Without a guest's name the same path in another file may be of another machine: /var/crash/STAMP/vmcore.
+        place = _digest("host", host, path) if host else _digest("file", file, path)
     if document["status"] not in STATUSES or "release" not in document["target"]:
         raise ValueError
     for finding in document["findings"]:
         if not all(isinstance(finding[name], str) for name in ("rule", "status", "message")):
             raise ValueError
-    return Record(number, file, key, str(host or path), path, document)
+    return Record(number, file, key, place, str(host or path), path, document)
+
+
+def _digest(*words: object) -> bytes:
+    return hashlib.sha256("\0".join(map(str, words)).encode(errors="surrogatepass")).digest()[:16]

@@ -43,7 +43,7 @@ def scan(targets: Sequence[Target], how: Scan, output: Optional[str], stop: Stop
     mine = [target for target in targets if how.shard.has(target)]
     with _journal(mine, how, output) as journal:
         todo = [target for target in mine if not _is_done(journal.done, target, how.retry)]
-        journal.begin(how.shard, len(mine))
+        journal.begin(how.shard, len(mine), len(mine) - len(todo))
         progress = Progress(len(mine), len(mine) - len(todo), how.quiet)
         left = len(todo)
         try:

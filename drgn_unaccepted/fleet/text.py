@@ -28,7 +28,8 @@ def _lines(summary: Document) -> Iterator[str]:
     yield ""
     statuses = ", ".join(f"{number} {name}" for name, number in summary["statuses"].items() if number)
     doubles = f"; {count(summary['doubles'], 'double')} dropped" if summary["doubles"] else ""
-    yield f"{count(summary['targets'], 'target')} of {count(summary['hosts'], 'host')}: {statuses}{doubles}"
+    replaced = f"; {summary['replaced']} replaced by a later scan" if summary["replaced"] else ""
+    yield f"{count(summary['targets'], 'target')} of {count(summary['hosts'], 'host')}: {statuses}{doubles}{replaced}"
     for lack in summary["incomplete"]:
         yield f"INCOMPLETE: {lack}"
     for problem in summary["problems"]:

@@ -47,8 +47,15 @@ def scanned(
     return document
 
 
-def header(shard: int, shards: int, targets: int) -> dict[str, Any]:
-    return {"schema": "drgn-unaccepted/1", "command": "scan", "shard": [shard, shards], "targets": targets}
+def header(shard: int, shards: int, targets: int, done: int = 0) -> dict[str, Any]:
+    run = {"schema": "drgn-unaccepted/1", "command": "scan", "shard": [shard, shards]}
+    return {**run, "targets": targets, "done": done}
+
+
+def anew(number: int, **changes: Any) -> dict[str, Any]:
+    """The dump of a record, written anew: another content at the same place."""
+    record = scanned(number, **changes)
+    return {**record, "id": f"{number + (1 << 64):032x}"}
 
 
 def write(path: Path, *documents: dict[str, Any]) -> str:
@@ -123,6 +130,38 @@ def test_doubles_count_once_and_an_answer_is_better_than_a_failure(tmp_path: Pat
         assert summary["statuses"] == {"critical": 1, "warning": 1, "ok": 1, "unknown": 0, "failed": 0}
 
 
+LATER = "2026-12-01T12:00:00+00:00"
+
+
+def test_a_dump_that_was_written_anew_replaces_what_it_said(tmp_path: Path) -> None:
+    """Be it an answer or not, and be the file's order as it may; a dump elsewhere stays."""
+    file = write(
+        tmp_path / "a.jsonl",
+        scanned(1, error="unreadable"),
+        scanned(2, [("a", "critical")]),
+        scanned(3, [("a", "warning")], finished_at=LATER),
+        scanned(4),
+        anew(1, findings=[("b", "warning")], finished_at=LATER),
+        anew(2, error="unreadable", finished_at=LATER),
+        anew(3),
+    )
+    summary = merge([file])
+    assert (summary["targets"], summary["doubles"], summary["replaced"]) == (4, 0, 3)
+    assert summary["statuses"] == {"critical": 0, "warning": 2, "ok": 1, "unknown": 0, "failed": 1}
+    assert summary["failed"][0]["examples"][0]["path"] == "/crash/2/vmcore"
+    assert any(line.endswith("; 3 replaced by a later scan") for line in text(summary))
+
+
+def test_the_same_path_in_two_files_is_the_same_place_only_where_the_host_is_named(tmp_path: Path) -> None:
+    """/var/crash/STAMP/vmcore of two machines that nobody named are two dumps; a named guest's is one, rescanned."""
+    files = [
+        write(tmp_path / "a.jsonl", scanned(1), scanned(2, host="guest-2")),
+        write(tmp_path / "b.jsonl", anew(1), anew(2, host="guest-2", finished_at=LATER)),
+    ]
+    summary = merge(files)
+    assert (summary["targets"], summary["replaced"]) == (3, 1)
+
+
 def test_who_stands_out(tmp_path: Path) -> None:
     """What most hosts have is no one's own; of 10 hosts, 3 share one fault and 1 has another."""
     hosts = [[("common", "critical")] for _ in range(10)]
@@ -152,13 +191,31 @@ def test_answers_of_check_kept_under_the_host_s_name(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    whole = write(tmp_path / "0.jsonl", header(0, 4, 2), scanned(1), header(0, 4, 2), scanned(2))
+    whole = write(tmp_path / "0.jsonl", header(0, 4, 2), scanned(1), header(0, 4, 2, done=1), scanned(2))
     part = write(tmp_path / "2.jsonl", header(2, 4, 3), scanned(3))
     summary = merge([whole, part])
     assert summary["incomplete"] == [f"{part}: 1 of 3 targets", "no file of shard 1, 3 of 4"]
     assert f"INCOMPLETE: {part}: 1 of 3 targets" in list(text(summary))
     rest = [write(tmp_path / f"{n}.jsonl", header(n, 4, 0)) for n in (1, 3)]
     assert merge([whole, write(tmp_path / "2.jsonl", header(2, 4, 1), scanned(3)), *rest])["incomplete"] == []
+
+
+def test_records_of_an_earlier_run_are_no_part_of_this_one(tmp_path: Path) -> None:
+    """Four dumps were written anew, and the scan of them was stopped after one."""
+    before = [header(0, 1, 4), *map(scanned, range(4))]
+    stopped = write(tmp_path / "a.jsonl", *before, header(0, 1, 4), anew(0, finished_at=LATER))
+    summary = merge([stopped])
+    assert (summary["targets"], summary["replaced"]) == (4, 1)
+    assert summary["incomplete"] == [f"{stopped}: 1 of 4 targets"]
+    # The same scan went on and ended; a target that is looked at again counts once.
+    rest = [header(0, 1, 4, done=1), *(anew(n, finished_at=LATER) for n in (1, 2, 3))]
+    ended = write(tmp_path / "b.jsonl", *before, header(0, 1, 4), anew(0, finished_at=LATER), *rest)
+    assert merge([ended])["incomplete"] == []
+    twice = write(tmp_path / "c.jsonl", header(0, 1, 2), scanned(1), scanned(1))
+    assert merge([twice])["incomplete"] == [f"{twice}: 1 of 2 targets"]
+    # A header without "done", as an older scan wrote it.
+    old = {key: value for key, value in header(0, 1, 2).items() if key != "done"}
+    assert merge([write(tmp_path / "d.jsonl", old, scanned(1), old, scanned(2))])["incomplete"] == []
 
 
 DAMAGED = [

@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 import pytest
 
+from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze
 from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import find_targets
@@ -170,6 +171,32 @@ def test_a_second_run_does_only_what_is_left(tmp_path: Path) -> None:
     assert out.read_bytes().startswith(before)
     assert [Path(record["target"]["path"]).parent.name for record in records(out)] == ["6.12-fill", "7.3-fill"]
     assert "2 of 2 targets (1 by an earlier run)" in done.stderr
+
+
+def test_a_rescan_of_dumps_that_changed_is_no_second_archive(tmp_path: Path) -> None:
+    """One was cut short while it was copied, all were touched, the last scan was stopped: four targets, once each."""
+    archive, out = tmp_path / "archive", tmp_path / "out.jsonl"
+    archive.mkdir()
+    dumps = [archive / f"{name}.vmcore" for name in "abcd"]
+    for dump in dumps:
+        dump.write_bytes(FILL.read_bytes()[: 100_000 if dump.name == "a.vmcore" else None])
+    assert scan(archive, "-o", out).returncode == 0
+    dumps[0].write_bytes(FILL.read_bytes())
+    assert scan(archive, "-o", out).returncode == 0
+    summary = merge([str(out)])
+    assert (summary["targets"], summary["replaced"], summary["incomplete"]) == (4, 1, [])
+    assert (summary["statuses"]["failed"], summary["failed"]) == (0, [])
+    for dump in dumps:
+        os.utime(dump, ns=(0, dump.stat().st_mtime_ns + 1))
+    # A scan that was killed in its third target.
+    assert scan(archive, "-o", out, "-j", 1).returncode == 0
+    out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:-2]))
+    summary = merge([str(out)])
+    assert (summary["targets"], summary["incomplete"]) == (4, [f"{out}: 2 of 4 targets"])
+    done = scan(archive, "-o", out)
+    assert "4 of 4 targets (2 by an earlier run)" in done.stderr
+    summary = merge([str(out)])
+    assert (summary["targets"], summary["incomplete"], summary["doubles"]) == (4, [], 0)
 
 
 def test_failures_are_looked_at_again_only_on_request(tmp_path: Path) -> None:
