@@ -45,6 +45,18 @@ ELF_SEGMENTS = 1 << 20
 #: Bytes of an ELF dump's notes: registers of each CPU and VMCOREINFO.
 ELF_NOTE_BYTES = 64 << 20
 
+#: Sections of a vmlinux or a debug file. A distribution's has 50 to 100.
+ELF_SECTIONS = 1 << 16
+
+#: Bytes of the sections' names.
+ELF_SECTION_NAMES_BYTES = 4 << 20
+
+#: Bytes of a vmlinux's notes; a distribution's has some hundred.
+VMLINUX_NOTE_BYTES = 1 << 20
+
+#: Bytes of a vmlinux's symbol table, and of its strings: 5 million symbols. Distributions have 200 thousand.
+VMLINUX_SYMBOLS_BYTES = 128 << 20
+
 #: Bytes that an ELF dump is read in where it is searched.
 SEARCH_PIECE_BYTES = 16 << 20
 
@@ -222,6 +234,9 @@ FLEET_LAST_WORDS_BYTES = 4096
 
 #: Hosts and examples that a summary names in each of its parts; how many there are is always said.
 FLEET_NAMED = 20
+
+#: Seconds in which something has to come through a named pipe.
+PIPE_SECONDS = 10
 
 #: Characters between two blanks in the addresses that ``resolve -f`` reads.
 ADDRESS_TEXT_BYTES = 4096

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import check_replaceable, open_input
 from drgn_unaccepted.schema import violation
 from drgn_unaccepted.snapshot import ListedChunks, Snapshot
 from drgn_unaccepted.snapshot_sound import contradiction
@@ -154,12 +155,13 @@ def write(snapshot: Snapshot, path: str) -> None:
 
 
 def write_atomically(path: str, text: str, mode: int = 0o600) -> None:
-    """``text`` under ``path``, by a rename; an existing file stays until then.
+    """``text`` under ``path``, by a rename; an existing file stays until then, and what is no regular file stays.
 
     :param mode: permissions of the new file; a snapshot is kernel memory and for its owner alone
 
     :raises OSError: it cannot be written; nothing is left behind
     """
+    check_replaceable(path)
     where = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{where.name}.", dir=where.parent)
     try:
@@ -181,7 +183,7 @@ def read(path: str) -> Snapshot:
     :raises OSError: the file cannot be read
     """
     data = bytearray()
-    with Path(path).open("rb") as file:
+    with open_input(path) as file:
         # What a read asks for is allocated, whatever the file has.
         while len(data) <= limits.SNAPSHOT_FILE_BYTES and (piece := file.read(_PIECE_BYTES)):
             data += piece

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from drgn_unaccepted.commands.command import Arguments, CommandError, Question
@@ -56,13 +55,14 @@ def _resolve(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
 def _resolve_file(snapshot: Snapshot, source: Source, args: Arguments) -> Iterator[str]:
     if args.file is None:
         return
+    from drgn_unaccepted.files import open_input
     from drgn_unaccepted.questions.bulk import Bulk
     from drgn_unaccepted.views import bulk as view
 
     lines = view.json_lines if args.format == "json" else view.text
     bulk = Bulk(snapshot, source)
     try:
-        with os.fdopen(0, "rb", closefd=False) if args.file == "-" else Path(args.file).open("rb") as text:
+        with os.fdopen(0, "rb", closefd=False) if args.file == "-" else open_input(args.file) as text:
             for block in bulk.blocks(text):
                 yield lines(block, bulk.kinds)
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, TextIO
 
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.files import check_replaceable
 from drgn_unaccepted.fleet.records import Record
 from drgn_unaccepted.words import safe
 
@@ -128,6 +129,7 @@ def _replaced(path: Optional[str]) -> Iterator[Optional[str]]:
         yield None
         return
     try:
+        check_replaceable(path)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{Path(path).name}.", dir=Path(path).parent)
         os.close(descriptor)
         try:

@@ -13,9 +13,9 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
 
 
 def limit(memory: int, seconds: int) -> None:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 def _option(path: str) -> str:
     """A snapshot is JSON, and no dump begins like it."""
     try:
-        with Path(path).open("rb") as file:
+        with open_dump(path) as file:
             return "--snapshot" if file.read(1) == b"{" else "-c"
     except OSError:
         # Told by the command line, in its own words.

@@ -45,6 +45,7 @@ from drgn import (
 )
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel import kallsyms
 from drgn_unaccepted.kernel.btf import Btf, BtfError, Kind
 from drgn_unaccepted.kernel.btf_types import BtfTypes
@@ -296,22 +297,19 @@ def read_btf_file(path: Path) -> bytes:
     :raises Unavailable: neither, or it cannot be read
     """
     try:
-        with path.open("rb") as file:
+        with open_dump(str(path)) as file:
             if file.read(4) != b"\x7fELF":
                 return _read_bounded(path)
-            from elftools.common.exceptions import ELFError
-            from elftools.elf.elffile import ELFFile
+            from drgn_unaccepted.kernel.elf_sections import ElfSections
 
             try:
-                section = ELFFile(file).get_section_by_name(".BTF")
+                sections = ElfSections(file)
+                section = sections.named(".BTF")
                 if section is None:
-                    raise Unavailable(f"{path}: no .BTF section")
-                if section.data_size > limits.BTF_BYTES:
-                    raise Unavailable(f"{path}: .BTF has {section.data_size} bytes, limit {limits.BTF_BYTES}")
-                data: bytes = section.data()
-                return data
-            except ELFError as error:
-                raise Unavailable(f"{path}: {error}") from error
+                    raise Unavailable("no .BTF section")
+                return sections.data(section, limits.BTF_BYTES)
+            except Unavailable as error:
+                raise Unavailable(f"{path}: {error}") from None
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from error
 

@@ -10,10 +10,13 @@ from typing import NamedTuple, Optional
 
 import drgn
 
+from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.kernel.elf_sections import SHT_NOBITS, ElfSections
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 
 #: The first bytes of BTF that is in no ELF file, in little endian.
 _BTF_MAGIC = b"\x9f\xeb"
+_NT_GNU_BUILD_ID = 3
 
 
 def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -> str:
@@ -58,23 +61,18 @@ class _File(NamedTuple):
 
 
 def _look_into(path: str) -> _File:
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import NoteSection
-
     try:
-        with Path(path).open("rb") as file:
+        with open_dump(path) as file:
             if file.read(2) == _BTF_MAGIC:
                 return _File(path, None, has_dwarf=False, has_btf=True)
-            elf = ELFFile(file)
-            notes = [n for s in elf.iter_sections() if isinstance(s, NoteSection) for n in s.iter_notes()]
-            names = {section.name for section in elf.iter_sections() if section["sh_type"] != "SHT_NOBITS"}
+            sections = ElfSections(file)
+            # Other owners have types of their own: Xen's 3, which every distribution's kernel has, is an address.
+            build_ids = [n.data.hex() for n in sections.notes() if (n.name, n.type) == (b"GNU", _NT_GNU_BUILD_ID)]
+            names = {section.name for section in sections.all if section.type != SHT_NOBITS}
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None
-    except ELFError as error:
-        raise TargetError(f"{path}: not an ELF file with symbols: {error}") from None
-    # Other owners number their notes otherwise: Xen's type 3, which every distribution's kernel has, is an address.
-    build_ids = [n["n_desc"] for n in notes if (n["n_name"], n["n_type"]) == ("GNU", "NT_GNU_BUILD_ID")]
+    except Unavailable as error:
+        raise TargetError(f"{path}: {error}") from None
     return _File(path, build_ids[0] if build_ids else None, ".debug_info" in names, ".BTF" in names)
 
 

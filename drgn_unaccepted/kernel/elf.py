@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, Optional
 from drgn import FaultError
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
@@ -172,7 +173,7 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
     """
     if Path(path).name == "kcore" and path.startswith("/proc/"):
         return None
-    with Path(path).open("rb") as file:
+    with open_dump(path) as file:
         ident = file.read(_EHDR.size)
         if len(ident) < _EHDR.size or ident[:6] != b"\x7fELF\x02\x01":
             return None

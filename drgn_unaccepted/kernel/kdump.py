@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, Optional
+
+from drgn_unaccepted.files import open_dump
 
 _SIGNATURE = b"KDUMP   "
 #: status, block_size, sub_hdr_size, bitmap_blocks of struct disk_dump_header.
@@ -48,7 +49,7 @@ def read_kdump_extent(path: str) -> Optional[KdumpExtent]:
     :raises OSError: the file cannot be read
     :raises ValueError: the header is damaged
     """
-    with Path(path).open("rb") as file:
+    with open_dump(path) as file:
         data = file.read(_HEADER.size)
         if data[: len(_SIGNATURE)] != _SIGNATURE:
             return None

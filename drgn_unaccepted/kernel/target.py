@@ -13,6 +13,7 @@ from typing import Optional, Union
 import drgn
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_input
 from drgn_unaccepted.kernel import elf
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
@@ -221,7 +222,7 @@ def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[byte
 
 def _read_vmcoreinfo(path: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:
+        with open_input(path) as file:
             data = file.read(limits.VMCOREINFO_BYTES + 1)
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
-
+from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.kernel.elf_sections import SHT_SYMTAB, ElfSections, Section
 from drgn_unaccepted.kernel.errors import Unavailable
 
 #: ``Elf64_Sym``: st_name, st_info, st_other, st_shndx, st_value, st_size.
@@ -34,11 +32,15 @@ def read_vmlinux_symbols(path: str, names: Collection[str]) -> dict[str, Vmlinux
     :raises OSError: the file cannot be read
     """
     try:
-        with Path(path).open("rb") as file:
-            sections = [s for s in ELFFile(file).iter_sections() if isinstance(s, SymbolTableSection)]
-            tables = [(section.data(), section.stringtable.data()) for section in sections]
-    except ELFError as error:
-        raise Unavailable(f"{path}: not an ELF file with symbols: {error}") from None
+        with open_dump(path) as file:
+            sections = ElfSections(file)
+            tables = [
+                (sections.data(table, limits.VMLINUX_SYMBOLS_BYTES), _strings(sections, table))
+                for table in sections.all
+                if table.type == SHT_SYMTAB
+            ]
+    except Unavailable as error:
+        raise Unavailable(f"{path}: {error}") from None
     found: dict[str, VmlinuxSymbol] = {}
     for symbols, strings in tables:
         places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
@@ -46,6 +48,12 @@ def read_vmlinux_symbols(path: str, names: Collection[str]) -> dict[str, Vmlinux
             if name_at in places and section:
                 found.setdefault(places[name_at], VmlinuxSymbol(value, size))
     return found
+
+
+def _strings(sections: ElfSections, table: Section) -> bytes:
+    if table.link >= len(sections.all):
+        raise Unavailable("damaged: a symbol table without names")
+    return sections.data(sections.all[table.link], limits.VMLINUX_SYMBOLS_BYTES)
 
 
 def _places(strings: bytes, name: bytes) -> Iterator[int]:

@@ -13,10 +13,10 @@ import os
 import reprlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.record.change import apply, change
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import (
@@ -117,7 +117,7 @@ class Recording:
         self.path = path
         #: What was dropped at the end of the file, and why; known when the samples were read.
         self.dropped: Optional[str] = None
-        with Path(path).open("rb") as file:
+        with open_dump(path) as file:
             header = _parse(_read_line(file, 1, limits.RECORDING_HEADER_BYTES), 1)
         try:
             check_schema(header, SCHEMA)
@@ -133,7 +133,7 @@ class Recording:
         """
         self.dropped = None
         last: Optional[Snapshot] = None
-        with Path(self.path).open("rb") as file:
+        with open_dump(self.path) as file:
             _read_line(file, 1, limits.RECORDING_HEADER_BYTES)
             number = 1
             while True:

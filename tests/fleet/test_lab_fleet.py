@@ -21,7 +21,7 @@ from drgn_unaccepted.snapshot_file import write
 from tests.fleet.ansible import play, recap
 from tests.fleet.monitoring import monitoring
 from tests.fleet.slurm import slurm
-from tests.fleet.tools import INTEGRATIONS, TOP, json_lines, run, wait_for
+from tests.fleet.tools import INTEGRATIONS, TOP, json_lines, make_hanging, run, wait_for
 from tests.lab.captures import CHUNK, UNIT, Capture, captures, find, read_bitmap
 
 pytestmark = pytest.mark.lab
@@ -101,7 +101,7 @@ def test_slurm_scans_their_dumps(guests: dict[str, list[str]], tmp_path: Path) -
     damaged, hanging, manifest = tmp_path / "damaged", tmp_path / "hanging", tmp_path / "archive.jsonl"
     with Path(guests["guest-a"][1]).open("rb") as file:
         damaged.write_bytes(file.read(1 << 20))
-    os.mkfifo(hanging)
+    make_hanging(hanging)
     entries = {guest: path for guest, (_, path) in guests.items()} | {"guest-d": damaged, "guest-e": hanging}
     manifest.write_text("".join(json.dumps({"path": str(p), "host": host}) + "\n" for host, p in entries.items()))
     exported = {

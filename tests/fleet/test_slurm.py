@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.slurm import slurm
-from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, TOP, json_lines, plant
+from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, TOP, json_lines, make_hanging, plant
 
 pytestmark = pytest.mark.lab
 
@@ -27,7 +27,7 @@ def test_an_archive_in_shards(tmp_path: Path) -> None:
         shutil.copy(SAMPLES / sample / "vmcore", archive / sample)
     plant(SAMPLES / "6.12-edges" / "vmcore", archive / "planted.json")
     (archive / "cut.vmcore").write_bytes((SAMPLES / "6.12-fill" / "vmcore").read_bytes()[:100_000])
-    os.mkfifo(archive / "hang.vmcore")
+    make_hanging(archive / "hang.vmcore")
     exported = {
         "UNACCEPTED_ARCHIVE": str(archive),
         "UNACCEPTED_RESULTS": str(results),

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -29,6 +32,17 @@ def tool(name: str, package: str) -> str:
     if path is None:
         pytest.skip(f"{name} is not here: apt-get install {package}")
     return path
+
+
+def make_hanging(path: Path) -> None:
+    """A dump whose open(2) does not return for 45 s (/proc/sys/fs/lease-break-time), as on a file server that is gone.
+
+    This process holds a lease on it, and does not give it up before it ends.
+    """
+    # What the kernel asks for it back with.
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 
 
 def run(argv: Sequence[object], stdin: str = "", timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
