@@ -47,6 +47,8 @@ REASONS = {
     "drgn reads no types.",
 }
 
+_NO_REASON = "Not explained yet."
+
 _HEAD = """\
 # Speed
 
@@ -151,7 +153,12 @@ def text_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def reason(row: dict[str, Any]) -> str:
-    return next((text for start, text in REASONS.items() if row["name"].startswith(start)), "Not explained yet.")
+    return next((text for start, text in REASONS.items() if row["name"].startswith(start)), _NO_REASON)
+
+
+def unexplained(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that miss what was wanted and are given no reason on the page."""
+    return [row for row in rows if not row["met"] and reason(row) == _NO_REASON]
 
 
 def write(run: dict[str, Any]) -> None:
