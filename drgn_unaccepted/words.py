@@ -18,6 +18,20 @@ def size(nbytes: Optional[int]) -> str:
     return count(nbytes, "byte")
 
 
+def share(part: int, whole: int) -> str:
+    """A part in percent, ``0%`` only for none and ``100%`` only for all; ``!`` for a part of nothing.
+
+    The page's ``share()`` says the same.
+    """
+    if whole <= 0:
+        return "!" if part else ""
+    if 0 < part * 100 < whole:
+        return "<1%"
+    if part < whole and part * 100 > 99 * whole:
+        return ">99%"
+    return f"{(200 * part + whole) // (2 * whole)}%"
+
+
 def span(start: int, end: int) -> str:
     """A range, its end exclusive: ``0x100000000-0x140000000``."""
     return f"{start:#x}-{end:#x}"

@@ -29,7 +29,7 @@ class _Slice(NamedTuple):
     samples: int
     source: str
     unaccepted: Optional[int]
-    units: Optional[list[int]]
+    bins: Optional[list[Optional[int]]]
 
 
 class _Axis(NamedTuple):
@@ -48,7 +48,8 @@ class NoSamples(Exception):
 def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40) -> Document:
     """The state of each bin over time, in at most ``columns`` bins and from ``lines / 2`` to ``lines`` slices of time.
 
-    A slice shows the state at its end. Bins are bytes of the bitmap or more, as in ``map``.
+    A slice shows the state at its end. Bins are bytes of the bitmap or more, as in ``map``. What has left page lists
+    was accepted; a bin that no sample has known anything of is unknown.
 
     :param wanted: source, for each sample
     :raises NoSamples: there is none
@@ -58,6 +59,7 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     last: Optional[tuple[Snapshot, Source]] = None
     total, began = 0, 0.0
     per_slice = 1
+    known: set[int] = set()
     for sample in samples:
         snapshot = sample.snapshot
         source = choose_source(snapshot, wanted)
@@ -65,7 +67,8 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
         if axis is None:
             began = sample.elapsed
             axis = _axis(snapshot, source, columns)
-        now = _Slice(sample.elapsed, 1, source.name, unaccepted_bytes(snapshot, source), _units(snapshot, source, axis))
+        bins = _bins(snapshot, source, axis, known)
+        now = _Slice(sample.elapsed, 1, source.name, unaccepted_bytes(snapshot, source), bins)
         if slices and slices[-1].samples < per_slice:
             slices[-1] = now._replace(samples=slices[-1].samples + 1)
         else:
@@ -94,7 +97,7 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
                 "source": now.source,
                 "unaccepted_bytes": now.unaccepted,
                 "rate_bytes_per_second": _rate(slices[number - 1] if number else None, now),
-                "unaccepted_units": now.units,
+                "bins_unaccepted_bytes": now.bins,
             }
             for number, now in enumerate(slices)
         ],
@@ -120,16 +123,22 @@ def _axis(snapshot: Snapshot, source: Source, columns: int) -> _Axis:
     return _Axis([grid.start(number) for number in numbers], grid, unit)
 
 
-def _units(snapshot: Snapshot, source: Source, axis: _Axis) -> Optional[list[int]]:
-    """Unaccepted units of each bin; None where the source knows no addresses."""
+def _bins(snapshot: Snapshot, source: Source, axis: _Axis, known: set[int]) -> Optional[list[Optional[int]]]:
+    """Unaccepted bytes of each bin, None for one that is unknown; None where the source knows no addresses.
+
+    :param known: indexes of the bins whose state is known since an earlier sample; this one's are added
+    """
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     if source.exact:
         assert geometry is not None and bitmap is not None
-        return [set_bits(geometry, bitmap, axis.grid, start)[0] for start in axis.starts]
-    if source.name == "page-lists":
-        listed = listed_ranges(snapshot)
-        return [bytes_inside(listed, axis.grid, start)[0] // axis.unit for start in axis.starts]
-    return None
+        known.update(range(len(axis.starts)))
+        return [set_bits(geometry, bitmap, axis.grid, start)[0] * axis.unit for start in axis.starts]
+    if source.name != "page-lists":
+        return None
+    listed = listed_ranges(snapshot)
+    bins: list[Optional[int]] = [bytes_inside(listed, axis.grid, start)[0] for start in axis.starts]
+    known.update(index for index, nbytes in enumerate(bins) if nbytes)
+    return [nbytes if nbytes or index in known else None for index, nbytes in enumerate(bins)]
 
 
 def _rate(before: Optional[_Slice], now: _Slice) -> Optional[float]:

@@ -84,7 +84,9 @@ def map_document(
     wide: Optional[int] = None,
     finest: Optional[int] = None,
 ) -> Document:
-    """Unaccepted units, and bytes of RAM, reserved and unknown memory, of each bin.
+    """Unaccepted units and bytes, and bytes of RAM, reserved and unknown memory, of each bin.
+
+    From page lists a unit counts if a byte of it is listed: a unit can be larger than a chunk (4 MiB on x86).
 
     :param window: what to show, widened to whole rows; by default all RAM and all that the bitmap covers
     :param columns: bins in a row while a bin is a byte of the bitmap or less, a power of two
@@ -110,24 +112,28 @@ def map_document(
     covered = [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
     uncovered = rng.subtract(memory.ram, covered) if source.name == "bitmap" else []
     guards = [] if source.exact else rng.intersect(possible_guards(snapshot), unaccepted)
+    touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (unaccepted, guards))
     rows: list[Document] = []
     for number in numbers:
         start = grid.start(number)
         if source.exact:
             assert geometry is not None and snapshot.table.bitmap is not None
             units = set_bits(geometry, snapshot.table.bitmap, grid, start)
+            unaccepted_bytes = [count * unit for count in units]
         else:
-            # A listed chunk can be less than a unit.
-            units = [-(-inside // unit) for inside in bytes_inside(unaccepted, grid, start)]
+            units = [inside // unit for inside in bytes_inside(touched, grid, start)]
+            unaccepted_bytes = bytes_inside(unaccepted, grid, start)
         rows.append(
             {
                 "start": start,
                 "unaccepted_units": units,
+                "unaccepted_bytes": unaccepted_bytes,
                 "ram_bytes": bytes_inside(memory.ram, grid, start),
                 "reserved_bytes": bytes_inside(memory.reserved, grid, start),
                 "unknown_bytes": bytes_inside(unknown, grid, start),
                 "uncovered_bytes": bytes_inside(uncovered, grid, start),
-                "guard_units": [-(-inside // unit) for inside in bytes_inside(guards, grid, start)],
+                "guard_units": [inside // unit for inside in bytes_inside(touched_guards, grid, start)],
+                "guard_bytes": bytes_inside(guards, grid, start),
             }
         )
     answer = document(snapshot, source, "map")
@@ -147,7 +153,7 @@ def map_document(
                 "units": sum(sum(row["unaccepted_units"]) for row in rows),
                 **{
                     key: sum(sum(row[key]) for row in rows)
-                    for key in ("ram_bytes", "reserved_bytes", "unknown_bytes", "uncovered_bytes")
+                    for key in ("unaccepted_bytes", "ram_bytes", "reserved_bytes", "unknown_bytes", "uncovered_bytes")
                 },
             },
             "lanes": lanes(snapshot),
@@ -268,6 +274,12 @@ def strays(snapshot: Snapshot, source: Source, ram: Sequence[Range]) -> list[Ran
                 return rng.merge([*found, Range(run.start, geometry.end)])
             found.append(run)
     return rng.merge(found)
+
+
+def _whole_units(ranges: Sequence[Range], unit: int, phys_base: int) -> list[Range]:
+    """The units that ``ranges`` touch."""
+    base = phys_base % unit
+    return rng.merge((start - (start - base) % unit, end + (base - end) % unit) for start, end in ranges)
 
 
 def _grid(filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int) -> Grid:

@@ -28,9 +28,6 @@ from drgn_unaccepted.questions.state import X86_UNIT_SIZE, Piece, StateMap, list
 from drgn_unaccepted.questions.summary import summary
 from drgn_unaccepted.snapshot import Snapshot
 
-#: Stands for the units of a bin of which the source knew nothing.
-_NOT_KNOWN = 0xFFFFFFFF
-
 
 def report(
     snapshot: Snapshot, source: Source, checks: Optional[Document] = None, history: Optional[Document] = None
@@ -88,18 +85,19 @@ def report(
 
 
 def _recording(history: Document) -> Document:
-    """The slices of time, with the units of their bins as one array of little-endian ``u32``."""
-    units = array("I")
+    """The slices of time, with the unaccepted bytes of their bins as little-endian doubles, NaN where unknown."""
+    nbytes = array("d")
     for now in history["slices"]:
-        units.extend(now["unaccepted_units"] or [_NOT_KNOWN] * len(history["bins"]))
+        bins = now["bins_unaccepted_bytes"] or [None] * len(history["bins"])
+        nbytes.extend(math.nan if one is None else one for one in bins)
     if sys.byteorder == "big":
-        units.byteswap()
+        nbytes.byteswap()
     return {
-        **_own(history, ("samples", "elapsed_seconds", "bytes_per_bin", "units_per_bin", "bins")),
+        **_own(history, ("samples", "elapsed_seconds", "unit_size", "bytes_per_bin", "bins")),
         "slices": [
-            {key: value for key, value in now.items() if key != "unaccepted_units"} for now in history["slices"]
+            {key: value for key, value in now.items() if key != "bins_unaccepted_bytes"} for now in history["slices"]
         ],
-        "units": _deflated(units.tobytes()),
+        "unaccepted": _deflated(nbytes.tobytes()),
     }
 
 

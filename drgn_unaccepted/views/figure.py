@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import (
     ACCEPTED,
     GLYPHS,
@@ -20,9 +21,8 @@ from drgn_unaccepted.views.map import (
     Kind,
     about,
     kind,
-    level,
 )
-from drgn_unaccepted.words import safe, span
+from drgn_unaccepted.words import safe, share, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +52,7 @@ _FAINT = "#566270"
 
 #: In heights of the bitmap's bar: the bar, a lane below it, from lane to lane, between rows, for rows left out.
 _BAR, _LANE, _STEP, _FREE, _GAP = 1.0, 0.22, 0.28, 0.45, 0.8
+_TICK = 0.14
 
 #: With more rows there is no room for the lanes.
 _ROWS_WITH_LANES = 20
@@ -108,15 +109,18 @@ def draw(answer: Document) -> Figure:
 def _row(axes: Axes, answer: Document, row: Document, y: float) -> None:
     columns = answer["bins_per_row"]
     at = 0
-    for of, run in groupby(kind(row, index, answer["units_per_bin"]) for index in range(columns)):
+    for of, run in groupby(kind(row, index, answer["bytes_per_bin"]) for index in range(columns)):
         length = len(list(run))
-        axes.broken_barh([(at / columns, length / columns)], (y, _BAR), facecolor=_color(of), linewidth=0)
+        where = [(at / columns, length / columns)]
+        axes.broken_barh(where, (y, _BAR), facecolor=_color(of), linewidth=0)
+        if of == 1:
+            # A hairline is easily missed: what is least unaccepted is pointed at from above.
+            axes.broken_barh(where, (y - _TICK, _TICK), facecolor=_color(8), linewidth=0)
         at += length
     start = f"{row['start']:#x}"
     _text(axes, -0.006, y + _BAR / 2, start, ha="right", va="center", family="monospace", size=8)
-    units, ram = sum(row["unaccepted_units"]), sum(row["ram_bytes"])
-    share = f"{units * answer['unit_size'] / ram:.0%}" if ram else "no RAM"
-    _text(axes, 1.006, y + _BAR / 2, share, va="center", size=7.5, color=_FAINT)
+    said = share(sum(row["unaccepted_bytes"]), sum(row["ram_bytes"])) or "no RAM"
+    _text(axes, 1.006, y + _BAR / 2, said, va="center", size=7.5, color=_FAINT)
 
 
 def _lane(axes: Axes, answer: Document, row: Document, lane: _Lane, top: float) -> None:
@@ -134,7 +138,7 @@ def _lane(axes: Axes, answer: Document, row: Document, lane: _Lane, top: float) 
 def _axis(axes: Axes, answer: Document, bottom: float) -> None:
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom, -0.1)
+    axes.set_ylim(bottom, -0.2)
     axes.set_yticks([])
     axes.set_xticks([tick / 8 for tick in range(8)])
     axes.set_xticklabels([f"+{about(row_bytes * tick // 8) if tick else 0}" for tick in range(8)], size=7.5, ha="left")
@@ -147,7 +151,7 @@ def _axis(axes: Axes, answer: Document, bottom: float) -> None:
 def _words(axes: Axes, answer: Document) -> None:
     totals, release = answer["totals"], answer["target"]["release"]
     source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
-    unaccepted = about(totals["units"] * answer["unit_size"])
+    unaccepted = about(totals["unaccepted_bytes"])
     if answer["unaccepted_bytes"] is None:
         unaccepted = f"at least {unaccepted}"
     title = f"{unaccepted} unaccepted of {about(totals['ram_bytes'])} RAM; {source}"
@@ -161,15 +165,23 @@ def _words(axes: Axes, answer: Document) -> None:
 
 
 def _legend(figure: Figure, answer: Document, lanes: Sequence[_Lane]) -> None:
-    from matplotlib.patches import Patch
-
-    seen = {kind(row, i, answer["units_per_bin"]) for row in answer["rows"] for i in range(answer["bins_per_row"])}
-    # Between none and all of a bin the colour is between the two.
-    order = [8, ACCEPTED, OUTSIDE, UNKNOWN, GUARD, RESERVED, HOLE]
-    entries = {GLYPHS[of].meaning: _color(of) for of in order if of in seen or of in (8, ACCEPTED)}
+    seen = {kind(row, i, answer["bytes_per_bin"]) for row in answer["rows"] for i in range(answer["bins_per_row"])}
+    entries = {GLYPHS[8].meaning: _color(8)}
+    if seen.intersection(range(1, 8)):
+        # Between none and all of a bin the colour is between the two.
+        entries["partly unaccepted, the less the bluer"] = _color(4)
+    order = [ACCEPTED, OUTSIDE, UNKNOWN, GUARD, RESERVED, HOLE]
+    entries.update({GLYPHS[of].meaning: _color(of) for of in order if of in seen or of == ACCEPTED})
     for lane in lanes:
         if not lane.named:
             entries.update({f"{lane.name} {name}": color for _, _, color, name in lane.segments})
+    _patches(figure, entries)
+
+
+def _patches(figure: Figure, entries: Mapping[str, str]) -> None:
+    """A legend of colours by what they mean."""
+    from matplotlib.patches import Patch
+
     patches = [Patch(facecolor=color, label=text) for text, color in entries.items()]
     figure.legend(handles=patches, loc="outside lower left", ncols=5, frameon=False, fontsize=6.5)
 
@@ -202,7 +214,9 @@ def _color(of: Kind) -> str:
     if of == ACCEPTED:
         of = 0
     if isinstance(of, int):
-        parts: Iterable[int] = (a + (b - a) * of // 8 for a, b in zip(_ACCEPTED, _UNACCEPTED))
+        # From a third to two thirds, so that one unit in a thousand can be told from none, and all but one from all.
+        mixed = {0: 0, 8: 18}.get(of, of + 5)
+        parts: Iterable[int] = (a + (b - a) * mixed // 18 for a, b in zip(_ACCEPTED, _UNACCEPTED))
         return "#" + "".join(f"{part:02x}" for part in parts)
     return _COLORS[of]
 
@@ -214,32 +228,14 @@ def _text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:
 
 def draw_history(answer: Document) -> Figure:
     """A recording as a figure: addresses by time; below them the unaccepted bytes, and those accepted in a second."""
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    slices, bins = answer["slices"], answer["bins"]
+    slices = answer["slices"]
     edges = [slices[0]["elapsed_seconds"] - 0.01 * (answer["elapsed_seconds"] or 1)]
     edges += [now["elapsed_seconds"] for now in slices]
-    # Where nothing is known, 9: a colour of its own.
-    heat = [
-        [
-            9 if now["unaccepted_units"] is None else level(now["unaccepted_units"][row], answer["units_per_bin"])
-            for now in slices
-        ]
-        for row in range(len(bins))
-    ]
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    figure = Figure(figsize=(10, 5.7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.6, 1.2))
-    colors = ListedColormap([_color(of) for of in (ACCEPTED, *range(1, 9))] + [_color(UNKNOWN)])
-    if bins:
-        top.pcolormesh(
-            edges, range(len(bins) + 1), heat, cmap=colors, vmin=-0.5, vmax=9.5, linewidth=0, rasterized=True
-        )
-    top.invert_yaxis()
-    step = max(1, len(bins) // 8)
-    top.set_yticks(
-        range(0, len(bins), step), [f"{bins[row]:#x}" for row in range(0, len(bins), step)], family="monospace"
-    )
+    seen = _heat(top, answer, edges)
     source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
     title = f"Unaccepted memory over {answer['elapsed_seconds']:.1f} seconds, {answer['samples']} samples; {source}"
     top.set_title(title, loc="left", size=11, parse_math=False)
@@ -256,7 +252,37 @@ def draw_history(answer: Document) -> Figure:
         axes.tick_params(labelsize=7.5)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+    entries = {"all accepted": _color(ACCEPTED), "half unaccepted": _color(4), "all unaccepted": _color(8)}
+    if UNKNOWN in seen:
+        entries["unknown"] = _color(UNKNOWN)
+    _patches(figure, entries)
     return figure
+
+
+def _heat(axes: Axes, answer: Document, edges: Sequence[float]) -> set[Kind]:
+    """Bins from top to bottom, a line where memory between two is left out; what they show as."""
+    from matplotlib.colors import ListedColormap
+
+    slices, bins, size_ = answer["slices"], answer["bins"], answer["bytes_per_bin"]
+    order: list[Kind] = [ACCEPTED, *range(1, 9), UNKNOWN]
+    kinds = [[bin_kind(now, row, size_) for now in slices] for row in range(len(bins))]
+    axes.set_ylabel(f"physical address\n(bins of {about(size_)})", size=8)
+    if bins:
+        colors = ListedColormap([_color(of) for of in order])
+        heat = [[order.index(of) for of in row] for row in kinds]
+        axes.pcolormesh(
+            edges, range(len(bins) + 1), heat, cmap=colors, vmin=-0.5, vmax=9.5, linewidth=0, rasterized=True
+        )
+    axes.invert_yaxis()
+    apart = [row for row in range(1, len(bins)) if bins[row] != bins[row - 1] + size_]
+    for row in apart:
+        axes.axhline(row, color="black", linewidth=0.8)
+    step = max(1, len(bins) // 8)
+    # The first address after a gap is named before all others near it.
+    ticks = [row for row in range(0, len(bins), step) if not any(0 < abs(row - gap) < step / 2 for gap in apart)]
+    ticks = sorted({*ticks, *apart}) if len(apart) <= 8 else ticks
+    axes.set_yticks(ticks, [f"{bins[row]:#x}" for row in ticks], family="monospace")
+    return {of for row in kinds for of in row}
 
 
 _GIB = 1 << 30

@@ -52,6 +52,12 @@ def _sample(of: Kind, style: Style) -> str:
     return f"'{text}'" if text == " " else text
 
 
+def bin_kind(now: Document, index: int, bytes_per_bin: int) -> Kind:
+    """What a bin of a slice of time shows as."""
+    unaccepted = None if now["bins_unaccepted_bytes"] is None else now["bins_unaccepted_bytes"][index]
+    return UNKNOWN if unaccepted is None else (level(unaccepted, bytes_per_bin) or ACCEPTED)
+
+
 def _groups(answer: Document) -> list[tuple[int, int]]:
     """Bins that are neighbours, as ranges."""
     groups: list[tuple[int, int]] = []
@@ -64,11 +70,7 @@ def _groups(answer: Document) -> list[tuple[int, int]]:
 
 
 def _strip(answer: Document, now: Document, groups: list[tuple[int, int]], style: Style) -> str:
-    units = now["unaccepted_units"]
-    kinds: list[Kind] = [
-        UNKNOWN if units is None else (level(units[index], answer["units_per_bin"]) or ACCEPTED)
-        for index in range(len(answer["bins"]))
-    ]
+    kinds = [bin_kind(now, index, answer["bytes_per_bin"]) for index in range(len(answer["bins"]))]
     text, at = "|", 0
     bar = "|" if len(groups) <= _GROUPS else ""
     for start, end in groups:

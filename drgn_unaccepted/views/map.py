@@ -130,13 +130,13 @@ def map_lines(answer: Document, style: Style) -> Iterator[str]:
     yield from _totals(answer, style)
 
 
-def kind(row: Document, index: int, units_per_bin: int) -> Kind:
+def kind(row: Document, index: int, bytes_per_bin: int) -> Kind:
     """What the bin shows as. Unaccepted memory is never hidden; unknown memory never looks like accepted memory."""
-    units = row["unaccepted_units"][index]
-    if units:
-        if units == row["guard_units"][index]:
+    unaccepted = row["unaccepted_bytes"][index]
+    if unaccepted:
+        if unaccepted == row["guard_bytes"][index]:
             return GUARD
-        return level(units, units_per_bin)
+        return level(unaccepted, bytes_per_bin)
     if row["unknown_bytes"][index]:
         return UNKNOWN
     ram = row["ram_bytes"][index]
@@ -145,11 +145,11 @@ def kind(row: Document, index: int, units_per_bin: int) -> Kind:
     return RESERVED if row["reserved_bytes"][index] else HOLE
 
 
-def level(units: int, units_per_bin: int) -> int:
-    """Eighths of a bin: 0 only for none of its units, 8 only for all."""
-    if not 0 < units < units_per_bin:
-        return 8 if units else 0
-    return max(1, min(7, round(units * 8 / units_per_bin)))
+def level(unaccepted: int, whole: int) -> int:
+    """Eighths of a bin: 0 only for none of its bytes, 8 only for all."""
+    if not 0 < unaccepted < whole:
+        return 8 if unaccepted else 0
+    return max(1, min(7, round(unaccepted * 8 / whole)))
 
 
 def _head(answer: Document, style: Style) -> Iterator[str]:
@@ -206,7 +206,7 @@ def _axis(answer: Document, gutter: int) -> Iterator[str]:
 
 def _row(answer: Document, row: Document, gutter: int, style: Style) -> str:
     columns = answer["bins_per_row"]
-    kinds = [kind(row, index, answer["units_per_bin"]) for index in range(columns)]
+    kinds = [kind(row, index, answer["bytes_per_bin"]) for index in range(columns)]
     text = f"{row['start']:#{gutter}x}|"
     for color, run in groupby(kinds, lambda of: GLYPHS[of].color):
         text += paint("".join(glyph(of, style) for of in run), color, style)
@@ -268,10 +268,10 @@ def _lanes(answer: Document, row: Document, context: Sequence[_Lane]) -> Iterato
 
 def _marks(answer: Document, row: Document) -> Iterator[tuple[str, str]]:
     """What a glyph for unaccepted memory cannot show beside it."""
-    bins = zip(row["unaccepted_units"], row["guard_units"], row["unknown_bytes"])
+    bins = zip(row["unaccepted_bytes"], row["guard_bytes"], row["unknown_bytes"])
     flight = [(*run, "a") for run in answer["lanes"]["accepting"] or ()]
     accepting = _values(flight, row["start"], answer["bytes_per_bin"], answer["bins_per_row"])
-    guard, unknown = zip(*(("g" if 0 < g < units else " ", "?" if units and some else " ") for units, g, some in bins))
+    guard, unknown = zip(*(("g" if 0 < g < here else " ", "?" if here and some else " ") for here, g, some in bins))
     for name, marks in (("guard", guard), ("unknown", unknown), ("accepting", [value or " " for value in accepting])):
         if any(mark != " " for mark in marks):
             yield name, "".join(marks)
@@ -337,10 +337,10 @@ def _letters_first(letter: str) -> tuple[bool, str]:
 
 
 def _totals(answer: Document, style: Style) -> Iterator[str]:
-    totals, unit = answer["totals"], answer["unit_size"]
+    totals = answer["totals"]
     # A source that may lack some has no total.
     least = "at least " if answer["unaccepted_bytes"] is None else ""
-    parts = [f"{least}{size(totals['units'] * unit)} unaccepted in {count(totals['units'], 'unit')}"]
+    parts = [f"{least}{size(totals['unaccepted_bytes'])} unaccepted in {count(totals['units'], 'unit')}"]
     parts.append(f"RAM {about(totals['ram_bytes'])}")
     for key, words in (
         ("unknown_bytes", "of it unknown"),

@@ -194,6 +194,21 @@ def uneven() -> Snapshot:
     )
 
 
+def large_units() -> Snapshot:
+    """Units of 128 MiB, as the feature's authors tried; eight chunks are listed, 4 MiB at the start of each unit."""
+    chunks = range(BASE, BASE + GIB, 128 * MIB)
+    zones = (zone(0, "Normal", BASE, BASE + GIB, chunks),)
+    e820 = (E820Entry(BASE, BASE + GIB, 1),)
+    return replace(
+        small(),
+        table=replace(table(b"\xff"), unit_size=128 * MIB),
+        zones=zones,
+        counters=Counters(1000, len(chunks) * CHUNK_PAGES, 0),
+        e820=E820Tables(e820, e820, e820, e820),
+        accepting=AcceptingList(()),
+    )
+
+
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror=pwned()>\x1b[31m$x^{2}$ {{data}} \u2028"
 
 

@@ -22,7 +22,7 @@ from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.history import history_lines
 from drgn_unaccepted.views.map import Style
 from tests.views import guests
-from tests.views.guests import BASE, GIB, MIB, UNIT
+from tests.views.guests import BASE, GIB, MIB
 
 
 def sample(number: int, snapshot: Snapshot) -> Sample:
@@ -66,13 +66,13 @@ def test_many_samples_become_few_slices(samples: int) -> None:
     # Each slice shows what was so at its end.
     for one in slices:
         done = min(64, round(one["elapsed_seconds"] * 2))
-        assert one["unaccepted_units"] == [0] * done + [8] * (64 - done)
+        assert one["bins_unaccepted_bytes"] == [0] * done + [16 * MIB] * (64 - done)
 
 
 def test_fewer_columns_make_larger_bins() -> None:
     answer = history(sweep(3), columns=16)
     assert (answer["bytes_per_bin"], answer["units_per_bin"], len(answer["bins"])) == (64 * MIB, 32, 16)
-    assert answer["slices"][2]["unaccepted_units"] == [16] + [32] * 15
+    assert answer["slices"][2]["bins_unaccepted_bytes"] == [32 * MIB] + [64 * MIB] * 15
     assert strips(answer)[2] == "▄" + "█" * 15
 
 
@@ -93,11 +93,35 @@ def test_page_lists_and_counters() -> None:
     answer = history([sample(0, lists), sample(1, lists)], columns=200)
     assert answer["source"] == "page-lists"
     assert answer["bins"][0] == 0x10C000000
-    assert answer["slices"][0]["unaccepted_units"][0] == 2
-    assert sum(answer["slices"][0]["unaccepted_units"]) * UNIT == answer["slices"][0]["unaccepted_bytes"]
+    bins = answer["slices"][0]["bins_unaccepted_bytes"]
+    # 0x10c000000, nothing up to 0x120000000, and 24 bins of listed chunks.
+    assert bins == [4 * MIB] + [None] * 19 + [16 * MIB] * 24
+    assert strips(answer)[0] == "▂" + "?" * 19 + "█" * 24
     counters = history([sample(0, lists)], "counters")
-    assert counters["slices"][0]["unaccepted_units"] is None
+    assert counters["slices"][0]["bins_unaccepted_bytes"] is None
     assert set("".join(strips(counters))) <= {"?"}
+
+
+def with_chunks(*chunks: int) -> Snapshot:
+    lists = guests.lists()
+    assert lists.zones is not None
+    normal = guests.zone(0, "Normal", BASE, BASE + GIB, chunks)
+    counters = guests.Counters(1000, len(chunks) * guests.CHUNK_PAGES, 0)
+    return replace(lists, zones=(*lists.zones[:2], normal, lists.zones[3]), counters=counters)
+
+
+def test_what_has_left_the_lists_is_accepted_and_what_was_never_on_them_unknown() -> None:
+    before, after = with_chunks(BASE, BASE + 4 * MIB, BASE + 32 * MIB), with_chunks(BASE + 32 * MIB)
+    answer = history([sample(0, before), sample(1, after)], "page-lists")
+    assert [one["bins_unaccepted_bytes"] for one in answer["slices"]] == [[8 * MIB, None, 4 * MIB], [0, None, 4 * MIB]]
+
+
+def test_chunks_smaller_than_a_unit_are_not_lost() -> None:
+    """Units of 128 MiB: eight listed chunks of 4 MiB, each in a unit of its own, are not eight accepted units."""
+    answer = history([sample(0, guests.large_units())], "page-lists")
+    assert answer["bytes_per_bin"] == GIB
+    assert answer["slices"][0]["bins_unaccepted_bytes"] == [32 * MIB]
+    assert strips(answer) == ["▁"]
 
 
 def test_sources_are_not_compared_with_each_other() -> None:
@@ -151,8 +175,8 @@ def test_replay_makes_a_page(recording: Path, tmp_path: Path, capsys: pytest.Cap
     assert found is not None
     past = json.loads(found[1])["recording"]
     assert past["samples"] == 30 and len(past["slices"]) == 30
-    units = array("I", zlib.decompress(base64.b64decode(past["units"])))
-    assert list(units[64 * 29 :]) == [0] * 29 + [8] * 35
+    nbytes = array("d", zlib.decompress(base64.b64decode(past["unaccepted"])))
+    assert list(nbytes[64 * 29 :]) == [0] * 29 + [16 * MIB] * 35
 
 
 def test_replay_makes_figures(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,10 +204,10 @@ def test_a_real_recording() -> None:
     # The counter goes by chunks, the bits by units: chunks whose guard is accepted already count whole.
     for one, said in ((slices[0], BEFORE), (slices[-1], AFTER)):
         assert 0 <= said - one["unaccepted_bytes"] < 4 * MIB * 4
-        assert sum(one["unaccepted_units"]) * UNIT == one["unaccepted_bytes"]
+        assert sum(one["bins_unaccepted_bytes"]) == one["unaccepted_bytes"]
     for before, after in zip(slices, slices[1:]):
         # Bits only ever clear.
-        assert all(was >= now for was, now in zip(before["unaccepted_units"], after["unaccepted_units"]))
+        assert all(was >= now for was, now in zip(before["bins_unaccepted_bytes"], after["bins_unaccepted_bytes"]))
     busy = [one["elapsed_seconds"] for one in slices if one["rate_bytes_per_second"]]
     assert sum(after - before > 3 for before, after in zip(busy, busy[1:])) == 2, "three bursts"
 

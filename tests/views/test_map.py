@@ -177,6 +177,13 @@ def test_a_partial_bin_is_never_drawn_as_none_or_all() -> None:
         assert row(lines, "0x0")[1] == glyph
 
 
+def test_units_larger_than_chunks_are_told_apart_from_what_is_listed_of_them() -> None:
+    lines = drawn(guests.large_units(), source="page-lists")
+    assert "32 MiB unaccepted in 8 units" in words(lines)
+    # A chunk is less than a unit, so that all of it can be a guard.
+    assert row(lines, "0x0")[4] == "▒"
+
+
 def test_characters_are_bytes_where_the_bitmap_begins_unevenly() -> None:
     lines = drawn(guests.uneven())
     assert row(lines, "0x600000")[:8] == "▁▁█ ----"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from drgn_unaccepted.questions.map import map_document
 from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import figure
+from drgn_unaccepted.words import share
 from tests.views import guests
+from tests.views.guests import TIB, UNIT
 
 SAMPLE = Path(__file__).parent.parent.parent / "vmcore-samples" / "6.12-fill" / "vmcore"
 KDUMP = SAMPLE.parent.parent / "6.12-fill-kdump" / "vmcore"
@@ -56,6 +59,55 @@ def test_svg_says_what_it_shows(tmp_path: Path) -> None:
     assert any("Linux 6.12.0-test; a row is 1 GiB; a unit is 2 MiB" in text for text in said)
     # Eight runs of set bits in the stairs and the long one, each a bar, and the legend's patch; and the EFI lane.
     assert fills(root).count("#e69f00") >= 10
+
+
+def one_unit_unlike_all_others(value: bytes) -> Snapshot:
+    """10 TiB: one unit unaccepted amid zeros, or one accepted amid ones."""
+    snapshot = guests.huge()
+    assert snapshot.table.bitmap_bytes is not None
+    bitmap = bytearray(value * snapshot.table.bitmap_bytes)
+    bitmap[len(bitmap) // 3] ^= 1
+    return replace(snapshot, table=guests.table(bytes(bitmap)))
+
+
+def bars(root: ElementTree.Element) -> list[tuple[int, int, int]]:
+    """Colours between blue (accepted) and orange (unaccepted)."""
+    found = [tuple(bytes.fromhex(color[1:])) for color in fills(root)]
+    blue, orange = (0xA8, 0xCF, 0xE8), (0xE6, 0x9F, 0x00)
+    between = [all(min(a, b) < c < max(a, b) for a, b, c in zip(blue, orange, color)) for color in found]
+    return [(r, g, b) for (r, g, b), is_between in zip(found, between) if is_between]
+
+
+# In the first row 2 GiB of 254 GiB are outside the bitmap too.
+@pytest.mark.parametrize(("value", "said", "rows"), ((b"\0", "<1%", 1), (b"\xff", ">99%", 2)))
+def test_one_unit_of_ten_tib_is_to_be_seen(tmp_path: Path, value: bytes, said: str, rows: int) -> None:
+    needs_matplotlib()
+    root = svg(one_unit_unlike_all_others(value), tmp_path / "map.svg")
+    assert words(root).count(said) == rows
+    # Neither end of the scale is nearer than a third of it: red goes from 0xa8 to 0xe6.
+    found = bars(root)
+    assert found and all(0xA8 + 20 <= red <= 0xE6 - 20 for red, _, _ in found)
+    # A unit alone is pointed at as well: nothing else is orange but the legend's patch.
+    if value == b"\0":
+        assert fills(root).count("#e69f00") == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "said"),
+    (
+        (0, TIB, "0%"),
+        (UNIT, TIB, "<1%"),
+        (TIB // 100, TIB, "<1%"),
+        (TIB // 100 + 1, TIB, "1%"),
+        (TIB // 2, TIB, "50%"),
+        (TIB - UNIT, TIB, ">99%"),
+        (TIB, TIB, "100%"),
+        (0, 0, ""),
+        (UNIT, 0, "!"),
+    ),
+)
+def test_a_share_is_nothing_or_all_only_if_it_is(part: int, whole: int, said: str) -> None:
+    assert share(part, whole) == said
 
 
 def test_the_same_map_makes_the_same_file(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // A recording: time goes to the right, addresses go down; below, the unaccepted bytes and how fast they become fewer.
 
-const HEAT = 260, CURVE = 90, RATE = 60, BETWEEN = 26, NOT_KNOWN = 0xffffffff;
+const HEAT = 260, CURVE = 90, RATE = 60, BETWEEN = 26;
 
 class HistoryView {
   static async unpack(recording, view) {
-    const bytes = await inflate(recording.units);
-    return new HistoryView(recording, new Uint32Array(bytes.buffer, 0, bytes.length / 4), view);
+    const bytes = await inflate(recording.unaccepted);
+    return new HistoryView(recording, new Float64Array(bytes.buffer, 0, bytes.length / 8), view);
   }
 
-  constructor(recording, units, view) {
+  constructor(recording, unaccepted, view) {
     this.recording = recording;
-    this.units = units; // a row for each slice of time, a column for each bin
+    this.unaccepted = unaccepted; // bytes, NaN: unknown; a row for each slice of time, a column for each bin
     this.view = view; // whose colours these are
     this.slices = recording.slices;
     this.selected = this.slices.length - 1;
@@ -32,8 +32,8 @@ class HistoryView {
     this.select(this.selected);
   }
 
-  units_at(slice, bin) {
-    return this.units[slice * this.recording.bins.length + bin];
+  bytesAt(slice, bin) {
+    return this.unaccepted[slice * this.recording.bins.length + bin];
   }
 
   resize() {
@@ -65,8 +65,8 @@ class HistoryView {
     this.slices.forEach((_, slice) => {
       const [x0, x1] = this.span(slice);
       for (let bin = 0; bin < rows; bin++) {
-        const count = this.units_at(slice, bin);
-        ctx.fillStyle = count === NOT_KNOWN ? view.patterns.unknown : view.levels[eighths(count, recording.units_per_bin)];
+        const bytes = this.bytesAt(slice, bin);
+        ctx.fillStyle = Number.isNaN(bytes) ? view.patterns.unknown : view.levels[eighths(bytes, recording.bytes_per_bin)];
         const y0 = Math.round((bin / rows) * HEAT), y1 = Math.round(((bin + 1) / rows) * HEAT);
         ctx.fillRect(x0, y0, Math.max(1, x1 - x0), Math.max(1, y1 - y0));
       }
@@ -162,9 +162,8 @@ class HistoryView {
     this.element.addEventListener("pointermove", (event) => {
       const { slice, bin } = this.at(event), lines = [this.describe(slice)];
       if (bin !== null) {
-        const start = this.recording.bins[bin], count = this.units_at(slice, bin);
-        const units = count === NOT_KNOWN ? "unknown" : `${count} of ${plural(this.recording.units_per_bin, "unit")} unaccepted`;
-        lines.push(span(start, start + this.recording.bytes_per_bin), units);
+        const start = this.recording.bins[bin], bytes = this.bytesAt(slice, bin), size = this.recording.bytes_per_bin;
+        lines.push(span(start, start + size), Number.isNaN(bytes) ? "unknown" : `${exact(bytes)} of ${exact(size)} unaccepted`);
       }
       this.view.showTip(event, lines);
     });
