@@ -21,11 +21,12 @@ from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.capture import capture, table_readers
+from drgn_unaccepted.kernel.doubt import has_zero_page
 from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build
-from drgn_unaccepted.kernel.table import read_table, reads_as_zeros
+from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.limits import PHYSICAL_END
@@ -57,7 +58,8 @@ def efi_unaccepted_table(prog: Program) -> Table:
     >>> efi_unaccepted_table(prog).state
     'present'
 
-    Where the bitmap reads as zeros although there is memory to accept, :attr:`Table.is_doubted` is true.
+    Where pages of the bitmap read as zeros although memory waits to be accepted, or nothing was there to hold them
+    against, :attr:`Table.is_doubted` is true.
 
     It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 ("efi/libstub: Implement support for
     unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; it never raises
@@ -65,8 +67,8 @@ def efi_unaccepted_table(prog: Program) -> Table:
     """
     opened = adopt(prog)
     table = read_table(opened.prog, table_readers(opened))
-    # Zeros are held against the page allocator.
-    return capture(opened, Wanted(frozenset())).table if reads_as_zeros(table) else table
+    # A page of zeros is held against the page allocator.
+    return capture(opened, Wanted(frozenset())).table if has_zero_page(table) else table
 
 
 @takes_program_or_default

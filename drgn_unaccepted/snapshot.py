@@ -67,6 +67,8 @@ class Table:
     read_through: Optional[str] = None
     #: Pages of the table whose direct-map address does not translate; ``None``: not looked at.
     unmapped: Optional[tuple[Range, ...]] = None
+    #: Of a saved table: whether it is known to be of the target's boot, by both boot ids. ``None``: not a saved one.
+    same_boot: Optional[bool] = None
 
     @property
     def is_saved(self) -> bool:

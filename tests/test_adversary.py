@@ -260,6 +260,7 @@ def test_a_saved_bitmap_of_zeros_is_no_bound_where_chunks_are_listed(ask: Ask) -
         bitmap=bytes(table.bitmap_bytes),
         read_through="file",
         reason="whether it was saved in this boot is not known: table.bin does not say",
+        same_boot=False,
     )
     snapshot = replace(snapshot, table=saved)
     chunk = listed_chunk(snapshot)
@@ -277,7 +278,7 @@ def test_a_saved_bitmap_of_zeros_is_no_bound_where_chunks_are_listed(ask: Ask) -
 def test_summary_of_a_bitmap_that_is_not_exact_says_why(ask: Ask, saved: bool) -> None:
     snapshot = sample("6.12-fill")
     if saved:
-        table = replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3")
+        table = replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3", same_boot=True)
     else:
         bitmap_bytes = snapshot.table.bitmap_bytes
         assert bitmap_bytes is not None
@@ -336,7 +337,7 @@ def test_unknown_beside_a_damaged_list_says_that_it_is_damaged(ask: Ask) -> None
     cut = replace(NO_CHUNKS, problems=("entry 0: NULL",))
     snapshot = replace(
         snapshot,
-        table=replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3"),
+        table=replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3", same_boot=True),
         zones=tuple(replace(zone, listed=cut) for zone in snapshot.zones),
     )
     _, answer, _ = ask(snapshot, "resolve", hex(listed_chunk(sample("6.12-fill"))))
@@ -355,7 +356,9 @@ def test_a_few_bits_that_a_saved_table_lacks_are_not_proof_against_the_lists(ask
         index = (unit - table.phys_base) // (2 * MIB)
         assert bitmap[index >> 3] >> (index & 7) & 1
         bitmap[index >> 3] &= ~(1 << (index & 7))
-    saved = replace(table, bitmap=bytes(bitmap), read_through="file", reason="whether it was saved in this boot: ?")
+    saved = replace(
+        table, bitmap=bytes(bitmap), read_through="file", reason="saved in this boot, 1-2-3", same_boot=True
+    )
     snapshot = replace(snapshot, table=saved)
     _, answer, _ = ask(snapshot, "resolve", f"{chunk - 2 * MIB:#x}+8M")
     assert [(entry["address"], entry["state"]) for entry in answer["addresses"]] == [
@@ -366,3 +369,87 @@ def test_a_few_bits_that_a_saved_table_lacks_are_not_proof_against_the_lists(ask
     assert "amid listed chunks" in answer["addresses"][1]["reason"]
     _, answer, _ = ask(snapshot, "ranges")
     assert {"start": chunk, "end": chunk + CHUNK, "state": "unknown"} in answer["ranges"]
+
+
+def saved_table(snapshot: Snapshot, bitmap: bytes, same_boot: bool) -> Table:
+    said = (
+        "saved in this boot, 1-2-3" if same_boot else "whether it was saved in this boot is not known: it does not say"
+    )
+    return replace(snapshot.table, bitmap=bitmap, read_through="file", reason=said, same_boot=same_boot)
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_a_bit_that_is_0_in_a_table_of_another_boot(ask: Ask, same_boot: bool) -> None:
+    """The last unit of the guest is unaccepted and in a listed chunk. In this boot its 0 would be that of a guard."""
+    snapshot = sample("6.12-fill")
+    truth = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
+    bitmap = snapshot.table.bitmap
+    assert bitmap is not None and snapshot.table.geometry is not None
+    last = snapshot.table.geometry.end - 2 * MIB
+    assert last // (2 * MIB) == truth["unaccepted_units"][-1] and bitmap[-1] & 0x80
+    snapshot = replace(snapshot, table=saved_table(snapshot, bitmap[:-1] + bytes([bitmap[-1] & 0x7F]), same_boot))
+    _, answer, _ = ask(snapshot, "resolve", hex(last))
+    (entry,) = answer["addresses"]
+    assert entry["state"] == ("accepted" if same_boot else "unknown")
+    assert ("may have been another boot" in entry["reason"]) is not same_boot
+    _, answer, _ = ask(snapshot, "ranges")
+    accepted = [(part["start"], part["end"]) for part in answer["ranges"] if part["state"] == "accepted"]
+    assert any(start <= last < end for start, end in accepted) is same_boot
+    # What pages in use prove holds in any case.
+    assert sum(end - start for start, end in accepted) > 64 * MIB or not same_boot
+    _, text, _ = ask(snapshot, "summary", text="text")
+    assert ("at most 286 MiB" in text) is same_boot
+    assert ("286 MiB of 896 MiB covered if the saved table is of this boot" in text) is not same_boot
+
+
+def test_a_saved_table_of_a_kernel_that_sets_bits_again(ask: Ask) -> None:
+    snapshot = sample("6.12-fill")
+    assert snapshot.table.bitmap is not None and snapshot.kernel is not None
+    kernel = replace(snapshot.kernel, unaccepts=True)
+    snapshot = replace(snapshot, kernel=kernel, pages=None, missing={**snapshot.missing, "pages": "not in this dump"})
+    snapshot = replace(snapshot, table=saved_table(snapshot, snapshot.table.bitmap, True))
+    assert snapshot.table.phys_base is not None and not snapshot.table.bitmap[0] & 1  # type: ignore[index]
+    _, answer, _ = ask(snapshot, "resolve", hex(snapshot.table.phys_base))
+    assert answer["addresses"][0]["state"] == "unknown"
+    assert "this kernel can set bits again" in answer["addresses"][0]["reason"]
+    assert "this kernel can set bits again" in answer["source_reason"]
+
+
+def test_pages_that_nobody_looked_at_prove_nothing_and_it_says_so(ask: Ask) -> None:
+    """A snapshot of a dump with its bitmap has the pages under set bits only."""
+    snapshot = sample("6.12-fill")
+    assert snapshot.pages is not None and snapshot.table.phys_base is not None
+    address = snapshot.table.phys_base
+    assert not any(start <= address < end for start, end in snapshot.pages.scanned)
+    _, answer, _ = ask(snapshot, "--source", "page-lists", "resolve", hex(address))
+    (entry,) = answer["addresses"]
+    assert (entry["state"], entry["reason"]) == ("unknown", "in no listed chunk; no struct page of it was looked at")
+
+
+def test_pages_in_use_prove_nothing_where_the_kernel_accepts_nothing(ask: Ask) -> None:
+    """efi.unaccepted is ~0: the kernel takes all memory as accepted, and uses it."""
+    snapshot = sample("6.12-fill-kdump")
+    lists = ask(snapshot, "ranges")[1]
+    assert any(part["state"] == "accepted" for part in lists["ranges"])
+    snapshot = replace(snapshot, table=Table("absent", "efi.unaccepted is ~0"))
+    _, answer, _ = ask(snapshot, "--source", "page-lists", "ranges")
+    assert answer["source"] == "page-lists"
+    assert not any(part["state"] == "accepted" for part in answer["ranges"])
+    (used,) = [part for part in lists["ranges"] if part["state"] == "accepted"][:1]
+    _, answer, _ = ask(snapshot, "--source", "page-lists", "resolve", hex(used["start"]))
+    assert "pages in use prove nothing" in answer["addresses"][0]["reason"]
+
+
+def test_no_rule_passes_on_a_bitmap_that_is_not_believed(ask: Ask) -> None:
+    snapshot = sample("6.12-fill")
+    assert snapshot.table.bitmap is not None
+    zeros = replace(snapshot.table, bitmap=bytes(len(snapshot.table.bitmap)), reason="zeros under listed chunks")
+    _, before, _ = ask(snapshot, "check")
+    status, after, _ = ask(replace(snapshot, table=zeros), "check")
+    rests = {"kernel-memory-accepted", "kexec-segments-accepted", "allocated-pages-accepted", "buddy-pages-accepted"}
+    assert rests <= {finding["rule"] for finding in before["findings"] if finding["status"] == "pass"}
+    found = {finding["rule"]: finding for finding in after["findings"]}
+    assert {found[rule]["status"] for rule in rests} == {"skip"}
+    assert "zeros under listed chunks" in found["kernel-memory-accepted"]["message"]
+    assert (found["table-captured"]["status"], found["list-entries-without-bits"]["status"]) == ("warning", "critical")
+    assert (status, after["status"]) == (2, "critical")

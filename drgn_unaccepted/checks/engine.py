@@ -147,6 +147,10 @@ def _run(rule: Rule, facts: Facts) -> Finding:
     if isinstance(outcome, Skip):
         return Finding(rule.name, SKIP, outcome.message, needs=rule.needs)
     if isinstance(outcome, Pass):
+        table = facts.snapshot.table
+        if table.is_doubted and _rests_on_bitmap(rule):
+            # What its bits show is a fault all the same; what they do not show is nothing.
+            return Finding(rule.name, SKIP, f"the bitmap is not to be believed: {table.reason}", needs=rule.needs)
         return Finding(rule.name, PASS, outcome.message + _looked_at(rule, facts), needs=rule.needs)
     faults = [outcome] if isinstance(outcome, Fault) else list(outcome)
     weighed = [_weigh(rule, facts, fault) for fault in faults]
@@ -174,9 +178,13 @@ def _finding(name: str, needs: tuple[str, ...], status: str, faults: Sequence[Fa
 
 def _looked_at(rule: Rule, facts: Facts) -> str:
     """What a pass has to admit."""
-    if any(need.startswith("bitmap") for need in rule.needs) and facts.bitmap_cut:
+    if _rests_on_bitmap(rule) and facts.bitmap_cut:
         return f" (in the first {limits.CHECKED_RANGES} ranges of the bitmap)"
     return ""
+
+
+def _rests_on_bitmap(rule: Rule) -> bool:
+    return any(need.startswith("bitmap") for need in rule.needs)
 
 
 def _overall(snapshot: Snapshot, findings: Sequence[Finding]) -> str:
@@ -186,7 +194,8 @@ def _overall(snapshot: Snapshot, findings: Sequence[Finding]) -> str:
 
 def _blind(snapshot: Snapshot) -> bool:
     """The table or the lists should be there, and neither could be read."""
-    if snapshot.table.state == "absent" or snapshot.table.bitmap is not None:
+    table = snapshot.table
+    if table.state == "absent" or (table.bitmap is not None and not table.is_doubted):
         return False
     zones, kernel = snapshot.zones, snapshot.kernel
     # While the kernel boots its lists are not all of it.

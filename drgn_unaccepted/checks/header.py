@@ -8,6 +8,7 @@ from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, Skip, rule
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
+from drgn_unaccepted.snapshot import Table
 
 #: EFI_UNACCEPTED_UNIT_SIZE of x86, the only architecture with the feature up to Linux 7.3: PMD_SIZE.
 X86_UNIT_SIZE = 2 << 20
@@ -20,11 +21,14 @@ X86_UNIT_SIZE = 2 << 20
     needs=(),
     live=INFO,
     vmcore=INFO,
+    nuance="warning where its bitmap was read and is not to be believed",
     why="""
     The kernel keeps the table's physical address in `efi.unaccepted`: ~0 where there is none, 0 on a kernel without
     CONFIG_UNACCEPTED_MEMORY. Since Linux 6.6 (e7761d827e99) the table lies in ACPI reclaim memory, which `/proc/kcore`
     and every kdump leave out, so "there, but not captured" is the normal case and no error. A header that reads as
-    zeros was filtered out of the dump: it is no evidence of an empty table.
+    zeros was filtered out of the dump: it is no evidence of an empty table. Nor is a page of the bitmap that reads as
+    zeros where the page lists or NR_UNACCEPTED contradict it, or were not there to be asked: then no rule passes that
+    rests on the bitmap.
     """,
     mend="""
     Answers then come from the page lists. For the bitmap itself take a whole-RAM dump (QEMU's dump-guest-memory),
@@ -36,11 +40,18 @@ def table_captured(facts: Facts) -> Outcome:
     if table.state == "absent":
         return Pass(f"there is no table: {table.reason}")
     if table.state == "not-captured":
-        where = "" if table.address is None else f" at {table.address:#x}"
-        return Fault(f"the table{where} was not captured: {table.reason}")
-    if table.address is None:
-        return Pass("the table was read")
-    return Pass(f"the table at {table.address:#x} was read")
+        return Fault(f"the table{_at(table)} was not captured: {table.reason}")
+    if table.is_doubted:
+        return Fault(
+            f"the table{_at(table)} was read, and its bitmap is not to be believed: {table.reason}", severity=SOFT
+        )
+    if table.is_saved:
+        return Pass(f"the table{_at(table)} comes from a file: {table.reason}")
+    return Pass(f"the table{_at(table)} was read")
+
+
+def _at(table: Table) -> str:
+    return "" if table.address is None else f" at {table.address:#x}"
 
 
 @rule(

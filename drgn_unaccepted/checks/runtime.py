@@ -133,7 +133,7 @@ def platform_can_accept(facts: Facts) -> Outcome:
 
 def _unaccepted_ram(facts: Facts) -> list[Range]:
     """What may be accepted some day: by the bitmap, or where it has nothing by the lists."""
-    if not lacking(facts, ("bitmap",)) and facts.unaccepted:
+    if not lacking(facts, ("bitmap.now",)) and facts.unaccepted and not facts.snapshot.table.is_doubted:
         ram = facts.used_ram
         return facts.unaccepted if ram is None else intersect(facts.unaccepted, ram)
     return [] if lacking(facts, ("zones.listed",)) else facts.listed

@@ -21,6 +21,7 @@ import drgn
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.debug_info import target_build_id
+from drgn_unaccepted.kernel.doubt import doubt, has_zero_page
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable, damage
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
@@ -86,7 +87,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     table = table_reader.read_table(prog, readers, saved)
     if "pages" in wanted.parts and not wanted.pages_for_state:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
-    if opened.kind == "vmcore" and table_reader.reads_as_zeros(table):
+    if opened.kind == "vmcore" and has_zero_page(table):
         # Zero is no evidence: it is held against the page allocator, whatever the question was.
         reading.wanted = dataclasses.replace(wanted, parts=wanted.parts | {"kernel", "zones", "counters"})
     # What does not change first, so that what does is read close together.
@@ -102,7 +103,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     accepting = reading.part("accepting", lambda: read_accepting(prog))
     if opened.kind == "vmcore":
-        table = table_reader.doubt(table, zones, counters, None if kernel is None else kernel.chunk_pages)
+        table = doubt(table, zones, counters, None if kernel is None else kernel.chunk_pages)
     pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
     reclaiming = reading.part("reclaiming", lambda: _read_reclaiming(prog))
     torn: list[str] = []
@@ -231,13 +232,12 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
     """Physical ranges whose ``struct page`` a question needs: under and right before set bits, and the table's own."""
     ranges = list(wanted.addresses)
     geometry = table.geometry
-    if geometry is not None and _bitmap_bounds(wanted, table):
-        assert table.bitmap is not None
+    if geometry is not None and table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted):
         # The page before a set unit is the one that needs the guard.
         ranges += [
             Range(max(0, start - PAGE_SIZE), end) for start, end in bits.unaccepted_ranges(geometry, table.bitmap)
         ]
-    elif wanted.whole_memmap and zones is not None:
+    if wanted.whole_memmap and zones is not None and not _bitmap_decides(wanted, table):
         ranges += [
             Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE) for zone in zones
         ]
@@ -246,14 +246,9 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
     return rng.merge(ranges)
 
 
-def _bitmap_bounds(wanted: Wanted, table: Table) -> bool:
-    """Whether nothing is unaccepted but what has its bit set."""
-    return table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted)
-
-
 def _bitmap_decides(wanted: Wanted, table: Table) -> bool:
-    """Whether a set bit also says that its unit is unaccepted now."""
-    return _bitmap_bounds(wanted, table) and not table.is_saved
+    """Whether a unit is unaccepted where its bit is set, and nowhere else."""
+    return table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted or table.is_saved)
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:

@@ -9,9 +9,6 @@ same missing segment. Where the bytes cannot be had the state says so; zeros are
 from __future__ import annotations
 
 import dataclasses
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import chain
 from operator import index
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
@@ -21,12 +18,9 @@ import drgn
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
-from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, merge, total, trim
-from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, Table, Zone
-from drgn_unaccepted.words import size
+from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.snapshot import PAGE_SIZE, Table
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
@@ -58,7 +52,8 @@ def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Opt
     :param saved: bytes to take instead
     :raises TargetError: ``saved`` is of another table than ``efi.unaccepted`` names
     """
-    same_boot = None if saved is None else _check_boot(saved, boot_id(prog))
+    now = None if saved is None else boot_id(prog)
+    said = None if saved is None else _check_boot(saved, now)
     try:
         located = locate_table(prog)
     except Unavailable as error:
@@ -74,7 +69,9 @@ def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Opt
             f"{saved.path}: another table: saved from {saved.address:#x}, efi.unaccepted of this target is {located:#x}"
         )
     table = _decode(located, [("file", _saved_reader(saved))])
-    return dataclasses.replace(table, reason=same_boot) if table.state == "present" else table
+    if table.state != "present":
+        return table
+    return dataclasses.replace(table, reason=said, same_boot=saved.boot_id is not None and saved.boot_id == now)
 
 
 def boot_id(prog: drgn.Program) -> Optional[str]:
@@ -223,10 +220,14 @@ def _table_of_snapshot(path: str) -> SavedTable:
     table = snapshot.table
     if table.bitmap is None or table.address is None:
         raise TargetError(f"{path}: no table in it: {table.state}: {table.reason}")
+    if table.is_doubted:
+        raise TargetError(f"{path}: its table is not to be believed: {table.reason}")
     assert table.version is not None and table.unit_size is not None
     assert table.phys_base is not None and table.bitmap_bytes is not None
     header = HEADER.pack(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
-    return SavedTable(path, table.address, header + table.bitmap, snapshot.target.boot_id)
+    # A table that was itself saved is not of the boot of the target that it was given to, unless that was proven.
+    known = not table.is_saved or bool(table.same_boot)
+    return SavedTable(path, table.address, header + table.bitmap, snapshot.target.boot_id if known else None)
 
 
 def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
@@ -259,101 +260,3 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
             continue
         return Table("present", None, bitmap=bitmap, **fields)
     return Table("not-captured", f"{'; '.join(lacking)}. {_WHY_NOT_CAPTURED}", **fields)
-
-
-#: Chunks listed under bits that are all zero which no race and no guard explains: an accept clears a unit and the guard
-#: behind it, and of these there can be one for each CPU.
-_MANY_CHUNKS = 8
-#: Pages of a chunk on x86, where the kernel's own number is not known.
-_X86_CHUNK_PAGES = 1024
-
-
-def reads_as_zeros(table: Table) -> bool:
-    """The header is there, and no bit is set: all accepted, or a bitmap that was not captured."""
-    return table.bitmap is not None and table.bitmap.count(0) == len(table.bitmap)
-
-
-def doubt(
-    table: Table, zones: Optional[Sequence[Zone]], counters: Optional[Counters], chunk_pages: Optional[int]
-) -> Table:
-    """The table, with a reason not to believe its zeros if the page allocator contradicts them.
-
-    Not for a live kernel, where memory is accepted between two reads.
-    """
-    doubted = doubt_zeros(table, zones, chunk_pages)
-    if doubted.is_doubted or table.is_saved or table.geometry is None or table.bitmap is None:
-        return doubted
-    unit = table.geometry.unit_size
-    chunk_pages = chunk_pages or _X86_CHUNK_PAGES
-    enough = _MANY_CHUNKS * max(chunk_pages * PAGE_SIZE, 2 * unit)
-    reason = None
-    if zones and all(zone.listed is not None and not zone.listed.problems for zone in zones):
-        pfns = chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None)
-        # Without the units at the edges, which can be accepted as guards.
-        inner = list(trim(chunk_ranges(pfns, chunk_pages), unit))
-        bare = bits.unset_bytes(table.geometry, table.bitmap, inner)
-        if bare >= enough and 2 * bare > total(inner):
-            reason = f"of {size(total(inner))} in listed chunks {size(bare)} have no bit set"
-    elif counters is not None and counters.unaccepted_pages is not None:
-        counted, found = counters.unaccepted_pages * PAGE_SIZE, bits.count(table.bitmap) * unit
-        if enough <= counted <= limits.PHYSICAL_END and 2 * found < counted:
-            reason = f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
-    return table if reason is None else dataclasses.replace(table, reason=f"{reason}: not what the kernel had")
-
-
-def doubt_zeros(table: Table, zones: Optional[Sequence[Zone]], chunk_pages: Optional[int]) -> Table:
-    """The table, with a reason not to believe it if a page of it reads as zeros under listed chunks.
-
-    Bits clear only after a chunk has left its list, so such a page was not captured, or something overwrote it: not a
-    sign of accepted memory either way. Not for a live kernel, where memory is accepted between two reads.
-    """
-    geometry, bitmap = table.geometry, table.bitmap
-    if geometry is None or bitmap is None or table.address is None or table.is_saved or not zones:
-        return table
-    zeros = list(_zero_pages(table.address + HEADER.size, geometry, bitmap))
-    if not zeros:
-        return table
-    chunk_bytes = (chunk_pages or _X86_CHUNK_PAGES) * PAGE_SIZE
-    enough = _MANY_CHUNKS * max(1, 2 * geometry.unit_size // chunk_bytes)
-    starts = [covered.start for _, covered in zeros]
-    counts = [0] * len(zeros)
-    for zone in zones:
-        for pfn in () if zone.listed is None else zone.listed.pfns:
-            start = pfn * PAGE_SIZE
-            number = bisect_right(starts, start) - 1
-            # The unit behind the chunk may be its guard, and its bit in the page that follows.
-            if number >= 0 and start + chunk_bytes + geometry.unit_size <= zeros[number][1].end:
-                counts[number] += 1
-    for (page, _), count in zip(zeros, counts):
-        if count >= enough:
-            reason = (
-                f"the bits in its page at {page:#x} are all 0, and {count} chunks of what they cover are listed as "
-                "unaccepted: not captured, or overwritten"
-            )
-            return dataclasses.replace(table, reason=reason)
-    return table
-
-
-def _zero_pages(start: int, geometry: Geometry, bitmap: bytes) -> Iterator[tuple[int, Range]]:
-    """Runs of pages whose part of the bitmap is all zero: address of the first page, and what they cover.
-
-    :param start: physical address of the bitmap
-    """
-    run: Optional[int] = None
-    at = 0
-    while at < len(bitmap):
-        end = min(len(bitmap), at + PAGE_SIZE - (start + at) % PAGE_SIZE)
-        if bitmap.count(0, at, end) == end - at:
-            run = at if run is None else run
-        elif run is not None:
-            yield _zero_run(start, geometry, run, at)
-            run = None
-        at = end
-    if run is not None:
-        yield _zero_run(start, geometry, run, len(bitmap))
-
-
-def _zero_run(start: int, geometry: Geometry, first: int, end: int) -> tuple[int, Range]:
-    bytes_covered = 8 * geometry.unit_size
-    covered = Range(geometry.phys_base + first * bytes_covered, geometry.phys_base + end * bytes_covered)
-    return (start + first) // PAGE_SIZE * PAGE_SIZE, covered

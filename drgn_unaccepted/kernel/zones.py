@@ -76,10 +76,13 @@ def read_counters(prog: Program) -> Counters:
     The kernel adds and takes whole chunks, more than any ``stat_threshold``, so that nothing of NR_UNACCEPTED stays in
     a per-CPU counter.
 
+    :raises Unavailable: all counters read as zeros, which is no evidence: NR_FREE_PAGES is one of them
     :raises drgn.FaultError: not in the target
     """
     items = enumerators(prog, "zone_stat_item")
-    totals = prog["vm_zone_stat"]
+    totals = prog["vm_zone_stat"].read_()
+    if not any(total.counter.value_() for total in totals):
+        raise Unavailable("vm_zone_stat reads as zeros: not captured, or the kernel had no memory yet")
     unaccepted = items.get("NR_UNACCEPTED")
     diff: Optional[int] = None
     if unaccepted is not None:

@@ -51,6 +51,7 @@ def table_document(table: Table) -> Document:
         "phys_base": table.phys_base,
         "bitmap_bytes": table.bitmap_bytes,
         "read_through": table.read_through,
+        "same_boot": table.same_boot,
     }
 
 

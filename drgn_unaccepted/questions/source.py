@@ -21,6 +21,7 @@ _SAVED = (
     "the table was saved earlier: bits only clear, so it bounds what is unaccepted from above; "
     "the page lists correct it"
 )
+_SAVED_SOMEWHERE = "the table was saved earlier, and {}: a bit counts only where the page lists confirm it"
 
 
 class Source(NamedTuple):
@@ -71,7 +72,10 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
 
 
 def _saved(snapshot: Snapshot) -> str:
-    return f"{_SAVED}; {snapshot.table.reason}"
+    from drgn_unaccepted.questions.state import why_zeros_may_not_hold
+
+    why = why_zeros_may_not_hold(snapshot)
+    return f"{_SAVED if why is None else _SAVED_SOMEWHERE.format(why)}; {snapshot.table.reason}"
 
 
 def _doubt(snapshot: Snapshot) -> Optional[str]:

@@ -54,10 +54,14 @@ class StateMap:
         elif source.name == "none" and snapshot.table.state == "absent":
             self._known = list(_without_table(snapshot))
         self._starts = [piece.start for piece in self._known]
-        #: Listed chunks without the edges, which can be accepted as guards; what only a saved table is held against.
-        self._amid_listed: list[Range] = []
+        #: Listed chunks; of a table of this boot without the edges, which can be accepted as guards. Only what a saved
+        #: table calls accepted is held against them.
+        self._listed: list[Range] = []
+        self._zeros_of_then = why_zeros_may_not_hold(snapshot)
         if snapshot.table.is_saved:
-            self._amid_listed = list(rng.trim(listed_ranges(snapshot), unit_size(snapshot)))
+            self._listed = listed_ranges(snapshot)
+            if self._zeros_of_then is None:
+                self._listed = list(rng.trim(self._listed, unit_size(snapshot)))
 
     def at(self, address: int) -> Piece:
         """The piece that holds ``address``; from the bitmap it is the unit."""
@@ -103,22 +107,38 @@ class StateMap:
             yield piece
 
     def _saved_pieces(self, start: int, end: int) -> Iterator[Piece]:
-        """From a bitmap saved earlier: bits only clear, so a 0 holds, and a 1 has to be confirmed by the lists."""
+        """From a bitmap saved earlier: bits only clear, so a 0 holds, and a 1 has to be confirmed by the lists.
+
+        Where even a 0 may not hold (:func:`why_zeros_may_not_hold`), pages have to confirm it too.
+        """
         for piece in self._bitmap_pieces(start, end):
             if piece.state == ACCEPTED:
-                reason = "its bit was 0 when the table was saved"
-                yield from self._unless_listed(piece._replace(reason=reason) if piece.covered else piece)
+                reason = "its bit was 0 when the table was saved" if piece.covered else piece.reason
+                for known in self._if_it_holds(piece._replace(reason=reason)):
+                    yield from self._unless_listed(known)
                 continue
             for now in self._known_pieces(piece.start, piece.end):
                 lists = "no list was read" if self._snapshot.zones is None else now.reason
                 yield now._replace(covered=True, reason=f"its bit was 1 when the table was saved; now {lists}")
 
+    def _if_it_holds(self, piece: Piece) -> Iterator[Piece]:
+        """What was accepted when the table was saved, as far as that says something of now."""
+        if self._zeros_of_then is None:
+            yield piece
+            return
+        for now in self._known_pieces(piece.start, piece.end):
+            if now.state == ACCEPTED:
+                yield piece._replace(start=now.start, end=now.end, reason=f"{piece.reason}; now {now.reason}")
+            else:
+                reason = f"{piece.reason}, but {self._zeros_of_then}; now {now.reason}"
+                yield Piece(now.start, now.end, UNKNOWN, piece.covered, reason)
+
     def _unless_listed(self, piece: Piece) -> Iterator[Piece]:
         """What was accepted when the table was saved, if it is not amid listed chunks now."""
         at = piece.start
-        first = max(0, bisect_right(self._amid_listed, (at, PHYSICAL_END)) - 1)
-        for index in range(first, len(self._amid_listed)):
-            run = self._amid_listed[index]
+        first = max(0, bisect_right(self._listed, (at, PHYSICAL_END)) - 1)
+        for index in range(first, len(self._listed) if piece.state == ACCEPTED else 0):
+            run = self._listed[index]
             start, end = max(run.start, at), min(run.end, piece.end)
             if start >= piece.end:
                 break
@@ -140,29 +160,55 @@ class StateMap:
             if piece.start >= end:
                 break
             if at < piece.start:
-                yield Piece(at, piece.start, UNKNOWN, covered, self._unknown_reason())
+                yield from self._unknown_pieces(at, piece.start, covered)
             yield piece._replace(start=max(at, piece.start), end=min(end, piece.end))
             at = min(end, piece.end)
         if at < end:
-            yield Piece(at, end, UNKNOWN, covered, self._unknown_reason())
+            yield from self._unknown_pieces(at, end, covered)
 
-    def _unknown_reason(self) -> str:
+    def _unknown_pieces(self, start: int, end: int, covered: Optional[bool]) -> Iterator[Piece]:
+        """Of what was looked at and proved nothing, and of what was not, each says so."""
+        pages = self._snapshot.pages
+        scanned = [] if pages is None else rng.intersect([Range(start, end)], pages.scanned)
+        at = start
+        for run in scanned:
+            if at < run.start:
+                yield Piece(at, run.start, UNKNOWN, covered, self._unknown_reason(False))
+            yield Piece(*run, UNKNOWN, covered, self._unknown_reason(True))
+            at = run.end
+        if at < end:
+            yield Piece(at, end, UNKNOWN, covered, self._unknown_reason(False))
+
+    def _unknown_reason(self, scanned: bool) -> str:
         if self._source.name in ("page-lists", "bitmap"):
             pages = self._snapshot.pages
             lists = "in no listed chunk"
             if any(zone.listed is not None and zone.listed.problems for zone in self._snapshot.zones or ()):
                 lists = "in no listed chunk as far as the lists could be followed"
+            if self._snapshot.table.state == "absent":
+                return f"{lists}; without a table the kernel accepts nothing, and pages in use prove nothing"
             if pages is None:
                 return f"{lists}; pages not looked at: {self._snapshot.missing['pages']}"
-            if pages.limited is not None:
-                return f"{lists}; {pages.limited}"
-            return f"{lists}, and no page of its unit is allocated or in a buddy list"
+            if scanned:
+                return f"{lists}, and no page of its unit is allocated or in a buddy list"
+            return f"{lists}; {pages.limited or 'no struct page of it was looked at'}"
         if self._source.name == "counters":
             return "counters know no addresses"
         if self._snapshot.table.state == "absent":
             return "no table: the kernel takes all memory as accepted, nothing captured proves it"
         assert self._source.reason is not None
         return self._source.reason
+
+
+def why_zeros_may_not_hold(snapshot: Snapshot) -> Optional[str]:
+    """Why a 0 bit of a saved table need not say that its unit is accepted now; None where it does."""
+    if not snapshot.table.is_saved:
+        return None
+    if not snapshot.table.same_boot:
+        return "that may have been another boot"
+    if snapshot.kernel is not None and snapshot.kernel.unaccepts:
+        return "this kernel can set bits again"
+    return None
 
 
 def unit_size(snapshot: Snapshot) -> int:
@@ -196,9 +242,10 @@ def accepted_by_pages(snapshot: Snapshot) -> list[Range]:
     """Whole units that hold an allocated page or one in a buddy list, without those that are listed.
 
     ``__free_pages_core()`` and ``__accept_page()`` accept before they free, by whole units. Until a page is freed for
-    the first time, in early boot, it has the reference that memmap_init() gives every page: that proves nothing.
+    the first time, in early boot, it has the reference that memmap_init() gives every page: that proves nothing. Nor
+    does any page where there is no table, and the kernel accepts nothing.
     """
-    if snapshot.pages is None:
+    if snapshot.pages is None or snapshot.table.state == "absent":
         return []
     unit = unit_size(snapshot)
     freed_once = snapshot.kernel is not None and snapshot.kernel.is_booting is False

@@ -239,8 +239,12 @@ def _unaccepted(answer: Document) -> str:
     if total is None:
         return f"unknown: {answer['source']} may lack some"
     if answer["source"] == "bitmap":
-        at_most = "" if answer["exact"] else "at most "
+        # Not exact is a saved table; one of this boot is a bound.
+        of_this_boot = answer["table"]["same_boot"]
+        at_most = "" if answer["exact"] or not of_this_boot else "at most "
         text = f"{at_most}{size(total)} of {size(answer['covered_bytes'])} covered"
+        if of_this_boot is False:
+            text += " if the saved table is of this boot"
         if answer["unaccepted_span"] is not None:
             text += f", {count(answer['unaccepted_runs'], 'range')} in {span(*answer['unaccepted_span'])}"
         return text

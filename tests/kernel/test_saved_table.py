@@ -13,9 +13,10 @@ import pytest
 
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.table import SavedTable
+from drgn_unaccepted.kernel.table import SavedTable, read_saved_table
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import Wanted
+from drgn_unaccepted.snapshot_file import write
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
@@ -58,3 +59,26 @@ def test_where_one_side_does_not_say_it_is_not_known(now: Optional[str], then: O
     snapshot = capture(open_kdump(now), Wanted(frozenset()), saved(then))
     assert snapshot.table.state == "present"
     assert snapshot.table.reason is not None and "not known" in snapshot.table.reason
+
+
+def test_a_snapshot_with_a_saved_table_does_not_prove_the_boot(tmp_path: Path) -> None:
+    """Bytes of an unknown boot, put beside a target that knows its own: the snapshot's boot is not the table's."""
+    laundered = tmp_path / "laundered"
+    for boot, known in ((None, False), (THIS_BOOT, True)):
+        write(capture(open_kdump(THIS_BOOT), Wanted(frozenset()), saved(boot)), str(laundered))
+        again = read_saved_table(str(laundered))
+        assert again.boot_id == (THIS_BOOT if known else None)
+        table = capture(open_kdump(THIS_BOOT), Wanted(frozenset()), again).table
+        assert table.same_boot is known
+        assert ("not known" in (table.reason or "")) is not known
+
+
+def test_a_table_that_was_not_believed_is_not_taken_up_again(tmp_path: Path) -> None:
+    opened = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
+    table = capture(opened, Wanted(frozenset())).table
+    assert table.address is not None and table.bitmap_bytes is not None
+    zeros = bytes(table.bitmap_bytes)
+    opened.prog.add_memory_segment(table.address + 24, len(zeros), lambda a, n, o, p: zeros[o : o + n], physical=True)
+    write(capture(opened, Wanted(frozenset())), str(tmp_path / "doubted"))
+    with pytest.raises(TargetError, match=r"its table is not to be believed: .* listed as unaccepted"):
+        read_saved_table(str(tmp_path / "doubted"))

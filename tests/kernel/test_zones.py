@@ -334,7 +334,7 @@ def test_a_cpu_that_is_not_captured() -> None:
     guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", 5)
     guest.set("zone", zone, "per_cpu_zonestats", stats)
     guest.add_cpus([0, 0x123456789000])
-    guest.set_global("vm_zone_stat", "atomic_long_t[6]", bytes(48))
+    guest.set_global("vm_zone_stat", "atomic_long_t[6]", struct.pack("<6q", 1000, 0, 0, 0, 0, 0))
     found = guest.read()
     assert found.free_pages == 5
     assert found.problems == ("free pages: per-CPU counters of 1 CPUs are not in this target (first CPU 1)",)
@@ -347,3 +347,11 @@ def test_counters_of_a_kernel_without_unaccepted_memory() -> None:
     guest.set_global("vm_zone_stat", "atomic_long_t[6]", struct.pack("<6q", 77, 0, 0, 0, 0, 0))
     counters = read_counters(guest.prog)
     assert (counters.free_pages, counters.unaccepted_pages, counters.unaccepted_diff) == (77, None, None)
+
+
+def test_counters_that_read_as_zeros_are_no_counters() -> None:
+    """NR_FREE_PAGES, the zones' LRU sizes, NR_UNACCEPTED: no kernel that runs has all of them 0."""
+    guest = Guest()
+    guest.set_global("vm_zone_stat", "atomic_long_t[6]", bytes(48))
+    with pytest.raises(Unavailable, match="vm_zone_stat reads as zeros"):
+        read_counters(guest.prog)

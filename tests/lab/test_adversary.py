@@ -9,6 +9,7 @@ import drgn
 import pytest
 
 from drgn_unaccepted import helpers
+from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table
@@ -19,7 +20,7 @@ from drgn_unaccepted.questions.map import map_document
 from drgn_unaccepted.questions.ranges import ranges
 from drgn_unaccepted.questions.resolve import Query, resolve
 from drgn_unaccepted.questions.source import choose_source
-from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
 from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap
 from tests.lab.test_planted import Target, open_target
 
@@ -97,6 +98,35 @@ def test_helpers_do_not_call_zeros_accepted(capture_: Capture) -> None:
         helpers.pfn_is_unaccepted_memory(target.prog, pfn)
     with pytest.raises(Unavailable, match="listed as unaccepted"):
         list(helpers.for_each_unaccepted_range(target.prog))
+
+
+@pytest.mark.parametrize("capture_", find("big"), ids=named)
+@pytest.mark.parametrize("lists", [True, False], ids=["lists", "no lists"])
+def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bool) -> None:
+    """A bitmap of several pages, of which makedumpfile left out the second, which is not the header's."""
+    target = open_target(capture_)
+    table = capture_.table_address()
+    page = table // PAGE_SIZE * PAGE_SIZE + PAGE_SIZE
+    target.write(page, bytes(PAGE_SIZE), physical=True)
+    # The first unit whose bit is in it, and which is not accepted.
+    base, unit, bitmap = read_bitmap(capture_.dump, table)
+    gone = range(8 * (page - table - 24), 8 * len(bitmap))
+    lost = next(bit for bit in gone if bitmap[bit >> 3] >> (bit & 7) & 1)
+    if not lists:
+        zeros_at(target, target.prog["node_data"])
+    assert helpers.efi_unaccepted_table(target.prog).is_doubted
+    with pytest.raises(Unavailable):
+        helpers.pfn_is_unaccepted_memory(target.prog, (base + lost * unit) >> 12)
+    for parts in (frozenset[str](), ALL_PARTS):
+        snapshot = capture(target.opened, Wanted(parts, whole_memmap=True))
+        answer = total(snapshot)
+        assert (answer["source"], answer["exact"]) == ("page-lists" if lists else "counters", False)
+        assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
+        entry = resolve(snapshot, choose_source(snapshot), [Query(base + lost * unit, None)])["addresses"][0]
+        assert (entry["state"], entry["kernel_predicate"]) == ("unaccepted" if lists else "unknown", None)
+    report = {finding.rule: finding for finding in run_checks(snapshot).findings}
+    assert report["table-captured"].status == "warning"
+    assert not [f for f in report.values() if f.status == "pass" and any(n.startswith("bitmap") for n in f.needs)]
 
 
 @pytest.mark.parametrize("capture_", find("eager", "all"), ids=named)

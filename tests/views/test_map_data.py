@@ -176,7 +176,7 @@ def test_unit_size_of_the_table_is_used() -> None:
 def test_a_saved_table_is_corrected_by_the_lists() -> None:
     """Bits of the saved table that the lists do not confirm are not drawn as unaccepted."""
     lists = guests.lists()
-    saved = replace(guests.table(guests.BITMAP), read_through="file")
+    saved = replace(guests.table(guests.BITMAP), read_through="file", same_boot=True)
     got = answer(replace(lists, table=saved))
     assert (got["source"], got["exact"]) == ("bitmap", False)
     row = next(row for row in got["rows"] if row["start"] == BASE)
