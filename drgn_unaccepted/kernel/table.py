@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from operator import index
-from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 import drgn
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_input
 from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
@@ -204,7 +204,7 @@ def read_saved_table(text: str) -> SavedTable:
             return _table_of_snapshot(text)
         if address >= limits.PHYSICAL_END:
             raise TargetError(f"--table {text}: {address:#x} is no physical address")
-        with Path(path).open("rb") as file:
+        with open_input(path) as file:
             return SavedTable(path, address, file.read(HEADER.size + limits.BITMAP_BYTES))
     except OSError as error:
         raise TargetError(f"{error.filename}: {error.strerror}") from None

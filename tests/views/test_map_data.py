@@ -74,6 +74,7 @@ def test_each_bin_holds_what_its_units_say(
             units = range(first, first + per_bin)
             drawn.update(units)
             assert row["unaccepted_units"][index] == len(is_set.intersection(units))
+            assert row["unaccepted_bytes"][index] == len(is_set.intersection(units)) * UNIT
             assert row["ram_bytes"][index] == len(is_ram.intersection(units)) * UNIT
             covered = range(first_unit, first_unit + 8 * len(bitmap))
             assert row["uncovered_bytes"][index] == len(is_ram.intersection(units).difference(covered)) * UNIT
@@ -171,6 +172,16 @@ def test_unit_size_of_the_table_is_used() -> None:
     got = answer(replace(guests.small(), table=table, e820=E820Tables(e820, None, None, None)))
     assert (got["bytes_per_bin"], got["units_per_bin"], got["unit_size_from"]) == (GIB, 8, "table")
     assert [row["unaccepted_units"][:2] for row in got["rows"]] == [[4, 0], [0, 0]]
+
+
+def test_listed_chunks_smaller_than_a_unit_are_counted_as_they_are() -> None:
+    got = map_document(guests.large_units(), choose_source(guests.large_units(), "page-lists"))
+    assert got["totals"]["unaccepted_bytes"] == got["unaccepted_bytes"] == 32 * MIB
+    # The whole guest is one bin; each of its units holds something listed.
+    assert got["totals"]["units"] == 8
+    row = next(row for row in got["rows"] if row["start"] <= BASE)
+    index = (BASE - row["start"]) // GIB
+    assert (row["unaccepted_units"][index], row["unaccepted_bytes"][index]) == (8, 32 * MIB)
 
 
 def test_a_saved_table_is_corrected_by_the_lists() -> None:
