@@ -7,8 +7,11 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Optional
 
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.words import count, safe
 
 Arguments = argparse.Namespace
 
@@ -24,9 +27,12 @@ def run_scan(args: Arguments) -> int:
 
     shard = args.shard or shard_of_environment(os.environ)
     options = [word for path in args.symbols or () for word in ("-s", os.path.abspath(path))]  # noqa: PTH100
-    targets = list(find_targets(args.places, args.host, options))
+    others = _Others()
+    targets = list(find_targets(args.places, args.host, options, others.add))
     if not targets:
         raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
+    if others.count and not args.quiet:
+        print(f"scan: {others}", file=sys.stderr)
     jobs = args.jobs or len(os.sched_getaffinity(0))
     how = Scan(shard, Bounds(args.timeout, args.memory), jobs, args.retry, args.quiet, args.beside)
     with stopped_by_signals() as stop:
@@ -41,6 +47,22 @@ def run_scan(args: Arguments) -> int:
     again = "" if args.output is None else "; the same command goes on from here"
     print(f"drgn-unaccepted: stopped with {left} targets left{again}", file=sys.stderr)
     return _EXIT_INTERRUPTED
+
+
+class _Others:
+    """Files in the directories of a scan that are no targets."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: Optional[Path] = None
+
+    def add(self, path: Path) -> None:
+        self.count += 1
+        self._first = self._first or path
+
+    def __str__(self) -> str:
+        as_ = ":" if self.count == 1 else ", as"
+        return f"passed over {count(self.count, 'file')}, neither dump nor snapshot{as_} {safe(str(self._first))}"
 
 
 def run_merge(args: Arguments) -> int:

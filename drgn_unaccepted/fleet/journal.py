@@ -153,7 +153,7 @@ class Beside:
 
 
 def _beside(target: Target) -> str:
-    return f"{target.path}.unaccepted.json"
+    return f"{target.path}{BESIDE}"
 
 
 class Output:

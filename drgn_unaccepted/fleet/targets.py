@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError
@@ -23,12 +23,19 @@ from drgn_unaccepted.errors import CommandError
 MANIFESTS = ("*.txt", "*.list", "*.jsonl")
 
 #: In a directory, a file of such a name is a target whatever its content: a damaged dump must not go missing.
-_DUMP_NAMES = ("vmcore", "vmcore-incomplete", "vmcore.flat", "*.vmcore")
+#: kdump's, those of Debian's kdump-tools (dump.202611221200, dump-incomplete), and either compressed afterwards.
+_DUMP_NAME = re.compile(
+    r"(.*\.vmcore | vmcore(\.flat)? | (vmcore|dump)(-incomplete | \.[0-9]+)) (\.(gz|bz2|xz|zst|lz4|lzo))?",
+    re.VERBOSE | re.DOTALL,
+)
 
 #: What the files begin with that :func:`_is_target` knows by content, wherever they lie.
 _KDUMP = (b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0")
 _SNAPSHOT = b'{"schema": "drgn-unaccepted-snapshot/'
 _ELF, _ET_CORE = b"\x7fELF", 4
+
+#: What ``scan --beside`` leaves.
+BESIDE = ".unaccepted.json"
 
 #: Keys of an entry of a manifest, with the option of the command line that each stands for.
 _OPTIONS = {"symbols": "-s", "table": "--table", "vmcoreinfo": "--vmcoreinfo"}
@@ -105,16 +112,20 @@ def shard_of_environment(environment: Mapping[str, str]) -> Shard:
 
 
 def find_targets(
-    places: Iterable[str], host: Optional[re.Pattern[str]] = None, options: Sequence[str] = ()
+    places: Iterable[str],
+    host: Optional[re.Pattern[str]] = None,
+    options: Sequence[str] = (),
+    pass_over: Callable[[Path], None] = lambda path: None,
 ) -> Iterator[Target]:
     """The targets that the places name, each once. What is named is a target even where there is no such file.
 
     :param host: its first group, found in a path, is the guest's name
     :param options: of the command line, for every target
+    :param pass_over: is shown each file in a directory that is no target
     :raises CommandError: a directory or a manifest cannot be read
     """
     seen: set[str] = set()
-    for path, entry in _entries(places):
+    for path, entry in _entries(places, pass_over):
         if path in seen:
             continue
         if len(seen) == limits.FLEET_TARGETS:
@@ -136,13 +147,13 @@ def _target(path: str, entry: Mapping[str, str], host: Optional[re.Pattern[str]]
     return Target(path, name, options, status.st_size, status.st_mtime_ns)
 
 
-def _entries(places: Iterable[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _entries(places: Iterable[str], pass_over: Callable[[Path], None]) -> Iterator[tuple[str, Mapping[str, str]]]:
     for place in places:
         path = Path(place)
         if place == "-":
             yield from _manifest("standard input", sys.stdin.buffer, Path.cwd())
         elif path.is_dir():
-            for file in _walk(path):
+            for file in _walk(path, pass_over):
                 yield str(file), {}
         elif path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in MANIFESTS):
             try:
@@ -151,31 +162,45 @@ def _entries(places: Iterable[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
             except OSError as error:
                 raise CommandError(f"{place}: {error.strerror}") from None
         else:
-            yield str(path.absolute()), {}
+            yield str(_absolute(path)), {}
 
 
-def _walk(top: Path) -> Iterator[Path]:
+def _walk(top: Path, pass_over: Callable[[Path], None]) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         raise CommandError(f"{error.filename}: {error.strerror}")
 
-    for directory, names, files in os.walk(top.absolute(), onerror=fail):
+    for directory, names, files in os.walk(_absolute(top), onerror=fail):
         names.sort()
         for name in sorted(files):
             path = Path(directory, name)
             if _is_target(path):
                 yield path
+            elif not path.name.endswith(BESIDE):
+                pass_over(path)
+
+
+def _absolute(path: Path) -> Path:
+    """Without "..", so that a dump by another way is the same target. What is before it may be a link: resolved."""
+    parts = path.absolute().parts
+    if ".." not in parts:
+        return Path(*parts)
+    rest = len(parts) - parts[::-1].index("..")
+    return Path(*parts[:rest]).resolve().joinpath(*parts[rest:])
 
 
 def _is_target(path: Path) -> bool:
-    if any(fnmatchcase(path.name, pattern) for pattern in _DUMP_NAMES):
+    if _DUMP_NAME.fullmatch(path.name):
         return True
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
         with path.open("rb") as file:
             start = file.read(64)
+    except PermissionError:
+        # It may be one, and its record says why nobody knows.
+        return True
     except OSError:
-        # A file that cannot be read is no dump by content; one with a dump's name is a target above.
+        # What is not there, and has no dump's name.
         return False
     if start.startswith(_ELF):
         return int.from_bytes(start[16:18], "little") == _ET_CORE
@@ -189,7 +214,7 @@ def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tu
         if not line or line.startswith("#"):
             continue
         entry = _json_entry(f"{name}:{number}", line) if line.startswith("{") else {"path": line}
-        yield os.path.normpath(directory.absolute() / entry["path"]), entry
+        yield str(_absolute(directory / entry["path"])), entry
 
 
 def _json_entry(where: str, line: str) -> dict[str, str]:

@@ -294,6 +294,23 @@ def test_records_beside_their_targets(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b" / "vmcore.unaccepted.json").read_text())["error"] is None
 
 
+def test_a_crash_directory_of_debian_with_damaged_dumps(tmp_path: Path) -> None:
+    """Each has its record, and a second look makes no records of records."""
+    names = ("dump.202611221200", "vmcore.202611221200", "vmcore.gz")
+    for name in (*names, "dmesg.202611221200"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    for _ in range(2):
+        done = scan(tmp_path, "--beside")
+        assert done.returncode == 0
+        passed = f"scan: passed over 1 file, neither dump nor snapshot: {tmp_path}/dmesg.202611221200\n"
+        assert done.stderr.startswith(passed)
+        answers = sorted(path.name for path in tmp_path.glob("*.unaccepted.json"))
+        assert answers == sorted(f"{name}.unaccepted.json" for name in names)
+    for name in names:
+        record = json.loads((tmp_path / f"{name}.unaccepted.json").read_text())
+        assert record["error"]["kind"] == "unreadable"
+
+
 def test_names_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\n.vmcore"
     with open(path, "wb") as file:  # noqa: PTH123

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -34,6 +35,64 @@ def test_a_directory_s_targets_by_content_and_damaged_ones_by_name(tmp_path: Pat
     (tmp_path / "gone.vmcore").symlink_to("nowhere")
     names = [Path(path).name for path in paths(tmp_path)]
     assert names == ["compressed", "elf", "flat", "gone.vmcore", "snapshot", "vmcore-incomplete"]
+
+
+DUMPS = [
+    # kdump-tools of Debian, makedumpfile's -F, and compressed by whoever is short of space.
+    "dump.202611221200",
+    "dump-incomplete",
+    "vmcore.202611221200",
+    "vmcore-incomplete",
+    "vmcore.flat",
+    "guest-7.vmcore",
+    "vmcore.gz",
+    "vmcore.zst",
+    "dump.202611221200.xz",
+]
+NO_DUMPS = [
+    "dmesg.202611221200",
+    "vmcore-dmesg.txt",
+    "vmcore-dmesg-incomplete.txt",
+    "vmcoreinfo",
+    "dump.sh",
+    "kexec_cmd",
+]
+
+
+def test_damaged_dumps_have_a_dump_s_name_and_what_is_passed_over_is_shown(tmp_path: Path) -> None:
+    for name in (*DUMPS, *NO_DUMPS, "dump.202611221200.unaccepted.json", "vmcore.unaccepted.json"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    passed_over: list[Path] = []
+    targets = [Path(target.path).name for target in find_targets([str(tmp_path)], pass_over=passed_over.append)]
+    assert sorted(targets) == sorted(DUMPS)
+    # What scan itself left there is neither.
+    assert sorted(path.name for path in passed_over) == sorted(NO_DUMPS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_not_taken_for_no_dump(tmp_path: Path) -> None:
+    (tmp_path / "core-of-guest-7").write_bytes(b"KDUMP   ")
+    (tmp_path / "core-of-guest-7").chmod(0)
+    assert paths(tmp_path) == [str(tmp_path / "core-of-guest-7")]
+
+
+def test_a_dump_by_another_way_is_the_same_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, work = tmp_path / "archive", tmp_path / "work"
+    archive.mkdir()
+    work.mkdir()
+    (archive / "vmcore").write_bytes(b"KDUMP   ")
+    (tmp_path / "all.list").write_text("work/../archive/vmcore\n")
+    (tmp_path / "link").symlink_to(archive)
+    monkeypatch.chdir(work)
+    ways = ("../archive", "../archive/vmcore", str(archive), "../all.list", "../link/../archive/./vmcore")
+    assert [paths(way) for way in ways] == [[str(archive / "vmcore")]] * len(ways)
+
+
+def test_two_dots_after_a_link_lead_where_the_kernel_goes(tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "far" / "vmcore").write_bytes(b"KDUMP   ")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert paths(tmp_path / "link" / ".." / "vmcore") == [str(tmp_path / "far" / "vmcore")]
 
 
 def test_what_is_named_is_a_target_even_where_it_is_not_there(tmp_path: Path) -> None:
