@@ -64,7 +64,7 @@ def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
             for dump_format in scenario.dump_formats:
                 guest.dump(work / ("dump.elf" if dump_format == "elf" else f"dump.{dump_format}"), dump_format)
         if scenario.kdump:
-            _kdump(guest, scenario)
+            kdump(guest, scenario)
         command = guest.command
     tidy(work)
     for needed in ("guest/meminfo", "guest/lab_accepted"):
@@ -125,7 +125,7 @@ def _wait_until_ready(guest: Guest, scenario: Scenario) -> None:
     time.sleep(3)
 
 
-def _kdump(guest: Guest, scenario: Scenario) -> None:
+def kdump(guest: Guest, scenario: Scenario) -> None:
     """Crash the guest as it stands, by SysRq over the serial line, and wait for its crash kernel to save."""
     if not scenario.crashes:
         guest.resume()

@@ -90,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     guest.add_argument("--share", metavar="DIR", help="this directory is /share (default: a temporary one)")
     guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for the command")
     guest.add_argument("--append", default="", metavar="OPTIONS", help="more kernel command line")
+    guest.add_argument(
+        "--booted",
+        action="store_true",
+        help="boot this machine's systemd too, as PID 1; COMMAND is a service (a kernel of its own, built once)",
+    )
+    guest.add_argument("--layer", metavar="DIR", help="files over this machine's file system")
+    guest.add_argument("--crash", action="store_true", help="with --booted: crash afterwards, and save /share/kdump.*")
     guest.add_argument("words", nargs="+", metavar="COMMAND", help="after --")
     guest.set_defaults(run=_live)
 
@@ -155,11 +162,5 @@ def _all(options: argparse.Namespace) -> int:
 
 
 def _live(options: argparse.Namespace) -> int:
-    return live.run(
-        options.kernel,
-        options.scenario,
-        options.words,
-        options.share,
-        options.timeout,
-        options.append.split(),
-    )
+    how = live.How(options.share, options.timeout, options.append.split(), options.booted, options.layer, options.crash)
+    return live.run(options.kernel, options.scenario, options.words, how)

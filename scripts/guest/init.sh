@@ -8,7 +8,7 @@
 #   fail         from now on, accepting memory panics        kexec       start the same kernel again through kexec
 #   delay:US     from now on, every accept takes so long     vmcore      (crash kernel) save /proc/vmcore
 #   spin         a task on each of two CPUs fills for ever   live        run the command in /share/live
-#   chatter:N    write N lines into the log
+#   chatter:N    write N lines into the log               booted      the same, as a service under systemd as PID 1
 #   accepting    wait until memory was accepted on both
 #
 # /share is a 9p directory on the host; lab.share=no does without.
@@ -183,14 +183,24 @@ do_vmcore() {
 	poweroff -f
 }
 
-# The host's root file system, read-only below and a tmpfs above, so that mount points can be made in it.
-do_live() {
-	mkdir -p /lower /upper /host
+# The host's root file system, read-only below and a tmpfs above, so that mount points can be made in it. In between
+# what `lab live --layer` gives.
+host_root() {
+	mkdir -p /lower /layer /upper /host
 	mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /lower || die "no host file system"
 	mount -t tmpfs tmpfs /upper
 	mkdir -p /upper/up /upper/work
-	mount -t overlay -o lowerdir=/lower,upperdir=/upper/up,workdir=/upper/work overlay /host || die "no overlay"
+	below=/lower
+	if [ "$(option layer)" = yes ]; then
+		mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose layer /layer || die "no layer"
+		below=/layer:/lower
+	fi
+	mount -t overlay -o "lowerdir=$below,upperdir=/upper/up,workdir=/upper/work" overlay /host || die "no overlay"
 	mkdir -p /host/share
+}
+
+do_live() {
+	host_root
 	for place in proc sys dev share; do
 		mount --rbind /$place /host/$place
 	done
@@ -201,6 +211,36 @@ do_live() {
 	sync
 	echo "lab: live done"
 	poweroff -f
+}
+
+# What the host's administrator enabled is not for the guest; what packages brought is there. The time is the host's.
+do_booted() {
+	host_root
+	rm -rf /host/etc/systemd/system
+	mkdir -p /host/etc/systemd/system
+	# Here systemd would take the guest for a container, and the kernel's command line for that of another machine.
+	rm -f /host/.dockerenv
+	# It would empty /tmp, file by file.
+	ln -s /dev/null /host/etc/systemd/system/systemd-tmpfiles-setup.service
+	cat >/host/etc/systemd/system/lab.target <<-END
+		[Unit]
+		Requires=basic.target
+		After=basic.target
+		Wants=lab-live.service timers.target paths.target
+		AllowIsolate=yes
+	END
+	cat >/host/etc/systemd/system/lab-live.service <<-END
+		[Unit]
+		After=basic.target
+		[Service]
+		Type=oneshot
+		ExecStart=/bin/sh -c '/bin/sh /share/live >/share/live.out 2>/share/live.err; echo \$\$? >/share/live.status.new; mv /share/live.status.new /share/live.status; sync; echo 1 >/proc/sys/kernel/sysrq'
+		StandardError=journal+console
+	END
+	mount --move /share /host/share
+	echo "lab: live"
+	umount -l /dev /sys /run /proc
+	exec switch_root /host /lib/systemd/systemd
 }
 
 for verb in $(option do | tr ',' ' '); do

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from .shell import LabError, cache_dir, lock, need_packages, run, say
 
 #: The lab's own kernels; :data:`stock.SERIES` are a distribution's.
 SERIES = ("6.12", "7.3")
+#: One of them with what systemd as PID 1 needs on top (`lab live --booted`); no captures are made with it.
+SYSTEMD = "systemd-6.12"
 BUILD_TIMEOUT = 90 * 60
 FRAGMENT = patch.SOURCES / "fragment.config"
+SYSTEMD_FRAGMENT = patch.SOURCES / "systemd/fragment.config"
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,28 @@ def get(series: str) -> Kernel:
     """The kernel of this series, built or fetched now if it is not in the cache."""
     if series in stock.SERIES:
         return Kernel(series, stock.directory(series))
-    if series not in SERIES:
-        raise LabError(f"unknown kernel series {series}: {', '.join((*SERIES, *stock.SERIES))}")
-    source = sources.locate(series)
-    kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source)}")
+    if series not in (*SERIES, SYSTEMD):
+        raise LabError(f"unknown kernel series {series}: {', '.join((*SERIES, *stock.SERIES, SYSTEMD))}")
+    fragments = [FRAGMENT, SYSTEMD_FRAGMENT] if series == SYSTEMD else [FRAGMENT]
+    source = sources.locate(series.removeprefix("systemd-"))
+    kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source, fragments)}")
     if not (kernel.directory / "kernel.json").exists():
         with lock(f"build-{series}"):
             if not (kernel.directory / "kernel.json").exists():
                 need_packages()
-                _build(source, kernel)
+                _build(source, kernel, fragments)
     return kernel
 
 
-def _key(source: sources.Source) -> str:
+def _key(source: sources.Source, fragments: Sequence[Path]) -> str:
     parts = [source.version.encode()]
     parts += [path.read_bytes() for path in sorted(patch.SOURCES.iterdir()) if path.is_file()]
     parts.append(Path(patch.__file__).read_bytes())
+    parts += [path.read_bytes() for path in fragments if path != FRAGMENT]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
-def _build(source: sources.Source, kernel: Kernel) -> None:
+def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) -> None:
     say(f"building {source.series} ({source.version}), 6 to 15 minutes on 2 cores")
     started = time.monotonic()
     work = kernel.directory.with_suffix(".build")
@@ -84,7 +90,7 @@ def _build(source: sources.Source, kernel: Kernel) -> None:
     run(["tar", "-xf", source.tarball, "-C", work], timeout=600)
     tree = work / f"linux-source-{source.series}"
     patch.apply(tree)
-    configure(tree)
+    configure(tree, fragments)
 
     # The same source gives the same build: no time, user or host in it.
     env = {
@@ -120,9 +126,9 @@ def _build(source: sources.Source, kernel: Kernel) -> None:
     say(f"built {about['release']} in {about['seconds']} s: {kernel.directory}")
 
 
-def configure(tree: Path) -> None:
-    """allnoconfig plus the fragment; every option that was asked for must be in the result."""
-    text = FRAGMENT.read_text()
+def configure(tree: Path, fragments: Sequence[Path]) -> None:
+    """allnoconfig plus the fragments; every option that was asked for must be in the result."""
+    text = "".join(path.read_text() for path in fragments)
     asked = tree / "lab.config"
     asked.write_text(re.sub(r"^# optional: ", "", text, flags=re.MULTILINE))
     run(["make", "-s", "allnoconfig"], timeout=300, cwd=tree, env={"KCONFIG_ALLCONFIG": str(asked.resolve())})

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Optional
 
@@ -20,28 +21,50 @@ from .shell import LabError, say
 HOST = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
 # Verbs of a scenario that belong to its capture and not to the state of its guest.
 CAPTURE_VERBS = frozenset({"kdump", "account", "idle"})
+# For systemd as PID 1 on a file system that is the host's: nothing to set up or to mount.
+BOOTED = (
+    *("systemd.unit=lab.target", "fstab=no", "systemd.show_status=no"),
+    *("systemd.condition-first-boot=no", "systemd.condition-needs-update=no"),
+)
+LAYER = "local,path={},mount_tag=layer,security_model=none,readonly=on,multidevs=remap"
 
 
-def run(
-    series: str, name: str, words: Sequence[str], share: Optional[str], timeout: float, append: Sequence[str]
-) -> int:
-    """Boot the scenario, run the command, return its exit status. `share` is /share in the guest."""
-    scenario = _live(SCENARIOS[name], append)
-    built = kernel.get(series)
+@dataclass(frozen=True)
+class How:
+    """What `scripts/lab live` was asked for beside scenario and command."""
+
+    share: Optional[str] = None
+    timeout: float = 900
+    append: Sequence[str] = ()
+    #: Under systemd, which the kernel has to be made for: :data:`kernel.SYSTEMD`.
+    booted: bool = False
+    #: A directory over the host's file system.
+    layer: Optional[str] = None
+    #: Afterwards crash the guest, and have its crash kernel save.
+    crash: bool = False
+
+
+def run(series: str, name: str, words: Sequence[str], how: How) -> int:
+    """Boot the scenario, run the command, return its exit status. `how.share` is /share in the guest."""
+    scenario = _live(SCENARIOS[name], how)
+    built = kernel.get(kernel.SYSTEMD if how.booted else series)
+    extra = ["-virtfs", HOST, *(["-virtfs", LAYER.format(Path(how.layer).resolve())] if how.layer else [])]
     with tempfile.TemporaryDirectory(prefix="lab-share-") as temporary:
-        work = Path(share or temporary).resolve()
+        work = Path(how.share or temporary).resolve()
         for stale in ("live.status", "live.out", "live.err"):
             (work / stale).unlink(missing_ok=True)
         (work / "ask").mkdir(exist_ok=True)
         (work / "live").write_text(f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}\n")
-        with capture.boot(built, scenario, work, ("-virtfs", HOST)) as guest:
+        with capture.boot(built, scenario, work, extra) as guest:
             guest.wait_for_words("lab: live\n", scenario.seconds, never=PANIC)
-            status = _serve(guest, work, timeout)
+            status = _serve(guest, work, how.timeout)
+            if how.crash:
+                capture.kdump(guest, scenario)
         capture.tidy(work)
     return status
 
 
-def _live(scenario: Scenario, append: Sequence[str]) -> Scenario:
+def _live(scenario: Scenario, how: How) -> Scenario:
     if scenario.stock:
         raise LabError(f"{scenario.name}: a distribution's kernel has no 9p, and so no file system to run in")
     if scenario.ready != READY:
@@ -49,8 +72,12 @@ def _live(scenario: Scenario, append: Sequence[str]) -> Scenario:
     verbs = scenario.do.split(",")
     if "kexec" in verbs:
         raise LabError(f"{scenario.name}: not with kexec")
-    do = ",".join([verb for verb in verbs if verb not in CAPTURE_VERBS] + ["live"])
-    return dataclasses.replace(scenario, do=do, options=[*scenario.options, *append])
+    if how.crash and not (how.booted and scenario.kdump):
+        raise LabError(f"{scenario.name}: to crash a guest takes --booted, and a scenario with kdump")
+    left = CAPTURE_VERBS - {"kdump"} if how.crash else CAPTURE_VERBS
+    do = ",".join([verb for verb in verbs if verb not in left] + ["booted" if how.booted else "live"])
+    options = [*scenario.options, *(BOOTED if how.booted else ()), *(["lab.layer=yes"] if how.layer else [])]
+    return dataclasses.replace(scenario, do=do, options=[*options, *how.append])
 
 
 def _serve(guest: Guest, work: Path, timeout: float) -> int:

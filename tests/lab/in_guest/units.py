@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The units under a booted systemd, as an administrator would use them; what came of it stands in /share.
+
+/share/units.json has what systemd and the journal said, /share/kept.NAME what lay in the flight recorder's directory,
+/share/accepted.NAME what the guest itself had noted of its accepts by then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab.in_guest.guest import LAB, SHARE, dump, nr_unaccepted
+
+KEPT = Path("/var/lib/drgn-unaccepted")
+TEXTFILES = Path("/var/lib/prometheus/node-exporter")
+CRASH = Path("/var/crash")
+KEEP, CHECK, DUMPS = (f"drgn-unaccepted-{name}" for name in ("keep", "check", "crash"))
+
+#: What the command of a unit is allowed, by itself: in a file that the unit may write.
+PROBE = """\
+[Service]
+ExecStartPre=/bin/sh -c 'cat /proc/self/status >{file}; for place in /etc /usr /root /var /tmp; do touch $$place/probe \
+2>/dev/null && echo "written: $$place" >>{file}; done; true'
+"""
+
+found: dict[str, Any] = {}
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def show(unit: str) -> dict[str, str]:
+    names = "ActiveState,Result,ExecMainStatus,InvocationID,ExecMainStartTimestampMonotonic,ConditionResult,NRestarts"
+    return dict(line.split("=", 1) for line in run("systemctl", "show", unit, "-p", names).splitlines())
+
+
+def until(what: Callable[[], bool], seconds: float, words: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise TimeoutError(words)
+        time.sleep(0.2)
+
+
+def report(service: str) -> dict[str, Any]:
+    """What became of the run that was last."""
+    until(lambda: show(service)["ActiveState"] in ("inactive", "failed"), 300, f"{service} to end")
+    told: dict[str, Any] = show(service)
+    run("journalctl", "--sync")
+    entries = run("journalctl", "-o", "json", f"_SYSTEMD_INVOCATION_ID={told['InvocationID']}").splitlines()
+    told["said"] = [json.loads(line)["MESSAGE"] for line in entries]
+    entries = run("journalctl", "-o", "json", f"INVOCATION_ID={told['InvocationID']}").splitlines()
+    told["systemd"] = [json.loads(line)["MESSAGE"] for line in entries]
+    return told
+
+
+def start(service: str) -> dict[str, Any]:
+    before = show(service)["InvocationID"]
+    # A failure is an answer here.
+    subprocess.run(["systemctl", "reset-failed", service], capture_output=True)
+    subprocess.run(["systemctl", "start", service], capture_output=True)
+    told = report(service)
+    if told["InvocationID"] == before:
+        raise RuntimeError(f"{service} did not start")
+    return told
+
+
+def next_run(service: str, before: str, seconds: float) -> dict[str, Any]:
+    """The run after the one of this invocation; somebody else starts it."""
+    until(lambda: show(service)["InvocationID"] not in ("", before), seconds, f"{service} to be started")
+    return report(service)
+
+
+def account(name: str) -> None:
+    shutil.copy(LAB / "accepted", SHARE / f"accepted.{name}")
+
+
+def kept(name: str) -> None:
+    shutil.copytree(KEPT, SHARE / f"kept.{name}")
+
+
+def drop_in(unit: str, text: str) -> None:
+    place = Path("/etc/systemd/system") / f"{unit}.d"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "test.conf").write_text(text)
+    run("systemctl", "daemon-reload")
+
+
+def no_drop_in(unit: str) -> None:
+    shutil.rmtree(Path("/etc/systemd/system") / f"{unit}.d")
+    run("systemctl", "daemon-reload")
+
+
+def note() -> None:
+    (SHARE / "units.json").write_text(json.dumps(found, indent=1))
+
+
+def flight_recorder() -> None:
+    account("before")
+    begun = time.monotonic()
+    run("systemctl", "enable", "--now", f"{KEEP}.timer")
+    found["keep"] = next_run(f"{KEEP}.service", "", 120)
+    account("first")
+    kept("first")
+    found["keep seconds"] = time.monotonic() - begun
+    note()
+    dump("first")
+    again = next_run(f"{KEEP}.service", found["keep"]["InvocationID"], 180)
+    found["keep again"] = again
+    starts = [int(told["ExecMainStartTimestampMonotonic"]) for told in (found["keep"], again)]
+    found["keep apart"] = (starts[1] - starts[0]) / 1e6
+    account("again")
+    kept("again")
+    run("systemctl", "stop", f"{KEEP}.timer")
+    drop_in(f"{KEEP}.service", PROBE.format(file=KEPT / "probe"))
+    found["keep probed"] = start(f"{KEEP}.service")
+    found["keep probe"] = (KEPT / "probe").read_text()
+    note()
+
+
+def without_means() -> None:
+    for name, capability in (("no CAP_BPF", "CAP_BPF"), ("no CAP_SYS_RAWIO", "CAP_SYS_RAWIO")):
+        drop_in(f"{KEEP}.service", f"[Service]\nCapabilityBoundingSet=~{capability}\n")
+        found[name] = start(f"{KEEP}.service")
+        found[f"{name}, files"] = sorted(str(path.relative_to(KEPT)) for path in KEPT.rglob("*") if path.is_file())
+        note()
+    no_drop_in(f"{KEEP}.service")
+
+
+def check() -> None:
+    # As where node_exporter is not installed.
+    if TEXTFILES.exists():
+        shutil.rmtree(TEXTFILES)
+    found["check without directory"] = start(f"{CHECK}.service")
+    TEXTFILES.mkdir(parents=True)
+    account("check before")
+    found["nr before check"] = nr_unaccepted()
+    drop_in(f"{CHECK}.timer", "[Timer]\nOnBootSec=1s\nRandomizedDelaySec=0\n")
+    run("systemctl", "enable", "--now", f"{CHECK}.timer")
+    found["check"] = next_run(f"{CHECK}.service", found["check without directory"]["InvocationID"], 120)
+    found["nr after check"] = nr_unaccepted()
+    found["metrics"] = (TEXTFILES / "drgn-unaccepted.prom").read_text()
+    found["metrics mode"] = oct((TEXTFILES / "drgn-unaccepted.prom").stat().st_mode & 0o7777)
+    drop_in(f"{CHECK}.service", PROBE.format(file=TEXTFILES / "probe"))
+    found["check probed"] = start(f"{CHECK}.service")
+    found["check probe"] = (TEXTFILES / "probe").read_text()
+    no_drop_in(f"{CHECK}.service")
+    note()
+
+
+def crash_dumps(sample: Path) -> None:
+    run("systemctl", "enable", "--now", f"{DUMPS}.path", f"{DUMPS}.service")
+    found["crash at first"] = show(f"{DUMPS}.service")
+    before = found["crash at first"]["InvocationID"]
+    # As kdump-tools lays it down, at one moment.
+    new = CRASH.with_name("crash.new") / "202611221900"
+    new.mkdir(parents=True)
+    shutil.copy(sample, new / "vmcore")
+    CRASH.mkdir(exist_ok=True)
+    new.rename(CRASH / new.name)
+    found["crash"] = next_run(f"{DUMPS}.service", before, 120)
+    found["crash files"] = sorted(str(path.relative_to(CRASH)) for path in CRASH.rglob("*"))
+    for path in CRASH.glob("*/*.json"):
+        shutil.copy(path, SHARE / "beside.json")
+    note()
+
+
+def fill(mib: int) -> None:
+    with Path("/dev/shm/filled").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, mib << 20)
+
+
+def end() -> None:
+    """More is accepted since the flight recorder ran; then the guest dies, and its crash kernel saves a dump."""
+    run("systemctl", "stop", f"{CHECK}.timer", f"{DUMPS}.path")
+    found["keep last"] = start(f"{KEEP}.service")
+    kept("last")
+    account("last kept")
+    fill(200)
+    account("last")
+    found["nr last"] = nr_unaccepted()
+    found["boot_id"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    Path("/sys/kernel/security/lockdown").write_text("confidentiality")
+    found["lockdown"] = start(f"{KEEP}.service")
+    kept("lockdown")
+    found["systemd"] = run("systemctl", "--version").splitlines()[0]
+    found["warnings"] = run("journalctl", "-b", "-p", "warning", "-o", "cat", "--no-pager").splitlines()
+    found["failed"] = run("systemctl", "--failed", "--plain", "--no-legend").splitlines()
+    note()
+    dump("last")
+
+
+flight_recorder()
+without_means()
+check()
+crash_dumps(Path(sys.argv[1]))
+end()
