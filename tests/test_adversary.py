@@ -453,3 +453,14 @@ def test_no_rule_passes_on_a_bitmap_that_is_not_believed(ask: Ask) -> None:
     assert "zeros under listed chunks" in found["kernel-memory-accepted"]["message"]
     assert (found["table-captured"]["status"], found["list-entries-without-bits"]["status"]) == ("warning", "critical")
     assert (status, after["status"]) == (2, "critical")
+
+
+@pytest.mark.parametrize("command", ["header", "efi", "e820", "zones", "accepting", "summary"])
+def test_every_answer_has_the_same_source(capsys: Capsys, command: str) -> None:
+    """Whatever was asked for, what an answer says of the total is what the target has."""
+    path = SAMPLES / "6.12-fill-kdump" / "vmcore"
+    truth = json.loads((path.parent / "truth.json").read_text())
+    main(["-c", str(path), command, "--format", "json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["source"], answer["nr_unaccepted_bytes"]) == ("page-lists", truth["nr_unaccepted_bytes"])
+    assert "not asked for" not in answer["source_reason"]
