@@ -57,13 +57,14 @@ def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Opt
     try:
         located = locate_table(prog)
     except Unavailable as error:
-        if saved is None:
-            return Table("not-captured", f"not located: {error}")
-        located = saved.address
-    if isinstance(located, Table):
-        return located
+        located = Table("not-captured", f"not located: {error}")
     if saved is None:
-        return _decode(located, readers)
+        return located if isinstance(located, Table) else _decode(located, readers)
+    if isinstance(located, Table):
+        if located.state != "not-captured":
+            raise TargetError(f"{saved.path}: this target has no such table: {located.reason}")
+        said = f"{said}; nor is it known that its address is that of this target: {located.reason}"
+        located = saved.address
     if saved.address != located:
         raise TargetError(
             f"{saved.path}: another table: saved from {saved.address:#x}, efi.unaccepted of this target is {located:#x}"

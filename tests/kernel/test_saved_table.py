@@ -82,3 +82,24 @@ def test_a_table_that_was_not_believed_is_not_taken_up_again(tmp_path: Path) -> 
     write(capture(opened, Wanted(frozenset())), str(tmp_path / "doubted"))
     with pytest.raises(TargetError, match=r"its table is not to be believed: .* listed as unaccepted"):
         read_saved_table(str(tmp_path / "doubted"))
+
+
+def with_efi_unaccepted(value: int) -> Opened:
+    opened = open_kdump(None)
+    data = value.to_bytes(8, "little")
+    address = opened.prog["efi"].unaccepted.address_
+    assert address is not None
+    opened.prog.add_memory_segment(address, 8, lambda a, n, o, p: data[o : o + n])
+    return opened
+
+
+def test_a_kernel_without_a_table_is_given_none() -> None:
+    with pytest.raises(TargetError, match="kept: this target has no such table: efi.unaccepted is ~0"):
+        capture(with_efi_unaccepted((1 << 64) - 1), Wanted(frozenset()), saved(None))
+
+
+def test_where_the_address_cannot_be_held_against_anything_it_says_so() -> None:
+    table = capture(with_efi_unaccepted(0), Wanted(frozenset()), saved(None)).table
+    assert (table.state, table.same_boot) == ("present", False)
+    assert table.reason is not None
+    assert "nor is it known that its address is that of this target: efi.unaccepted reads as 0" in table.reason
