@@ -94,7 +94,7 @@ def with_efi_unaccepted(value: int) -> Opened:
 
 
 def test_a_kernel_without_a_table_is_given_none() -> None:
-    with pytest.raises(TargetError, match="kept: this target has no such table: efi.unaccepted is ~0"):
+    with pytest.raises(TargetError, match="kept: this target has no such table: efi"):
         capture(with_efi_unaccepted((1 << 64) - 1), Wanted(frozenset()), saved(None))
 
 
