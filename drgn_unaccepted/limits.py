@@ -42,8 +42,8 @@ E820_ENTRIES = 128 + 3 * 1024
 #: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
 ELF_SEGMENTS = 1 << 20
 
-#: Bytes of an ELF dump's notes: registers of each CPU and VMCOREINFO.
-ELF_NOTE_BYTES = 64 << 20
+#: Bytes of an ELF dump's notes: registers of each CPU, about 1 KiB, and VMCOREINFO.
+ELF_NOTE_BYTES = 16 << 20
 
 #: Sections of a vmlinux or a debug file. A distribution's has 50 to 100.
 ELF_SECTIONS = 1 << 16

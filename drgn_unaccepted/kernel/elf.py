@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Optional
@@ -68,10 +69,16 @@ class ElfCore(NamedTuple):
 
     def notes(self) -> Iterator[Note]:
         """The notes, as far as they are whole; :data:`limits.ELF_NOTE_BYTES` of them at most."""
-        for segment in self.segments(PT_NOTE):
-            with Path(self.path).open("rb") as file:
+        left = limits.ELF_NOTE_BYTES
+        with Path(self.path).open("rb") as file:
+            # Each of a million segments may name the same bytes.
+            for segment in self.segments(PT_NOTE):
                 file.seek(min(segment.offset, self.size))
-                yield from parse_notes(file.read(min(segment.filesz, limits.ELF_NOTE_BYTES)))
+                data = file.read(min(segment.filesz, left))
+                left -= len(data)
+                yield from parse_notes(data)
+                if not left:
+                    return
 
 
 class Segment(NamedTuple):
@@ -110,6 +117,14 @@ class ElfMemory:
         self._file = Path(core.path).open("rb")  # noqa: SIM115
         self._size = core.size
         self._segments = [s for s in core.segments(PT_LOAD) if s.filesz and s.offset < core.size]
+        #: Where physical memory lies in the file, without overlap: start, end, offset of the start.
+        self._pieces: list[tuple[int, int, int]] = []
+        end = 0
+        for segment in sorted(self._segments, key=lambda segment: segment.paddr):
+            start, stop = max(segment.paddr, end), segment.paddr + segment.filesz
+            if start < stop:
+                self._pieces.append((start, stop, segment.offset + start - segment.paddr))
+                end = stop
 
     def __enter__(self) -> ElfMemory:
         return self
@@ -120,15 +135,22 @@ class ElfMemory:
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address.
 
-        :raises FaultError: no one segment holds them
+        :raises FaultError: the dump does not hold them all
         """
-        for segment in self._segments:
-            at = address - segment.paddr
-            if at >= 0 and at + size <= segment.filesz:
-                data = os.pread(self._file.fileno(), size, segment.offset + at)
-                if len(data) == size:
-                    return data
-        raise FaultError("not in this dump", address)
+        data = b""
+        index = bisect_right(self._pieces, (address, _SPACE_END, 0)) - 1
+        while index >= 0 and len(data) < size:
+            at = address + len(data)
+            start, end, offset = self._pieces[index] if index < len(self._pieces) else (0, 0, 0)
+            wanted = min(size - len(data), end - at)
+            piece = os.pread(self._file.fileno(), wanted, offset + at - start) if start <= at < end else b""
+            if not piece or len(piece) < wanted:
+                break
+            data += piece
+            index += 1
+        if len(data) < size:
+            raise FaultError("not in this dump", address)
+        return data
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:
         """Physical addresses of ``pattern``. Holes of a sparse file are passed over.
@@ -136,11 +158,14 @@ class ElfMemory:
         :param most: bytes of the file that are searched
         :raises Unavailable: there are more
         """
-        piece, left = limits.SEARCH_PIECE_BYTES, most
+        # Segments that name the same bytes again and again would be searched again and again.
+        piece, left = limits.SEARCH_PIECE_BYTES, min(most, self._size)
         for segment in self._segments:
             end = min(segment.offset + segment.filesz, self._size)
             for start, stop in self._data(segment.offset, end):
                 for at in range(start, stop, piece):
+                    if left <= 0 and self._size <= most:
+                        raise Unavailable("its program headers name the same bytes more than once")
                     if left <= 0:
                         raise Unavailable(f"not found in the first {most >> 30} GiB of the dump")
                     # Together with what a match that begins in this piece can reach into the next.

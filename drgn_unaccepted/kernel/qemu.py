@@ -94,9 +94,11 @@ class CpuState(NamedTuple):
 
 
 def cpu_states(core: ElfCore) -> list[CpuState]:
-    """The CPUs that QEMU noted; none in a dump by something else."""
+    """The CPUs that QEMU noted, the first :data:`limits.GLOBAL_ARRAY_LENGTH`; none in a dump by something else."""
     states: list[CpuState] = []
     for note in core.notes():
+        if len(states) == limits.GLOBAL_ARRAY_LENGTH:
+            break
         if note.name == _NOTE and len(note.data) >= _STATE.size:
             version, _, idt, _, _, _, cr3, cr4 = _STATE.unpack_from(note.data)
             if version == _VERSION:

@@ -55,9 +55,12 @@ def find_vmcoreinfo(core: ElfCore) -> FoundVmcoreinfo:
             if found is None or where is None:
                 continue
             virtual, physical = where
+            kernel = tuple(found.entries[name] for name in _NEEDED)
+            if kernel in plausible:
+                continue  # a copy, of which the CPUs say the same
             if any(cpu.maps(memory.read, virtual, physical) for cpu in cpus):
                 return found
-            plausible.setdefault(tuple(found.entries[name] for name in _NEEDED), found)
+            plausible[kernel] = found
             if len(plausible) > limits.VMCOREINFO_COPIES:
                 raise Unavailable(f"more than {limits.VMCOREINFO_COPIES} different VMCOREINFO are in its memory")
     if len(plausible) > 1:
