@@ -8,12 +8,12 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.files import check_replaceable, open_dump
 from drgn_unaccepted.fleet.targets import BESIDE, Shard, Target
 from drgn_unaccepted.questions.document import SCHEMA, Document
 from drgn_unaccepted.snapshot_file import write_atomically
@@ -31,6 +31,7 @@ class Journal:
         #: Ids with a record, and whether it is an answer.
         self.done: dict[str, bool] = {}
         try:
+            check_replaceable(path)
             self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}") from None
@@ -143,7 +144,7 @@ class Beside:
 
     def _note(self, target: Target) -> None:
         try:
-            with Path(_beside(target)).open("rb") as file:
+            with open_dump(_beside(target)) as file:
                 record = json.loads(file.read(limits.FLEET_LINE_BYTES))
             if record["id"] == target.id:
                 self.done[target.id] = record["error"] is None

@@ -138,10 +138,19 @@ def _record(number: int, file: str, document: dict[str, Any]) -> Record:
         place = _digest("host", host, path) if host else _digest("file", file, path)
     if document["status"] not in STATUSES or "release" not in document["target"]:
         raise ValueError
+    _expect_text_or_nothing(document["target"], "release")
+    _expect_text_or_nothing(document.get("platform") or {}, "kind")
+    if document.get("error") is not None and not all(isinstance(document["error"][n], str) for n in ("kind", "reason")):
+        raise ValueError
     for finding in document["findings"]:
         if not all(isinstance(finding[name], str) for name in ("rule", "status", "message")):
             raise ValueError
     return Record(number, file, key, place, str(host or path), path, document)
+
+
+def _expect_text_or_nothing(part: dict[str, Any], name: str) -> None:
+    if not isinstance(part, dict) or not isinstance(part.get(name), (str, type(None))):
+        raise ValueError
 
 
 def _digest(*words: object) -> bytes:

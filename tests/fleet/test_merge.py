@@ -226,6 +226,17 @@ DAMAGED = [
     (b'{"schema": "drgn-unaccepted/1", "command": "scan", "id": "x"}\n', "not as scan and check write it"),
     (json.dumps({**scanned(7), "status": "fine"}).encode() + b"\n", "not as scan and check write it"),
     (json.dumps({**scanned(7), "findings": [{"rule": 1}]}).encode() + b"\n", "not as scan and check write it"),
+    *(
+        (json.dumps({**scanned(7), **part}).encode() + b"\n", "not as scan and check write it")
+        for part in (
+            {"error": {"kind": "crash"}},
+            {"error": "crash"},
+            {"error": {"kind": [], "reason": "SIGBUS"}},
+            {"platform": 7},
+            {"platform": {"kind": {}}},
+            {"target": {"path": "/x", "release": []}},
+        )
+    ),
     (json.dumps(scanned(7)).encode()[:-10], "cut off"),
     (b'"' + b"a" * limits.FLEET_LINE_BYTES + b'"\n', f"more than {limits.FLEET_LINE_BYTES} bytes"),
 ]

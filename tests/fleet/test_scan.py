@@ -20,7 +20,7 @@ from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze
 from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import find_targets
-from tests.fleet.tools import SAMPLES, TOP, json_lines, run
+from tests.fleet.tools import SAMPLES, TOP, json_lines, make_hanging, run
 
 FILL = SAMPLES / "6.12-fill" / "vmcore"
 #: Parts of the guests' own accounts (truth.json) that a record repeats.
@@ -49,7 +49,7 @@ def bad(tmp_path: Path) -> Path:
     (directory / "cut.vmcore").write_bytes(FILL.read_bytes()[:100_000])
     (directory / "garbage.vmcore").write_bytes(bytes(range(256)) * 64)
     # Whoever opens a pipe that nobody writes to waits for ever, as for a file server that died.
-    os.mkfifo(directory / "hang.vmcore")
+    make_hanging(directory / "hang.vmcore")
     return directory
 
 
@@ -134,7 +134,7 @@ def child_at(path: Path) -> int:
 
 
 def test_a_crash_is_one_record_that_names_the_signal(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hang")
+    make_hanging(tmp_path / "hang")
     _, thread, found = process_of(tmp_path / "hang")
     os.kill(child_at(tmp_path / "hang"), signal.SIGSEGV)
     thread.join()
@@ -144,7 +144,7 @@ def test_a_crash_is_one_record_that_names_the_signal(tmp_path: Path) -> None:
 
 
 def test_the_limits_are_set_before_anything_is_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hang")
+    make_hanging(tmp_path / "hang")
     _, thread, _ = process_of(tmp_path / "hang", 60)
     pid = child_at(tmp_path / "hang")
 
@@ -228,7 +228,7 @@ def test_a_file_that_holds_something_else_is_left_alone(content: str, tmp_path: 
 
 def test_a_stopped_scan_leaves_no_process_and_goes_on_later(tmp_path: Path) -> None:
     out, hang = tmp_path / "out.jsonl", tmp_path / "hang"
-    os.mkfifo(hang)
+    make_hanging(hang)
     argv = [sys.executable, "-m", "drgn_unaccepted", "scan", FILL, hang, "-o", out, "-j", "2"]
     with subprocess.Popen(list(map(str, argv)), cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
         worker = child_at(hang)
