@@ -238,6 +238,37 @@ def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> 
     assert [found["in_flight"] for found in answer["addresses"]] == [None, None]
 
 
+def test_a_column_that_is_not_known_says_why_and_one_without_a_holder_says_so(ask: Ask) -> None:
+    """The kdump of 7.3 lacks the slab page of e820_table. Its EFI map is taken away, but for what a runtime map has."""
+    kdump, whole = sample("7.3-fill-kdump"), sample("7.3-fill")
+    assert kdump.efi_map is not None
+    kdump = replace(kdump, efi_map=replace(kdump.efi_map, complete=False, note="for services only", descriptors=()))
+    nobody = "0xfffffffffffff"
+    _, answer, _ = ask(kdump, "resolve", hex(listed_chunk(kdump)), nobody)
+    assert all(found["efi"] is None and found["e820"] is None for found in answer["addresses"])
+    assert set(answer["missing"]) == {"unit", "kernel_predicate", "efi", "e820"}
+    assert "incomplete: for services only" in answer["missing"]["efi"]
+    assert answer["missing"]["e820"] == kdump.missing["e820.current"]
+    _, text, _ = ask(kdump, "resolve", hex(listed_chunk(kdump)), nobody, text="text")
+    assert [line.split()[1] for line in text.splitlines() if line.startswith(("efi", "e820"))] == ["unknown:"] * 4
+    _, answer, _ = ask(whole, "resolve", nobody)
+    assert (answer["missing"], answer["addresses"][0]["efi"]) == ({}, None)
+    _, text, _ = ask(whole, "resolve", nobody, text="text")
+    assert "unknown" not in text and "no one descriptor holds it" in text
+    bare = {"zones": "node_data: not in this dump", "accepting": "no accepting_list"}
+    _, answer, _ = ask(replace(whole, zones=None, accepting=None, missing=bare), "resolve", nobody)
+    assert answer["missing"] == {"zone": bare["zones"], "listed": bare["zones"], "in_flight": bare["accepting"]}
+
+
+def test_without_a_table_there_is_no_bitmap_to_be_outside_of(ask: Ask, tmp_path: Path) -> None:
+    """And with one, what is above it is. Both are told by lines of addresses, too."""
+    whole = sample("6.12-fill")
+    (tmp_path / "addresses").write_text("5G\n")
+    for table, words in ((whole.table, "5G  accepted  (outside the bitmap)"), (Table("absent", "none"), "(no table)")):
+        _, text, _ = ask(replace(whole, table=table), "resolve", "-f", str(tmp_path / "addresses"), text="text")
+        assert text.splitlines()[-1].endswith(words)
+
+
 def test_nagios_has_no_zero_for_a_little(ask: Ask) -> None:
     """40 MiB are not 0.0 GiB."""
     snapshot = sample("6.12-fill-kdump")
@@ -304,6 +335,9 @@ def test_a_doubted_bitmap_proves_nothing_accepted(ask: Ask) -> None:
         for entry in answer["addresses"]:
             assert entry["kernel_predicate"] is None, source
             assert entry["unit"]["bit"] is None
+        assert answer["missing"] == {"kernel_predicate": "zeros where 73 chunks are listed"}
+        _, text, _ = ask(snapshot, "--source", source, "resolve", hex(chunk), hex(table.phys_base), text="text")
+        assert "bit not read" not in text and (source == "bitmap" or "bit reads as 0, which is not believed" in text)
         assert answer["addresses"][0]["state"] == ("unknown" if source == "bitmap" else "unaccepted")
     _, answer, _ = ask(snapshot, "--source", "bitmap", "ranges")
     assert {entry["state"] for entry in answer["ranges"]} <= {"unknown", "unaccepted"}

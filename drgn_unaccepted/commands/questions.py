@@ -64,7 +64,7 @@ def _resolve_file(snapshot: Snapshot, source: Source, args: Arguments) -> Iterat
     try:
         with os.fdopen(0, "rb", closefd=False) if args.file == "-" else open_input(args.file) as text:
             for block in bulk.blocks(text):
-                yield lines(block, bulk.kinds)
+                yield lines(block, bulk)
     except OSError as error:
         raise CommandError(f"{args.file}: {error.strerror}") from None
     except ValueError as error:

@@ -53,6 +53,7 @@ class Bulk:
 
     def __init__(self, snapshot: Snapshot, source: Source) -> None:
         self.kinds: list[Kind] = []
+        self.has_table = snapshot.table.state != "absent"
         self._states: Optional[bits.States] = None
         self._starts: list[int] = []
         self._kinds = bytearray()

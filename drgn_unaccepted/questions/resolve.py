@@ -37,12 +37,16 @@ class Query(NamedTuple):
 def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Document:
     """One entry for an address; for a range one for each piece of one state, with its ``end``.
 
+    ``missing`` says why a column is null where it could not be known; a null without a reason there is an answer: no
+    one descriptor, e820 entry or zone holds the address, or (of ``listed`` and ``in_flight``) not all of the range.
+
     :raises ValueError: a query is empty or reaches beyond 2^52
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
     answer = document(snapshot, source, "resolve")
     states = StateMap(snapshot, source)
     context = _Context(snapshot)
+    answer["missing"] = context.missing()
     entries: list[Document] = []
     for query in queries:
         start, end = query.range
@@ -66,6 +70,7 @@ class _Context:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._listed = listed_ranges(snapshot)
+        self._cut = self._cut_lists() is not None
 
     def entry(self, piece: Piece) -> Document:
         where = Range(piece.start, piece.end)
@@ -89,6 +94,66 @@ class _Context:
             "in_flight": in_flight,
             "reason": reason,
         }
+
+    def missing(self) -> Document:
+        """Why a column cannot be known, by its name."""
+        snapshot = self._snapshot
+        reasons = {
+            "unit": self._no_table() if snapshot.table.geometry is None else None,
+            "kernel_predicate": self._no_predicate(),
+            "efi": self._no_efi(),
+            "e820": self._no_e820(),
+            "zone": self._no_zones(),
+            "listed": self._no_zones() or self._cut_lists(),
+            "in_flight": self._no_accepting(),
+        }
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _no_table(self) -> Optional[str]:
+        table = self._snapshot.table
+        return None if table.state == "absent" else f"table {table.state}: {table.reason}"
+
+    def _no_predicate(self) -> Optional[str]:
+        table = self._snapshot.table
+        if table.geometry is None or table.bitmap is None:
+            return self._no_table()
+        return table.reason if table.is_saved or table.is_doubted else None
+
+    def _no_efi(self) -> Optional[str]:
+        efi_map = self._snapshot.efi_map
+        if efi_map is None:
+            return self._snapshot.missing["efi_map"]
+        if efi_map.complete:
+            return None
+        return f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
+
+    def _no_e820(self) -> Optional[str]:
+        snapshot = self._snapshot
+        if snapshot.e820 is None:
+            return snapshot.missing["e820"]
+        return None if snapshot.e820.current is not None else snapshot.missing["e820.current"]
+
+    def _no_zones(self) -> Optional[str]:
+        if self._snapshot.zones is None:
+            return self._snapshot.missing["zones"]
+        return None if self._snapshot.zones else "no zone is populated, as where node_data reads as zeros"
+
+    def _cut_lists(self) -> Optional[str]:
+        """What ended the walk of a list early: what it did not find can be listed."""
+        for zone in self._snapshot.zones or ():
+            if zone.listed is not None and zone.listed.problems:
+                return f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
+        return None
+
+    def _no_accepting(self) -> Optional[str]:
+        accepting = self._snapshot.accepting
+        if accepting is None:
+            return self._snapshot.missing["accepting"]
+        if accepting.problems:
+            return f"accepting_list: {accepting.problems[0]}"
+        if accepting.entries and unit_base(self._snapshot)[0] is None:
+            return f"accepting_list has units, and where unit 0 is is not known: {self._no_table()}"
+        return None
 
     def _unit(self, address: int) -> Optional[Document]:
         geometry, bitmap = self._snapshot.table.geometry, self._snapshot.table.bitmap
@@ -141,9 +206,7 @@ class _Context:
         if not self._snapshot.zones:
             return None
         listed = self._within(self._listed, where)
-        # What a walk that ended early did not find can be listed.
-        cut = any(zone.listed is not None and zone.listed.problems for zone in self._snapshot.zones)
-        return None if cut and not listed else listed
+        return None if self._cut and not listed else listed
 
     def _within(self, ranges: Sequence[Range], where: Range) -> Optional[bool]:
         """Whether all of it (True) or none of it (False) lies in ``ranges``; None for some of it."""

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-from drgn_unaccepted.questions.bulk import Block, Kind
+from drgn_unaccepted.questions.bulk import Block, Bulk
 
 
-def text(block: Block, kinds: Sequence[Kind]) -> str:
+def text(block: Block, bulk: Bulk) -> str:
     """Lines of the address as it was written and its state."""
-    ends = [f"  {kind.state}{'  (outside the bitmap)' if kind.covered is False else ''}\n" for kind in kinds]
+    outside = "  (outside the bitmap)" if bulk.has_table else "  (no table)"
+    ends = [f"  {kind.state}{outside if kind.covered is False else ''}\n" for kind in bulk.kinds]
     return "".join([word + ends[kind] for word, kind in zip(block.words, block.kinds)])
 
 
-def json_lines(block: Block, kinds: Sequence[Kind]) -> str:
+def json_lines(block: Block, bulk: Bulk) -> str:
     """JSON lines: ``{"address": 4294967296, "state": "accepted", "covered": true}``."""
-    ends = [f', "state": "{kind.state}", "covered": {json.dumps(kind.covered)}}}\n' for kind in kinds]
+    ends = [f', "state": "{kind.state}", "covered": {json.dumps(kind.covered)}}}\n' for kind in bulk.kinds]
     return "".join([f'{{"address": {address}{ends[kind]}' for address, kind in zip(block.addresses, block.kinds)])

@@ -75,27 +75,29 @@ def resolve(answer: Document) -> Iterator[str]:
         rows = [(where, entry["state"]), ("reason", safe(entry["reason"]))]
         if entry["unit"] is not None:
             unit = entry["unit"]
-            bit = "not read" if unit["bit"] is None else unit["bit"]
+            # What was read whole and is null all the same, is 0 and not believed.
+            unknown = "reads as 0, which is not believed" if answer["table"]["state"] == "present" else "not read"
+            bit = unknown if unit["bit"] is None else unit["bit"]
             name = "first unit" if "end" in entry else "unit"
             rows.append((name, f"{unit['index']}, {span(unit['start'], unit['end'])}, bit {bit}"))
         if entry["kernel_predicate"] is not None:
             function = "range_contains_unaccepted_memory()" if "end" in entry else "pfn_is_unaccepted_memory()"
             rows.append((function, str(entry["kernel_predicate"]).lower()))
-        for name in ("efi", "e820"):
+        missing = {name: f"unknown: {safe(reason)}" for name, reason in answer["missing"].items()}
+        for name, nobody in (("efi", "no one descriptor holds it"), ("e820", "no one entry holds it")):
+            text = missing.get(name, nobody)
             if entry[name] is not None:
                 holder = entry[name]
-                rows.append(
-                    (
-                        name,
-                        f"{holder['name']} (type {holder['type']}), {span(holder['start'], holder['end'])}",
-                    )
-                )
-        if entry["zone"] is not None:
-            rows.append(("zone", f"node {entry['node']}, {safe(entry['zone'])}"))
-        if entry["listed"] is not None:
-            rows.append(("listed", "on zone->unaccepted_pages" if entry["listed"] else "no"))
+                text = f"{holder['name']} (type {holder['type']}), {span(holder['start'], holder['end'])}"
+            rows.append((name, text))
+        zone = missing.get("zone", "no one zone spans it")
+        rows.append(("zone", zone if entry["zone"] is None else f"node {entry['node']}, {safe(entry['zone'])}"))
+        listed = {True: "on zone->unaccepted_pages", False: "no", None: missing.get("listed", "a part of it")}
+        rows.append(("listed", listed[entry["listed"]]))
         if entry["in_flight"]:
             rows.append(("in flight", "being accepted: see accepting"))
+        elif entry["in_flight"] is None:
+            rows.append(("in flight", missing.get("in_flight", "a part of it: see accepting")))
         yield from _pairs(rows)
 
 
