@@ -57,7 +57,7 @@ def test_svg_says_what_it_shows(tmp_path: Path) -> None:
     assert "456 MiB unaccepted of 2031.6 MiB RAM; source: bitmap, exact" in said
     assert {"0x0", "0x100000000", "0x140000000", "45%", "3 GiB without RAM", "node 1 Normal"} <= set(said)
     assert any("Linux 6.12.0-test; a row is 1 GiB; a unit is 2 MiB" in text for text in said)
-    # Eight runs of set bits in the stairs and the long one, each a bar, and the legend's patch; and the EFI lane.
+    # Eight runs of set bits in the stairs and the long one, each a bar, and the legend's patch.
     assert fills(root).count("#e69f00") >= 10
 
 

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any, Callable
 
 import pytest
 
+from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.questions.history import history
-from drgn_unaccepted.record.file import Recording
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.record.file import Recording, Sample
+from drgn_unaccepted.snapshot import E820Tables, Snapshot
 from tests.views import guests
 from tests.views.chromium import axe
 from tests.views.guests import BASE, GIB, MIB, TIB, UNIT
@@ -52,6 +54,29 @@ for (const outer of document.styleSheets[0].cssRules) {
     const value = (name) => rule.style.getPropertyValue(name).trim();
     found[rule.selectorText] = Object.fromEntries(names.map((name) => [name, value(name)]));
   }
+}
+return found;
+"""
+
+#: What is written on canvases from now on, with its left and right edge and the width of the canvas.
+WATCH_TEXTS = """
+window.written = [];
+const pen = CanvasRenderingContext2D.prototype, fillText = pen.fillText;
+pen.fillText = function (text, x, y) {
+  const width = this.measureText(text).width;
+  const left = { right: x - width, center: x - width / 2 }[this.textAlign] ?? x;
+  window.written.push([text, left, left + width, this.canvas.width / devicePixelRatio, y, this.canvas.id]);
+  return fillText.call(this, text, x, y);
+};
+"""
+
+#: The colours of the strip of all rows and of the marks below it, without the usual blue.
+OVERVIEW_COLORS = """
+const canvas = document.getElementById("overview"), pen = canvas.getContext("2d"), found = [];
+for (const y of [11, 24]) {
+  const line = pen.getImageData(0, y, canvas.width, 1).data, colors = new Set();
+  for (let i = 0; i < line.length; i += 4) if (line[i + 3] === 255) colors.add(Array.from(line.slice(i, i + 3)).join());
+  found.push(Array.from(colors));
 }
 return found;
 """
@@ -337,6 +362,91 @@ def test_ten_tib_stay_responsive(show: Callable[..., Any]) -> None:
         assert driver.execute_script("unaccepted.view.setRow(arguments[0]);" + DRAWING_TIME, size) < 200, size
 
 
+@pytest.mark.parametrize("row", ("1 GiB", "8 GiB", "64 GiB"))
+def test_one_unit_of_ten_tib_is_to_be_seen(show: Callable[..., Any], row: str) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    nbytes = guests.huge().table.bitmap_bytes
+    assert nbytes is not None
+    bitmap = bytearray(nbytes)
+    bitmap[nbytes // 3] = 1
+    driver = show(replace(guests.huge(), table=guests.table(bytes(bitmap))))
+    Select(css(driver, "#row-size")).select_by_visible_text(row)
+    # Away from the frame around what can be seen.
+    driver.execute_script("unaccepted.view.scroller.scrollTop = 0")
+    frame(driver)
+    strip, marks = driver.execute_script(OVERVIEW_COLORS)
+    assert marks == ["230,159,0"], "pointed at from below, in full orange"
+    assert "189,191,155" in strip, "a third of the way from blue to orange"
+    address = BASE + nbytes // 3 * 8 * UNIT
+    keys(driver, "/", hex(address), "\ue007")
+    x, y = place_of(driver, address)
+    # Beside the frame of the selected unit, above the row: where a unit is less than a pixel a mark points at it.
+    script = "unaccepted.view.selected = null; unaccepted.view.draw(); return Array.from("
+    script += "unaccepted.view.canvas.getContext('2d').getImageData(arguments[0] - 3, arguments[1], 7, 1).data)"
+    style = driver.execute_script("return unaccepted.view.style.state")
+    above = driver.execute_script(script, x, y - style / 2 - 2)
+    inside = driver.execute_script(script, x, y)
+    orange = [0xE6, 0x9F, 0x00, 0xFF]
+    where = inside if row == "1 GiB" else above
+    assert orange in [where[i : i + 4] for i in range(0, len(where), 4)]
+
+
+@pytest.mark.parametrize("width", (390, 1280))
+def test_labels_are_written_whole(show: Callable[..., Any], width: int) -> None:
+    """On a phone too, and for a guest above 64 TiB, whose addresses have twelve digits."""
+    base = 100 * TIB
+    driver = show(guests.small())
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        e820 = (E820Entry(BASE, BASE + GIB, 1), E820Entry(base, base + GIB, 1))
+        snapshot = replace(
+            guests.small(), table=guests.table(guests.BITMAP, base), e820=E820Tables(e820, None, None, None), zones=()
+        )
+        past = history([Sample(0, 0.0, 0.1, snapshot), Sample(1, 27.8, 0.1, snapshot)])
+        driver = show(snapshot, history=past)
+        driver.execute_script(WATCH_TEXTS + "unaccepted.view.draw(); unaccepted.history.draw();")
+        written = driver.execute_script("return window.written")
+        assert sum(text == "0x640000000000" for text, *_ in written) == 2
+        assert {"accepted a second", "0.0 s", "27.8 s"} <= {text for text, *_ in written}
+        for text, left, right, of, _, _ in written:
+            assert left >= 0 and right <= of, text
+        # Nor does one run into another of its line.
+        for line in {(canvas, y) for *_, y, canvas in written}:
+            spans = sorted((left, right) for _, left, right, _, y, canvas in written if (canvas, y) == line)
+            assert all(right + 4 <= left for (_, right), (left, _) in zip(spans, spans[1:])), line
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_what_the_firmware_said_does_not_look_like_a_state(show: Callable[..., Any]) -> None:
+    """All is accepted now; that it was type 15 at boot is not drawn in the orange of what is unaccepted."""
+    snapshot = replace(guests.small(), table=guests.table(bytes(64)), zones=())
+    driver = show(snapshot)
+    lane_colors = driver.execute_script(
+        "return unaccepted.view.lanes.flatMap((one) => one.segments.map((s) => unaccepted.view.color(s.color)))"
+    )
+    states = driver.execute_script("return ['unaccepted', 'accepted'].map((name) => unaccepted.view.color(name))")
+    assert lane_colors and not set(states) & set(lane_colors)
+    pixels = driver.execute_script(FINDING_PIXELS.replace("0xc2", "0xe6").replace("0x18", "0x9f").replace("0x5b", "0"))
+    assert pixels == 0
+
+
+def test_a_whole_run_is_one_colour_at_any_width(show: Callable[..., Any]) -> None:
+    driver = show(replace(guests.small(), table=guests.table(b"\xff" * 64)))
+    for width in (700, 761, 903):
+        driver.set_window_size(width, 1000)
+        frame(driver)
+        script = """const v = unaccepted.view, y = v.tops[v.rowOf(arguments[0]).index] + 8 - v.scroller.scrollTop;
+            const line = v.canvas.getContext("2d").getImageData(v.left + 9, y, v.plot - 18, 1).data, colors = new Set();
+            for (let i = 0; i < line.length; i += 4) colors.add(Array.from(line.slice(i, i + 3)).join());
+            return Array.from(colors)"""
+        driver.execute_script("unaccepted.view.selected = null; unaccepted.view.draw()")
+        assert driver.execute_script(script, BASE) == ["230,159,0"], width
+    driver.set_window_size(1280, 1000)
+
+
 def test_zoom(show: Callable[..., Any]) -> None:
     driver = show(guests.small())
     from selenium.webdriver.support.ui import Select
@@ -407,6 +517,8 @@ def test_a_real_recording(show: Callable[..., Any]) -> None:
     keys(driver, "\ue011")  # Home
     assert text(driver, "#history-said") == "0.0 seconds, 596 MiB unaccepted, bitmap"
     assert "live of 2026-" in text(driver, "#target")
+    notes = text(driver, "#notes")
+    assert "not asked for" not in notes and "without panic, pages, reclaiming" in notes
 
 
 def test_without_a_recording_there_is_no_section_about_one(show: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 // A recording: time goes to the right, addresses go down; below, the unaccepted bytes and how fast they become fewer.
 
 const HEAT = 260, CURVE = 90, RATE = 60, BETWEEN = 26;
+const UNACCEPTED = "unaccepted", ACCEPTED = "accepted a second";
 
 class HistoryView {
   static async unpack(recording, view) {
@@ -39,7 +40,9 @@ class HistoryView {
   resize() {
     this.width = Math.max(280, this.element.clientWidth);
     this.height = HEAT + CURVE + RATE + 2 * BETWEEN + 20;
-    this.left = this.width < 560 ? 92 : 124;
+    const addresses = labelWidth(this.canvas, "11px --mono", this.recording.bins.map(hex).slice(-1));
+    const names = labelWidth(this.canvas, "11px --sans", [UNACCEPTED, ACCEPTED]);
+    this.left = Math.max(this.width < 560 ? 0 : 124, addresses, names);
     this.plot = this.width - this.left - 70;
     const ratio = window.devicePixelRatio || 1;
     this.canvas.width = Math.round(this.width * ratio);
@@ -75,14 +78,15 @@ class HistoryView {
     const curve = HEAT + BETWEEN, rate = curve + CURVE + BETWEEN;
     const most = Math.max(1, ...this.slices.map((s) => s.unaccepted_bytes || 0));
     const fastest = Math.max(1, ...this.slices.map((s) => s.rate_bytes_per_second || 0));
-    this.bars(ctx, curve, CURVE, most, (s) => s.unaccepted_bytes, view.color("unaccepted"), "unaccepted", about(most));
-    this.bars(ctx, rate, RATE, fastest, (s) => s.rate_bytes_per_second, view.color("accepting"), "accepted a second", `${about(Math.round(fastest))}/s`);
+    this.bars(ctx, curve, CURVE, most, (s) => s.unaccepted_bytes, view.color("unaccepted"), UNACCEPTED, about(most));
+    this.bars(ctx, rate, RATE, fastest, (s) => s.rate_bytes_per_second, view.color("accepting"), ACCEPTED, `${about(Math.round(fastest))}/s`);
     ctx.fillStyle = view.color("muted");
     ctx.textBaseline = "top";
-    for (let tick = 0; tick <= 4; tick++) {
+    const ticks = this.plot < 320 ? 2 : 4;
+    for (let tick = 0; tick <= ticks; tick++) {
       ctx.textAlign = tick ? "center" : "left";
-      const seconds = (recording.elapsed_seconds * tick) / 4;
-      ctx.fillText(`${seconds.toFixed(1)} s`, this.left + (tick / 4) * this.plot, this.height - 16);
+      const seconds = (recording.elapsed_seconds * tick) / ticks;
+      ctx.fillText(`${seconds.toFixed(1)} s`, this.left + (tick / ticks) * this.plot, this.height - 16);
     }
     const [from, to] = this.span(this.selected);
     ctx.strokeStyle = view.color("text");

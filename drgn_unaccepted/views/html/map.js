@@ -79,7 +79,8 @@ class MapView {
     this.width = this.printing ? 1000 : this.scroller.clientWidth;
     this.viewport = this.printing ? this.height : this.scroller.clientHeight;
     const narrow = this.width < 560;
-    this.left = narrow ? 92 : 124;
+    const last = this.rows.length ? this.rows[this.rows.length - 1] : 0;
+    this.left = Math.max(narrow ? 0 : 124, labelWidth(this.canvas, "12px --mono", [hex(last)]));
     this.plot = Math.max(64, this.width - this.left - (narrow ? 8 : 56));
     for (const [canvas, height] of [[this.canvas, this.viewport], [this.overview, OVERVIEW], [this.axis, AXIS]]) {
       const ratio = window.devicePixelRatio || 1;
@@ -96,7 +97,7 @@ class MapView {
   theme() {
     const css = getComputedStyle(document.documentElement);
     this.color = (name) => css.getPropertyValue(`--${name}`).trim();
-    this.levels = Array.from({ length: 9 }, (_, level) => mix(this.color("accepted"), this.color("unaccepted"), level / 8));
+    this.levels = Array.from({ length: 9 }, (_, level) => mix(this.color("accepted"), this.color("unaccepted"), shade(level)));
     this.patterns = {};
     for (const [name, ink] of [["unknown", "unknown-ink"], ["guard", "accepted"], ["hole", "hole-ink"], ["outside", "outside-ink"]]) {
       this.patterns[name] = hatch(this.canvas.getContext("2d"), this.color(name === "guard" ? "unaccepted" : name), this.color(ink));
@@ -220,12 +221,19 @@ class MapView {
     const cells = Math.min(Math.floor(this.row / this.guest.unit), Math.floor(this.plot)), step = this.row / cells;
     let from = 0, last = 0;
     for (let cell = 0; cell <= cells; cell++) {
-      const level = cell === cells ? 0 : eighths(this.guest.unaccepted.inside(start + cell * step, start + (cell + 1) * step), step);
+      // Whole bytes, so that all of a cell is counted as all of it.
+      const low = start + Math.round(cell * step), high = start + Math.round((cell + 1) * step);
+      const level = cell === cells ? 0 : eighths(this.guest.unaccepted.inside(low, high), high - low);
       if (level === last) continue;
       if (last) {
         const x0 = this.x(start, start + from * step), x1 = this.x(start, start + cell * step);
         ctx.fillStyle = this.levels[last];
         ctx.fillRect(x0, y, Math.max(1, x1 - x0), height);
+        if (last === 1 && step >= 4 * this.guest.unit) {
+          // A hairline is easily missed: what is least unaccepted is pointed at from above.
+          ctx.fillStyle = this.levels[8];
+          ctx.fillRect(x0 - 1, y - 4, Math.max(1, x1 - x0) + 2, 4);
+        }
       }
       from = cell;
       last = level;
@@ -282,13 +290,19 @@ class MapView {
     ctx.clearRect(0, 0, this.width, OVERVIEW);
     const at = (x) => {
       const place = Math.min(this.rows.length, (x / this.plot) * this.rows.length), i = Math.min(this.rows.length - 1, Math.floor(place));
-      return this.rows[i] + (place - i) * this.row;
+      return this.rows[i] + Math.round((place - i) * this.row);
     };
     for (let x = 0; x < this.plot; x++) {
       const low = at(x), high = at(x + 1), ram = this.guest.ram.inside(low, high);
-      ctx.fillStyle = ram ? this.levels[eighths(this.guest.unaccepted.inside(low, high), ram)] : this.color("hole");
-      if (ram && !this.guest.exactSource && !this.guest.unaccepted.inside(low, high) && this.guest.accepted.inside(low, high) < ram) ctx.fillStyle = this.color("unknown");
+      const waiting = this.guest.unaccepted.inside(low, high);
+      ctx.fillStyle = waiting || ram ? this.levels[eighths(waiting, Math.max(waiting, ram))] : this.color("hole");
+      if (ram && !this.guest.exactSource && !waiting && this.guest.accepted.inside(low, high) < ram) ctx.fillStyle = this.color("unknown");
       ctx.fillRect(this.left + x, 4, 1, 14);
+      if (waiting) {
+        // However little it is.
+        ctx.fillStyle = this.color("unaccepted");
+        ctx.fillRect(this.left + x - 1, 22, 3, 4);
+      }
       if (this.highlight && this.highlight.inside(low, high)) {
         ctx.fillStyle = this.color("finding");
         ctx.fillRect(this.left + x, 0, 2, 3);

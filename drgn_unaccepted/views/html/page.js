@@ -2,9 +2,11 @@
 // The page around the map: summary, address, checks, tables, light and dark.
 
 const STATES = { unaccepted: "Unaccepted", accepted: "Accepted", unknown: "Unknown" };
-const EFI_COLORS = ["reserved", "loader", "loader", "boot", "boot", "runtime", "runtime", "accepted", "bad", "acpi", "nvs", "mmio", "mmio", "other", "other", "unaccepted"];
-const E820_COLORS = { 1: "accepted", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 128: "loader" };
+// What the firmware said at boot is no state of today, and has colours of its own.
+const EFI_COLORS = ["reserved", "loader", "loader", "boot", "boot", "runtime", "runtime", "usable", "bad", "acpi", "nvs", "mmio", "mmio", "other", "other", "boot-unaccepted"];
+const E820_COLORS = { 1: "usable", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 128: "loader" };
 const ZONE_COLORS = ["zone-a", "zone-b"];
+const NOT_ASKED = "not asked for"; // as the capture has it
 const WORST = { critical: 0, warning: 1, info: 2, skip: 3, pass: 4 };
 
 const byId = (id) => document.getElementById(id);
@@ -89,7 +91,9 @@ function cards(guest) {
   const notes = data.torn.map((note) => `Torn: ${note}`);
   if (data.source_reason) notes.push(`Why no better source: ${data.source_reason}`);
   if (data.source === "page-lists") notes.push("A listed chunk can hold a unit that is accepted already, as a guard.");
-  for (const [part, reason] of Object.entries(data.missing)) notes.push(`Without ${part}: ${reason}`);
+  const missing = Object.entries(data.missing), unasked = missing.filter(([, reason]) => reason === NOT_ASKED);
+  for (const [part, reason] of missing) if (reason !== NOT_ASKED) notes.push(`Without ${part}: ${reason}`);
+  if (unasked.length) notes.push(`${data.recording ? "A recording's samples are taken" : "Taken"} without ${unasked.map(([part]) => part).join(", ")}; checks that need them are skipped.`);
   byId("notes").replaceChildren(...notes.map((note) => node("li", note)));
 }
 

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// How much of something, as a level, in words and as a colour.
+// How much of something, as a level, in words and as a colour; and what is drawn with.
 
 /** Eighths, 0 only for nothing and 8 only for all. */
 function eighths(part, whole) {
   if (!part) return 0;
   return part >= whole ? 8 : Math.max(1, Math.min(7, Math.round((part * 8) / whole)));
+}
+
+/** How far from one colour to the other: one unit in a thousand is not to look like none, nor all but one like all. */
+function shade(level) {
+  return level % 8 ? (level + 5) / 18 : level / 8;
 }
 
 function share(part, whole) {
@@ -34,4 +39,11 @@ function hatch(ctx, back, ink) {
     pen.stroke();
   }
   return ctx.createPattern(tile, "repeat");
+}
+
+/** Room for right-aligned labels and what sets them off; the font is a size and one of the style sheet's families. */
+function labelWidth(canvas, font, texts) {
+  const [size, family] = font.split(" "), ctx = canvas.getContext("2d");
+  ctx.font = `${size} ${getComputedStyle(document.documentElement).getPropertyValue(family)}`;
+  return Math.ceil(Math.max(...texts.map((text) => ctx.measureText(text).width))) + 14;
 }
