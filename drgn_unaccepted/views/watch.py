@@ -153,7 +153,7 @@ def line(answer: Document) -> str:
             answer["target"]["taken_at"],
             f"{answer['elapsed_seconds']:9.1f} s",
             f"{about(answer['unaccepted_bytes']):>11} unaccepted ({answer['source']})",
-            f"{'rate unknown' if rate is None else about(rate) + '/s':>12}",
+            f"{'rate unknown' if rate is None else _mean(answer):>22}",
             f"{in_flight} in flight",
             *(["torn"] if answer["torn"] else []),
         )
@@ -205,7 +205,11 @@ def _rate(answer: Document) -> str:
     rate = answer["rate_bytes_per_second"]
     if rate is None:
         return "unknown until the second sample" if answer["rate_seconds"] is None else "unknown: the source changed"
-    return f"{about(rate)}/s over {answer['rate_seconds']:.1f} s"
+    return _mean(answer)
+
+
+def _mean(answer: Document) -> str:
+    return f"{about(answer['rate_bytes_per_second'])}/s over {answer['rate_seconds']:.1f} s"
 
 
 def _time_to_go(answer: Document) -> str:

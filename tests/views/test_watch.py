@@ -139,7 +139,8 @@ def test_without_tqdm_there_is_a_number_and_no_bar(monkeypatch: pytest.MonkeyPat
 
 def test_one_line_a_sample() -> None:
     assert line(document()) == (
-        "2026-01-01T00:00:12.345+00:00       10.0 s     34.0 MiB unaccepted (bitmap)     410 KiB/s  1 in flight  torn"
+        "2026-01-01T00:00:12.345+00:00       10.0 s     34.0 MiB unaccepted (bitmap)  "
+        " 410 KiB/s over 10.0 s  1 in flight  torn"
     )
     answer = Progress("watch").document(
         Sample(0, 0.0, 0.1, replace(guest(), accepting=None, torn=(), missing={"accepting": "no"}))
