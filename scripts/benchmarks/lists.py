@@ -55,7 +55,6 @@ def alone(what: str, size: int, listed: Optional[int] = None) -> tuple[float, Pr
 
 def million(runs: int = 5) -> list[Row]:
     """check of 4 TiB of unaccepted memory, a million listed chunks, against the walk alone; how it grows; its memory"""
-    # First, while this process is smaller than they are.
     peaks = [(peak(alone("check", 4 * TIB)[1]), 300 * MIB) for _ in range(3)]
     guest, quarter = Grown(4 * TIB), Grown(TIB)
     both = pairs(timed(lambda: checked(guest)), timed(lambda: drain(walked(guest))), runs)

@@ -7,8 +7,8 @@ Turns are interleaved so that a machine whose speed drifts does not favour one, 
 from __future__ import annotations
 
 import os
-import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -60,10 +60,22 @@ class Command(NamedTuple):
     env: Mapping[str, str] = MappingProxyType({})
 
 
+#: Starts a process and tells about it. Linux takes the peak memory of whoever starts a process for that of the process,
+#: until that has more; so it is started by one that is as small as Python can be, some 10 MiB.
+_LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+seconds = time.perf_counter() - start
+own = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+os.write(int(sys.argv[1]), f"{seconds} {usage.ru_maxrss} {own} {os.waitstatus_to_exitcode(status)}".encode())
+"""
+
+
 class Process(NamedTuple):
     seconds: float
-    #: None where it cannot be told: Linux takes the peak of whoever starts a process for that of the process, until it
-    #: has more.
+    #: None where it cannot be told, see _LAUNCHER.
     peak_bytes: Optional[int]
     output: bytes
 
@@ -116,28 +128,25 @@ def run(command: Command, output: Optional[Path] = None) -> Process:
 
     :raises Missing: it did not end with exit status 0
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        path = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if output is not None else None
-        to = out.fileno() if path is None else path
-        start = time.perf_counter()
-        pid = os.posix_spawn(
-            command.argv[0],
-            list(command.argv),
-            {**environment(), **command.env},
-            file_actions=[(os.POSIX_SPAWN_DUP2, to, 1), (os.POSIX_SPAWN_DUP2, err.fileno(), 2)],
-        )
-        _, status, usage = os.wait4(pid, 0)
-        seconds = time.perf_counter() - start
-        if path is not None:
-            os.close(path)
-        code = os.waitstatus_to_exitcode(status)
-        if code:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as told:
+        with (Path(os.devnull) if output is None else output).open("wb") as elsewhere:
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(told.fileno()), *command.argv],
+                env={**environment(), **command.env},
+                stdout=out if output is None else elsewhere,
+                stderr=err,
+                pass_fds=(told.fileno(),),
+                check=True,
+            )
+        told.seek(0)
+        seconds, peak_kib, hidden_kib, code = told.read().split()
+        if int(code):
             err.seek(0)
             words = err.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise Missing(f"{' '.join(command.argv)}: exit status {code}: {words}")
+            raise Missing(f"{' '.join(command.argv)}: exit status {int(code)}: {words}")
         out.seek(0)
-        hidden = usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Process(seconds, None if hidden else usage.ru_maxrss << 10, out.read())
+        peak_bytes = int(peak_kib) << 10 if int(peak_kib) > int(hidden_kib) else None
+        return Process(float(seconds), peak_bytes, out.read())
 
 
 _bytecode: Optional[tempfile.TemporaryDirectory[str]] = None
@@ -176,7 +185,7 @@ def peak(process: Process) -> int:
     :raises Missing: it cannot be told
     """
     if process.peak_bytes is None:
-        raise Missing("the peak memory of a process is hidden by that of the benchmark itself")
+        raise Missing("the peak memory of a process is hidden by that of what started it")
     return process.peak_bytes
 
 

@@ -176,7 +176,8 @@ def markdown(run: dict[str, Any]) -> str:
         _HEAD,
         "## The last run\n\n",
         f"{run['date']}, commit {run['commit']}; {machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}, "
-        f"load {machine['load']:g} when it began; Python {run['python']}, drgn {run['drgn']}.\n\n",
+        f"load {machine['load']:g} when it began; Python {run['python']}, drgn {run['drgn']}."
+        f"{' With --quick: one turn of each.' if run['quick'] else ''}\n\n",
         _markdown_table(_COLUMNS, [cells(row) for row in run["rows"]]),
     ]
     missed = [row for row in run["rows"] if not row["met"]]
