@@ -7,20 +7,15 @@ goes by the number of targets and hosts, some hundred bytes each, not by the siz
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.fleet.records import STATUSES, Header, Problem, Record, read
+from drgn_unaccepted.fleet.records import Header, Problem, Record, read
+from drgn_unaccepted.fleet.summary import Summary
 from drgn_unaccepted.questions.document import SCHEMA, Document
-
-#: Findings of these statuses count, worst first.
-_FINDINGS = ("critical", "warning", "info")
-
-#: Columns of the tables by release and by platform.
-_COLUMNS = (*STATUSES, "failed")
 
 
 class _Best(NamedTuple):
@@ -60,12 +55,17 @@ class Merged:
             if isinstance(item, Header):
                 continue
             total += 1
-            mine = _Best(item.failure is None, str(item.document.get("finished_at", "")), item.number, item.place)
+            # Of many targets in the same second: one string.
+            finished_at = sys.intern(str(item.document.get("finished_at", "")))
+            mine = _Best(item.failure is None, finished_at, item.number, item.place)
             if item.id not in best and len(best) == limits.FLEET_TARGETS:
                 raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
             best[item.id] = max(best.get(item.id, mine), mine)
         if not total:
-            raise CommandError("no record in these files" + (f": {self.problems[0]}" if self.problems else ""))
+            raise CommandError(
+                "no record in these files"
+                + (f": {self.problems[0].where}: {self.problems[0].reason}" if self.problems else "")
+            )
         self.incomplete = whole.lacks()
         self.doubles = total - len(best)
         # What a place held is replaced by what it holds, be that an answer or not.
@@ -131,7 +131,7 @@ def merge(files: Sequence[str], see: Callable[[Record], None] = lambda record: N
     :raises CommandError: a file cannot be read, or none holds a record
     """
     merged = Merged(files)
-    summary = _Summary()
+    summary = Summary()
     for record in merged:
         summary.add(record)
         see(record)
@@ -145,126 +145,3 @@ def merge(files: Sequence[str], see: Callable[[Record], None] = lambda record: N
         "problems": [problem._asdict() for problem in merged.problems],
         "problem_count": merged.problem_count,
     }
-
-
-class _Finding:
-    """One rule in one status, over all targets."""
-
-    def __init__(self) -> None:
-        self.targets = 0
-        self.releases: Counter[str] = Counter()
-        self.platforms: Counter[str] = Counter()
-        self.examples: list[dict[str, str]] = []
-
-
-class _Summary:
-    def __init__(self) -> None:
-        self._targets = 0
-        self._statuses: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._failed: dict[str, list[dict[str, str]]] = {}
-        self._by_release: dict[Optional[str], Counter[str]] = {}
-        self._by_platform: dict[Optional[str], Counter[str]] = {}
-        self._findings: dict[tuple[str, str], _Finding] = {}
-        #: For each host which of the findings it has, as bits in the order of ``_findings``.
-        self._bits: dict[tuple[str, str], int] = {}
-        self._hosts: dict[str, int] = {}
-
-    def add(self, record: Record) -> None:
-        document = record.document
-        release, platform = document["target"]["release"], (document.get("platform") or {}).get("kind")
-        failure = record.failure
-        column = document["status"] if failure is None else "failed"
-        self._targets += 1
-        self._statuses[column] += 1
-        self._by_release.setdefault(release, Counter())[column] += 1
-        self._by_platform.setdefault(platform, Counter())[column] += 1
-        if failure is not None:
-            self._failures[failure] += 1
-            _example(self._failed.setdefault(failure, []), record, document["error"]["reason"])
-        has = self._hosts.get(record.host, 0)
-        for finding in document["findings"]:
-            if finding["status"] not in _FINDINGS:
-                continue
-            key = (finding["status"], finding["rule"])
-            if key not in self._findings:
-                self._findings[key] = _Finding()
-                self._bits[key] = 1 << len(self._bits)
-            has |= self._bits[key]
-            entry = self._findings[key]
-            entry.targets += 1
-            entry.releases[str(release)] += 1
-            entry.platforms[str(platform)] += 1
-            _example(entry.examples, record, finding["message"])
-        self._hosts[record.host] = has
-
-    def document(self) -> Document:
-        hosts_with = {key: sum(1 for has in self._hosts.values() if has & bit) for key, bit in self._bits.items()}
-        worst = sorted(self._findings, key=lambda key: (_FINDINGS.index(key[0]), -hosts_with[key], key[1]))
-        standing_out = self._standing_out(hosts_with)
-        return {
-            "targets": self._targets,
-            "hosts": len(self._hosts),
-            "statuses": {name: self._statuses[name] for name in _COLUMNS},
-            "findings": [
-                {
-                    "rule": key[1],
-                    "status": key[0],
-                    "targets": self._findings[key].targets,
-                    "hosts": hosts_with[key],
-                    "releases": _most_common(self._findings[key].releases),
-                    "platforms": _most_common(self._findings[key].platforms),
-                    "examples": self._findings[key].examples,
-                }
-                for key in worst
-            ],
-            "failed": [
-                {"kind": kind, "targets": count, "examples": self._failed[kind]}
-                for kind, count in self._failures.most_common()
-            ],
-            "releases": _table("release", self._by_release),
-            "platforms": _table("platform", self._by_platform),
-            "standing_out": standing_out[: limits.FLEET_NAMED],
-            "standing_out_hosts": len(standing_out),
-        }
-
-    def _standing_out(self, hosts_with: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
-        """Hosts that fail a rule which most others pass, the worst and rarest first."""
-        total = len(self._hosts)
-        rare = {
-            key: self._bits[key]
-            for key, hosts in sorted(hosts_with.items(), key=lambda item: (_FINDINGS.index(item[0][0]), item[1]))
-            if key[0] != "info" and 2 * hosts < total
-        }
-        found = []
-        for host, has in self._hosts.items():
-            keys = [key for key, bit in rare.items() if has & bit]
-            if keys:
-                found.append((_FINDINGS.index(keys[0][0]), hosts_with[keys[0]], host, keys))
-        return [
-            {
-                "host": host,
-                "findings": [
-                    {"rule": rule, "status": status, "hosts": hosts_with[status, rule]} for status, rule in keys
-                ],
-            }
-            for _, _, host, keys in sorted(found)
-        ]
-
-
-def _example(examples: list[dict[str, str]], record: Record, message: str) -> None:
-    if len(examples) < limits.FLEET_NAMED:
-        examples.append({"host": record.host, "path": record.path, "message": message})
-
-
-def _most_common(counts: Counter[str]) -> dict[str, int]:
-    return dict(counts.most_common(limits.FLEET_NAMED))
-
-
-def _table(name: str, counts: dict[Optional[str], Counter[str]]) -> list[dict[str, Any]]:
-    """The rows with the worst first, then the most."""
-    rows = [
-        {name: key, "targets": sum(count.values()), **{column: count[column] for column in _COLUMNS}}
-        for key, count in counts.items()
-    ]
-    return sorted(rows, key=lambda row: (-row["critical"], -row["warning"], -row["targets"], str(row[name])))

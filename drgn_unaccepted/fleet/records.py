@@ -41,8 +41,8 @@ class Record(NamedTuple):
     id: bytes
     #: What of two answers the later one counts for, though the dump was written anew in between.
     place: bytes
-    #: The guest; where nobody said which, the target's path.
-    host: str
+    #: The guest; None where nobody said which.
+    host: Optional[str]
     path: str
     document: Document
 
@@ -51,6 +51,13 @@ class Record(NamedTuple):
         """Why there is no answer; None where there is one."""
         error = self.document.get("error")
         return None if error is None else str(error["kind"])
+
+    @property
+    def skipped(self) -> list[str]:
+        """Rules that could not be told: of ``scan`` by name, of ``check`` among the findings."""
+        if "skipped" in self.document:
+            return list(self.document["skipped"])
+        return [finding["rule"] for finding in self.document["findings"] if finding["status"] == "skip"]
 
 
 class Problem(NamedTuple):
@@ -80,16 +87,33 @@ def result_files(places: Sequence[str]) -> list[str]:
     return list(files)
 
 
+def _whole(file: str) -> Optional[bytes]:
+    """A file that is one document, on however many lines: what a host answered, and jq or Ansible set out."""
+    if not file.endswith(".json"):
+        return None
+    with Path(file).open("rb") as content:
+        data = content.read(limits.FLEET_LINE_BYTES + 1)
+    lines = data.count(b"\n")
+    if len(data) > limits.FLEET_LINE_BYTES or lines < 2:
+        return None
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return data
+
+
 def read(files: Sequence[str]) -> Iterator[Union[Header, Record, Problem]]:
-    """All that the files hold, in order; no more than a line is in memory.
+    """All that the files hold, in order; no more than a line is in memory, or a document of no more bytes.
 
     :raises CommandError: a file cannot be read
     """
     number = 0
     for file in files:
         try:
+            whole = _whole(file)
             with Path(file).open("rb") as lines:
-                for where, line in _lines(file, lines):
+                for where, line in _lines(file, lines) if whole is None else [(file, whole)]:
                     result = _parse(number, file, where, line)
                     number += isinstance(result, Record)
                     yield result
@@ -145,7 +169,9 @@ def _record(number: int, file: str, document: dict[str, Any]) -> Record:
     for finding in document["findings"]:
         if not all(isinstance(finding[name], str) for name in ("rule", "status", "message")):
             raise ValueError
-    return Record(number, file, key, place, str(host or path), path, document)
+    if not all(isinstance(rule, str) for rule in document.get("skipped", ())):
+        raise ValueError
+    return Record(number, file, key, place, str(host) if host else None, path, document)
 
 
 def _expect_text_or_nothing(part: dict[str, Any], name: str) -> None:

@@ -16,9 +16,13 @@ def text(summary: Document) -> Iterator[str]:
 
 
 def _lines(summary: Document) -> Iterator[str]:
-    for finding in summary["findings"]:
-        yield _finding(finding, summary["hosts"])
-    if not summary["findings"]:
+    findings, unknown = summary["findings"], summary["unknown"]
+    yield from (_finding(finding, summary) for finding in findings if finding["status"] != "info")
+    if unknown["targets"]:
+        of = count(summary["answered_hosts"], _noun(summary))
+        yield f"UNKNOWN  could not be told: {unknown['hosts']} of {of}{_example(unknown)}"
+    yield from (_finding(finding, summary) for finding in findings if finding["status"] == "info")
+    if not findings and not unknown["targets"]:
         failed = summary["statuses"]["failed"]
         yield (
             f"UNKNOWN: no findings, {failed} of {count(summary['targets'], 'target')} gave no answer"
@@ -29,7 +33,7 @@ def _lines(summary: Document) -> Iterator[str]:
     statuses = ", ".join(f"{number} {name}" for name, number in summary["statuses"].items() if number)
     doubles = f"; {count(summary['doubles'], 'double')} dropped" if summary["doubles"] else ""
     replaced = f"; {summary['replaced']} replaced by a later scan" if summary["replaced"] else ""
-    yield f"{count(summary['targets'], 'target')} of {count(summary['hosts'], 'host')}: {statuses}{doubles}{replaced}"
+    yield f"{count(summary['targets'], 'target')}{_of_hosts(summary)}: {statuses}{doubles}{replaced}"
     for lack in summary["incomplete"]:
         yield f"INCOMPLETE: {lack}"
     for problem in summary["problems"]:
@@ -44,20 +48,32 @@ def _lines(summary: Document) -> Iterator[str]:
     yield from _table("platform", summary["platforms"])
 
 
-def _finding(finding: dict[str, Any], hosts: int) -> str:
+def _noun(summary: Document) -> str:
+    return "target" if summary["unnamed_targets"] == summary["targets"] else "host"
+
+
+def _of_hosts(summary: Document) -> str:
+    unnamed = summary["unnamed_targets"]
+    if unnamed == summary["targets"]:
+        return " (scan --host names their guests)"
+    return f" of {count(summary['hosts'], 'host')}" + (f", {unnamed} without a name" if unnamed else "")
+
+
+def _finding(finding: dict[str, Any], summary: Document) -> str:
+    of = count(finding["told_hosts"], _noun(summary))
+    could = " that could tell" if finding["told_hosts"] < summary["hosts"] else ""
+    return f"{finding['status'].upper():8} {finding['rule']}: {finding['hosts']} of {of}{could}{_example(finding)}"
+
+
+def _example(finding: dict[str, Any]) -> str:
     example = finding["examples"][0]
     targets = "" if finding["targets"] == finding["hosts"] else f", {count(finding['targets'], 'target')}"
-    one = ":" if finding["targets"] == 1 else ", as"
-    return (
-        f"{finding['status'].upper():8} {finding['rule']}: {finding['hosts']} of {count(hosts, 'host')}{targets}"
-        f"{one} {_name(example)}: {example['message']}"
-    )
+    return f"{targets}{':' if finding['targets'] == 1 else ', as'} {_name(example)}: {example['message']}"
 
 
-def _name(example: dict[str, str]) -> str:
-    if example["host"] == example["path"]:
-        return example["path"]
-    return f"{example['host']} ({example['path']})"
+def _name(example: dict[str, Any]) -> str:
+    path: str = example["path"]
+    return path if example["host"] is None else f"{example['host']} ({path})"
 
 
 def _failed(failed: dict[str, Any]) -> Iterator[str]:
@@ -74,10 +90,11 @@ def _standing_out(summary: Document) -> Iterator[str]:
     if not summary["standing_out"]:
         return
     yield ""
-    yield f"standing out: {count(summary['standing_out_hosts'], 'host')}"
+    noun = _noun(summary)
+    yield f"standing out: {count(summary['standing_out_hosts'], noun)}"
     for host in summary["standing_out"]:
         findings = ", ".join(
-            f"{found['rule']} ({found['status']}, {count(found['hosts'], 'host')})" for found in host["findings"]
+            f"{found['rule']} ({found['status']}, {count(found['hosts'], noun)})" for found in host["findings"]
         )
         yield f"  {host['host']}: {findings}"
     if summary["standing_out_hosts"] > len(summary["standing_out"]):

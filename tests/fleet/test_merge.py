@@ -67,14 +67,14 @@ def test_the_worst_finding_is_the_first_line(tmp_path: Path) -> None:
     common = ("platform-can-accept", "warning")
     file = write(
         tmp_path / "a.jsonl",
-        *(scanned(number, [common, ("table-captured", "info")]) for number in range(8)),
+        *(scanned(n, [common, ("table-captured", "info")], host=f"guest-{n}") for n in range(8)),
         scanned(8, [common, ("allocated-pages-accepted", "critical")], host="guest-8"),
     )
     lines = list(text(merge([file])))
     assert lines[:4] == [
         "CRITICAL allocated-pages-accepted: 1 of 9 hosts: guest-8 (/crash/8/vmcore): allocated-pages-accepted of 8",
-        "WARNING  platform-can-accept: 9 of 9 hosts, as /crash/0/vmcore: platform-can-accept of 0",
-        "INFO     table-captured: 8 of 9 hosts, as /crash/0/vmcore: table-captured of 0",
+        "WARNING  platform-can-accept: 9 of 9 hosts, as guest-0 (/crash/0/vmcore): platform-can-accept of 0",
+        "INFO     table-captured: 8 of 9 hosts, as guest-0 (/crash/0/vmcore): table-captured of 0",
         "",
     ]
     assert "9 targets of 9 hosts: 1 critical, 8 warning" in lines
@@ -180,6 +180,72 @@ def test_who_stands_out(tmp_path: Path) -> None:
     assert summary["standing_out_hosts"] == 4
 
 
+def test_who_gave_no_answer_or_skipped_a_rule_did_not_pass_it(tmp_path: Path) -> None:
+    """Four guests of ten answered; all four fail one rule, and the two of them that could tell fail another."""
+    both = [("common", "critical"), ("told-by-two", "warning")]
+    skips = {"skipped": ["told-by-two"]}
+    file = write(
+        tmp_path / "a",
+        *(scanned(n, both, host=f"guest-{n}") for n in (0, 1)),
+        *({**scanned(n, both[:1], host=f"guest-{n}"), **skips} for n in (2, 3)),
+        *(scanned(n, error="timeout", host=f"guest-{n}") for n in range(4, 10)),
+    )
+    summary = merge([file])
+    assert (summary["hosts"], summary["answered_hosts"], summary["standing_out"]) == (10, 4, [])
+    assert [(found["hosts"], found["told_hosts"]) for found in summary["findings"]] == [(4, 4), (2, 2)]
+    lines = list(text(summary))
+    assert lines[0].startswith("CRITICAL common: 4 of 4 hosts that could tell, as guest-0 (")
+    assert lines[1].startswith("WARNING  told-by-two: 2 of 2 hosts that could tell, as guest-0 (")
+    # Another dump of the same guest told the rule that the first one skipped.
+    again = write(tmp_path / "b", scanned(20, host="guest-2"))
+    assert [found["told_hosts"] for found in merge([file, again])["findings"]] == [4, 3]
+
+
+def test_a_target_that_nobody_could_tell_of_is_named_after_the_warnings(tmp_path: Path) -> None:
+    """Its table and lists should be there, and neither could be read: these are the ones to look at."""
+    unknown = [
+        {**scanned(n, [("table-captured", "info")], host=f"guest-{n}"), "status": "unknown", "source_reason": "no page"}
+        for n in (1, 2)
+    ]
+    file = write(tmp_path / "a", *unknown, scanned(3, [("a", "warning")], host="guest-3"))
+    summary = merge([file])
+    assert list(text(summary))[:3] == [
+        "WARNING  a: 1 of 3 hosts: guest-3 (/crash/3/vmcore): a of 3",
+        "UNKNOWN  could not be told: 2 of 3 hosts, as guest-1 (/crash/1/vmcore): no page",
+        "INFO     table-captured: 2 of 3 hosts, as guest-1 (/crash/1/vmcore): table-captured of 1",
+    ]
+    assert (summary["unknown"]["targets"], summary["unknown"]["hosts"]) == (2, 2)
+    assert [example["host"] for example in summary["unknown"]["examples"]] == ["guest-1", "guest-2"]
+    alone = {**scanned(1), "status": "unknown", "source_reason": "no page"}
+    first = next(iter(text(merge([write(tmp_path / "b", alone)]))))
+    assert first == "UNKNOWN  could not be told: 1 of 1 target: /crash/1/vmcore: no page"
+
+
+def test_targets_of_guests_that_nobody_named_are_no_hosts(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", scanned(1, [("a", "warning")]), scanned(2))
+    lines = list(text(merge([one])))
+    assert lines[0] == "WARNING  a: 1 of 2 targets: /crash/1/vmcore: a of 1"
+    assert "2 targets (scan --host names their guests): 1 warning, 1 ok" in lines
+    # The same path on another machine is another target.
+    other = write(tmp_path / "b", {**scanned(1, [("a", "warning")]), "id": f"{9:032x}"}, scanned(3, host="guest-3"))
+    summary = merge([one, other])
+    assert (summary["targets"], summary["hosts"], summary["unnamed_targets"]) == (4, 4, 3)
+    assert summary["findings"][0]["hosts"] == 2 and summary["findings"][0]["examples"][0]["host"] is None
+    assert "4 targets of 4 hosts, 3 without a name: 2 warning, 2 ok" in list(text(summary))
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_an_answer_that_something_set_out_on_many_lines(indent: Optional[int], tmp_path: Path) -> None:
+    """As jq and Ansible's to_nice_json do."""
+    for host in ("guest-a", "guest-b"):
+        (tmp_path / f"{host}.json").write_text(json.dumps(check_document(), indent=indent) + "\n")
+    summary = merge([str(tmp_path / "guest-a.json"), str(tmp_path / "guest-b.json")])
+    assert (summary["targets"], summary["problem_count"]) == (2, 0)
+    # Records a line each are what they were, under this name too.
+    lines = write(tmp_path / "lines.json", scanned(1), scanned(2))
+    assert merge([lines])["targets"] == 2
+
+
 def test_answers_of_check_kept_under_the_host_s_name(tmp_path: Path) -> None:
     """As Ansible fetches them."""
     for host, status in (("guest-a", "pass"), ("guest-b", "critical")):
@@ -257,7 +323,8 @@ def test_a_damaged_line_is_told_and_costs_no_other(line: bytes, reason: str, tmp
 def test_nothing_to_merge(tmp_path: Path) -> None:
     for content in ("", "words\n"):
         (tmp_path / "a").write_text(content)
-        with pytest.raises(CommandError, match="no record"):
+        where = "" if not content else f": {tmp_path}/a:1: damaged"
+        with pytest.raises(CommandError, match=f"^no record in these files{where}$"):
             merge([str(tmp_path / "a")])
 
 
@@ -299,7 +366,7 @@ def results(tmp_path: Path) -> Path:
 def test_the_command(results: Path, tmp_path: Path, capsys: Capsys) -> None:
     assert main(["merge", str(results)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("CRITICAL a: 1 of 2 hosts: guest-a (/crash/1/vmcore)")
+    assert printed.startswith("CRITICAL a: 1 of 1 host that could tell: guest-a (/crash/1/vmcore)")
     assert main(["merge", str(results), "-o", str(tmp_path / "out.txt")]) == 0
     assert (tmp_path / "out.txt").read_text() == printed
     assert capsys.readouterr().out == ""
@@ -312,6 +379,7 @@ def test_csv(results: Path, tmp_path: Path, capsys: Capsys) -> None:
     printed = capsys.readouterr().out
     first, second = csv.DictReader(printed.splitlines())
     assert (first["host"], first["critical"], first["warning"], first["failure"]) == ("guest-a", "a b", "c", "")
+    assert second["host"] == ""
     assert (first["platform"], first["unaccepted_bytes"], first["exact"]) == ("tdx", str(12 << 30), "True")
     assert (second["failure"], second["reason"], second["platform"]) == ("timeout", "because 2", "")
     assert second["release"] == "'=HYPERLINK()"
