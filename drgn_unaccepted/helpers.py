@@ -202,10 +202,13 @@ def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
     stack its entry lies (Linux kernel commit 50e782a86c98 ("efi/unaccepted: Fix soft lockups caused by parallel memory
     acceptance") (in v6.6)).
 
-    :raises Unavailable: the list is not in this target
+    :raises Unavailable: the list is not in this target, or it is damaged: after the entries that could be followed
     """
     adopt(prog)
-    yield from read_accepting(prog).entries
+    accepting = read_accepting(prog)
+    yield from accepting.entries
+    if accepting.problems:
+        raise Unavailable(f"accepting_list: {accepting.problems[0]}")
 
 
 @takes_program_or_default

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,3 +156,24 @@ def test_the_helpers_say_what_a_kdump_lacks() -> None:
             call()
     pages = list(drgn_unaccepted.for_each_unaccepted_page(prog))
     assert len(pages) * 1024 * 4096 == truth("6.12-fill-kdump")["nr_unaccepted_bytes"]
+
+
+def test_a_damaged_accepting_list_is_not_an_empty_one() -> None:
+    """Its head reads as zeros, as in a dump that lacks the page. After a sane entry there can be a wild one, too."""
+    from drgn_unaccepted.kernel.errors import Unavailable
+
+    prog = open_sample("6.12-panic")
+    (entry,) = drgn_unaccepted.for_each_accepting_range(prog)
+    following = struct.pack("<Q", 0xFFFF888000000008)
+    prog.add_memory_segment(
+        entry.address, 8, lambda address, count, offset, physical: following[offset:][:count], False
+    )
+    entries = drgn_unaccepted.for_each_accepting_range(prog)
+    assert next(entries) == entry
+    with pytest.raises(Unavailable, match="accepting_list: "):
+        list(entries)
+    head = prog["accepting_list"].address_
+    assert head is not None
+    prog.add_memory_segment(head, 16, lambda address, count, offset, physical: bytes(count), False)
+    with pytest.raises(Unavailable, match="NULL"):
+        list(drgn_unaccepted.for_each_accepting_range(prog))
