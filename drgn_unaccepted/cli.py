@@ -142,7 +142,12 @@ def _answer(question: Question, args: Arguments) -> int:
     print_answer(answered, args)
     if answered.lack is not None:
         raise _CannotAnswer(answered.lack)
-    return question.exit_status(answered.document)
+    status = question.exit_status(answered.document)
+    if status == EXIT_CANNOT:
+        # check, which has printed what it found all the same.
+        table = answered.document["table"]
+        raise _CannotAnswer(answered.document["source_reason"] or f"table {table['state']}: {table['reason']}")
+    return status
 
 
 def _snapshot(question: Question, args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot]]]:

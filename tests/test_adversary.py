@@ -92,6 +92,24 @@ def test_no_zones_are_no_empty_lists(ask: Ask) -> None:
     status, answer, err = ask(snapshot, "--source", "page-lists", "summary")
     assert (status, answer["source"], answer["unaccepted_bytes"]) == (3, "none", None)
     assert "no zone is populated" in err
+    status, answer, err = ask(snapshot, "zones")
+    assert (status, answer["zones"]) == (3, None)
+    assert "no zone is populated" in answer["missing"] and answer["missing"] in err
+    status, text, err = ask(snapshot, "resolve", "5G", text="text")
+    assert (status, text) == (3, "")
+    assert "no addresses" in err and "no zone is populated" in err and "table not-captured" in err
+    _, text, _ = ask(snapshot, "summary", text="text")
+    assert "a listed chunk" not in text and "NR_UNACCEPTED counts chunks" in text
+
+
+@pytest.mark.parametrize("form", ("text", "json", "nagios", "prometheus", "junit"))
+def test_a_check_that_knows_nothing_says_why_on_stderr(ask: Ask, form: str) -> None:
+    snapshot = replace(sample("6.12-fill-kdump"), zones=(), platform=None)
+    snapshot = replace(snapshot, missing={**snapshot.missing, "platform": "not in this target"})
+    for source in ("auto", "counters"):
+        status, text, err = ask(snapshot, "--source", source, "check", text=form)
+        assert status == 3 and text
+        assert len(err.splitlines()) == 1 and "not-captured" in err
 
 
 @pytest.mark.parametrize("system_state", ["booting", "scheduling"])

@@ -182,7 +182,7 @@ def _knows_no_addresses(answer: Document) -> str:
 
 
 def _all_unknown(answer: Document) -> Optional[str]:
-    if answer["addresses"] is None:
+    if answer["addresses"] is None or answer["source"] == "counters":
         return _no_places(answer)
     if all(entry["state"] == "unknown" for entry in answer["addresses"]):
         return str(answer["addresses"][0]["reason"])

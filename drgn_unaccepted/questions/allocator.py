@@ -15,8 +15,8 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Snapshot, Zone
 def zones(snapshot: Snapshot, source: Source) -> Document:
     """Populated zones in bytes, with the listed chunks merged into ranges; null where they were not captured."""
     answer = document(snapshot, source, "zones")
-    answer["missing"] = snapshot.missing.get("zones")
-    if snapshot.zones is None:
+    answer["missing"] = no_zones(snapshot)
+    if not snapshot.zones:
         answer["zones"] = None
         return answer
     assert snapshot.kernel is not None
@@ -24,6 +24,14 @@ def zones(snapshot: Snapshot, source: Source) -> Document:
     answer["chunk_bytes"] = chunk
     answer["zones"] = [_zone(zone, chunk) for zone in snapshot.zones]
     return answer
+
+
+def no_zones(snapshot: Snapshot) -> Optional[str]:
+    """Why nothing is known of any zone, or None."""
+    if snapshot.zones is None:
+        return snapshot.missing["zones"]
+    # Every kernel has one.
+    return None if snapshot.zones else "no zone is populated, as where node_data reads as zeros"
 
 
 def _zone(zone: Zone, chunk: int) -> Document:

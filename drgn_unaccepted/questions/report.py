@@ -59,7 +59,7 @@ def report(
         "bitmap": None if table.bitmap is None else _deflated(table.bitmap),
         "states": states,
         "otherwise": otherwise,
-        "listed": None if snapshot.zones is None else pack(listed_ranges(snapshot)),
+        "listed": None if zone_list["zones"] is None else pack(listed_ranges(snapshot)),
         "lists_cut": any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ()),
         "guards": pack([] if source.exact else possible_guards(snapshot)),
         "memory_from": memory.provenance,
@@ -69,6 +69,7 @@ def report(
         "efi": _own(efi_map, ("provenance", "complete", "note", "descriptors")),
         "e820": _own(e820(snapshot, source), ("tables", "missing", "differences")),
         "zones": zone_list["zones"],
+        "missing": {**snapshot.missing, **({"zones": zone_list["missing"]} if zone_list["missing"] else {})},
         "accepting": _own(accepting(snapshot, source), ("accepting", "problems", "phys_base_from", "missing")),
         "accepting_ranges": lanes(snapshot)["accepting"],
         "checks": {

@@ -15,7 +15,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.allocator import unit_base
+from drgn_unaccepted.questions.allocator import no_zones, unit_base
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
@@ -103,8 +103,8 @@ class _Context:
             "kernel_predicate": self._no_predicate(),
             "efi": self._no_efi(),
             "e820": self._no_e820(),
-            "zone": self._no_zones(),
-            "listed": self._no_zones() or self._cut_lists(),
+            "zone": no_zones(snapshot),
+            "listed": no_zones(snapshot) or self._cut_lists(),
             "in_flight": self._no_accepting(),
         }
         return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -132,11 +132,6 @@ class _Context:
         if snapshot.e820 is None:
             return snapshot.missing["e820"]
         return None if snapshot.e820.current is not None else snapshot.missing["e820.current"]
-
-    def _no_zones(self) -> Optional[str]:
-        if self._snapshot.zones is None:
-            return self._snapshot.missing["zones"]
-        return None if self._snapshot.zones else "no zone is populated, as where node_data reads as zeros"
 
     def _cut_lists(self) -> Optional[str]:
         """What ended the walk of a list early: what it did not find can be listed."""

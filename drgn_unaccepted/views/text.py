@@ -13,6 +13,10 @@ _LISTED_CAVEAT = (
     "a listed chunk can hold a unit that is accepted already, as a guard; what is being accepted now, or was kept "
     "from the page allocator, is on no list"
 )
+_COUNTED_CAVEAT = (
+    "NR_UNACCEPTED counts chunks, of which a unit can be accepted already, as a guard; what is being accepted now, or "
+    "was kept from the page allocator, it does not count"
+)
 
 
 def summary(answer: Document) -> Iterator[str]:
@@ -253,7 +257,7 @@ def _unaccepted(answer: Document) -> str:
     if answer["source"] == "page-lists":
         chunks = f"{count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])}"
         return f"{size(total)} in {chunks}, not exact: {_LISTED_CAVEAT}"
-    return f"{size(total)}, not exact: {_LISTED_CAVEAT}"
+    return f"{size(total)}, not exact: {_COUNTED_CAVEAT}"
 
 
 def _source(answer: Document) -> str:
