@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.snapshot_file import write
-from tests.fuzz import files, mutate, run
+from tests.fuzz import files, inputs, mutate, run
 from tests.fuzz.case import Case, clean
 from tests.kernel.elf_dump import SAMPLES
 from tests.test_properties import of_bitmap
@@ -62,6 +62,14 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
         assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
         kinds.add(outcome.kind)
     assert run.REFUSED in kinds
+
+
+@pytest.mark.parametrize("kind", inputs.KINDS)
+def test_damaged_inputs(kind: str, tmp_path: Path) -> None:
+    for number in range(FILES // 4):
+        data = inputs.damaged(random.Random(f"{SEED}:{kind}:{number}"), kind)
+        outcome = run.isolated(lambda data=data: inputs.check(kind, data, tmp_path))  # type: ignore[misc]
+        assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)

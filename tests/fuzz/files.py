@@ -72,7 +72,7 @@ def recording_lines() -> tuple[str, ...]:
 
 
 def damaged_snapshot(rng: random.Random, name: str) -> bytes:
-    return _damaged(rng, snapshot_text(name))
+    return damaged_text(rng, snapshot_text(name))
 
 
 def damaged_recording(rng: random.Random) -> bytes:
@@ -82,11 +82,12 @@ def damaged_recording(rng: random.Random) -> bytes:
         rng.shuffle(lines)
         lines *= rng.choice((1, 2))
     damaged = [line.encode() for line in lines]
-    damaged[number] = _damaged(rng, lines[number]).replace(b"\n", rng.choice((b" ", b" ", b"\n")))
+    damaged[number] = damaged_text(rng, lines[number]).replace(b"\n", rng.choice((b" ", b" ", b"\n")))
     return b"\n".join(damaged) + rng.choice((b"\n", b"\n", b""))
 
 
-def _damaged(rng: random.Random, text: str) -> bytes:
+def damaged_text(rng: random.Random, text: str) -> bytes:
+    """JSON with other values, or no JSON any more."""
     if rng.randrange(4):
         value = json.loads(text)
         for _ in range(rng.choice((1, 1, 2, 3))):
