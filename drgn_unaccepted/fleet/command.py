@@ -20,6 +20,7 @@ _EXIT_INTERRUPTED = 130
 
 def run_scan(args: Arguments) -> int:
     """Exit status 0: every target of the shard has a record, be it that there is no answer."""
+    from drgn_unaccepted.fleet.cpus import usable_cpus
     from drgn_unaccepted.fleet.process import Bounds
     from drgn_unaccepted.fleet.scan import Scan, scan
     from drgn_unaccepted.fleet.targets import find_targets, shard_of_environment
@@ -33,7 +34,7 @@ def run_scan(args: Arguments) -> int:
         raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
     if others.count and not args.quiet:
         print(f"scan: {others}", file=sys.stderr)
-    jobs = args.jobs or len(os.sched_getaffinity(0))
+    jobs = args.jobs or usable_cpus()
     how = Scan(shard, Bounds(args.timeout, args.memory), jobs, args.retry, args.quiet, args.beside)
     with stopped_by_signals() as stop:
         try:

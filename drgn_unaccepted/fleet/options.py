@@ -36,7 +36,9 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="each record into PATH.unaccepted.json beside its target, unless it is there",
     )
-    parser.add_argument("-j", "--jobs", metavar="N", type=_from_1, help="targets at a time (default: CPUs)")
+    parser.add_argument(
+        "-j", "--jobs", metavar="N", type=_from_1, help="targets at a time (default: CPUs that it may use)"
+    )
     parser.add_argument(
         "--shard",
         metavar="I/N",

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import Any, Optional, TextIO
 
+from drgn_unaccepted.fleet.targets import Shard
 from drgn_unaccepted.questions.document import Document
 
 #: Seconds between two lines where there is no bar.
@@ -15,17 +16,21 @@ _EVERY = 30.0
 
 
 class Progress:
-    def __init__(self, total: int, done: int, quiet: bool = False, stream: Optional[TextIO] = None) -> None:
+    def __init__(
+        self, total: int, done: int, quiet: bool = False, stream: Optional[TextIO] = None, shard: Optional[Shard] = None
+    ) -> None:
         """
         :param total: targets of this scan
         :param done: of them done by an earlier run
+        :param shard: what these are of all targets
         """
         self._stream = sys.stderr if stream is None else stream
+        self._shard = "" if shard is None or shard.count == 1 else f"shard {shard.index}/{shard.count}: "
         self._total, self._done, self._before = total, done, done
         self._counts: Counter[str] = Counter()
         self._quiet = quiet
         self._last = time.monotonic()
-        self._bar = None if quiet else _bar(total, done, self._stream)
+        self._bar = None if quiet else _bar(total, done, self._shard, self._stream)
 
     def add(self, record: Document) -> None:
         """One more target is done."""
@@ -49,7 +54,7 @@ class Progress:
         before = f" ({self._before} by an earlier run)" if self._before else ""
         found = self._found()
         print(
-            f"scan: {self._done} of {self._total} targets{before}{': ' if found else ''}{found}",
+            f"scan: {self._shard}{self._done} of {self._total} targets{before}{': ' if found else ''}{found}",
             file=self._stream,
             flush=True,
         )
@@ -59,11 +64,13 @@ class Progress:
         return ", ".join(f"{self._counts[name]} {name}" for name in names if self._counts[name])
 
 
-def _bar(total: int, done: int, stream: TextIO) -> Optional[Any]:
+def _bar(total: int, done: int, shard: str, stream: TextIO) -> Optional[Any]:
     if not stream.isatty():
         return None
     try:
         from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(total=total, initial=done, unit="target", file=stream, dynamic_ncols=True)
+    return tqdm(
+        desc=shard.removesuffix(": ") or None, total=total, initial=done, unit="target", file=stream, dynamic_ncols=True
+    )

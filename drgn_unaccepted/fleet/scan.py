@@ -44,7 +44,7 @@ def scan(targets: Sequence[Target], how: Scan, output: Optional[str], stop: Stop
     with _journal(mine, how, output) as journal:
         todo = [target for target in mine if not _is_done(journal.done, target, how.retry)]
         journal.begin(how.shard, len(mine), len(mine) - len(todo))
-        progress = Progress(len(mine), len(mine) - len(todo), how.quiet)
+        progress = Progress(len(mine), len(mine) - len(todo), how.quiet, shard=how.shard)
         left = len(todo)
         try:
             for record in records(todo, how, stop):

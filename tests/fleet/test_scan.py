@@ -16,10 +16,11 @@ from typing import Any, Optional
 
 import pytest
 
+from drgn_unaccepted.fleet.cpus import usable_cpus
 from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze
 from drgn_unaccepted.fleet.progress import Progress
-from drgn_unaccepted.fleet.targets import find_targets
+from drgn_unaccepted.fleet.targets import Shard, find_targets
 from tests.fleet.tools import SAMPLES, TOP, json_lines, make_hanging, run
 
 FILL = SAMPLES / "6.12-fill" / "vmcore"
@@ -257,8 +258,11 @@ def test_shards_of_a_job_array_are_everything_once(tmp_path: Path) -> None:
             "SLURM_ARRAY_TASK_COUNT": "3",
         }
         out = tmp_path / f"{index}.jsonl"
-        assert scan(SAMPLES, "-o", out, environment=environment).returncode == 0
+        done = scan(SAMPLES, "-o", out, environment=environment)
+        assert done.returncode == 0
         header, *rest = json_lines(out)
+        # Two of two targets are no whole archive.
+        assert f"\nscan: shard {index}/3: {len(rest)} of {len(rest)} targets" in done.stderr
         assert (header["shard"], header["targets"]) == ([index, 3], len(rest))
         found += [record["target"]["path"] for record in rest]
     assert sorted(found) == sorted(str(path) for path in SAMPLES.glob("*/vmcore"))
@@ -363,6 +367,37 @@ def test_a_bar_on_a_terminal() -> None:
     progress.add(record("unknown", "crash"))
     progress.close()
     assert "3/4" in stream.getvalue() and "1 critical, 1 failed" in stream.getvalue()
+
+
+def test_a_bar_says_which_shard_it_is_of() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not here: pip install tqdm")
+    stream = Terminal()
+    Progress(4, 1, stream=stream, shard=Shard(1, 3)).close()
+    assert "shard 1/3: " in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "limits", "most"),
+    [
+        ("0::/\n", {"": "150000 100000"}, 2),
+        ("0::/\n", {"": "max 100000"}, None),
+        # The quota of a slice above, on a system without namespaces; version 1 has other lines beside.
+        ("1:name=systemd:/a\n0::/a/b\n", {"a": "100000 100000", "a/b": "max 100000"}, 1),
+        ("0::/../../a\n", {"": "20000 100000"}, 1),
+        ("0::/gone\n", {}, None),
+        ("", {"": "nonsense"}, None),
+    ],
+)
+def test_jobs_are_no_more_than_the_cpus_of_a_container(
+    cgroup: str, limits: dict[str, str], most: Optional[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(128)))
+    (tmp_path / "proc").write_text(cgroup)
+    top = tmp_path / "cgroup"
+    for directory, text in limits.items():
+        (top / directory).mkdir(parents=True, exist_ok=True)
+        (top / directory / "cpu.max").write_text(f"{text}\n")
+    assert usable_cpus(tmp_path / "proc", top) == (most or 128)
 
 
 def test_a_line_elsewhere() -> None:
