@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``check`` as a monitoring plugin: one line with performance data, then a line for each finding.
+"""``check`` as a monitoring plugin: one line with performance data, then a line for each finding, the worst first.
 
 The line follows the Monitoring Plugins guidelines: ``SERVICE STATUS - text | 'label'=value[unit];warn;crit;min;max``.
 The exit status goes with it: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
@@ -12,15 +12,25 @@ from typing import Any, Optional
 
 from drgn_unaccepted.words import count, safe
 
+#: Runners cut the text off after some KiB (NRPE: 1 to 64): what it was run for comes first.
+_ORDER = ("critical", "warning", "info")
+
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def nagios(answer: dict[str, Any]) -> Iterator[str]:
-    """The first line, and one for each finding that is not a pass."""
+    """The first line, one for each finding that is not a pass, and one for all rules that lacked the same."""
     yield f"UNACCEPTED {answer['status'].upper()} - {_text(answer)} | {_performance(answer)}"
+    for status in _ORDER:
+        for finding in answer["findings"]:
+            if finding["status"] == status:
+                yield f"[{status.upper()}] {finding['rule']}: {_plain(finding['message'])}"
+    skipped: dict[str, list[str]] = {}
     for finding in answer["findings"]:
-        if finding["status"] != "pass":
-            yield f"[{finding['status'].upper()}] {finding['rule']}: {_plain(finding['message'])}"
+        if finding["status"] == "skip":
+            skipped.setdefault(finding["message"], []).append(finding["rule"])
+    for message, rules in skipped.items():
+        yield f"[SKIP] {', '.join(rules)}: {_plain(message)}"
 
 
 def _text(answer: dict[str, Any]) -> str:

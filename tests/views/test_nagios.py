@@ -75,9 +75,27 @@ def test_what_failed_is_on_the_first_line_and_explained_below() -> None:
     assert lines[0].startswith("UNACCEPTED CRITICAL - 12.0 GiB of 64.0 GiB unaccepted (source bitmap), ")
     assert ", 2 rules failed: guard-unit-accepted, table-reserved | " in lines[0]
     assert lines[1:] == [
-        "[INFO] orphan-bits: 4 MiB on no list",
-        "[WARNING] guard-unit-accepted: 1 page",
         "[CRITICAL] table-reserved: 2 pages",
+        "[WARNING] guard-unit-accepted: 1 page",
+        "[INFO] orphan-bits: 4 MiB on no list",
+        "[SKIP] table-expected: e820: gone",
+    ]
+
+
+def test_rules_that_lacked_the_same_are_one_line_after_all_others() -> None:
+    """Of a kdump some fifteen lack the table; NRPE passes on 1 to 64 KiB, and the warning has to be in it."""
+    document = answer(
+        status="warning",
+        findings=[
+            found("header-version", "skip", "the table was not captured"),
+            found("table-expected", "skip", "e820: gone"),
+            found("orphan-bits", "skip", "the table was not captured"),
+            found("platform-can-accept", "warning", "no platform"),
+        ],
+    )
+    assert list(nagios(document))[1:] == [
+        "[WARNING] platform-can-accept: no platform",
+        "[SKIP] header-version, orphan-bits: the table was not captured",
         "[SKIP] table-expected: e820: gone",
     ]
 
