@@ -4,16 +4,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn, Optional
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 import drgn
 from drgn.commands import CommandArgumentError, CommandError, argument, parse_shell_command
 from drgn.commands.linux import linux_kernel_custom_command
 
+if TYPE_CHECKING:
+    from drgn_unaccepted.kernel.target import Opened
+
+
+class _Answered(Exception):
+    """--help has been printed."""
+
 
 class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
-        raise CommandArgumentError((message or "").strip())
+        raise CommandArgumentError(message.strip()) if message else _Answered
 
     def error(self, message: str) -> NoReturn:
         raise CommandArgumentError(f"{self.prog}: {message}")
@@ -24,8 +32,10 @@ class _Parser(argparse.ArgumentParser):
     description="unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
     usage="**unaccepted** [*COMMAND*] [*OPTIONS*]",
     long_description=(
-        "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., "
-        "check, efi, e820, zones, accepting. The same words as after drgn-unaccepted on the command line."
+        "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., map, "
+        "check, efi, e820, zones, accepting; write it to a file: report, snapshot, record, keep; show it over time: "
+        "watch, replay; and of many dumps: scan, merge. The same words as after drgn-unaccepted on the command line; "
+        "--help after each of them says more."
     ),
     arguments=(
         argument("COMMAND", nargs="?", help="see above"),
@@ -38,24 +48,36 @@ def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> 
     from drgn_unaccepted import commands
     from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.kernel.errors import TargetError
-    from drgn_unaccepted.kernel.target import adopt
 
     parents = [commands.common_options()]
-    parser = _Parser(prog=f"%{name}", add_help=False, parents=parents)
+    parser = _Parser(prog=f"%{name}", description="Show unaccepted memory.", parents=parents)
     commands.add_commands(parser, parents)
-    parsed = parser.parse_args(args, argparse.Namespace(**commands.DEFAULTS))
+    try:
+        parsed = parser.parse_args(args, argparse.Namespace(**commands.DEFAULTS))
+    except _Answered:
+        return
     try:
         command = commands.chosen(parsed)
         if isinstance(command, commands.Action):
-            command.run(parsed, lambda: adopt(prog))
+            command.run(parsed, lambda: _adopt(prog))
             return
         text = command.offline(parsed)
         if text is not None:
             print(text)
             return
-        answered = commands.ask(command, capture(adopt(prog), commands.wanted(command, parsed)), parsed)
+        answered = commands.ask(command, capture(_adopt(prog), commands.wanted(command, parsed)), parsed)
         commands.print_answer(answered, parsed)
     except (TargetError, commands.CommandError) as error:
         raise CommandError(str(error)) from None
     if answered.lack is not None:
         raise CommandError(answered.lack)
+
+
+def _adopt(prog: drgn.Program) -> Opened:
+    from drgn_unaccepted.kernel.target import adopt
+    from drgn_unaccepted.words import safe
+
+    opened = adopt(prog)
+    for warning in opened.warnings:
+        print(f"%unaccepted: warning: {safe(warning)}", file=sys.stderr)
+    return opened

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -68,6 +69,25 @@ def test_what_cannot_be_answered_is_an_error_of_the_command(run: Any) -> None:
         run(open_sample("6.12-fill-kdump"), "unaccepted --source bitmap ranges")
     with pytest.raises(CommandArgumentError):
         run(open_sample("6.12-fill"), "unaccepted no-such-command")
+
+
+@pytest.mark.parametrize("command", ("--help", "ranges --help", "resolve -h"))
+def test_help_is_an_answer_and_no_error(
+    command: str, prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(prog, f"unaccepted {command}")
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: %unaccepted") and err == ""
+
+
+def test_the_help_of_drgn_names_every_command() -> None:
+    from drgn.commands import DEFAULT_COMMAND_NAMESPACE
+
+    import drgn_unaccepted.plugin  # noqa: F401
+    from drgn_unaccepted.commands import COMMANDS
+
+    words = DEFAULT_COMMAND_NAMESPACE.lookup(open_sample("6.12-fill"), "unaccepted").format_help()
+    assert set(COMMANDS) <= set(re.findall(r"[a-z0-9]+", words))
 
 
 def test_drgn_finds_the_plugin_by_its_entry_point() -> None:
