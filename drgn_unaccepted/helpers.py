@@ -15,6 +15,7 @@ and a missing table is no evidence that memory is accepted.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Callable, TypeVar
 
 from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
@@ -24,7 +25,7 @@ from drgn_unaccepted.kernel.capture import capture, table_readers
 from drgn_unaccepted.kernel.doubt import has_zero_page
 from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable, damage
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import adopt
@@ -48,6 +49,8 @@ __all__ = (
     "range_contains_unaccepted_memory",
     "take_snapshot",
 )
+
+_Part = TypeVar("_Part")
 
 
 @takes_program_or_default
@@ -153,7 +156,7 @@ def efi_memory_map(prog: Program) -> EfiMap:
     :raises Unavailable: none of them is in this target
     """
     adopt(prog)
-    return read_efi_map(prog)
+    return _part(lambda: read_efi_map(prog))
 
 
 @takes_program_or_default
@@ -167,7 +170,7 @@ def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
     if which not in ("current", "kexec", "firmware", "boot_params"):
         raise ValueError(f"no such e820 table: {which}")
     adopt(prog)
-    tables, missing = read_e820(prog)
+    tables, missing = _part(lambda: read_e820(prog))
     entries: tuple[E820Entry, ...] | None = getattr(tables, which)
     if entries is None:
         raise Unavailable(missing[f"e820.{which}"])
@@ -184,7 +187,7 @@ def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
     :raises Unavailable: the zones are not in this target, or a list is damaged
     """
     adopt(prog)
-    zones = read_zones(prog, read_kernel_build(prog))
+    zones = _part(lambda: read_zones(prog, read_kernel_build(prog)))
     if not zones:
         raise Unavailable("no zone is populated, as where node_data reads as zeros")
     for zone in zones:
@@ -205,7 +208,7 @@ def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
     :raises Unavailable: the list is not in this target, or it is damaged: after the entries that could be followed
     """
     adopt(prog)
-    accepting = read_accepting(prog)
+    accepting = _part(lambda: read_accepting(prog))
     yield from accepting.entries
     if accepting.problems:
         raise Unavailable(f"accepting_list: {accepting.problems[0]}")
@@ -215,6 +218,13 @@ def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
 def take_snapshot(prog: Program) -> Snapshot:
     """Read all that can be read, in the order that makes reads of a running kernel sound."""
     return capture(adopt(prog), Wanted(ALL_PARTS, whole_memmap=True))
+
+
+def _part(read: Callable[[], _Part]) -> _Part:
+    try:
+        return read()
+    except DAMAGED as error:
+        raise Unavailable(damage(error)) from error
 
 
 def _bitmap(prog: Program) -> tuple[bytes, Geometry]:

@@ -22,6 +22,7 @@ from drgn_unaccepted.kernel.page_tables import reach_encrypted
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 _SPACE_END = 1 << 64
+_GUARDED_KEY = "drgn_unaccepted_guarded"
 
 
 @dataclass(frozen=True)
@@ -67,21 +68,7 @@ def open_vmcore(
     :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
     :raises TargetError: with the reason and the mend
     """
-    try:
-        core = elf.read_elf_core(path)
-        extent = read_kdump_extent(path) if core is None else None
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise TargetError(f"{path}: damaged headers: {error}") from None
-    warnings = []
-    cut = _cut_short(core or extent)
-    if cut is not None:
-        if core is None:
-            raise TargetError(f"{path}: {cut}")
-        warnings.append(f"{path}: {cut}; what is missing is not in this dump")
-    elif extent is not None and extent.incomplete:
-        warnings.append(f"{path}: makedumpfile ran out of space; what is missing is not in this dump")
+    core, cut, warnings = _examine(path)
     text = None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo)
     try:
         if core is not None and text is None and _lacks_vmcoreinfo(core):
@@ -97,6 +84,29 @@ def open_vmcore(
     except DAMAGED as error:
         raise TargetError(f"{path}: damaged: {damage(error)}") from None
     return Opened(prog, "vmcore", path, found, core, tuple(warnings))
+
+
+def _examine(path: str) -> tuple[Optional[elf.ElfCore], Optional[str], list[str]]:
+    """The segments of an ELF dump, how a dump of any format is cut short, and what the user should know.
+
+    :raises TargetError: the file cannot be read, or what is there cannot be told from what is not
+    """
+    try:
+        core = elf.read_elf_core(path)
+        extent = read_kdump_extent(path) if core is None else None
+    except OSError as error:
+        raise TargetError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise TargetError(f"{path}: damaged headers: {error}") from None
+    warnings = []
+    cut = _cut_short(core or extent)
+    if cut is not None:
+        if core is None:
+            raise TargetError(f"{path}: {cut}")
+        warnings.append(f"{path}: {cut}; what is missing is not in this dump")
+    elif extent is not None and extent.incomplete:
+        warnings.append(f"{path}: makedumpfile ran out of space; what is missing is not in this dump")
+    return core, cut, warnings
 
 
 def _cut_short(extent: Union[elf.ElfCore, KdumpExtent, None]) -> Optional[str]:
@@ -167,8 +177,10 @@ def _fault_what_is_lacking(prog: drgn.Program, core: elf.ElfCore) -> None:
     """Let reads fail where a PT_LOAD has no bytes in the file, which drgn fills with zeros.
 
     It cannot tell pages that makedumpfile left out because they were zero from all others that it left out; as little
-    can we. In the kdump-compressed format such reads fail, too.
+    can we. In the kdump-compressed format such reads fail, too. A second call does nothing.
     """
+    if _GUARDED_KEY in prog.cache:
+        return
 
     def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise drgn.FaultError("not saved in this dump", address)
@@ -177,6 +189,7 @@ def _fault_what_is_lacking(prog: drgn.Program, core: elf.ElfCore) -> None:
         for start, end in ranges:
             if start < _SPACE_END:
                 prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
+    prog.cache[_GUARDED_KEY] = True
 
 
 def _why_refused() -> str:
@@ -192,23 +205,23 @@ def _why_refused() -> str:
 def adopt(prog: drgn.Program) -> Opened:
     """A program that somebody else opened (drgn's prompt, a script), with the debug information that it has.
 
-    :raises TargetError: it has none and does not describe itself, or its file is gone
+    It gets what :func:`open_vmcore` gives its own: from then on reads of what an ELF dump has no bytes for fail, for
+    everybody who uses the program, instead of giving zeros.
+
+    :raises TargetError: it has none and does not describe itself, or its file is gone or cut short
     """
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
     path = None if live else prog.core_dump_path
-    try:
-        core = None if path is None else elf.read_elf_core(path)
-    except (OSError, ValueError) as error:
-        # Without its headers, what it has no bytes for could not be told from zeros.
-        raise TargetError(f"{path}: {_text(error)}") from None
+    core, _, warnings = (None, None, []) if path is None else _examine(path)
     if core is not None:
+        _fault_what_is_lacking(prog, core)
         reach_encrypted(prog, core)
     try:
         prog.type("struct page")
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
     except LookupError:
         found = attach_debug_info(prog, (), "btf")
-    return Opened(prog, "live" if live else "vmcore", path, found, core)
+    return Opened(prog, "live" if live else "vmcore", path, found, core, tuple(warnings))
 
 
 def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[bytes] = None) -> drgn.Program:

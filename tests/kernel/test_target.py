@@ -12,7 +12,7 @@ import drgn
 import pytest
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.kernel.errors import TargetError
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.target import adopt, open_vmcore
 from tests.kernel.elf_dump import (
     PAGE,
@@ -246,6 +246,46 @@ def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path:
     )
     assert (status, document["zones"]) == (3, None)
     assert len(err.splitlines()) == 1 and "not saved in this dump" in err
+
+
+def test_drgns_own_prompt_takes_no_zeros_for_what_is_only_claimed(tmp_path: Path) -> None:
+    """The same dump through both doors: also of what drgn had given as zeros before."""
+    from drgn_unaccepted import e820_table, for_each_unaccepted_page
+
+    name = "6.12-fill"
+    sample = read_sample(name)
+    start = sample.physical("node_data") // PAGE * PAGE
+    path = elf_of(tmp_path / "dump", sample, lacking(sample, range(start, start + PAGE)))
+    prog = drgn.Program()
+    prog.set_core_dump(str(path))
+    assert prog.read(start, PAGE, physical=True) == bytes(PAGE)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="not saved in this dump"):
+            list(for_each_unaccepted_page(prog))
+    with pytest.raises(drgn.FaultError, match="not saved in this dump"):
+        prog.read(start, PAGE, physical=True)
+    assert e820_table(prog) == e820_table(open_vmcore(str(path)).prog)
+
+
+def test_drgns_own_prompt_says_that_a_dump_is_cut_short(tmp_path: Path, capsys: Capsys) -> None:
+    from drgn.commands import run_command
+
+    import drgn_unaccepted.plugin  # noqa: F401
+
+    for whole, warned in (
+        (elf_of(tmp_path / "whole", read_sample("6.12-fill")), True),
+        (SAMPLES / "6.12-fill" / "vmcore", False),
+    ):
+        path = tmp_path / "dump"
+        path.write_bytes(whole.read_bytes()[:-1])
+        prog = drgn.Program()
+        prog.set_core_dump(str(path))
+        if warned:
+            run_command(prog, "unaccepted e820")
+            assert "cut short" in capsys.readouterr().err
+        else:
+            with pytest.raises(TargetError, match="cut short"):
+                adopt(prog)
 
 
 # Large addresses
