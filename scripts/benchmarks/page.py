@@ -261,7 +261,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
         if one[name] is not None and points:
             axes.plot(*zip(*points), color=color, marker=marker, markersize=4, linestyle=style, label=one[name])
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=10)
+    axes.set_yscale("log", base=2 if one["unit"] == "bytes" else 10)
     sizes = [point["size"] for point in one["points"]]
     axes.set_xlim(sizes[0] / 2, sizes[-1] * 2)
     axes.set_xticks(sizes, [size(value) for value in sizes], fontsize=8)
