@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
 from drgn_unaccepted.errors import CommandError
@@ -37,7 +38,7 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--range", dest="window", metavar="START-END", type=_window, help="show these addresses only, finer if they fit"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where --format svg and png go")
+    parser.add_argument("-o", "--output", metavar="FILE", help="a figure: .svg, .png, or as --format says")
     _add_style_arguments(parser)
 
 
@@ -70,47 +71,63 @@ def _width(text: str) -> int:
 def map_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> Document:
     """Bins as fine as what they are shown on: a terminal's columns, or a figure's pixels.
 
-    :raises CommandError: a figure without a file to go to
+    :raises CommandError: a figure without a file to go to, or a file for what is no figure
     """
     from drgn_unaccepted.questions.map import map_document
 
-    if args.format in ("text", "json"):
+    if figure_format(args) is None:
         from drgn_unaccepted.views.map import bins_for
 
         wide = bins_for(_terminal_width(args)) if args.format == "text" else COLUMNS
         return map_document(snapshot, source, window=args.window, columns=min(COLUMNS, wide), wide=wide)
-    if args.output is None:
-        raise CommandError(f"--format {args.format} needs -o FILE")
     from drgn_unaccepted.views import figure
 
     return map_document(snapshot, source, window=args.window, columns=figure.COLUMNS, finest=1)
 
 
+def figure_format(args: argparse.Namespace) -> Optional[str]:
+    """``svg`` or ``png``, by ``--format`` or the name that ``-o`` gives; None where no figure is wanted.
+
+    :raises CommandError: the one without the other
+    """
+    if args.format in ("svg", "png"):
+        if args.output is None:
+            raise CommandError(f"--format {args.format} needs -o FILE")
+        return str(args.format)
+    if args.output is None:
+        return None
+    format_ = Path(args.output).suffix[1:].lower()
+    if format_ not in ("svg", "png") or args.format != "text":
+        raise CommandError(f"-o {args.output}: for figures alone, --format svg or png; {args.format} goes to stdout")
+    return format_
+
+
 def show_map(answer: Document, args: argparse.Namespace) -> Iterator[str]:
-    """The lines for stdout; with ``--format svg`` and ``png`` the figure is written and one line says so.
+    """The lines for stdout; a figure is written, and one line says so.
 
     :raises CommandError: it cannot be written
     """
-    if args.format not in ("svg", "png"):
+    format_ = figure_format(args)
+    if format_ is None:
         from drgn_unaccepted.views.map import map_lines, style_for
 
         yield from map_lines(answer, style_for(sys.stdout, os.environ, args.color, args.ascii, _terminal_width(args)))
         return
     from drgn_unaccepted.views.figure import draw
 
-    _save(draw, answer, args)
+    _save(draw, answer, args.output, format_)
     yield f"{args.output}: written"
 
 
-def _save(drawing: Callable[[Document], Figure], answer: Document, args: argparse.Namespace) -> None:
+def _save(drawing: Callable[[Document], Figure], answer: Document, path: str, format_: str) -> None:
     from drgn_unaccepted.views.figure import NoMatplotlib, save
 
     try:
-        save(drawing, answer, args.output, args.format)
+        save(drawing, answer, path, format_)
     except NoMatplotlib as error:
         raise CommandError(str(error)) from None
     except OSError as error:
-        raise CommandError(f"{args.output}: {error.strerror}") from None
+        raise CommandError(f"{path}: {error.strerror}") from None
 
 
 def _terminal_width(args: argparse.Namespace) -> int:
@@ -160,7 +177,7 @@ def show_report(answer: Document, args: argparse.Namespace) -> Iterable[str]:
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", action="store_true", help="acceptance by time and address, as a picture")
     parser.add_argument("--report", metavar="FILE.html", help="a page about the last sample and all before it")
-    parser.add_argument("-o", "--output", metavar="FILE", help="where --format svg and png go")
+    parser.add_argument("-o", "--output", metavar="FILE", help="a figure: .svg, .png, or as --format says")
     _add_style_arguments(parser)
 
 
@@ -169,10 +186,13 @@ def replay_picture(recording: Recording, args: argparse.Namespace) -> Optional[I
 
     :raises CommandError: it cannot be made or written
     """
+    format_ = figure_format(args)
     if args.report is not None:
+        if format_ is not None:
+            raise CommandError("--report and a figure: one of them at a time")
         return _replay_report(recording, args)
-    if args.format in ("svg", "png"):
-        return _replay_figure(recording, args)
+    if format_ is not None:
+        return _replay_figure(recording, args, format_)
     return _replay_map(recording, args) if args.map else None
 
 
@@ -197,12 +217,10 @@ def _replay_map(recording: Recording, args: argparse.Namespace) -> Iterator[str]
         yield from history_lines(answer, style_for(sys.stdout, os.environ, args.color, args.ascii, width))
 
 
-def _replay_figure(recording: Recording, args: argparse.Namespace) -> Iterator[str]:
-    if args.output is None:
-        raise CommandError(f"--format {args.format} needs -o FILE")
+def _replay_figure(recording: Recording, args: argparse.Namespace, format_: str) -> Iterator[str]:
     from drgn_unaccepted.views.figure import draw_history
 
-    _save(draw_history, _history(recording, args, *HISTORY_FIGURE), args)
+    _save(draw_history, _history(recording, args, *HISTORY_FIGURE), args.output, format_)
     yield f"{args.output}: written"
 
 

@@ -154,9 +154,10 @@ def write(snapshot: Snapshot, path: str) -> None:
     write_atomically(path, dump(snapshot) + "\n")
 
 
-def write_atomically(path: str, text: str, mode: int = 0o600) -> None:
-    """``text`` under ``path``, by a rename; an existing file stays until then, and what is no regular file stays.
+def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600) -> None:
+    """``data`` under ``path``, by a rename; an existing file stays until then, and what is no regular file stays.
 
+    :param data: text is written in UTF-8
     :param mode: permissions of the new file; a snapshot is kernel memory and for its owner alone
 
     :raises OSError: it cannot be written; nothing is left behind
@@ -165,9 +166,9 @@ def write_atomically(path: str, text: str, mode: int = 0o600) -> None:
     where = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{where.name}.", dir=where.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
-            file.write(text)
+            file.write(data if isinstance(data, bytes) else data.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

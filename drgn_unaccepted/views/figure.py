@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.snapshot_file import write_atomically
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import (
     ACCEPTED,
@@ -71,11 +73,15 @@ def save(drawing: Callable[[Document], Figure], answer: Document, path: str, for
     """
     try:
         import matplotlib
-    except ImportError:
+    except ImportError as error:
+        if error.name != "matplotlib":
+            raise NoMatplotlib(f"figures need matplotlib, which cannot be imported: {error}") from None
         raise NoMatplotlib("figures need matplotlib: pip install 'drgn-unaccepted[pictures]'") from None
+    image = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "drgn-unaccepted", "svg.fonttype": "none", "font.size": 9}):
         metadata: dict[str, Any] = {"Date": None} if format_ == "svg" else {"Software": None}
-        drawing(answer).savefig(path, format=format_, metadata=metadata, dpi=160)
+        drawing(answer).savefig(image, format=format_, metadata=metadata, dpi=160)
+    write_atomically(path, image.getvalue())
 
 
 def draw(answer: Document) -> Figure:

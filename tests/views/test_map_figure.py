@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -135,8 +136,22 @@ def test_a_large_guest_is_drawn_without_lanes(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(figure.NoMatplotlib, match=r"pip install 'drgn-unaccepted\[pictures\]'"):
+        figure.save(figure.draw, document(guests.small()), str(tmp_path / "map.svg"), "svg")
+
+
+def test_a_matplotlib_that_cannot_be_imported_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A module of another name was in its way: to install it again would not help."""
+    broken = tmp_path / "matplotlib"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("import nowhere_to_be_found\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(figure.NoMatplotlib, match=r"cannot be imported: No module named 'nowhere_to_be_found'$"):
         figure.save(figure.draw, document(guests.small()), str(tmp_path / "map.svg"), "svg")
 
 
@@ -173,11 +188,16 @@ def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch
         (["--range", "5G-4G"], "the range is empty"),
         (["--width", "10"], "10: not a width from 40 to 1000"),
         (["--format", "svg"], "--format svg needs -o FILE"),
+        (["-o", "map.txt"], "-o map.txt: for figures alone, --format svg or png; text goes to stdout"),
+        (["-o", "map.svg", "--format", "json"], "-o map.svg: for figures alone, --format svg or png; json goes to"),
         (["--format", "gif"], "--format gif: map has text, json, svg, png"),
         (["--source", "counters"], "source counters knows no addresses"),
     ),
 )
-def test_what_map_refuses(options: list[str], why: str, capsys: Capsys) -> None:
+def test_what_map_refuses(
+    options: list[str], why: str, capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     try:
         status = main(["-c", str(SAMPLE), "map", *options])
     except SystemExit as exit_:
@@ -185,6 +205,31 @@ def test_what_map_refuses(options: list[str], why: str, capsys: Capsys) -> None:
     assert status == 3
     captured = capsys.readouterr()
     assert why in captured.err and len(captured.err.splitlines()) == 1 and captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_is_known_by_its_name(capsys: Capsys, tmp_path: Path) -> None:
+    needs_matplotlib()
+    for name, magic in (("map.svg", b"<?xml"), ("MAP.PNG", b"\x89PNG")):
+        assert main(["-c", str(SAMPLE), "map", "-o", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / name}: written\n"
+        assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_matplotlib()
+    path = tmp_path / "map.svg"
+    path.write_text("as it was")
+
+    def draw(answer: dict[str, Any]) -> Any:
+        made = figure.draw(answer)
+        monkeypatch.setattr(made, "draw", lambda renderer: 1 / 0)
+        return made
+
+    with pytest.raises(ZeroDivisionError):
+        figure.save(draw, document(guests.small()), str(path), "svg")
+    assert path.read_text() == "as it was"
+    assert [one.name for one in tmp_path.iterdir()] == ["map.svg"]
 
 
 def test_report_is_written_whole_or_not_at_all(capsys: Capsys, tmp_path: Path) -> None:
