@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union, cast
 
 from drgn_unaccepted.commands.actions import ACTIONS
-from drgn_unaccepted.commands.command import Action, Arguments, CommandError, Question
+from drgn_unaccepted.commands.command import Action, Arguments, CommandError, Question, to_stdout
 from drgn_unaccepted.commands.questions import QUESTIONS
 from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.questions.source import SOURCES, choose_source
@@ -143,13 +142,10 @@ def print_answer(answered: Answered, args: Arguments) -> None:
         except OSError as error:
             raise CommandError(f"{args.output}: {error.strerror}") from None
         return
-    for line in lines:
-        print(line)
+    to_stdout(f"{line}\n" for line in lines)
     if answered.lack is None:
         for chunk in answered.more:
-            sys.stdout.write(chunk)
-            sys.stdout.flush()
-    sys.stdout.flush()
+            to_stdout((chunk,))
 
 
 def _lines(answered: Answered, args: Arguments) -> Iterable[str]:

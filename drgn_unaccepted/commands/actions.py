@@ -6,12 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
-from drgn_unaccepted.commands.command import Action, Arguments, CommandError
+from drgn_unaccepted.commands.command import Action, Arguments, CommandError, to_stdout
 
 if TYPE_CHECKING:
     from drgn_unaccepted.kernel.target import Opened
+    from drgn_unaccepted.record.file import Recording
 
 Open = Callable[[], "Opened"]
 
@@ -52,30 +54,44 @@ def _watch(args: Arguments, open_target: Open) -> int:
 
 
 def _replay(args: Arguments, open_target: Open) -> int:
-    from drgn_unaccepted.pictures import replay_picture
     from drgn_unaccepted.record.file import Recording, RecordingError
-    from drgn_unaccepted.record.progress import Progress
-    from drgn_unaccepted.views.watch import line
     from drgn_unaccepted.words import safe
 
-    progress = Progress("replay", args.source)
     try:
         recording = Recording(args.recording)
-        picture = replay_picture(recording, args)
-        if picture is not None:
-            for text in picture:
-                print(text)
-        else:
-            for sample in recording:
-                document = progress.document(sample)
-                print(json.dumps(document) if args.format == "json" else line(document))
     except RecordingError as error:
         raise CommandError(f"{args.recording}: {error}") from None
     except OSError as error:
         raise CommandError(f"{args.recording}: {error.strerror}") from None
+    to_stdout(f"{text}\n" for text in _replayed(recording, args))
     if recording.dropped:
         print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
     return 0
+
+
+def _replayed(recording: Recording, args: Arguments) -> Iterator[str]:
+    """The lines of ``replay``.
+
+    :raises CommandError: a sample cannot be read
+    """
+    from drgn_unaccepted.pictures import replay_picture
+    from drgn_unaccepted.record.file import RecordingError
+    from drgn_unaccepted.record.progress import Progress
+    from drgn_unaccepted.views.watch import line
+
+    progress = Progress("replay", args.source)
+    try:
+        picture = replay_picture(recording, args)
+        if picture is not None:
+            yield from picture
+            return
+        for sample in recording:
+            document = progress.document(sample)
+            yield json.dumps(document) if args.format == "json" else line(document)
+    except RecordingError as error:
+        raise CommandError(f"{args.recording}: {error}") from None
+    except OSError as error:
+        raise CommandError(f"{args.recording}: {error.strerror}") from None
 
 
 def _keep(args: Arguments, open_target: Open) -> int:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, NamedTuple, NoReturn, Optional
 
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range
@@ -16,7 +18,7 @@ from drgn_unaccepted.snapshot import Snapshot
 if TYPE_CHECKING:
     from drgn_unaccepted.kernel.target import Opened
 
-__all__ = ["Action", "Arguments", "CommandError", "Question"]
+__all__ = ["Action", "Arguments", "CommandError", "Question", "to_stdout"]
 
 Arguments = argparse.Namespace
 
@@ -62,3 +64,28 @@ class Action(NamedTuple):
     run: Callable[[Arguments, Callable[[], Opened]], int]
     add_arguments: Callable[[argparse.ArgumentParser], None] = _nothing
     formats: tuple[str, ...] = ()
+
+
+def to_stdout(texts: Iterable[str]) -> None:
+    """Write texts as they are made, and flush. Errors of their making are not taken for errors of writing.
+
+    :raises CommandError: stdout takes no more, as a file on a full disk
+    :raises BrokenPipeError: its reader went away
+    """
+    for text in texts:
+        try:
+            sys.stdout.write(text)
+        except OSError as error:
+            _lost(error)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _lost(error)
+
+
+def _lost(error: OSError) -> NoReturn:
+    if isinstance(error, BrokenPipeError):
+        raise error
+    # What is buffered has nowhere to go either, and would fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise CommandError(f"stdout: {error.strerror}") from None

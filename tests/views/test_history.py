@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -186,8 +189,56 @@ def test_replay_makes_figures(recording: Path, tmp_path: Path, capsys: pytest.Ca
         assert main(["replay", str(recording), "--format", format_, "-o", str(path)]) == 0
         assert path.read_bytes().startswith(magic)
     assert b"30 samples; source: bitmap, exact" in (tmp_path / "history.svg").read_bytes()
-    assert main(["replay", str(recording), "--format", "svg"]) == 3
-    assert "--format svg needs -o FILE" in capsys.readouterr().err
+    assert b"physical address" in (tmp_path / "history.svg").read_bytes()
+    assert b"half unaccepted" in (tmp_path / "history.svg").read_bytes()
+    by_name = tmp_path / "by-name.svg"
+    assert main(["replay", str(recording), "-o", str(by_name)]) == 0
+    assert by_name.read_bytes() == (tmp_path / "history.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    (
+        (["--format", "svg"], "--format svg needs -o FILE"),
+        (["-o", "replay.txt"], "-o replay.txt: for figures alone"),
+        (["--map", "--format", "json", "-o", "replay.svg"], "-o replay.svg: for figures alone"),
+        (["--report", "replay.html", "-o", "replay.svg"], "--report and a figure: one of them at a time"),
+    ),
+)
+def test_what_replay_refuses(
+    recording: Path, options: list[str], why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recording.parent)
+    assert main(["replay", str(recording), *options]) == 3
+    captured = capsys.readouterr()
+    assert why in captured.err and len(captured.err.splitlines()) == 1 and captured.out == ""
+    assert list(recording.parent.iterdir()) == [recording]
+
+
+def run(*argv: str, stdout: Any) -> tuple[int, str]:
+    """Exit status and stderr of the command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn_unaccepted", *argv], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("options", ([], ["--map"], ["--format", "json"]))
+def test_a_reader_that_goes_away_is_no_fault_of_the_recording(recording: Path, options: list[str]) -> None:
+    """As ``| head`` does, before the first line."""
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "wb") as gone:
+        assert run("replay", str(recording), *options, stdout=gone) == (0, "")
+
+
+def test_a_full_disk_is_no_fault_of_the_recording(recording: Path) -> None:
+    full = "drgn-unaccepted: stdout: No space left on device\n"
+    with Path("/dev/full").open("wb") as nowhere:
+        assert run("replay", str(recording), stdout=nowhere) == (3, full)
+        sample = Path(__file__).parents[2] / "vmcore-samples" / "6.12-fill" / "vmcore"
+        for command in ("map", "summary", "check"):
+            assert run("-c", str(sample), command, stdout=nowhere) == (3, full)
 
 
 #: Recorded in the lab (`scripts/lab live fresh --kernel 6.12`) while a tmpfs was filled in three bursts.
