@@ -104,6 +104,8 @@ def entries(text: bytes) -> dict[str, str]:
 
 def test_a_vmlinux_of_another_kernel_fits_no_cpu() -> None:
     old, new = (named("fill")[i] for i in (0, -1))
+    if old.vmlinux == new.vmlinux:
+        pytest.skip("captures of one kernel only: scripts/lab run fill --kernel 7.3")
     core = read_elf_core(str(old.dump))
     assert core is not None
     with pytest.raises(Unavailable, match="no CPU of it was in the kernel of"):
