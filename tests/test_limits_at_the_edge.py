@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Limits of files and answers: at the limit an answer, one beyond it one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.fleet.targets import find_targets
+from drgn_unaccepted.questions import ranges as ranges_question
+from drgn_unaccepted.snapshot_file import SnapshotFileError, parse_json
+from tests.fuzz import files
+from tests.fuzz.case import sample
+from tests.fuzz.run import command, document
+from tests.kernel.elf_dump import SAMPLES
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    path = tmp_path / "snapshot"
+    path.write_text(files.snapshot_text("6.12-fill"))
+    return path
+
+
+def test_snapshot_file_bytes(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = snapshot.stat().st_size
+    monkeypatch.setattr(limits, "SNAPSHOT_FILE_BYTES", size)
+    assert command("--snapshot", snapshot, "header")[0] == 0
+    monkeypatch.setattr(limits, "SNAPSHOT_FILE_BYTES", size - 1)
+    status, _, said = command("--snapshot", snapshot, "header")
+    assert status == 3 and f"more than {size - 1} bytes" in said[0]
+
+
+def test_snapshot_file_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_FILE_VALUES", 3)
+    assert parse_json(bytearray(b"[1,2,3]")) == [1, 2, 3]
+    with pytest.raises(SnapshotFileError, match="more than 3 values"):
+        parse_json(bytearray(b"[1,2,3,4]"))
+
+
+def test_document_ranges(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = len(document("--snapshot", snapshot, "ranges")["ranges"])
+    monkeypatch.setattr(ranges_question, "DOCUMENT_RANGES", there)
+    assert len(document("--snapshot", snapshot, "ranges")["ranges"]) == there
+    monkeypatch.setattr(ranges_question, "DOCUMENT_RANGES", there - 1)
+    status, _, said = command("--snapshot", snapshot, "ranges")
+    assert status == 3 and f"more than {there - 1} ranges" in said[0]
+
+
+def test_vmcoreinfo_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, text = tmp_path / "vmcoreinfo", sample("6.12-fill").vmcoreinfo
+    path.write_bytes(text)
+    argv = ("-c", SAMPLES / "6.12-fill" / "vmcore", "--vmcoreinfo", path, "header")
+    monkeypatch.setattr(limits, "VMCOREINFO_BYTES", len(text))
+    assert command(*argv)[0] == 0
+    monkeypatch.setattr(limits, "VMCOREINFO_BYTES", len(text) - 1)
+    status, _, said = command(*argv)
+    assert status == 3 and f"{path}: not the text of a VMCOREINFO note" in said[0]
+
+
+def test_fleet_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FLEET_TARGETS", 2)
+    assert len(list(find_targets([str(tmp_path / name) for name in "ab"]))) == 2
+    with pytest.raises(Exception, match="more than 2 targets"):
+        list(find_targets([str(tmp_path / name) for name in "abc"]))
+
+
+def test_recording_header_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = files.recording_lines()
+    path = tmp_path / "recording"
+    path.write_text("\n".join(lines) + "\n")
+    size = len(lines[0]) + 1
+    monkeypatch.setattr(limits, "RECORDING_HEADER_BYTES", size)
+    assert command("replay", path)[0] == 0
+    monkeypatch.setattr(limits, "RECORDING_HEADER_BYTES", size - 1)
+    status, _, said = command("replay", path)
+    assert status == 3 and f"line 1: more than {size - 1} bytes" in said[0]
