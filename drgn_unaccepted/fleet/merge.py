@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
@@ -116,10 +117,12 @@ class _Wholeness:
         self._close()
         self._file = None
         for count, seen in sorted(self._shards.items()):
-            missing = sorted(set(range(count)) - seen) if len(seen) < count else []
+            # A damaged count can be 2^63.
+            missing = list(islice((index for index in range(count) if index not in seen), limits.FLEET_NAMED))
             if missing:
-                names = ", ".join(map(str, missing[: limits.FLEET_NAMED]))
-                more = f" and {len(missing) - limits.FLEET_NAMED} more" if len(missing) > limits.FLEET_NAMED else ""
+                names = ", ".join(map(str, missing))
+                unnamed = count - len(seen) - len(missing)
+                more = f" and {unnamed} more" if unnamed else ""
                 self._lacks.append(f"no file of shard {names}{more} of {count}")
         return self._lacks
 

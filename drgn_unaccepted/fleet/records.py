@@ -143,6 +143,8 @@ def _parse(number: int, file: str, where: str, line: bytes) -> Union[Header, Rec
         if "targets" in document:
             index, count = document["shard"]
             done = document.get("done")
+            if not 0 <= index < count:
+                raise ValueError
             return Header(file, int(index), int(count), int(document["targets"]), None if done is None else int(done))
         return _record(number, file, document)
     except (KeyError, TypeError, ValueError, OverflowError):

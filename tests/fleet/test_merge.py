@@ -284,7 +284,15 @@ def test_records_of_an_earlier_run_are_no_part_of_this_one(tmp_path: Path) -> No
     assert merge([write(tmp_path / "d.jsonl", old, scanned(1), old, scanned(2))])["incomplete"] == []
 
 
+def test_shards_without_number(tmp_path: Path) -> None:
+    """A damaged header: the shards that lack are counted, not listed."""
+    path = write(tmp_path / "a.jsonl", header(0, 1 << 63, 1), scanned(1))
+    (lack,) = merge([path])["incomplete"]
+    assert lack.startswith("no file of shard 1, 2, 3, ") and lack.endswith(f"{(1 << 63) - 21} more of {1 << 63}")
+
+
 DAMAGED = [
+    (json.dumps(header(4, 4, 1)).encode() + b"\n", "not as scan and check write it"),
     (b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"),
     (b"\xff\xfe\n", "damaged"),
     (b"[]\n", "not as scan and check write it"),
