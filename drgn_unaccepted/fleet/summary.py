@@ -156,14 +156,14 @@ class Summary:
     def _standing_out(
         self, hosts_with: dict[tuple[str, str], int], told: dict[tuple[str, str], int]
     ) -> list[dict[str, Any]]:
-        """Hosts that fail a rule which most others pass, the worst and rarest first.
+        """Hosts that fail a rule which more of the others pass than fail, the worst and rarest first.
 
         Others are those that could tell: who gave no answer, or skipped the rule, did not pass it.
         """
         rare = {
             key: self._has.bits([key])
             for key, hosts in sorted(hosts_with.items(), key=lambda item: (_FINDINGS.index(item[0][0]), item[1]))
-            if key[0] != "info" and 2 * hosts < told[key]
+            if key[0] != "info" and hosts - 1 < told[key] - hosts
         }
         found = []
         for host, has in self._has.of.items():

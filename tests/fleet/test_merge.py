@@ -201,6 +201,15 @@ def test_who_gave_no_answer_or_skipped_a_rule_did_not_pass_it(tmp_path: Path) ->
     assert [found["told_hosts"] for found in merge([file, again])["findings"]] == [4, 3]
 
 
+def test_of_two_that_could_tell_the_one_that_fails_stands_out(tmp_path: Path) -> None:
+    skips = {"skipped": ["planted"]}
+    well, kdump = scanned(2, host="b"), {**scanned(3, host="c"), **skips}
+    file = write(tmp_path / "a", scanned(1, [("planted", "critical")], host="a"), well, kdump)
+    assert [host["host"] for host in merge([file])["standing_out"]] == ["a"]
+    # Alone it has nothing to stand out from.
+    assert merge([write(tmp_path / "b", scanned(1, [("planted", "critical")], host="a"), kdump)])["standing_out"] == []
+
+
 def test_a_target_that_nobody_could_tell_of_is_named_after_the_warnings(tmp_path: Path) -> None:
     """Its table and lists should be there, and neither could be read: these are the ones to look at."""
     unknown = [
