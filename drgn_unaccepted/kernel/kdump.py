@@ -18,8 +18,9 @@ from drgn_unaccepted.files import open_dump
 _SIGNATURE = b"KDUMP   "
 #: status, block_size, sub_hdr_size, bitmap_blocks of struct disk_dump_header.
 _HEADER = struct.Struct("<424xIiiI")
-#: offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note of struct kdump_sub_header.
-_SUB_HEADER = struct.Struct("<32xQQQQ")
+#: offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note, offset_eraseinfo, size_eraseinfo of struct
+#: kdump_sub_header.
+_SUB_HEADER = struct.Struct("<32xQQQQQQ")
 #: offset, size, flags, page_flags of page_desc_t; nothing uses the last one.
 _DESCRIPTOR = struct.Struct("<QIIQ")
 #: DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile ran out of space.
@@ -69,8 +70,8 @@ def _end_of_notes(file: BinaryIO, sub_header: int) -> int:
     data = file.read(_SUB_HEADER.size)
     if len(data) < _SUB_HEADER.size:
         return sub_header + _SUB_HEADER.size
-    offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note = _SUB_HEADER.unpack(data)
-    return max(int(offset_vmcoreinfo + size_vmcoreinfo), int(offset_note + size_note))
+    fields = _SUB_HEADER.unpack(data)
+    return max(offset + size for offset, size in zip(fields[::2], fields[1::2]))
 
 
 def _end_of_pages(file: BinaryIO, descriptors: int, size: int) -> int:
