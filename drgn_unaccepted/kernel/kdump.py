@@ -71,7 +71,7 @@ def _end_of_notes(file: BinaryIO, sub_header: int) -> int:
     if len(data) < _SUB_HEADER.size:
         return sub_header + _SUB_HEADER.size
     fields = _SUB_HEADER.unpack(data)
-    return max(offset + size for offset, size in zip(fields[::2], fields[1::2]))
+    return max(int(offset + size) for offset, size in zip(fields[::2], fields[1::2]))
 
 
 def _end_of_pages(file: BinaryIO, descriptors: int, size: int) -> int:
