@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lab.in_guest.guest import LAB, SHARE, dump, nr_unaccepted
+from tests.lab.in_guest.guest import LAB, SHARE, dump, mount, nr_unaccepted
 
 KEPT = Path("/var/lib/drgn-unaccepted")
 TEXTFILES = Path("/var/lib/prometheus/node-exporter")
@@ -177,9 +177,14 @@ def crash_dumps(sample: Path) -> None:
     note()
 
 
-def fill(mib: int) -> None:
-    with Path("/dev/shm/filled").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, mib << 20)
+def fill(much: int) -> None:
+    """Allocate until so many bytes more are accepted: at first there is accepted memory that is free."""
+    mount("tmpfs", "/run/fill", "size=100%")
+    start = nr_unaccepted()
+    with Path("/run/fill/filled").open("wb") as file:
+        while nr_unaccepted() > start - much:
+            os.posix_fallocate(file.fileno(), file.tell(), 8 << 20)
+            file.seek(8 << 20, os.SEEK_CUR)
 
 
 def end() -> None:
@@ -188,7 +193,7 @@ def end() -> None:
     found["keep last"] = start(f"{KEEP}.service")
     kept("last")
     account("last kept")
-    fill(200)
+    fill(100 << 20)
     account("last")
     found["nr last"] = nr_unaccepted()
     found["boot_id"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

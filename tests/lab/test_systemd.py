@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The units under a booted systemd in a lab guest with unaccepted memory: installed from the Debian package, started as
+docs/fleet.md says, then the guest crashes, and what the flight recorder kept is used with its kdump.
+
+One guest, five to ten minutes; tests/lab/in_guest/units.py is what runs in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from tests.fleet.ansible import ansible_playbook
+from tests.fleet.tools import SAMPLES, TOP, run
+from tests.lab.captures import LAB, UNIT, read_bitmap, read_physical
+
+pytestmark = pytest.mark.lab
+
+PYTHON = "/usr/bin/python3"
+CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_PERFMON": 38, "CAP_BPF": 39}
+
+if shutil.which("qemu-system-x86_64") is None:
+    pytest.skip("no QEMU: scripts/lab setup installs it", allow_module_level=True)
+if not list(LAB.glob("kernels/6.12-*/bzImage")):
+    pytest.skip("no lab kernel 6.12: scripts/lab setup builds it", allow_module_level=True)
+if not Path("/lib/systemd/systemd").exists():
+    pytest.skip("no systemd on this machine's file system: apt-get install systemd", allow_module_level=True)
+for module in ("build", "shtab", "argparse_manpage", "wheel"):
+    pytest.importorskip(module, reason=f"{module}, which makes the Debian package, is not here: scripts/venv docs")
+if shutil.which("dpkg-deb") is None:
+    pytest.skip("no dpkg-deb: the units are installed from the Debian package", allow_module_level=True)
+VERSION = run([PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
+if f"{sys.version_info[0]}.{sys.version_info[1]}" != VERSION:
+    pytest.skip(f"{PYTHON} is {VERSION or 'absent'}: drgn of this Python is not for it", allow_module_level=True)
+
+
+class Booted(NamedTuple):
+    """What the guest left."""
+
+    share: Path
+    #: units.json
+    found: Any
+    #: Physical address of the table, as the kernel logged it.
+    address: int
+
+    def bits(self, dump: str) -> int:
+        """The bitmap of the stopped guest, without the package."""
+        return int.from_bytes(read_bitmap(self.share / dump, self.address)[2], "little")
+
+    def kept(self, name: str) -> Path:
+        (place,) = (path for path in (self.share / f"kept.{name}").iterdir() if path.is_dir())
+        return place
+
+    def kept_bits(self, name: str) -> int:
+        """The bitmap in the flight recorder's file of the table's bytes."""
+        return int.from_bytes((self.kept(name) / f"table-{self.address:#x}.bin").read_bytes()[24:], "little")
+
+    def accepted(self, name: str) -> set[int]:
+        """Numbers (address / 2 MiB) of units that the guest had noted as accepted by then."""
+        return units_of(
+            (int(line.split()[0], 16), int(line.split()[1], 16))
+            for line in (self.share / f"accepted.{name}").read_text().splitlines()
+            if not line.startswith("#")
+        )
+
+
+def units_of(ranges: Any) -> set[int]:
+    return {n for start, end in ranges for n in range(start // UNIT, -(-end // UNIT))}
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Booted:
+    work = tmp_path_factory.mktemp("systemd")
+    layer, share = work / "layer", work / "share"
+    install(work / "dist", layer)
+    in_guest(share, layer, "units", SAMPLES / "6.12-fill" / "vmcore", options=("--crash",))
+    logged = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", (share / "serial.log").read_text(errors="replace"))
+    assert logged, "the kernel logged no table"
+    return Booted(share, json.loads((share / "units.json").read_text()), int(logged[1], 16))
+
+
+def in_guest(share: Path, layer: Path, module: str, *arguments: object, options: tuple[str, ...] = ()) -> None:
+    """Run a module of tests.lab.in_guest in a guest with systemd as PID 1, `layer` over this machine's file system."""
+    share.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [
+            *(str(TOP / "scripts" / "lab"), "live", "fresh", "--booted", *options, "--layer", str(layer)),
+            *("--share", str(share), "--timeout", "1800", "--"),
+            *(PYTHON, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)),
+        ],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        # The kernel with what systemd needs may have to be built.
+        timeout=3 * 3600,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+
+
+def packages(dist: Path) -> None:
+    dist.mkdir()
+    done = run([sys.executable, TOP / "scripts" / "packages" / "main.py", dist], timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def install(dist: Path, layer: Path) -> None:
+    """The Debian package as dpkg unpacks it (it has no scripts), and drgn for the system's Python."""
+    packages(dist)
+    (package,) = dist.glob("*.deb")
+    assert run(["dpkg-deb", "-x", package, layer]).returncode == 0
+    layer.chmod(0o755)
+    import drgn
+
+    place = layer / f"usr/local/lib/python{VERSION}/dist-packages"
+    place.mkdir(parents=True)
+    for path in Path(drgn.__file__).parent.parent.glob("*drgn*"):
+        if path.name.startswith(("drgn_unaccepted", "__editable__")):
+            continue
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, place / path.name)
+
+
+def units(answer: Any, state: str) -> set[int]:
+    return units_of((entry["start"], entry["end"]) for entry in answer["ranges"] if entry["state"] == state)
+
+
+def journal(told: Any) -> str:
+    return "\n".join(told["said"])
+
+
+def succeeded(told: Any) -> bool:
+    return bool((told["ActiveState"], told["Result"]) == ("inactive", "success"))
+
+
+def allowed(probe: str) -> tuple[int, str, str, list[str]]:
+    """Capabilities, no_new_privs, the mode of seccomp, and places that could be written to, of a unit's process."""
+    fields = dict(re.findall(r"^(\w+):\s+(\S+)$", probe, re.M))
+    written = re.findall(r"^written: (\S+)$", probe, re.M)
+    return int(fields["CapEff"], 16), fields["NoNewPrivs"], fields["Seccomp"], written
+
+
+# The flight recorder
+
+
+def test_the_flight_recorder_runs_under_its_hardening_and_again_after_a_minute(guest: Booted) -> None:
+    for name in ("keep", "keep again", "keep probed", "keep last"):
+        told = guest.found[name]
+        assert succeeded(told), told
+        assert "for a crash dump of this boot: --table /var/lib/drgn-unaccepted/" in journal(told)
+    assert 55 < guest.found["keep apart"] < 90
+    capabilities, no_new_privileges, seccomp, written = allowed(guest.found["keep probe"])
+    assert capabilities == sum(1 << bit for bit in CAPABILITIES.values())
+    assert (no_new_privileges, seccomp) == ("1", "2")
+    assert written == ["/tmp"], "which is the unit's own"
+
+
+@pytest.mark.parametrize("name", ["first", "again", "last"])
+def test_what_it_kept_was_read_from_the_table_by_bpf(guest: Booted, name: str) -> None:
+    kept = json.loads((guest.kept(name) / "snapshot.json").read_text())["snapshot"]
+    assert kept["target"]["kind"] == "live" and kept["target"]["boot_id"] == guest.found["boot_id"]
+    table = kept["table"]
+    assert (table["state"], table["read_through"], table["address"]) == ("present", "bpf", guest.address)
+    assert guest.kept(name).name == guest.found["boot_id"]
+
+
+def test_what_it_kept_is_what_the_guest_had(guest: Booted) -> None:
+    """By the guest's own record of accepts and by its memory, read while it was stopped between two runs."""
+    base, unit, bitmap = read_bitmap(guest.share / "dump.first.elf", guest.address)
+    assert unit == UNIT
+    header = read_physical(guest.share / "dump.first.elf", guest.address, 24)
+    assert (guest.kept("first") / f"table-{guest.address:#x}.bin").read_bytes()[:24] == header
+    now, first, again = int.from_bytes(bitmap, "little"), guest.kept_bits("first"), guest.kept_bits("again")
+    # Bits only clear.
+    assert now & ~first == 0 and again & ~now == 0
+    for name, earlier, later in (("first", "before", "first"), ("again", "first", "again")):
+        kept = {base // UNIT + bit for bit in range(8 * len(bitmap)) if guest.kept_bits(name) >> bit & 1}
+        assert kept and kept & guest.accepted(earlier) == set()
+        still = {base // UNIT + bit for bit in range(8 * len(bitmap)) if now >> bit & 1} - guest.accepted(later)
+        assert still <= kept
+
+
+def test_what_it_kept_is_of_use_with_the_kdump_of_the_crash(guest: Booted, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-c", str(guest.share / "kdump.elf"), "header"]) == 3
+    assert "not-captured" in capsys.readouterr().err
+    base, unit, bitmap = read_bitmap(guest.share / "dump.last.elf", guest.address)
+    covered = {base // unit + bit for bit in range(8 * len(bitmap))}
+    at_the_end = {base // unit + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
+    kept = {base // unit + bit for bit in range(8 * len(bitmap)) if guest.kept_bits("last") >> bit & 1}
+    assert at_the_end < kept, "more was accepted since"
+    for dump in ("kdump.elf", "kdump.z"):
+        command = ["-c", str(guest.share / dump), "--table", str(guest.kept("last") / "snapshot.json"), "ranges"]
+        assert main([*command, "--format", "json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["source"] == "bitmap" and answer["table"]["read_through"] == "file"
+        assert guest.found["boot_id"] in answer["table"]["reason"]
+        accepted, unaccepted = units(answer, "accepted") & covered, units(answer, "unaccepted")
+        assert covered - kept <= accepted, "what was accepted then is accepted"
+        # The guest lived on for a moment after the host had stopped it, and may have accepted a chunk or two.
+        assert len(accepted & at_the_end) <= 4 and unaccepted <= at_the_end
+        assert len(unaccepted) > len(at_the_end) // 2
+
+
+@pytest.mark.xfail(strict=True, reason="keep names the older table, and not why it could not read the table this time")
+def test_without_bpf_the_journal_says_so(guest: Booted) -> None:
+    assert "CAP_BPF" in journal(guest.found["no CAP_BPF"]), guest.found["no CAP_BPF"]
+
+
+def test_without_bpf_what_was_kept_before_stays(guest: Booted) -> None:
+    assert succeeded(guest.found["no CAP_BPF"]), guest.found["no CAP_BPF"]
+    table = f"{guest.found['boot_id']}/table-{guest.address:#x}.bin"
+    assert table in guest.found["no CAP_BPF, files"]
+    assert f"/{table}@{guest.address:#x}" in journal(guest.found["no CAP_BPF"])
+
+
+def test_where_it_cannot_the_journal_says_why(guest: Booted) -> None:
+    for name, reason in (("no CAP_SYS_RAWIO", "CAP_SYS_RAWIO"), ("lockdown", "lockdown=confidentiality")):
+        told = guest.found[name]
+        assert (told["ActiveState"], told["Result"], told["ExecMainStatus"]) == ("failed", "exit-code", "3"), told
+        assert len(told["said"]) == 1 and reason in journal(told), told
+    for name in ("snapshot.json", f"table-{guest.address:#x}.bin"):
+        assert (guest.kept("lockdown") / name).read_bytes() == (guest.kept("last") / name).read_bytes()
+
+
+# The check and the crash dumps
+
+
+def test_the_check_s_timer_leaves_metrics(guest: Booted) -> None:
+    told = guest.found["check"]
+    # A lab guest is neither TDX nor SNP, which the check warns of.
+    assert succeeded(told) and told["ExecMainStatus"] == "1", told
+    metrics = guest.found["metrics"]
+    assert 'source="bitmap",exact="true"' in metrics and "efi_unaccepted_overall_status 1\n" in metrics
+    value = re.search(r"^efi_unaccepted_memory_bytes (\d+)$", metrics, re.M)
+    # The bitmap may have less than the lists, by the guard units.
+    assert value
+    assert guest.found["nr after check"] - (8 << 20) <= int(value[1]) <= guest.found["nr before check"]
+    assert guest.found["metrics mode"] == "0o644", "node_exporter is not root"
+    capabilities, no_new_privileges, seccomp, written = allowed(guest.found["check probe"])
+    assert capabilities == sum(1 << bit for bit in CAPABILITIES.values())
+    assert (no_new_privileges, seccomp, written) == ("1", "2", ["/tmp"])
+    told = guest.found["check without directory"]
+    assert told["ExecMainStatus"] == "3" and "/var/lib/prometheus/node-exporter" in journal(told), told
+
+
+def test_a_new_crash_dump_is_looked_at(guest: Booted) -> None:
+    assert succeeded(guest.found["crash"]), guest.found["crash"]
+    assert guest.found["crash files"] == [
+        "202611221900",
+        "202611221900/vmcore",
+        "202611221900/vmcore.unaccepted.json",
+    ]
+    truth = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
+    beside = json.loads((guest.share / "beside.json").read_text())
+    assert beside["unaccepted_bytes"] == len(truth["unaccepted_units"]) * UNIT
+
+
+def test_systemd_had_nothing_to_say_of_the_units(guest: Booted) -> None:
+    ours = [line for line in guest.found["warnings"] if "drgn-unaccepted-" in line]
+    assert [line for line in ours if "Failed with result" not in line and "Failed to start" not in line] == []
+
+
+# Ansible
+
+
+def test_the_role_installs_with_pip_and_starts_the_timer(tmp_path: Path) -> None:
+    playbook = ansible_playbook()
+    packages(tmp_path / "dist")
+    wheels = tmp_path / "layer" / "opt" / "wheels-of-the-test"
+    wheels.mkdir(parents=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    done = run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", wheels, wheel], timeout=600)
+    if done.returncode:
+        pytest.skip(f"pip cannot fetch what the package needs: {done.stderr[-300:]}")
+    in_guest(tmp_path / "share", tmp_path / "layer", "role", playbook, "/opt/wheels-of-the-test")
+    found = json.loads((tmp_path / "share" / "role.json").read_text())
+    for name in ("first", "again"):
+        assert found[name]["status"] == 0, found[name]["out"] + found[name]["err"]
+    assert recap_changed(found["first"]["out"]) in (3, 4), "pip, units, timer; the directory may be there"
+    assert recap_changed(found["again"]["out"]) == 0
+    assert (found["enabled"]["out"], found["active"]["out"]) == ("enabled\n", "active\n")
+    assert "NextElapseUSecMonotonic=0" not in found["next"]["out"] and "infinity" not in found["next"]["out"]
+    # What the role started is what was installed, under the unit's hardening.
+    assert found["service"]["status"] == 0, found["journal"]["out"]
+    assert 'source="bitmap",exact="true"' in found["metrics"]["out"]
+    answer = json.loads((tmp_path / "share" / "results" / "guest.json").read_text())
+    assert answer["table"]["read_through"] == "bpf" and answer["exact"] is True
+
+
+def recap_changed(text: str) -> int:
+    found = re.search(r"^guest +: .*\bchanged=(\d+)", text, re.M)
+    assert found, text
+    return int(found[1])
