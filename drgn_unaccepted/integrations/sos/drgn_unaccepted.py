@@ -34,4 +34,5 @@ class DrgnUnaccepted(Plugin, RedHatPlugin, DebianPlugin, UbuntuPlugin, SuSEPlugi
             timeout=120,
         )
         # The flight recorder's last snapshots, and answers that lie beside crash dumps; never a dump.
-        self.add_copy_spec(["/var/lib/drgn-unaccepted", "/var/crash/*/*.unaccepted.json"], sizelimit=25)
+        answers = ["/var/crash/*.unaccepted.json", "/var/crash/*/*.unaccepted.json"]
+        self.add_copy_spec(["/var/lib/drgn-unaccepted", *answers], sizelimit=25)
