@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from drgn_unaccepted import __version__, commands
@@ -123,7 +124,7 @@ def _run(args: Arguments) -> int:
     try:
         command = chosen(args)
         if isinstance(command, Action):
-            return command.run(args, lambda: _open(args))
+            return command.run(args, lambda: _open_for(command, args))
         return _answer(command, args)
     except (CommandError, TargetError) as error:
         raise _CannotAnswer(str(error)) from None
@@ -153,6 +154,7 @@ def _answer(question: Question, args: Arguments) -> int:
 def _snapshot(question: Question, args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot]]]:
     """The snapshot, and for a live kernel how to take another one."""
     if args.snapshot is not None:
+        _refuse_with_snapshot(args)
         return _read_snapshot(args.snapshot), None
     # Imports drgn, which a snapshot file does not need.
     from drgn_unaccepted.kernel.capture import capture
@@ -167,12 +169,31 @@ def _snapshot(question: Question, args: Arguments) -> tuple[Snapshot, Optional[C
     return take(), take if opened.kind == "live" else None
 
 
+def _refuse_with_snapshot(args: Arguments) -> None:
+    """What is said of a target comes too late for a file that was read from it."""
+    given = {"--table": args.table, "-s": args.symbols, "--vmcoreinfo": args.vmcoreinfo}
+    for option, value in given.items():
+        if value is not None:
+            raise _CannotAnswer(f"--snapshot was read from its target already: {option} is for the command snapshot")
+    if args.debug_info != _TARGET_DEFAULTS["debug_info"]:
+        raise _CannotAnswer("--snapshot needs no types: --debug-info is for the command snapshot")
+
+
+def _open_for(action: Action, args: Arguments) -> Opened:
+    for option, value in (("--snapshot", args.snapshot), ("--table", args.table)):
+        if value is not None:
+            raise _CannotAnswer(f"{action.name} reads a kernel or a dump anew each time: it takes no {option}")
+    return _open(args)
+
+
 def _open(args: Arguments) -> Opened:
     from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
 
     if args.core is not None:
         opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
     else:
+        if args.vmcoreinfo is not None:
+            raise _CannotAnswer("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
         opened = open_kernel(args.symbols or (), args.debug_info)
     for warning in opened.warnings:
         print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
@@ -187,4 +208,15 @@ def _read_snapshot(path: str) -> Snapshot:
     except OSError as error:
         raise _CannotAnswer(f"{path}: {error.strerror}") from None
     except SnapshotFileError as error:
+        if _begins_with(path, b"\x7fELF", b"KDUMP   ", b"makedumpfile"):
+            raise _CannotAnswer(f"{path}: a dump, and no file written by snapshot: give it with -c") from None
         raise _CannotAnswer(f"{path}: {error}") from None
+
+
+def _begins_with(path: str, *signatures: bytes) -> bool:
+    """Whether a regular file does; a pipe cannot be read again."""
+    file = Path(path)
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(max(map(len, signatures))).startswith(signatures)

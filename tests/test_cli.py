@@ -215,3 +215,32 @@ def test_drgn_s_helpers_are_not_imported(command: str) -> None:
 def test_a_snapshot_that_cannot_be_written_leaves_nothing(capsys: Capsys, tmp_path: Path) -> None:
     refused(capsys, "-c", SAMPLE, "snapshot", "-o", tmp_path / "no" / "file")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def snapshot_file(tmp_path: Path, capsys: Capsys) -> Path:
+    path = tmp_path / "snapshot.json"
+    assert run(capsys, "-c", SAMPLE, "snapshot", "-o", path)[0] == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    "option", (["--table", "/nonexistent"], ["-s", "/nonexistent"], ["--vmcoreinfo", "no"], ["--debug-info", "btf"])
+)
+def test_what_is_said_of_a_target_is_refused_with_a_snapshot(
+    option: list[str], snapshot_file: Path, capsys: Capsys
+) -> None:
+    assert option[0] in refused(capsys, "--snapshot", snapshot_file, *option)
+
+
+def test_a_snapshot_is_no_target_to_sample(snapshot_file: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """It would have been the running kernel."""
+    for argv in (["--snapshot", snapshot_file], ["-c", SAMPLE, "--table", snapshot_file]):
+        assert "record" in refused(capsys, *argv, "record", "--count", "1", "-o", tmp_path / "recording")
+    assert not (tmp_path / "recording").exists()
+    assert "-c" in refused(capsys, "--vmcoreinfo", "file", "summary")
+
+
+def test_a_dump_and_a_snapshot_are_told_apart(snapshot_file: Path, capsys: Capsys) -> None:
+    assert "--snapshot" in refused(capsys, "-c", snapshot_file)
+    assert "give it with -c" in refused(capsys, "--snapshot", SAMPLE)

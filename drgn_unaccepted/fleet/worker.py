@@ -37,7 +37,13 @@ def main(argv: Sequence[str]) -> int:
     limit(int(memory), int(seconds))
     from drgn_unaccepted.cli import main as command_line
 
-    return command_line([_option(path), path, *options, "check", "--format", "json"])
+    kind = _option(path)
+    if kind == "--snapshot":
+        # The symbols of a scan are for its dumps.
+        while "-s" in options:
+            at = options.index("-s")
+            del options[at : at + 2]
+    return command_line([kind, path, *options, "check", "--format", "json"])
 
 
 def _option(path: str) -> str:

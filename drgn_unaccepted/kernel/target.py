@@ -7,13 +7,12 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Optional, Union
 
 import drgn
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.files import open_input
+from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.kernel import elf
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
@@ -247,8 +246,11 @@ def _read_vmcoreinfo(path: str) -> bytes:
 def _open_reason(path: str, error: BaseException) -> str:
     text = _text(error)
     if text == "not an ELF core file":
-        size = Path(path).stat().st_size
-        return "empty file" if size == 0 else "not a dump (neither ELF core nor kdump-compressed nor flattened)"
+        with open_dump(path) as file:
+            beginning = file.read(64)
+        if b'"drgn-unaccepted-snapshot/' in beginning:
+            return "a file written by snapshot, and no dump: give it with --snapshot"
+        return "not a dump (neither ELF core nor kdump-compressed nor flattened)" if beginning else "empty file"
     if "flattened segment" in text:
         return f"flattened dump, cut short or damaged: {text}"
     if "linux.vmcoreinfo.raw is not set" in text:

@@ -406,3 +406,14 @@ def test_a_line_elsewhere() -> None:
     progress.add(record("critical"))
     progress.close()
     assert stream.getvalue() == "scan: 2 of 4 targets (1 by an earlier run): 1 critical\n"
+
+
+def test_the_symbols_of_a_scan_are_for_its_dumps(tmp_path: Path) -> None:
+    """A snapshot beside them has its answers already; that the symbols are of no use is said of the dump alone."""
+    command = [sys.executable, "-m", "drgn_unaccepted", "-c", FILL, "snapshot", "-o", tmp_path / "a.json"]
+    assert run(command, cwd=TOP).returncode == 0
+    symbols = tmp_path / "vmlinux"
+    symbols.write_text("none")
+    snapshot, dump = (analyze(str(path), ("-s", str(symbols))) for path in (tmp_path / "a.json", FILL))
+    assert snapshot["error"] is None and snapshot["table"]["state"] == "present"
+    assert "vmlinux" in str(dump["error"])
