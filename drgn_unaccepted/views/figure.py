@@ -23,6 +23,7 @@ from drgn_unaccepted.views.map import (
     Kind,
     about,
     kind,
+    unaccepted,
 )
 from drgn_unaccepted.words import safe, share, span
 
@@ -155,12 +156,9 @@ def _axis(axes: Axes, answer: Document, bottom: float) -> None:
 
 
 def _words(axes: Axes, answer: Document) -> None:
-    totals, release = answer["totals"], answer["target"]["release"]
+    ram, release = answer["totals"]["ram_bytes"], answer["target"]["release"]
     source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
-    unaccepted = about(totals["unaccepted_bytes"])
-    if answer["unaccepted_bytes"] is None:
-        unaccepted = f"at least {unaccepted}"
-    title = f"{unaccepted} unaccepted of {about(totals['ram_bytes'])} RAM; {source}"
+    title = f"{unaccepted(answer, about, of=f' of {about(ram)} RAM')}; {source}"
     axes.set_title(title, loc="left", size=11, parse_math=False)
     words = [f"Linux {safe(release)}"] if release is not None else []
     words.append(f"a row is {about(answer['bytes_per_bin'] * answer['bins_per_row'])}")

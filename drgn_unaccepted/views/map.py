@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple, Optional, TextIO, Union
+from typing import Callable, NamedTuple, Optional, TextIO, Union
 
 from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.words import count, safe, size, span
@@ -112,14 +112,15 @@ def map_lines(answer: Document, style: Style) -> Iterator[str]:
         yield "no RAM and no unaccepted memory here"
         return
     gutter = max(11, max(len(f"{row['start']:#x}") for row in answer["rows"]))
-    yield from _axis(answer, gutter)
+    totals = _row_totals(answer, gutter, style)
+    yield from _axis(answer, gutter, bool(totals))
     context = _context(answer)
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
     marked = set()
     for row in answer["rows"]:
         if row["start"] in gaps:
             yield f"{'':{gutter}} {_gap(gaps[row['start']])}"
-        yield _row(answer, row, gutter, style)
+        yield _row(answer, row, gutter, style) + totals.get(row["start"], "")
         for name, marks in _marks(answer, row):
             marked.add(name)
             yield f"{name:>{gutter}}|{marks}|"
@@ -192,7 +193,7 @@ def about(nbytes: int) -> str:
     return size(nbytes)
 
 
-def _axis(answer: Document, gutter: int) -> Iterator[str]:
+def _axis(answer: Document, gutter: int, heads_totals: bool) -> Iterator[str]:
     """Offsets in a row, over the columns that they stand for."""
     columns = answer["bins_per_row"]
     step = _TICK if columns >= 2 * _TICK else columns
@@ -201,7 +202,22 @@ def _axis(answer: Document, gutter: int) -> Iterator[str]:
         f"{'':{gutter}} "
         + "".join(f"+{size(tick * answer['bytes_per_bin']) if tick else 0}".ljust(step) for tick in ticks).rstrip()
     )
-    yield f"{'':{gutter}} " + "".join("'".ljust(step) for _ in ticks).rstrip()
+    ticks_line = f"{'':{gutter}} " + "".join("'".ljust(step) for _ in ticks)
+    yield f"{ticks_line}  {_HEADING}" if heads_totals else ticks_line.rstrip()
+
+
+#: Over the units of each row: how many are unaccepted, of how many that are RAM.
+_HEADING = "units/RAM"
+
+
+def _row_totals(answer: Document, gutter: int, style: Style) -> dict[int, str]:
+    """What stands on the right of rows, by their start; empty where there is no room."""
+    totals = {
+        row["start"]: f" {sum(row['unaccepted_units']):>5}/{sum(row['ram_bytes']) // answer['unit_size']}"
+        for row in answer["rows"]
+    }
+    widest = max(len(_HEADING) + 1, *map(len, totals.values()))
+    return totals if gutter + answer["bins_per_row"] + 2 + widest <= style.width else {}
 
 
 def _row(answer: Document, row: Document, gutter: int, style: Style) -> str:
@@ -210,9 +226,7 @@ def _row(answer: Document, row: Document, gutter: int, style: Style) -> str:
     text = f"{row['start']:#{gutter}x}|"
     for color, run in groupby(kinds, lambda of: GLYPHS[of].color):
         text += paint("".join(glyph(of, style) for of in run), color, style)
-    text += "|"
-    totals = f" {sum(row['unaccepted_units']):>5}/{sum(row['ram_bytes']) // answer['unit_size']}"
-    return text + totals if gutter + columns + 2 + len(totals) <= style.width else text
+    return text + "|"
 
 
 def _gap(gap: Document) -> str:
@@ -307,8 +321,7 @@ def _legend(answer: Document, context: Sequence[_Lane], marked: set[str], style:
         if isinstance(of, int) and of < 8:
             if of == 1:
                 text = "1-7" if style.ascii else "".join(g.text for g in eighths)
-                meaning = "units unaccepted" if answer["units_per_bin"] == 8 else "eighths unaccepted"
-                shown.append((text, entry.color, f"1 to 7 {meaning}"))
+                shown.append((text, entry.color, _parts(answer, text[0])))
             continue
         text = glyph(of, style)
         shown.append((f"'{text}'" if text == " " else text, entry.color, entry.meaning))
@@ -320,6 +333,8 @@ def _legend(answer: Document, context: Sequence[_Lane], marked: set[str], style:
         texts = [text for name, text in MARKS.items() if name in marked]
         yield from _flow("marks", [(text, len(text)) for text in texts], style)
     for lane in context:
+        if not lane.drawn:
+            continue
         if lane.meanings is None:
             texts = [f"{value} {span(low, high)}" for low, high, value in lane.segments if value in lane.drawn]
             texts += ["[ begins"]
@@ -332,15 +347,22 @@ def _legend(answer: Document, context: Sequence[_Lane], marked: set[str], style:
         yield from say("lanes", "are drawn where they differ from the row above", style)
 
 
+def _parts(answer: Document, least: str) -> str:
+    """What the glyphs between none and all of a bin stand for."""
+    if answer["units_per_bin"] == 8 and answer["totals"]["unaccepted_bytes"] % answer["unit_size"] == 0:
+        return "1 to 7 units unaccepted"
+    if answer["units_per_bin"] > 8:
+        return f"eighths unaccepted, {least} from one unit on"
+    return "1 to 7 eighths unaccepted"
+
+
 def _letters_first(letter: str) -> tuple[bool, str]:
     return not letter.isalpha(), letter
 
 
 def _totals(answer: Document, style: Style) -> Iterator[str]:
     totals = answer["totals"]
-    # A source that may lack some has no total.
-    least = "at least " if answer["unaccepted_bytes"] is None else ""
-    parts = [f"{least}{size(totals['unaccepted_bytes'])} unaccepted in {count(totals['units'], 'unit')}"]
+    parts = [unaccepted(answer, size) + (f" in {count(totals['units'], 'unit')}" if totals["units"] else "")]
     parts.append(f"RAM {about(totals['ram_bytes'])}")
     for key, words in (
         ("unknown_bytes", "of it unknown"),
@@ -352,6 +374,16 @@ def _totals(answer: Document, style: Style) -> Iterator[str]:
     yield from say("shown" if answer["window"] else "total", ", ".join(parts), style)
     if answer["window"]:
         yield from say("total", f"{size(answer['unaccepted_bytes'])} unaccepted in the whole guest", style)
+
+
+def unaccepted(answer: Document, in_words: Callable[[int], str], of: str = "") -> str:
+    """How much of what is shown is unaccepted, and ``of`` what, where a number is known."""
+    nbytes = answer["totals"]["unaccepted_bytes"]
+    if answer["source"] == "none" and answer["table"]["state"] == "absent":
+        return "no table, nothing for the kernel to accept"
+    # A source that may lack some has no total.
+    least = "at least " if answer["unaccepted_bytes"] is None else ""
+    return f"{least}{in_words(nbytes)} unaccepted{of}"
 
 
 def glyph(of: Kind, style: Style) -> str:

@@ -18,7 +18,7 @@ import pytest
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.map import map_document
 from drgn_unaccepted.questions.source import choose_source
-from drgn_unaccepted.snapshot import E820Tables, Snapshot
+from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table
 from drgn_unaccepted.views.map import Style, bins_for, map_lines, style_for
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB, TIB, UNIT
@@ -103,6 +103,41 @@ def test_totals() -> None:
         f"{(ram - GIB) / MIB:.1f} MiB of it outside the bitmap, {(16 * MIB + 4096) / MIB:.1f} MiB reserved"
     )
     assert any(re.search(r"^0x100000000\|.*\| +228/512$", line) for line in lines)
+
+
+def test_the_numbers_of_rows_have_a_heading_above_them() -> None:
+    lines = drawn(guests.small(), 132)
+    heading = next(line for line in lines if line.endswith("units/RAM"))
+    numbers = next(line for line in lines if line.endswith("228/512"))
+    assert heading.rindex("/") == numbers.rindex("/")
+    # Where there is no room for numbers there is none for it.
+    assert not any("units/RAM" in line or "228/512" in line for line in drawn(guests.small(), 80))
+
+
+def test_the_legend_says_from_where_on_the_least_glyph_is_drawn() -> None:
+    assert "▁▂▃▄▅▆▇ eighths unaccepted, ▁ from one unit on" in words(drawn(guests.huge(), 132))
+    assert "1-7 eighths unaccepted, 1 from one unit on" in words(drawn(guests.huge(), 132, ascii_only=True))
+    assert "1 to 7 units unaccepted" in words(drawn(guests.small(), 132))
+    # Less than a unit is listed.
+    assert "1 to 7 eighths unaccepted" in words(drawn(guests.large_units(), source="page-lists"))
+
+
+def test_without_a_table_there_is_nothing_to_accept() -> None:
+    absent = Table("absent", "efi.unaccepted is all ones")
+    counters = guests.Counters(1000, 0, 0)
+    snapshot = replace(guests.small(), table=absent, counters=counters, zones=())
+    lines = drawn(snapshot)
+    assert "total no table, nothing for the kernel to accept, RAM 2031.6 MiB" in words(lines)
+    # What was not captured is something else.
+    unknown = replace(snapshot, table=guests.NOT_CAPTURED, counters=None, missing={"counters": "broken"})
+    assert "total at least 0 bytes unaccepted, RAM 2031.6 MiB, 2031.6 MiB of it unknown" in words(drawn(unknown))
+
+
+def test_a_window_without_memory_names_no_lane_that_is_not_drawn() -> None:
+    lines = drawn(guests.small(), window=(0x80000000, 0x90000000))
+    assert [line for line in lines if line.startswith(("EFI", "e820"))] == []
+    assert [line for line in lines if line.startswith("zone")] == ["zone    0 DMA32 0x1000000-0x100000000  [ begins"]
+    assert not any(line.startswith("zone") for line in drawn(guests.small(), window=(0x180000000, 0x190000000)))
 
 
 def test_lanes_are_drawn_where_they_change() -> None:
