@@ -46,8 +46,8 @@ _COLORS: dict[Kind, str] = {
     GUARD: "#d4b45c",
 }
 _EFI = {**dict.fromkeys((1, 2), "#56b4e9"), **dict.fromkeys((3, 4), "#7cc4ad"), **dict.fromkeys((5, 6), "#cc79a7")}
-_EFI.update({0: "#a9b0b9", 7: "#dce6ec", 8: "#8c1c13", 9: "#f0e442", 10: "#c9b300", 11: "#6b7480", 15: "#f4dfb4"})
-_E820 = {1: "#dce6ec", 2: "#a9b0b9", 3: "#f0e442", 4: "#c9b300", 5: "#8c1c13", 128: "#56b4e9"}
+_EFI.update({0: "#a9b0b9", 7: "#e2ddd3", 8: "#8c1c13", 9: "#f0e442", 10: "#c9b300", 11: "#6b7480", 15: "#f5dca5"})
+_E820 = {1: "#e2ddd3", 2: "#a9b0b9", 3: "#f0e442", 4: "#c9b300", 5: "#8c1c13", 128: "#56b4e9"}
 _OTHER = "#8f7dbd"
 _ZONES = ("#c8dcc6", "#94bd91")
 
