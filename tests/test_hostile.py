@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.state import Piece, StateMap
+from drgn_unaccepted.snapshot import Table
 from drgn_unaccepted.snapshot_file import write
 from tests.fuzz import files, inputs, mutate, run
-from tests.fuzz.case import Case, clean
+from tests.fuzz.case import Case, clean, truth
 from tests.kernel.elf_dump import SAMPLES
 from tests.test_properties import of_bitmap
 
@@ -246,6 +250,22 @@ def test_a_bitmap_of_4_pib_with_every_second_unit_accepted(name: str, worst: Pat
         assert "more than" in outcome.text
 
 
+@pytest.mark.parametrize("name", ("check", "map", "ranges"))
+def test_a_bitmap_of_random_bits_in_a_dump(name: str, tmp_path: Path) -> None:
+    """4 TiB: half a million runs of set bits, more than any check looks at."""
+    path = tmp_path / "table"
+    bitmap = random.Random(1).randbytes(1 << 18)
+    path.write_bytes(struct.pack("<IIQQ", 1, 2 << 20, 0, len(bitmap)) + bitmap)
+    address = truth(inputs.NAME)["table_address"]
+
+    def check() -> run.Outcome:
+        run.command("-c", inputs.DUMP, "--table", f"{path}@{address:#x}", name, fails=run.CHECK_STATUS)
+        return run.Outcome(run.ANSWERED, "")
+
+    outcome = run.isolated(check)
+    assert outcome.kind == run.ANSWERED and outcome.seconds < 5 and outcome.peak_bytes < 200 << 20, outcome
+
+
 def test_a_recording_with_a_number_that_no_clock_has(tmp_path: Path) -> None:
     lines = list(files.recording_lines())
     lines[1] = lines[1].replace('"elapsed": ', '"elapsed": 1').replace('"elapsed":', '"elapsed":' + "9" * 400, 1)
@@ -263,3 +283,24 @@ def test_a_line_of_a_fleet_that_is_nested_too_deep(tmp_path: Path) -> None:
         + '{"schema": "drgn-unaccepted/1", "command": "scan", "targets": 1e999, "shard": [1e999, 1]}\n'
     )
     run.command("merge", path, fails=(0, 1, 2, 3), notes=9)
+
+
+def test_a_saved_bitmap_of_many_runs_beside_many_lists_is_linear() -> None:
+    """Each run of the bitmap is held against what the lists know there, not against all that they know."""
+
+    class Counted(list[Piece]):
+        looked_at = 0
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            found = super().__getitem__(index)
+            type(self).looked_at += len(found) if isinstance(index, slice) else 1
+            return found
+
+    number, unit = 2000, 2 << 20
+    bitmap = b"\x55" * (number // 4)
+    table = Table("present", "kept", 1 << 20, 1, unit, 0, len(bitmap), bitmap, "file", same_boot=False)
+    states = StateMap(dataclasses.replace(of_bitmap(bitmap), table=table), Source("bitmap", False, "saved"))
+    known = [Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number)]
+    states._known, states._starts = Counted(known), [piece.start for piece in known]
+    assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 2 * number
+    assert Counted.looked_at < 20 * number

@@ -14,10 +14,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Callable, Optional, TypeVar
 
 import drgn
 
+from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.debug_info import target_build_id
@@ -202,7 +204,12 @@ def _read_pages(
     if table.geometry is None or table.bitmap is None:
         return pages
     guards = (start >> PAGE_SHIFT for start, _ in bits.guard_pages(table.geometry, table.bitmap))
-    return dataclasses.replace(pages, masked_pfns=masked_pages(prog, tuple(guards)))
+    pages = dataclasses.replace(pages, masked_pfns=masked_pages(prog, guards))
+    found = bits.extent(table.bitmap)
+    if found is None or found.runs <= limits.CHECKED_RANGES:
+        return pages
+    note = f"pages were looked at under the first {limits.CHECKED_RANGES} of {found.runs} ranges of the bitmap"
+    return dataclasses.replace(pages, limited=note if pages.limited is None else f"{pages.limited}; {note}")
 
 
 def _describe(opened: Opened) -> Target:
@@ -235,7 +242,9 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
     if geometry is not None and table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted):
         # The page before a set unit is the one that needs the guard.
         ranges += [
-            Range(max(0, start - PAGE_SIZE), end) for start, end in bits.unaccepted_ranges(geometry, table.bitmap)
+            Range(max(0, start - PAGE_SIZE), end)
+            # No check looks at more of them; there can be 2^30.
+            for start, end in islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
         ]
     if wanted.whole_memmap and zones is not None and not _bitmap_decides(wanted, table):
         ranges += [

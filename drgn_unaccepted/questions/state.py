@@ -154,7 +154,8 @@ class StateMap:
     def _known_pieces(self, start: int, end: int) -> Iterator[Piece]:
         covered = False if self._snapshot.table.state == "absent" else None
         at = start
-        for piece in self._known[max(0, bisect_right(self._starts, start) - 1) :]:
+        for index in range(max(0, bisect_right(self._starts, start) - 1), len(self._known)):
+            piece = self._known[index]
             if piece.end <= at:
                 continue
             if piece.start >= end:
