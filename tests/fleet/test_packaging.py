@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What people install, made by scripts/packaging and used as they would: by man, by their shell, by a bare Python."""
+"""What people install, made by scripts/packages and used as they would: by man, by their shell, by a bare Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {"summary", "resolve", "check", "scan", "merge", "report"}
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
-    done = run([sys.executable, TOP / "scripts" / "packaging" / "main.py", out], timeout=600)
+    done = run([sys.executable, TOP / "scripts" / "packages" / "main.py", out], timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
