@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -21,13 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.commands import COMMANDS, Action
 from drgn_unaccepted.record import file as recording_file
 from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.record.change import apply, change
 from drgn_unaccepted.record.file import Recording, RecordingError, Sample, Writer
 from drgn_unaccepted.record.loop import Stop, samples
 from drgn_unaccepted.record.progress import Progress, by_node
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Counters, ListedChunks, Snapshot, Task, Zone
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Counters, ListedChunks, Snapshot, Table, Task, Zone
 from drgn_unaccepted.snapshot_file import SnapshotFileError, load
 from tests.checks.build import BASE, BITMAP, LISTED, clean
 from tests.samples_over_time import listed, series, with_bitmap, with_list
@@ -722,3 +724,25 @@ def test_the_boot_id_is_the_kernels(tmp_path: Path) -> None:
 def test_this_test_knows_the_zone_that_it_changes() -> None:
     zones = clean().zones
     assert zones is not None and isinstance(zones[-1], Zone) and zones[-1].name == "Normal"
+
+
+def test_what_is_printed_of_what_was_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the table it says why, also where one that was read earlier in this boot is there still."""
+    from drgn_unaccepted.kernel import capture
+
+    lost = replace(clean(), table=Table("not-captured", "bpf: needs CAP_BPF", clean().table.address))
+    args = argparse.Namespace(directory=str(tmp_path), boots=3)
+    command = COMMANDS["keep"]
+    assert isinstance(command, Action)
+    monkeypatch.setattr(flight, "boot_id", lambda: BOOT)
+    said = []
+    for snapshot in (lost, clean(), lost):
+        monkeypatch.setattr(capture, "capture", lambda *_, snapshot=snapshot: snapshot)
+        assert command.run(args, lambda: None) == 0  # type: ignore[arg-type, return-value]
+        said.append(capsys.readouterr().out.splitlines()[1:])
+    why = "without the table: not-captured: bpf: needs CAP_BPF"
+    assert said[0] == [why]
+    assert len(said[1]) == 1 and said[1][0].endswith("/snapshot.json")
+    assert said[2][0] == why and said[2][1].endswith(f"@{clean().table.address:#x} (read earlier)")

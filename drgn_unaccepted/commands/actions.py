@@ -110,10 +110,11 @@ def _keep(args: Arguments, open_target: Open) -> int:
     except SnapshotFileError as error:
         raise CommandError(str(error)) from None
     print(kept.snapshot)
-    if kept.option is not None:
-        print(f"for a crash dump of this boot: --table {kept.option}")
-    else:
+    if kept.table is None:
         print(f"without the table: {snapshot.table.state}: {snapshot.table.reason}")
+    if kept.option is not None:
+        earlier = "" if kept.table is not None else " (read earlier)"
+        print(f"for a crash dump of this boot: --table {kept.option}{earlier}")
     return 0
 
 

@@ -209,7 +209,6 @@ def test_what_it_kept_is_of_use_with_the_kdump_of_the_crash(guest: Booted, capsy
         assert len(unaccepted) > len(at_the_end) // 2
 
 
-@pytest.mark.xfail(strict=True, reason="keep names the older table, and not why it could not read the table this time")
 def test_without_bpf_the_journal_says_so(guest: Booted) -> None:
     assert "CAP_BPF" in journal(guest.found["no CAP_BPF"]), guest.found["no CAP_BPF"]
 
