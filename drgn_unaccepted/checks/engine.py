@@ -155,7 +155,8 @@ def _run(rule: Rule, facts: Facts) -> Finding:
     faults = [outcome] if isinstance(outcome, Fault) else list(outcome)
     weighed = [_weigh(rule, facts, fault) for fault in faults]
     status = max((status for status, _ in weighed), key=_ORDER.index)
-    return _finding(rule.name, rule.needs, status, [fault for _, fault in weighed])
+    found = _finding(rule.name, rule.needs, status, [fault for _, fault in weighed])
+    return replace(found, message=found.message + _looked_at(rule, facts, "at least: "))
 
 
 def _weigh(rule: Rule, facts: Facts, fault: Fault) -> tuple[str, Fault]:
@@ -176,10 +177,10 @@ def _finding(name: str, needs: tuple[str, ...], status: str, faults: Sequence[Fa
     return Finding(name, status, message, tuple(ranges[: limits.FINDING_RANGES]), needs)
 
 
-def _looked_at(rule: Rule, facts: Facts) -> str:
-    """What a pass has to admit."""
+def _looked_at(rule: Rule, facts: Facts, at_least: str = "") -> str:
+    """What a rule has to admit of its answer; of what a fault counts there may be more."""
     if _rests_on_bitmap(rule) and facts.bitmap_cut:
-        return f" (in the first {limits.CHECKED_RANGES} ranges of the bitmap)"
+        return f" ({at_least}in the first {limits.CHECKED_RANGES} ranges of the bitmap)"
     return ""
 
 

@@ -326,6 +326,19 @@ def test_a_bitmap_of_too_many_ranges_is_looked_at_in_part_and_says_so(monkeypatc
     assert found.message.endswith(" (in the first 2 ranges of the bitmap)")
 
 
+def test_what_a_fault_counts_in_a_part_of_the_bitmap_is_called_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every second unit from 4 GiB on; of them 10 and 30 were not type 15.
+    snapshot = build.with_table(build.clean(), bitmap=b"\x55\x55\x55\x55")
+    said = "that the stub did not set: 0x101400000-0x101600000"
+    (whole,) = run_checks(snapshot, only=["bits-within-initial-map"]).findings
+    assert (whole.status, whole.message) == ("critical", f"2 bits are set {said}, 0x103c00000-0x103e00000")
+    # Up to unit 18.
+    monkeypatch.setattr(limits, "CHECKED_RANGES", 10)
+    (found,) = run_checks(snapshot, only=["bits-within-initial-map"]).findings
+    assert found.status == "critical"
+    assert found.message == f"1 bit is set {said} (at least: in the first 10 ranges of the bitmap)"
+
+
 def test_chunks_beyond_what_was_looked_at_are_not_taken_for_chunks_without_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
