@@ -26,7 +26,9 @@ def ansible_playbook() -> str:
     return path
 
 
-def play(tmp_path: Path, hosts: dict[str, Optional[list[str]]], **variables: Any) -> subprocess.CompletedProcess[str]:
+def play(
+    tmp_path: Path, hosts: dict[str, Optional[list[str]]], place: Path = ROLE, **variables: Any
+) -> subprocess.CompletedProcess[str]:
     """Run the playbook on local hosts, each with its target; None: a host that cannot be reached."""
     playbook = ansible_playbook()
     inventory = {
@@ -59,7 +61,7 @@ def play(tmp_path: Path, hosts: dict[str, Optional[list[str]]], **variables: Any
         "ANSIBLE_RETRY_FILES_ENABLED": "0",
         "LC_ALL": "C.UTF-8",
     }
-    argv = [playbook, "-i", tmp_path / "inventory.yml", ROLE / "playbook.yml"]
+    argv = [playbook, "-i", tmp_path / "inventory.yml", place / "playbook.yml"]
     return run(argv, env=environment, cwd=tmp_path, timeout=300)
 
 

@@ -243,6 +243,20 @@ def test_targets_of_guests_that_nobody_named_are_no_hosts(tmp_path: Path) -> Non
     assert "4 targets of 4 hosts, 3 without a name: 2 warning, 2 ok" in list(text(summary))
 
 
+def test_a_host_that_gave_no_answer(tmp_path: Path) -> None:
+    """As the Ansible role notes it."""
+    nothing = dict.fromkeys(("kind", "path", "release", "build_id", "taken_at"))
+    error = {"kind": "no-answer", "reason": "unreachable"}
+    document = {"schema": "drgn-unaccepted/1", "command": "check", "host": "guest-b", "error": error, "target": nothing}
+    document.update(platform=None, status="unknown", findings=[])
+    write(tmp_path / "guest-a.json", check_document())
+    write(tmp_path / "guest-b.json", document)
+    summary = merge([str(tmp_path / f"guest-{name}.json") for name in "ab"])
+    assert (summary["hosts"], summary["answered_hosts"], summary["unknown"]["targets"]) == (2, 1, 0)
+    (failed,) = summary["failed"]
+    assert failed["kind"] == "no-answer" and failed["examples"][0]["host"] == "guest-b"
+
+
 @pytest.mark.parametrize("indent", [None, 4])
 def test_an_answer_that_something_set_out_on_many_lines(indent: Optional[int], tmp_path: Path) -> None:
     """As jq and Ansible's to_nice_json do."""
