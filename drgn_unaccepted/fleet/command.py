@@ -30,6 +30,9 @@ def run_scan(args: Arguments) -> int:
     options = [word for path in args.symbols or () for word in ("-s", os.path.abspath(path))]  # noqa: PTH100
     others = _Others()
     targets = list(find_targets(args.places, args.host, options, others.add))
+    if not targets and args.beside:
+        # Run by a timer, where as a rule nothing has crashed.
+        return 0
     if not targets:
         raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
     if others.count and not args.quiet:

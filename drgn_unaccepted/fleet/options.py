@@ -34,7 +34,7 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--beside",
         action="store_true",
-        help="each record into PATH.unaccepted.json beside its target, unless it is there",
+        help="each record into PATH.unaccepted.json beside its target, unless it is there; no target is no error",
     )
     parser.add_argument(
         "-j", "--jobs", metavar="N", type=_from_1, help="targets at a time (default: CPUs that it may use)"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -111,6 +112,34 @@ def test_no_memory_is_both_written_and_run(tmp_path: Path) -> None:
     if done.returncode == 77:
         pytest.skip("kernel before Linux 6.3, which has no PR_SET_MDWE")
     assert done.returncode in (0, 1), done.stderr
+
+
+def test_a_dump_that_is_copied_while_the_service_looks(tmp_path: Path) -> None:
+    """What the service's own command leaves: nothing of an empty directory, then what there is of it, then all."""
+    (line,) = re.findall("^ExecStart=(.*)$", (UNITS / "drgn-unaccepted-crash.service").read_text(), re.M)
+    command = [sys.executable, "-m", "drgn_unaccepted", *line.replace("/var/crash", str(tmp_path)).split()[1:]]
+    dump = tmp_path / "202611221200" / "dump.202611221200"
+    answer = dump.with_name("dump.202611221200.unaccepted.json")
+    dump.parent.mkdir()
+    assert run(command, cwd=TOP).returncode == 0
+    growing = dump.with_name("dump-incomplete")
+    growing.write_bytes(FILL.read_bytes()[:100_000])
+    assert run(command, cwd=TOP).returncode == 0 and not answer.exists()
+    growing.rename(dump)
+    assert run(command, cwd=TOP).returncode == 0
+    assert "cut short" in json.loads(answer.read_text())["error"]["reason"]
+    dump.write_bytes(FILL.read_bytes())
+    assert run(command, cwd=TOP).returncode == 0
+    record = json.loads(answer.read_text())
+    assert record["error"] is None and record["unaccepted_bytes"] == 288 << 20
+
+
+def test_dumps_are_looked_at_again_and_hold_up_no_boot() -> None:
+    """A path unit sees neither that a dump in a directory grew nor that it is done; a boot waits for its services."""
+    timer = (UNITS / "drgn-unaccepted-crash.timer").read_text()
+    assert re.search("^OnBootSec=", timer, re.M) and re.search("^OnUnitActiveSec=", timer, re.M)
+    assert "WantedBy=timers.target\n" in timer
+    assert "WantedBy" not in (UNITS / "drgn-unaccepted-crash.service").read_text()
 
 
 def test_the_check_s_alarm_for_staleness_fits_its_timer() -> None:

@@ -262,6 +262,15 @@ def test_a_new_crash_dump_is_looked_at(guest: Booted) -> None:
     assert beside["unaccepted_bytes"] == len(truth["unaccepted_units"]) * UNIT
 
 
+def test_a_dump_that_grows_is_looked_at_again(guest: Booted) -> None:
+    """By the timer: the path unit sees the directory come, and then nothing."""
+    assert succeeded(guest.found["crash empty"]), guest.found["crash empty"]
+    assert "cut short" in guest.found["crash half"]["error"]["reason"]
+    truth = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
+    whole = guest.found["crash whole"]
+    assert whole["error"] is None and whole["unaccepted_bytes"] == len(truth["unaccepted_units"]) * UNIT
+
+
 def test_systemd_had_nothing_to_say_of_the_units(guest: Booted) -> None:
     ours = [line for line in guest.found["warnings"] if "drgn-unaccepted-" in line]
     assert [line for line in ours if "Failed with result" not in line and "Failed to start" not in line] == []

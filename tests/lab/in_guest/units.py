@@ -161,7 +161,7 @@ def check() -> None:
 
 
 def crash_dumps(sample: Path) -> None:
-    run("systemctl", "enable", "--now", f"{DUMPS}.path", f"{DUMPS}.service")
+    run("systemctl", "enable", "--now", f"{DUMPS}.path")
     found["crash at first"] = show(f"{DUMPS}.service")
     before = found["crash at first"]["InvocationID"]
     # As kdump-tools lays it down, at one moment.
@@ -174,7 +174,27 @@ def crash_dumps(sample: Path) -> None:
     found["crash files"] = sorted(str(path.relative_to(CRASH)) for path in CRASH.rglob("*"))
     for path in CRASH.glob("*/*.json"):
         shutil.copy(path, SHARE / "beside.json")
+    # One that is copied there while the system runs: its directory, then its beginning, then the rest and its name.
+    drop_in(f"{DUMPS}.timer", "[Timer]\nOnUnitActiveSec=10s\nAccuracySec=1s\n")
+    run("systemctl", "enable", "--now", f"{DUMPS}.timer")
+    dump = CRASH / "202611222000" / "dump.202611222000"
+    dump.parent.mkdir()
+    found["crash empty"] = next_run(f"{DUMPS}.service", found["crash"]["InvocationID"], 120)
+    part, whole = dump.with_name("dump-incomplete"), sample.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    found["crash half"] = answer(part)
+    with part.open("ab") as file:
+        file.write(whole[len(whole) // 2 :])
+    part.rename(dump)
+    found["crash whole"] = answer(dump)
+    no_drop_in(f"{DUMPS}.timer")
     note()
+
+
+def answer(dump: Path) -> Any:
+    beside = dump.with_name(f"{dump.name}.unaccepted.json")
+    until(beside.exists, 120, str(beside))
+    return json.loads(beside.read_text())
 
 
 def fill(much: int) -> None:
@@ -189,7 +209,7 @@ def fill(much: int) -> None:
 
 def end() -> None:
     """More is accepted since the flight recorder ran; then the guest dies, and its crash kernel saves a dump."""
-    run("systemctl", "stop", f"{CHECK}.timer", f"{DUMPS}.path")
+    run("systemctl", "stop", f"{CHECK}.timer", f"{DUMPS}.path", f"{DUMPS}.timer")
     found["keep last"] = start(f"{KEEP}.service")
     kept("last")
     account("last kept")
