@@ -57,6 +57,9 @@ _FAINT = "#566270"
 _BAR, _LANE, _STEP, _FREE, _GAP = 1.0, 0.22, 0.28, 0.45, 0.8
 _TICK = 0.14
 
+#: In widths of a row, what is wide enough to be seen.
+_TICK_WIDTH = 0.007
+
 #: With more rows there is no room for the lanes.
 _ROWS_WITH_LANES = 20
 
@@ -122,7 +125,9 @@ def _row(axes: Axes, answer: Document, row: Document, y: float) -> None:
         axes.broken_barh(where, (y, _BAR), facecolor=_color(of), linewidth=0)
         if of == 1:
             # A hairline is easily missed: what is least unaccepted is pointed at from above.
-            axes.broken_barh(where, (y - _TICK, _TICK), facecolor=_color(8), linewidth=0)
+            wide = max(length / columns, _TICK_WIDTH)
+            middle = (at + length / 2) / columns
+            axes.broken_barh([(middle - wide / 2, wide)], (y - _TICK, _TICK), facecolor=_color(8), linewidth=0)
         at += length
     start = f"{row['start']:#x}"
     _text(axes, -0.006, y + _BAR / 2, start, ha="right", va="center", family="monospace", size=8)
