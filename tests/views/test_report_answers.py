@@ -84,7 +84,9 @@ def cut(snapshot: Snapshot) -> Snapshot:
         pytest.param(guests.huge(), id="10 TiB"),
         pytest.param(saved(), id="saved table"),
         pytest.param(replace(guests.small(), table=ABSENT), id="absent"),
-        pytest.param(replace(guests.small(), table=ABSENT, efi_map=None), id="absent, no EFI map"),
+        pytest.param(
+            replace(guests.small(), table=ABSENT, efi_map=None, missing={"efi_map": "broken"}), id="absent, no EFI map"
+        ),
         pytest.param(replace(guests.small(), accepting=AcceptingList((), ("damaged",))), id="accepts damaged"),
         pytest.param(
             replace(guests.small(), accepting=replace(IN_FLIGHT, problems=("damaged",))), id="an accept and damage"

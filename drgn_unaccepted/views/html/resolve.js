@@ -89,7 +89,8 @@ class Guest {
     const list = this.data.accepting;
     if (list.accepting === null) return null;
     if (!list.accepting.length) return list.problems.length ? null : false;
-    if (this.data.covered_bytes === null) return null;
+    // Where unit 0 is was not told, by the table or the EFI map.
+    if (this.accepting === null) return null;
     const found = this.accepting.has(address);
     return list.problems.length && !found ? null : found;
   }
@@ -105,7 +106,10 @@ class Guest {
     const said = this.state(address);
     const zone = this.zoneOf(address);
     const listed = this.isListed(address);
-    const guard = "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)";
+    const inFlight = this.inFlight(address);
+    let reason = said.reason;
+    if (listed && said.state === "accepted") reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)";
+    if (inFlight && said.state === "unknown") reason += "; an accept of it is in flight (see accepting)";
     return {
       address,
       state: said.state,
@@ -117,8 +121,8 @@ class Guest {
       node: zone ? zone.node : null,
       zone: zone ? zone.name : null,
       listed,
-      in_flight: this.inFlight(address),
-      reason: said.reason + (listed && said.state === "accepted" ? guard : ""),
+      in_flight: inFlight,
+      reason,
     };
   }
 
