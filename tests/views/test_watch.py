@@ -210,7 +210,7 @@ class Terminal:
         fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def wait_for(self, words: bytes, start: int = 0) -> int:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while words not in self.output[start:]:
             assert time.monotonic() < deadline, self.output[start:]
             self._read(0.1)
@@ -221,7 +221,7 @@ class Terminal:
 
     def end(self) -> str:
         """Wait for the end; what the program said on stderr."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "the program does not end"
             self._read(0.05)
