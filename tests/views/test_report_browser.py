@@ -407,7 +407,8 @@ def test_labels_are_written_whole(show: Callable[..., Any], width: int) -> None:
         past = history([Sample(0, 0.0, 0.1, snapshot), Sample(1, 27.8, 0.1, snapshot)])
         driver = show(snapshot, history=past)
         driver.execute_script(WATCH_TEXTS + "unaccepted.view.draw(); unaccepted.history.draw();")
-        written = driver.execute_script("return window.written")
+        # The page may draw once more by itself, in the same places.
+        written = {tuple(one) for one in driver.execute_script("return window.written")}
         assert sum(text == "0x640000000000" for text, *_ in written) == 2
         assert {"accepted a second", "0.0 s", "27.8 s"} <= {text for text, *_ in written}
         for text, left, right, of, _, _ in written:
