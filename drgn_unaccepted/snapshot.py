@@ -15,7 +15,8 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.efi import EfiDescriptor
+from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 
 PAGE_SHIFT = 12
@@ -325,6 +326,21 @@ class Snapshot:
     #: Parts that changed while they were read from a live kernel, and how; each begins with the part's name:
     #: ``zones: list of Normal changed while it was walked``.
     torn: tuple[str, ...] = ()
+
+    def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
+        """``phys_base`` and the unit size that turn unit indices into addresses, and where they come from.
+
+        Without the table the EFI memory map still tells the base: the stub rounds the lowest type 15 address down to a
+        unit (``allocate_unaccepted_bitmap()``).
+        """
+        geometry = self.table.geometry
+        if geometry is not None:
+            return (geometry.phys_base, geometry.unit_size), "table"
+        if self.efi_map is not None and self.efi_map.complete:
+            starts = [d.start for d in self.efi_map.descriptors if d.type == UNACCEPTED]
+            if starts:
+                return (min(starts) // X86_UNIT_SIZE * X86_UNIT_SIZE, X86_UNIT_SIZE), "EFI memory map"
+        return None, None
 
 
 #: The parts that may be None, beside the table.

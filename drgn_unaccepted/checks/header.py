@@ -8,10 +8,8 @@ from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, Skip, rule
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.snapshot import Table
-
-#: EFI_UNACCEPTED_UNIT_SIZE of x86, the only architecture with the feature up to Linux 7.3: PMD_SIZE.
-X86_UNIT_SIZE = 2 << 20
 
 
 @rule(

@@ -8,7 +8,6 @@ from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, Skip, rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
-from drgn_unaccepted.questions.allocator import unit_base
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Zone
 
 
@@ -88,7 +87,7 @@ def _entry(facts: Facts, entry: Accept) -> str:
         cpu = "an unknown CPU" if entry.task.cpu is None else f"CPU {entry.task.cpu}"
         task = f"{entry.task.comm} (pid {entry.task.pid}) on {cpu}"
     units = f"units {entry.start_unit}-{entry.end_unit}"
-    counted, provenance = unit_base(facts.snapshot)
+    counted, provenance = facts.snapshot.unit_base()
     if counted is None or _insane(facts, entry) or entry.start_unit >= entry.end_unit:
         return f"{units} by {task}"
     base, unit_size = counted

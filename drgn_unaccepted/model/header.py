@@ -15,6 +15,9 @@ HEADER = struct.Struct("<IIQQ")
 
 VERSION = 1
 
+#: EFI_UNACCEPTED_UNIT_SIZE on x86, PMD_SIZE, the smallest unit that a kernel uses.
+X86_UNIT_SIZE = 2 << 20
+
 #: States of a table that has been located, as in the interface; ``absent`` is for one that has not.
 PRESENT, NOT_CAPTURED, UNSUPPORTED, INVALID = "present", "not-captured", "unsupported", "invalid"
 

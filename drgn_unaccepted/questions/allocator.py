@@ -8,7 +8,6 @@ from typing import Optional
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import EFI_UNACCEPTED_MEMORY, X86_UNIT_SIZE
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Snapshot, Zone
 
 
@@ -72,28 +71,11 @@ def accepting(snapshot: Snapshot, source: Source) -> Document:
     answer["missing"] = snapshot.missing.get("accepting")
     answer["accepting"] = None
     if snapshot.accepting is not None:
-        base, provenance = unit_base(snapshot)
+        base, provenance = snapshot.unit_base()
         answer["phys_base_from"] = provenance
         answer["problems"] = list(snapshot.accepting.problems)
         answer["accepting"] = [_accept(entry, base) for entry in snapshot.accepting.entries]
     return answer
-
-
-def unit_base(snapshot: Snapshot) -> tuple[Optional[tuple[int, int]], Optional[str]]:
-    """``phys_base`` and the unit size that turn unit indices into addresses, and where they come from.
-
-    Without the table the EFI memory map still tells the base: the stub rounds the lowest type 15 address down to a
-    unit (``allocate_unaccepted_bitmap()``).
-    """
-    geometry = snapshot.table.geometry
-    if geometry is not None:
-        return (geometry.phys_base, geometry.unit_size), "table"
-    efi_map = snapshot.efi_map
-    if efi_map is not None and efi_map.complete:
-        starts = [d.start for d in efi_map.descriptors if d.type == EFI_UNACCEPTED_MEMORY]
-        if starts:
-            return (min(starts) // X86_UNIT_SIZE * X86_UNIT_SIZE, X86_UNIT_SIZE), "EFI memory map"
-    return None, None
 
 
 def _accept(entry: Accept, base: Optional[tuple[int, int]]) -> Document:

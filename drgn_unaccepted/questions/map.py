@@ -18,14 +18,13 @@ from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.allocator import unit_base
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import (
     ACCEPTED,
     UNACCEPTED,
-    X86_UNIT_SIZE,
     StateMap,
     listed_ranges,
     possible_guards,
@@ -165,7 +164,7 @@ def map_document(
 def lanes(snapshot: Snapshot) -> Document:
     """The other maps as segments of one value, by address, neighbours joined; None where one was not captured."""
     efi_map, tables = snapshot.efi_map, snapshot.e820
-    base, _ = unit_base(snapshot)
+    base, _ = snapshot.unit_base()
     accepting = None
     if snapshot.accepting is not None and base is not None:
         accepting = [

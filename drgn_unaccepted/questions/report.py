@@ -17,6 +17,7 @@ from typing import Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.checks import explain
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.allocator import accepting, zones
 from drgn_unaccepted.questions.check import check
@@ -24,7 +25,7 @@ from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.questions.map import lanes, memory_of, strays
 from drgn_unaccepted.questions.maps import e820, efi
 from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import X86_UNIT_SIZE, Piece, StateMap, listed_ranges, possible_guards
+from drgn_unaccepted.questions.state import Piece, StateMap, listed_ranges, possible_guards
 from drgn_unaccepted.questions.summary import summary
 from drgn_unaccepted.snapshot import Snapshot
 

@@ -15,7 +15,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.allocator import no_zones, unit_base
+from drgn_unaccepted.questions.allocator import no_zones
 from drgn_unaccepted.questions.document import Document, document
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
@@ -146,7 +146,7 @@ class _Context:
             return self._snapshot.missing["accepting"]
         if accepting.problems:
             return f"accepting_list: {accepting.problems[0]}"
-        if accepting.entries and unit_base(self._snapshot)[0] is None:
+        if accepting.entries and self._snapshot.unit_base()[0] is None:
             return f"accepting_list has units, and where unit 0 is is not known: {self._no_table()}"
         return None
 
@@ -214,7 +214,7 @@ class _Context:
             return None
         if not accepting.entries:
             return None if accepting.problems else False
-        counted, _ = unit_base(self._snapshot)
+        counted, _ = self._snapshot.unit_base()
         if counted is None:
             return None
         base, unit_size = counted

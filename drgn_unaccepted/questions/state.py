@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.efi import UNACCEPTED as EFI_UNACCEPTED_MEMORY
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 
@@ -23,12 +25,6 @@ if TYPE_CHECKING:
     from drgn_unaccepted.questions.source import Source
 
 UNACCEPTED, ACCEPTED, UNKNOWN = "unaccepted", "accepted", "unknown"
-
-#: EFI_UNACCEPTED_UNIT_SIZE on x86, the smallest unit that a kernel uses. Assumed where the table was not captured:
-#: a larger real unit would only make more memory accepted together with a page that is in use.
-X86_UNIT_SIZE = 2 << 20
-
-EFI_UNACCEPTED_MEMORY = 15
 
 
 class Piece(NamedTuple):
@@ -213,7 +209,10 @@ def why_zeros_may_not_hold(snapshot: Snapshot) -> Optional[str]:
 
 
 def unit_size(snapshot: Snapshot) -> int:
-    """Bytes of a unit, by the table's header if it is sane."""
+    """Bytes of a unit, by the table's header if it is sane.
+
+    Else that of x86: a larger real unit would only make more memory accepted together with a page that is in use.
+    """
     geometry = snapshot.table.geometry
     return X86_UNIT_SIZE if geometry is None else geometry.unit_size
 
