@@ -102,14 +102,6 @@ def decode_memory_map(data: bytes, stride: int) -> list[EfiDescriptor]:
     return descriptors
 
 
-def find_descriptor(descriptors: Sequence[EfiDescriptor], address: int) -> Optional[EfiDescriptor]:
-    """The first entry that holds ``address``, as the kernel's efi_mem_type() looks it up, or None."""
-    for descriptor in descriptors:
-        if descriptor.start <= address < descriptor.end:
-            return descriptor
-    return None
-
-
 def undo_merge_regions(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescriptor]:
     """The map as it was before efi_merge_regions() (arch/x86/platform/efi/efi.c) edited it in place.
 

@@ -14,7 +14,6 @@ from drgn_unaccepted.model.efi import (
     TYPES,
     EfiDescriptor,
     decode_memory_map,
-    find_descriptor,
     parse_log_lines,
     type_name,
     undo_merge_regions,
@@ -73,13 +72,6 @@ def test_names() -> None:
     assert type_name(7) == "Conventional"
     assert type_name(16) == "type=16"
     assert len(TYPES) == 16
-
-
-def test_lookup_takes_the_first_of_an_unsorted_map() -> None:
-    high, low = EfiDescriptor(7, 0x5000, 0x9000, 0), EfiDescriptor(0, 0x1000, 0x2000, 0)
-    assert find_descriptor([high, low], 0x1FFF) == low
-    assert find_descriptor([high, low], 0x8FFF) == high
-    assert find_descriptor([high, low], 0x2000) is None
 
 
 # efi_merge_regions()
