@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
-from typing import Any, Optional
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Optional, cast
 
 import drgn
-from drgn import FindObjectFlags, Object, Platform, Program, Symbol, Type, TypeEnumerator, TypeMember, offsetof, sizeof
+from drgn import (
+    FindObjectFlags,
+    Object,
+    Platform,
+    Program,
+    ProgramFlags,
+    Symbol,
+    Type,
+    TypeEnumerator,
+    TypeMember,
+    offsetof,
+    sizeof,
+)
 
 PAGE = 4096
 #: Where everything virtual lies.
@@ -415,6 +427,28 @@ class AllocatorProgram:
         if name not in self.symbols:
             return []
         return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
+
+
+class _Live:
+    def __init__(self, prog: Program, seen: Callable[[int], None]) -> None:
+        self._prog, self._seen = prog, seen
+        self.flags = prog.flags | ProgramFlags.IS_LIVE
+
+    def read(self, address: int, size: int, physical: bool = False) -> bytes:
+        self._seen(address)
+        data: bytes = self._prog.read(address, size, physical)
+        return data
+
+    def __getitem__(self, name: str) -> Object:
+        return self._prog[name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prog, name)
+
+
+def live(prog: Program, seen: Callable[[int], None]) -> Program:
+    """A program as of a running kernel, which drgn makes of /proc/kcore only; ``seen`` is called before each read."""
+    return cast(Program, _Live(prog, seen))
 
 
 def free_page(lru: int) -> bytes:

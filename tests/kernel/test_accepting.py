@@ -10,7 +10,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.snapshot import Task
-from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, AllocatorProgram
+from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, AllocatorProgram, live
 
 #: Where CPU 1 has its per-CPU variables, from those of CPU 0.
 CPU1 = 0x10000
@@ -203,3 +203,37 @@ def test_more_entries_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None
     found = read_accepting(guest.prog)
     assert len(found.entries) == 3
     assert found.problems == ("more than 3 entries",)
+
+
+@pytest.mark.parametrize("beyond", [0, 8])
+def test_as_large_a_struct_accept_range_as_there_can_be(beyond: int) -> None:
+    guest = Guest()
+    guest.structs["accept_range"].append(("more", f"unsigned char[{limits.ACCEPT_RANGE_BYTES - 32 + beyond}]"))
+    addresses = entries_of(guest, 1)
+    if beyond:
+        with pytest.raises(Unavailable, match=r"^struct accept_range is not laid out as expected$"):
+            read_accepting(guest.prog)
+    else:
+        assert [entry.address for entry in read_accepting(guest.prog).entries] == addresses
+
+
+@pytest.mark.parametrize("broken", [limits.LIVE_ATTEMPTS - 1, limits.LIVE_ATTEMPTS])
+def test_a_list_of_a_running_kernel_is_read_again(broken: int) -> None:
+    """So many walks find the list broken, as if an accept had ended under them."""
+    guest = Guest()
+    first, second = entries_of(guest, 2)
+    guest.write(first, bytes(8))
+    walks = 0
+
+    def seen(address: int) -> None:
+        nonlocal walks
+        walks += address == guest.head
+        if walks > broken:
+            guest.write(first, struct.pack("<Q", second))
+
+    found = read_accepting(live(guest.prog, seen))
+    assert walks == limits.LIVE_ATTEMPTS
+    if broken < limits.LIVE_ATTEMPTS:
+        assert ([entry.address for entry in found.entries], found.problems) == ([first, second], ())
+    else:
+        assert found.problems == ("entry 1: the entry before it points to NULL",)

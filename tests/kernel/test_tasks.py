@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import pytest
+from drgn import offsetof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.tasks import TaskReader, read_reclaiming
 from drgn_unaccepted.snapshot import Task
-from tests.kernel.allocator_program import AllocatorProgram
+from tests.kernel.allocator_program import AllocatorProgram, live
 
 PF_KSWAPD = 0x00020000
 RECLAIM = 0xFFFF888000123000
@@ -91,3 +92,45 @@ def test_more_tasks_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     guest, _tasks = make()
     with pytest.raises(Unavailable, match="more than 4 tasks"):
         read_reclaiming(guest.prog)
+
+
+@pytest.mark.parametrize("beyond", [0, 8])
+def test_as_large_a_struct_task_struct_as_is_read(beyond: int) -> None:
+    """From the first member that is read to 16 bytes, the most that one has, from the start of the last."""
+    guest = AllocatorProgram()
+    plain = AllocatorProgram().type("task_struct")
+    span = offsetof(plain, "reclaim_state") + 16 - offsetof(plain, "thread_info.cpu")
+    padding = ("padding", f"unsigned char[{limits.TASK_STRUCT_BYTES - span + beyond}]")
+    guest.structs["task_struct"].insert(-1, padding)
+    task = guest.new("task_struct", reclaim_state=RECLAIM, pid=9)
+    guest.link_tasks([[task]])
+    if beyond:
+        with pytest.raises(Unavailable, match=r"^struct task_struct has 65544 bytes: not supported$"):
+            read_reclaiming(guest.prog)
+    else:
+        assert read_reclaiming(guest.prog) == (Task(9, "", 0),)
+
+
+@pytest.mark.parametrize("broken", [limits.LIVE_ATTEMPTS - 1, limits.LIVE_ATTEMPTS])
+def test_the_tasks_of_a_running_kernel_are_read_again(broken: int) -> None:
+    """So many walks stand on a task that exits."""
+    guest, tasks = make()
+    guest.set("task_struct", tasks[52], "reclaim_state", RECLAIM)
+    there = guest.at("task_struct", tasks[40], "tasks")
+    guest.set("task_struct", tasks[1], "tasks.next", 0)
+    first = tasks[0] + offsetof(guest.type("task_struct"), "thread_info.cpu")
+    walks = 0
+
+    def seen(address: int) -> None:
+        nonlocal walks
+        walks += address == first
+        if walks > broken:
+            guest.set("task_struct", tasks[1], "tasks.next", there)
+
+    prog = live(guest.prog, seen)
+    if broken < limits.LIVE_ATTEMPTS:
+        assert read_reclaiming(prog) == (Task(52, "worker-2", 0),)
+    else:
+        with pytest.raises(Unavailable, match="which follows pid 1, is not in this target"):
+            read_reclaiming(prog)
+    assert walks == limits.LIVE_ATTEMPTS

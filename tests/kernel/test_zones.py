@@ -5,6 +5,7 @@ import struct
 from typing import Optional
 
 import pytest
+from drgn import sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -17,6 +18,7 @@ from tests.kernel.allocator_program import (
     VMEMMAP,
     ZONE_ID_SHIFT,
     AllocatorProgram,
+    live,
 )
 
 NORMAL = 2
@@ -306,6 +308,52 @@ def test_more_nodes_than_there_can_be() -> None:
         guest.read()
 
 
+@pytest.mark.parametrize("beyond", [0, 8])
+def test_as_large_a_struct_zone_as_there_can_be(beyond: int) -> None:
+    guest = Guest()
+    size = sizeof(AllocatorProgram().type("zone"))
+    guest.structs["zone"].append(("padding", f"unsigned char[{limits.ZONE_BYTES - size + beyond}]"))
+    assert sizeof(guest.type("zone")) == 65536 + beyond
+    if beyond:
+        with pytest.raises(Unavailable, match=r"^struct zone has 65544 bytes: at most 65536 are expected$"):
+            guest.read()
+    else:
+        assert guest.read().name == "Normal"
+
+
+def test_of_a_zones_name_no_more_is_read() -> None:
+    for name in ("0123456789abcde", "0123456789abcdef", "0123456789abcdefg"):
+        guest = AllocatorProgram()
+        guest.populate(guest.add_node(0), NORMAL, name, START, CHUNK_PAGES)
+        (zone,) = read_zones(guest.prog, read_kernel_build(guest.prog))
+        assert zone.name == name[: limits.ZONE_NAME_BYTES]
+
+
+@pytest.mark.parametrize("broken", [limits.LIVE_ATTEMPTS - 1, limits.LIVE_ATTEMPTS])
+def test_a_list_of_a_running_kernel_is_read_again(broken: int) -> None:
+    """So many walks find the list broken, as if the entry that they stood on had been accepted."""
+    guest = Guest()
+    guest.list_chunks(guest.zone, map(chunk, range(4)))
+    guest.set("page", guest.page(chunk(2)), "lru.next", 0)
+    head = guest.at("zone", guest.zone, "unaccepted_pages")
+    walks = 0
+
+    def seen(address: int) -> None:
+        nonlocal walks
+        walks += address == head
+        if walks > broken:
+            guest.set("page", guest.page(chunk(2)), "lru.next", guest.lru(chunk(3)))
+
+    build = read_kernel_build(guest.prog)
+    (zone,) = read_zones(live(guest.prog, seen), build)
+    assert zone.listed is not None
+    assert walks == limits.LIVE_ATTEMPTS
+    if broken < limits.LIVE_ATTEMPTS:
+        assert (len(zone.listed.pfns), zone.listed.problems) == (4, ())
+    else:
+        assert zone.listed.problems == ("entry 3: the entry before it points to NULL",)
+
+
 # --- counters ---
 
 
@@ -339,6 +387,39 @@ def test_a_cpu_that_is_not_captured() -> None:
     assert found.free_pages == 5
     assert found.problems == ("free pages: per-CPU counters of 1 CPUs are not in this target (first CPU 1)",)
     assert read_counters(guest.prog).unaccepted_diff is None
+
+
+@pytest.mark.parametrize("items", [limits.ZONE_STATS, limits.ZONE_STATS + 1])
+def test_as_many_counters_as_a_zone_can_have(items: int) -> None:
+    guest = Guest()
+    guest.structs["per_cpu_zonestat"] = [("stat_threshold", "signed char"), ("vm_stat_diff", f"signed char[{items}]")]
+    stats = guest.new("per_cpu_zonestat")
+    guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", 5)
+    guest.set("zone", guest.zone, "per_cpu_zonestats", stats)
+    guest.add_cpus([0])
+    if items > limits.ZONE_STATS:
+        with pytest.raises(Unavailable, match=r"^vm_stat_diff has 257 bytes: at most 256 are expected$"):
+            guest.read()
+    else:
+        assert guest.read().free_pages == 5
+
+
+def test_as_many_per_cpu_counters_as_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two zones, three CPUs."""
+    guest = AllocatorProgram()
+    pgdat = guest.add_node(0)
+    for index, diff in ((1, 5), (NORMAL, 7)):
+        zone = guest.populate(pgdat, index, "zone", START, CHUNK_PAGES)
+        stats = guest.new("per_cpu_zonestat")
+        guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", diff)
+        guest.set("zone", zone, "per_cpu_zonestats", stats)
+    guest.add_cpus([0, 0, 0])
+    build = read_kernel_build(guest.prog)
+    monkeypatch.setattr(limits, "PER_CPU_READS", 6)
+    assert [zone.free_pages for zone in read_zones(guest.prog, build)] == [15, 21]
+    monkeypatch.setattr(limits, "PER_CPU_READS", 5)
+    with pytest.raises(Unavailable, match=r"^per-CPU counters of zones times CPUs: more than 5$"):
+        read_zones(guest.prog, build)
 
 
 def test_counters_of_a_kernel_without_unaccepted_memory() -> None:
