@@ -94,7 +94,7 @@ def booted(
     return program
 
 
-@pytest.mark.parametrize("stride", [40, 48, 56])
+@pytest.mark.parametrize("stride", [40, 48, 56, limits.EFI_DESCRIPTOR_BYTES])
 def test_boot_map(stride: int) -> None:
     efi_map = read_efi_map(booted(FIRMWARE, stride=stride).prog)
     assert efi_map.provenance == "boot-map"
@@ -216,9 +216,9 @@ def test_the_log_settles_what_the_buffer_leaves_open() -> None:
     assert efi_map.provenance == "kernel-log" and efi_map.complete and not efi_map.ambiguous
 
 
-def runtime_map(program: FirmwareProgram, entries: list[Entry], address: int = 0x3000000) -> None:
-    program.place(encode(entries), address)
-    memmap = struct.pack("<QQQi4xQQQ", address, 1, 1, len(entries), 1, 48, 1)
+def runtime_map(program: FirmwareProgram, entries: list[Entry], address: int = 0x3000000, stride: int = 48) -> None:
+    program.place(encode(entries, stride), address)
+    memmap = struct.pack("<QQQi4xQQQ", address, 1, 1, len(entries), 1, stride, 1)
     program.set_struct("efi", "efi", bytes(64) + memmap + bytes(80))
 
 
@@ -229,6 +229,21 @@ def test_the_runtime_map_is_never_whole() -> None:
     efi_map = read_efi_map(program.prog)
     assert efi_map.provenance == "runtime-map" and not efi_map.complete
     assert [tuple(entry) for entry in efi_map.descriptors] == runtime
+
+
+def test_descriptors_larger_than_any() -> None:
+    program = booted()
+    runtime_map(program, FIRMWARE, stride=limits.EFI_DESCRIPTOR_BYTES)
+    assert [tuple(entry) for entry in read_efi_map(program.prog).descriptors] == FIRMWARE
+    program = booted(FIRMWARE, stride=257)
+    runtime_map(program, FIRMWARE, stride=257)
+    with pytest.raises(Unavailable) as raised:
+        read_efi_map(program.prog)
+    assert str(raised.value).split("; ") == [
+        "boot-map: boot_params.efi_info.efi_memdesc_size is 257",
+        "kernel-log: the log has no efi: mem lines (the kernel prints them with efi=debug)",
+        "runtime-map: efi.memmap.desc_size is 257",
+    ]
 
 
 def test_nothing_names_every_source() -> None:

@@ -8,6 +8,7 @@ from typing import Optional
 
 import pytest
 
+from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.kexec import read_kexec_segments
 
@@ -45,6 +46,16 @@ def test_both() -> None:
 def test_more_segments_than_there_are(number: int) -> None:
     with pytest.raises(Unavailable, match=rf"kexec_crash_image->nr_segments is {number}"):
         read_kexec_segments(loaded(None, image([], number)).prog)
+
+
+def test_as_many_segments_as_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the types, which can be the target's own, have room for more."""
+    segments = [(0x1000 * n, 0x1000) for n in range(16)]
+    assert len(read_kexec_segments(loaded(image(segments), None).prog)) == limits.KEXEC_SEGMENTS
+    monkeypatch.setattr(limits, "KEXEC_SEGMENTS", 15)
+    assert len(read_kexec_segments(loaded(image(segments[:15]), None).prog)) == 15
+    with pytest.raises(Unavailable, match=r"^kexec_image->nr_segments is 16: at most 15 are possible$"):
+        read_kexec_segments(loaded(image(segments), None).prog)
 
 
 @pytest.mark.parametrize("segment", [((1 << 64) - 4096, 8192), (0, 1 << 60), (1 << 52, 4096)])

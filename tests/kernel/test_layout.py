@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.layout import read_kernel_memory
 
@@ -139,3 +140,70 @@ def test_an_indirect_target_that_cannot_be(length: int, start: int) -> None:
     ranges, missing = read(program)
     assert len(ranges) == 2
     assert "not credible" in missing["kernel_memory.setup_data"]
+
+
+# At the limit, and one beyond it
+
+
+def test_as_large_an_image_as_there_can_be() -> None:
+    program = FirmwareProgram()
+    program.vmcoreinfo = "NUMBER(phys_base)=0\n"
+    text, end = 0xFFFFFFFF80001000, 0xFFFFFFFF80001000 + limits.KERNEL_IMAGE_BYTES
+    program.symbols = {"_text": text, "_end": end}
+    assert read(program) == ([("kernel image", 0x1000, 0x40001000)], {})
+    program.symbols = {"_text": text, "_end": end + 1}
+    with pytest.raises(Unavailable, match="kernel image at 0x1000-0x40001001: not credible"):
+        read(program)
+
+
+def test_as_large_an_initrd_as_there_can_be() -> None:
+    program = FirmwareProgram()
+    set_initrd(program, 0x1000000, limits.INITRD_BYTES)
+    assert read(program) == ([IMAGE, ("initrd", 0x1000000, 0x1000000 + (1 << 40))], {})
+    set_initrd(program, 0x1000000, limits.INITRD_BYTES + 1)
+    reason = "initrd of 1099511627777 bytes at 0x1000000: not credible"
+    assert read(program) == ([IMAGE], {"kernel_memory.boot_params": reason})
+
+
+def test_as_large_an_efi_map_as_there_can_be() -> None:
+    program = FirmwareProgram()
+    size = limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES
+    program.set_efi_info(0x7F000000, size)
+    assert read(program) == ([IMAGE, ("EFI memory map", 0x7F000000, 0x80000000)], {})
+    program.set_efi_info(0x7F000000, size + 1)
+    reason = "EFI memory map of 16777217 bytes at 0x7f000000: not credible"
+    assert read(program) == ([IMAGE], {"kernel_memory.boot_params": reason})
+
+
+def test_as_many_setup_data_as_there_can_be() -> None:
+    program = FirmwareProgram()
+    entries = [(0x11000000 + 0x1000 * n, SETUP_RNG_SEED, b"seed") for n in range(limits.SETUP_DATA_ENTRIES + 1)]
+    program.set_setup_data(entries[:-1])
+    ranges, missing = read(program)
+    assert (len(ranges), missing) == (1 + 64, {})
+    program.set_setup_data(entries)
+    ranges, missing = read(program)
+    assert len(ranges) == 1 + 64
+    assert missing == {"kernel_memory.setup_data": "setup_data 0x11040000: more than 64 entries"}
+
+
+def test_as_large_a_setup_data_as_there_can_be() -> None:
+    """Its data are not read."""
+    program = FirmwareProgram()
+    program.set_boot_params(0x250, "Q", 0x11000000)
+    program.place(struct.pack("<QII", 0, SETUP_RNG_SEED, limits.SETUP_DATA_BYTES), 0x11000000)
+    assert read(program) == ([IMAGE, ("setup_data SETUP_RNG_SEED", 0x11000000, 0x21000010)], {})
+    program.place(struct.pack("<QII", 0, SETUP_RNG_SEED, limits.SETUP_DATA_BYTES + 1), 0x11000000)
+    reason = "setup_data 0x11000000: 268435457 bytes of data are not credible"
+    assert read(program) == ([IMAGE], {"kernel_memory.setup_data": reason})
+
+
+def test_as_large_an_indirect_target_as_there_can_be() -> None:
+    program = FirmwareProgram()
+    target = "setup_data SETUP_INDIRECT target"
+    for length, name in ((limits.SETUP_DATA_BYTES, target), (limits.SETUP_DATA_BYTES + 1, None)):
+        program.set_setup_data([(0x11000000, SETUP_INDIRECT, struct.pack("<IIQQ", 6, 0, length, 0x22000000))])
+        ranges, missing = read(program)
+        assert [entry for entry in ranges if entry[0] == target] == ([(name, 0x22000000, 0x32000000)] if name else [])
+        reason = f"setup_data 0x11000000: {length} bytes at 0x22000000 are not credible"
+        assert missing == ({} if name else {"kernel_memory.setup_data": reason})

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Optional
 
 import drgn
 import pytest
 
+from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_log_lines, read_panic
 
@@ -106,6 +108,28 @@ def test_hostile_sizes(count_bits: int, size_bits: int, said: str) -> None:
     with pytest.raises(Unavailable, match=said):
         read_log_lines(program.prog)
     assert program.bytes_read < 100_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "size_bits", "said"),
+    [
+        ("LOG_BYTES", 10, None),
+        ("LOG_BYTES", 11, r"prb: 2\^11 bytes of text: not between 16 and 1024"),
+        ("LOG_RECORDS", 10, None),
+        ("LOG_RECORDS", 11, r"prb: 2\^11 descriptors: not between 2 and 1024"),
+    ],
+)
+def test_as_large_a_ring_as_is_read(
+    limit: str, size_bits: int, said: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, limit, 1024)
+    writer = PrintkWriter(size_bits=size_bits) if limit == "LOG_BYTES" else PrintkWriter(count_bits=size_bits)
+    writer.write(b"a")
+    if said is None:
+        assert lines_of(writer) == ["a"]
+    else:
+        with pytest.raises(Unavailable, match=rf"^{said}$"):
+            lines_of(writer)
 
 
 def test_more_records_than_descriptors() -> None:

@@ -39,7 +39,7 @@ def encode(entries: list[EfiDescriptor], stride: int, virt_addr: int = 0xFFFF) -
     )
 
 
-@given(st.lists(descriptors, max_size=5), st.sampled_from([40, 48, 56]))
+@given(st.lists(descriptors, max_size=5), st.sampled_from([40, 48, 56, limits.EFI_DESCRIPTOR_BYTES]))
 def test_round_trip_at_any_stride(entries: list[EfiDescriptor], stride: int) -> None:
     assert decode_memory_map(encode(entries, stride), stride) == entries
 
@@ -57,6 +57,7 @@ def test_an_entry_that_wraps_is_named() -> None:
     [
         (bytes(48), 0, "of 0 bytes"),
         (bytes(48), 39, "of 39 bytes"),
+        (bytes(257), 257, "of 257 bytes, not 40 to 256"),
         (bytes(1 << 20), 1 << 20, "of 1048576 bytes"),
         (bytes(50), 48, "of 50 bytes, no multiple"),
         (bytes(40 * (limits.EFI_DESCRIPTORS + 1)), 40, "65537 entries, over the limit"),
