@@ -141,6 +141,34 @@ def test_a_count_out_of_bounds(count: int) -> None:
         find(table, "efi")
 
 
+@pytest.mark.parametrize(
+    ("limit", "what", "after"),
+    [
+        ("KALLSYMS_NAMES_BYTES", "kallsyms_names", "kallsyms_token_table"),
+        ("KALLSYMS_TOKEN_BYTES", "kallsyms_token_table", "kallsyms_token_index"),
+    ],
+)
+def test_as_long_a_part_as_is_read(limit: str, what: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = KallsymsWriter(symbols(), "percpu")
+    size = table.at[after] - table.at[what]
+    monkeypatch.setattr(limits, limit, size)
+    assert [symbol.address for symbol in find(table, "efi")["efi"]] == [TEXT + 0x10100]
+    monkeypatch.setattr(limits, limit, size - 1)
+    with pytest.raises(KallsymsError, match=rf"^{what} has {size} bytes, the limit is {size - 1}$"):
+        find(table, "efi")
+
+
+@pytest.mark.parametrize(("aliases", "size"), [(limits.KALLSYMS_ALIASES, 32), (limits.KALLSYMS_ALIASES + 1, 0)])
+def test_as_many_aliases_as_are_looked_through(aliases: int, size: int) -> None:
+    """Behind them the size is not known, which is 0, as that of the last symbol."""
+    written: Symbols = [("T", "_stext", TEXT)]
+    written += [("d", f"alias_{n}", TEXT + 64) for n in range(aliases)]
+    written += [("d", "next", TEXT + 96), ("d", "last", TEXT + 128)]
+    table = KallsymsWriter(written, "place")
+    assert [symbol.size for symbol in find(table, "alias_0")["alias_0"]] == [size]
+    assert [symbol.size for symbol in find(table, "alias_1")["alias_1"]] == [32]
+
+
 def test_more_symbols_than_names() -> None:
     table = KallsymsWriter(symbols(), "percpu")
     damage(table, "kallsyms_num_syms", struct.pack("<I", 200_000))

@@ -8,6 +8,7 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.zones import read_zones
@@ -430,6 +431,18 @@ def test_listed_chunks_are_known_beyond_the_limit(monkeypatch: pytest.MonkeyPatc
     assert pages.limited == (
         "of 3 chunks on zone->unaccepted_pages only the first page was looked at: there are more than 4096 pages"
     )
+
+
+@pytest.mark.parametrize(("words", "size"), [(32, 256), (33, 264)])
+def test_as_large_a_struct_page_as_there_can_be(words: int, size: int) -> None:
+    guest = AllocatorProgram()
+    guest.add_node(0)
+    guest.structs["page"].append(("kmsan", f"unsigned long[{words - 8}]"))
+    if size == limits.PAGE_STRUCT_BYTES:
+        assert page_layout(guest.prog).size == size
+    else:
+        with pytest.raises(Unavailable, match=r"^struct page has 264 bytes: not supported$"):
+            page_layout(guest.prog)
 
 
 def test_more_pages_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
