@@ -131,6 +131,16 @@ def test_what_is_no_address_ends_it_and_is_told(text: bytes, words: str, tmp_pat
     assert words in refused(capsys, tmp_path, text)
 
 
+def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
+    """At the end of the text, where no blank follows it."""
+    word = "0x" + "1000".rjust(limits.ADDRESS_TEXT_BYTES - 2, "0")
+    (tmp_path / "addresses").write_text(f"0x10\n{word}")
+    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
+    assert (status, out.splitlines()[-1].split()[:2]) == (0, [word, "accepted"])
+    words = "line 2: more than 4096 characters without a blank"
+    assert words in refused(capsys, tmp_path, f"0x10\n{word}0".encode())
+
+
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: Capsys) -> None:
     status, _, err = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "nothing")
     assert status == 3

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.questions import ranges as ranges_question
-from drgn_unaccepted.snapshot_file import SnapshotFileError, parse_json
+from drgn_unaccepted.questions import resolve as resolve_question
+from drgn_unaccepted.snapshot_file import Budget, SnapshotFileError, parse_json
 from tests.fuzz import files
 from tests.fuzz.case import sample
 from tests.fuzz.run import command, document
@@ -77,3 +80,33 @@ def test_recording_header_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(limits, "RECORDING_HEADER_BYTES", size - 1)
     status, _, said = command("replay", path)
     assert status == 3 and f"line 1: more than {size - 1} bytes" in said[0]
+
+
+def test_snapshot_unpacked_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that is packed in a file together."""
+
+    def packed(size: int) -> str:
+        return base64.b64encode(zlib.compress(bytes(size))).decode()
+
+    monkeypatch.setattr(limits, "SNAPSHOT_UNPACKED_BYTES", 5000)
+    for second, refused in ((2000, False), (2001, True)):
+        budget = Budget()
+        assert budget.unpack(packed(3000), "one") == bytes(3000)
+        if refused:
+            with pytest.raises(SnapshotFileError, match=r"^two: more than 5000 bytes when unpacked$"):
+                budget.unpack(packed(second), "two")
+        else:
+            assert budget.unpack(packed(second), "two") == bytes(second)
+
+
+def test_resolved_pieces(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ("--snapshot", snapshot, "resolve", "0-4G", "4G-8G")
+    there = len(document(*argv)["addresses"])
+    assert there > 3
+    monkeypatch.setattr(resolve_question, "RESOLVED_PIECES", there)
+    assert len(document(*argv)["addresses"]) == there
+    monkeypatch.setattr(resolve_question, "RESOLVED_PIECES", there - 1)
+    status, _, said = command(*argv)
+    assert status == 3 and said == [
+        f"drgn-unaccepted: more than {there - 1} pieces: ask for a smaller range, or see map"
+    ]

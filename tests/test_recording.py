@@ -11,10 +11,12 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Optional
 
 import pytest
@@ -181,6 +183,42 @@ def test_scattered_changes_are_written_whole() -> None:
     assert len(json.dumps(changed)) < 16000
 
 
+@pytest.mark.parametrize("name", ["cleared", "set"])
+def test_as_many_runs_of_bits_as_one_change_has(name: str) -> None:
+    """Bits 0, 2, 4, ...: each is a run."""
+    runs = limits.RECORDED_RUNS
+    few, many = bytes([0x55]) * (runs // 4) + b"\0", bytes([0x55]) * (runs // 4) + b"\1"
+    for bitmap, whole in ((few, False), (many, True)):
+        pair = (bitmap, bytes(len(bitmap))) if name == "cleared" else (bytes(len(bitmap)), bitmap)
+        old, new = (with_bitmap(clean(), one) for one in pair)
+        changed = change(old, new)
+        assert apply(old, changed) == new
+        if whole:
+            assert isinstance(changed["table"]["bitmap"], str)
+        else:
+            assert changed["table"]["bitmap"] == {name: [n for bit in range(0, 2 * runs, 2) for n in (bit, bit + 1)]}
+    bad = [n for bit in range(0, 2 * runs + 2, 2) for n in (bit, bit + 1)]
+    with pytest.raises(SnapshotFileError, match=rf"^change\.table\.bitmap\.{name}: at most 1024 pairs are wanted$"):
+        apply(old, {"table": {"bitmap": {name: bad}}})
+
+
+def test_as_many_slices_of_a_list_as_one_change_has() -> None:
+    runs = limits.RECORDED_RUNS
+    old = with_list(clean(), listed(range(2 * runs + 2)))
+    for kept, whole in ((range(0, 2 * runs, 2), False), (range(0, 2 * runs + 2, 2), True)):
+        new = with_list(clean(), listed(kept))
+        changed = change(old, new)
+        assert apply(old, changed) == new
+        (fields,) = changed["zones"].values()
+        assert ("kept" in fields["listed"]) is not whole
+        if not whole:
+            assert fields["listed"] == {"kept": [n for at in kept for n in (at, at + 1)]}
+    (number,) = changed["zones"]
+    bad = [n for at in range(0, 2 * runs + 2, 2) for n in (at, at + 1)]
+    with pytest.raises(SnapshotFileError, match=r"\.kept: at most 1024 pairs are wanted$"):
+        apply(old, {"zones": {number: {"listed": {"kept": bad}}}})
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -316,6 +354,20 @@ def test_a_line_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.M
         list(Recording(str(path)))
 
 
+@pytest.mark.parametrize(("number", "name"), [(1, "interval"), (2, "elapsed"), (3, "cost")])
+def test_no_recording_is_a_hundred_years_long(number: int, name: str, tmp_path: Path) -> None:
+    lines = write(tmp_path / "r", series(2)).read_text().splitlines()
+    path = tmp_path / "changed"
+    for seconds, refused in ((limits.RECORDING_SECONDS - 1, False), (limits.RECORDING_SECONDS, True)):
+        line = {**json.loads(lines[number - 1]), name: seconds}
+        path.write_text("".join(f"{text}\n" for text in (*lines[: number - 1], json.dumps(line), *lines[number:])))
+        if refused:
+            with pytest.raises(RecordingError, match=rf"^line {number}: {name}: seconds are wanted$"):
+                list(Recording(str(path)))
+        else:
+            assert len(list(Recording(str(path)))) == 2
+
+
 def test_a_recording_that_does_not_begin_whole_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r"
     path.write_text(
@@ -388,6 +440,17 @@ def start_recorder(path: Path, interval: float) -> subprocess.Popen[str]:
     )
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """No signal is ignored: these tests are background jobs of some shells too."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is handled is the default in a child.
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_a_recorder_that_is_killed_loses_no_whole_line(tmp_path: Path) -> None:
     chance = random.Random(4)
     for attempt in range(12):
@@ -411,7 +474,7 @@ def test_a_recorder_that_is_killed_loses_no_whole_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals, tmp_path: Path, heeded: None) -> None:
     path = tmp_path / "r"
     with start_recorder(path, 3600) as process:
         assert process.stdout is not None
@@ -496,6 +559,36 @@ class Clock:
     def take(self) -> Snapshot:
         self.now += self.cost
         return clean()
+
+
+def test_a_signal_within_the_wait_s_own_steps_ends_it() -> None:
+    """At each line of wait() in turn, as a signal handler would: set() waits for nothing that wait() holds."""
+    lines = range(30)
+    reached = 0
+    for number in lines:
+        stop = Stop()
+        left = number
+
+        def trace(frame: FrameType, event: str, arg: object, stop: Stop = stop) -> Any:
+            nonlocal left, reached
+            if event == "line" and frame.f_code.co_name in ("wait", "__enter__", "_is_owned"):
+                left -= 1
+                if left == 0:
+                    sys.settrace(None)
+                    frame.f_trace = None
+                    reached += 1
+                    setting = threading.Thread(target=stop.set, daemon=True)
+                    setting.start()
+                    setting.join(1)
+                    assert not setting.is_alive(), f"set() hangs at line {frame.f_lineno} of {frame.f_code.co_name}"
+            return trace
+
+        sys.settrace(trace)
+        try:
+            stop.wait(0.01)
+        finally:
+            sys.settrace(None)
+    assert reached >= 2
 
 
 class Waiting(Stop):
