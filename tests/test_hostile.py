@@ -263,7 +263,7 @@ def test_a_bitmap_of_random_bits_in_a_dump(name: str, tmp_path: Path) -> None:
         return run.Outcome(run.ANSWERED, "")
 
     outcome = run.isolated(check)
-    assert outcome.kind == run.ANSWERED and outcome.seconds < 5 and outcome.peak_bytes < 200 << 20, outcome
+    assert outcome.kind == run.ANSWERED and outcome.peak_bytes < 200 << 20, outcome
 
 
 def test_a_recording_with_a_number_that_no_clock_has(tmp_path: Path) -> None:

@@ -18,20 +18,30 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether to stop, and a wait that ends when it is time to."""
+    """Whether to stop, and a wait that ends when it is time to.
+
+    Signal handlers set it. threading.Event would not do: its set() takes a lock that the wait it interrupts can hold.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._stopped = False
+        # Held until it is time to stop.
+        self._waiting = threading.Lock()
+        self._waiting.acquire()
 
     def set(self) -> None:
-        self._event.set()
+        if not self._stopped:
+            self._stopped = True
+            self._waiting.release()
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return self._stopped
 
     def wait(self, seconds: float) -> bool:
         """Wait; whether it is time to stop."""
-        return self._event.wait(max(0.0, seconds))
+        if not self._stopped and self._waiting.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX)):
+            self._waiting.release()
+        return self._stopped
 
 
 @contextmanager
