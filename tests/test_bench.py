@@ -23,7 +23,7 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 BENCH = TOP / "scripts" / "bench"
-# Last, since scripts/packaging would be taken for the package of that name, which matplotlib imports.
+# Last: a folder of scripts must not hide a library of its name.
 sys.path.append(str(TOP / "scripts"))
 
 from benchmarks import addresses, growth, lists, measure, page, ranges, start  # noqa: E402
