@@ -21,8 +21,11 @@ BTF_BYTES = 32 << 20
 #: resolving one is 32 (kernel/bpf/btf.c MAX_RESOLVE_DEPTH).
 BTF_NESTING = 64
 
-#: Members of a structure, those of anonymous members included.
-BTF_MEMBERS = 1 << 16
+#: Members of a structure, those of anonymous members included. The largest one of a kernel has some hundreds.
+BTF_MEMBERS = 1 << 12
+
+#: Bytes of a structure or an array. The largest array of a kernel has 4 MiB.
+BTF_TYPE_BYTES = 16 << 20
 
 #: Places in BTF's type section that match one name.
 BTF_MATCHES = 1 << 20

@@ -325,36 +325,47 @@ class Btf:
 
         :raises BtfError: more than :data:`limits.BTF_NESTING` of them, or a cycle
         """
-        start = type_id
-        for _ in range(limits.BTF_NESTING):
+        return self._strip(type_id)[0]
+
+    def _strip(self, start: int) -> tuple[BtfType, int]:
+        """The type behind typedefs and qualifiers, and how many of them there are."""
+        type_id = start
+        for steps in range(limits.BTF_NESTING):
             found = self.type(type_id)
             if found.kind not in TRANSPARENT:
-                return found
+                return found, steps
             type_id = found.type_id
         raise BtfError(f"BTF type {start}: more than {limits.BTF_NESTING} typedefs or qualifiers, or a cycle")
 
-    def check_anonymous_members(self, of: BtfType, depth: int = 0) -> int:
+    def check_members(self, of: BtfType, depth: int = 0, before: int = 0) -> int:
         """Number of members of a STRUCT or UNION that C finds by name, those of anonymous members included.
 
         drgn walks all of them when a member is looked up. A cycle, or structures that each hold the next one
         twice, would never let it end.
 
+        :param before: members, and qualifiers of anonymous ones, that were met on the way to this type
         :raises BtfError: deeper than :data:`limits.BTF_NESTING` or more than :data:`limits.BTF_MEMBERS`
         """
-        if of.id in self._member_counts:
-            return self._member_counts[of.id]
-        if depth > limits.BTF_NESTING:
-            raise BtfError(f"BTF type {of.id}: anonymous members nested deeper than {limits.BTF_NESTING}")
-        count = of.vlen
-        for name_off, type_id, _offset in self._elements(of, "<III"):
-            if name_off == 0:
-                inner = self.strip(type_id)
-                if inner.kind in (Kind.STRUCT, Kind.UNION):
-                    count += self.check_anonymous_members(inner, depth + 1)
-                    if count > limits.BTF_MEMBERS:
-                        raise BtfError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
-        self._member_counts[of.id] = count
+        count = self._member_counts.get(of.id)
+        if count is None:
+            if depth > limits.BTF_NESTING:
+                raise BtfError(f"BTF type {of.id}: anonymous members nested deeper than {limits.BTF_NESTING}")
+            self._few_members(of, before + of.vlen)
+            count = of.vlen
+            for name_off, type_id, _offset in self._elements(of, "<III"):
+                if name_off == 0:
+                    inner, steps = self._strip(type_id)
+                    before += steps
+                    if inner.kind in (Kind.STRUCT, Kind.UNION):
+                        count += self.check_members(inner, depth + 1, before + count)
+                    self._few_members(of, before + count)
+            self._member_counts[of.id] = count
+        self._few_members(of, before + count)
         return count
+
+    def _few_members(self, of: BtfType, count: int) -> None:
+        if count > limits.BTF_MEMBERS:
+            raise BtfError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
 
     def _elements(self, of: BtfType, layout: str) -> Iterator[tuple[int, ...]]:
         element = struct.Struct(layout)

@@ -15,6 +15,7 @@ from drgn import (
     TypeKindSet,
     TypeMember,
     TypeParameter,
+    sizeof,
 )
 
 from drgn_unaccepted import limits
@@ -119,9 +120,7 @@ class BtfTypes:
         if kind is Kind.FWD:
             return self._make_declared(of)
         if kind is Kind.ARRAY:
-            array = self._btf.array(of)
-            # BTF has no array of unknown length; 0 stands for it.
-            return prog.array_type(self.type(array.type_id, depth + 1), array.nelems or None)
+            return self._make_array(of, depth)
         if kind not in _REFERENCES:
             raise BtfError(f"BTF type {of.id} is a {kind.name}, which is not a type")
         target = self.type(of.type_id, depth + 1)
@@ -135,8 +134,19 @@ class BtfTypes:
             return target
         return target.qualified(target.qualifiers | _QUALIFIERS[kind])
 
+    def _make_array(self, of: BtfType, depth: int) -> Type:
+        array = self._btf.array(of)
+        element = self.type(array.type_id, depth + 1)
+        # A value that is an array is read whole.
+        if array.nelems and array.nelems * sizeof(element) > limits.BTF_TYPE_BYTES:
+            raise BtfError(f"BTF type {of.id}: an array of {array.nelems} elements, {sizeof(element)} bytes each")
+        # BTF has no array of unknown length; 0 stands for it.
+        return self._prog.array_type(element, array.nelems or None)
+
     def _make_compound(self, of: BtfType) -> Type:
-        self._btf.check_anonymous_members(of)
+        if of.size > limits.BTF_TYPE_BYTES:
+            raise BtfError(f"BTF type {of.id}: a structure of {of.size} bytes")
+        self._btf.check_members(of)
         members = self._btf.members(of)
         is_struct = of.kind is Kind.STRUCT
         last = len(members) - 1

@@ -19,7 +19,8 @@ class Unavailable(Exception):
 
 
 #: What a read raises where memory, symbols or types are not what a kernel has. Types can be the target's own, out of
-#: its BTF, and no more to be trusted than its memory: a structure in a number's place is a TypeError.
+#: its BTF, and no more to be trusted than its memory: a structure in a number's place is a TypeError,
+#: and drgn refuses types that are nested too deep with a RecursionError.
 DAMAGED: tuple[type[Exception], ...] = (
     drgn.FaultError,
     drgn.BadDataError,
@@ -29,6 +30,7 @@ DAMAGED: tuple[type[Exception], ...] = (
     LookupError,
     OSError,
     OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -42,6 +44,6 @@ def damage(error: Exception) -> str:
         return f"not in this target: {text}"
     if isinstance(error, (LookupError, AttributeError)):
         return f"this kernel has none, or its type is not known: {text}"
-    if isinstance(error, (TypeError, OverflowError, drgn.OutOfBoundsError, drgn.ObjectAbsentError)):
+    if isinstance(error, (TypeError, OverflowError, RecursionError, drgn.OutOfBoundsError, drgn.ObjectAbsentError)):
         return f"its type is not what a kernel has: {text}"
     return text

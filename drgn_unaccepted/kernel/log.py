@@ -40,8 +40,8 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
     are left out. One that could still be continued is not: a dead kernel continues nothing, although
     ``/dev/kmsg`` would wait for it. Bytes that are no UTF-8 are replaced.
 
-    :param containing: leave out records (of one or more lines) without these bytes
-    :raises Unavailable: a size in the target is out of bounds
+    :param containing: leave out lines without these bytes
+    :raises Unavailable: a size in the target is out of bounds, or the log has more lines than records can be
     :raises drgn.FaultError: the buffer is not in the target
     """
     ring = prog["prb"][0].read_()
@@ -89,7 +89,9 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
         if total > size:
             raise Unavailable(f"prb: records of more than {size} bytes in a buffer of that size")
         if containing in record:
-            lines.extend(record.decode(errors="replace").split("\n"))
+            lines.extend(line.decode(errors="replace") for line in record.split(b"\n") if containing in line)
+            if len(lines) > limits.LOG_RECORDS:
+                raise Unavailable(f"prb: more than {limits.LOG_RECORDS} lines")
     return lines
 
 

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Worst cases made by hand, where damage by chance does not get: an answer, or one line that says why not.
+
+Each runs in a process of its own; 10 s of CPU, 1 GiB of memory and a traceback are failures (tests.fuzz.run).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.btf import Btf, Kind
+from drgn_unaccepted.kernel.btf_finder import find_btf
+from drgn_unaccepted.kernel.efi import read_efi_map
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.snapshot_file import write
+from tests.checks import build
+from tests.fuzz import run
+from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome
+from tests.kernel import btf_writer as w
+from tests.kernel.elf_dump import SAMPLES
+from tests.kernel.firmware_program import FirmwareProgram
+from tests.kernel.printk_writer import PrintkWriter
+
+DUMP = SAMPLES / "6.12-fill" / "vmcore"
+
+
+def outcome_of(check: Callable[[], Outcome], *wanted: str) -> Outcome:
+    outcome = run.isolated(check)
+    assert outcome.kind in (wanted or (ANSWERED, REFUSED)), outcome
+    return outcome
+
+
+# Types
+
+#: What is looked up of a structure in a summary and a check.
+STRUCTS = (
+    "accept_range",
+    "boot_params",
+    "e820_table",
+    "efi",
+    "efi_memory_map",
+    "free_area",
+    "kimage",
+    "list_head",
+    "mem_section",
+    "page",
+    "pglist_data",
+    "printk_info",
+    "printk_ringbuffer",
+    "setup_header",
+    "signal_struct",
+    "task_struct",
+    "zone",
+)
+
+
+@cache
+def real_btf() -> bytes:
+    return find_btf(open_vmcore(str(DUMP)).prog)
+
+
+class Patched(w.BtfWriter):
+    """The kernel's own BTF, to which types are added and whose structures can be changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        data = real_btf()
+        self.btf = Btf(data)
+        _, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from("<HBBIIIII", data)
+        self.types = bytearray(data[header + type_off :][:type_len])
+        self.strings = bytearray(data[header + str_off :][:str_len])
+        self.count = len(self.btf)
+
+    def struct_at(self, name: str) -> tuple[int, int, int]:
+        """Number of a structure, offset of its members in the type section, and how many they are."""
+        number = self.btf.find(name, (Kind.STRUCT,))
+        assert number is not None, name
+        found = self.btf.type(number)
+        return number, found.data, found.vlen
+
+    def change_members(self, name: str, to: int) -> None:
+        """Every member of a structure is of this type."""
+        _, at, vlen = self.struct_at(name)
+        for index in range(vlen):
+            struct.pack_into("<I", self.types, at + 12 * index + 4, to)
+
+    def extend(self, name: str, members: bytes) -> None:
+        """The structure of this name has other members behind its own."""
+        _, at, vlen = self.struct_at(name)
+        own = bytes(self.types[at : at + 12 * vlen])
+        (size,) = struct.unpack_from("<I", self.types, at - 4)
+        number_of_name = struct.unpack_from("<I", self.types, at - 12)[0]
+        struct.pack_into("<I", self.types, at - 12, 0)
+        self.compound_of(number_of_name, size, own + members)
+
+    def compound_of(self, name_off: int, size: int, members: bytes) -> int:
+        self.types += struct.pack("<III", name_off, w.STRUCT << 24 | len(members) // 12, size) + members
+        self.count += 1
+        return self.count
+
+
+def chain(b: Patched, kind: int, length: int, last: int = 1) -> int:
+    name = b.string("t") if kind == w.TYPEDEF else 0
+    b.types += b"".join(struct.pack("<III", name, kind << 24, b.count + n if n else last) for n in range(length))
+    b.count += length
+    return b.count
+
+
+def huge_structures(b: Patched) -> None:
+    for name in STRUCTS:
+        _, at, _ = b.struct_at(name)
+        struct.pack_into("<I", b.types, at - 4, 0xFFFFFFFF)
+
+
+def nested(kind: int) -> Callable[[Patched], None]:
+    def build(b: Patched) -> None:
+        deep = chain(b, kind, 100_000)
+        for name in STRUCTS:
+            b.change_members(name, deep)
+
+    return build
+
+
+def cycle(*kinds: int) -> Callable[[Patched], None]:
+    def build(b: Patched) -> None:
+        first = b.count + 1
+        for index, kind in enumerate(kinds):
+            b.record(kind, "t" if kind == w.TYPEDEF else "", first + (index + 1) % len(kinds))
+        for name in STRUCTS:
+            b.change_members(name, first)
+
+    return build
+
+
+def huge_arrays(b: Patched) -> None:
+    last = 1
+    for _ in range(20):
+        last = b.array(last, 0xFFFFFFFF)
+    for name in STRUCTS:
+        b.change_members(name, last)
+
+
+def huge_array_of_structures(b: Patched) -> None:
+    for name in STRUCTS:
+        b.change_members(name, b.array(b.struct_at(name)[0], 0xFFFFFFFF))
+
+
+def itself(b: Patched) -> None:
+    for name in STRUCTS:
+        b.change_members(name, b.struct_at(name)[0])
+
+
+def itself_without_a_name(b: Patched) -> None:
+    for name in STRUCTS:
+        number, _, _ = b.struct_at(name)
+        b.extend(name, struct.pack("<III", 0, number, 0) + struct.pack("<III", 0, b.count + 1, 0))
+
+
+def many_members(number: int) -> Callable[[Patched], None]:
+    def build(b: Patched) -> None:
+        name = b.string("x" * 500)
+        for structure in STRUCTS:
+            b.extend(structure, struct.pack("<III", name, 1, 0) * number)
+
+    return build
+
+
+def many_members_below_each_other(b: Patched) -> None:
+    """Each structure has 65,000 members without name and of many qualifiers, and then the structure before."""
+    qualified = chain(b, w.CONST, 62)
+    last = qualified
+    for _ in range(30):
+        last = b.compound_of(0, 4, struct.pack("<III", 0, qualified, 0) * 65_000 + struct.pack("<III", 0, last, 0))
+    for structure in STRUCTS:
+        b.extend(structure, struct.pack("<III", 0, last, 0))
+
+
+def steps_without_a_name(b: Patched) -> None:
+    """Each member without name is a pointer to the one before, but for 50 others: no chain is looked at too long."""
+    last, members = 1, b""
+    for _ in range(2_000):
+        last = chain(b, w.PTR, 50, last)
+        members += struct.pack("<III", 0, last, 0)
+    for structure in STRUCTS:
+        _, at, vlen = b.struct_at(structure)
+        own = bytes(b.types[at : at + 12 * vlen])
+        b.extend(structure, members)
+        b.types[-len(members) - len(own) :] = members + b"".join(
+            own[index : index + 4] + struct.pack("<I", last) + own[index + 8 : index + 12]
+            for index in range(0, len(own), 12)
+        )
+
+
+def one_name_everywhere(b: Patched) -> None:
+    """A million times what looks like a constant that is searched for, for each of several."""
+    for name in ("NR_FREE_PAGES", "NR_UNACCEPTED", "WMARK_MIN", "PGTY_unaccepted", "PG_reserved", "zone", "page"):
+        word = struct.pack("<I", b.string(name))
+        # In the names of parameters, which are no constants.
+        for _ in range(7):
+            b.types += struct.pack("<III", 0, w.FUNC_PROTO << 24 | 0xFFFF, 1) + word * (2 * 0xFFFF)
+            b.count += 1
+
+
+TYPES: dict[str, Callable[[Patched], None]] = {
+    "typedefs nested 100000 deep": nested(w.TYPEDEF),
+    "pointers nested 100000 deep": nested(w.PTR),
+    "qualifiers nested 100000 deep": nested(w.VOLATILE),
+    "functions nested 100000 deep": nested(w.FUNC_PROTO),
+    "a typedef of itself": cycle(w.TYPEDEF),
+    "const of volatile of const": cycle(w.CONST, w.VOLATILE),
+    "a pointer to a typedef of the pointer": cycle(w.PTR, w.TYPEDEF),
+    "arrays of 2^32 arrays": huge_arrays,
+    "2^32 of a structure in itself": huge_array_of_structures,
+    "structures of 4 GiB": huge_structures,
+    "a structure of itself": itself,
+    "a structure of itself without a name": itself_without_a_name,
+    "3800 members": many_members(3_800),
+    "65000 members": many_members(65_000),
+    "65000 members below each other": many_members_below_each_other,
+    "pointers without a name, each to the one before": steps_without_a_name,
+    "a name everywhere": one_name_everywhere,
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_types(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "btf"
+    patched = Patched()
+    TYPES[name](patched)
+    path.write_bytes(patched.data())
+
+    def check() -> Outcome:
+        given = ("-c", DUMP, "-s", path, "--debug-info", "btf")
+        status, _, said = run.command(*given, "check", fails=CHECK_STATUS)
+        return Outcome(REFUSED if status == 3 else ANSWERED, said[0] if said else "")
+
+    assert outcome_of(check).peak_bytes < 600 << 20
+
+
+def test_types_that_were_not_changed(tmp_path: Path) -> None:
+    """So that what is refused above is refused for what was changed."""
+    path = tmp_path / "btf"
+    path.write_bytes(Patched().data())
+    assert path.read_bytes()[24:] == real_btf()[24:]
+    status, out, _ = run.command("-c", DUMP, "-s", path, "--debug-info", "btf", "summary")
+    assert status == 0 and "bitmap" in out
+
+
+# The kernel log
+
+
+def log_of(text: bytes) -> PrintkWriter:
+    """The largest ring there can be, full of records of this text as long as records can be."""
+    writer = PrintkWriter(count_bits=10, size_bits=25)
+    # Each has what is looked for.
+    record = (b"efi: " + text * (65_528 // len(text) + 1))[:65_528]
+    for _ in range(limits.LOG_BYTES // 65_536):
+        writer.write(record)
+    assert len(writer.kept) > 500
+    return writer
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        b"\xff\n",
+        b"efi: \xff\n",
+        b"efi: mem00: [" + b" " * 65_000,
+        b"efi: mem00: [" + b"[type=" * 1_000,
+        b"Kernel panic - not syncing: \x1b]0;x\x07\x1b[2J\xe2\x80\xae\n",
+        b"Kernel panic - not syncing: " + b"\x1b[31m" * 13_000,
+    ),
+    ids=("short lines", "short lines of EFI", "spaces", "brackets", "many panics", "a panic of escapes"),
+)
+def test_log(text: bytes) -> None:
+    program = FirmwareProgram()
+    # Not captured, so that the log is asked.
+    program.set_efi_info(0x7FB70040, 48 * 10)
+    log_of(text).install(program)
+
+    def check() -> Outcome:
+        try:
+            read_panic(program.prog)
+            read_efi_map(program.prog)
+        except Unavailable as error:
+            return Outcome(REFUSED, str(error))
+        return Outcome(ANSWERED, "")
+
+    assert outcome_of(check).seconds < 5
+
+
+def test_a_panic_of_escapes_in_every_answer(tmp_path: Path) -> None:
+    """64 KiB of them, which no terminal gets to see."""
+    snapshot = tmp_path / "snapshot"
+    write(replace(build.clean(), panic="\x1b]0;x\x07\x1b[2J\u202e\u2066" * 5_000), str(snapshot))
+    outcome_of(lambda: Outcome(ANSWERED, str(run.ask_everything(snapshot))[:100]), ANSWERED)
