@@ -57,7 +57,7 @@ ELF_SECTION_NAMES_BYTES = 4 << 20
 #: Bytes of a vmlinux's notes; a distribution's has some hundred.
 VMLINUX_NOTE_BYTES = 1 << 20
 
-#: Bytes of a vmlinux's symbol table, and of its strings: 5 million symbols. Distributions have 200 thousand.
+#: Bytes of a vmlinux's symbol tables and their names: 3 million symbols. Distributions have 200 thousand.
 VMLINUX_SYMBOLS_BYTES = 128 << 20
 
 #: Bytes that an ELF dump is read in where it is searched.

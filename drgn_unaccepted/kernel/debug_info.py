@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 import drgn
 
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf_sections import SHT_NOBITS, ElfSections
+from drgn_unaccepted.kernel.elf_sections import ElfSections
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 
 #: The first bytes of BTF that is in no ELF file, in little endian.
@@ -68,7 +68,7 @@ def _look_into(path: str) -> _File:
             sections = ElfSections(file)
             # Other owners have types of their own: Xen's 3, which every distribution's kernel has, is an address.
             build_ids = [n.data.hex() for n in sections.notes() if (n.name, n.type) == (b"GNU", _NT_GNU_BUILD_ID)]
-            names = {section.name for section in sections.all if section.type != SHT_NOBITS}
+            names = {section.name for section in sections.all}
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None
     except Unavailable as error:

@@ -7,9 +7,8 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf_sections import SHT_SYMTAB, ElfSections, Section
+from drgn_unaccepted.kernel.elf_sections import ElfSections
 from drgn_unaccepted.kernel.errors import Unavailable
 
 #: ``Elf64_Sym``: st_name, st_info, st_other, st_shndx, st_value, st_size.
@@ -33,12 +32,7 @@ def read_vmlinux_symbols(path: str, names: Collection[str]) -> dict[str, Vmlinux
     """
     try:
         with open_dump(path) as file:
-            sections = ElfSections(file)
-            tables = [
-                (sections.data(table, limits.VMLINUX_SYMBOLS_BYTES), _strings(sections, table))
-                for table in sections.all
-                if table.type == SHT_SYMTAB
-            ]
+            tables = list(ElfSections(file).symbol_tables())
     except Unavailable as error:
         raise Unavailable(f"{path}: {error}") from None
     found: dict[str, VmlinuxSymbol] = {}
@@ -48,12 +42,6 @@ def read_vmlinux_symbols(path: str, names: Collection[str]) -> dict[str, Vmlinux
             if name_at in places and section:
                 found.setdefault(places[name_at], VmlinuxSymbol(value, size))
     return found
-
-
-def _strings(sections: ElfSections, table: Section) -> bytes:
-    if table.link >= len(sections.all):
-        raise Unavailable("damaged: a symbol table without names")
-    return sections.data(sections.all[table.link], limits.VMLINUX_SYMBOLS_BYTES)
 
 
 def _places(strings: bytes, name: bytes) -> Iterator[int]:
