@@ -67,7 +67,7 @@ def _walk(prog: Program, head: int) -> tuple[list[_Entry], list[str]]:
     start = member_offset(prog, "struct accept_range", "start") - link
     end = member_offset(prog, "struct accept_range", "end") - link
     size = sizeof(type_)
-    if link or size > limits.ACCEPT_RANGE_BYTES:
+    if link or not max(start, end, 8) + 8 <= size <= limits.ACCEPT_RANGE_BYTES:
         raise Unavailable("struct accept_range is not laid out as expected")
     entries: list[_Entry] = []
     problems: list[str] = []

@@ -364,6 +364,10 @@ class AllocatorProgram:
             self._types[name] = self._make(name)
         return self._types[name]
 
+    def use(self, name: str, type_: Type) -> None:
+        """Have this type under the name from now on."""
+        self._types[name] = type_
+
     def _make(self, name: str) -> Type:
         prog = self.prog
         array = re.fullmatch(r"(.*)\[(\d+)\]", name)

@@ -5,6 +5,7 @@ import struct
 from typing import Optional
 
 import pytest
+from drgn import TypeMember
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.accepting import read_accepting
@@ -211,6 +212,31 @@ def test_as_large_a_struct_accept_range_as_there_can_be(beyond: int) -> None:
     guest.structs["accept_range"].append(("more", f"unsigned char[{limits.ACCEPT_RANGE_BYTES - 32 + beyond}]"))
     addresses = entries_of(guest, 1)
     if beyond:
+        with pytest.raises(Unavailable, match=r"^struct accept_range is not laid out as expected$"):
+            read_accepting(guest.prog)
+    else:
+        assert [entry.address for entry in read_accepting(guest.prog).entries] == addresses
+
+
+@pytest.mark.parametrize(
+    ("size", "start", "end", "refused"),
+    [
+        (32, 16, 24, False),
+        (32, 24, 16, False),
+        (31, 16, 24, True),
+        (32, 25, 16, True),
+        (32, 16, 1 << 20, True),
+        (8, 0, 0, True),
+    ],
+)
+def test_members_outside_of_their_structure(size: int, start: int, end: int, refused: bool) -> None:
+    """Types can be the target's own, and say anything."""
+    guest = Guest()
+    addresses = entries_of(guest, 1)
+    places = {"list": ("list_head", 0), "start": ("unsigned long", start), "end": ("unsigned long", end)}
+    members = [TypeMember(guest.type(of), name, 8 * offset) for name, (of, offset) in places.items()]
+    guest.use("accept_range", guest.prog.struct_type("accept_range", size, members))
+    if refused:
         with pytest.raises(Unavailable, match=r"^struct accept_range is not laid out as expected$"):
             read_accepting(guest.prog)
     else:
