@@ -6,8 +6,12 @@ Each runs in a process of its own; 10 s of CPU, 1 GiB of memory and a traceback 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +25,9 @@ from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot_file import write
+from drgn_unaccepted.record.file import Recording
+from drgn_unaccepted.record.keep import table_bytes
+from drgn_unaccepted.snapshot_file import read, write
 from tests.checks import build
 from tests.fuzz import run
 from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome
@@ -29,6 +35,8 @@ from tests.kernel import btf_writer as w
 from tests.kernel.elf_dump import SAMPLES
 from tests.kernel.firmware_program import FirmwareProgram
 from tests.kernel.printk_writer import PrintkWriter
+from tests.samples_over_time import series
+from tests.test_recording import write as write_recording
 
 DUMP = SAMPLES / "6.12-fill" / "vmcore"
 
@@ -303,3 +311,130 @@ def test_a_panic_of_escapes_in_every_answer(tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshot"
     write(replace(build.clean(), panic="\x1b]0;x\x07\x1b[2J\u202e\u2066" * 5_000), str(snapshot))
     outcome_of(lambda: Outcome(ANSWERED, str(run.ask_everything(snapshot))[:100]), ANSWERED)
+
+
+# A full disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "worst-cases", path], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"mounts a file system, which is for root: {done.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def fill(disk: Path, free_pages: int) -> None:
+    with (disk / "full").open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        file.truncate((os.fstat(file.fileno()).st_size // 4096 - free_pages) * 4096)
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+SNAPSHOT, RECORDS = "{snapshot}", "{records}"
+#: What writes the file ``{}``, and whether that takes more than a page.
+WRITERS: dict[str, tuple[tuple[object, ...], bool]] = {
+    "snapshot": (("-c", DUMP, "snapshot", "-o", "{}"), True),
+    "report": (("--snapshot", SNAPSHOT, "report", "-o", "{}.html"), True),
+    "svg": (("--snapshot", SNAPSHOT, "map", "-o", "{}.svg"), True),
+    "png": (("--snapshot", SNAPSHOT, "map", "-o", "{}.png"), True),
+    "check": (("--snapshot", SNAPSHOT, "check", "-o", "{}"), False),
+    "check as json": (("--snapshot", SNAPSHOT, "check", "--format", "json", "-o", "{}"), True),
+    "check as prometheus": (("--snapshot", SNAPSHOT, "check", "--format", "prometheus", "-o", "{}"), False),
+    "merge": (("merge", "-o", "{}", RECORDS), False),
+    "merge as csv": (("merge", "--format", "csv", "-o", "{}", RECORDS), False),
+    "scan": (("scan", "--quiet", "-o", "{}", SNAPSHOT), False),
+    "keep": (("-c", DUMP, "keep", "--directory", "{}"), True),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("inputs")
+    snapshot, records = directory / "snapshot", directory / "records"
+    assert run.command("-c", DUMP, "snapshot", "-o", snapshot)[0] == 0
+    assert run.command("scan", "--quiet", "-o", records, snapshot)[0] == 0
+    return {"snapshot": str(snapshot), "records": str(records)}
+
+
+@pytest.mark.parametrize("free_pages", (0, 1))
+@pytest.mark.parametrize("old", (False, True), ids=("new", "old"))
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk(name: str, old: bool, free_pages: int, disk: Path, inputs: dict[str, str]) -> None:
+    words, large = WRITERS[name]
+    if free_pages and not large:
+        pytest.skip("fits in a page")
+    if name in ("svg", "png"):
+        pytest.importorskip("matplotlib")
+    target = disk / "out"
+    argv = [str(word).format(target, **inputs) for word in words]
+    if old and name in ("keep", "scan"):
+        assert run.command(*argv)[0] == 0
+    elif old:
+        next(Path(word) for word in argv if word.startswith(str(target))).write_text("what was there before")
+    if old and name == "scan":
+        # Another target, for whose record there is no room in what is left of the page.
+        argv[-1] = str(DUMP)
+        target.write_bytes(target.read_bytes() * (4096 // target.stat().st_size + 1))
+        size = target.stat().st_size // 4096 * 4096
+        lines = target.read_bytes()[:size].rpartition(b"\n")[0]
+        target.write_bytes(lines[:-1] + b" " * (size - len(lines) - 1) + b"}\n")
+    fill(disk, free_pages)
+    before = files_of(disk)
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn_unaccepted", *argv], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3, (done.stdout, done.stderr)
+    assert len(done.stderr.splitlines()) == 1 and str(target) in done.stderr
+    left = files_of(disk)
+    if name == "scan" and not old:
+        # Its file is made first, so that no other scan writes it.
+        assert left.pop("out") == b""
+    if name == "keep" and not old and free_pages:
+        # The table, which comes first and is of use alone.
+        (table,) = left.keys() - before.keys()
+        assert left.pop(table) == table_bytes(read(inputs["snapshot"]).table)
+    assert left == before
+
+
+@pytest.mark.parametrize("taken", (0, 1, 5))
+def test_a_recording_on_a_full_disk(taken: int, disk: Path) -> None:
+    """Whole samples, or no file: the next recording has the same name."""
+    path = disk / "recording"
+    samples = [replace(each, torn=("x" * 2_000,) * number) for number, each in enumerate(series(taken + 20))]
+    fill(disk, 2 * taken)
+    with pytest.raises(OSError, match="No space"):
+        write_recording(path, samples)
+    if not taken:
+        assert not path.exists()
+        return
+    recording = Recording(str(path))
+    got = [sample.snapshot for sample in recording]
+    assert recording.dropped is None and path.read_bytes().endswith(b"\n")
+    assert got == samples[: len(got)] and got
+
+
+@pytest.mark.parametrize("words", (("summary",), ("check",), ("map",), ("ranges", "--format", "json")))
+def test_standard_output_on_a_full_disk(words: tuple[str, ...], disk: Path, inputs: dict[str, str]) -> None:
+    fill(disk, 0)
+    with (disk / "out").open("wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "drgn_unaccepted", "--snapshot", inputs["snapshot"], *words],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1, (done.returncode, done.stderr)

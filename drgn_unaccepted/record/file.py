@@ -13,6 +13,8 @@ import os
 import reprlib
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
@@ -60,10 +62,16 @@ class Writer:
     def __init__(self, path: str, interval: float) -> None:
         # As a snapshot file: for root, since it holds kernel addresses.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._end = 0
         self._synced = time.monotonic()
         self._last: Optional[Snapshot] = None
         self._number = 0
-        self._line({"schema": SCHEMA, "interval": interval})
+        try:
+            self._line({"schema": SCHEMA, "interval": interval})
+        except OSError:
+            self.close()
+            raise
 
     @property
     def samples(self) -> int:
@@ -73,7 +81,7 @@ class Writer:
     def add(self, snapshot: Snapshot, elapsed: float, cost: float) -> None:
         """Append one sample.
 
-        :raises OSError: it cannot be written; the file ends with a line that is cut short or with the sample before
+        :raises OSError: it cannot be written; the file ends with the sample before, and is gone if there is none
         """
         line: dict[str, Any] = {"sample": self._number, "elapsed": round(elapsed, 3), "cost": round(cost, 4)}
         if self._last is None:
@@ -97,13 +105,27 @@ class Writer:
         self.close()
 
     def _line(self, value: dict[str, Any]) -> None:
-        data = memoryview((json.dumps(value, separators=(",", ":")) + "\n").encode())
-        while data:
-            data = data[os.write(self._file, data) :]
+        line = (json.dumps(value, separators=(",", ":")) + "\n").encode()
+        data = memoryview(line)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            self._take_back()
+            raise
+        self._end += len(line)
         now = time.monotonic()
         if now - self._synced >= _SYNC_SECONDS:
             os.fdatasync(self._file)
             self._synced = now
+
+    def _take_back(self) -> None:
+        """Leave no part of a line, and no file that has nothing to say and is in the way of the next recording."""
+        with suppress(OSError):
+            if self._number:
+                os.ftruncate(self._file, self._end)
+            else:
+                Path(self._path).unlink()
 
 
 class Recording:
