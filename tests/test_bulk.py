@@ -125,6 +125,8 @@ def test_counters_know_no_addresses(tmp_path: Path, capsys: Capsys) -> None:
         (b"0x10000000000000\n", "line 1: 0x10000000000000: beyond the last physical address"),
         (b"0x10\n\xff\x1b[31m\n", "line 2: \\xff"),
         (b"0x10\n" + b"f" * (1 << 20), "line 2: more than 4096 characters"),
+        (b"0x10\n" + b"f" * 100_000 + b"\n", "line 2: more than 4096 characters"),
+        (b"0x10\n" + b"1" * 100_000 + b"\n", "line 2: more than 4096 characters"),
     ),
 )
 def test_what_is_no_address_ends_it_and_is_told(text: bytes, words: str, tmp_path: Path, capsys: Capsys) -> None:
@@ -132,13 +134,14 @@ def test_what_is_no_address_ends_it_and_is_told(text: bytes, words: str, tmp_pat
 
 
 def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
-    """At the end of the text, where no blank follows it."""
+    """Whether a blank follows it or the text ends there."""
     word = "0x" + "1000".rjust(limits.ADDRESS_TEXT_BYTES - 2, "0")
     (tmp_path / "addresses").write_text(f"0x10\n{word}")
     status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
     assert (status, out.splitlines()[-1].split()[:2]) == (0, [word, "accepted"])
     words = "line 2: more than 4096 characters without a blank"
-    assert words in refused(capsys, tmp_path, f"0x10\n{word}0".encode())
+    for blank in ("", " ", "\n0x20\n"):
+        assert words in refused(capsys, tmp_path, f"0x10\n{word}0{blank}".encode())
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: Capsys) -> None:

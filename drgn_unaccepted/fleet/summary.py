@@ -130,8 +130,8 @@ class Summary:
                     "targets": self._findings[key].targets,
                     "hosts": hosts_with[key],
                     "told_hosts": told[key],
-                    "releases": _most_common(self._findings[key].releases),
-                    "platforms": _most_common(self._findings[key].platforms),
+                    "releases": dict(self._findings[key].releases.most_common()),
+                    "platforms": dict(self._findings[key].platforms.most_common()),
                     "examples": self._findings[key].examples,
                 }
                 for key in worst
@@ -139,8 +139,8 @@ class Summary:
             "unknown": {
                 "targets": self._unknown.targets,
                 "hosts": self._has.count("unknown"),
-                "releases": _most_common(self._unknown.releases),
-                "platforms": _most_common(self._unknown.platforms),
+                "releases": dict(self._unknown.releases.most_common()),
+                "platforms": dict(self._unknown.platforms.most_common()),
                 "examples": self._unknown.examples,
             },
             "failed": [
@@ -189,10 +189,6 @@ def _release(record: Record) -> str:
 def _platform(record: Record) -> Optional[str]:
     kind: Optional[str] = (record.document.get("platform") or {}).get("kind")
     return kind
-
-
-def _most_common(counts: Counter[str]) -> dict[str, int]:
-    return dict(counts.most_common(limits.FLEET_NAMED))
 
 
 def _table(name: str, counts: dict[Optional[str], Counter[str]]) -> list[dict[str, Any]]:

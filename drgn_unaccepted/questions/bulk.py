@@ -107,7 +107,7 @@ def _numbers(data: bytes, line: int) -> tuple[list[str], list[int]]:
     if data.count(b"0x") == len(words) and not any(mark in data for mark in (b"_", b"-", b"+")):
         try:
             addresses = list(map(int, words, repeat(16)))
-            if not addresses or max(addresses) < PHYSICAL_END:
+            if not addresses or (max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES):
                 return words, addresses
         except ValueError:
             pass
@@ -117,6 +117,8 @@ def _numbers(data: bytes, line: int) -> tuple[list[str], list[int]]:
 def _one_by_one(data: bytes, line: int) -> Iterator[int]:
     for number, text in enumerate(data.split(b"\n"), line):
         for word in text.decode("ascii", "backslashreplace").split():
+            if len(word) > ADDRESS_TEXT_BYTES:
+                raise ValueError(f"line {number}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
             try:
                 address = parse_address(word)
             except ValueError as error:
