@@ -6,11 +6,14 @@ Each runs in a process of its own; 10 s of CPU, 1 GiB of memory and a traceback 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import re
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -19,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.fleet.targets import BESIDE
 from drgn_unaccepted.kernel.btf import Btf, Kind
 from drgn_unaccepted.kernel.btf_finder import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
@@ -29,7 +33,7 @@ from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.record.keep import table_bytes
 from drgn_unaccepted.snapshot_file import read, write
 from tests.checks import build
-from tests.fuzz import run
+from tests.fuzz import files, run
 from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome
 from tests.kernel import btf_writer as w
 from tests.kernel.elf_dump import SAMPLES
@@ -438,3 +442,95 @@ def test_standard_output_on_a_full_disk(words: tuple[str, ...], disk: Path, inpu
             check=False,
         )
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1, (done.returncode, done.stderr)
+
+
+# Bombs
+
+NESTED = ("[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000)
+#: Under the name of a field that is a number.
+NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 5_000, "1" + "0" * 400, "-0.5", '"1"', "true")
+
+
+def snapshot_lines(change: Callable[[str], str]) -> bytes:
+    return change(files.snapshot_text("6.12-fill")).encode()
+
+
+def recording_of(change: Callable[[str], str]) -> bytes:
+    header, first, *rest = files.recording_lines()
+    return "\n".join([header, change(first), *rest, ""]).encode()
+
+
+CHANGES: dict[str, Callable[[str], str]] = {
+    **{f"nested {n}": lambda text, deep=deep: text.replace("null", deep, 1) for n, deep in enumerate(NESTED)},  # type: ignore[misc]
+    **{
+        f"{number[:9]} {field}": lambda text, field=field, number=number: re.sub(  # type: ignore[misc]
+            rf'"{field}": ?\d+', f'"{field}": {number}', text, count=1
+        )
+        for field in ("unit_size", "start_pfn", "cpus")
+        for number in NUMBERS
+    },
+    "schema twice": lambda text: '{"schema": "x", ' + text[1:],
+    "a table twice": lambda text: text.replace('"table":', '"table": null, "table":', 1),
+    "a surrogate for a key": lambda text: text.replace('"missing"', '"\\udc80": 1, "missing"', 1),
+    "NUL in a name": lambda text: re.sub(r'"name": ?"', r'"name": "\\u0000', text, count=1),
+    "a bitmap that unpacks to 1 GiB": lambda text: re.sub(
+        r'"bitmap": ?"[^"]*"', f'"bitmap": "{files.big_bomb()}"', text, count=1
+    ),
+    "every list unpacks to 64 MiB": lambda text: re.sub(
+        r'"(pfns|flags|refcounts|page_types)": ?"[^"]*"', rf'"\1": "{files.BOMB}"', text
+    ),
+    "a bomb in a bomb": lambda text: re.sub(
+        r'"bitmap": ?"[^"]*"',
+        f'"bitmap": "{base64.b64encode(zlib.compress(zlib.compress(bytes(64 << 20)))).decode()}"',
+        text,
+        count=1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("kind", ("snapshot", "recording"))
+def test_a_file_that_is_no_file_of_ours(kind: str, name: str, tmp_path: Path) -> None:
+    data = (snapshot_lines if kind == "snapshot" else recording_of)(CHANGES[name])
+    assert data != (snapshot_lines if kind == "snapshot" else recording_of)(str), "nothing was changed"
+    check = files.check_snapshot if kind == "snapshot" else files.check_recording
+    # A line of a recording may say more than is read of it.
+    harmless = name == "NUL in a name" or (kind, name) == ("recording", "schema twice")
+    outcome_of(lambda: check(data, tmp_path), *((ANSWERED, REFUSED) if harmless else (REFUSED,)))
+
+
+BOMBS = (
+    *NESTED,
+    "NaN",
+    "1" * 5_000,
+    '{"schema": NaN}',
+    '{"id": 1, "id": 2}',
+    '{"path": "a\\u0000b"}',
+    '{"path": "a\\ud800b"}',
+    '{"path": "%s"}' % ("x" * 5_000),
+    "a\0b",
+)
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: repr(bomb)[1:25])
+@pytest.mark.parametrize("place", ("records", "manifest", "beside", "merged"))
+def test_a_bomb_among_the_files_of_a_fleet(place: str, bomb: str, tmp_path: Path, inputs: dict[str, str]) -> None:
+    path = tmp_path / ("path.list" if place == "manifest" else "path")
+    path.write_text(bomb + "\n")
+    target = tmp_path / "target"
+    target.write_bytes(Path(inputs["snapshot"]).read_bytes())
+    (tmp_path / f"target{BESIDE}").write_text(bomb + "\n" if place == "beside" else "")
+    argv: dict[str, tuple[object, ...]] = {
+        "records": ("scan", "--quiet", "-o", path, target),
+        "manifest": ("scan", "--quiet", path),
+        "beside": ("scan", "--quiet", "--beside", target),
+        "merged": ("merge", path),
+    }
+
+    def check() -> Outcome:
+        status, _, said = run.command(*argv[place], fails=(0, 1, 2, 3), notes=9)
+        return Outcome(REFUSED if status == 3 else ANSWERED, "".join(said))
+
+    outcome = outcome_of(check)
+    if place == "records":
+        assert path.read_text() == bomb + "\n" and "left alone" in outcome.text

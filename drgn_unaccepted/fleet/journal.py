@@ -94,7 +94,7 @@ class Journal:
                 raise self._foreign()
             if "id" in record:
                 self.done[str(record["id"])] = record["error"] is None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise self._foreign() from None
 
     def _foreign(self) -> CommandError:
@@ -148,7 +148,7 @@ class Beside:
                 record = json.loads(file.read(limits.FLEET_LINE_BYTES))
             if record["id"] == target.id:
                 self.done[target.id] = record["error"] is None
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             # None, or of a dump that was here before: it is written anew.
             return
 

@@ -214,14 +214,24 @@ def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tu
         if not line or line.startswith("#"):
             continue
         entry = _json_entry(f"{name}:{number}", line) if line.startswith("{") else {"path": line}
+        if not all(map(_can_be_a_name, entry.values())):
+            raise CommandError(f"{name}:{number}: a character that no file name can have")
         yield str(_absolute(directory / entry["path"])), entry
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether the kernel takes it for a path or an argument."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _json_entry(where: str, line: str) -> dict[str, str]:
     known = ("path", "host", *_OPTIONS)
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"{where}: not JSON: {error}") from None
     if "path" not in entry or not all(key in known and isinstance(value, str) for key, value in entry.items()):
         raise CommandError(f"{where}: an entry has path, and may have {', '.join(known[1:])}, all of them text")
