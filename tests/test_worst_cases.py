@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import re
 import struct
@@ -18,8 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from drgn import Architecture, Program
+from drgn import Platform as Machine
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.fleet.targets import BESIDE
@@ -28,9 +32,15 @@ from drgn_unaccepted.kernel.btf_finder import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.page_list import walk_page_list
+from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.zones import read_zones
+from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.record.keep import table_bytes
+from drgn_unaccepted.snapshot import Accept, AcceptingList, E820Tables, NamedRange, Platform, Snapshot, Task
 from drgn_unaccepted.snapshot_file import read, write
 from tests.checks import build
 from tests.fuzz import files, run
@@ -39,6 +49,8 @@ from tests.kernel import btf_writer as w
 from tests.kernel.elf_dump import SAMPLES
 from tests.kernel.firmware_program import FirmwareProgram
 from tests.kernel.printk_writer import PrintkWriter
+from tests.kernel.test_page_list import BASE, HEAD, LAYOUT
+from tests.kernel.test_zones import CHUNK_PAGES, NORMAL, START, Guest
 from tests.samples_over_time import series
 from tests.test_recording import write as write_recording
 
@@ -534,3 +546,160 @@ def test_a_bomb_among_the_files_of_a_fleet(place: str, bomb: str, tmp_path: Path
     outcome = outcome_of(check)
     if place == "records":
         assert path.read_text() == bomb + "\n" and "left alone" in outcome.text
+
+
+# Names
+
+NAMES = {
+    "bidi": "a\u202e\u2066b\u200f",
+    "escapes": "\x1b[2J\x1b]8;;http://x\x07\x9b31m",
+    "markup": "</script><script>alert(1)</script><!--]]>&amp;'\"`",
+    "quotes": "\"'`,;|=\\",
+    "lines": "a\r\nb\x0bc\x85d\u2028e\u2029f",
+    "NUL": "a\0b",
+    "surrogates": "a\udc80b\ud800c",
+    "a formula": "=cmd|' /C calc'!A1",
+    "no characters": "\ufffe\uffff\U0010ffff\ufeff",
+    "template": "{0}{name}%s%(x)s${x}{{x}}",
+}
+
+
+def named(name: str) -> Snapshot:
+    """Every text in it that a target can choose has this name in it."""
+    clean = build.clean()
+    zones = tuple(replace(zone, name=name[:15], problems=(name,), locked=True) for zone in clean.zones or ())
+    task = Task(1, name[:15], 0)
+    return replace(
+        clean,
+        target=replace(clean.target, path=name, release=name, build_id=name, snapshot_path=None),
+        zones=zones,
+        accepting=AcceptingList((Accept(0xFFFF888000000000, 12, 14, task),), (name,)),
+        platform=Platform("tdx", name, None, None),
+        kernel_memory=(NamedRange(name, 0x100000000, 0x100200000),),
+        reclaiming=(task,),
+        panic=name,
+        missing={"kexec_segments": name, name: name},
+        torn=(name,),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(name: str, tmp_path: Path) -> None:
+    snapshot, page = tmp_path / "snapshot", tmp_path / "page"
+    write(named(NAMES[name]), str(snapshot))
+
+    def check() -> Outcome:
+        run.ask_everything(snapshot)
+        given = ("--snapshot", snapshot)
+        for format_ in ("text", "json", "nagios", "prometheus", "junit"):
+            out = tmp_path / format_
+            run.command(*given, "check", "--format", format_, fails=run.CHECK_STATUS)
+            run.command(*given, "check", "--format", format_, "-o", out, fails=run.CHECK_STATUS)
+        json.loads((tmp_path / "json").read_text())
+        ElementTree.parse(tmp_path / "junit")
+        run.command(*given, "report", "-o", page)
+        run.command("scan", "--quiet", "-o", tmp_path / "records", snapshot)
+        for format_ in ("text", "json", "csv"):
+            run.command("merge", "--format", format_, tmp_path / "records")
+            run.command("merge", "--format", format_, "-o", tmp_path / f"merged.{format_}", tmp_path / "records")
+        return Outcome(ANSWERED, "")
+
+    outcome_of(check, ANSWERED)
+    for written in ("text", "nagios", "prometheus", "junit", "merged.text", "page"):
+        text = (tmp_path / written).read_text("utf-8")
+        assert not [c for c in text if not c.isprintable() and c != "\n"], written
+    html = page.read_text()
+    assert "<script>alert" not in html and html.count("</script>") == build_page_scripts(tmp_path)
+
+
+def build_page_scripts(directory: Path) -> int:
+    """How many there are in the page of a snapshot without such names."""
+    write(build.clean(), str(directory / "clean"))
+    run.command("--snapshot", directory / "clean", "report", "-o", directory / "clean.html")
+    return (directory / "clean.html").read_text().count("</script>")
+
+
+# Maps
+
+
+TOP = limits.PHYSICAL_END
+
+#: Descriptors of the EFI map, and entries of each e820 table.
+MAPS: dict[str, tuple[list[EfiDescriptor], list[tuple[int, int]]]] = {
+    "as many as can be, each in the one before": (
+        [EfiDescriptor(15 if n % 2 else 7, n * 4096, TOP - n * 4096, 0xF) for n in range(limits.EFI_DESCRIPTORS)],
+        [(n * 4096, TOP - n * 4096) for n in range(limits.E820_ENTRIES)],
+    ),
+    "all the same, beyond all addresses": (
+        [EfiDescriptor(15, 0, 1 << 64, 0xF)] * limits.EFI_DESCRIPTORS,
+        [((1 << 64) - 4096, (1 << 65) - 1)] * limits.E820_ENTRIES,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    descriptors, ranges = MAPS[name]
+    clean = build.clean()
+    assert clean.efi_map is not None
+    table = tuple(E820Entry(start, end, number % 20) for number, (start, end) in enumerate(ranges))
+    efi_map = replace(clean.efi_map, descriptors=tuple(descriptors))
+    write(replace(clean, efi_map=efi_map, e820=E820Tables(table, table, table, table)), str(path))
+    for words in (("map",), ("efi",), ("resolve", "0-4096T"), ("check",)):
+
+        def check(words: tuple[str, ...] = words) -> Outcome:
+            status, _, said = run.command("--snapshot", path, *words, fails=run.CHECK_STATUS)
+            return Outcome(REFUSED if status == 3 else ANSWERED, "".join(said))
+
+        outcome_of(check)
+
+
+# Page lists
+
+
+@pytest.mark.parametrize("begin", (0, 1_000))
+def test_a_list_that_leads_back_into_itself_after_a_million_pages(begin: int) -> None:
+    """In no order that could be guessed; ``begin`` entries are not in the cycle."""
+    period = 1_000_003
+    pages = bytearray(64 * (begin + period))
+
+    def pfn(number: int) -> int:
+        # 617 generates every place of the cycle, since the period is prime.
+        return number if number < begin else begin + (number - begin) * 617 % period
+
+    for number in range(begin + period):
+        following = number + 1 if number + 1 < begin + period else begin
+        before = number - 1
+        links = (BASE + 64 * pfn(following) + 8, BASE + 64 * pfn(before) + 8 if before >= 0 else HEAD)
+        struct.pack_into("<QQ", pages, 64 * pfn(number) + 8, *links)
+    head = struct.pack("<QQ", BASE + 8 + 64 * pfn(0), 0)
+    prog = Program(Machine(Architecture.X86_64))
+    prog.add_memory_segment(HEAD, 16, lambda _address, count, offset, _physical: head[offset : offset + count])
+    prog.add_memory_segment(BASE, len(pages), lambda _address, count, offset, _physical: pages[offset : offset + count])
+
+    def check() -> Outcome:
+        listed = walk_page_list(prog, LAYOUT, HEAD, limits.LISTED_CHUNKS)
+        assert len(listed.pfns) == begin + period and len(set(listed.pfns)) == begin + period
+        return Outcome(ANSWERED, listed.problems[-1])
+
+    assert outcome_of(check, ANSWERED).text.endswith("a cycle")
+
+
+@pytest.mark.parametrize("way", ("a list", "the head of the other zone"))
+def test_two_zones_that_share(way: str) -> None:
+    """The second head leads into the first one's list, which never comes back to it."""
+    guest = Guest()
+    first = guest.zone
+    second = guest.populate(guest.add_node(1), NORMAL, "Normal", START + 64 * CHUNK_PAGES, 64 * CHUNK_PAGES)
+    pfns = [START + n * CHUNK_PAGES for n in (1, 2, 3)]
+    guest.list_chunks(first, pfns)
+    other = guest.at("zone", first, "unaccepted_pages")
+    link = guest.lru(pfns[1]) if way == "a list" else other
+    guest.write(guest.at("zone", second, "unaccepted_pages"), struct.pack("<QQ", link, guest.lru(pfns[2])))
+    zones = read_zones(guest.prog, read_kernel_build(guest.prog))
+    one, two = (zone.listed for zone in zones)
+    assert one is not None and two is not None
+    assert (list(one.pfns), one.problems) == (pfns, ())
+    assert list(two.pfns) == (pfns[1:] if way == "a list" else [])
+    assert f"{other:#x}, which is in no struct page" in two.problems[-1]

@@ -99,6 +99,7 @@ def _keep(args: Arguments, open_target: Open) -> int:
     from drgn_unaccepted.record.keep import boot_id, keep
     from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
     from drgn_unaccepted.snapshot_file import SnapshotFileError
+    from drgn_unaccepted.words import safe
 
     try:
         # Reading it makes the kernel set it, so that a dump of this boot has it too.
@@ -111,7 +112,7 @@ def _keep(args: Arguments, open_target: Open) -> int:
         raise CommandError(str(error)) from None
     print(kept.snapshot)
     if kept.table is None:
-        print(f"without the table: {snapshot.table.state}: {snapshot.table.reason}")
+        print(safe(f"without the table: {snapshot.table.state}: {snapshot.table.reason}"))
     if kept.option is not None:
         earlier = "" if kept.table is not None else " (read earlier)"
         print(f"for a crash dump of this boot: --table {kept.option}{earlier}")

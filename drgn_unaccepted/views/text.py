@@ -233,7 +233,7 @@ def check(answer: Document) -> Iterator[str]:
 def snapshot(answer: Document) -> Iterator[str]:
     yield f"{answer['file']}: table {answer['table']['state']}"
     for part, reason in sorted(answer["missing"].items()):
-        yield f"without {part}: {safe(reason)}"
+        yield f"without {safe(part)}: {safe(reason)}"
 
 
 def _unaccepted(answer: Document) -> str:
