@@ -153,6 +153,9 @@ PAGE_ORDERS = 20
 #: Chunks on all ``zone->unaccepted_pages`` together: 16 TiB in chunks of 4 MiB.
 LISTED_CHUNKS = 4 << 20
 
+#: Runs of neighbouring chunks in one list. The kernel lists memory in order of address and takes it from one end.
+LISTED_RUNS = 250_000
+
 #: Bytes that are compressed in a snapshot file: the largest bitmap, and 24 bytes for each chunk of the longest lists.
 SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
-from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, Snapshot, Table
+from drgn_unaccepted.model.ranges import chunk_runs
+from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, ListedChunks, Snapshot, Table
 
 _PFN_END = limits.PHYSICAL_END >> PAGE_SHIFT
 
@@ -49,8 +51,16 @@ def _contradictions(snapshot: Snapshot) -> Iterator[str]:
             chunks += len(zone.listed.pfns)
             if max(zone.listed.pfns, default=0) >= _PFN_END:
                 yield f"a chunk of zone {zone.name} is beyond the last physical address"
+            if snapshot.kernel is not None and _is_scattered(zone.listed, snapshot.kernel.chunk_pages):
+                yield f"the list of zone {zone.name} has more than {limits.LISTED_RUNS} runs of chunks"
     if chunks > limits.LISTED_CHUNKS:
         yield f"{chunks} listed chunks, more than {limits.LISTED_CHUNKS}"
+
+
+def _is_scattered(listed: ListedChunks, chunk_pages: int) -> bool:
+    if len(listed.pfns) <= limits.LISTED_RUNS or chunk_pages < 1:
+        return False
+    return next(islice(chunk_runs(listed.pfns, chunk_pages), limits.LISTED_RUNS, None), None) is not None
 
 
 def _of_table(table: Table) -> Iterator[str]:

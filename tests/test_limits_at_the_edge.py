@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import zlib
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.questions import ranges as ranges_question
 from drgn_unaccepted.questions import resolve as resolve_question
+from drgn_unaccepted.snapshot import ListedChunks
 from drgn_unaccepted.snapshot_file import Budget, SnapshotFileError, parse_json
+from drgn_unaccepted.snapshot_sound import contradiction
+from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.case import sample
 from tests.fuzz.run import command, document
@@ -110,3 +115,19 @@ def test_resolved_pieces(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert status == 3 and said == [
         f"drgn-unaccepted: more than {there - 1} pieces: ask for a smaller range, or see map"
     ]
+
+
+@pytest.mark.parametrize("runs", [3, 4])
+def test_runs_of_chunks_in_a_list(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that a hostile snapshot scatters would be an object for each chunk."""
+    monkeypatch.setattr(limits, "LISTED_RUNS", 3)
+    snapshot = clean()
+    assert snapshot.zones is not None and snapshot.kernel is not None
+    *others, normal = snapshot.zones
+    assert normal.listed is not None
+    pfns = array("Q", [normal.start_pfn + 2 * n * snapshot.kernel.chunk_pages for n in range(runs)])
+    flags, counts, types = normal.listed.flags[:1], normal.listed.refcounts[:1], normal.listed.page_types[:1]
+    listed = ListedChunks(pfns, flags * runs, counts * runs, types * runs)
+    snapshot = replace(snapshot, zones=(*others, replace(normal, listed=listed)))
+    broken = contradiction(snapshot)
+    assert broken == (None if runs == 3 else "the list of zone Normal has more than 3 runs of chunks")

@@ -9,6 +9,7 @@ commit dcdfdd40fa82 ("mm: Add support for unaccepted memory") (in v6.5)). They c
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Optional
 
 from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
@@ -19,7 +20,8 @@ from drgn_unaccepted.kernel.memmap import page_layout, zone_id_bits
 from drgn_unaccepted.kernel.page_list import walk_page_list
 from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
 from drgn_unaccepted.kernel.probe import enumerators
-from drgn_unaccepted.snapshot import Counters, KernelBuild, ListedChunks, Watermarks, Zone
+from drgn_unaccepted.model.ranges import chunk_runs, total
+from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
 
 
 def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
@@ -243,7 +245,24 @@ class _ZoneReader:
     def _walk(self, head: int, most: int) -> ListedChunks:
         listed = walk_page_list(self._prog, self._layout, head, min(most, self._budget))
         self._budget -= len(listed.pfns)
+        return _first_runs(listed, self._build.chunk_pages)
+
+
+def _first_runs(listed: ListedChunks, chunk_pages: int) -> ListedChunks:
+    """The list, as far as it has no more runs than are looked at one by one."""
+    if len(listed.pfns) <= limits.LISTED_RUNS:
         return listed
+    runs = chunk_runs(listed.pfns, chunk_pages)
+    kept = total(islice(runs, limits.LISTED_RUNS)) // (chunk_pages * PAGE_SIZE)
+    if next(runs, None) is None:
+        return listed
+    return ListedChunks(
+        listed.pfns[:kept],
+        listed.flags[:kept],
+        listed.refcounts[:kept],
+        listed.page_types[:kept],
+        (*listed.problems, f"more than {limits.LISTED_RUNS} runs of chunks: what follows entry {kept} is left out"),
+    )
 
 
 def _is_locked(lock: Object) -> Optional[bool]:

@@ -50,11 +50,14 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
 
 def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
     """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk of a run in order."""
-    column = pfns if isinstance(pfns, array) else array("Q", pfns)
-    runs: list[tuple[int, int]] = []
+    return merge(chunk_runs(pfns if isinstance(pfns, array) else array("Q", pfns), chunk_pages))
+
+
+def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
+    """Runs of chunks that follow each other in the list and in memory, in listed order, as addresses."""
     first = end = 0
-    for at in range(0, len(column), _BLOCK):
-        block = column[at : at + _BLOCK]
+    for at in range(0, len(pfns), _BLOCK):
+        block = pfns[at : at + _BLOCK]
         # Almost all blocks of a large guest continue the run.
         following = range(end, end + len(block) * chunk_pages, chunk_pages)
         if block[0] == end and following.stop < 1 << 64 and block == array("Q", following):
@@ -62,11 +65,12 @@ def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
             continue
         for pfn in block:
             if pfn != end:
-                runs.append((first << _PAGE_SHIFT, end << _PAGE_SHIFT))
+                if end > first:
+                    yield first << _PAGE_SHIFT, end << _PAGE_SHIFT
                 first = pfn
             end = pfn + chunk_pages
-    runs.append((first << _PAGE_SHIFT, end << _PAGE_SHIFT))
-    return merge(runs)
+    if end > first:
+        yield first << _PAGE_SHIFT, end << _PAGE_SHIFT
 
 
 def are_aligned(values: array[int], alignment: int) -> bool:

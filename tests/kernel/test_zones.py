@@ -436,3 +436,17 @@ def test_counters_that_read_as_zeros_are_no_counters() -> None:
     guest.set_global("vm_zone_stat", "atomic_long_t[6]", bytes(48))
     with pytest.raises(Unavailable, match="vm_zone_stat reads as zeros"):
         read_counters(guest.prog)
+
+
+@pytest.mark.parametrize("runs", [3, 4])
+def test_a_list_of_more_runs_than_any_kernel_has_is_cut_and_says_so(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LISTED_RUNS", 3)
+    guest = Guest()
+    # Pairs of neighbours, each pair a run.
+    chunks = [START + (3 * run + n) * CHUNK_PAGES for run in range(runs) for n in range(2)]
+    guest.list_chunks(guest.zone, chunks)
+    listed = guest.listed()
+    assert list(listed.pfns) == chunks[:6]
+    assert len(listed.flags) == len(listed.refcounts) == len(listed.page_types) == 6
+    told = () if runs == 3 else ("more than 3 runs of chunks: what follows entry 6 is left out",)
+    assert listed.problems == told
