@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Files that the user names, or that lie where anybody may put one: opened and replaced so that none does harm.
 
-Under the name of a dump there can be a device: to read ``/dev/mem`` can kill a confidential guest, ``/dev/zero`` has no
-end, and a file renamed over ``/dev/null`` breaks the machine. There can be a pipe that nobody writes to, whose open(2)
-never returns.
+Under the name of a dump there can be a device: to read that of memory can kill a confidential guest, ``/dev/zero`` has
+no end, and a file renamed over ``/dev/null`` breaks the machine. There can be a pipe that nobody writes to, whose
+open(2) never returns.
 """
 
 from __future__ import annotations

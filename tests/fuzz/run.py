@@ -55,6 +55,7 @@ class Outcome(NamedTuple):
     details: str = ""
     #: Of CPU.
     seconds: float = 0.0
+    #: Beyond what the harness had when it forked.
     peak_bytes: int = 0
 
     @property
@@ -69,6 +70,7 @@ class Defect(Exception):
 def isolated(check: Callable[[], Outcome]) -> Outcome:
     """``check()`` in a forked process with limits."""
     with tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as trace:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         pid = os.fork()
         if pid == 0:
             _child(check, report.fileno(), trace.fileno())
@@ -78,7 +80,7 @@ def isolated(check: Callable[[], Outcome]) -> Outcome:
         text = trace.read().decode("utf-8", "replace")
         report.seek(0)
         data = report.read()
-    peak = usage.ru_maxrss * 1024
+    peak = max(0, usage.ru_maxrss * 1024 - resident)
     if os.WIFEXITED(status) and data:
         return Outcome(*json.loads(data))._replace(seconds=seconds, peak_bytes=peak)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0

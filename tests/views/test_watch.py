@@ -187,6 +187,13 @@ print("after", taken)
 """
 
 
+def _as_at_a_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # A shell that runs these tests in the background may have had them ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal:
     """The program on a pseudo terminal of its own."""
 
@@ -203,7 +210,7 @@ class Terminal:
             cwd=ROOT,
             env={**os.environ, "TERM": term, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_at_a_terminal,
         )
 
     def resize(self, rows: int, columns: int) -> None:
