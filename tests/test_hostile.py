@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import Piece, StateMap
 from drgn_unaccepted.snapshot import Table
@@ -304,3 +305,22 @@ def test_a_saved_bitmap_of_many_runs_beside_many_lists_is_linear() -> None:
     states._known, states._starts = Counted(known), [piece.start for piece in known]
     assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 2 * number
     assert Counted.looked_at < 20 * number
+
+
+def test_what_pages_say_of_many_gaps_is_linear() -> None:
+    """Each gap is held against the pages that were looked at there, not against all of them."""
+
+    class Counted(list[Range]):
+        looked_at = 0
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            type(self).looked_at += 1
+            return super().__getitem__(index)
+
+    number, unit = 2000, 2 << 20
+    states = StateMap(of_bitmap(b"\0"), Source("page-lists", False, "no bitmap"))
+    states._known = [Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number)]
+    states._starts = [piece.start for piece in states._known]
+    states._scanned = Counted(Range((2 * n + 1) * unit, (2 * n + 1) * unit + unit // 2) for n in range(number))
+    assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 3 * number
+    assert Counted.looked_at < 40 * number

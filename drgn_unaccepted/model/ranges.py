@@ -126,6 +126,17 @@ def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
     return rest
 
 
+def clip(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
+    """What of them lies in [start, end); none before that is looked at."""
+    # A one-element tuple sorts before every range that starts at its value.
+    for index in range(max(0, bisect_left(ranges, (start + 1,)) - 1), len(ranges)):
+        found = ranges[index]
+        if found.start >= end:
+            return
+        if found.end > start:
+            yield Range(max(found.start, start), min(found.end, end))
+
+
 def total(ranges: Iterable[tuple[int, int]]) -> int:
     """Bytes in all of them together."""
     return sum(end - start for start, end in ranges)

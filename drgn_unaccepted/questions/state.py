@@ -50,6 +50,7 @@ class StateMap:
         elif source.name == "none" and snapshot.table.state == "absent":
             self._known = list(_without_table(snapshot))
         self._starts = [piece.start for piece in self._known]
+        self._scanned = [] if snapshot.pages is None else rng.merge(snapshot.pages.scanned)
         #: Listed chunks; of a table of this boot without the edges, which can be accepted as guards. Only what a saved
         #: table calls accepted is held against them.
         self._listed: list[Range] = []
@@ -110,8 +111,8 @@ class StateMap:
         for piece in self._bitmap_pieces(start, end):
             if piece.state == ACCEPTED:
                 reason = "its bit was 0 when the table was saved" if piece.covered else piece.reason
-                for known in self._if_it_holds(piece._replace(reason=reason)):
-                    yield from self._unless_listed(known)
+                for then in self._if_it_holds(piece._replace(reason=reason)):
+                    yield from self._unless_listed(then) if then.state == ACCEPTED else (then,)
                 continue
             for now in self._known_pieces(piece.start, piece.end):
                 lists = "no list was read" if self._snapshot.zones is None else now.reason
@@ -132,14 +133,7 @@ class StateMap:
     def _unless_listed(self, piece: Piece) -> Iterator[Piece]:
         """What was accepted when the table was saved, if it is not amid listed chunks now."""
         at = piece.start
-        first = max(0, bisect_right(self._listed, (at, PHYSICAL_END)) - 1)
-        for index in range(first, len(self._listed) if piece.state == ACCEPTED else 0):
-            run = self._listed[index]
-            start, end = max(run.start, at), min(run.end, piece.end)
-            if start >= piece.end:
-                break
-            if start >= end:
-                continue
+        for start, end in rng.clip(self._listed, piece.start, piece.end):
             if at < start:
                 yield piece._replace(start=at, end=start)
             yield Piece(start, end, UNKNOWN, piece.covered, f"{piece.reason}; now it is amid listed chunks")
@@ -165,10 +159,8 @@ class StateMap:
 
     def _unknown_pieces(self, start: int, end: int, covered: Optional[bool]) -> Iterator[Piece]:
         """Of what was looked at and proved nothing, and of what was not, each says so."""
-        pages = self._snapshot.pages
-        scanned = [] if pages is None else rng.intersect([Range(start, end)], pages.scanned)
         at = start
-        for run in scanned:
+        for run in rng.clip(self._scanned, start, end):
             if at < run.start:
                 yield Piece(at, run.start, UNKNOWN, covered, self._unknown_reason(False))
             yield Piece(*run, UNKNOWN, covered, self._unknown_reason(True))

@@ -14,6 +14,7 @@ from drgn_unaccepted.model.ranges import (
     Range,
     are_aligned,
     chunk_ranges,
+    clip,
     find,
     intersect,
     merge,
@@ -113,3 +114,11 @@ def test_chunks_are_the_pages_that_are_in_them(
 def test_alignment(values: list[int], alignment: int) -> None:
     assert are_aligned(array("Q", values), alignment) is all(value % alignment == 0 for value in values)
     assert are_aligned(array("Q", [value // alignment * alignment for value in values]), alignment)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9))), st.integers(0, 70), st.integers(0, 70))
+def test_clip_is_the_common_part_with_one_range(found: list[tuple[int, int]], start: int, end: int) -> None:
+    ranges = merge((first, first + size) for first, size in found)
+    clipped = list(clip(ranges, start, end))
+    assert is_merged(clipped)
+    assert addresses(clipped) == addresses(ranges) & set(range(start, end))
