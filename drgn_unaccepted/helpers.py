@@ -81,8 +81,8 @@ def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
 
     :raises Unavailable: the bitmap is not in this target
     """
-    table, geometry = _bitmap(prog)
-    return bits.unaccepted_ranges(geometry, table)
+    bitmap, geometry = _bitmap(efi_unaccepted_table(prog))
+    return bits.unaccepted_ranges(geometry, bitmap)
 
 
 @takes_program_or_default
@@ -105,13 +105,14 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
     end = start + size
     if not 0 <= start <= end <= PHYSICAL_END:
         raise ValueError(f"{start:#x}, {size:#x} bytes: not a physical range below 2^52")
-    if efi_unaccepted_table(prog).state == "absent":
+    table = efi_unaccepted_table(prog)
+    if table.state == "absent":
         return False
-    table, geometry = _bitmap(prog)
-    if bits.range_contains_unaccepted_memory(geometry, table, start, size, whole_pages=True):
+    bitmap, geometry = _bitmap(table)
+    if bits.range_contains_unaccepted_memory(geometry, bitmap, start, size, whole_pages=True):
         return True
     units = bits.units_of(geometry, start, end)
-    return next(bits.runs(table, units.start, units.stop), None) is not None
+    return next(bits.runs(bitmap, units.start, units.stop), None) is not None
 
 
 @takes_program_or_default
@@ -227,8 +228,7 @@ def _part(read: Callable[[], _Part]) -> _Part:
         raise Unavailable(damage(error)) from error
 
 
-def _bitmap(prog: Program) -> tuple[bytes, Geometry]:
-    table = efi_unaccepted_table(prog)
+def _bitmap(table: Table) -> tuple[bytes, Geometry]:
     if table.bitmap is None or table.geometry is None or table.is_doubted:
         raise Unavailable(f"table {table.state}: {table.reason}")
     return table.bitmap, table.geometry

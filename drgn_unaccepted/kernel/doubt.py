@@ -115,6 +115,8 @@ def _not_held_against_lists(zeros: Sequence[_ZeroPages]) -> Optional[str]:
 def _counted_without_bits(counted: int, geometry: Geometry, bitmap: bytes, chunk_bytes: int) -> Optional[str]:
     """More is counted than has bits. A run of bits can have a chunk at each end of which it is a unit, or the guard."""
     found = bits.count(bitmap) * geometry.unit_size
+    if counted <= found:
+        return None
     edges = bits.extent(bitmap)
     slack = (_MANY_CHUNKS + (0 if edges is None else 2 * edges.runs)) * max(chunk_bytes, 2 * geometry.unit_size)
     if not found + slack <= counted <= limits.PHYSICAL_END:
