@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
-from drgn_unaccepted.model.header import X86_UNIT_SIZE
+from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 
 PAGE_SHIFT = 12
@@ -80,6 +80,14 @@ class Table:
     def is_doubted(self) -> bool:
         """There is a bitmap, and :attr:`reason` says why not to believe it."""
         return self.bitmap is not None and self.reason is not None and not self.is_saved
+
+    def to_bytes(self) -> Optional[bytes]:
+        """The table as it lies in memory, header and bitmap; ``None`` where it was not read whole."""
+        if self.bitmap is None:
+            return None
+        assert self.version is not None and self.unit_size is not None
+        assert self.phys_base is not None and self.bitmap_bytes is not None
+        return HEADER.pack(self.version, self.unit_size, self.phys_base, self.bitmap_bytes) + self.bitmap
 
     @property
     def geometry(self) -> Optional[Geometry]:

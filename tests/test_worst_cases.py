@@ -39,7 +39,6 @@ from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.record.file import Recording
-from drgn_unaccepted.record.keep import table_bytes
 from drgn_unaccepted.snapshot import Accept, AcceptingList, E820Tables, NamedRange, Platform, Snapshot, Task
 from drgn_unaccepted.snapshot_file import read, write
 from tests.checks import build
@@ -420,7 +419,7 @@ def test_a_full_disk(name: str, old: bool, free_pages: int, disk: Path, inputs: 
     if name == "keep" and not old and free_pages:
         # The table, which comes first and is of use alone.
         (table,) = left.keys() - before.keys()
-        assert left.pop(table) == table_bytes(read(inputs["snapshot"]).table)
+        assert left.pop(table) == read(inputs["snapshot"]).table.to_bytes()
     assert left == before
 
 

@@ -138,16 +138,16 @@ class ElfMemory:
         :raises FaultError: the dump does not hold them all
         """
         data = b""
-        index = bisect_right(self._pieces, (address, _SPACE_END, 0)) - 1
-        while index >= 0 and len(data) < size:
+        for index in range(max(0, bisect_right(self._pieces, (address, _SPACE_END, 0)) - 1), len(self._pieces)):
+            start, end, offset = self._pieces[index]
             at = address + len(data)
-            start, end, offset = self._pieces[index] if index < len(self._pieces) else (0, 0, 0)
-            wanted = min(size - len(data), end - at)
-            piece = os.pread(self._file.fileno(), wanted, offset + at - start) if start <= at < end else b""
-            if not piece or len(piece) < wanted:
+            if not start <= at < end:
                 break
+            wanted = min(size - len(data), end - at)
+            piece = os.pread(self._file.fileno(), wanted, offset + at - start)
             data += piece
-            index += 1
+            if len(piece) < wanted or len(data) == size:
+                break
         if len(data) < size:
             raise FaultError("not in this dump", address)
         return data

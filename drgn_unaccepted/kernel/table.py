@@ -219,16 +219,14 @@ def _table_of_snapshot(path: str) -> SavedTable:
     except snapshot_file.SnapshotFileError as error:
         raise TargetError(f"{path}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
     table = snapshot.table
-    if table.bitmap is None or table.address is None:
+    data = table.to_bytes()
+    if data is None or table.address is None:
         raise TargetError(f"{path}: no table in it: {table.state}: {table.reason}")
     if table.is_doubted:
         raise TargetError(f"{path}: its table is not to be believed: {table.reason}")
-    assert table.version is not None and table.unit_size is not None
-    assert table.phys_base is not None and table.bitmap_bytes is not None
-    header = HEADER.pack(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
     # A table that was itself saved is not of the boot of the target that it was given to, unless that was proven.
     known = not table.is_saved or bool(table.same_boot)
-    return SavedTable(path, table.address, header + table.bitmap, snapshot.target.boot_id if known else None)
+    return SavedTable(path, table.address, data, snapshot.target.boot_id if known else None)
 
 
 def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:

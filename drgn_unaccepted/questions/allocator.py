@@ -7,7 +7,7 @@ from typing import Optional
 
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.source import Source, no_zones
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Snapshot, Zone
 
 
@@ -23,14 +23,6 @@ def zones(snapshot: Snapshot, source: Source) -> Document:
     answer["chunk_bytes"] = chunk
     answer["zones"] = [_zone(zone, chunk) for zone in snapshot.zones]
     return answer
-
-
-def no_zones(snapshot: Snapshot) -> Optional[str]:
-    """Why nothing is known of any zone, or None."""
-    if snapshot.zones is None:
-        return snapshot.missing["zones"]
-    # Every kernel has one.
-    return None if snapshot.zones else "no zone is populated, as where node_data reads as zeros"
 
 
 def _zone(zone: Zone, chunk: int) -> Document:

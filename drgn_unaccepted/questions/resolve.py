@@ -15,9 +15,8 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.allocator import no_zones
 from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source
+from drgn_unaccepted.questions.source import Source, no_zones
 from drgn_unaccepted.questions.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
 

@@ -127,11 +127,17 @@ def _lack(snapshot: Snapshot, rung: str) -> Optional[str]:
     return None
 
 
-def _lists_lack(snapshot: Snapshot) -> Optional[str]:
+def no_zones(snapshot: Snapshot) -> Optional[str]:
+    """Why nothing is known of any zone, or None."""
     if snapshot.zones is None:
         return snapshot.missing["zones"]
+    # Every kernel has one.
+    return None if snapshot.zones else "no zone is populated, as where node_data reads as zeros"
+
+
+def _lists_lack(snapshot: Snapshot) -> Optional[str]:
     if not snapshot.zones:
-        return "no zone is populated, as where node_data reads as zeros"
+        return no_zones(snapshot)
     for zone in snapshot.zones:
         where = f"unaccepted_pages of node {zone.node} zone {zone.name}"
         if zone.listed is None:

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.model.header import HEADER
-from drgn_unaccepted.snapshot import Snapshot, Table
+from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import dump
 
 #: Where the systemd unit keeps them.
@@ -71,7 +70,7 @@ def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int =
     place = Path(directory) / boot
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     table = None
-    data = table_bytes(snapshot.table)
+    data = snapshot.table.to_bytes()
     with _alone(directory):
         if data is not None:
             table = place / f"table-{snapshot.table.address:#x}.bin"
@@ -98,15 +97,6 @@ def _option(place: Path, table: Optional[Path]) -> Optional[str]:
         return str(place / "snapshot.json")
     tables = sorted(place.glob("table-0x*.bin"))
     return f"{tables[0]}@{tables[0].stem.partition('-')[2]}" if len(tables) == 1 else None
-
-
-def table_bytes(table: Table) -> Optional[bytes]:
-    """The table as it lies in memory, header and bitmap; None where it was not read whole."""
-    if table.bitmap is None:
-        return None
-    assert table.version is not None and table.unit_size is not None
-    assert table.phys_base is not None and table.bitmap_bytes is not None
-    return HEADER.pack(table.version, table.unit_size, table.phys_base, table.bitmap_bytes) + table.bitmap
 
 
 def _replace(path: Path, data: bytes) -> None:
