@@ -130,11 +130,11 @@ def clip(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
     """What of them lies in [start, end); none before that is looked at."""
     # A one-element tuple sorts before every range that starts at its value.
     for index in range(max(0, bisect_left(ranges, (start + 1,)) - 1), len(ranges)):
-        found = ranges[index]
+        found = Range(max(ranges[index].start, start), min(ranges[index].end, end))
         if found.start >= end:
             return
-        if found.end > start:
-            yield Range(max(found.start, start), min(found.end, end))
+        if found.start < found.end:
+            yield found
 
 
 def total(ranges: Iterable[tuple[int, int]]) -> int:
