@@ -42,7 +42,7 @@ def _table(rng: random.Random) -> bytes:
     """``struct efi_unaccepted_memory`` with some bits, or a snapshot file."""
     if rng.randrange(3) == 0:
         return damaged_snapshot(rng, "6.12-fill")
-    bitmap = rng.choice((rng.randbytes(95), bytes(95), rng.randbytes(1 << 20), b"\xff" * 4096))
+    bitmap = rng.choice((rng.randbytes(95), bytes(95), rng.randbytes(1 << 17), b"\xff" * 4096))
     header = struct.pack("<IIQQ", 1, 2 << 20, 4 << 30, len(bitmap))
     return _bytes(rng, header + bitmap, [(0, 4), (4, 4), (8, 8), (16, 8), (24, 8)])
 
