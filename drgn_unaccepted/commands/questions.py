@@ -59,12 +59,14 @@ def _resolve_file(snapshot: Snapshot, source: Source, args: Arguments) -> Iterat
     from drgn_unaccepted.questions.bulk import Bulk
     from drgn_unaccepted.views import bulk as view
 
-    lines = view.json_lines if args.format == "json" else view.text
     bulk = Bulk(snapshot, source)
     try:
         with os.fdopen(0, "rb", closefd=False) if args.file == "-" else open_input(args.file) as text:
-            for block in bulk.blocks(text):
-                yield lines(block, bulk)
+            if args.format == "json":
+                yield from (view.json_lines(block, bulk) for block in bulk.blocks(text))
+            else:
+                expected = os.fstat(text.fileno()).st_size
+                yield from (view.text(block, bulk) for block in bulk.lines(text, expected))
     except OSError as error:
         raise CommandError(f"{args.file}: {error.strerror}") from None
     except ValueError as error:

@@ -4,15 +4,26 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Union
 
 from drgn_unaccepted.questions.bulk import Block, Bulk
 
+if TYPE_CHECKING:
+    from drgn_unaccepted.questions.bulk_lines import Lines
 
-def text(block: Block, bulk: Bulk) -> str:
+#: Characters of the longest state.
+_WIDTH = len("unaccepted")
+
+
+def text(block: Union[Block, Lines], bulk: Bulk) -> str:
     """Lines of the address as it was written and its state."""
     outside = "  (outside the bitmap)" if bulk.has_table else "  (no table)"
-    ends = [f"  {kind.state}{outside if kind.covered is False else ''}\n" for kind in bulk.kinds]
-    return "".join([word + ends[kind] for word, kind in zip(block.words, block.kinds)])
+    ends = [f"  {kind.state:>{_WIDTH}}{outside if kind.covered is False else ''}\n" for kind in bulk.kinds]
+    if isinstance(block, Block):
+        return "".join([word + ends[kind] for word, kind in zip(block.words, block.kinds)])
+    from drgn_unaccepted.views.bulk_lines import ended
+
+    return ended(block, [end.encode() for end in ends])
 
 
 def json_lines(block: Block, bulk: Bulk) -> str:
