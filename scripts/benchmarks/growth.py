@@ -17,7 +17,7 @@ GIB, TIB = 1 << 30, 1 << 40
 #: 4 PiB is the kernel's own stated worst case, a bitmap of 256 MiB.
 SIZES = (10 * GIB, 100 * GIB, TIB, 10 * TIB, 4096 * TIB)
 
-#: Addresses that are looked up.
+#: Addresses in the file.
 ADDRESSES = 100_000
 
 
@@ -98,21 +98,24 @@ def set_bits() -> Series:
     return Series("table to ranges", "read and ranges", "for_each_set_bit", "s", points, stops)
 
 
-def look_up() -> Series:
-    """states of addresses"""
+def resolved() -> Series:
+    """a file of addresses to lines"""
     points = []
     for size in SIZES:
         with dump_of(as_in_the_lab(nbytes(size))) as dump:
-            points.append(_look_up(dump, size))
-    name = f"states of {ADDRESSES:,} addresses"
-    return Series(name, "read and look-up", "test_bit loop", "s", points)
+            points.append(_resolved(dump, size))
+    name = f"resolve -f of {ADDRESSES:,} addresses to lines"
+    return Series(name, "resolve -f", "test_bit loop, fields read once", "s", points)
 
 
-def _look_up(dump: Dump, size: int) -> Point:
+def _resolved(dump: Dump, size: int) -> Point:
     some = addresses.some_addresses(ADDRESSES, BASE, dump.geometry.end)
-    return Point(
-        size, seconds(lambda: addresses.states(dump, some)), seconds(lambda: addresses.tested_bits(dump, some))
-    )
+    with addresses.file_of(some) as directory:
+        ours, other = addresses.of_dump(dump, directory / "addresses")
+        out = directory / "out"
+        return Point(
+            size, seconds(lambda: addresses.printed(ours, out)), seconds(lambda: addresses.printed(other, out))
+        )
 
 
 def guests() -> Iterator[Series]:
@@ -161,4 +164,4 @@ def everything(quick: bool = False) -> Iterator[Series]:
     yield to_ranges()
     yield random_to_ranges(quick)
     yield set_bits()
-    yield look_up()
+    yield resolved()
