@@ -147,9 +147,12 @@ def _document(file: BinaryIO) -> Optional[dict[str, Any]]:
 
 def _last_words(file: BinaryIO) -> str:
     """The last line: of the command line's own words all, of a traceback the exception."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - limits.FLEET_LAST_WORDS_BYTES))
-    lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "without a word"
+    start = file.seek(max(0, file.seek(0, os.SEEK_END) - limits.FLEET_LAST_WORDS_BYTES))
+    words = file.read().decode(errors="replace").rstrip()
+    if not words:
+        return "without a word"
+    line = words.splitlines()[-1].strip()
+    return f"...{line}" if start and "\n" not in words else line
 
 
 def _record(target: Target, answer: Optional[Document], failure: Optional[Failure], seconds: float) -> Document:

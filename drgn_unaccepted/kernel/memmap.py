@@ -91,6 +91,12 @@ def page_layout(prog: Program) -> PageLayout:
         zone_mask=(1 << zone_bits) - 1,
         zone_device=zones.get("ZONE_DEVICE"),
     )
+    ends = (
+        *(offset + 8 for offset in (layout.flags, layout.lru + 8, layout.compound, layout.private)),
+        *(offset + 4 for offset in (layout.page_type, layout.refcount)),
+    )
+    if max(ends) > size:
+        raise Unavailable(f"struct page has {size} bytes and members up to {max(ends)}: not supported")
     words = layout.flags | layout.lru | layout.compound | layout.private
     if words % 8 or (layout.page_type | layout.refcount) % 4:
         raise Unavailable("struct page has members that are not aligned: not supported")

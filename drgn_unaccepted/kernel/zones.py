@@ -168,7 +168,9 @@ class _ZoneReader:
     def read(self, node: int, index: int, zone: Object) -> Zone:
         """One populated zone. ``zone`` is a reference into the target."""
         copy = zone.read_()
-        name = self._prog.read_c_string(copy.name.value_(), max_size=limits.ZONE_NAME_BYTES)
+        name = self._prog.read_c_string(copy.name.value_(), max_size=limits.ZONE_NAME_BYTES + 1)
+        if len(name) > limits.ZONE_NAME_BYTES:
+            name = name[: limits.ZONE_NAME_BYTES] + b"..."
         free, problem = self._free_pages(copy)
         buddy, isolate_problem = self._buddy_pages(zone, copy)
         unaccepted = self._items.get("NR_UNACCEPTED")

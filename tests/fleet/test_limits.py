@@ -23,8 +23,9 @@ def test_last_words() -> None:
     """Of a line that is longer the end is kept: there the exception's own words are."""
     most = "".join(chr(ord("a") + n % 26) for n in range(limits.FLEET_LAST_WORDS_BYTES))
     assert len(most) == 4096
-    for said in (most, f"|{most}", f"line\n|{most}"):
-        assert _last_words(io.BytesIO(said.encode())) == most
+    assert _last_words(io.BytesIO(most.encode())) == most
+    for said in (f"|{most}", f"line\n|{most}"):
+        assert _last_words(io.BytesIO(said.encode())) == f"...{most}"
     assert _last_words(io.BytesIO(f"line\n{most[1:]}".encode())) == most[1:]
 
 

@@ -5,8 +5,10 @@ import random
 from typing import Optional
 
 import pytest
+from drgn import Program, sizeof
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.kernel import memmap
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages
@@ -443,6 +445,28 @@ def test_as_large_a_struct_page_as_there_can_be(words: int, size: int) -> None:
     else:
         with pytest.raises(Unavailable, match=r"^struct page has 264 bytes: not supported$"):
             page_layout(guest.prog)
+
+
+@pytest.mark.parametrize(
+    ("member", "place"), [("private", 48), ("flags", 48), ("lru", 40), ("page_type", 52), ("_refcount", 52)]
+)
+def test_members_of_struct_page_lie_in_it(member: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they did not, one page would be judged by what the next one says."""
+    guest = AllocatorProgram()
+    guest.add_node(0)
+    size = sizeof(guest.prog.type("struct page"))
+    place += size - 56
+    real = memmap.member_offset
+
+    def moved(prog: Program, type_name: str, *names: str) -> int:
+        return offset if member in names else real(prog, type_name, *names)
+
+    monkeypatch.setattr(memmap, "member_offset", moved)
+    offset = place
+    page_layout(guest.prog)
+    offset += 4 if member in ("page_type", "_refcount") else 8
+    with pytest.raises(Unavailable, match=rf"^struct page has {size} bytes and members up to {size + offset - place}"):
+        page_layout(guest.prog)
 
 
 def test_more_pages_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
