@@ -282,7 +282,10 @@ def test_without_a_table_there_is_no_bitmap_to_be_outside_of(ask: Ask, tmp_path:
     """And with one, what is above it is. Both are told by lines of addresses, too."""
     whole = sample("6.12-fill")
     (tmp_path / "addresses").write_text("5G\n")
-    for table, words in ((whole.table, "5G  accepted  (outside the bitmap)"), (Table("absent", "none"), "(no table)")):
+    for table, words in (
+        (whole.table, "5G    accepted  (outside the bitmap)"),
+        (Table("absent", "none"), "(no table)"),
+    ):
         _, text, _ = ask(replace(whole, table=table), "resolve", "-f", str(tmp_path / "addresses"), text="text")
         assert text.splitlines()[-1].endswith(words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import sys
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,6 +38,14 @@ GEOMETRIES = st.builds(
     st.integers(1, 64),
     st.sampled_from((12, 13, 21, 22, 30, 31)),
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def however_few() -> Iterator[None]:
+    """By columns, although they do not pay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk_module, "_WORTH_COLUMNS", 1)
+        yield
 
 
 def bulk_of(geometry: Geometry, bitmap: bytes) -> Bulk:
@@ -160,7 +168,7 @@ def test_pieces(edges: set[int], addresses: list[int]) -> None:
     addresses += [address for start in starts for address in (start, max(0, start - 1))]
     lines = bulk_lines.lines("".join(f"{a:#x}\n" for a in addresses).encode(), bulk_lines.in_pieces(starts, kinds))
     assert lines is not None
-    of = {range(start, end): kind for (start, end), kind in zip(pairwise([*starts, PHYSICAL_END]), kinds)}
+    of = {range(start, end): kind for (start, end), kind in zip(zip(starts, [*starts[1:], PHYSICAL_END]), kinds)}
     assert list(lines.kinds) == [next(kind for piece, kind in of.items() if a in piece) for a in addresses]
 
 
@@ -190,6 +198,9 @@ def test_numpy_waits_until_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert types(text, len(text)) == [bulk_lines.Lines] * 8 + [Block]
     assert types(text, 0) == [Block] * 4 + [bulk_lines.Lines] * 4 + [Block]
     assert types(text[: 1 << 18], 1 << 18) == [Block] * 3
+    # Lines that come one by one.
+    monkeypatch.setattr(bulk_module, "_WORTH_COLUMNS", (1 << 17) + 1)
+    assert types(text, len(text)) == [Block] * 9
 
 
 def test_without_numpy_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,9 @@ _BLOCK = 1 << 20
 #: Bytes of text from which on the import of numpy pays.
 _WORTH_NUMPY = 1 << 20
 
+#: Bytes of a block from which on columns pay: of a pipe it may be a line.
+_WORTH_COLUMNS = 1 << 12
+
 
 class Kind(NamedTuple):
     """What is told of an address."""
@@ -101,7 +104,7 @@ class Bulk:
             if by_columns is None and max(expected, seen) >= _WORTH_NUMPY:
                 by_columns = self._by_columns()
             seen += len(data)
-            lines = None if by_columns is None else by_columns(data)
+            lines = None if by_columns is None or len(data) < _WORTH_COLUMNS else by_columns(data)
             yield self._block(data, pieces.line) if lines is None else lines
             pieces.line += data.count(b"\n") if lines is None else len(lines.ends)
 
