@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 from benchmarks import addresses, lists, ranges
 from benchmarks.dump import BASE, UNIT, Dump, as_in_the_lab, dump_of, random_bits
 from benchmarks.measure import drain, timed
-from drgn_unaccepted.limits import LISTED_CHUNKS
+from drgn_unaccepted.limits import LISTED_CHUNKS, PAGES_SCANNED
 
 GIB, TIB = 1 << 30, 1 << 40
 
@@ -150,7 +150,8 @@ def guests() -> Iterator[Series]:
     none: list[Optional[float]] = [None] * len(SIZES)
     yield Series("summary, all memory listed", "summary", None, "s", points(column("summary", 0), none), of_4_pib)
     both = points(column("check", 0), column("walk", 0))
-    yield Series("check, all memory listed", "check", "list_for_each_entry", "s", both, stops)
+    pages = f"looks at each struct page of guests of up to {PAGES_SCANNED * 4096 // GIB} GiB, not so beyond"
+    yield Series("check, all memory listed", "check", "list_for_each_entry", "s", both, f"{pages}; {stops}")
     both = points(column("summary", 1), column("check", 1))
     yield Series(
         "peak memory, all memory listed",

@@ -192,7 +192,7 @@ def markdown(run: dict[str, Any]) -> str:
     if run["not_measured"]:
         parts += ["\nNot measured:\n\n", *(f"* {one['name']}: {one['reason']}\n" for one in run["not_measured"])]
     parts += ["\n## With the size of the guest\n\n", "![Time and memory by the size of the guest](pictures/"]
-    parts += [f"{PLOT.name})\n\n", "Both axes are logarithmic. Where a line ends:\n\n"]
+    parts += [f"{PLOT.name})\n\n", "Both axes are logarithmic. Where a line bends or ends:\n\n"]
     stops = {one["name"]: one["stops"] for one in run["growth"] if one["stops"]}
     parts += [f"* {name}: {text}.\n" for name, text in stops.items()]
     for one in run["growth"]:
