@@ -28,6 +28,7 @@ Architecture: all
 Maintainer: drgn-unaccepted
 Depends: python3 (>= 3.9)
 Recommends: python3-drgn (>= 0.3.0)
+Suggests: python3-numpy, python3-matplotlib
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests
