@@ -78,25 +78,19 @@ def page_layout(prog: Program) -> PageLayout:
         base=_vmemmap(prog),
         size=size,
         # memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce memdesc_flags_t") (in v6.18)
-        flags=member_offset(prog, "struct page", "flags"),
-        lru=member_offset(prog, "struct page", "lru"),
+        flags=member_offset(prog, "struct page", "flags", size=8),
+        lru=member_offset(prog, "struct page", "lru", size=16),
         # Linux kernel commit d50569612c29 ("mm: rename the 'compound_head' field in the 'struct page' to
         # 'compound_info'") (in v7.1)
-        compound=member_offset(prog, "struct page", "compound_info", "compound_head"),
-        page_type=member_offset(prog, "struct page", "page_type"),
-        refcount=member_offset(prog, "struct page", "_refcount"),
-        private=member_offset(prog, "struct page", "private"),
+        compound=member_offset(prog, "struct page", "compound_info", "compound_head", size=8),
+        page_type=member_offset(prog, "struct page", "page_type", size=4),
+        refcount=member_offset(prog, "struct page", "_refcount", size=4),
+        private=member_offset(prog, "struct page", "private", size=8),
         reserved_flag=1 << reserved,
         zone_shift=64 - _node_bits(prog) - zone_bits,
         zone_mask=(1 << zone_bits) - 1,
         zone_device=zones.get("ZONE_DEVICE"),
     )
-    ends = (
-        *(offset + 8 for offset in (layout.flags, layout.lru + 8, layout.compound, layout.private)),
-        *(offset + 4 for offset in (layout.page_type, layout.refcount)),
-    )
-    if max(ends) > size:
-        raise Unavailable(f"struct page has {size} bytes and members up to {max(ends)}: not supported")
     words = layout.flags | layout.lru | layout.compound | layout.private
     if words % 8 or (layout.page_type | layout.refcount) % 4:
         raise Unavailable("struct page has members that are not aligned: not supported")
@@ -171,8 +165,8 @@ class Sections:
         self._section_size = sizeof(prog.type("struct mem_section"))
         if not 16 <= self._section_size <= PAGE_SIZE:
             raise Unavailable(f"struct mem_section has {self._section_size} bytes: not supported")
-        self._map = member_offset(prog, "struct mem_section", "section_mem_map")
-        self._usage = member_offset(prog, "struct mem_section", "usage")
+        self._map = member_offset(prog, "struct mem_section", "section_mem_map", size=8)
+        self._usage = member_offset(prog, "struct mem_section", "usage", size=8)
         # DECLARE_BITMAP(subsection_map, SUBSECTIONS_PER_SECTION)
         subsections = prog.type("struct mem_section_usage").member("subsection_map")
         self._subsection_map = subsections.offset

@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from drgn import Program, offsetof
+from drgn import Program, offsetof, sizeof
+
+from drgn_unaccepted.kernel.errors import Unavailable
 
 # A value is printed as %ld, %lu or %lx without 0x, by the macro that exports it.
 _DECIMAL = r"^%s=(-?\d{1,20})$"
@@ -22,17 +24,22 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
     return {} if found is None else {constant.name: constant.value for constant in found}
 
 
-def member_offset(prog: Program, structure: str, *names: str) -> int:
+def member_offset(prog: Program, structure: str, *names: str, size: int = 0) -> int:
     """Bytes from the start of ``struct structure`` to the first of these members that it has.
 
+    :param size: bytes that are read there, where all of the structure is read as bytes; what follows it is another's
     :raises LookupError: it has none of them, or there is no such structure
+    :raises Unavailable: these bytes are not all in the structure
     """
     type_ = prog.type(structure)
     for name in names:
         try:
-            return int(offsetof(type_, name))
+            offset = int(offsetof(type_, name))
         except LookupError:
             continue
+        if size and offset + size > sizeof(type_):
+            raise Unavailable(f"{structure} has {sizeof(type_)} bytes and members up to {offset + size}: not supported")
+        return offset
     raise LookupError(f"{structure} has no member {' or '.join(names)}")
 
 

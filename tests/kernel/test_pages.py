@@ -5,12 +5,12 @@ import random
 from typing import Optional
 
 import pytest
-from drgn import Program, sizeof
+from drgn import offsetof, sizeof
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel import memmap
+from drgn_unaccepted.kernel import probe
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.memmap import page_layout
+from drgn_unaccepted.kernel.memmap import Sections, page_layout
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.zones import read_zones
@@ -447,6 +447,11 @@ def test_as_large_a_struct_page_as_there_can_be(words: int, size: int) -> None:
             page_layout(guest.prog)
 
 
+def put(member: str, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The member is said to be there in its structure."""
+    monkeypatch.setattr(probe, "offsetof", lambda type_, name: offset if name == member else offsetof(type_, name))
+
+
 @pytest.mark.parametrize(
     ("member", "place"), [("private", 48), ("flags", 48), ("lru", 40), ("page_type", 52), ("_refcount", 52)]
 )
@@ -456,17 +461,25 @@ def test_members_of_struct_page_lie_in_it(member: str, place: int, monkeypatch: 
     guest.add_node(0)
     size = sizeof(guest.prog.type("struct page"))
     place += size - 56
-    real = memmap.member_offset
-
-    def moved(prog: Program, type_name: str, *names: str) -> int:
-        return offset if member in names else real(prog, type_name, *names)
-
-    monkeypatch.setattr(memmap, "member_offset", moved)
-    offset = place
+    put(member, place, monkeypatch)
     page_layout(guest.prog)
-    offset += 4 if member in ("page_type", "_refcount") else 8
-    with pytest.raises(Unavailable, match=rf"^struct page has {size} bytes and members up to {size + offset - place}"):
+    beyond = 4 if member in ("page_type", "_refcount") else 8
+    put(member, place + beyond, monkeypatch)
+    with pytest.raises(Unavailable, match=rf"^struct page has {size} bytes and members up to {size + beyond}"):
         page_layout(guest.prog)
+
+
+@pytest.mark.parametrize("member", ("section_mem_map", "usage"))
+def test_members_of_struct_mem_section_lie_in_it(member: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = AllocatorProgram()
+    guest.add_node(0)
+    layout = page_layout(guest.prog)
+    size = sizeof(guest.prog.type("struct mem_section"))
+    put(member, size - 8, monkeypatch)
+    Sections(guest.prog, layout)
+    put(member, size, monkeypatch)
+    with pytest.raises(Unavailable, match=rf"^struct mem_section has {size} bytes and members up to {size + 8}"):
+        Sections(guest.prog, layout)
 
 
 def test_more_pages_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
