@@ -21,6 +21,7 @@ from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.questions.state import Piece, StateMap
 from drgn_unaccepted.snapshot import Table
 from drgn_unaccepted.snapshot_file import write
+from tests.counted import Counted
 from tests.fuzz import files, inputs, mutate, run
 from tests.fuzz.case import Case, clean, truth
 from tests.kernel.elf_dump import SAMPLES
@@ -288,39 +289,23 @@ def test_a_line_of_a_fleet_that_is_nested_too_deep(tmp_path: Path) -> None:
 
 def test_a_saved_bitmap_of_many_runs_beside_many_lists_is_linear() -> None:
     """Each run of the bitmap is held against what the lists know there, not against all that they know."""
-
-    class Counted(list[Piece]):
-        looked_at = 0
-
-        def __getitem__(self, index):  # type: ignore[no-untyped-def]
-            found = super().__getitem__(index)
-            type(self).looked_at += len(found) if isinstance(index, slice) else 1
-            return found
-
     number, unit = 2000, 2 << 20
     bitmap = b"\x55" * (number // 4)
     table = Table("present", "kept", 1 << 20, 1, unit, 0, len(bitmap), bitmap, "file", same_boot=False)
     states = StateMap(dataclasses.replace(of_bitmap(bitmap), table=table), Source("bitmap", False, "saved"))
-    known = [Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number)]
-    states._known, states._starts = Counted(known), [piece.start for piece in known]
+    known = Counted(Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number))
+    states._known, states._starts = known, [piece.start for piece in known]
     assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 2 * number
-    assert Counted.looked_at < 20 * number
+    assert 0 < known.reads < 20 * number
 
 
 def test_what_pages_say_of_many_gaps_is_linear() -> None:
     """Each gap is held against the pages that were looked at there, not against all of them."""
-
-    class Counted(list[Range]):
-        looked_at = 0
-
-        def __getitem__(self, index):  # type: ignore[no-untyped-def]
-            type(self).looked_at += 1
-            return super().__getitem__(index)
-
     number, unit = 2000, 2 << 20
     states = StateMap(of_bitmap(b"\0"), Source("page-lists", False, "no bitmap"))
     states._known = [Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number)]
     states._starts = [piece.start for piece in states._known]
-    states._scanned = Counted(Range((2 * n + 1) * unit, (2 * n + 1) * unit + unit // 2) for n in range(number))
+    scanned = Counted(Range((2 * n + 1) * unit, (2 * n + 1) * unit + unit // 2) for n in range(number))
+    states._scanned = scanned
     assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 3 * number
-    assert Counted.looked_at < 40 * number
+    assert 0 < scanned.reads < 40 * number
