@@ -14,13 +14,13 @@ import random
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import drgn
-from drgn import Object
 from drgn.helpers.linux.bitops import test_bit
 
 from benchmarks import measure
@@ -33,16 +33,15 @@ from drgn_unaccepted.snapshot import Snapshot, Table, Target
 
 MILLION = 1_000_000
 
-#: What a user types into a file for drgn around :func:`print_tested`.
+#: What a user types into a file for drgn around :func:`table_of` and :func:`print_tested`.
 _LOOP_HEAD = """\
+import drgn
 from pathlib import Path
-from drgn import Object
 from drgn.helpers.linux.bitops import test_bit
 
 """
 _LOOP_TAIL = """
-address = prog["page_offset_base"].value_() + prog["efi"].unaccepted.value_()
-print_tested(Path({addresses!r}), Object(prog, "struct efi_unaccepted_memory *", address))
+print_tested(Path({addresses!r}), table_of(prog))
 """
 
 
@@ -139,13 +138,18 @@ def capture_of_lab() -> Capture:
     return Capture(capture / "dump.elf", vmlinux)
 
 
-def table_of(capture: Capture) -> Object:
-    """``struct efi_unaccepted_memory *`` in a dump, as drgn has it with a vmlinux."""
+def program_of(capture: Capture) -> drgn.Program:
+    """A dump, as drgn has it with a vmlinux."""
     prog = drgn.Program()
     prog.set_core_dump(capture.dump)
     prog.load_debug_info([capture.vmlinux])
+    return prog
+
+
+def table_of(prog: drgn.Program) -> drgn.Object:
+    """``struct efi_unaccepted_memory *``"""
     address = prog["page_offset_base"].value_() + prog["efi"].unaccepted.value_()
-    return Object(prog, "struct efi_unaccepted_memory *", address)
+    return drgn.Object(prog, "struct efi_unaccepted_memory *", address)
 
 
 def in_one_process(runs: int = 3, count: int = MILLION) -> list[Row]:
@@ -154,13 +158,13 @@ def in_one_process(runs: int = 3, count: int = MILLION) -> list[Row]:
         import numpy  # noqa: F401
     except ImportError:
         raise Missing("numpy is not installed: scripts/venv bulk") from None
-    table = table_of(capture_of_lab())
+    table = table_of(program_of(capture_of_lab()))
     geometry = Geometry(table.phys_base.value_(), table.size.value_(), table.unit_size.value_())
+    read = partial(table.prog_.read, table.bitmap.address_, geometry.bitmap_bytes)
     with file_of(some_addresses(count, geometry.phys_base, geometry.end)) as directory:
         of = directory / "addresses"
 
         def ours() -> float:
-            read = lambda: table.prog_.read(table.bitmap.address_, geometry.bitmap_bytes)  # noqa: E731
             return printed(lambda: print_ours(of, geometry, read), directory / "ours")
 
         def loop() -> float:
@@ -182,12 +186,12 @@ def in_one_process(runs: int = 3, count: int = MILLION) -> list[Row]:
 def whole_programs(runs: int = 1, count: int = 10 * MILLION) -> list[Row]:
     """ten million as two programs, each started and given the dump; drgn with the vmlinux"""
     capture = capture_of_lab()
-    table = table_of(capture)
+    table = table_of(program_of(capture))
     start, end = table.phys_base.value_(), (table.phys_base + 8 * table.size * table.unit_size).value_()
     one_file = min(count, MILLION)
     with file_of(some_addresses(one_file, start, end), count // one_file) as directory:
         of, loop = directory / "addresses", directory / "loop.py"
-        source = inspect.getsource(print_tested).replace(": drgn.Object", "")
+        source = "\n\n".join(map(inspect.getsource, (table_of, print_tested)))
         loop.write_text(_LOOP_HEAD + source + _LOOP_TAIL.format(addresses=str(of)))
         ours = program("-c", str(capture.dump), "resolve", "-f", str(of))
         other = measure.drgn(capture.dump, "-s", str(capture.vmlinux), str(loop))
