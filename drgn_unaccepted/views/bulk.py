@@ -7,12 +7,13 @@ import json
 from typing import TYPE_CHECKING, Union
 
 from drgn_unaccepted.questions.bulk import Block, Bulk
+from drgn_unaccepted.questions.state import UNACCEPTED
 
 if TYPE_CHECKING:
     from drgn_unaccepted.questions.bulk_lines import Lines
 
 #: Characters of the longest state.
-_WIDTH = len("unaccepted")
+_WIDTH = len(UNACCEPTED)
 
 
 def text(block: Union[Block, Lines], bulk: Bulk) -> str:
