@@ -21,8 +21,20 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.fleet.targets import Target, find_targets
 from drgn_unaccepted.questions.document import SCHEMA, Document
 
-#: Where ``-m drgn_unaccepted`` is found: a directory, or a zipapp.
+#: Where the package is: a directory, or a zipapp.
 _PACKAGE_PLACE = str(Path(drgn_unaccepted.__file__).parent.parent)
+
+#: A child takes modules from where this process took its own, and never from a working directory.
+_START = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
+    "from drgn_unaccepted.fleet.worker import main; sys.exit(main(sys.argv[1:]))"
+)
+
+#: What a child gets to know of the environment: nothing that names code or configuration.
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES")
+
+#: Options of the command line that take a file.
+_FILE_OPTIONS = ("-s", "--table", "--vmcoreinfo")
 
 #: What Python, the C library and the dynamic loader say of a limit of address space.
 _OUT_OF_MEMORY = ("MemoryError", "Cannot allocate memory", "failed to map segment")
@@ -80,21 +92,23 @@ class Process:
     def _run(self, out: BinaryIO, err: BinaryIO) -> Optional[int]:
         """The exit status; None: out of time."""
         argv = [
-            sys.executable,
-            "-m",
-            "drgn_unaccepted.fleet.worker",
+            *(sys.executable, "-I", "-c", _START, "\n".join(_module_path())),
             str(self._bounds.memory_bytes),
             # CPU time and the alarm are the second line; the first is this process, which can tell what happened.
             str(self._bounds.seconds + 2 * _GRACE),
             self._target.path,
-            *self._target.options,
+            *_absolute_files(self._target.options),
         ]
-        path = os.pathsep.join(filter(None, (_PACKAGE_PLACE, os.environ.get("PYTHONPATH"))))
-        # A scan asks no server for symbols.
-        environment = {**os.environ, "PYTHONPATH": path, "DEBUGINFOD_URLS": ""}
-        # A session of its own: Ctrl-C in a terminal is for the scan, which ends its processes itself.
+        # Without DEBUGINFOD_URLS no server is asked for symbols. A session of its own: Ctrl-C in a terminal is for the
+        # scan, which ends its processes itself.
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd="/",
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            start_new_session=True,
         )
         if self._killed:
             self._end()
@@ -124,6 +138,18 @@ class Process:
         if status == 3:
             return Failure("unreadable", words.removeprefix("drgn-unaccepted: "))
         return Failure("defect", f"exit status {status}: {words}")
+
+
+def _module_path() -> list[str]:
+    """``sys.path`` without the working directory, unless this package itself is there."""
+    here = str(Path.cwd())
+    kept = [place for place in sys.path if Path(place).is_absolute() and place != here]
+    return kept if _PACKAGE_PLACE in kept else [*kept, _PACKAGE_PLACE]
+
+
+def _absolute_files(options: Sequence[str]) -> list[str]:
+    before = ("", *options)
+    return [str(Path(word).absolute()) if option in _FILE_OPTIONS else word for option, word in zip(before, options)]
 
 
 def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_bytes: int = 4 << 30) -> Document:

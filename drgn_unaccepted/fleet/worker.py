@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The process that looks at one target: the command ``check`` under limits.
 
-    python -m drgn_unaccepted.fleet.worker MEMORY_BYTES SECONDS PATH [OPTIONS]
+    main(["MEMORY_BYTES", "SECONDS", "PATH", *OPTIONS])
 
+It is started by :mod:`drgn_unaccepted.fleet.process`, isolated (``python -I``) and in the root directory.
 A dump is hostile input and its readers are written in C: what goes wrong here ends this process and nothing else.
 The limits are set before anything of the target is read. An alarm ends a process whose parent is gone.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import sys
 from collections.abc import Sequence
 
 from drgn_unaccepted import limits
@@ -54,7 +54,3 @@ def _option(path: str) -> str:
     except OSError:
         # Told by the command line, in its own words.
         return "-c"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,9 +130,34 @@ def child_at(path: Path) -> int:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"drgn_unaccepted.fleet.worker" in words and os.fsencode(path) in words:
+            if any(b"fleet.worker" in word for word in words) and os.fsencode(path) in words:
                 return int(entry.name)
         time.sleep(0.01)
+
+
+#: Modules that a child imports, one of each kind: built in, of the standard library, of others, and this program.
+PLANTED = ("resource", "json", "signal", "struct", "drgn", "elftools", "tabulate", "sitecustomize", "usercustomize")
+
+
+def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
+    """Files of the names that a child imports, in the working directory and beside the dump, as left by a stranger."""
+    ran = tmp_path / "ran"
+    place = tmp_path / "dumps"
+    place.mkdir()
+    shutil.copy(FILL, place / "vmcore")
+    code = f"open({str(ran)!r}, 'a').write(__name__)\n"
+    for name in PLANTED:
+        (place / f"{name}.py").write_text(code)
+    for name in ("drgn_unaccepted", "drgn_plugins"):
+        (place / name / "fleet").mkdir(parents=True)
+        for file in ("__init__.py", "__main__.py", "fleet/__init__.py", "fleet/worker.py"):
+            (place / name / file).write_text(code)
+    program = Path(sys.executable).with_name("drgn-unaccepted")
+    done = run([program, "scan", "--quiet", "vmcore", "-o", "out"], cwd=place)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(place / "out")
+    assert record["error"] is None and record["target"]["release"].startswith("6.12.")
+    assert not ran.exists(), ran.read_text()
 
 
 def test_a_crash_is_one_record_that_names_the_signal(tmp_path: Path) -> None:
