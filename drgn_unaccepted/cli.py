@@ -7,6 +7,7 @@ import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
@@ -22,7 +23,7 @@ from drgn_unaccepted.commands import (
     print_answer,
     wanted,
 )
-from drgn_unaccepted.errors import TargetError
+from drgn_unaccepted.errors import TargetError, internal_error
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import safe
 
@@ -40,6 +41,7 @@ _TARGET_DEFAULTS = {
     "debug_info": "auto",
     "table": None,
     "vmcoreinfo": None,
+    "debug": False,
 }
 
 _EPILOG = """\
@@ -79,6 +81,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return EXIT_ANSWERED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001
+        # A defect of this program is no finding: check defines 1 and 2.
+        if args.debug:
+            traceback.print_exc()
+        print(f"drgn-unaccepted: {internal_error(error)}", file=sys.stderr)
+        return EXIT_CANNOT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,6 +125,7 @@ def _target_options() -> argparse.ArgumentParser:
         help="a table saved earlier in this boot",
     )
     group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump that has none")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     return target
 
 

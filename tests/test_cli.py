@@ -244,3 +244,21 @@ def test_a_snapshot_is_no_target_to_sample(snapshot_file: Path, tmp_path: Path, 
 def test_a_dump_and_a_snapshot_are_told_apart(snapshot_file: Path, capsys: Capsys) -> None:
     assert "--snapshot" in refused(capsys, "-c", snapshot_file)
     assert "give it with -c" in refused(capsys, "--snapshot", SAMPLE)
+
+
+@pytest.mark.parametrize("command", ("check", "summary", "scan"))
+def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 and 2 are findings of check; a defect of this program is none."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("two\nlines\x1b[2J")
+
+    monkeypatch.setattr("drgn_unaccepted.cli._run", fail)
+    assert main([command, *(("x",) if command == "scan" else ())]) == 3
+    error = capsys.readouterr().err
+    assert error == r"drgn-unaccepted: internal error: RuntimeError: two lines\x1b[2J (--debug shows where)" + "\n"
+    assert main(["--debug", command, *(("x",) if command == "scan" else ())]) == 3
+    error = capsys.readouterr().err
+    assert "Traceback" in error and error.splitlines()[-1].startswith("drgn-unaccepted: internal error")

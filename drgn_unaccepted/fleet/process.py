@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Optional
 
 import drgn_unaccepted
 from drgn_unaccepted import limits
+from drgn_unaccepted.errors import INTERNAL_ERROR
 from drgn_unaccepted.fleet.targets import Target, find_targets
 from drgn_unaccepted.questions.document import SCHEMA, Document
 
@@ -135,6 +136,8 @@ class Process:
             return Failure("memory", f"more than {self._bounds.memory_bytes >> 20} MiB: {words}")
         if status < 0:
             return Failure("crash", f"the process was ended by {signal.Signals(-status).name}")
+        if status == 3 and INTERNAL_ERROR in words:
+            return Failure("defect", words.removeprefix("drgn-unaccepted: "))
         if status == 3:
             return Failure("unreadable", words.removeprefix("drgn-unaccepted: "))
         return Failure("defect", f"exit status {status}: {words}")
