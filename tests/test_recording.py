@@ -16,15 +16,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, Optional
 
 import pytest
+from drgn import ProgramFlags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.commands import COMMANDS, Action
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.record import file as recording_file
 from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.record.change import apply, change
@@ -819,6 +822,28 @@ def test_this_test_knows_the_zone_that_it_changes() -> None:
     assert zones is not None and isinstance(zones[-1], Zone) and zones[-1].name == "Normal"
 
 
+#: This machine's running kernel, as far as keep asks.
+_LIVE_PROGRAM: Any = SimpleNamespace(flags=ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL)
+RUNNING = Opened(_LIVE_PROGRAM, "live", None, "btf", None)
+
+
+@pytest.mark.parametrize("flags", (ProgramFlags(0), ProgramFlags.IS_LIVE), ids=("a dump", "another machine's"))
+def test_only_this_machines_kernel_is_kept(
+    flags: ProgramFlags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is filed under the boot of this machine is of this boot; nothing that was kept is touched."""
+    monkeypatch.setattr(flight, "boot_id", lambda: BOOT)
+    flight.keep(clean(), BOOT, str(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    prog: Any = SimpleNamespace(flags=flags)
+    opened = replace(RUNNING, prog=prog, path="vmcore")
+    command = COMMANDS["keep"]
+    assert isinstance(command, Action)
+    with pytest.raises(CommandError, match="vmcore is not its running kernel"):
+        command.run(argparse.Namespace(directory=str(tmp_path), boots=3), lambda: opened)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
 def test_what_is_printed_of_what_was_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -833,7 +858,7 @@ def test_what_is_printed_of_what_was_kept(
     said = []
     for snapshot in (lost, clean(), lost):
         monkeypatch.setattr(capture, "capture", lambda *_, snapshot=snapshot: snapshot)
-        assert command.run(args, lambda: None) == 0  # type: ignore[arg-type, return-value]
+        assert command.run(args, lambda: RUNNING) == 0
         said.append(capsys.readouterr().out.splitlines()[1:])
     why = "without the table: not-captured: bpf: needs CAP_BPF"
     assert said[0] == [why]

@@ -39,6 +39,7 @@ from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.record.file import Recording
+from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot import Accept, AcceptingList, E820Tables, NamedRange, Platform, Snapshot, Task
 from drgn_unaccepted.snapshot_file import read, write
 from tests.checks import build
@@ -370,7 +371,6 @@ WRITERS: dict[str, tuple[tuple[object, ...], bool]] = {
     "merge": (("merge", "-o", "{}", RECORDS), False),
     "merge as csv": (("merge", "--format", "csv", "-o", "{}", RECORDS), False),
     "scan": (("scan", "--quiet", "-o", "{}", SNAPSHOT), False),
-    "keep": (("-c", DUMP, "keep", "--directory", "{}"), True),
 }
 
 
@@ -394,7 +394,7 @@ def test_a_full_disk(name: str, old: bool, free_pages: int, disk: Path, inputs: 
         pytest.importorskip("matplotlib")
     target = disk / "out"
     argv = [str(word).format(target, **inputs) for word in words]
-    if old and name in ("keep", "scan"):
+    if old and name == "scan":
         assert run.command(*argv)[0] == 0
     elif old:
         next(Path(word) for word in argv if word.startswith(str(target))).write_text("what was there before")
@@ -416,10 +416,26 @@ def test_a_full_disk(name: str, old: bool, free_pages: int, disk: Path, inputs: 
     if name == "scan" and not old:
         # Its file is made first, so that no other scan writes it.
         assert left.pop("out") == b""
-    if name == "keep" and not old and free_pages:
+    assert left == before
+
+
+@pytest.mark.parametrize("free_pages", (0, 1))
+@pytest.mark.parametrize("old", (False, True), ids=("new", "old"))
+def test_the_flight_recorder_on_a_full_disk(old: bool, free_pages: int, disk: Path, inputs: dict[str, str]) -> None:
+    snapshot, boot = read(inputs["snapshot"]), "0f" * 4 + "-0f0f" * 3 + "-" + "0f" * 6
+    directory = disk / "out"
+    (directory / boot).mkdir(parents=True)
+    if old:
+        keep(snapshot, boot, str(directory))
+    fill(disk, free_pages)
+    before = files_of(disk)
+    with pytest.raises(OSError, match="No space left"):
+        keep(snapshot, boot, str(directory))
+    left = files_of(disk)
+    if not old and free_pages:
         # The table, which comes first and is of use alone.
         (table,) = left.keys() - before.keys()
-        assert left.pop(table) == read(inputs["snapshot"]).table.to_bytes()
+        assert left.pop(table) == snapshot.table.to_bytes()
     assert left == before
 
 

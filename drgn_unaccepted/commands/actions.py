@@ -101,10 +101,13 @@ def _keep(args: Arguments, open_target: Open) -> int:
     from drgn_unaccepted.snapshot_file import SnapshotFileError
     from drgn_unaccepted.words import safe
 
+    opened = open_target()
+    if not opened.is_this_kernel:
+        raise CommandError(f"keep files by the boot of this machine, and {opened.name} is not its running kernel")
     try:
         # Reading it makes the kernel set it, so that a dump of this boot has it too.
         boot = boot_id()
-        snapshot = capture(open_target(), Wanted(ALL_PARTS - {"pages"}))
+        snapshot = capture(opened, Wanted(ALL_PARTS - {"pages"}))
         kept = keep(snapshot, boot, args.directory, args.boots)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from None

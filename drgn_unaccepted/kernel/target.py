@@ -39,6 +39,16 @@ class Opened:
     #: What the user should know although an answer may be possible.
     warnings: tuple[str, ...] = ()
 
+    @property
+    def is_this_kernel(self) -> bool:
+        """Whether it is the running kernel of this machine, not a dump and no other machine's (QMP, gdb)."""
+        wanted = drgn.ProgramFlags.IS_LIVE | drgn.ProgramFlags.IS_LOCAL
+        return bool(self.prog.flags & wanted == wanted)
+
+    @property
+    def name(self) -> str:
+        return self.path or ("the running kernel" if self.is_this_kernel else "a remote target")
+
 
 def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened:
     """The running kernel, through /proc/kcore.
