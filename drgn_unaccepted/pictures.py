@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _add_style_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _window(text: str) -> Range:
-    from drgn_unaccepted.questions.resolve import parse_query
+    from drgn_unaccepted.answer.resolve import parse_query
 
     try:
         query = parse_query(text)
@@ -73,7 +73,7 @@ def map_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) -> 
 
     :raises CommandError: a figure without a file to go to, or a file for what is no figure
     """
-    from drgn_unaccepted.questions.map import map_document
+    from drgn_unaccepted.answer.map import map_document
 
     if figure_format(args) is None:
         from drgn_unaccepted.views.map import bins_for
@@ -144,7 +144,7 @@ def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) 
 
     :raises CommandError: it is too large, or cannot be written
     """
-    from drgn_unaccepted.questions.report import report
+    from drgn_unaccepted.answer.report import report
 
     answer = report(snapshot, source)
     return {
@@ -197,7 +197,7 @@ def replay_picture(recording: Recording, args: argparse.Namespace) -> Optional[I
 
 
 def _history(recording: Recording, args: argparse.Namespace, columns: int, lines: int) -> Document:
-    from drgn_unaccepted.questions.history import NoSamples, history
+    from drgn_unaccepted.answer.history import NoSamples, history
 
     try:
         return history(recording, args.source, columns, lines)
@@ -225,8 +225,8 @@ def _replay_figure(recording: Recording, args: argparse.Namespace, format_: str)
 
 
 def _replay_report(recording: Recording, args: argparse.Namespace) -> Iterator[str]:
-    from drgn_unaccepted.questions.report import report
-    from drgn_unaccepted.questions.source import choose_source
+    from drgn_unaccepted.answer.report import report
+    from drgn_unaccepted.answer.source import choose_source
 
     past = _history(recording, args, *HISTORY_FIGURE)
     last = None

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.bulk import Bulk, Kind
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.questions.bulk import Bulk, Kind
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 
 SAMPLES = Path(__file__).parent.parent / "vmcore-samples"

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from drgn_unaccepted.answer import bulk as bulk_module
+from drgn_unaccepted.answer.bulk import Block, Bulk
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model.bitmap import Geometry
-from drgn_unaccepted.questions import bulk as bulk_module
-from drgn_unaccepted.questions.bulk import Block, Bulk
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 from drgn_unaccepted.views import bulk as view
 
 np = pytest.importorskip("numpy", reason="numpy is not installed (the extra bulk)")
 
-from drgn_unaccepted.questions import bulk_lines  # noqa: E402
+from drgn_unaccepted.answer import bulk_lines  # noqa: E402
 
 UNIT = 2 << 20
 TARGET = Target("vmcore", None, None, None, "none", "2026-01-01")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer import ranges as ranges_question
+from drgn_unaccepted.answer import resolve as resolve_question
 from drgn_unaccepted.fleet.targets import find_targets
-from drgn_unaccepted.questions import ranges as ranges_question
-from drgn_unaccepted.questions import resolve as resolve_question
 from drgn_unaccepted.snapshot import ListedChunks
 from drgn_unaccepted.snapshot_file import Budget, SnapshotFileError, parse_json
 from drgn_unaccepted.snapshot_sound import contradiction

@@ -7,11 +7,11 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union, cast
 
+from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.source import SOURCES, choose_source
 from drgn_unaccepted.commands.actions import ACTIONS
 from drgn_unaccepted.commands.command import Action, Arguments, CommandError, Question, to_stdout
 from drgn_unaccepted.commands.questions import QUESTIONS
-from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.questions.source import SOURCES, choose_source
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
 
 __all__ = [

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Callable, NamedTuple, NoReturn, Optional
 
+from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import Snapshot
 
 if TYPE_CHECKING:

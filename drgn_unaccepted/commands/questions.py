@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional
 
+from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.commands.command import Arguments, CommandError, Question
-from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 
 if TYPE_CHECKING:
-    from drgn_unaccepted.questions.resolve import Query
+    from drgn_unaccepted.answer.resolve import Query
 
 
 def _always(args: Arguments) -> bool:
@@ -25,29 +25,29 @@ _STATE = frozenset(("kernel", "zones", "counters"))
 
 
 def _summary(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.summary import summary
+    from drgn_unaccepted.answer.summary import summary
 
     return summary(snapshot, source)
 
 
 def _header(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.summary import header
+    from drgn_unaccepted.answer.summary import header
 
     return header(snapshot, source)
 
 
 def _ranges(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.ranges import ranges
+    from drgn_unaccepted.answer.ranges import ranges
 
     return ranges(snapshot, source)
 
 
 def _resolve(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
     if args.file is not None:
-        from drgn_unaccepted.questions.bulk import bulk_document
+        from drgn_unaccepted.answer.bulk import bulk_document
 
         return bulk_document(snapshot, source)
-    from drgn_unaccepted.questions.resolve import resolve
+    from drgn_unaccepted.answer.resolve import resolve
 
     return resolve(snapshot, source, args.queries)
 
@@ -55,8 +55,8 @@ def _resolve(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
 def _resolve_file(snapshot: Snapshot, source: Source, args: Arguments) -> Iterator[str]:
     if args.file is None:
         return
+    from drgn_unaccepted.answer.bulk import Bulk
     from drgn_unaccepted.files import open_input
-    from drgn_unaccepted.questions.bulk import Bulk
     from drgn_unaccepted.views import bulk as view
 
     bulk = Bulk(snapshot, source)
@@ -74,31 +74,31 @@ def _resolve_file(snapshot: Snapshot, source: Source, args: Arguments) -> Iterat
 
 
 def _efi(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.maps import efi
+    from drgn_unaccepted.answer.maps import efi
 
     return efi(snapshot, source)
 
 
 def _e820(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.maps import e820
+    from drgn_unaccepted.answer.maps import e820
 
     return e820(snapshot, source)
 
 
 def _zones(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.allocator import zones
+    from drgn_unaccepted.answer.allocator import zones
 
     return zones(snapshot, source)
 
 
 def _accepting(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.allocator import accepting
+    from drgn_unaccepted.answer.allocator import accepting
 
     return accepting(snapshot, source)
 
 
 def _check(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.check import check
+    from drgn_unaccepted.answer.check import check
 
     try:
         return check(snapshot, source, args.rule, args.earlier)
@@ -140,7 +140,7 @@ def _show_report(answer: Document, args: Arguments) -> Iterable[str]:
 
 
 def _write_snapshot(snapshot: Snapshot, source: Source, args: Arguments) -> Document:
-    from drgn_unaccepted.questions.document import document
+    from drgn_unaccepted.answer.document import document
     from drgn_unaccepted.snapshot_file import SnapshotFileError, write
 
     try:
@@ -251,7 +251,7 @@ def _snapshot_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(text: str) -> Query:
-    from drgn_unaccepted.questions.resolve import parse_query
+    from drgn_unaccepted.answer.resolve import parse_query
 
     try:
         return parse_query(text)

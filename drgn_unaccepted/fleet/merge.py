@@ -13,10 +13,10 @@ from itertools import islice
 from typing import Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.document import SCHEMA, Document
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet.records import Header, Problem, Record, read
 from drgn_unaccepted.fleet.summary import Summary
-from drgn_unaccepted.questions.document import SCHEMA, Document
 
 
 class _Best(NamedTuple):

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, NamedTuple, Optional
 
 import drgn_unaccepted
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.document import SCHEMA, Document
 from drgn_unaccepted.errors import INTERNAL_ERROR
 from drgn_unaccepted.fleet.targets import Target, find_targets
-from drgn_unaccepted.questions.document import SCHEMA, Document
 
 #: Where the package is: a directory, or a zipapp.
 _PACKAGE_PLACE = str(Path(drgn_unaccepted.__file__).parent.parent)

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from typing import Any, Optional, TextIO
 
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.fleet.targets import Shard
-from drgn_unaccepted.questions.document import Document
 
 #: Seconds between two lines where there is no bar.
 _EVERY = 30.0

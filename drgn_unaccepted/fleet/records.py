@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.document import SCHEMA, Document
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.questions.document import SCHEMA, Document
 
 #: Of a target, by the worst of its findings.
 STATUSES = ("critical", "warning", "ok", "unknown")

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Optional, Union
 
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, Interrupted, Process
 from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import Shard, Target
-from drgn_unaccepted.questions.document import Document
 from drgn_unaccepted.record.loop import Stop
 
 #: Seconds between two looks at whether to stop.

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any, Optional, Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.fleet.records import STATUSES, Record
-from drgn_unaccepted.questions.document import Document
 
 #: Findings of these statuses count, worst first.
 _FINDINGS = ("critical", "warning", "info")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.words import count, safe
 
 

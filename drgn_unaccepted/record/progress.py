@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.questions.allocator import accepting
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.answer.allocator import accepting
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.record.file import Sample
 from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
 

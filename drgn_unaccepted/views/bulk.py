@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Union
 
-from drgn_unaccepted.questions.bulk import Block, Bulk
-from drgn_unaccepted.questions.state import UNACCEPTED
+from drgn_unaccepted.answer.bulk import Block, Bulk
+from drgn_unaccepted.answer.state import UNACCEPTED
 
 if TYPE_CHECKING:
-    from drgn_unaccepted.questions.bulk_lines import Lines
+    from drgn_unaccepted.answer.bulk_lines import Lines
 
 #: Characters of the longest state.
 _WIDTH = len(UNACCEPTED)

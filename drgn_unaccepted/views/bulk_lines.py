@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drgn_unaccepted.questions.bulk_lines import Lines
+from drgn_unaccepted.answer.bulk_lines import Lines
 
 
 def ended(lines: Lines, endings: Sequence[bytes]) -> str:

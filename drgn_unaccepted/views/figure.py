@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.snapshot_file import write_atomically
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import (

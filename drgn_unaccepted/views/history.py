@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Optional
 
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.views.map import ACCEPTED, GLYPHS, UNKNOWN, Kind, Style, about, glyph, level, paint, say
 from drgn_unaccepted.words import count, size, span
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Callable, NamedTuple, Optional, TextIO, Union
 
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.words import count, safe, size, span
 
 

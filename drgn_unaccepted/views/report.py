@@ -14,7 +14,7 @@ import re
 from importlib.resources import files
 
 from drgn_unaccepted import __version__, limits
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 
 _SCRIPTS = ("data.js", "resolve.js", "tables.js", "shades.js", "map.js", "history.js", "page.js")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Optional
 
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.words import count, safe, size, span
 
 _LISTED_CAVEAT = (

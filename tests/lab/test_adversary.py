@@ -9,17 +9,17 @@ import drgn
 import pytest
 
 from drgn_unaccepted import helpers
+from drgn_unaccepted.answer.document import document
+from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.ranges import ranges
+from drgn_unaccepted.answer.resolve import Query, resolve
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.header import HEADER
-from drgn_unaccepted.questions.document import document
-from drgn_unaccepted.questions.map import map_document
-from drgn_unaccepted.questions.ranges import ranges
-from drgn_unaccepted.questions.resolve import Query, resolve
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
 from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap
 from tests.lab.test_planted import Target, open_target

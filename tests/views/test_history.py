@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from drgn_unaccepted.answer.history import NoSamples, history
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.questions.history import NoSamples, history
 from drgn_unaccepted.record.file import Recording, Sample, Writer
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.history import history_lines

@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.map import map_document
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import E820Tables, Snapshot
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB, TIB, UNIT

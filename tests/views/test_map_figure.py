@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.questions.map import map_document
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import figure
 from drgn_unaccepted.words import share

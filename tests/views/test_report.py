@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.report import pack, report
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.model.ranges import Range, merge
-from drgn_unaccepted.questions.report import pack, report
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.report import ReportTooLarge, report_page
 from tests.views import guests

@@ -11,8 +11,8 @@ from typing import Any, Callable
 
 import pytest
 
-from drgn_unaccepted.questions.resolve import Query, resolve
-from drgn_unaccepted.questions.source import choose_source
+from drgn_unaccepted.answer.resolve import Query, resolve
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Table
 from tests.views import guests
 from tests.views.guests import UNIT

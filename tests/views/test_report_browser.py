@@ -9,8 +9,8 @@ from typing import Any, Callable
 
 import pytest
 
+from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.questions.history import history
 from drgn_unaccepted.record.file import Recording, Sample
 from drgn_unaccepted.snapshot import E820Tables, Snapshot
 from tests.views import guests

@@ -21,7 +21,7 @@ from typing import Any, Optional
 
 import pytest
 
-from drgn_unaccepted.questions.document import Document
+from drgn_unaccepted.answer.document import Document
 from drgn_unaccepted.record.file import Sample
 from drgn_unaccepted.record.progress import Progress
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task

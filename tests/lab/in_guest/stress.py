@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Any
 
+from drgn_unaccepted.answer.ranges import ranges
+from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import confirm, run_checks
 from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_kernel
-from drgn_unaccepted.questions.ranges import ranges
-from drgn_unaccepted.questions.source import choose_source
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
 from tests.lab.in_guest.guest import BURST, CHUNK, LAB, REST, SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
 

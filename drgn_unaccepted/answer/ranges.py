@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Optional
 
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.state import UNKNOWN, Piece, StateMap, possible_guards
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import UNKNOWN, Piece, StateMap, possible_guards
 from drgn_unaccepted.snapshot import Snapshot
 
 

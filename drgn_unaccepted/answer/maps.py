@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import Snapshot
 
 E820_TABLES = ("current", "kexec", "firmware", "boot_params")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import PAGE_SIZE, Platform, Snapshot, Table
 
 SCHEMA = "drgn-unaccepted/1"

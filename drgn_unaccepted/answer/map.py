@@ -13,6 +13,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.state import (
+    ACCEPTED,
+    UNACCEPTED,
+    StateMap,
+    listed_ranges,
+    possible_guards,
+)
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
@@ -20,15 +29,6 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import (
-    ACCEPTED,
-    UNACCEPTED,
-    StateMap,
-    listed_ranges,
-    possible_guards,
-)
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 
 UNITS_PER_BYTE = 8

@@ -22,7 +22,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 
 if TYPE_CHECKING:
-    from drgn_unaccepted.questions.source import Source
+    from drgn_unaccepted.answer.source import Source
 
 UNACCEPTED, ACCEPTED, UNKNOWN = "unaccepted", "accepted", "unknown"
 

@@ -14,16 +14,16 @@ from io import BufferedReader
 from itertools import repeat
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Union
 
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.resolve import parse_address
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.state import ACCEPTED, UNACCEPTED, StateMap
 from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.resolve import parse_address
-from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import ACCEPTED, UNACCEPTED, StateMap
 from drgn_unaccepted.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from drgn_unaccepted.questions.bulk_lines import Lines
+    from drgn_unaccepted.answer.bulk_lines import Lines
 
 #: Bytes of text that are looked at together.
 _BLOCK = 1 << 20
@@ -113,7 +113,7 @@ class Bulk:
             import numpy  # noqa: F401
         except ImportError:
             return lambda data: None
-        from drgn_unaccepted.questions import bulk_lines
+        from drgn_unaccepted.answer import bulk_lines
 
         if self._bitmap is not None:
             look_up = bulk_lines.in_bitmap(*self._bitmap)

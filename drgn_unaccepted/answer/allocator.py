@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Optional
 
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import Source, no_zones
 from drgn_unaccepted.model.ranges import chunk_ranges
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source, no_zones
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Snapshot, Zone
 
 

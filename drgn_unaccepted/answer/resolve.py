@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
+from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.source import Source, no_zones
+from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
@@ -15,9 +18,6 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document, document
-from drgn_unaccepted.questions.source import Source, no_zones
-from drgn_unaccepted.questions.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
 
 

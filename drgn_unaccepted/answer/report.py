@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from typing import Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.allocator import accepting, zones
+from drgn_unaccepted.answer.check import check
+from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.map import lanes, memory_of, strays
+from drgn_unaccepted.answer.maps import e820, efi
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.state import Piece, StateMap, listed_ranges, possible_guards
+from drgn_unaccepted.answer.summary import summary
 from drgn_unaccepted.checks import explain
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.allocator import accepting, zones
-from drgn_unaccepted.questions.check import check
-from drgn_unaccepted.questions.document import Document
-from drgn_unaccepted.questions.map import lanes, memory_of, strays
-from drgn_unaccepted.questions.maps import e820, efi
-from drgn_unaccepted.questions.source import Source
-from drgn_unaccepted.questions.state import Piece, StateMap, listed_ranges, possible_guards
-from drgn_unaccepted.questions.summary import summary
 from drgn_unaccepted.snapshot import Snapshot
 
 
@@ -36,7 +36,7 @@ def report(
     """What the page of ``report`` is made from; its script answers ``resolve`` for any address out of it.
 
     :param checks: the answer of ``check``, where it is at hand already
-    :param history: a recording that ends with this snapshot, as :func:`~drgn_unaccepted.questions.history.history`
+    :param history: a recording that ends with this snapshot, as :func:`~drgn_unaccepted.answer.history.history`
         has it
     """
     table, memory = snapshot.table, memory_of(snapshot)

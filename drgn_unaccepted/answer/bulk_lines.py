@@ -2,7 +2,7 @@
 """``resolve -f`` with numpy: all lines of a block at once, by columns.
 
 Only the usual form is known here, ``0x`` and hexadecimal digits, each on a line of its own. A block with anything else
-in it is left to :mod:`drgn_unaccepted.questions.bulk`, which gives the same answers an address at a time, and has the
+in it is left to :mod:`drgn_unaccepted.answer.bulk`, which gives the same answers an address at a time, and has the
 words for what is wrong.
 """
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from drgn_unaccepted.answer.document import Document, document, unaccepted_bytes
+from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
+from drgn_unaccepted.answer.source import Source, choose_source
+from drgn_unaccepted.answer.state import listed_ranges
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document, document, unaccepted_bytes
-from drgn_unaccepted.questions.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
-from drgn_unaccepted.questions.source import Source, choose_source
-from drgn_unaccepted.questions.state import listed_ranges
 from drgn_unaccepted.snapshot import Snapshot
 
 if TYPE_CHECKING:

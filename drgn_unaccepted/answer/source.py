@@ -72,7 +72,7 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
 
 
 def _saved(snapshot: Snapshot) -> str:
-    from drgn_unaccepted.questions.state import why_zeros_may_not_hold
+    from drgn_unaccepted.answer.state import why_zeros_may_not_hold
 
     why = why_zeros_may_not_hold(snapshot)
     return f"{_SAVED if why is None else _SAVED_SOMEWHERE.format(why)}; {snapshot.table.reason}"
@@ -85,7 +85,7 @@ def _doubt(snapshot: Snapshot) -> Optional[str]:
         return table.reason
     if not table.is_saved or table.geometry is None or table.bitmap is None or kernel is None:
         return None
-    from drgn_unaccepted.questions.state import listed_ranges
+    from drgn_unaccepted.answer.state import listed_ranges
 
     # Bits only ever clear: what is listed now had its bits when the table was saved, the guards' excepted.
     unit = table.geometry.unit_size

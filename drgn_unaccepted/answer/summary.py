@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from drgn_unaccepted.answer.document import Document, document, platform_document
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.questions.document import Document, document, platform_document
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 
 

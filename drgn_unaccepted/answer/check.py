@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Optional
 
+from drgn_unaccepted.answer.document import Document, document, platform_document
+from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.checks import confirm, run_checks
-from drgn_unaccepted.questions.document import Document, document, platform_document
-from drgn_unaccepted.questions.source import Source
 from drgn_unaccepted.snapshot import Snapshot
 
 
