@@ -1,24 +1,40 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ends a command with exit status 3, on any side of the snapshot."""
+"""How a command ends: its exit statuses, and the exceptions that end it, each in one line."""
 
 from __future__ import annotations
 
+from typing import Optional
+
 from drgn_unaccepted.words import safe
 
+#: Exit statuses. Only ``check`` uses 1 and 2.
+EXIT_ANSWERED, EXIT_WARNING, EXIT_CRITICAL, EXIT_CANNOT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
-class CommandError(Exception):
-    """A command could not do what it was asked for; the text is the one line that the user sees."""
+#: The exit status for each overall status of ``check``.
+EXIT_STATUS = {"ok": EXIT_ANSWERED, "warning": EXIT_WARNING, "critical": EXIT_CRITICAL, "unknown": EXIT_CANNOT}
 
-
-class TargetError(Exception):
-    """The target cannot be read at all; the text is the one line that the user sees, with the mend in it."""
-
-
-#: How the line begins that an exception ends with that nobody foresaw.
+#: The beginning of the line that reports a defect of this program.
 INTERNAL_ERROR = "internal error"
 
 
-def internal_error(error: Exception) -> str:
-    """An exception that nobody foresaw, in one line."""
-    words = " ".join(str(error).split())
-    return f"{INTERNAL_ERROR}: {type(error).__name__}: {safe(words)} (--debug shows where)"
+class CommandError(Exception):
+    """A command cannot do what it was asked for; the text is the one line that the user sees."""
+
+
+class TargetError(Exception):
+    """The target cannot be read at all; the text is the one line that the user sees, with the fix in it."""
+
+
+def one_line(error: BaseException, path: Optional[str] = None) -> str:
+    """The words of an exception on one line, harmless to a terminal.
+
+    :param path: the file that it is about
+    """
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = safe(" ".join(words.split()))
+    return text if path is None else f"{safe(path)}: {text}"
+
+
+def internal_error(error: BaseException) -> str:
+    """An unforeseen exception in one line."""
+    return f"{INTERNAL_ERROR}: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"

@@ -258,7 +258,8 @@ def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
     monkeypatch.setattr("drgn_unaccepted.cli._run", fail)
     assert main([command, *(("x",) if command == "scan" else ())]) == 3
     error = capsys.readouterr().err
-    assert error == r"drgn-unaccepted: internal error: RuntimeError: two lines\x1b[2J (--debug shows where)" + "\n"
+    words = r"RuntimeError: two lines\x1b[2J (--debug shows the traceback)"
+    assert error == f"drgn-unaccepted: internal error: {words}\n"
     assert main(["--debug", command, *(("x",) if command == "scan" else ())]) == 3
     error = capsys.readouterr().err
     assert "Traceback" in error and error.splitlines()[-1].startswith("drgn-unaccepted: internal error")
