@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The types of all answers: JSON documents, integers for addresses and bytes, ends exclusive, None for unknown.
+
+A command prints its document with ``--format json``; views turn it into other forms. ``schema/answers.json`` is
+generated from these types. A new key is no new version of :data:`SCHEMA`; a changed meaning is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Optional, TypedDict
+
+SCHEMA = "drgn-unaccepted/1"
+
+#: ``[start, end]``, physical addresses in bytes.
+Span = list[int]
+
+State = Literal["unaccepted", "accepted", "unknown", "no-ram"]
+TableState = Literal["present", "absent", "not-captured", "unsupported", "invalid"]
+SourceName = Literal["bitmap", "reconstructed", "page-lists", "counters", "none"]
+#: The overall status of ``check``.
+Status = Literal["ok", "warning", "critical", "unknown"]
+
+
+class TargetRequired(TypedDict):
+    kind: Literal["live", "remote", "vmcore", "snapshot", "log", "sos"]
+    path: Optional[str]
+    release: Optional[str]
+    build_id: Optional[str]
+    debug_info: str
+    #: When the target was read, ISO 8601 with its zone.
+    taken_at: str
+
+
+class TargetDocument(TargetRequired, total=False):
+    #: When the kernel crashed, where a dump has it.
+    crashed_at: Optional[str]
+
+
+class TableDocument(TypedDict):
+    """``struct efi_unaccepted_memory``, as far as it was read."""
+
+    state: TableState
+    reason: Optional[str]
+    address: Optional[int]
+    version: Optional[int]
+    unit_size: Optional[int]
+    phys_base: Optional[int]
+    bitmap_bytes: Optional[int]
+    #: ``physical``, ``bpf`` or ``file``.
+    read_through: Optional[str]
+    #: Of a table that was saved earlier: whether it is of this boot; None where that is not known.
+    same_boot: Optional[bool]
+
+
+class DocumentRequired(TypedDict):
+    schema: str
+    command: str
+    target: TargetDocument
+    table: TableDocument
+    source: SourceName
+    #: Whether every unit is proven.
+    exact: bool
+    source_reason: Optional[str]
+    covered_bytes: Optional[int]
+    unaccepted_bytes: Optional[int]
+    nr_unaccepted_bytes: Optional[int]
+    #: Parts that changed while they were read from a live kernel.
+    torn: list[str]
+
+
+class Document(DocumentRequired, total=False):
+    """The keys that all answers share."""
+
+    unaccepted_bytes_min: Optional[int]
+    unaccepted_bytes_max: Optional[int]
+    initially_unaccepted_bytes: Optional[int]
+
+
+class PlatformDocument(TypedDict):
+    kind: Optional[str]
+    cc_vendor: Optional[str]
+    lazy: Optional[bool]
+
+
+class TypedRange(TypedDict):
+    """An EFI memory descriptor, or an entry of e820."""
+
+    type: int
+    name: str
+    start: int
+    end: int
+
+
+class SummaryAnswer(Document):
+    covered: Optional[Span]
+    unaccepted_runs: Optional[int]
+    unaccepted_span: Optional[Span]
+    listed_chunks: Optional[int]
+    chunk_bytes: Optional[int]
+    platform: Optional[PlatformDocument]
+    in_flight: Optional[int]
+    missing: dict[str, str]
+
+
+class HeaderFields(TypedDict):
+    version: Optional[int]
+    unit_size: Optional[int]
+    phys_base: Optional[int]
+    size: Optional[int]
+    covered_end: Optional[int]
+    units: Optional[int]
+    set_bits: Optional[int]
+    page_offset: Optional[int]
+
+
+class HeaderAnswer(Document):
+    header: HeaderFields
+
+
+class StateRangeRequired(TypedDict):
+    start: int
+    end: int
+    state: State
+
+
+class StateRange(StateRangeRequired, total=False):
+    reason: str
+
+
+class RangesAnswer(Document):
+    ranges: Optional[list[StateRange]]
+    #: Units of listed chunks that may be accepted already, as guards.
+    possible_guards: list[Span]
+
+
+class UnitDocument(TypedDict):
+    index: int
+    start: int
+    end: int
+    bit: Optional[int]
+
+
+class AddressRequired(TypedDict):
+    address: int
+    state: State
+    covered: Optional[bool]
+    unit: Optional[UnitDocument]
+    kernel_predicate: Optional[bool]
+    efi: Optional[TypedRange]
+    e820: Optional[TypedRange]
+    node: Optional[int]
+    zone: Optional[str]
+    listed: Optional[bool]
+    in_flight: Optional[bool]
+    reason: str
+
+
+class AddressDocument(AddressRequired, total=False):
+    #: Of a range: the end of this piece of one state, and the range that was asked for.
+    end: int
+    query: Span
+    asked: str
+    hint: Optional[str]
+
+
+class ResolveAnswer(Document, total=False):
+    #: None with ``-f``: they follow, as JSON lines.
+    addresses: Optional[list[AddressDocument]]
+    #: Why a column is null, by its name.
+    missing: dict[str, str]
+
+
+class DescriptorDocument(TypedRange):
+    attribute: Optional[int]
+
+
+class EfiAnswer(Document):
+    provenance: Literal["boot-map", "kernel-log", "runtime-map", "none"]
+    complete: bool
+    note: Optional[str]
+    descriptors: Optional[list[DescriptorDocument]]
+
+
+class E820Tables(TypedDict):
+    current: Optional[list[TypedRange]]
+    kexec: Optional[list[TypedRange]]
+    firmware: Optional[list[TypedRange]]
+    boot_params: Optional[list[TypedRange]]
+
+
+class E820Difference(TypedDict):
+    start: int
+    end: int
+    #: Names of the types; None where the table has no entry.
+    firmware: Optional[str]
+    current: Optional[str]
+
+
+class E820Answer(Document):
+    tables: E820Tables
+    missing: dict[str, str]
+    differences: Optional[list[E820Difference]]
+
+
+class WatermarksDocument(TypedDict):
+    min: int
+    low: int
+    high: int
+    promo: Optional[int]
+    boost: int
+
+
+class ZoneDocument(TypedDict):
+    node: int
+    name: str
+    start: int
+    end: int
+    present_bytes: int
+    managed_bytes: int
+    free_bytes: int
+    buddy_bytes: int
+    unaccepted_bytes: Optional[int]
+    listed_chunks: Optional[int]
+    listed: Optional[list[Span]]
+    list_problems: list[str]
+    watermarks: WatermarksDocument
+    locked: Optional[bool]
+
+
+class ZonesRequired(Document):
+    missing: Optional[str]
+    zones: Optional[list[ZoneDocument]]
+
+
+class ZonesAnswer(ZonesRequired, total=False):
+    chunk_bytes: int
+
+
+class TaskDocument(TypedDict):
+    pid: int
+    comm: str
+    cpu: Optional[int]
+
+
+class AcceptDocument(TypedDict):
+    """An entry of ``accepting_list``."""
+
+    start_unit: int
+    end_unit: int
+    start: Optional[int]
+    end: Optional[int]
+    #: Virtual address of the ``struct accept_range``.
+    entry: int
+    task: Optional[TaskDocument]
+
+
+class AcceptingRequired(Document):
+    missing: Optional[str]
+    accepting: Optional[list[AcceptDocument]]
+
+
+class AcceptingAnswer(AcceptingRequired, total=False):
+    phys_base_from: Optional[str]
+    problems: list[str]
+
+
+class FindingDocument(TypedDict):
+    rule: str
+    status: Literal["pass", "info", "warning", "critical", "skip"]
+    message: str
+    ranges: list[Span]
+    needs: list[str]
+
+
+class CheckAnswer(Document):
+    platform: Optional[PlatformDocument]
+    status: Status
+    findings: list[FindingDocument]
+
+
+class MapRow(TypedDict):
+    """A row of bins: for each bin the units or bytes of one kind."""
+
+    start: int
+    unaccepted_units: list[int]
+    unaccepted_bytes: list[int]
+    ram_bytes: list[int]
+    reserved_bytes: list[int]
+    unknown_bytes: list[int]
+    uncovered_bytes: list[int]
+    guard_units: list[int]
+    guard_bytes: list[int]
+
+
+class MapGap(TypedDict):
+    """Rows that are left out."""
+
+    start: int
+    end: int
+    reserved_bytes: int
+
+
+class MapTotals(TypedDict):
+    units: int
+    unaccepted_bytes: int
+    ram_bytes: int
+    reserved_bytes: int
+    unknown_bytes: int
+    uncovered_bytes: int
+
+
+class ZoneSpan(TypedDict):
+    start: int
+    end: int
+    node: int
+    name: str
+
+
+class Lanes(TypedDict):
+    """The maps beside the bitmap, as segments of one value; None where one was not captured."""
+
+    efi: Optional[list[TypedRange]]
+    efi_provenance: Optional[str]
+    efi_complete: Optional[bool]
+    e820: Optional[list[TypedRange]]
+    zones: Optional[list[ZoneSpan]]
+    accepting: Optional[list[Span]]
+
+
+class MapAnswer(Document):
+    window: Optional[Span]
+    unit_size: int
+    unit_size_from: Literal["table", "x86"]
+    covered: Optional[Span]
+    memory_from: Optional[Literal["e820", "efi", "zones"]]
+    bytes_per_bin: int
+    units_per_bin: int
+    bins_per_row: int
+    rows: list[MapRow]
+    left_out: list[MapGap]
+    totals: MapTotals
+    lanes: Lanes
+
+
+class HistorySlice(TypedDict):
+    elapsed_seconds: float
+    samples: int
+    source: SourceName
+    unaccepted_bytes: Optional[int]
+    rate_bytes_per_second: Optional[float]
+    bins_unaccepted_bytes: Optional[list[Optional[int]]]
+
+
+class HistoryAnswer(Document):
+    samples: int
+    elapsed_seconds: float
+    unit_size: int
+    bytes_per_bin: int
+    units_per_bin: int
+    bins: list[int]
+    slices: list[HistorySlice]
+
+
+class ZoneProgress(TypedDict):
+    node: int
+    name: str
+    managed_bytes: int
+    free_bytes: int
+    unaccepted_bytes: Optional[int]
+    listed_chunks: Optional[int]
+    rate_bytes_per_second: Optional[float]
+
+
+class ProgressAnswer(Document):
+    """One sample of ``watch`` and ``replay``."""
+
+    sample: int
+    elapsed_seconds: float
+    cost_seconds: float
+    rate_bytes_per_second: Optional[float]
+    rate_seconds: Optional[float]
+    seconds_left: Optional[float]
+    managed_bytes: Optional[int]
+    zones: Optional[list[ZoneProgress]]
+    missing: dict[str, str]
+    accepting: Optional[list[AcceptDocument]]
+    accepting_problems: list[str]
+
+
+class ReportAnswer(Document):
+    """What ``report`` prints; the page itself holds more."""
+
+    file: str
+    file_bytes: int
+    status: Status
+
+
+class SnapshotAnswer(Document):
+    file: str
+    missing: dict[str, str]
