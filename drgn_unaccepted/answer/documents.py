@@ -297,6 +297,7 @@ class MapGap(TypedDict):
 
     start: int
     end: int
+    ram_bytes: int
     reserved_bytes: int
 
 
