@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn-unaccepted: parse, open the target, capture, answer, print. Exit 0 answered, 3 could not, with the reason."""
+"""drgn-unaccepted: the command line. Exit 0: answered; 3: not answered, with the reason on stderr."""
 
 from __future__ import annotations
 
@@ -8,31 +8,25 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from drgn_unaccepted import __version__, commands
-from drgn_unaccepted.commands import (
-    Action,
-    Arguments,
+from drgn_unaccepted.commands.base import Arguments
+from drgn_unaccepted.errors import (
+    EXIT_ANSWERED,
+    EXIT_CANNOT,
+    EXIT_INTERRUPTED,
     CommandError,
-    Question,
-    ask,
-    chosen,
-    print_answer,
-    wanted,
+    TargetError,
+    internal_error,
+    one_line,
 )
-from drgn_unaccepted.errors import TargetError, internal_error
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.run import run
+from drgn_unaccepted.snapshot import Snapshot, Wanted
+from drgn_unaccepted.snapshot_file import SnapshotFileError, read
 from drgn_unaccepted.words import safe
-
-if TYPE_CHECKING:
-    from drgn_unaccepted.kernel.target import Opened
-
-EXIT_ANSWERED = 0
-EXIT_CANNOT = 3
-EXIT_INTERRUPTED = 130
 
 _TARGET_DEFAULTS = {
     "core": None,
@@ -45,22 +39,18 @@ _TARGET_DEFAULTS = {
 }
 
 _EPILOG = """\
-exit status: 0 answered; 3 could not answer, or usage error, with the reason on stderr; of check: 1 warning, 2 critical
+exit status: 0 answered; 3 not answered, or usage error, with the reason on stderr; check: 1 warning, 2 critical
 
-The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which no kdump and no /proc/kcore holds; there
-the answer comes from the page allocator's lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
+The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which kdump and /proc/kcore omit; there the
+answer comes from the page allocator's lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse exits with 2 on a usage error, which for a monitoring system is "critical"."""
+    """argparse exits with 2 on a usage error, which a monitoring system takes for "critical"."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_CANNOT, f"{self.prog}: {safe(message)} (try --help)\n")
-
-
-class _CannotAnswer(Exception):
-    """The one line for stderr."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -69,38 +59,43 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # Names out of a target can have characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    args = parser().parse_args(argv, argparse.Namespace(**commands.DEFAULTS, **_TARGET_DEFAULTS))
+    words = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in words
     try:
-        return _run(args)
-    except _CannotAnswer as error:
-        print(f"drgn-unaccepted: {safe(str(error))}", file=sys.stderr)
+        command, args = commands.parse(parser(words), words, **_TARGET_DEFAULTS)
+        return run(command, args, _CommandLine(args))
+    except (CommandError, TargetError) as error:
+        _say(one_line(error))
         return EXIT_CANNOT
     except BrokenPipeError:
-        # The reader of our output went away (| head): nothing is wrong, and nothing more can be said.
+        # The reader of the output went away (| head): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ANSWERED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001
         # A defect of this program is no finding: check defines 1 and 2.
-        if args.debug:
+        if debug:
             traceback.print_exc()
-        print(f"drgn-unaccepted: {internal_error(error)}", file=sys.stderr)
+        _say(internal_error(error))
         return EXIT_CANNOT
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; man page, completion and docs are generated from it."""
-    parents = [_target_options(), commands.common_options()]
+def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> argparse.ArgumentParser:
+    """The command line; man page, completion and docs are generated from it.
+
+    :param mentioned: the commands that get their options; by default all
+    """
+    target = _target_options()
     top = _Parser(
         prog="drgn-unaccepted",
         description="Show the unaccepted memory of a confidential guest, in a live kernel or a vmcore.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=parents,
+        parents=[target, commands.common_options()],
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands.add_commands(top, parents)
+    commands.add_commands(top, [target], mentioned)
     return top
 
 
@@ -119,113 +114,78 @@ def _target_options() -> argparse.ArgumentParser:
         choices=("auto", "dwarf", "btf"),
         help="where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms",
     )
-    group.add_argument(
-        "--table",
-        metavar="FILE@ADDR|SNAPSHOT",
-        help="a table saved earlier in this boot",
-    )
+    group.add_argument("--table", metavar="FILE@ADDR|SNAPSHOT", help="a table saved earlier in this boot")
     group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump that has none")
     group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     return target
 
 
-def _run(args: Arguments) -> int:
-    try:
-        command = chosen(args)
-        if isinstance(command, Action):
-            return command.run(args, lambda: _open_for(command, args))
-        return _answer(command, args)
-    except (CommandError, TargetError) as error:
-        raise _CannotAnswer(str(error)) from None
+class _CommandLine:
+    """The target that the options name."""
 
+    def __init__(self, args: Arguments) -> None:
+        self._args = args
 
-def _answer(question: Question, args: Arguments) -> int:
-    text = question.offline(args)
-    if text is not None:
-        print(text)
-        return EXIT_ANSWERED
-    snapshot, take_again = _snapshot(question, args)
-    answered = ask(question, snapshot, args)
-    if take_again is not None and question.confirm(answered.document):
-        args.earlier = snapshot
-        answered = ask(question, take_again(), args)
-    print_answer(answered, args)
-    if answered.lack is not None:
-        raise _CannotAnswer(answered.lack)
-    status = question.exit_status(answered.document)
-    if status == EXIT_CANNOT:
-        # check, which has printed what it found all the same.
-        table = answered.document["table"]
-        raise _CannotAnswer(answered.document["source_reason"] or f"table {table['state']}: {table['reason']}")
-    return status
+    def open(self) -> Any:
+        args = self._args
+        for option, value in (("--snapshot", args.snapshot), ("--table", args.table)):
+            if value is not None:
+                raise CommandError(f"{args.command} reads a kernel or a dump anew each time: it takes no {option}")
+        return self._open()
 
+    def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
+        args = self._args
+        if args.snapshot is not None:
+            self._refuse_with_snapshot()
+            return iter((_read_snapshot(args.snapshot),))
+        # drgn is optional: a snapshot file needs none.
+        from drgn_unaccepted.kernel.capture import samples
+        from drgn_unaccepted.kernel.table import read_saved_table
 
-def _snapshot(question: Question, args: Arguments) -> tuple[Snapshot, Optional[Callable[[], Snapshot]]]:
-    """The snapshot, and for a live kernel how to take another one."""
-    if args.snapshot is not None:
-        _refuse_with_snapshot(args)
-        return _read_snapshot(args.snapshot), None
-    # Imports drgn, which a snapshot file does not need.
-    from drgn_unaccepted.kernel.capture import capture
-    from drgn_unaccepted.kernel.table import read_saved_table
+        saved = None if args.table is None else read_saved_table(args.table)
+        return samples(self._open(), wanted, saved)
 
-    saved = None if args.table is None else read_saved_table(args.table)
-    opened = _open(args)
+    def _open(self) -> Any:
+        from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
 
-    def take() -> Snapshot:
-        return capture(opened, wanted(question, args), saved)
+        args = self._args
+        if args.core is not None:
+            opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
+        elif args.vmcoreinfo is not None:
+            raise CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
+        else:
+            opened = open_kernel(args.symbols or (), args.debug_info)
+        for warning in opened.warnings:
+            _say(f"warning: {safe(warning)}")
+        return opened
 
-    return take(), take if opened.kind == "live" else None
-
-
-def _refuse_with_snapshot(args: Arguments) -> None:
-    """What is said of a target comes too late for a file that was read from it."""
-    given = {"--table": args.table, "-s": args.symbols, "--vmcoreinfo": args.vmcoreinfo}
-    for option, value in given.items():
-        if value is not None:
-            raise _CannotAnswer(f"--snapshot was read from its target already: {option} is for the command snapshot")
-    if args.debug_info != _TARGET_DEFAULTS["debug_info"]:
-        raise _CannotAnswer("--snapshot needs no types: --debug-info is for the command snapshot")
-
-
-def _open_for(action: Action, args: Arguments) -> Opened:
-    for option, value in (("--snapshot", args.snapshot), ("--table", args.table)):
-        if value is not None:
-            raise _CannotAnswer(f"{action.name} reads a kernel or a dump anew each time: it takes no {option}")
-    return _open(args)
-
-
-def _open(args: Arguments) -> Opened:
-    from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
-
-    if args.core is not None:
-        opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
-    else:
-        if args.vmcoreinfo is not None:
-            raise _CannotAnswer("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
-        opened = open_kernel(args.symbols or (), args.debug_info)
-    for warning in opened.warnings:
-        print(f"drgn-unaccepted: warning: {safe(warning)}", file=sys.stderr)
-    return opened
+    def _refuse_with_snapshot(self) -> None:
+        """Options about how a target is read come too late for a file that was read from it."""
+        args = self._args
+        for option, value in (("--table", args.table), ("-s", args.symbols), ("--vmcoreinfo", args.vmcoreinfo)):
+            if value is not None:
+                raise CommandError(f"--snapshot was read from its target already: {option} is for the command snapshot")
+        if args.debug_info != _TARGET_DEFAULTS["debug_info"]:
+            raise CommandError("--snapshot needs no types: --debug-info is for the command snapshot")
 
 
 def _read_snapshot(path: str) -> Snapshot:
-    from drgn_unaccepted.snapshot_file import SnapshotFileError, read
-
     try:
         return read(path)
-    except OSError as error:
-        raise _CannotAnswer(f"{path}: {error.strerror}") from None
-    except SnapshotFileError as error:
-        if _begins_with(path, b"\x7fELF", b"KDUMP   ", b"makedumpfile"):
-            raise _CannotAnswer(f"{path}: a dump, and no file written by snapshot: give it with -c") from None
-        raise _CannotAnswer(f"{path}: {error}") from None
+    except (OSError, SnapshotFileError) as error:
+        if isinstance(error, SnapshotFileError) and _is_dump(path):
+            raise CommandError(f"{path}: a dump, not a file written by snapshot: give it with -c") from None
+        raise CommandError(one_line(error, path)) from None
 
 
-def _begins_with(path: str, *signatures: bytes) -> bool:
-    """Whether a regular file does; a pipe cannot be read again."""
+def _is_dump(path: str) -> bool:
+    """Whether a regular file begins like one; a pipe cannot be read again."""
     file = Path(path)
     if not file.is_file():
         return False
     with file.open("rb") as opened:
-        return opened.read(max(map(len, signatures))).startswith(signatures)
+        return opened.read(12).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile"))
+
+
+def _say(line: str) -> None:
+    print(f"drgn-unaccepted: {line}", file=sys.stderr)

@@ -35,7 +35,7 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_PARTS, Accept, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, EfiMap, Snapshot, Table, Wanted
 
 __all__ = (
     "e820_table",
@@ -218,7 +218,7 @@ def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
 @takes_program_or_default
 def take_snapshot(prog: Program) -> Snapshot:
     """Read all that can be read, in the order that makes reads of a running kernel sound."""
-    return capture(adopt(prog), Wanted(ALL_PARTS, whole_memmap=True))
+    return capture(adopt(prog), Wanted(ALL_PARTS, ALL_MEMORY))
 
 
 def _part(read: Callable[[], _Part]) -> _Part:

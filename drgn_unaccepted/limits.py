@@ -121,6 +121,9 @@ CHECKED_RANGES = 250_000
 #: Ranges that ``ranges`` lists: 512 GiB with every second unit accepted. Real guests have some hundreds.
 DOCUMENT_RANGES = 1 << 18
 
+#: Pieces of one state that ``resolve -f`` keeps in memory; a bitmap that has more is asked address by address.
+BULK_PIECES = 1 << 18
+
 #: Pieces into which ``resolve`` divides ranges, each with all columns.
 RESOLVED_PIECES = 1 << 14
 

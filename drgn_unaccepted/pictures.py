@@ -51,7 +51,7 @@ def _add_style_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _window(text: str) -> Range:
-    from drgn_unaccepted.answer.resolve import parse_query
+    from drgn_unaccepted.model.addresses import parse_query
 
     try:
         query = parse_query(text)

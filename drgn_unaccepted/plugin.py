@@ -12,7 +12,10 @@ from drgn.commands import CommandArgumentError, CommandError, argument, parse_sh
 from drgn.commands.linux import linux_kernel_custom_command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from drgn_unaccepted.kernel.target import Opened
+    from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 
 class _Answered(Exception):
@@ -45,39 +48,40 @@ class _Parser(argparse.ArgumentParser):
     parse=parse_shell_command,
 )
 def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
+    # Each user of drgn imports this module; the rest is for those who use the command.
     from drgn_unaccepted import commands
-    from drgn_unaccepted.kernel.capture import capture
-    from drgn_unaccepted.kernel.errors import TargetError
+    from drgn_unaccepted.errors import CommandError as NoAnswer
+    from drgn_unaccepted.errors import TargetError
+    from drgn_unaccepted.run import run
 
-    parents = [commands.common_options()]
-    parser = _Parser(prog=f"%{name}", description="Show unaccepted memory.", parents=parents)
-    commands.add_commands(parser, parents)
+    options = commands.common_options()
+    parser = _Parser(prog=f"%{name}", description="Show unaccepted memory.", parents=[options])
+    commands.add_commands(parser, [], args)
     try:
-        parsed = parser.parse_args(args, argparse.Namespace(**commands.DEFAULTS))
+        command, parsed = commands.parse(parser, args)
+        run(command, parsed, _Prompt(prog))
     except _Answered:
         return
-    try:
-        command = commands.chosen(parsed)
-        if isinstance(command, commands.Action):
-            command.run(parsed, lambda: _adopt(prog))
-            return
-        text = command.offline(parsed)
-        if text is not None:
-            print(text)
-            return
-        answered = commands.ask(command, capture(_adopt(prog), commands.wanted(command, parsed)), parsed)
-        commands.print_answer(answered, parsed)
-    except (TargetError, commands.CommandError) as error:
+    except (TargetError, NoAnswer) as error:
         raise CommandError(str(error)) from None
-    if answered.lack is not None:
-        raise CommandError(answered.lack)
 
 
-def _adopt(prog: drgn.Program) -> Opened:
-    from drgn_unaccepted.kernel.target import adopt
-    from drgn_unaccepted.words import safe
+class _Prompt:
+    """The program of drgn's prompt."""
 
-    opened = adopt(prog)
-    for warning in opened.warnings:
-        print(f"%unaccepted: warning: {safe(warning)}", file=sys.stderr)
-    return opened
+    def __init__(self, prog: drgn.Program) -> None:
+        self._prog = prog
+
+    def open(self) -> Opened:
+        from drgn_unaccepted.kernel.target import adopt
+        from drgn_unaccepted.words import safe
+
+        opened = adopt(self._prog)
+        for warning in opened.warnings:
+            print(f"%unaccepted: warning: {safe(warning)}", file=sys.stderr)
+        return opened
+
+    def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
+        from drgn_unaccepted.kernel.capture import samples
+
+        return samples(self.open(), wanted)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
+from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
@@ -370,16 +371,17 @@ ALL_PARTS = frozenset(
 )
 
 
+#: All physical addresses.
+ALL_MEMORY = (Range(0, PHYSICAL_END),)
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """What a question needs of the target."""
+    """What a command needs of the target."""
 
+    #: Names of parts. ``pages`` are those under set bits, before them, and under the table, for the checks.
     parts: frozenset[str]
-    #: Physical ranges whose pages are looked at, whatever their bits say.
-    addresses: tuple[Range, ...] = ()
-    #: Look at the pages of all zones where there is no bitmap to tell which ones matter.
-    whole_memmap: bool = False
-    #: The answer is to come from another source than the bitmap, although it may be there.
-    without_bitmap: bool = False
-    #: Pages tell the state of memory only where the bitmap does not, and nothing else is asked of them.
-    pages_for_state: bool = False
+    #: Physical ranges whose state is asked for; their pages are read where the bitmap does not decide.
+    where: tuple[Range, ...] = ()
+    #: Whether the bitmap may decide; not with ``--source page-lists``.
+    bitmap: bool = True

@@ -5,27 +5,24 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.documents import AcceptDocument, AcceptingAnswer, ZoneDocument, ZonesAnswer
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import Source, no_zones
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Snapshot, Zone
 
 
-def zones(snapshot: Snapshot, source: Source) -> Document:
+def zones(snapshot: Snapshot, source: Source) -> ZonesAnswer:
     """Populated zones in bytes, with the listed chunks merged into ranges; null where they were not captured."""
-    answer = document(snapshot, source, "zones")
-    answer["missing"] = no_zones(snapshot)
+    shared, missing = head(snapshot, source, "zones"), no_zones(snapshot)
     if not snapshot.zones:
-        answer["zones"] = None
-        return answer
+        return {**shared, "missing": missing, "chunk_bytes": None, "zones": None}
     assert snapshot.kernel is not None
     chunk = snapshot.kernel.chunk_pages * PAGE_SIZE
-    answer["chunk_bytes"] = chunk
-    answer["zones"] = [_zone(zone, chunk) for zone in snapshot.zones]
-    return answer
+    return {**shared, "missing": missing, "chunk_bytes": chunk, "zones": [_zone(z, chunk) for z in snapshot.zones]}
 
 
-def _zone(zone: Zone, chunk: int) -> Document:
+def _zone(zone: Zone, chunk: int) -> ZoneDocument:
     marks = zone.watermarks
     return {
         "node": zone.node,
@@ -57,20 +54,22 @@ def _bytes(pages: Optional[int]) -> Optional[int]:
     return None if pages is None else pages * PAGE_SIZE
 
 
-def accepting(snapshot: Snapshot, source: Source) -> Document:
+def accepting(snapshot: Snapshot, source: Source) -> AcceptingAnswer:
     """Each entry of accepting_list with its range and the task on whose stack it lies."""
-    answer = document(snapshot, source, "accepting")
-    answer["missing"] = snapshot.missing.get("accepting")
-    answer["accepting"] = None
-    if snapshot.accepting is not None:
-        base, provenance = snapshot.unit_base()
-        answer["phys_base_from"] = provenance
-        answer["problems"] = list(snapshot.accepting.problems)
-        answer["accepting"] = [_accept(entry, base) for entry in snapshot.accepting.entries]
-    return answer
+    shared, missing = head(snapshot, source, "accepting"), snapshot.missing.get("accepting")
+    if snapshot.accepting is None:
+        return {**shared, "missing": missing, "phys_base_from": None, "problems": [], "accepting": None}
+    base, provenance = snapshot.unit_base()
+    return {
+        **shared,
+        "missing": missing,
+        "phys_base_from": provenance,
+        "problems": list(snapshot.accepting.problems),
+        "accepting": [_accept(entry, base) for entry in snapshot.accepting.entries],
+    }
 
 
-def _accept(entry: Accept, base: Optional[tuple[int, int]]) -> Document:
+def _accept(entry: Accept, base: Optional[tuple[int, int]]) -> AcceptDocument:
     start = end = None
     if base is not None:
         start = base[0] + entry.start_unit * base[1]

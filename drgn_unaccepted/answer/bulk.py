@@ -1,169 +1,104 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``resolve -f``: the states of as many addresses as a file or a pipe has, in bounded memory.
+"""``resolve -f``: the states of any number of addresses, in bounded memory.
 
-Of each address only its state and whether the bitmap covers it are told; what the maps and lists say of one takes a
-hundred times as long.
+Each address gets its state and whether the bitmap covers it, no more: the columns of the maps take a hundred times as
+long.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import partial
 from io import BufferedReader
-from itertools import repeat
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Union
+from itertools import islice, repeat
+from typing import Optional
 
-from drgn_unaccepted.answer.document import Document, document
-from drgn_unaccepted.answer.resolve import parse_address
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import ACCEPTED, UNACCEPTED, StateMap
-from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, PHYSICAL_END
-from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.answer.state import UNACCEPTED, StateMap
+from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, BULK_PIECES, PHYSICAL_END
+from drgn_unaccepted.model.addresses import parse_address
 from drgn_unaccepted.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from drgn_unaccepted.answer.bulk_lines import Lines
-
-#: Bytes of text that are looked at together.
+#: Bytes of text that are read at once.
 _BLOCK = 1 << 20
 
-#: Bytes of text from which on the import of numpy pays.
-_WORTH_NUMPY = 1 << 20
-
-#: Bytes of a block from which on columns pay: of a pipe it may be a line.
-_WORTH_COLUMNS = 1 << 12
-
-
-class Kind(NamedTuple):
-    """What is told of an address."""
-
-    state: str
-    #: Inside the bitmap; None where its bounds are not known.
-    covered: Optional[bool]
-
-
-class Block(NamedTuple):
-    """Addresses one after the other, as parallel columns."""
-
-    #: As they were written.
-    words: list[str]
-    addresses: list[int]
-    #: For each its place in :attr:`Bulk.kinds`.
-    kinds: bytes
-
-
-def bulk_document(snapshot: Snapshot, source: Source) -> Document:
-    """What stands before the addresses. ``addresses`` is None: they follow."""
-    return {**document(snapshot, source, "resolve"), "addresses": None}
+#: A state, and whether the bitmap covers it (None: its bounds are not known).
+_Kind = tuple[str, Optional[bool]]
 
 
 class Bulk:
     """The state of any number of addresses."""
 
     def __init__(self, snapshot: Snapshot, source: Source) -> None:
-        self.kinds: list[Kind] = []
-        self.has_table = snapshot.table.state != "absent"
-        self._bitmap: Optional[tuple[bits.Geometry, bytes]] = None
-        self._starts: list[int] = []
-        self._kinds = bytearray()
-        if source.name == "bitmap" and source.exact:
-            geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
-            assert geometry is not None and bitmap is not None
-            self._bitmap = geometry, bitmap
-            self._states = bits.States(geometry, bitmap)
-            # In the order of bits.ACCEPTED, UNACCEPTED, UNCOVERED.
-            self.kinds = [Kind(ACCEPTED, True), Kind(UNACCEPTED, True), Kind(ACCEPTED, False)]
-            return
-        for piece in StateMap(snapshot, source).pieces(0, PHYSICAL_END):
-            kind = Kind(piece.state, piece.covered)
-            if kind not in self.kinds:
-                self.kinds.append(kind)
-            self._starts.append(piece.start)
-            self._kinds.append(self.kinds.index(kind))
+        self._outside = "(no table)" if snapshot.table.state == "absent" else "(outside the bitmap)"
+        self._states = StateMap(snapshot, source)
+        pieces = list(islice(self._states.pieces(0, PHYSICAL_END), BULK_PIECES + 1))
+        self._starts: Optional[list[int]] = None
+        if len(pieces) <= BULK_PIECES:
+            self._starts = [piece.start for piece in pieces]
+            self._kinds: list[_Kind] = [(piece.state, piece.covered) for piece in pieces]
 
-    def blocks(self, text: BufferedReader) -> Iterator[Block]:
-        """The addresses in ``text``, a block for what can be read at once.
+    def lines(self, text: BufferedReader) -> Iterator[str]:
+        """Each address as it was written, and its state; many lines at a time.
 
         :raises ValueError: one line that says what is no address, and where
         """
-        pieces = _Pieces(text)
-        for data in pieces:
-            yield self._block(data, pieces.line)
-            pieces.line += data.count(b"\n")
+        for words, addresses in _blocks(text):
+            kinds = self._of(addresses)
+            ends = {kind: self._ending(*kind) for kind in set(kinds)}
+            yield "\n".join([word + ends[kind] for word, kind in zip(words, kinds)])
 
-    def lines(self, text: BufferedReader, expected: int) -> Iterator[Union[Block, Lines]]:
-        """As :meth:`blocks`; by columns, many times as fast, where there is much of it and numpy is installed.
+    def json_lines(self, text: BufferedReader) -> Iterator[str]:
+        """``{"address": 4294967296, "state": "accepted", "covered": true}``, many lines at a time.
 
-        :param expected: bytes that ``text`` will have, as far as is known
+        :raises ValueError: one line that says what is no address, and where
         """
-        by_columns: Optional[Callable[[bytes], Optional[Lines]]] = None
-        seen = 0
-        pieces = _Pieces(text)
-        for data in pieces:
-            if by_columns is None and max(expected, seen) >= _WORTH_NUMPY:
-                by_columns = self._by_columns()
-            seen += len(data)
-            lines = None if by_columns is None or len(data) < _WORTH_COLUMNS else by_columns(data)
-            yield self._block(data, pieces.line) if lines is None else lines
-            pieces.line += data.count(b"\n") if lines is None else len(lines.ends)
+        for _, addresses in _blocks(text):
+            kinds = self._of(addresses)
+            ends = {(state, c): f', "state": "{state}", "covered": {json.dumps(c)}}}' for state, c in set(kinds)}
+            yield "\n".join([f'{{"address": {address}{ends[kind]}' for address, kind in zip(addresses, kinds)])
 
-    def _by_columns(self) -> Callable[[bytes], Optional[Lines]]:
-        try:
-            import numpy  # noqa: F401
-        except ImportError:
-            return lambda data: None
-        from drgn_unaccepted.answer import bulk_lines
+    def _ending(self, state: str, covered: Optional[bool]) -> str:
+        return f"  {state:>{len(UNACCEPTED)}}{f'  {self._outside}' if covered is False else ''}"
 
-        if self._bitmap is not None:
-            look_up = bulk_lines.in_bitmap(*self._bitmap)
-        else:
-            look_up = bulk_lines.in_pieces(self._starts, bytes(self._kinds))
-        return partial(bulk_lines.lines, look_up=look_up)
-
-    def _block(self, data: bytes, line: int) -> Block:
-        words, addresses = _numbers(data, line)
-        return Block(words, addresses, self._of(addresses))
-
-    def _of(self, addresses: Sequence[int]) -> bytes:
-        if self._bitmap is not None:
-            return self._states.of(addresses)
+    def _of(self, addresses: Sequence[int]) -> list[_Kind]:
+        if self._starts is None:
+            # A bitmap so scattered that its pieces are not for memory.
+            pieces = map(self._states.at, addresses)
+            return [(piece.state, piece.covered) for piece in pieces]
         starts, kinds = self._starts, self._kinds
-        return bytes([kinds[bisect_right(starts, address) - 1] for address in addresses])
+        return [kinds[bisect_right(starts, address) - 1] for address in addresses]
 
 
-class _Pieces:
-    """The text, cut between words."""
-
-    def __init__(self, text: BufferedReader) -> None:
-        self._text = text
-        #: The line that the next piece begins in, counted on by whoever has taken one.
-        self.line = 1
-
-    def __iter__(self) -> Iterator[bytes]:
-        rest = b""
-        while data := self._text.read1(_BLOCK):
-            data = rest + data
-            # The last word goes on in the next block, perhaps.
-            end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
-            if len(data) - end > ADDRESS_TEXT_BYTES:
-                line = self.line + data.count(b"\n")
-                raise ValueError(f"line {line}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
-            data, rest = data[:end], data[end:]
-            yield data
-        yield rest
+def _blocks(text: BufferedReader) -> Iterator[tuple[list[str], list[int]]]:
+    """The addresses in ``text`` as words and as numbers, a block for what can be read at once."""
+    rest, line = b"", 1
+    while data := text.read1(_BLOCK):
+        data = rest + data
+        # The last word may continue in the next block.
+        end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
+        if len(data) - end > ADDRESS_TEXT_BYTES:
+            line += data.count(b"\n")
+            raise ValueError(f"line {line}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
+        block, rest = data[:end], data[end:]
+        if not block.isspace() and block:
+            yield _numbers(block, line)
+        line += block.count(b"\n")
+    if rest.strip():
+        yield _numbers(rest, line)
 
 
 def _numbers(data: bytes, line: int) -> tuple[list[str], list[int]]:
     words = data.decode("ascii", "backslashreplace").split()
-    # The usual form, 0x and digits, is told by counting; int() takes signs and underscores, too.
+    # The usual form, 0x and digits, shows in a count; int() takes signs and underscores, too.
     if data.count(b"0x") == len(words) and not any(mark in data for mark in (b"_", b"-", b"+")):
         try:
             addresses = list(map(int, words, repeat(16)))
-            if not addresses or (max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES):
-                return words, addresses
         except ValueError:
-            pass
+            return words, list(_one_by_one(data, line))
+        if max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES:
+            return words, addresses
     return words, list(_one_by_one(data, line))
 
 

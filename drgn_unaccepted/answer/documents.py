@@ -163,7 +163,7 @@ class AddressDocument(AddressRequired, total=False):
     hint: Optional[str]
 
 
-class ResolveAnswer(Document, total=False):
+class ResolveAnswer(Document):
     #: None with ``-f``: they follow, as JSON lines.
     addresses: Optional[list[AddressDocument]]
     #: Why a column is null, by its name.
@@ -227,13 +227,10 @@ class ZoneDocument(TypedDict):
     locked: Optional[bool]
 
 
-class ZonesRequired(Document):
+class ZonesAnswer(Document):
     missing: Optional[str]
+    chunk_bytes: Optional[int]
     zones: Optional[list[ZoneDocument]]
-
-
-class ZonesAnswer(ZonesRequired, total=False):
-    chunk_bytes: int
 
 
 class TaskDocument(TypedDict):
@@ -254,14 +251,11 @@ class AcceptDocument(TypedDict):
     task: Optional[TaskDocument]
 
 
-class AcceptingRequired(Document):
+class AcceptingAnswer(Document):
     missing: Optional[str]
-    accepting: Optional[list[AcceptDocument]]
-
-
-class AcceptingAnswer(AcceptingRequired, total=False):
     phys_base_from: Optional[str]
     problems: list[str]
+    accepting: Optional[list[AcceptDocument]]
 
 
 class FindingDocument(TypedDict):

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from drgn_unaccepted.answer.document import Document, document, unaccepted_bytes
+from drgn_unaccepted.answer.evidence import listed_ranges
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
 from drgn_unaccepted.answer.source import Source, choose_source
-from drgn_unaccepted.answer.state import listed_ranges
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range

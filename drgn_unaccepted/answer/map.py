@@ -14,13 +14,12 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.evidence import listed_ranges, possible_guards
 from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.answer.state import (
     ACCEPTED,
     UNACCEPTED,
     StateMap,
-    listed_ranges,
-    possible_guards,
 )
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model

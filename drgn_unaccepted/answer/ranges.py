@@ -7,38 +7,36 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Optional
 
-from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.documents import RangesAnswer, State, StateRange
+from drgn_unaccepted.answer.evidence import possible_guards
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import UNKNOWN, Piece, StateMap, possible_guards
+from drgn_unaccepted.answer.state import UNKNOWN, Piece, StateMap
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
 from drgn_unaccepted.snapshot import Snapshot
 
 
-def ranges(snapshot: Snapshot, source: Source) -> Document:
-    """From the bitmap they tile the covered range; from page lists they are what is known.
+def ranges(snapshot: Snapshot, source: Source) -> RangesAnswer:
+    """The known ranges: from the bitmap they tile the covered range; None where the source knows no addresses.
 
-    ``ranges`` is None where the source knows no addresses. ``possible_guards`` are the units of listed chunks that
-    may be accepted already; only page lists have any.
+    ``possible_guards`` are the units of listed chunks that may be accepted already; only page lists have any.
 
     :raises CommandError: there are more than :data:`limits.DOCUMENT_RANGES`
     """
-    answer = document(snapshot, source, "ranges")
     states = state_ranges(snapshot, source)
-    if states is None:
-        answer["ranges"] = None
-    else:
+    found: Optional[list[StateRange]] = None
+    if states is not None:
         first = islice(states, DOCUMENT_RANGES + 1)
-        answer["ranges"] = [{"start": start, "end": end, "state": state} for start, end, state in first]
-        if len(answer["ranges"]) > DOCUMENT_RANGES:
+        found = [{"start": start, "end": end, "state": state} for start, end, state in first]
+        if len(found) > DOCUMENT_RANGES:
             raise CommandError(f"more than {DOCUMENT_RANGES} ranges: ask for a part with resolve START-END, or see map")
-    answer["possible_guards"] = (
-        [list(guard) for guard in possible_guards(snapshot)] if source.name == "page-lists" else []
-    )
-    return answer
+    guards = possible_guards(snapshot) if source.name == "page-lists" else []
+    shared = head(snapshot, source, "ranges")
+    return {**shared, "ranges": found, "possible_guards": [list(guard) for guard in guards]}
 
 
-def state_ranges(snapshot: Snapshot, source: Source) -> Optional[Iterator[tuple[int, int, str]]]:
+def state_ranges(snapshot: Snapshot, source: Source) -> Optional[Iterator[tuple[int, int, State]]]:
     """``(start, end, state)`` in order, neighbours of one state joined; None where the source knows no addresses."""
     if source.name == "bitmap":
         geometry = snapshot.table.geometry
@@ -54,8 +52,8 @@ def state_ranges(snapshot: Snapshot, source: Source) -> Optional[Iterator[tuple[
     return None
 
 
-def _joined(pieces: Iterable[Piece]) -> Iterator[tuple[int, int, str]]:
-    last: Optional[tuple[int, int, str]] = None
+def _joined(pieces: Iterable[Piece]) -> Iterator[tuple[int, int, State]]:
+    last: Optional[tuple[int, int, State]] = None
     for piece in pieces:
         if last is not None and last[1] == piece.start and last[2] == piece.state:
             last = (last[0], piece.end, piece.state)

@@ -18,10 +18,11 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.answer.allocator import accepting, zones
 from drgn_unaccepted.answer.check import check
 from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.evidence import listed_ranges, possible_guards
+from drgn_unaccepted.answer.firmware_maps import e820, efi
 from drgn_unaccepted.answer.map import lanes, memory_of, strays
-from drgn_unaccepted.answer.maps import e820, efi
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import Piece, StateMap, listed_ranges, possible_guards
+from drgn_unaccepted.answer.state import Piece, StateMap
 from drgn_unaccepted.answer.summary import summary
 from drgn_unaccepted.checks import explain
 from drgn_unaccepted.model import ranges as rng
@@ -44,12 +45,12 @@ def report(
     findings = check(snapshot, source) if checks is None else checks
     zone_list = zones(snapshot, source)
     for zone in zone_list["zones"] or ():
-        del zone["listed"]  # is below, packed
+        del zone["listed"]  # type: ignore[misc]  # is below, packed
     efi_map = efi(snapshot, source)
     for descriptor in efi_map["descriptors"] or ():
         # Has 64 bits, of which a script's numbers keep 53.
         if descriptor["attribute"] is not None:
-            descriptor["attribute"] = f"{descriptor['attribute']:#x}"
+            descriptor["attribute"] = f"{descriptor['attribute']:#x}"  # type: ignore[typeddict-item]
     states, otherwise = ([], None) if source.exact else _states(snapshot, source)
     return {
         **summary(snapshot, source),
@@ -67,11 +68,11 @@ def report(
         "ram": pack(memory.ram),
         "reserved": pack(memory.reserved),
         "filled": pack(rng.merge(memory.ram + strays(snapshot, source, memory.ram))),
-        "efi": _own(efi_map, ("provenance", "complete", "note", "descriptors")),
-        "e820": _own(e820(snapshot, source), ("tables", "missing", "differences")),
+        "efi": _own(dict(efi_map), ("provenance", "complete", "note", "descriptors")),
+        "e820": _own(dict(e820(snapshot, source)), ("tables", "missing", "differences")),
         "zones": zone_list["zones"],
         "missing": {**snapshot.missing, **({"zones": zone_list["missing"]} if zone_list["missing"] else {})},
-        "accepting": _own(accepting(snapshot, source), ("accepting", "problems", "phys_base_from", "missing")),
+        "accepting": _own(dict(accepting(snapshot, source)), ("accepting", "problems", "phys_base_from", "missing")),
         "accepting_ranges": lanes(snapshot)["accepting"],
         "checks": {
             "status": findings["status"],

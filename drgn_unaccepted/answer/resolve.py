@@ -4,36 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, Optional, Union
 
-from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.documents import AddressDocument, ResolveAnswer, TypedRange, UnitDocument
+from drgn_unaccepted.answer.evidence import listed_ranges
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import Source, no_zones
-from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN, Piece, StateMap, listed_ranges
+from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN, Piece, StateMap
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Snapshot
 
 
-class Query(NamedTuple):
-    """A physical address, or a range of them."""
-
-    start: int
-    #: Exclusive; None for a single address.
-    end: Optional[int]
-
-    @property
-    def range(self) -> Range:
-        return Range(self.start, self.start + 1 if self.end is None else self.end)
-
-
-def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Document:
+def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> ResolveAnswer:
     """One entry for an address; for a range one for each piece of one state, with its ``end``.
 
     ``missing`` says why a column is null where it could not be known; a null without a reason there is an answer: no
@@ -42,11 +33,9 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Doc
     :raises ValueError: a query is empty or reaches beyond 2^52
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
-    answer = document(snapshot, source, "resolve")
     states = StateMap(snapshot, source)
     context = _Context(snapshot)
-    answer["missing"] = context.missing()
-    entries: list[Document] = []
+    entries: list[AddressDocument] = []
     for query in queries:
         start, end = query.range
         if not 0 <= start < end <= PHYSICAL_END:
@@ -59,8 +48,7 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Doc
                 if len(entries) >= RESOLVED_PIECES:
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
-    answer["addresses"] = entries
-    return answer
+    return {**head(snapshot, source, "resolve"), "missing": context.missing(), "addresses": entries}
 
 
 class _Context:
@@ -71,7 +59,7 @@ class _Context:
         self._listed = listed_ranges(snapshot)
         self._cut = self._cut_lists() is not None
 
-    def entry(self, piece: Piece) -> Document:
+    def entry(self, piece: Piece) -> AddressDocument:
         where = Range(piece.start, piece.end)
         node, zone = self._zone(where)
         listed, in_flight, reason = self._is_listed(where), self._in_flight(where), piece.reason
@@ -94,7 +82,7 @@ class _Context:
             "reason": reason,
         }
 
-    def missing(self) -> Document:
+    def missing(self) -> dict[str, str]:
         """Why a column cannot be known, by its name."""
         snapshot = self._snapshot
         reasons = {
@@ -149,7 +137,7 @@ class _Context:
             return f"accepting_list has units, and where unit 0 is is not known: {self._no_table()}"
         return None
 
-    def _unit(self, address: int) -> Optional[Document]:
+    def _unit(self, address: int) -> Optional[UnitDocument]:
         geometry, bitmap = self._snapshot.table.geometry, self._snapshot.table.bitmap
         if geometry is None:
             return None
@@ -174,11 +162,11 @@ class _Context:
         found = bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
         return None if table.is_doubted and not found else found
 
-    def _efi(self, where: Range) -> Optional[Document]:
+    def _efi(self, where: Range) -> Optional[TypedRange]:
         efi_map = self._snapshot.efi_map
         return None if efi_map is None else _holder(efi_map.descriptors, where, efi_model.type_name)
 
-    def _e820(self, where: Range) -> Optional[Document]:
+    def _e820(self, where: Range) -> Optional[TypedRange]:
         tables = self._snapshot.e820
         if tables is None or tables.current is None:
             return None
@@ -228,54 +216,9 @@ class _Context:
 
 def _holder(
     entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range, type_name: Callable[[int], str]
-) -> Optional[Document]:
+) -> Optional[TypedRange]:
     """The one entry that holds all of the range; maps need not be sorted."""
     for entry in entries:
         if entry.start <= where.start and where.end <= entry.end:
             return {"type": entry.type, "name": type_name(entry.type), "start": entry.start, "end": entry.end}
     return None
-
-
-_HEXADECIMAL = "0123456789abcdefABCDEF"
-_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def parse_query(text: str) -> Query:
-    """``ADDR``, ``ADDR-END`` (END exclusive) or ``ADDR+LEN``.
-
-    :raises ValueError: one line that says what is wrong with it
-    """
-    for mark in "-+":
-        first, found, second = text.partition(mark)
-        if found:
-            start, other = parse_address(first), parse_address(second)
-            end = other if mark == "-" else start + other
-            if end <= start:
-                raise ValueError(f"{text}: the range is empty (its end is exclusive)")
-            return _bounded(text, Query(start, end))
-    return _bounded(text, Query(parse_address(text), None))
-
-
-def parse_address(text: str) -> int:
-    """A hexadecimal number with ``0x``, or a decimal one with a suffix K, M, G or T (powers of 1024).
-
-    Digits alone are refused: ``100000000`` out of /proc/iomem is hexadecimal, out of JSON decimal.
-    """
-    if text[:2].lower() == "0x":
-        # int() alone takes signs, underscores and another 0x.
-        if not text[2:] or text[2:].strip(_HEXADECIMAL):
-            raise ValueError(f"{text}: not an address")
-        return int(text, 16)
-    if text[-1:].upper() in _SUFFIXES and text[:-1].isascii() and text[:-1].isdecimal():
-        return int(text[:-1]) * _SUFFIXES[text[-1].upper()]
-    if text and not text.strip("0"):
-        return 0
-    if text.isascii() and text.isdecimal():
-        raise ValueError(f"{text}: decimal or hexadecimal? write 0x{text}, or a suffix K, M, G or T")
-    raise ValueError(f"{text}: not an address (0x and hexadecimal digits, or a number with K, M, G or T)")
-
-
-def _bounded(text: str, query: Query) -> Query:
-    if query.range.end > PHYSICAL_END:
-        raise ValueError(f"{text}: beyond the last physical address, {PHYSICAL_END - 1:#x}")
-    return query

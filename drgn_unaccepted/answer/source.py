@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
+from drgn_unaccepted.answer.documents import SourceName
+from drgn_unaccepted.answer.evidence import listed_ranges, why_zeros_may_not_hold
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, size
 
-SOURCES = ("bitmap", "page-lists", "counters")
+SOURCES: tuple[SourceName, ...] = ("bitmap", "page-lists", "counters")
 
 
 _SAVED = (
@@ -25,8 +27,7 @@ _SAVED_SOMEWHERE = "the table was saved earlier, and {}: a bit counts only where
 
 
 class Source(NamedTuple):
-    #: ``bitmap``, ``page-lists``, ``counters`` or ``none``.
-    name: str
+    name: SourceName
     #: Whether the answer is exact: the bitmap is; a listed chunk can hold a unit that is accepted already.
     exact: bool
     #: Why no better source was used, or why there is none; ``None`` for the bitmap.
@@ -41,13 +42,8 @@ _FEW_CHUNKS = 8
 
 
 def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
-    """The source that ``wanted`` (``auto`` or one of :data:`SOURCES`) leads to.
-
-    :raises ValueError: ``wanted`` is none of these
-    """
-    if wanted != "auto" and wanted not in SOURCES:
-        raise ValueError(f"no such source: {wanted}")
-    rungs = SOURCES if wanted == "auto" else (wanted,)
+    """The source that ``wanted`` (``auto`` or one of :data:`SOURCES`) leads to."""
+    rungs = [rung for rung in SOURCES if wanted in ("auto", rung)]
     lacking: list[str] = []
     for rung in rungs:
         lack = _lack(snapshot, rung)
@@ -72,8 +68,6 @@ def choose_source(snapshot: Snapshot, wanted: str = "auto") -> Source:
 
 
 def _saved(snapshot: Snapshot) -> str:
-    from drgn_unaccepted.answer.state import why_zeros_may_not_hold
-
     why = why_zeros_may_not_hold(snapshot)
     return f"{_SAVED if why is None else _SAVED_SOMEWHERE.format(why)}; {snapshot.table.reason}"
 
@@ -85,8 +79,6 @@ def _doubt(snapshot: Snapshot) -> Optional[str]:
         return table.reason
     if not table.is_saved or table.geometry is None or table.bitmap is None or kernel is None:
         return None
-    from drgn_unaccepted.answer.state import listed_ranges
-
     # Bits only ever clear: what is listed now had its bits when the table was saved, the guards' excepted.
     unit = table.geometry.unit_size
     bare = bits.unset_bytes(table.geometry, table.bitmap, rng.trim(listed_ranges(snapshot), unit))

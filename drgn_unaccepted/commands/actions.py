@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
-from drgn_unaccepted.commands.command import Action, Arguments, CommandError, to_stdout
+from drgn_unaccepted.commands.base import Arguments, CommandError
+from drgn_unaccepted.run import to_stdout
 
 if TYPE_CHECKING:
     from drgn_unaccepted.kernel.target import Opened
@@ -63,7 +64,7 @@ def _replay(args: Arguments, open_target: Open) -> int:
         raise CommandError(f"{args.recording}: {error}") from None
     except OSError as error:
         raise CommandError(f"{args.recording}: {error.strerror}") from None
-    to_stdout(f"{text}\n" for text in _replayed(recording, args))
+    to_stdout(text for text in _replayed(recording, args))
     if recording.dropped:
         print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
     return 0
@@ -92,46 +93,6 @@ def _replayed(recording: Recording, args: Arguments) -> Iterator[str]:
         raise CommandError(f"{args.recording}: {error}") from None
     except OSError as error:
         raise CommandError(f"{args.recording}: {error.strerror}") from None
-
-
-def _keep(args: Arguments, open_target: Open) -> int:
-    from drgn_unaccepted.kernel.capture import capture
-    from drgn_unaccepted.record.keep import boot_id, keep
-    from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
-    from drgn_unaccepted.snapshot_file import SnapshotFileError
-    from drgn_unaccepted.words import safe
-
-    opened = open_target()
-    if not opened.is_this_kernel:
-        raise CommandError(f"keep files by the boot of this machine, and {opened.name} is not its running kernel")
-    try:
-        # Reading it makes the kernel set it, so that a dump of this boot has it too.
-        boot = boot_id()
-        snapshot = capture(opened, Wanted(ALL_PARTS - {"pages"}))
-        kept = keep(snapshot, boot, args.directory, args.boots)
-    except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}") from None
-    except SnapshotFileError as error:
-        raise CommandError(str(error)) from None
-    print(kept.snapshot)
-    if kept.table is None:
-        print(safe(f"without the table: {snapshot.table.state}: {snapshot.table.reason}"))
-    if kept.option is not None:
-        earlier = "" if kept.table is not None else " (read earlier)"
-        print(f"for a crash dump of this boot: --table {kept.option}{earlier}")
-    return 0
-
-
-def _scan(args: Arguments, open_target: Open) -> int:
-    from drgn_unaccepted.fleet.command import run_scan
-
-    return run_scan(args)
-
-
-def _merge(args: Arguments, open_target: Open) -> int:
-    from drgn_unaccepted.fleet.command import run_merge
-
-    return run_merge(args)
 
 
 def _interval(text: str) -> float:
@@ -167,40 +128,3 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("recording", metavar="FILE", help="written by record")
     add_replay_arguments(parser)
-
-
-def _keep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--directory", default="/var/lib/drgn-unaccepted", help="where it is kept (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--boots", metavar="N", type=_positive, default=3, help="of so many boots (default: %(default)s)"
-    )
-
-
-def _scan_arguments(parser: argparse.ArgumentParser) -> None:
-    from drgn_unaccepted.fleet.options import add_scan_arguments
-
-    add_scan_arguments(parser)
-
-
-def _merge_arguments(parser: argparse.ArgumentParser) -> None:
-    from drgn_unaccepted.fleet.options import add_merge_arguments
-
-    add_merge_arguments(parser)
-
-
-ACTIONS = (
-    Action("watch", "the running kernel as it accepts: bytes, rate, zones, who is accepting", _watch, _over_time),
-    Action("record", "samples of the running kernel over time, to a file", _record, _record_arguments),
-    Action("replay", "a recording: a line for each sample, or a picture", _replay, _replay_arguments, ("svg", "png")),
-    Action("keep", "keep the state of this boot for a later crash dump (the flight recorder)", _keep, _keep_arguments),
-    Action("scan", "check many vmcores and snapshots, each in its own process: JSON lines", _scan, _scan_arguments),
-    Action(
-        "merge",
-        "what came of scans and checks: the worst findings first, the hosts that stand out",
-        _merge,
-        _merge_arguments,
-        formats=("csv", "parquet"),
-    ),
-)

@@ -11,7 +11,7 @@ What reads a part that few questions need is imported with the part: start-up co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
@@ -65,7 +65,7 @@ class _Reading:
 
     def part(self, name: str, read: Callable[[], T]) -> Optional[T]:
         """``read()``, or None with the reason noted under ``name``."""
-        if name not in self.wanted.parts:
+        if name not in self.wanted.parts and not (name == "pages" and self.wanted.where):
             self.missing[name] = _NOT_ASKED
             return None
         try:
@@ -75,6 +75,13 @@ class _Reading:
         except DAMAGED as error:
             self.missing[name] = damage(error)
         return None
+
+
+def samples(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Iterator[Snapshot]:
+    """Snapshots of a target: of a live kernel as many as are asked for, of anything else one."""
+    yield capture(opened, wanted, saved)
+    while opened.kind == "live":
+        yield capture(opened, wanted, saved)
 
 
 def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Snapshot:
@@ -87,7 +94,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     prog = opened.prog
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
-    if "pages" in wanted.parts and not wanted.pages_for_state:
+    if "pages" in wanted.parts:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
     if opened.kind == "vmcore" and has_zero_page(table):
         # Zero is no evidence: it is held against the page allocator, whatever the question was.
@@ -196,7 +203,7 @@ def _read_kernel_memory(prog: drgn.Program, reading: _Reading) -> tuple[NamedRan
 def _read_pages(
     prog: drgn.Program, wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]], kernel: KernelBuild
 ) -> Pages:
-    if wanted.pages_for_state and _bitmap_decides(wanted, table):
+    if "pages" not in wanted.parts and _bitmap_decides(wanted, table):
         raise Unavailable("not looked at: the bitmap decides")
     from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 
@@ -236,28 +243,29 @@ def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
 
 
 def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]]) -> list[Range]:
-    """Physical ranges whose ``struct page`` a question needs: under and right before set bits, and the table's own."""
-    ranges = list(wanted.addresses)
+    """Physical ranges whose ``struct page`` a command needs."""
+    ranges: list[Range] = []
     geometry = table.geometry
-    if geometry is not None and table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted):
-        # The page before a set unit is the one that needs the guard.
+    for_checks = "pages" in wanted.parts
+    if for_checks and wanted.bitmap and geometry is not None and table.bitmap is not None and not table.is_doubted:
         ranges += [
+            # The page before a set unit is the one that needs the guard.
             Range(max(0, start - PAGE_SIZE), end)
             # No check looks at more of them; there can be 2^30.
             for start, end in islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
         ]
-    if wanted.whole_memmap and zones is not None and not _bitmap_decides(wanted, table):
-        ranges += [
-            Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE) for zone in zones
-        ]
-    if table.address is not None and table.bitmap_bytes is not None and table.state == "present":
+    if for_checks and table.state == "present" and table.address is not None and table.bitmap_bytes is not None:
         ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))
+    if not _bitmap_decides(wanted, table):
+        # There is a struct page for what a zone spans, and for nothing else that is asked for.
+        spans = rng.merge((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in zones or ())
+        ranges += rng.intersect(rng.merge(wanted.where), spans) if zones is not None else wanted.where
     return rng.merge(ranges)
 
 
 def _bitmap_decides(wanted: Wanted, table: Table) -> bool:
     """Whether a unit is unaccepted where its bit is set, and nowhere else."""
-    return table.bitmap is not None and not (wanted.without_bitmap or table.is_doubted or table.is_saved)
+    return table.bitmap is not None and not (table.is_doubted or table.is_saved) and wanted.bitmap
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:

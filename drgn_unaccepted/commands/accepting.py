@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``accepting``: the accepts in flight, with task and CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn_unaccepted.answer.allocator import accepting
+from drgn_unaccepted.answer.documents import AcceptDocument, AcceptingAnswer
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.words import count, safe, span
+
+
+class Accepting(Question[AcceptingAnswer]):
+    parts = STATE | {"accepting", "efi_map"}
+
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> AcceptingAnswer:
+        return accepting(snapshot, source)
+
+    def lack(self, answer: AcceptingAnswer) -> Optional[str]:
+        return None if answer["accepting"] is not None else f"accepting_list: {answer['missing']}"
+
+    def text(self, answer: AcceptingAnswer, args: Arguments) -> Iterator[str]:
+        for problem in answer["problems"]:
+            yield f"accepting_list: {safe(problem)}"
+        entries = answer["accepting"]
+        if not entries:
+            yield "accepting_list: empty, no accept is in flight"
+            return
+        guessed = answer["phys_base_from"] == "EFI memory map"
+        note = " (addresses from the lowest type 15 of the EFI memory map)" if guessed else ""
+        yield f"accepting_list: {count(len(entries), 'accept')} in flight{note}"
+        yield from map(_accept, entries)
+
+
+def _accept(entry: AcceptDocument) -> str:
+    where = "addresses unknown: phys_base is in the table, which was not captured"
+    if entry["start"] is not None and entry["end"] is not None:
+        where = span(entry["start"], entry["end"])
+    task = entry["task"]
+    who = "on no task's stack"
+    if task is not None:
+        cpu = "unknown" if task["cpu"] is None else task["cpu"]
+        who = f"pid {task['pid']} ({safe(task['comm'])}) on CPU {cpu}"
+    return f"{where}, units {entry['start_unit']}-{entry['end_unit']}: {who}"
+
+
+COMMAND = Accepting()

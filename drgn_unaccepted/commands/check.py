@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``check``: cross-check the bitmap, the EFI memory map, e820 and the page allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Optional, cast
+
+from drgn_unaccepted.answer.check import check
+from drgn_unaccepted.answer.documents import CheckAnswer
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.checks import explain, rule_names
+from drgn_unaccepted.commands import lines
+from drgn_unaccepted.commands.base import Arguments, CommandError, Parser, Question, refuse
+from drgn_unaccepted.errors import EXIT_STATUS, one_line
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot_file import write_atomically
+from drgn_unaccepted.views.junit import junit
+from drgn_unaccepted.views.nagios import nagios
+from drgn_unaccepted.views.prometheus import prometheus
+from drgn_unaccepted.words import safe
+
+_WORST_FIRST = ("critical", "warning", "info", "pass", "skip")
+
+
+class Check(Question[CheckAnswer]):
+    parts = ALL_PARTS
+    formats = cast("Any", {"nagios": nagios, "prometheus": prometheus, "junit": junit})
+
+    def add_arguments(self, parser: Parser) -> None:
+        parser.add_argument(
+            "--rule", metavar="NAME", type=_rule, action="append", help="run this rule only (may be repeated)"
+        )
+        parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all")
+        parser.add_argument("--explain", metavar="NAME", type=_rule, help="explain a rule: meaning, reason, next step")
+
+    def offline(self, args: Arguments) -> Optional[str]:
+        return None if args.explain is None else explain(args.explain)
+
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
+        return cast(CheckAnswer, check(snapshot, source, args.rule))
+
+    def is_suspect(self, answer: CheckAnswer) -> bool:
+        return answer["status"] != "ok"
+
+    def confirmed(self, before: Snapshot, now: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
+        return cast(CheckAnswer, check(now, source, args.rule, before))
+
+    def lack(self, answer: CheckAnswer) -> Optional[str]:
+        if answer["status"] != "unknown":
+            return None
+        return answer["source_reason"] or f"table {answer['table']['state']}: {answer['table']['reason']}"
+
+    def exit_status(self, answer: CheckAnswer) -> int:
+        return EXIT_STATUS[answer["status"]]
+
+    def text(self, answer: CheckAnswer, args: Arguments) -> Iterator[str]:
+        by_status = {status: [f for f in answer["findings"] if f["status"] == status] for status in _WORST_FIRST}
+        counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
+        yield f"{answer['status']}: {counts}; source: {lines.source(answer)}"
+        yield ""
+        width = max((len(finding["rule"]) for finding in answer["findings"]), default=0)
+        for status, found in by_status.items():
+            for finding in found:
+                yield f"{status.upper():8}  {finding['rule']:{width}}  {safe(finding['message'])}"
+        if by_status["critical"] or by_status["warning"]:
+            yield ""
+            yield "meaning and next step of a rule: check --explain RULE"
+
+    def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
+        # What was found is printed even where the status is unknown.
+        text = self.text(answer, args) if args.format == "text" else super().output(answer, args)
+        if args.output is None:
+            return text
+        try:
+            # Readable for node_exporter, which runs as another user.
+            write_atomically(args.output, "".join(f"{line}\n" for line in text), mode=0o644)
+        except OSError as error:
+            raise CommandError(one_line(error, args.output)) from None
+        return ()
+
+
+def _rule(text: str) -> str:
+    if text not in rule_names():
+        refuse(f"{text}: no such rule; the rules are {', '.join(rule_names())}")
+    return text
+
+
+COMMAND = Check()

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``efi``: the EFI memory map, as the firmware reported it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn_unaccepted.answer.documents import EfiAnswer
+from drgn_unaccepted.answer.firmware_maps import efi
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.commands import lines
+from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.words import count, safe, size
+
+
+class Efi(Question[EfiAnswer]):
+    parts = STATE | {"efi_map"}
+
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> EfiAnswer:
+        return efi(snapshot, source)
+
+    def lack(self, answer: EfiAnswer) -> Optional[str]:
+        return None if answer["descriptors"] is not None else f"EFI memory map: {answer['note']}"
+
+    def text(self, answer: EfiAnswer, args: Arguments) -> Iterator[str]:
+        descriptors = answer["descriptors"] or []
+        kind = "complete" if answer["complete"] else "incomplete"
+        note = "" if answer["note"] is None else f"; {safe(answer['note'])}"
+        number = count(len(descriptors), "descriptor")
+        yield f"EFI memory map from the {answer['provenance']}, {kind}, {number}{note}"
+        yield ""
+        yield from lines.table(
+            (
+                (
+                    f"{d['start']:#x}",
+                    f"{d['end']:#x}",
+                    size(d["end"] - d["start"]),
+                    d["type"],
+                    d["name"],
+                    "unknown" if d["attribute"] is None else f"{d['attribute']:#x}",
+                )
+                for d in descriptors
+            ),
+            ("start", "end", "size", "type", "name", "attribute"),
+        )
+
+
+COMMAND = Efi()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``header``: the fields of ``struct efi_unaccepted_memory``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn_unaccepted.answer.documents import HeaderAnswer
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.summary import header
+from drgn_unaccepted.commands import lines
+from drgn_unaccepted.commands.base import Arguments, Question
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.words import count, safe, size, span
+
+
+class Header(Question[HeaderAnswer]):
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> HeaderAnswer:
+        return header(snapshot, source)
+
+    def lack(self, answer: HeaderAnswer) -> Optional[str]:
+        table = answer["table"]
+        if table["version"] is None and table["state"] != "absent":
+            return f"table {table['state']}: {table['reason']}"
+        return None
+
+    def text(self, answer: HeaderAnswer, args: Arguments) -> Iterator[str]:
+        table, fields = answer["table"], answer["header"]
+        state = table["state"] if table["reason"] is None else f"{table['state']}: {safe(table['reason'])}"
+        rows = [("state", state)]
+        if table["address"] is not None:
+            how = f", read through {table['read_through']}" if table["read_through"] else ""
+            rows.append(("address", f"{table['address']:#x}, page offset {fields['page_offset']:#x}{how}"))
+        if table["unit_size"] is not None:
+            rows += [
+                ("version", str(table["version"])),
+                ("unit_size", f"{table['unit_size']:#x} ({size(table['unit_size'])})"),
+                ("phys_base", f"{table['phys_base']:#x}"),
+                ("size", f"{table['bitmap_bytes']:#x} ({table['bitmap_bytes']} bytes of bitmap)"),
+            ]
+            if fields["covered_end"] is not None and table["phys_base"] is not None:
+                covers = span(table["phys_base"], fields["covered_end"])
+                rows.append(("covers", f"{covers}, {count(fields['units'] or 0, 'unit')}"))
+            if fields["set_bits"] is not None:
+                unaccepted = size(fields["set_bits"] * table["unit_size"])
+                rows.append(("set bits", f"{fields['set_bits']}, {unaccepted} unaccepted"))
+        return lines.pairs(rows)
+
+
+COMMAND = Header()

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``snapshot``: write all that can be read to a file, for ``--snapshot`` later and elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from drgn_unaccepted.answer.documents import SnapshotAnswer
+from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.commands.base import Arguments, CommandError, Parser, Question
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot_file import SnapshotFileError, write
+from drgn_unaccepted.words import safe
+
+
+class Taken(NamedTuple):
+    document: SnapshotAnswer
+    snapshot: Snapshot
+
+
+class WriteSnapshot(Question[Taken]):
+    parts = ALL_PARTS
+
+    def add_arguments(self, parser: Parser) -> None:
+        parser.add_argument("-o", "--output", metavar="FILE", required=True, help="written whole or not at all")
+
+    def where(self, args: Arguments) -> tuple[Range, ...]:
+        return ALL_MEMORY
+
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> Taken:
+        shared = head(snapshot, source, "snapshot")
+        return Taken({**shared, "file": args.output, "missing": dict(snapshot.missing)}, snapshot)
+
+    def output(self, answer: Taken, args: Arguments) -> Iterable[str]:
+        try:
+            write(answer.snapshot, args.output)
+        except (OSError, SnapshotFileError) as error:
+            raise CommandError(one_line(error, args.output)) from None
+        if args.format == "json":
+            return (json.dumps(answer.document),)
+        missing = sorted(answer.document["missing"].items())
+        return (
+            f"{args.output}: table {answer.document['table']['state']}",
+            *(f"without {safe(part)}: {safe(reason)}" for part, reason in missing),
+        )
+
+
+COMMAND = WriteSnapshot()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``summary``: how much memory is unaccepted, and how that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn_unaccepted.answer.documents import SummaryAnswer
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.summary import summary
+from drgn_unaccepted.commands import lines
+from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.words import count, safe, size, span
+
+
+class Summary(Question[SummaryAnswer]):
+    parts = STATE | {"platform", "accepting"}
+
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> SummaryAnswer:
+        return summary(snapshot, source)
+
+    def lack(self, answer: SummaryAnswer) -> Optional[str]:
+        return lines.no_state(answer)
+
+    def text(self, answer: SummaryAnswer, args: Arguments) -> Iterator[str]:
+        rows = [("unaccepted", _unaccepted(answer)), ("source", _source_beside_table(answer))]
+        rows.append(("table", lines.table_state(answer["table"])))
+        if answer["covered"] is not None:
+            rows.append(("covered", f"{span(*answer['covered'])}, {size(answer['covered_bytes'])}"))
+        rows.append(("NR_UNACCEPTED", _counter(answer)))
+        rows.append(("platform", _platform(answer)))
+        if answer["in_flight"]:
+            rows.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
+        elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
+            rows.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
+        rows += [("torn", safe(note)) for note in answer["torn"]]
+        rows.append(("kernel", _kernel(answer)))
+        return lines.pairs(rows)
+
+
+def _unaccepted(answer: SummaryAnswer) -> str:
+    total, source = answer["unaccepted_bytes"], answer["source"]
+    if source == "none":
+        if answer["table"]["state"] == "absent":
+            return f"nothing for the kernel to accept: {safe(answer['table']['reason'] or '')}"
+        return "unknown"
+    if total is None:
+        return f"unknown: {source} may lack some"
+    if source == "page-lists":
+        chunks = f"{count(answer['listed_chunks'] or 0, 'chunk')} of {size(answer['chunk_bytes'])}"
+        return f"{size(total)} in {chunks}, not exact: {lines.LISTED_CAVEAT}"
+    if source == "counters":
+        return f"{size(total)}, not exact: {lines.COUNTED_CAVEAT}"
+    # A bitmap that is not exact was saved earlier; one of this boot is an upper bound.
+    same_boot = answer["table"]["same_boot"]
+    at_most = "" if answer["exact"] or not same_boot else "at most "
+    text = f"{at_most}{size(total)} of {size(answer['covered_bytes'])} covered"
+    if same_boot is False:
+        text += " if the saved table is of this boot"
+    if answer["unaccepted_span"] is not None:
+        text += f", {count(answer['unaccepted_runs'] or 0, 'range')} in {span(*answer['unaccepted_span'])}"
+    return text
+
+
+def _source_beside_table(answer: SummaryAnswer) -> str:
+    """The source, and why no better one was used where the table's own line does not say it."""
+    table, reason = answer["table"], answer["source_reason"] or ""
+    beyond = reason.removeprefix(f"bitmap: table {table['state']}: {table['reason']}").removeprefix("; ")
+    return lines.source_name(answer) + (f"; {safe(beyond)}" if beyond else "")
+
+
+def _counter(answer: SummaryAnswer) -> str:
+    if answer["nr_unaccepted_bytes"] is None:
+        return f"unknown: {safe(answer['missing'].get('counters', 'kernel without the counter'))}"
+    text = size(answer["nr_unaccepted_bytes"])
+    if answer["listed_chunks"] is not None:
+        text += f", {count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])} listed"
+    return text
+
+
+def _platform(answer: SummaryAnswer) -> str:
+    platform = answer["platform"]
+    if platform is None:
+        return f"unknown: {safe(answer['missing']['platform'])}"
+    kinds = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP", None: "unknown"}
+    policy = {True: "lazy", False: "eager", None: "unknown"}[platform["lazy"]]
+    return f"{kinds[platform['kind']]}, accept_memory={policy}"
+
+
+def _kernel(answer: SummaryAnswer) -> str:
+    target = answer["target"]
+    release = "of unknown release" if target["release"] is None else safe(target["release"])
+    where = "running" if target["path"] is None else safe(target["path"])
+    types = {"dwarf": "types from DWARF", "btf": "types from its own BTF", "none": "no types"}
+    return f"{release}, {where}, {types[target['debug_info']]}"
+
+
+COMMAND = Summary()

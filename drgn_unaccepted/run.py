@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one flow behind the command line and ``%unaccepted``: open, capture, answer, confirm on a live kernel, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn, Protocol
+
+from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.commands.base import Action, Arguments, Command, Question
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
+from drgn_unaccepted.snapshot import Snapshot, Wanted
+
+
+class Door(Protocol):
+    """Where targets come from: the command line's options, or the program of drgn's prompt."""
+
+    def open(self) -> Any:
+        """The target (:class:`kernel.target.Opened`), for a command that reads it by itself."""
+
+    def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
+        """Snapshots of the target: of a live kernel as many as are asked for, of anything else one."""
+
+
+def run(command: Command, args: Arguments, door: Door) -> int:
+    """Carry out a command and return its exit status.
+
+    :raises CommandError: it has no answer; the reason
+    :raises TargetError: the target cannot be read
+    """
+    if isinstance(command, Action):
+        return command.run(args, door.open)
+    text = command.offline(args)
+    if text is not None:
+        to_stdout((text,))
+        return EXIT_ANSWERED
+    return _ask(command, args, door.samples(Wanted(command.parts, command.where(args), _bitmap_may_decide(args))))
+
+
+def _bitmap_may_decide(args: Arguments) -> bool:
+    return args.source in ("auto", "bitmap")
+
+
+def _ask(question: Question[Any], args: Arguments, samples: Iterator[Snapshot]) -> int:
+    snapshot = next(samples)
+    answer = question.answer(snapshot, choose_source(snapshot, args.source), args)
+    if question.is_suspect(answer):
+        again = next(samples, None)
+        if again is not None:
+            answer = question.confirmed(snapshot, again, choose_source(again, args.source), args)
+    to_stdout(question.output(answer, args))
+    lack = question.lack(answer)
+    if lack is not None:
+        raise CommandError(lack)
+    return question.exit_status(answer)
+
+
+def to_stdout(lines: Iterable[str]) -> None:
+    """Print lines as they are made. Errors of their making are not taken for errors of writing.
+
+    :raises CommandError: stdout takes no more, for example a file on a full disk
+    :raises BrokenPipeError: its reader went away
+    """
+    for line in lines:
+        try:
+            sys.stdout.write(f"{line}\n")
+        except OSError as error:
+            _lost(error)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _lost(error)
+
+
+def _lost(error: OSError) -> NoReturn:
+    if isinstance(error, BrokenPipeError):
+        raise error
+    # The buffer has nowhere to go either, and would fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise CommandError(f"stdout: {error.strerror}") from None
