@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -187,31 +186,6 @@ def test_a_snapshot_answers_as_its_target_did(capsys: Capsys, tmp_path: Path) ->
         assert (again, {key: second[key] for key in known}) == (status, known)
 
 
-def test_no_drgn_is_imported_for_a_snapshot_or_for_help(tmp_path: Path, capsys: Capsys) -> None:
-    path = tmp_path / "snapshot.json"
-    run(capsys, "-c", SAMPLE, "snapshot", "-o", path)
-    code = (
-        "import sys; from drgn_unaccepted.cli import main; status = main(sys.argv[1:]); "
-        "sys.exit(99 if 'drgn' in sys.modules else status)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--snapshot", str(path), "ranges"], capture_output=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("command", ("summary", "ranges", "zones", "accepting", "check"))
-def test_drgn_s_helpers_are_not_imported(command: str) -> None:
-    """They take as long as everything else together; one symbol that our own kallsyms does not look up brings them."""
-    code = (
-        "import sys; from drgn_unaccepted.cli import main; main(sys.argv[1:]); "
-        "sys.exit(99 if 'drgn.helpers.linux' in sys.modules else 0)"
-    )
-    argv = [sys.executable, "-c", code, "-c", str(SAMPLE), command]
-    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_snapshot_that_cannot_be_written_leaves_nothing(capsys: Capsys, tmp_path: Path) -> None:
     refused(capsys, "-c", SAMPLE, "snapshot", "-o", tmp_path / "no" / "file")
     assert list(tmp_path.iterdir()) == []
@@ -255,7 +229,7 @@ def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
     def fail(*_: object) -> None:
         raise RuntimeError("two\nlines\x1b[2J")
 
-    monkeypatch.setattr("drgn_unaccepted.cli._run", fail)
+    monkeypatch.setattr("drgn_unaccepted.cli.run", fail)
     assert main([command, *(("x",) if command == "scan" else ())]) == 3
     error = capsys.readouterr().err
     words = r"RuntimeError: two lines\x1b[2J (--debug shows the traceback)"

@@ -10,14 +10,21 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import drgn
+import drgn.commands
 import pytest
 
 import drgn_unaccepted
-from drgn_unaccepted.cli import main
+from drgn_unaccepted.cli import main, parser
+from drgn_unaccepted.commands import COMMANDS, load, parse
+from drgn_unaccepted.commands.base import Question
+from drgn_unaccepted.run import run as run_command
+from drgn_unaccepted.snapshot import Snapshot, Wanted
+from tests.checks.build import clean
 
 SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
 UNIT = 2 << 20
@@ -47,14 +54,61 @@ def run() -> Iterator[Any]:
     yield run_command
 
 
-def test_the_prompt_says_what_the_command_line_says(
-    prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]
+#: Every question, with arguments where it needs some.
+WORDS = {
+    **{name: name for name in COMMANDS},
+    "resolve": "resolve 0x125a00000 0-5G",
+    "check": "check --format nagios",
+    "map": "map --width 80 --ascii",
+    "snapshot": "snapshot -o {}/snapshot",
+    "report": "report -o {}/page.html",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if isinstance(load(name), Question)])
+@pytest.mark.parametrize("sample", ("6.12-fill", "7.3-fill-kdump"))
+def test_both_doors_say_the_same(
+    name: str, sample: str, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in ("summary", "ranges", "resolve 0x125a00000", "zones", "check --format nagios"):
-        run(prog, f"unaccepted {words}")
-        prompt = capsys.readouterr().out
-        main(["-c", str(SAMPLES / "6.12-fill" / "vmcore"), *words.split()])
-        assert prompt == capsys.readouterr().out
+    words = WORDS[name].format(tmp_path)
+    error = ""
+    try:
+        run(open_sample(sample), f"unaccepted {words}")
+    except drgn.commands.CommandError as refused:
+        error = str(refused)
+    prompt = capsys.readouterr().out
+    status = main(["-c", str(SAMPLES / sample / "vmcore"), *words.split()])
+    line = capsys.readouterr()
+    assert prompt == line.out
+    assert error == line.err.strip().removeprefix("drgn-unaccepted: ")
+    assert bool(error) == (status == 3)
+
+
+class _Live:
+    """A target that changes while it is read: each sample is the next of these."""
+
+    def __init__(self, *samples: Snapshot) -> None:
+        self.left = list(samples)
+
+    def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
+        while self.left:
+            yield self.left.pop(0)
+
+    def open(self) -> Any:
+        raise AssertionError("no question opens a target by itself")
+
+
+def test_a_live_kernel_is_asked_twice_before_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    """One flow serves both doors; what only one of two samples shows is no finding."""
+    sane = clean()
+    sane = replace(sane, target=replace(sane.target, kind="live"))
+    assert sane.counters is not None
+    torn = replace(sane, counters=replace(sane.counters, unaccepted_pages=12 * 1024))
+    command, args = parse(parser(("check",)), ["check"])
+    for samples, status, left in (((torn, sane), 0, 0), ((torn, torn), 1, 0), ((sane, torn), 0, 1)):
+        target = _Live(*samples)
+        assert run_command(command, args, target) == status, capsys.readouterr().out
+        assert len(target.left) == left
 
 
 def test_no_command_is_summary(prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +138,6 @@ def test_the_help_of_drgn_names_every_command() -> None:
     from drgn.commands import DEFAULT_COMMAND_NAMESPACE
 
     import drgn_unaccepted.plugin  # noqa: F401
-    from drgn_unaccepted.commands import COMMANDS
 
     words = DEFAULT_COMMAND_NAMESPACE.lookup(open_sample("6.12-fill"), "unaccepted").format_help()
     assert set(COMMANDS) <= set(re.findall(r"[a-z0-9]+", words))

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.bulk import Bulk, Kind
+from drgn_unaccepted.answer.bulk import Bulk
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 
-SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
+SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 SAMPLE = SAMPLES / "6.12-edges" / "vmcore"
 TRUTH = json.loads((SAMPLES / "6.12-edges" / "truth.json").read_text())
 UNIT = 2 << 20
@@ -197,10 +197,21 @@ def test_addresses_cut_in_two() -> None:
     addresses = [random.Random(seed).randrange(10 * UNIT) for seed in range(500)]
     text = "".join(f"{address:#x}{' ' if address % 3 else chr(10)}" for address in addresses).rstrip()
     bulk = Bulk(snapshot, choose_source(snapshot))
+    expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
     for seed in range(5):
         pipe = io.BufferedReader(_Pieces(text.encode(), random.Random(seed)), 16)
-        blocks = list(bulk.blocks(pipe))
-        assert [address for block in blocks for address in block.addresses] == addresses
-        kinds = [bulk.kinds[kind] for block in blocks for kind in block.kinds]
-        expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
-        assert kinds == [Kind(*kind) for kind in expected]
+        entries = [json.loads(line) for block in bulk.json_lines(pipe) for line in block.splitlines()]
+        assert [(e["address"], (e["state"], e["covered"])) for e in entries] == list(zip(addresses, expected))
+
+
+def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each address is then looked up by itself: the same answers, in bounded memory."""
+    table = Table("present", None, 0x1000, 1, UNIT, 0, 64, b"\x55" * 64, "physical")
+    snapshot = Snapshot(Target("vmcore", None, None, None, "none", "2026-01-01"), table)
+    text = "".join(f"{address:#x}\n" for address in range(0, 520 * UNIT, UNIT // 3)).encode()
+    said = []
+    for most in (limits.BULK_PIECES, 100):
+        monkeypatch.setattr("drgn_unaccepted.answer.bulk.BULK_PIECES", most)
+        bulk = Bulk(snapshot, choose_source(snapshot))
+        said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)))))  # type: ignore[arg-type]
+    assert said[0] == said[1] and "unaccepted" in said[0][0]
