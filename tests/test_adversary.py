@@ -20,7 +20,16 @@ from drgn_unaccepted import snapshot_file
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS, AcceptingList, ListedChunks, PageRun, Snapshot, Table, Wanted
+from drgn_unaccepted.snapshot import (
+    ALL_MEMORY,
+    ALL_PARTS,
+    AcceptingList,
+    ListedChunks,
+    PageRun,
+    Snapshot,
+    Table,
+    Wanted,
+)
 
 SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
 MIB = 1 << 20
@@ -35,7 +44,7 @@ Ask = Callable[..., tuple[int, Any, str]]
 
 @cache
 def sample(name: str) -> Snapshot:
-    return capture(open_vmcore(str(SAMPLES / name / "vmcore")), Wanted(ALL_PARTS, whole_memmap=True))
+    return capture(open_vmcore(str(SAMPLES / name / "vmcore")), Wanted(ALL_PARTS, ALL_MEMORY))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
 from tests.fleet.ansible import play, recap
 from tests.fleet.monitoring import monitoring
@@ -53,7 +53,7 @@ def plant_a_bit(of: Capture, to: Path) -> None:
     opened = open_vmcore(str(of.dump))
     at = address + 24 + (index >> 3)
     opened.prog.add_memory_segment(at, 1, lambda a, count, offset, physical: planted, physical=True)
-    write(capture(opened, Wanted(ALL_PARTS, whole_memmap=True)), str(to))
+    write(capture(opened, Wanted(ALL_PARTS, ALL_MEMORY)), str(to))
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def plant(dump: Path, to: Path) -> None:
     """
     from drgn_unaccepted.kernel.capture import capture
     from drgn_unaccepted.kernel.target import open_vmcore
-    from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+    from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
     from drgn_unaccepted.snapshot_file import write
 
     opened = open_vmcore(str(dump))
@@ -122,7 +122,7 @@ def plant(dump: Path, to: Path) -> None:
     assert counter.address_ is not None
     planted = (counter.value_() + CHUNK_PAGES).to_bytes(8, "little")
     prog.add_memory_segment(counter.address_, 8, lambda at, count, offset, physical: planted[offset : offset + count])
-    write(capture(opened, Wanted(ALL_PARTS, whole_memmap=True)), str(to))
+    write(capture(opened, Wanted(ALL_PARTS, ALL_MEMORY)), str(to))
 
 
 def free_port() -> int:

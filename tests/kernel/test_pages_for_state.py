@@ -13,7 +13,7 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel import pages
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
 
 SAMPLES = sorted((Path(__file__).parents[2] / "vmcore-samples").glob("*/vmcore"))
@@ -56,7 +56,7 @@ def test_beside_an_exact_bitmap_none_is_read_and_the_answer_is_the_same(
 ) -> None:
     short = answer(capsys, "-c", path, *question)
     assert reads == []
-    write(capture(open_vmcore(str(path)), Wanted(ALL_PARTS, whole_memmap=True)), str(tmp_path / "whole"))
+    write(capture(open_vmcore(str(path)), Wanted(ALL_PARTS, ALL_MEMORY)), str(tmp_path / "whole"))
     assert len(reads) == 1
     assert short == answer(capsys, "--snapshot", tmp_path / "whole", *question)
 

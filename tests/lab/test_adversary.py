@@ -9,18 +9,19 @@ import drgn
 import pytest
 
 from drgn_unaccepted import helpers
-from drgn_unaccepted.answer.document import document
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.ranges import ranges
-from drgn_unaccepted.answer.resolve import Query, resolve
+from drgn_unaccepted.answer.resolve import resolve
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
-from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
 from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap
 from tests.lab.test_planted import Target, open_target
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.lab
 if not captures():
     pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
 
-EVERYTHING = Wanted(ALL_PARTS, whole_memmap=True)
+EVERYTHING = Wanted(ALL_PARTS, ALL_MEMORY)
 
 
 def named(capture_: Capture) -> str:
@@ -46,7 +47,7 @@ def units(answer: dict[str, Any], state: str) -> set[int]:
 
 
 def total(snapshot: Snapshot, source: str = "auto") -> dict[str, Any]:
-    return document(snapshot, choose_source(snapshot, source), "summary")
+    return head(snapshot, choose_source(snapshot, source), "summary")
 
 
 def zero_bitmap(target: Target) -> None:
@@ -118,7 +119,7 @@ def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bo
     with pytest.raises(Unavailable):
         helpers.pfn_is_unaccepted_memory(target.prog, (base + lost * unit) >> 12)
     for parts in (frozenset[str](), ALL_PARTS):
-        snapshot = capture(target.opened, Wanted(parts, whole_memmap=True))
+        snapshot = capture(target.opened, Wanted(parts, ALL_MEMORY))
         answer = total(snapshot)
         assert (answer["source"], answer["exact"]) == ("page-lists" if lists else "counters", False)
         assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
@@ -188,7 +189,7 @@ def test_early_lists_are_not_all(capture_: Capture) -> None:
 def test_lists_call_nothing_accepted_that_has_its_bit(capture_: Capture) -> None:
     """Where memory is kept from the page allocator, not given to it yet, or between list and bitmap."""
     opened = open_vmcore(str(capture_.dump), [capture_.vmlinux])
-    snapshot = capture(opened, Wanted(ALL_PARTS, whole_memmap=True, without_bitmap=True))
+    snapshot = capture(opened, Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False))
     bits = units(ranges(snapshot, choose_source(snapshot, "bitmap")), "unaccepted")
     lists = choose_source(snapshot, "page-lists")
     if lists.name == "page-lists":
@@ -202,7 +203,7 @@ def test_a_unit_larger_than_a_chunk_is_no_zero_on_the_map(capture_: Capture) -> 
     base, _, _ = read_bitmap(capture_.dump, capture_.table_address())
     target.header(unit=128 * MIB, base=base - base % (128 * MIB), size=1)
     target.write(capture_.table_address() + HEADER.size, b"\xff", physical=True)
-    snapshot = capture(target.opened, Wanted(ALL_PARTS, whole_memmap=True, without_bitmap=True))
+    snapshot = capture(target.opened, Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False))
     source = choose_source(snapshot, "page-lists")
     picture = map_document(snapshot, source)
     listed = {chunk for zone in snapshot.zones or () if zone.listed for chunk in zone.listed.pfns}

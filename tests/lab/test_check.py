@@ -14,7 +14,7 @@ from drgn_unaccepted.checks import rule_names, run_checks
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from tests.lab.captures import UNIT, Capture, captures, find
 
 pytestmark = pytest.mark.lab
@@ -102,7 +102,7 @@ def test_the_expected_findings(capture_: Capture, name: str) -> None:
     expected |= ALWAYS | BY_SCENARIO.get(scenario, {})
     if name != "dump.elf":
         expected |= NO_BITMAP | KDUMP_BY_SCENARIO.get(scenario, {})
-    snapshot = capture(open_vmcore(str(capture_.path / name)), Wanted(ALL_PARTS, whole_memmap=True))
+    snapshot = capture(open_vmcore(str(capture_.path / name)), Wanted(ALL_PARTS, ALL_MEMORY))
     found = {finding.rule: finding.status for finding in run_checks(snapshot).findings}
     if name != "dump.elf" and capture_.path.parent.name != "6.12":
         expected |= {rule: "skip" for rule in MAY_BE_SKIPPED if found[rule] == "skip"}

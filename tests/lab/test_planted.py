@@ -17,7 +17,7 @@ import pytest
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
-from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from tests.lab.captures import CHUNK, MIB, UNIT, Capture, captures, find, read_bitmap
 
 pytestmark = pytest.mark.lab
@@ -104,7 +104,7 @@ Plant = Callable[[Target], None]
 
 def findings(target: Target) -> dict[str, str]:
     """Rules that speak up, with their status."""
-    report = run_checks(capture(target.opened, Wanted(ALL_PARTS, whole_memmap=True)))
+    report = run_checks(capture(target.opened, Wanted(ALL_PARTS, ALL_MEMORY)))
     return {f.rule: f.status for f in report.findings if f.status in FAILED and not f.rule.startswith("advisory-")}
 
 

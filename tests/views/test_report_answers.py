@@ -11,8 +11,9 @@ from typing import Any, Callable
 
 import pytest
 
-from drgn_unaccepted.answer.resolve import Query, resolve
+from drgn_unaccepted.answer.resolve import resolve
 from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Table
 from tests.views import guests
 from tests.views.guests import UNIT
@@ -109,9 +110,9 @@ def test_the_page_answers_as_resolve_does(show: Callable[..., Any], snapshot: Sn
 def test_the_page_answers_as_resolve_does_for_real_guests(show: Callable[..., Any], path: Path) -> None:
     from drgn_unaccepted.kernel.capture import Wanted, capture
     from drgn_unaccepted.kernel.target import open_vmcore
-    from drgn_unaccepted.snapshot import ALL_PARTS
+    from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS
 
-    snapshot = capture(open_vmcore(str(path), (), "auto", None), Wanted(ALL_PARTS, whole_memmap=True))
+    snapshot = capture(open_vmcore(str(path), (), "auto", None), Wanted(ALL_PARTS, ALL_MEMORY))
     addresses = interesting(snapshot)
     expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
     for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"]):
