@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules that hold the parts of a snapshot against each other.
+"""Rules that compare the parts of a snapshot with each other.
 
-One rule is one function, in a module by subject: the table's header, its place, the memory maps, the pages, the page
-allocator's lists and counters, what was going on. Importing this package registers them all.
+A rule is one function with a decorator, in a module by subject (see :mod:`drgn_unaccepted.checks.rule`). Importing this
+package registers all rules.
 """
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks import advisories, header, lists, maps, pages, placement, runtime  # noqa: F401
-from drgn_unaccepted.checks.engine import EXIT_STATUS, Finding, Report, confirm, run_checks
-from drgn_unaccepted.checks.explain import explain, rule_names
+from drgn_unaccepted.checks import header, known_bugs, lists, maps, pages, placement, runtime  # noqa: F401
+from drgn_unaccepted.checks.engine import Report, confirm, run_checks
+from drgn_unaccepted.checks.explain import explain
+from drgn_unaccepted.checks.finding import Finding
+from drgn_unaccepted.checks.rule import rule_names
 
-__all__ = ["EXIT_STATUS", "Finding", "Report", "confirm", "explain", "rule_names", "run_checks"]
+__all__ = ["Finding", "Report", "confirm", "explain", "rule_names", "run_checks"]

@@ -1,109 +1,155 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the rules ask of a snapshot, worked out once: sorted, merged ranges of what each part says."""
+"""A snapshot as the rules see it: sorted, merged ranges out of each part, each computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.checks import words
+from drgn_unaccepted.checks.finding import Finding
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model import efi, header, stub
-from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model import efi, stub
+from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
 from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.header import HEADER, PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Accept, Snapshot, Zone
+from drgn_unaccepted.snapshot import Accept, Snapshot, Zone
+from drgn_unaccepted.words import count
 
-#: ``struct efi_unaccepted_memory`` without its bitmap.
-HEADER_BYTES = header.HEADER.size
-
-#: RAM, and what Linux before 7.2 made of the RAM under setup_data (E820_TYPE_RESERVED_KERN).
+#: RAM, and E820_TYPE_RESERVED_KERN, which Linux before 7.2 makes of the RAM under setup_data.
 _RAM_TYPES = (e820_model.RAM, 128)
+
+Version = tuple[int, ...]
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[Range]:
-    """:func:`merge` for ranges out of a target, of which some may be empty or reversed: those hold nothing."""
+    """:func:`merge` for ranges from a target, without those that are empty or reversed."""
     return merge((start, end) for start, end in ranges if start < end)
+
+
+def version(release: Optional[str]) -> Optional[Version]:
+    """``6.12.117+deb12-amd64`` as (6, 12, 117); None if the release is unknown or does not start with a version."""
+    match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?!\d)", release or "")
+    return tuple(int(part or 0) for part in match.groups()) if match else None
 
 
 class Facts:
     """A snapshot and what follows from it.
 
-    What is not in the snapshot makes an attribute raise or read as empty; a rule asks only for what it has named
-    as its needs.
+    An attribute may raise or be empty where the snapshot lacks its part; a rule uses only what its needs cover.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, finding_of: Callable[[str], Optional[Finding]]) -> None:
         self.snapshot = snapshot
         self.live = snapshot.target.kind == "live"
+        self._finding_of = finding_of
+
+    def finding(self, rule: str, *statuses: str) -> Optional[Finding]:
+        """The finding of another rule, if it has one of these statuses."""
+        finding = self._finding_of(rule)
+        return finding if finding is not None and finding.status in statuses else None
+
+    # The kernel
+
+    @cached_property
+    def version(self) -> Optional[Version]:
+        return version(self.snapshot.target.release)
+
+    @property
+    def release(self) -> str:
+        return self.snapshot.target.release or "a kernel of unknown release"
+
+    def has_fix(self, mainline: Version, *stable: Version) -> bool:
+        """Whether the kernel has a fix according to its version.
+
+        A distribution may have backported it to another version, so False means "likely not".
+
+        :param mainline: first release with the fix
+        :param stable: first stable releases with it, each for its own series
+        """
+        this = self.version
+        if this is None:
+            return False
+        return this >= mainline or any(this[:2] == fixed[:2] and this >= fixed for fixed in stable)
+
+    @property
+    def booting(self) -> bool:
+        """The page allocator does not have all its memory yet.
+
+        Where ``system_state`` is unknown: it has no memory at all, as before memblock_free_all().
+        """
+        kernel = self.snapshot.kernel
+        if kernel is not None and kernel.is_booting:
+            return True
+        return bool(self.zones) and all(
+            not zone.free_pages and not zone.buddy_pages and not (zone.listed and zone.listed.pfns)
+            for zone in self.zones
+        )
 
     # The table
 
     @cached_property
-    def geometry(self) -> Optional[Geometry]:
-        """What the bitmap covers, where the header is sane."""
+    def header(self) -> Optional[Header]:
+        """The fields of the header, if all were read."""
         table = self.snapshot.table
-        fields = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
-        version, unit_size, phys_base, bitmap_bytes = fields
-        if table.state not in ("present", "not-captured"):
+        if table.version is None or table.unit_size is None or table.phys_base is None or table.bitmap_bytes is None:
             return None
-        if version is None or unit_size is None or phys_base is None or bitmap_bytes is None:
+        return Header(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+
+    def judge_header(self) -> tuple[str, Optional[str]]:
+        """The table's state according to its header, and the reason; see :func:`model.header.judge_header`."""
+        assert self.header is not None
+        return judge_header(self.header, self.snapshot.table.address or 0)
+
+    @cached_property
+    def geometry(self) -> Optional[Geometry]:
+        """The range that the bitmap covers, if the header is valid."""
+        if self.header is None or self.snapshot.table.state not in ("present", "not-captured"):
             return None
-        found = header.Header(version, unit_size, phys_base, bitmap_bytes)
-        state, _ = header.judge_header(found, table.address or 0)
-        return found.geometry if state == header.PRESENT else None
+        return self.header.geometry if self.judge_header()[0] == PRESENT else None
 
     @property
     def covered(self) -> Geometry:
-        """:attr:`geometry` for those that need it."""
+        """:attr:`geometry` for rules that need it."""
         assert self.geometry is not None
         return self.geometry
 
-    @property
-    def bitmap(self) -> bytes:
-        assert self.snapshot.table.bitmap is not None
-        return self.snapshot.table.bitmap
-
     @cached_property
     def table_range(self) -> Optional[Range]:
-        """Where the table lies, header and bitmap."""
+        """The memory of the table, header and bitmap."""
         table = self.snapshot.table
         if table.address is None or table.bitmap_bytes is None:
             return None
-        return Range(table.address, table.address + HEADER_BYTES + table.bitmap_bytes)
+        return Range(table.address, table.address + HEADER.size + table.bitmap_bytes)
 
     @cached_property
     def _first_runs(self) -> list[Range]:
-        runs = bits.unaccepted_ranges(self.covered, self.bitmap)
-        return list(islice(runs, limits.CHECKED_RANGES + 1))
+        assert self.snapshot.table.bitmap is not None
+        return list(islice(bits.unaccepted_ranges(self.covered, self.snapshot.table.bitmap), limits.CHECKED_RANGES + 1))
 
     @cached_property
     def unaccepted(self) -> list[Range]:
-        """The unaccepted addresses, as the bitmap has them."""
+        """The addresses under set bits."""
         return self._first_runs[: limits.CHECKED_RANGES]
 
     @property
     def bitmap_cut(self) -> bool:
-        """The bitmap has more ranges than are looked at, and :attr:`unaccepted` ends early."""
+        """:attr:`unaccepted` lacks the last ranges of the bitmap, which has too many."""
         return len(self._first_runs) > limits.CHECKED_RANGES
 
     def unaccepted_in(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
         return intersect(merged(ranges), self.unaccepted)
 
-    @cached_property
-    def guard_pages(self) -> list[Range]:
-        """The accepted pages right before an unaccepted unit."""
-        return [Range(run.start - PAGE_SIZE, run.start) for run in self.unaccepted if run.start >= PAGE_SIZE]
-
     # The memory maps
 
     @cached_property
     def descriptors(self) -> Sequence[efi.EfiDescriptor]:
-        """The EFI memory map, in map order, without entries of no memory."""
+        """The EFI memory map, in map order, without empty entries."""
         efi_map = self.snapshot.efi_map
         return () if efi_map is None else [d for d in efi_map.descriptors if d.start < d.end]
 
@@ -114,37 +160,33 @@ class Facts:
 
     @cached_property
     def initially_unaccepted(self) -> list[Range]:
-        """What the stub set bits for."""
+        """The addresses whose bits the EFI stub set."""
         bitmap, _ = stub.process_unaccepted_memory(self.descriptors, self.covered)
         return list(bits.unaccepted_ranges(self.covered, bitmap))
 
+    def e820(self, table: str) -> Optional[tuple[E820Entry, ...]]:
+        """One of the e820 tables: ``current`` is that of the kernel, ``firmware`` that of the EFI stub."""
+        entries: Optional[tuple[E820Entry, ...]] = getattr(self.snapshot.e820, table, None)
+        return entries
+
+    def e820_ranges(self, table: str, *types: int) -> list[Range]:
+        flat = e820_model.flatten(self.e820(table) or ())
+        return merged((entry.start, entry.end) for entry in flat if entry.type in types)
+
     @cached_property
     def firmware_ram(self) -> list[Range]:
-        """RAM of ``e820_table_firmware``, as the stub gave it."""
-        return self._ram(None if self.snapshot.e820 is None else self.snapshot.e820.firmware)
+        return self.e820_ranges("firmware", *_RAM_TYPES)
 
     @cached_property
     def current_ram(self) -> list[Range]:
-        """RAM of ``e820_table``, which the kernel uses."""
-        return self._ram(None if self.snapshot.e820 is None else self.snapshot.e820.current)
+        return self.e820_ranges("current", *_RAM_TYPES)
 
     @property
     def used_ram(self) -> Optional[list[Range]]:
-        """RAM of ``e820_table``, or if that was not captured of the firmware's table."""
-        e820 = self.snapshot.e820
-        if e820 is not None and e820.current is not None:
+        """RAM in ``e820_table``, or if that was not captured in ``e820_table_firmware``."""
+        if self.e820("current") is not None:
             return self.current_ram
-        if e820 is not None and e820.firmware is not None:
-            return self.firmware_ram
-        return None
-
-    @staticmethod
-    def _ram(entries: Optional[Sequence[E820Entry]]) -> list[Range]:
-        flat = e820_model.flatten(entries or ())
-        return merged((entry.start, entry.end) for entry in flat if entry.type in _RAM_TYPES)
-
-    def e820_of_type(self, entries: Sequence[E820Entry], type_: int) -> list[Range]:
-        return merged((e.start, e.end) for e in e820_model.flatten(entries) if e.type == type_)
+        return None if self.e820("firmware") is None else self.firmware_ram
 
     # The page allocator
 
@@ -161,10 +203,6 @@ class Facts:
     def chunk_bytes(self) -> int:
         return self.chunk_pages * PAGE_SIZE
 
-    @staticmethod
-    def zone_name(zone: Zone) -> str:
-        return f"node {zone.node} zone {zone.name}"
-
     @cached_property
     def listed_pfns(self) -> list[int]:
         """First PFNs of all listed chunks, ascending."""
@@ -173,7 +211,7 @@ class Facts:
 
     @cached_property
     def listed(self) -> list[Range]:
-        """The listed chunks as ranges."""
+        """The memory of the listed chunks."""
         return chunk_ranges(self.listed_pfns, self.chunk_pages)
 
     @property
@@ -196,16 +234,16 @@ class Facts:
         return runs
 
     def pages_in_state(self, *states: str) -> list[Range]:
-        """Where the struct pages are in one of ``states`` (of :class:`~drgn_unaccepted.snapshot.PageRun`)."""
+        """The pages in one of ``states`` (see :class:`~drgn_unaccepted.snapshot.PageRun`)."""
         return merged(chain.from_iterable(self._page_runs.get(state, ()) for state in states))
 
     @cached_property
     def scanned(self) -> list[Range]:
-        """Where the struct pages were looked at."""
+        """The memory whose struct pages were read."""
         pages = self.snapshot.pages
         return [] if pages is None else merged(pages.scanned)
 
-    # The moment
+    # Concurrency
 
     @property
     def accepts(self) -> Sequence[Accept]:
@@ -214,31 +252,12 @@ class Facts:
 
     @cached_property
     def in_flight(self) -> list[Range]:
-        """What is being accepted, as far as the bitmap covers it."""
+        """The memory that is being accepted, as far as the bitmap covers it."""
         base, units, unit_size = self.covered.phys_base, self.covered.units, self.covered.unit_size
         return merged(
             (base + min(entry.start_unit, units) * unit_size, base + min(entry.end_unit, units) * unit_size)
             for entry in self.accepts
         )
-
-    @property
-    def booting(self) -> bool:
-        """The page allocator had not been given all its memory yet.
-
-        Where ``system_state`` is not known: it had nothing at all, which is so until memblock_free_all().
-        """
-        kernel = self.snapshot.kernel
-        if kernel is not None and kernel.is_booting:
-            return True
-        return bool(self.zones) and all(
-            not zone.free_pages and not zone.buddy_pages and not (zone.listed and zone.listed.pfns)
-            for zone in self.zones
-        )
-
-    @property
-    def kexec_booted(self) -> Optional[bool]:
-        kernel = self.snapshot.kernel
-        return None if kernel is None else kernel.kexec_booted
 
     def torn(self, *parts: str) -> Optional[str]:
         """How one of ``parts`` changed while it was read, or None."""
@@ -247,20 +266,23 @@ class Facts:
                 return entry
         return None
 
-    def unsettled(self, zone: Optional[Zone]) -> Optional[str]:
+    def unsettled(self, zone: Optional[Zone] = None) -> Optional[str]:
         """Why lists and counters (of ``zone``) may have been between two states, or None if they were not."""
         zones = self.zones if zone is None else (zone,)
         for each in zones:
             if each.locked:
-                return f"zone->lock of {self.zone_name(each)} was held"
+                return f"zone->lock of {zone_name(each)} was held"
         if self.accepts:
-            in_flight = words.count(len(self.accepts), "accept")
-            return f"{in_flight} {'was' if len(self.accepts) == 1 else 'were'} in flight"
+            return f"{count(len(self.accepts), 'accept')} in flight"
         if self.live:
             return self.torn("zones", "counters", "accepting")
         for each in zones:
             if each.locked is None:
-                return f"whether zone->lock of {self.zone_name(each)} was held is not known"
+                return f"unknown whether zone->lock of {zone_name(each)} was held"
         if self.snapshot.accepting is None:
-            return "whether an accept was in flight is not known"
+            return "unknown whether an accept was in flight"
         return None
+
+
+def zone_name(zone: Zone) -> str:
+    return f"node {zone.node} zone {zone.name}"

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The bitmap against the states of the pages under it."""
+"""The bitmap compared with the states of the pages under it."""
 
 from __future__ import annotations
 
-from typing import Union
-
-from drgn_unaccepted.checks import words
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, Skip, rule
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, spans
+from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, Skip, rule
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
 from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
+from drgn_unaccepted.words import count, size
 
-#: Chunks that may be in limbo where the number of CPUs is not known.
+#: Chunks that may be in limbo if the number of CPUs is unknown.
 _LIMBO_CHUNKS = 8
 
-#: States of the pages under orphan bits that explain them.
+#: States of pages that explain set bits of memory on no list.
 _EXPLAINED = {
     "reserved": "PageReserved",
     "absent": "without struct page",
@@ -23,59 +22,49 @@ _EXPLAINED = {
     "uninitialised": "not initialised yet",
 }
 
+_BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
 
-@rule(
-    15,
-    "buddy-pages-accepted",
-    says="No page in a buddy list is unaccepted.",
-    needs=("bitmap.now", "pages"),
-    live=HARD,
-    vmcore=HARD,
-    why="""
-    __free_pages_core() and __accept_page() accept memory before they free it, and bits are never set again, so that
-    this holds at every instant. The next allocation of such a page touches unaccepted memory: a TD is killed by the
-    hypervisor, an SNP guest panics.
-    """,
-    mend="""
-    Find out how the page came into the list without being accepted: `cma=SIZE@BASE` and hot-added memory do not
-    accept (open in 7.3), an overwritten bitmap shows bits that are not true (bits-within-initial-map, table-reserved).
-    """,
-)
+
+@rule("buddy-pages-accepted", CRITICAL, number=15, needs=("bitmap.now", "pages"))
 def buddy_pages_accepted(facts: Facts) -> Outcome:
+    """No page in a buddy list is unaccepted.
+
+    __free_pages_core() and __accept_page() accept memory before they free it, and bits are never set again, so this
+    holds at every instant. The next allocation of such a page touches unaccepted memory: a TD is killed by the
+    hypervisor, an SNP guest panics.
+
+    Fix: Find out how the page got into the list without being accepted. `cma=SIZE@BASE` and hot-added memory do not
+    accept (open in 7.3). An overwritten bitmap has bits that were never valid (bits-within-initial-map,
+    table-reserved).
+    """
     return _none_unaccepted(facts, "buddy", "in a buddy list")
 
 
-@rule(
-    16,
-    "allocated-pages-accepted",
-    says="No allocated page is unaccepted.",
-    needs=("bitmap.now", "pages"),
-    live=HARD,
-    vmcore=HARD,
-    why="""
-    An allocated page (references, neither PageReserved nor PageOffline) came out of a buddy list, into which it was
-    freed after it was accepted. Before the page allocator has its memory every struct page has a reference: skipped
-    while the kernel boots.
-    """,
-    mend="""
-    As for buddy-pages-accepted. If the guest died, compare the address that it touched last with these ranges
-    (`resolve ADDR`).
-    """,
-)
+@rule("allocated-pages-accepted", CRITICAL, number=16, needs=("bitmap.now", "pages"))
 def allocated_pages_accepted(facts: Facts) -> Outcome:
+    """No allocated page is unaccepted.
+
+    An allocated page (references, neither PageReserved nor PageOffline) came from a buddy list, into which it was freed
+    after it was accepted. While the kernel boots the rule is skipped: until the page allocator has its memory, every
+    struct page has a reference.
+
+    Fix: As for buddy-pages-accepted. If the guest died, compare the address that it touched last with these ranges
+    (`resolve ADDR`).
+    """
     if facts.booting:
-        return Skip("pages: the kernel was booting, and its page allocator had not all its memory yet")
+        return Skip(f"pages: {_BOOTING}")
     return _none_unaccepted(facts, "in-use", "allocated")
 
 
-def _none_unaccepted(facts: Facts, state: str, words_for_state: str) -> Union[Pass, Skip, Fault]:
+def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
     if facts.unaccepted and not intersect(facts.unaccepted, facts.scanned):
-        return Skip(f"pages: none of the unaccepted memory was looked at{_limited(facts)}")
+        return Skip(f"pages: no unaccepted memory was scanned{_limited(facts)}")
     wrong = facts.unaccepted_in(facts.pages_in_state(state))
     if wrong:
-        pages = words.count(total(wrong) // PAGE_SIZE, "page")
-        return Fault(f"{pages} {words_for_state} and unaccepted: {words.spans(wrong)}", wrong)
-    return Pass(f"no page under a set bit is {words_for_state}{_coverage(facts)}")
+        return Fault(f"{count(total(wrong) // PAGE_SIZE, 'page')} {words} and unaccepted: {spans(wrong)}", wrong)
+    unseen = total(subtract(facts.unaccepted, facts.scanned))
+    but = f"; {size(unseen)} not scanned{_limited(facts)}" if unseen else ""
+    return Pass(f"no page under a set bit is {words}{but}")
 
 
 def _limited(facts: Facts) -> str:
@@ -83,107 +72,91 @@ def _limited(facts: Facts) -> str:
     return f" ({pages.limited})" if pages is not None and pages.limited else ""
 
 
-def _coverage(facts: Facts) -> str:
-    """What was not looked at, for a pass to admit."""
-    unseen = total(subtract(facts.unaccepted, facts.scanned))
-    return f"; {words.size(unseen)} were not looked at{_limited(facts)}" if unseen else ""
-
-
-@rule(
-    17,
-    "guard-unit-accepted",
-    says="The unit behind a page in use that ends on a unit boundary is accepted.",
-    needs=("bitmap.now", "pages"),
-    live=SOFT,
-    vmcore=SOFT,
-    why="""
-    load_unaligned_zeropad() may read past the end of a page into the next one and relies on a fault to recover, which
-    unaccepted memory does not give: a TD exits to the hypervisor. So accept_memory() accepts one more unit where a
-    range ends on a unit boundary. Without that guard: memory that memblock gave out with an unaligned end before 7.0
-    (948a013a54c4), and memory that the firmware accepted, that was reserved and later given to the page allocator by
-    free_reserved_area(). A hazard, not damage.
-    """,
-    mend="""
-    Update to a kernel with 948a013a54c4. A guest that dies without a word while handling strings or file names at the
-    end of a page may have met this: look for the page in the last call traces.
-    """,
-)
+@rule("guard-unit-accepted", WARNING, number=17, needs=("bitmap.now", "pages"))
 def guard_unit_accepted(facts: Facts) -> Outcome:
+    """The unit behind a page in use that ends on a unit boundary is accepted.
+
+    load_unaligned_zeropad() may read past the end of a page into the next one and relies on a fault to recover, which
+    unaccepted memory does not give: a TD exits to the hypervisor. So accept_memory() accepts one more unit if a range
+    ends on a unit boundary. Memory that memblock gave out with an unaligned end before 7.0 (948a013a54c4) lacks that
+    guard, and so does memory that the firmware accepted, that was reserved and that free_reserved_area() later gave to
+    the page allocator. A hazard, not damage.
+
+    Fix: Update to a kernel with 948a013a54c4. A guest that dies without a message while it handles strings or file
+    names at the end of a page may have met this: look for the page in the last call traces.
+    """
     if facts.booting:
-        return Skip("pages: the kernel was booting, and its page allocator had not all its memory yet")
-    guards = facts.guard_pages
+        return Skip(f"pages: {_BOOTING}")
+    guards = [Range(run.start - PAGE_SIZE, run.start) for run in facts.unaccepted if run.start >= PAGE_SIZE]
     if guards and not intersect(guards, facts.scanned):
-        return Skip(f"pages: none before unaccepted memory was looked at{_limited(facts)}")
+        return Skip(f"pages: none before unaccepted memory was scanned{_limited(facts)}")
     exposed = intersect(facts.pages_in_state("buddy", "in-use"), guards)
     if exposed:
-        pages = words.count(len(exposed), "page")
-        return Fault(f"{pages} in use right before an unaccepted unit: {words.spans(exposed)}", exposed)
+        pages = count(len(exposed), "page")
+        return Fault(f"{pages} in use right before an unaccepted unit: {spans(exposed)}", exposed)
     return Pass("no page in use ends where unaccepted memory starts")
 
 
 @rule(
-    25,
     "orphan-bits",
-    says="All unaccepted memory is on a zone's list, or there is a known reason why not.",
+    INFO,
+    number=25,
     needs=("bitmap.now", "zones.listed.whole"),
-    live=INFO,
-    vmcore=INFO,
-    nuance="warning for what has no known reason",
-    why="""
-    Once the kernel has booted, memory under set bits waits on `zone->unaccepted_pages` to be accepted. Known reasons
-    not to be there: taken out of e820_table (`mem=`, `memmap=`), PageReserved and never touched, without struct page,
-    hot-removed, not initialised yet (deferred init), or in limbo between __accept_page() taking it off the list and
-    the end of accept_memory(). Such memory is lost to the guest but harmless. Without a known reason: a warning.
-    """,
-    mend="""
-    For the known reasons see `e820` and the command line. Else the page allocator has lost chunks: look at
-    list-entries-sane, zone-counter-matches-list and static-key-matches-lists, and at what last handled the pages.
-    """,
+    nuance="warning for memory without a known reason",
 )
 def orphan_bits(facts: Facts) -> Outcome:
+    """All unaccepted memory is on a zone's list, or there is a known reason why not.
+
+    Once the kernel has booted, memory under set bits waits on `zone->unaccepted_pages` to be accepted. Known reasons
+    for not being there: removed from e820_table (`mem=`, `memmap=`), PageReserved and never touched, without struct
+    page, hot-removed, not initialised yet (deferred init), or in limbo between __accept_page() taking it off the list
+    and the end of accept_memory(). Such memory is lost to the guest but harmless. Without a known reason it is a
+    warning.
+
+    Fix: For the known reasons see `e820` and the command line. Otherwise the page allocator has lost chunks: see
+    list-entries-sane, zone-counter-matches-list and static-key-matches-lists, and find out what last handled the pages.
+    """
     orphans = subtract(facts.unaccepted, merged(facts.listed + facts.in_flight))
     if not orphans:
         return Pass("all unaccepted memory is on a list or being accepted")
     reasons, unknown = _sort_out(facts, orphans)
-    shares = [f"{words.size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes]
-    message = f"{words.size(total(orphans))} unaccepted on no list"
+    shares = [f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes]
+    message = f"{size(total(orphans))} unaccepted on no list"
     message += f": {', '.join(shares)}" if shares else ""
-    doubt = facts.torn("zones", "counters", "accepting", "pages") if facts.live else None
     if facts.booting:
-        return Fault(f"{message} (the kernel was booting, and its page allocator had not all its memory yet)", orphans)
+        return Fault(f"{message} ({_BOOTING})", orphans)
     if unknown:
-        message += f"; {words.size(total(unknown))} without a known reason: {words.spans(unknown)}"
+        message += f"; {size(total(unknown))} without a known reason: {spans(unknown)}"
+        doubt = facts.torn("zones", "counters", "accepting", "pages") if facts.live else None
         if doubt is None:
-            return Fault(message, unknown, severity=SOFT)
+            return Fault(message, unknown, severity=WARNING)
         message += f" ({doubt})"
     return Fault(message, orphans)
 
 
 def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[Range]]:
-    """Bytes by known reason, and what is left."""
+    """Bytes by known reason, and the ranges that have none."""
     reasons: dict[str, int] = {}
     rest = orphans
-    if facts.snapshot.e820 is not None and facts.snapshot.e820.current is not None:
-        reasons["not RAM of e820_table"] = total(subtract(rest, facts.current_ram))
-        rest = intersect(rest, facts.current_ram)
+
+    def explain(reason: str, by: list[Range]) -> None:
+        nonlocal rest
+        reasons[reason] = total(intersect(rest, by))
+        rest = subtract(rest, by)
+
+    if facts.e820("current") is not None:
+        explain("not RAM in e820_table", subtract(rest, facts.current_ram))
     for state, reason in _EXPLAINED.items():
-        pages = facts.pages_in_state(state)
-        reasons[reason] = total(intersect(rest, pages))
-        rest = subtract(rest, pages)
-    unseen = subtract(rest, facts.scanned)
-    reasons["whose pages were not looked at"] = total(unseen)
-    rest = intersect(rest, facts.scanned)
-    # What is in a buddy list or allocated is a fault of its own, with a rule of its own.
-    used = facts.pages_in_state("buddy", "in-use")
-    reasons["in use"] = total(intersect(rest, used))
-    rest = subtract(rest, used)
-    limbo = _limbo(facts, rest)
-    reasons["in limbo"] = total(limbo)
-    return reasons, subtract(rest, limbo)
+        explain(reason, facts.pages_in_state(state))
+    explain("whose pages were not scanned", subtract(rest, facts.scanned))
+    # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
+    explain("in use", facts.pages_in_state("buddy", "in-use"))
+    explain("in limbo", _limbo(facts, rest))
+    return reasons, rest
 
 
 def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
-    """Chunks on the way from their list to accept_memory(), of which each CPU can have one."""
+    """The chunks that are between their list and accept_memory(): at most one for each CPU."""
     kernel = facts.snapshot.kernel
     assert kernel is not None
     chunk = facts.chunk_bytes
@@ -192,32 +165,23 @@ def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
     return ranges if free and chunks <= (kernel.cpus or _LIMBO_CHUNKS) else []
 
 
-@rule(
-    31,
-    "masked-pages-in-use",
-    says="No page in use is shown as zeros because unaccepted memory follows it.",
-    needs=("bitmap.now", "pages"),
-    live=INFO,
-    vmcore=INFO,
-    why="""
-    /proc/kcore and /proc/vmcore show a page as zeros where pfn_is_unaccepted_memory() says so (e538a5820978 and
-    7cd34dd3c9bf, Linux 6.7), and by its guard logic that is also the last page before every unaccepted unit, although
-    it is accepted. A page in use there reads as zeros in the capture, whatever it holds.
-    """,
-    mend="""
-    Do not trust zeros at these addresses: structures that lie there were lost when the capture was made. A whole-RAM
-    dump has them.
-    """,
-)
+@rule("masked-pages-in-use", INFO, number=31, needs=("bitmap.now", "pages"))
 def masked_pages_in_use(facts: Facts) -> Outcome:
+    """No page in use is shown as zeros because unaccepted memory follows it.
+
+    /proc/kcore and /proc/vmcore show a page as zeros if pfn_is_unaccepted_memory() is true for it (e538a5820978 and
+    7cd34dd3c9bf, Linux 6.7). Because of the guard logic that includes the last page before every unaccepted unit,
+    although it is accepted. A page in use there reads as zeros in the capture, whatever it contains.
+
+    Fix: Do not trust zeros at these addresses: the capture lacks the structures that lie there. A whole-RAM dump has
+    them.
+    """
     pages = facts.snapshot.pages
     assert pages is not None
     masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pages.masked_pfns)
-    # Within a listed chunk the guard is free, and its zeros hide nothing.
+    # A guard page within a listed chunk is free; its zeros hide nothing.
     masked = intersect(masked, facts.pages_in_state("in-use", "reserved"))
     if masked:
-        number = total(masked) // PAGE_SIZE
-        read = "reads" if number == 1 else "read"
-        what = f"{words.count(number, 'page')} in use before unaccepted memory {read} as zeros"
-        return Fault(f"{what}: {words.spans(masked)}", masked)
-    return Pass("no page in use reads as zeros because of a guard")
+        number = count(total(masked) // PAGE_SIZE, "page")
+        return Fault(f"{number} in use before unaccepted memory shown as zeros: {spans(masked)}", masked)
+    return Pass("no page in use is shown as zeros because of a guard")

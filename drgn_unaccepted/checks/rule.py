@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a rule is, what it says, and the register of all rules.
+"""The rules, and how to write one.
 
-A rule is a function of :class:`~drgn_unaccepted.checks.facts.Facts` that returns :class:`Pass`, :class:`Skip`, or
-what is wrong: one :class:`Fault` or several. It is called only where all that it needs was captured.
+A rule is a function in a module of its subject::
+
+    @rule("name-of-the-rule", CRITICAL, needs=("bitmap", "pages"))
+    def name_of_the_rule(facts: Facts) -> Outcome:
+        '''The sentence that must hold.
+
+        Why it must hold, with the kernel commit or the specification.
+
+        Fix: what to do when it fails.
+        '''
+
+It runs only where everything that it needs was captured, and returns :class:`Pass`, :class:`Skip`, or its
+:class:`Fault` or several. A rule that looks for one known kernel bug names the fix in ``fixed_by``; it may build on the
+findings of other rules (:meth:`Facts.finding`) and returns None where nothing points to the bug.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
+from drgn_unaccepted.checks.facts import Facts
+from drgn_unaccepted.checks.finding import WARNING, Severity
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Zone
-
-if TYPE_CHECKING:
-    from drgn_unaccepted.checks.facts import Facts
-
-#: How much a fault weighs. ``hard``: it cannot be in a correct kernel. ``soft``: it should not be, but has rare
-#: legal reasons, or is a hazard. ``info``: worth knowing.
-HARD, SOFT, INFO = "hard", "soft", "info"
-
-#: Statuses of a finding, from best to worst.
-SKIP, PASS, NOTE, WARNING, CRITICAL = "skip", "pass", "info", "warning", "critical"
-
-STATUS_OF = {HARD: CRITICAL, SOFT: WARNING, INFO: NOTE}
 
 
 class Pass(NamedTuple):
@@ -32,92 +34,102 @@ class Pass(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """The rule found out by itself that it cannot tell."""
+    """The rule itself found that it cannot tell."""
 
     message: str
 
 
 class Fault(NamedTuple):
     message: str
-    #: Physical addresses that it is about, sorted and merged.
+    #: Physical addresses at fault, sorted and merged.
     ranges: Sequence[Range] = ()
-    #: Where it differs from the rule's own severity.
-    severity: Optional[str] = None
-    #: The zone whose lock guards what is wrong, where there is one.
+    #: By default the severity of the rule.
+    severity: Optional[Severity] = None
+    #: The zone whose lock guards the data at fault, if any.
     zone: Optional[Zone] = None
 
 
-Outcome = Union[Pass, Skip, Fault, Sequence[Fault]]
+Outcome = Union[Pass, Skip, Fault, Sequence[Fault], None]
+Function = Callable[[Facts], Outcome]
 
 
 @dataclass(frozen=True)
 class Rule:
-    #: Place in the interface's table (C1 to C32).
-    number: int
     name: str
-    #: Module that it stands in.
-    family: str
-    #: The sentence that must hold.
+    function: Function
+    #: The sentence that must hold, the reason, and what to do when it fails: the paragraphs of the docstring.
     says: str
-    #: What it means, and the kernel commit or specification behind it.
     why: str
-    #: What to do when it fails.
-    mend: str
-    #: Parts of the snapshot without which it is skipped; names of :data:`drgn_unaccepted.checks.needs.NEEDS`.
+    fix: str
+    #: Severity in a vmcore.
+    vmcore: Severity
+    #: Severity on a live kernel, and where two samples of it agree.
+    live: Severity
+    confirmed: Severity
+    #: Names of :data:`drgn_unaccepted.checks.needs.NEEDS`; without one of these the rule is skipped.
     needs: tuple[str, ...]
-    #: Severity on a live kernel and in a vmcore.
-    live: str
-    vmcore: str
-    #: What it compares changes under ``zone->lock``: in a vmcore it is hard only where the lock is free and no accept
-    #: is in flight, else soft; on a live kernel soft, and info where the zone is known to have been changing.
+    #: Its data changes under ``zone->lock``. See :func:`rule`.
     settled: bool
-    #: Severity on a live kernel where two samples agree.
-    live_stable: str
-    #: Where a fault weighs more or less than that.
+    #: Where a fault has another severity.
     nuance: str
-    function: Callable[[Facts], Outcome]
+    #: Place in the interface's table (C1 to C32).
+    number: Optional[int]
+    #: For a known kernel bug: the commit of the fix and the releases that have it.
+    fixed_by: str
 
-    @property
-    def code(self) -> str:
-        return f"C{self.number}"
 
-
-#: All rules by name. Filled by importing the modules of the families; ``drgn_unaccepted.checks`` does that.
+#: All rules by name, filled by :func:`rule`.
 RULES: dict[str, Rule] = {}
 
 
 def rule(
-    number: int,
     name: str,
+    severity: Severity,
     *,
-    says: str,
-    needs: Sequence[str],
-    live: str,
-    vmcore: str,
-    why: str,
-    mend: str,
+    needs: tuple[str, ...] = (),
     settled: bool = False,
-    live_stable: Optional[str] = None,
+    confirmed: Optional[Severity] = None,
     nuance: str = "",
-) -> Callable[[Callable[[Facts], Outcome]], Callable[[Facts], Outcome]]:
-    """Register the function below as a rule."""
+    number: Optional[int] = None,
+    fixed_by: str = "",
+) -> Callable[[Function], Function]:
+    """Register the function below as a rule.
 
-    def register(function: Callable[[Facts], Outcome]) -> Callable[[Facts], Outcome]:
+    :param settled: the data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free
+        and no accept was in flight, else a fault is a warning there. On a live kernel it is a warning, and info where
+        the zone is known to have been changing.
+    :param confirmed: severity on a live kernel where two samples agree; by default that of one sample
+    """
+
+    def register(function: Function) -> Function:
+        # Python -OO drops docstrings; the rule works without its texts.
+        paragraphs = (function.__doc__ or "\n\n\n\nFix:").split("\n\n")
+        says, why, fix = (" ".join(paragraph.split()) for paragraph in paragraphs)
+        live: Severity = WARNING if settled else severity
         RULES[name] = Rule(
-            number=number,
             name=name,
-            family=function.__module__.rpartition(".")[2],
+            function=function,
             says=says,
             why=why,
-            mend=mend,
-            needs=tuple(needs),
+            fix=fix.removeprefix("Fix:").lstrip(),
+            vmcore=severity,
             live=live,
-            vmcore=vmcore,
+            confirmed=confirmed or live,
+            needs=needs,
             settled=settled,
-            live_stable=live_stable or live,
             nuance=nuance,
-            function=function,
+            number=number,
+            fixed_by=fixed_by,
         )
         return function
 
     return register
+
+
+def rules() -> list[Rule]:
+    """All rules: C1 to C32, then those without a number in the order of their registration."""
+    return sorted(RULES.values(), key=lambda rule: rule.number or len(RULES))
+
+
+def rule_names() -> list[str]:
+    return [rule.name for rule in rules()]

@@ -1,37 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What was going on: accepts in flight, who would carry one out, kexec, reclaim."""
+"""Activity at the time of the capture: accepts in flight, the platform that performs them, kexec, reclaim."""
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks import words
-from drgn_unaccepted.checks.facts import Facts, merged
+from collections.abc import Sequence
+
+from drgn_unaccepted.checks.facts import Facts, merged, zone_name
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, SHOWN, WARNING, some, spans
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import HARD, INFO, SOFT, Fault, Outcome, Pass, Skip, rule
+from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, Skip, rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Zone
+from drgn_unaccepted.words import count, size, span
 
 
-@rule(
-    26,
-    "accepting-ranges-sane",
-    says="Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.",
-    needs=("accepting",),
-    live=INFO,
-    vmcore=INFO,
-    nuance="critical in a vmcore where entries overlap",
-    why="""
+@rule("accepting-ranges-sane", INFO, number=26, needs=("accepting",), nuance="critical in a vmcore if entries overlap")
+def accepting_ranges_sane(facts: Facts) -> Outcome:
+    """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
+
     Since 6.6 and 6.5.9 (50e782a86c98) accept_memory() puts a `struct accept_range` on its stack and on accepting_list,
     and waits until no other entry overlaps. Entries that overlap in a vmcore are a fault: two CPUs accept the same
     memory. An accept of memory above the bitmap has start >= end, both at the end of the bitmap or above; that is
-    legal. In a vmcore an entry says that the kernel stopped in the middle of an accept: its units may be accepted
-    while their bits are still set. On a live kernel entries are gone before they are read to the end: info.
-    """,
-    mend="""
-    An entry without a task, or beyond the bitmap: the list was followed into a stack that was in use again. For an
+    legal. An entry in a vmcore means that the kernel stopped in the middle of an accept: its units may be accepted
+    while their bits are still set. On a live kernel entries disappear while they are read: info.
+
+    Fix: For an entry without a task, or beyond the bitmap: the list led into a stack that was in use again. For an
     accept in flight look at the task's stack; panics of arch_accept_memory() end there.
-    """,
-)
-def accepting_ranges_sane(facts: Facts) -> Outcome:
+    """
     accepting = facts.snapshot.accepting
     assert accepting is not None
     entries = accepting.entries
@@ -39,35 +34,32 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     overlapping = _overlapping(entries)
     if overlapping:
         one, other = overlapping[0]
-        message = f"{_entry(facts, one)} and {_entry(facts, other)} overlap"
-        more = f" and {words.count(len(overlapping) - 1, 'more pair')}" if len(overlapping) > 1 else ""
-        faults.append(Fault(message + more, severity=INFO if facts.live else HARD))
-    insane = [entry for entry in entries if _insane(facts, entry)]
+        more = f" and {count(len(overlapping) - 1, 'more pair')}" if len(overlapping) > 1 else ""
+        message = f"{_entry(facts, one)} and {_entry(facts, other)} overlap{more}"
+        faults.append(Fault(message, severity=INFO if facts.live else CRITICAL))
+    insane = [entry for entry in entries if _is_insane(facts, entry)]
     if insane:
-        shown = [_entry(facts, entry) for entry in insane[: words.SHOWN]]
-        faults.append(Fault(f"no range of the bitmap: {words.some(shown, len(insane))}"))
+        faults.append(Fault(f"not a range of the bitmap: {_some(facts, insane)}"))
     ownerless = [entry for entry in entries if entry.task is None]
     if ownerless:
-        shown = [_entry(facts, entry) for entry in ownerless[: words.SHOWN]]
-        faults.append(Fault(f"on no task's stack: {words.some(shown, len(ownerless))}"))
+        faults.append(Fault(f"on no task's stack: {_some(facts, ownerless)}"))
+    in_flight = f"{count(len(entries), 'accept')} in flight"
     if entries and not facts.live and not faults:
-        shown = [_entry(facts, entry) for entry in entries[: words.SHOWN]]
-        number = words.count(len(entries), "accept")
         panic = f"; panic: {facts.snapshot.panic}" if facts.snapshot.panic else ""
-        faults.append(Fault(f"{number} in flight: {words.some(shown, len(entries))}{panic}"))
-    return faults or Pass(f"{words.count(len(entries), 'accept')} in flight")
+        return Fault(f"{in_flight}: {_some(facts, entries)}{panic}")
+    return faults or Pass(in_flight)
 
 
-def _insane(facts: Facts, entry: Accept) -> bool:
+def _is_insane(facts: Facts, entry: Accept) -> bool:
     if facts.geometry is None:
-        # Without the bitmap's end nothing can be said of an entry that starts at its own end or above.
+        # Without the end of the bitmap, an entry that starts at its own end or above may be legal.
         return False
     units = facts.geometry.units
     above = entry.start_unit >= entry.end_unit == units
     return not above and not entry.start_unit < entry.end_unit <= units
 
 
-def _overlapping(entries: tuple[Accept, ...]) -> list[tuple[Accept, Accept]]:
+def _overlapping(entries: Sequence[Accept]) -> list[tuple[Accept, Accept]]:
     """Pairs of entries that overlap, as the kernel compares them; each entry with the furthest one before it."""
     pairs = []
     furthest = None
@@ -81,6 +73,10 @@ def _overlapping(entries: tuple[Accept, ...]) -> list[tuple[Accept, Accept]]:
     return pairs
 
 
+def _some(facts: Facts, entries: Sequence[Accept]) -> str:
+    return some([_entry(facts, entry) for entry in entries[:SHOWN]], len(entries))
+
+
 def _entry(facts: Facts, entry: Accept) -> str:
     task = "no task"
     if entry.task is not None:
@@ -88,122 +84,100 @@ def _entry(facts: Facts, entry: Accept) -> str:
         task = f"{entry.task.comm} (pid {entry.task.pid}) on {cpu}"
     units = f"units {entry.start_unit}-{entry.end_unit}"
     counted, provenance = facts.snapshot.unit_base()
-    if counted is None or _insane(facts, entry) or entry.start_unit >= entry.end_unit:
+    if counted is None or _is_insane(facts, entry) or entry.start_unit >= entry.end_unit:
         return f"{units} by {task}"
     base, unit_size = counted
-    where = words.span(base + entry.start_unit * unit_size, base + entry.end_unit * unit_size)
+    where = span(base + entry.start_unit * unit_size, base + entry.end_unit * unit_size)
     return f"{units} ({where}{'' if provenance == 'table' else f' by the {provenance}'}) by {task}"
 
 
-@rule(
-    27,
-    "platform-can-accept",
-    says="A guest with unaccepted memory is a TDX or an SNP guest.",
-    needs=("platform.kind",),
-    live=INFO,
-    vmcore=INFO,
-    nuance="warning where RAM is unaccepted",
-    why="""
-    arch_accept_memory() knows TDX and SEV-SNP. On anything else its first call panics with "Cannot accept memory:
-    unknown platform". A table alone is harmless until a set bit is touched; with unaccepted RAM it is a warning.
-    """,
-    mend="""
-    The firmware reports type 15 to a guest that cannot accept it, or the platform was not recognised (cc_vendor,
-    sev_status, X86_FEATURE_TDX_GUEST): look at the first lines of the boot log for "Memory Encryption Features".
-    """,
-)
+@rule("platform-can-accept", INFO, number=27, needs=("platform.kind",), nuance="warning if RAM is unaccepted")
 def platform_can_accept(facts: Facts) -> Outcome:
+    """A guest with unaccepted memory is a TDX or an SNP guest.
+
+    arch_accept_memory() supports TDX and SEV-SNP. On any other platform its first call panics with "Cannot accept
+    memory: unknown platform". A table alone is harmless until a set bit is touched; with unaccepted RAM it is a
+    warning.
+
+    Fix: The firmware reports type 15 to a guest that cannot accept it, or the platform was not recognised (cc_vendor,
+    sev_status, X86_FEATURE_TDX_GUEST): look for "Memory Encryption Features" in the first lines of the boot log.
+    """
     platform, table = facts.snapshot.platform, facts.snapshot.table
     assert platform is not None and platform.kind is not None
     if platform.kind in ("tdx", "snp"):
-        return Pass(f"it is a {'TDX' if platform.kind == 'tdx' else 'SEV-SNP'} guest")
+        return Pass(f"{'TDX' if platform.kind == 'tdx' else 'SEV-SNP'} guest")
     if table.state == "absent":
         return Pass("there is no table")
-    waiting = _unaccepted_ram(facts)
+    waiting = total(_unaccepted_ram(facts))
     if waiting:
-        return Fault(
-            f"neither TDX nor SEV-SNP, and {words.size(total(waiting))} of RAM are unaccepted: the first accept panics",
-            severity=SOFT,
-        )
+        message = f"neither TDX nor SEV-SNP, and {size(waiting)} of RAM unaccepted: the first accept panics"
+        return Fault(message, severity=WARNING)
     if table.address is None:
         return Skip(f"table.address: {table.reason}")
     return Fault("neither TDX nor SEV-SNP, but there is a table")
 
 
 def _unaccepted_ram(facts: Facts) -> list[Range]:
-    """What may be accepted some day: by the bitmap, or where it has nothing by the lists."""
+    """RAM that may be accepted later, according to the bitmap, or if that shows none to the lists."""
     if not lacking(facts, ("bitmap.now",)) and facts.unaccepted and not facts.snapshot.table.is_doubted:
         ram = facts.used_ram
         return facts.unaccepted if ram is None else intersect(facts.unaccepted, ram)
     return [] if lacking(facts, ("zones.listed",)) else facts.listed
 
 
-@rule(
-    29,
-    "kexec-segments-accepted",
-    says="The destinations of loaded kexec segments are accepted.",
-    needs=("bitmap.now", "kexec_segments"),
-    live=SOFT,
-    vmcore=SOFT,
-    why="""
+@rule("kexec-segments-accepted", WARNING, number=29, needs=("bitmap.now", "kexec_segments"))
+def kexec_segments_accepted(facts: Facts) -> Outcome:
+    """The destinations of loaded kexec segments are accepted.
+
     kexec copies its segments to physical memory without asking the page allocator. Since Linux 6.15 (caeb8ba598f0)
     sanity_check_segment_list() accepts their destinations when the image is loaded; before, the copy touched unaccepted
     memory and ended the guest.
-    """,
-    mend="""
-    Do not run this kexec. Update to a kernel with caeb8ba598f0, or accept all memory first (`accept_memory=eager`). A
-    crash kernel's segments lie in the crashkernel reservation, which is accepted.
-    """,
-)
-def kexec_segments_accepted(facts: Facts) -> Outcome:
+
+    Fix: Do not run this kexec. Update to a kernel with caeb8ba598f0, or accept all memory first
+    (`accept_memory=eager`). A crash kernel's segments lie in the crashkernel reservation, which is accepted.
+    """
     segments = facts.snapshot.kexec_segments or ()
     faults = []
     for segment in segments:
         under = facts.unaccepted_in([(segment.start, segment.end)])
         if under:
-            where = words.span(segment.start, segment.end)
-            faults.append(Fault(f"{segment.image} segment {where}: unaccepted at {words.spans(under)}", under))
+            where = span(segment.start, segment.end)
+            faults.append(Fault(f"{segment.image} segment {where}: unaccepted at {spans(under)}", under))
     if not segments:
         return Pass("no kexec image is loaded")
-    size = words.size(total(merged((segment.start, segment.end) for segment in segments)))
-    return faults or Pass(f"{words.count(len(segments), 'segment')} ({size}) are accepted")
+    nbytes = total(merged((segment.start, segment.end) for segment in segments))
+    return faults or Pass(f"{count(len(segments), 'segment')} ({size(nbytes)}), all accepted")
 
 
-@rule(
-    32,
-    "watermark-starvation",
-    says="No task reclaims while a zone has unaccepted memory that would lift it over its watermark.",
-    needs=("zones.nr_unaccepted", "reclaiming"),
-    live=INFO,
-    vmcore=INFO,
-    why="""
-    Unaccepted pages count as free, but can be given out only once accepted. If the free pages without them are below
-    the watermark that cond_accept_memory() accepts up to (promo, before 6.12 high) and tasks are in direct reclaim, the
-    allocator may go round in circles instead of accepting: fixed by 807174a93d24 (6.11, 6.10.7).
-    """,
-    mend="""
-    Memory is "available" and the guest still stalls: update the kernel, or boot with `accept_memory=eager`. If it
-    accepts (see `accepting`), it is only busy.
-    """,
-)
+@rule("watermark-starvation", INFO, number=32, needs=("zones.nr_unaccepted", "reclaiming"))
 def watermark_starvation(facts: Facts) -> Outcome:
+    """No task reclaims while a zone has unaccepted memory that would lift it over its watermark.
+
+    Unaccepted pages count as free, but can be allocated only once accepted. If the other free pages are below the
+    watermark that cond_accept_memory() accepts up to (promo, before 6.12 high) and tasks are in direct reclaim, the
+    allocator may loop instead of accepting: fixed by 807174a93d24 (6.11, 6.10.7).
+
+    Fix: If memory is "available" and the guest still stalls, update the kernel, or boot with `accept_memory=eager`. If
+    it accepts (see `accepting`), it is only busy.
+    """
     reclaiming = facts.snapshot.reclaiming
     assert reclaiming is not None
-    starved = [zone for zone in facts.zones if zone.unaccepted_pages and _usable(zone) < _target(zone)]
+    starved = [zone for zone in facts.zones if zone.unaccepted_pages and _accepted(zone) < _target(zone)]
     if not starved or not reclaiming:
         return Pass("no zone is short of accepted memory" if not starved else "no task is in direct reclaim")
-    tasks = [f"{task.comm} (pid {task.pid})" for task in reclaiming[: words.SHOWN]]
-    who = f"{words.count(len(reclaiming), 'task')} in direct reclaim: {words.some(tasks, len(reclaiming))}"
+    tasks = [f"{task.comm} (pid {task.pid})" for task in reclaiming[:SHOWN]]
+    who = f"{count(len(reclaiming), 'task')} in direct reclaim: {some(tasks, len(reclaiming))}"
     return [
         Fault(
-            f"{facts.zone_name(zone)}: {_usable(zone)} free pages are accepted, the watermark is {_target(zone)}, "
-            f"{words.size((zone.unaccepted_pages or 0) * PAGE_SIZE)} wait to be accepted; {who}"
+            f"{zone_name(zone)}: {_accepted(zone)} free pages are accepted, the watermark is {_target(zone)}, "
+            f"{size((zone.unaccepted_pages or 0) * PAGE_SIZE)} wait to be accepted; {who}"
         )
         for zone in starved
     ]
 
 
-def _usable(zone: Zone) -> int:
+def _accepted(zone: Zone) -> int:
+    """Free pages that are accepted."""
     return zone.free_pages - (zone.unaccepted_pages or 0)
 
 

@@ -38,13 +38,13 @@ class Check(Question[CheckAnswer]):
         return None if args.explain is None else explain(args.explain)
 
     def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
-        return cast(CheckAnswer, check(snapshot, source, args.rule))
+        return check(snapshot, source, args.rule)
 
     def is_suspect(self, answer: CheckAnswer) -> bool:
         return answer["status"] != "ok"
 
     def confirmed(self, before: Snapshot, now: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
-        return cast(CheckAnswer, check(now, source, args.rule, before))
+        return check(now, source, args.rule, before)
 
     def lack(self, answer: CheckAnswer) -> Optional[str]:
         if answer["status"] != "unknown":

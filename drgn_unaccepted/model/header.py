@@ -52,6 +52,11 @@ def decode_header(data: bytes) -> Header:
     return Header(*HEADER.unpack_from(data))
 
 
+def is_unit_size(unit_size: int) -> bool:
+    """Whether a table can have units of so many bytes: a power of two, at least a page."""
+    return unit_size >= PAGE_SIZE and unit_size & (unit_size - 1) == 0
+
+
 def judge_header(header: Header, address: int) -> tuple[str, Optional[str]]:
     """Whether the bitmap behind this header may be read: the table's state and the reason, None if present.
 
@@ -68,7 +73,7 @@ def judge_header(header: Header, address: int) -> tuple[str, Optional[str]]:
         )
     if version != VERSION:
         return UNSUPPORTED, f"version {version}, only version 1 is known"
-    if unit_size < PAGE_SIZE or unit_size & (unit_size - 1):
+    if not is_unit_size(unit_size):
         return INVALID, f"unit_size: {unit_size} is not a power of two of at least {PAGE_SIZE}"
     if phys_base % unit_size:
         return INVALID, f"phys_base: {phys_base:#x} is not a multiple of unit_size {unit_size:#x}"

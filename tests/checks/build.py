@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from drgn_unaccepted.checks import Finding, run_checks
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
@@ -54,6 +55,9 @@ BITMAP = bytes([0b00000000, 0b11100000, 0b11111111, 0b00111111])
 LISTED = (0x101800, 0x101C00, 0x102000, 0x102400, 0x102800, 0x102C00, 0x103000, 0x103400, 0x103800)
 
 RAM, ACPI = 1, 3
+
+#: Rules that find a stray bit, too, if the pages under it are in use.
+IN_USE = ("buddy-pages-accepted", "allocated-pages-accepted")
 
 
 def clean() -> Snapshot:
@@ -139,15 +143,9 @@ def clean() -> Snapshot:
         counters=Counters(free_pages=0x40000 + 9216 + 2048, unaccepted_pages=9216, unaccepted_diff=0),
         accepting=AcceptingList(()),
         platform=Platform("tdx", "INTEL", 0, True),
-        kernel_memory=(
-            NamedRange("kernel image", 0x2000000, 0x4000000),
-            NamedRange("initrd", 0x70000000, 0x71000000),
-        ),
+        kernel_memory=(NamedRange("kernel image", 0x2000000, 0x4000000), NamedRange("initrd", 0x70000000, 0x71000000)),
         pages=Pages(
-            runs=(
-                PageRun(0x7FB73, 0x7FB74, "reserved"),
-                PageRun(0x1019FF, 0x103C00, "unaccepted"),
-            ),
+            runs=(PageRun(0x7FB73, 0x7FB74, "reserved"), PageRun(0x1019FF, 0x103C00, "unaccepted")),
             scanned=(Range(0x7FB73000, 0x7FB74000), Range(0x1019FF000, 0x103C00000)),
             limited=None,
         ),
@@ -167,6 +165,12 @@ def listed(pfns: Iterable[int], zone_id: int = 0) -> ListedChunks:
         refcounts=array("i", [0]) * number,
         page_types=array("I", [PGTY_UNACCEPTED]) * number,
     )
+
+
+def found(snapshot: Snapshot, rule: str) -> Finding:
+    """The finding of one rule."""
+    (finding,) = run_checks(snapshot, only=[rule]).findings
+    return finding
 
 
 def live(snapshot: Snapshot, torn: tuple[str, ...] = ()) -> Snapshot:
@@ -194,7 +198,6 @@ def with_table(snapshot: Snapshot, **changes: Any) -> Snapshot:
 
 def with_bits(snapshot: Snapshot, first: int, end: int, value: int) -> Snapshot:
     """With bits ``first`` to ``end`` (exclusive) all 1 or all 0."""
-    assert snapshot.table.bitmap is not None
     bitmap = bytearray(snapshot.table.bitmap)
     for bit in range(first, end):
         bitmap[bit // 8] = bitmap[bit // 8] & ~(1 << bit % 8) | value << bit % 8
@@ -210,6 +213,12 @@ def not_captured(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, table=table)
 
 
+def without_type_15(snapshot: Snapshot) -> Snapshot:
+    """The firmware accepted everything."""
+    accepted = tuple(d._replace(type=7) if d.type == 15 else d for d in snapshot.efi_map.descriptors)
+    return with_part(snapshot, "efi_map", descriptors=accepted)
+
+
 def the_zone(snapshot: Snapshot) -> Zone:
     """The first zone that lists something."""
     return next(zone for zone in snapshot.zones or () if zone.listed is not None and zone.listed.pfns)
@@ -218,7 +227,6 @@ def the_zone(snapshot: Snapshot) -> Zone:
 def with_zone(snapshot: Snapshot, **changes: Any) -> Snapshot:
     """With fields of :func:`the_zone` changed."""
     chosen = the_zone(snapshot)
-    assert snapshot.zones is not None
     zones = tuple(replace(zone, **changes) if zone is chosen else zone for zone in snapshot.zones)
     return replace(snapshot, zones=zones)
 
@@ -226,7 +234,6 @@ def with_zone(snapshot: Snapshot, **changes: Any) -> Snapshot:
 def with_list(snapshot: Snapshot, **changes: Any) -> Snapshot:
     """With columns of the list of :func:`the_zone` changed."""
     chosen = the_zone(snapshot).listed
-    assert chosen is not None
     return with_zone(snapshot, listed=replace(chosen, **changes))
 
 
@@ -240,20 +247,15 @@ def with_entry(snapshot: Snapshot, column: str, value: int, index: int = 0) -> S
 def counted(snapshot: Snapshot, pages: int) -> Snapshot:
     """With that many more pages free and unaccepted, by all counters."""
     zone, counters = the_zone(snapshot), snapshot.counters
-    assert zone.unaccepted_pages is not None and counters is not None and counters.unaccepted_pages is not None
     snapshot = with_zone(snapshot, free_pages=zone.free_pages + pages, unaccepted_pages=zone.unaccepted_pages + pages)
     return with_part(
-        snapshot,
-        "counters",
-        free_pages=counters.free_pages + pages,
-        unaccepted_pages=counters.unaccepted_pages + pages,
+        snapshot, "counters", free_pages=counters.free_pages + pages, unaccepted_pages=counters.unaccepted_pages + pages
     )
 
 
 def with_listed_pfns(snapshot: Snapshot, pfns: Iterable[int]) -> Snapshot:
     """With these chunks listed, and counted, in place of what was."""
     old = the_zone(snapshot)
-    assert old.listed is not None
     new = listed(pfns)
     new = replace(new, flags=array("Q", [old.listed.flags[0]]) * len(new.pfns))
     new = replace(new, page_types=array("I", [old.listed.page_types[0]]) * len(new.pfns))
@@ -266,7 +268,6 @@ def with_page_state(snapshot: Snapshot, start: int, end: int, state: str | None)
     """With the pages of [start, end) in one state (None: in no run), and looked at."""
     first, last = start >> 12, end >> 12
     pages = snapshot.pages
-    assert pages is not None
     runs = []
     for run in pages.runs:
         if run.start_pfn < first:

@@ -10,16 +10,7 @@ import pytest
 
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.snapshot import (
-    Accept,
-    AcceptingList,
-    EfiMap,
-    KexecSegment,
-    PageRun,
-    Snapshot,
-    Table,
-    Task,
-)
+from drgn_unaccepted.snapshot import Accept, AcceptingList, EfiMap, KexecSegment, PageRun, Snapshot, Table, Task
 
 from . import build
 
@@ -66,7 +57,6 @@ def all_accepted(snapshot: Snapshot) -> Snapshot:
     zone = replace(
         build.the_zone(snapshot), listed=build.listed(()), unaccepted_pages=0, free_pages=5000, buddy_pages=5000
     )
-    assert snapshot.zones is not None
     snapshot = replace(snapshot, zones=(snapshot.zones[0], zone))
     snapshot = build.with_part(snapshot, "counters", unaccepted_pages=0)
     snapshot = build.with_page_state(snapshot, 0x1019FF000, 0x103C00000, "buddy")
@@ -77,7 +67,6 @@ def all_accepted(snapshot: Snapshot) -> Snapshot:
 def trimmed(snapshot: Snapshot) -> Snapshot:
     """`mem=` took the upper half of the unaccepted memory away: no RAM, no struct page, on no list."""
     e820 = snapshot.e820
-    assert e820 is not None and e820.current is not None
     current = build.with_ram_removed(e820.current, 0x102800000, 0x104000000)
     snapshot = build.with_part(snapshot, "e820", current=current)
     snapshot = build.with_listed_pfns(snapshot, build.LISTED[:4])
@@ -96,7 +85,6 @@ def deferred(snapshot: Snapshot) -> Snapshot:
 @legal
 def before_memblock_free_all(snapshot: Snapshot) -> Snapshot:
     """Nothing was given to the page allocator yet, and every struct page has a reference."""
-    assert snapshot.zones is not None
     zones = tuple(
         replace(zone, free_pages=0, buddy_pages=0, unaccepted_pages=0, listed=build.listed(()))
         for zone in snapshot.zones
@@ -187,9 +175,7 @@ def old_table_file(snapshot: Snapshot) -> Snapshot:
 def no_table_no_type_15(snapshot: Snapshot) -> Snapshot:
     """An ordinary machine: no table, no type 15, nothing listed, no confidential platform."""
     snapshot = build.with_part(all_accepted(snapshot), "platform", kind="none")
-    assert snapshot.efi_map is not None
-    accepted = tuple(d._replace(type=7) if d.type == 15 else d for d in snapshot.efi_map.descriptors)
-    return build.with_part(build.absent_table(snapshot), "efi_map", descriptors=accepted)
+    return build.without_type_15(build.absent_table(snapshot))
 
 
 @legal
@@ -219,7 +205,6 @@ def reserved_under_bits(snapshot: Snapshot) -> Snapshot:
 def reserved_kern(snapshot: Snapshot) -> Snapshot:
     """Linux before 7.2 marks RAM under setup_data as E820_TYPE_RESERVED_KERN."""
     e820 = snapshot.e820
-    assert e820 is not None and e820.current is not None
     left = build.with_ram_removed(e820.current, 0x101A00000, 0x101A01000)
     return build.with_part(snapshot, "e820", current=(*left, E820Entry(0x101A00000, 0x101A01000, 128)))
 
@@ -236,7 +221,6 @@ def old_kernel(snapshot: Snapshot) -> Snapshot:
     """Linux 6.5 to 6.11 have no PageUnaccepted: listed pages have no type. The static key is on."""
     snapshot = build.with_part(snapshot, "kernel", unaccepted_page_type=None, static_key=1)
     listed = build.the_zone(snapshot).listed
-    assert listed is not None
     types = listed.page_types[:]
     for index in range(len(types)):
         types[index] = 0xFFFFFFFF
@@ -253,7 +237,6 @@ def static_key_still_on(snapshot: Snapshot) -> Snapshot:
 def pages_limited(snapshot: Snapshot) -> Snapshot:
     """Only the first unaccepted unit's pages were looked at."""
     pages = snapshot.pages
-    assert pages is not None
     first = PageRun(0x1019FF, 0x101C00, "unaccepted")
     scanned = (pages.scanned[0], pages.scanned[1]._replace(end=0x101C00000))
     return build.with_part(snapshot, "pages", runs=(pages.runs[0], first), scanned=scanned, limited="too many pages")
