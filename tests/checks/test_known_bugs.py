@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Optional
 
 import pytest
 
@@ -12,9 +12,10 @@ from drgn_unaccepted.checks import Finding, confirm, run_checks
 from drgn_unaccepted.checks.facts import Facts, version
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, Snapshot, Task, Watermarks
+from drgn_unaccepted.snapshot import KexecSegment, Snapshot, Task, Watermarks
 
 from . import build
+from .changes import Change, accepting, pages, part, trimmed, without
 from .test_rules import short_reservation
 
 
@@ -28,23 +29,10 @@ def status(snapshot: Snapshot, slug: str) -> Optional[str]:
     return found.status if found else None
 
 
-@pytest.mark.parametrize(
-    ("release", "expected"),
-    [
-        ("6.12.117", (6, 12, 117)),
-        ("6.12.0-55.el10.x86_64", (6, 12, 0)),
-        ("6.8.0-40-generic", (6, 8, 0)),
-        ("7.0-rc3", (7, 0, 0)),
-        ("6.12.117+deb12-amd64", (6, 12, 117)),
-        ("", None),
-        (None, None),
-        ("next", None),
-        ("6", None),
-        ("99999.1.2", None),
-    ],
-)
-def test_versions(release: Optional[str], expected: object) -> None:
-    assert version(release) == expected
+def test_versions() -> None:
+    known = ("6.12.117", "6.12.0-55.el10.x86_64", "6.8.0-40-generic", "7.0-rc3", "6.12.117+deb12-amd64")
+    assert [*map(version, known)] == [(6, 12, 117), (6, 12, 0), (6, 8, 0), (7, 0, 0), (6, 12, 117)]
+    assert {version(release) for release in ("", None, "next", "6", "99999.1.2")} == {None}
 
 
 def test_a_stable_fix_holds_for_its_own_series() -> None:
@@ -68,26 +56,13 @@ def short(snapshot: Snapshot) -> Snapshot:
     return build.with_table(short_reservation(snapshot), unmapped=None)
 
 
-def kexec(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, kexec_segments=(KexecSegment("kexec_image", 0x101A00000, 0x101A01000),))
-
-
 def low(snapshot: Snapshot) -> Snapshot:
     low = build.with_zone(snapshot, free_pages=9216 + 10, buddy_pages=10)
     return replace(low, reclaiming=(Task(7, "cc1", 0),))
 
 
-def key_off(snapshot: Snapshot) -> Snapshot:
-    return build.with_part(snapshot, "kernel", static_key=0)
-
-
-def guardless(snapshot: Snapshot) -> Snapshot:
-    return build.with_page_state(snapshot, 0x1019FF000, 0x101A00000, "in-use")
-
-
-def accepting(*units: tuple[int, int], panic: str = "") -> Any:
-    entries = tuple(Accept(0xA000 + start, start, end, Task(start, "a", 0)) for start, end in units)
-    return lambda snapshot: replace(snapshot, accepting=AcceptingList(entries), panic=panic)
+SEGMENTS = (KexecSegment("kexec_image", 0x101A00000, 0x101A01000),)
+key_off = part("kernel", static_key=0)
 
 
 def deadlocked(snapshot: Snapshot) -> Snapshot:
@@ -108,27 +83,27 @@ def deadlocked(snapshot: Snapshot) -> Snapshot:
         ("reservation-short", short_reservation, {"6.6.10": None}),
         ("static-key-race", key_off, {"6.12.117": "warning", "6.6.1": "warning"}),
         ("watermark-zero", deadlocked, {"6.12.20": "warning", "6.12.21": None}),
-        ("kexec-unaccepted", kexec, {"6.12.117": "warning", "6.15.0": None}),
+        ("kexec-unaccepted", lambda s: replace(s, kexec_segments=SEGMENTS), {"6.12.117": "warning", "6.15.0": None}),
         ("endless-reclaim", low, {"6.10.6": "warning", "6.10.7": None, "6.9.9": "warning"}),
-        ("guard-skipped", guardless, {"6.12.117": "info", "7.0.0": None}),
+        ("guard-skipped", pages(0x1019FF000, 0x101A00000, "in-use"), {"6.12.117": "info", "7.0.0": None}),
         (
             "accept-lock-held",
-            lambda s: build.without(s, "accepting"),
+            without("accepting"),
             {"6.5.0": "info", "6.5.8": "info", "6.5.9": None, "6.6.0": None, None: None},
         ),
         ("accept-overlap-spin", accepting((0, 3), (3, 5)), {"6.6.4": "info", "6.6.5": None, "6.7.0": None}),
         (
             "accept-softlockup",
-            accepting((0, 3), panic="softlockup: hung tasks"),
+            lambda s: replace(accepting((0, 3))(s), panic="softlockup: hung tasks"),
             {"6.8.9": "warning", "6.8.10": None, "6.9.0": None},
         ),
         ("kcore-touches-unaccepted", build.live, {"6.6.50": "warning", "6.7.0": None}),
         # By the counter, if the table was not captured.
         ("kcore-touches-unaccepted", build.not_captured, {"6.6.50": "info"}),
-        ("kcore-touches-unaccepted", lambda s: build.with_part(s, "platform", kind="none"), {"6.6.50": None}),
+        ("kcore-touches-unaccepted", part("platform", kind="none"), {"6.6.50": None}),
     ],
 )  # fmt: skip
-def test_a_known_bug_by_release(slug: str, change: Any, by_release: dict[Optional[str], Optional[str]]) -> None:
+def test_a_known_bug_by_release(slug: str, change: Change, by_release: dict[Optional[str], Optional[str]]) -> None:
     found = {release: status(change(build.of_release(build.clean(), release)), slug) for release in by_release}
     assert found == by_release
 
@@ -193,12 +168,11 @@ def test_snp_high_memory() -> None:
 
 
 def test_type_15_reserved() -> None:
-    left = build.with_ram_removed(build.clean().e820.current, 0x101800000, 0x103C00000)
-    reserved = (*left, left[0]._replace(start=0x101800000, end=0x103C00000, type=2))
-    found = advice(build.with_part(build.clean(), "e820", current=reserved), "type-15-reserved")
+    reserved = trimmed("current", 0x101800000, 0x103C00000, 2)(build.clean())
+    found = advice(reserved, "type-15-reserved")
     assert (found.status, found.ranges) == ("info", (Range(0x101800000, 0x103C00000),))
     # Only taken away, for example by mem=: not this bug.
-    assert status(build.with_part(build.clean(), "e820", current=left), "type-15-reserved") is None
+    assert status(trimmed("current", 0x101800000, 0x103C00000)(build.clean()), "type-15-reserved") is None
 
 
 def test_specific_purpose_ignored() -> None:

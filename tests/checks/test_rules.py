@@ -15,6 +15,7 @@ from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, Snapsh
 
 from . import build
 from .build import found
+from .changes import accepting, bits, both, listing, pages, part, table, trimmed, without
 
 Change = Callable[[Snapshot], Snapshot]
 CASES: list[Any] = []
@@ -36,56 +37,6 @@ def test_a_rule_at_its_edges(
         assert re.fullmatch(re.escape(message).replace(r"\.\.\.", ".*"), finding.message)
     if ranges is not None:
         assert list(finding.ranges) == ranges
-
-
-def table(**fields: Any) -> Change:
-    return lambda snapshot: build.with_table(snapshot, **fields)
-
-
-def part(name: str, **fields: Any) -> Change:
-    return lambda snapshot: build.with_part(snapshot, name, **fields)
-
-
-def both(*changes: Change) -> Change:
-    def change(snapshot: Snapshot) -> Snapshot:
-        for each in changes:
-            snapshot = each(snapshot)
-        return snapshot
-
-    return change
-
-
-def bits(first: int, end: int, value: int) -> Change:
-    return lambda snapshot: build.with_bits(snapshot, first, end, value)
-
-
-def pages(start: int, end: int, state: str) -> Change:
-    return lambda snapshot: build.with_page_state(snapshot, start, end, state)
-
-
-def listing(*pfns: int) -> Change:
-    return lambda snapshot: build.with_listed_pfns(snapshot, pfns)
-
-
-def trimmed(name: str, start: int, end: int, type_: Optional[int] = None) -> Change:
-    """RAM taken out of one e820 table, or made another type."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        left = build.with_ram_removed(getattr(snapshot.e820, name), start, end)
-        entry = left[0]._replace(start=start, end=end, type=type_)
-        return build.with_part(snapshot, "e820", **{name: left if type_ is None else (*left, entry)})
-
-    return change
-
-
-def accepting(*units: tuple[int, int]) -> Change:
-    tasks = [Task(pid, "abc"[pid], 0) for pid in range(len(units))]
-    entries = tuple(Accept(0xA000 + task.pid, *unit, task) for unit, task in zip(units, tasks))
-    return lambda snapshot: replace(snapshot, accepting=AcceptingList(entries))
-
-
-def without(name: str) -> Change:
-    return lambda snapshot: build.without(snapshot, name)
 
 
 # Header
