@@ -127,8 +127,8 @@ def rule(
 
 
 def rules() -> list[Rule]:
-    """All rules: C1 to C32, then those without a number in the order of their registration."""
-    return sorted(RULES.values(), key=lambda rule: rule.number or len(RULES))
+    """All rules: C1 to C32, those without a number, and the known bugs."""
+    return sorted(RULES.values(), key=lambda rule: (bool(rule.fixed_by), rule.number or len(RULES)))
 
 
 def rule_names() -> list[str]:

@@ -56,9 +56,10 @@ case("bitmap-geometry: beyond the last address -> critical", table(phys_base=(1 
 case("bitmap-geometry: 256 MiB -> pass", table(unit_size=4096, bitmap_bytes=256 << 20))
 case("bitmap-geometry: over 256 MiB -> critical", table(unit_size=4096, bitmap_bytes=(256 << 20) + 1))
 case("table-aligned: last address -> pass", table(address=(1 << 52) - 8))
+NOWHERE = Table("invalid", "no physical address", address=1 << 52)
 case(
     "table-aligned: no address -> critical",
-    lambda s: replace(s, table=Table("invalid", "no physical address", address=1 << 52)),
+    lambda s: replace(s, table=NOWHERE),
     "efi.unaccepted is 0x10000000000000, which is not a physical address",
 )
 
@@ -121,11 +122,8 @@ case(
     "...(the table's geometry differs from what this map gives: an earlier boot stage may have made the table)",
 )
 # Unit 30 starts at 0x103c00000, the end of type 15.
-case(
-    "padding-bits-clear: first bit of padding -> warning",
-    bits(30, 31, 1),
-    "1 bit set at or above 0x103c00000, the end of type 15 memory: 0x103c00000-0x103e00000",
-)
+PADDING = "1 bit set at or above 0x103c00000, the end of type 15 memory: 0x103c00000-0x103e00000"
+case("padding-bits-clear: first bit of padding -> warning", bits(30, 31, 1), PADDING)
 case("padding-bits-clear: last bit before -> pass", bits(29, 30, 1))
 
 
@@ -305,9 +303,8 @@ case(
 
 UNITS = "1 accept in flight: units 12-15"
 PANIC = "TDX: Failed to accept memory"
-in_flight = both(
-    lambda s: replace(s, accepting=AcceptingList((Accept(0xA000, 12, 15, Task(815, "dd", 1)),)), panic=PANIC)
-)
+DD = AcceptingList((Accept(0xA000, 12, 15, Task(815, "dd", 1)),))
+in_flight = both(lambda s: replace(s, accepting=DD, panic=PANIC))
 case(
     "accepting-ranges-sane: task and panic -> info",
     in_flight,
