@@ -20,12 +20,13 @@ from typing import Callable, TypeVar
 from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.capture import capture, table_readers
 from drgn_unaccepted.kernel.doubt import has_zero_page
 from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable, damage
+from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import adopt
@@ -225,7 +226,7 @@ def _part(read: Callable[[], _Part]) -> _Part:
     try:
         return read()
     except DAMAGED as error:
-        raise Unavailable(damage(error)) from error
+        raise Unavailable(one_line(error)) from error
 
 
 def _bitmap(table: Table) -> tuple[bytes, Geometry]:

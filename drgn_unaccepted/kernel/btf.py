@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""BTF, the description of its own types that a kernel carries: a parser of its bytes, without drgn.
+"""Parse BTF, a kernel's description of its own types, without drgn.
 
-The format is the kernel's Documentation/bpf/btf.rst. A distribution's kernel has 3 to 6 MB of it, 70 to 150
-thousand types, of which we want a dozen, so nothing is parsed before it is asked for:
+The format is described in the kernel's Documentation/bpf/btf.rst. A distribution's kernel has 3 to 6 MB of it, 70 to
+150 thousand types, of which we want a dozen, so nothing is parsed before it is asked for:
 
-* a name is found in the string section by a search for its bytes, and the records that bear it by a search
-  of the type section for the name's offset (both run at memchr's speed);
-* records have no fixed size and refer to each other by number. The table from number to offset is extended
-  only as far as the highest number that was needed (about 0.1 us a record).
+* A name is found by a search of the string section for its bytes, and its records by a search of the type section for
+  the name's offset. Both run at memchr's speed.
+* Records have no fixed size and refer to each other by number. The table from number to offset grows only to the
+  highest number that was needed (about 0.1 us for each record).
 
-Choices, where BTF leaves one:
+Of two types with one kind and name, which BTF has where compilation units differ, the one with the lower number is
+taken, as in libbpf's ``btf__find_by_name_kind()``. Names are found whole: a linker that merges string tails would hide
+names from us, but pahole does not.
 
-* Two types of one kind and name (BTF has them where two compilation units differ): the one with the lower
-  number, as a linear search in libbpf's ``btf__find_by_name_kind()`` would find it.
-* Names are found whole. A linker that merges string tails would hide names from us; pahole does not.
-
-Bytes out of a target are not trusted: whatever does not fit together raises :class:`BtfError`.
+The bytes of a target are not trusted: whatever does not fit together raises :class:`BtfError`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import re
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from enum import IntEnum
 from typing import NamedTuple, Optional
 
@@ -32,7 +30,7 @@ from drgn_unaccepted import limits
 
 
 class BtfError(ValueError):
-    """The bytes are not BTF that we can read; the text says what is wrong and where."""
+    """The bytes are not BTF of a known form; the text says what is wrong and where."""
 
 
 class Kind(IntEnum):
@@ -73,22 +71,10 @@ _RECORD = struct.Struct("<III")
 _RECORD_BYTES = _RECORD.size
 _WORD = struct.Struct("<I")
 
-# Bytes that follow the record itself: so many, or so many for each of its vlen elements.
-_FIXED = {
-    Kind.INT: 4,
-    Kind.PTR: 0,
-    Kind.ARRAY: 12,
-    Kind.FWD: 0,
-    Kind.TYPEDEF: 0,
-    Kind.VOLATILE: 0,
-    Kind.CONST: 0,
-    Kind.RESTRICT: 0,
-    Kind.FUNC: 0,
-    Kind.VAR: 4,
-    Kind.FLOAT: 0,
-    Kind.DECL_TAG: 4,
-    Kind.TYPE_TAG: 0,
-}
+#: Bytes after the record itself.
+_FIXED = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
+_FIXED.update(dict.fromkeys((Kind.PTR, Kind.FWD, Kind.FUNC, Kind.FLOAT, *TRANSPARENT), 0))
+#: Bytes after the record for each of its vlen elements.
 _REPEATED = {
     Kind.STRUCT: 12,
     Kind.UNION: 12,
@@ -99,8 +85,8 @@ _REPEATED = {
 }
 _KIND_FLAG = 0x80
 
-# The same by the top byte of the info word (kind_flag in bit 7, the kind in bits 0 to 4): the size of the
-# whole record, 0 where vlen decides, and then the size of an element, 0 where the kind is unknown.
+# The same by the top byte of the info word (kind_flag in bit 7, the kind in bits 0 to 4): the size of the whole
+# record, 0 where vlen decides; and the size of an element, 0 where the kind is unknown.
 _RECORD_SIZE = [0] * 256
 _ELEMENT_SIZE = [0] * 256
 for _flag in (0, _KIND_FLAG):
@@ -137,11 +123,11 @@ class BtfType(NamedTuple):
 
 
 class Integer(NamedTuple):
-    """What follows a BTF_KIND_INT."""
+    """The word after a BTF_KIND_INT."""
 
     #: Zero or more of :data:`INT_SIGNED`, :data:`INT_CHAR`, :data:`INT_BOOL`.
     encoding: int
-    #: Bits from the start of the storage to the value; not 0 only in the old notation of bit fields.
+    #: Bits from the start of the storage to the value; 0 except in the old notation of bit fields.
     bit_offset: int
     bits: int
 
@@ -166,13 +152,6 @@ class Member(NamedTuple):
     bit_field_size: int
 
 
-class Enumerator(NamedTuple):
-    """``struct btf_enum`` or ``struct btf_enum64``."""
-
-    name: str
-    value: int
-
-
 class Parameter(NamedTuple):
     """``struct btf_param``."""
 
@@ -185,9 +164,9 @@ class Parameter(NamedTuple):
 class Btf:
     """The BTF of one kernel (vmlinux). Types are numbered from 1; 0 is ``void``.
 
-    :param data: the ``.BTF`` section, whole; it is kept.
-    :raises BtfError: not BTF, another byte order or version, larger than :data:`limits.BTF_BYTES`, sections
-        outside of the data, or the split BTF of a module, which is nothing without its vmlinux.
+    :param data: the whole ``.BTF`` section
+    :raises BtfError: not BTF, another byte order or version, more than :data:`limits.BTF_BYTES`, sections outside of
+        the data, or the split BTF of a module, which is of no use without its vmlinux
     """
 
     def __init__(self, data: bytes) -> None:
@@ -216,21 +195,12 @@ class Btf:
         if not self._strings.startswith(b"\0"):
             # kernel/bpf/btf.c btf_parse_str_sec() demands this of all but split BTF.
             raise BtfError("split BTF (of a module) is not supported: its string section begins with a name")
-        # Offset of each record by its number. Entry 0 stands for void and keeps the array sorted.
+        # Offset of each record by its number. Entry 0 is void and keeps the array sorted.
         self._offsets = array("I", [0])
         self._indexed = 0
-        self._member_counts: dict[int, int] = {}
-        self._found: dict[tuple[str, frozenset[Kind]], Optional[int]] = {}
-        self._found_enumerators: dict[str, Optional[tuple[int, int]]] = {}
 
-    def find(self, name: str, kinds: Iterable[Kind]) -> Optional[int]:
+    def find(self, name: str, kinds: Collection[Kind]) -> Optional[int]:
         """Number of the type with this name and one of these kinds, the lowest if there are several."""
-        key = name, frozenset(kinds)
-        if key not in self._found:
-            self._found[key] = self._find(*key)
-        return self._found[key]
-
-    def _find(self, name: str, kinds: frozenset[Kind]) -> Optional[int]:
         if not kinds:
             return None
         kind_byte = b"[" + re.escape(bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))) + b"]"
@@ -243,11 +213,6 @@ class Btf:
 
     def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         """(number of the enumeration, value) of the first enumeration constant with this name."""
-        if name not in self._found_enumerators:
-            self._found_enumerators[name] = self._find_enumerator(name)
-        return self._found_enumerators[name]
-
-    def _find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         for name_off in self._name_offsets(name):
             for offset in self._search(re.escape(_WORD.pack(name_off))):
                 type_id = self._number_at(offset)
@@ -256,7 +221,7 @@ class Btf:
                 if kind in (Kind.ENUM, Kind.ENUM64):
                     index, middle = divmod(offset - start - _RECORD_BYTES, _REPEATED[Kind(kind)])
                     if index >= 0 and middle == 0:
-                        return type_id, self.enumerators(self.type(type_id))[index].value
+                        return type_id, self.enumerators(self.type(type_id))[index][1]
         return None
 
     def type(self, type_id: int) -> BtfType:
@@ -304,16 +269,11 @@ class Btf:
             members.append(Member(self._name(name_off, of.id), type_id, offset, size))
         return members
 
-    def enumerators(self, of: BtfType) -> list[Enumerator]:
-        """Constants of an ENUM or ENUM64, in order; kind_flag says that they are signed."""
-        if of.kind is Kind.ENUM64:
-            return [
-                Enumerator(self._name(name_off, of.id), low | high << 32)
-                for name_off, low, high in self._elements(of, "<IIi" if of.kind_flag else "<III")
-            ]
+    def enumerators(self, of: BtfType) -> list[tuple[str, int]]:
+        """(name, value) of the constants of an ENUM or ENUM64, in order; kind_flag says that they are signed."""
+        layout = ("<IIi" if of.kind_flag else "<III") if of.kind is Kind.ENUM64 else "<Ii" if of.kind_flag else "<II"
         return [
-            Enumerator(self._name(name_off, of.id), value)
-            for name_off, value in self._elements(of, "<Ii" if of.kind_flag else "<II")
+            (self._name(name_off, of.id), low | sum(high) << 32) for name_off, low, *high in self._elements(of, layout)
         ]
 
     def parameters(self, of: BtfType) -> list[Parameter]:
@@ -325,47 +285,36 @@ class Btf:
 
         :raises BtfError: more than :data:`limits.BTF_NESTING` of them, or a cycle
         """
-        return self._strip(type_id)[0]
-
-    def _strip(self, start: int) -> tuple[BtfType, int]:
-        """The type behind typedefs and qualifiers, and how many of them there are."""
-        type_id = start
-        for steps in range(limits.BTF_NESTING):
-            found = self.type(type_id)
+        found = self.type(type_id)
+        for _ in range(limits.BTF_NESTING):
             if found.kind not in TRANSPARENT:
-                return found, steps
-            type_id = found.type_id
-        raise BtfError(f"BTF type {start}: more than {limits.BTF_NESTING} typedefs or qualifiers, or a cycle")
+                return found
+            found = self.type(found.type_id)
+        raise BtfError(f"BTF type {type_id}: more than {limits.BTF_NESTING} typedefs or qualifiers, or a cycle")
 
-    def check_members(self, of: BtfType, depth: int = 0, before: int = 0) -> int:
-        """Number of members of a STRUCT or UNION that C finds by name, those of anonymous members included.
+    def check_members(self, of: BtfType) -> None:
+        """Check that the members of a STRUCT or UNION, including those of anonymous members, are few enough.
 
-        drgn walks all of them when a member is looked up. A cycle, or structures that each hold the next one
-        twice, would never let it end.
+        drgn walks all of them when it looks up a member. With a cycle, or structures that each hold the next one
+        twice, the walk would never end.
 
-        :param before: members, and qualifiers of anonymous ones, that were met on the way to this type
         :raises BtfError: deeper than :data:`limits.BTF_NESTING` or more than :data:`limits.BTF_MEMBERS`
         """
-        count = self._member_counts.get(of.id)
-        if count is None:
+        count = 0
+        todo = [(of, 0)]
+        while todo:
+            found, depth = todo.pop()
             if depth > limits.BTF_NESTING:
                 raise BtfError(f"BTF type {of.id}: anonymous members nested deeper than {limits.BTF_NESTING}")
-            self._few_members(of, before + of.vlen)
-            count = of.vlen
-            for name_off, type_id, _offset in self._elements(of, "<III"):
-                if name_off == 0:
-                    inner, steps = self._strip(type_id)
-                    before += steps
-                    if inner.kind in (Kind.STRUCT, Kind.UNION):
-                        count += self.check_members(inner, depth + 1, before + count)
-                    self._few_members(of, before + count)
-            self._member_counts[of.id] = count
-        self._few_members(of, before + count)
-        return count
-
-    def _few_members(self, of: BtfType, count: int) -> None:
-        if count > limits.BTF_MEMBERS:
-            raise BtfError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
+            if found.kind in (Kind.STRUCT, Kind.UNION):
+                inner = [type_id for name_off, type_id, _ in self._elements(found, "<III") if name_off == 0]
+                count += found.vlen
+            else:  # the walk passes qualifiers, too
+                inner = [found.type_id] if found.kind in TRANSPARENT else []
+                count += len(inner)
+            if count > limits.BTF_MEMBERS:
+                raise BtfError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
+            todo += [(self.type(type_id), depth + 1) for type_id in inner]
 
     def _elements(self, of: BtfType, layout: str) -> Iterator[tuple[int, ...]]:
         element = struct.Struct(layout)
@@ -386,7 +335,7 @@ class Btf:
             raise BtfError(f"BTF type {type_id}: the name at {name_off} is not UTF-8") from None
 
     def _name_offsets(self, name: str) -> Iterator[int]:
-        """Places of a name in the string section; libbpf stores each string once."""
+        """Offsets of a name in the string section; libbpf stores each string once."""
         needle = b"\0" + name.encode() + b"\0"
         found = self._strings.find(needle) if name and "\0" not in name else -1
         for _ in range(limits.BTF_SAME_STRINGS):
@@ -397,7 +346,7 @@ class Btf:
         raise BtfError(f"BTF string section holds {name!r} more than {limits.BTF_SAME_STRINGS} times")
 
     def _search(self, pattern: bytes) -> Iterator[int]:
-        """Offsets in the type section at which the pattern matches, in whatever is there."""
+        """Offsets in the type section at which the pattern matches, whatever record is there."""
         search = re.compile(pattern, re.DOTALL).search
         match = search(self._types)
         for _ in range(limits.BTF_MATCHES):

@@ -2,29 +2,25 @@
 """Types, variables and symbols without debuginfo: drgn finders over the target's own BTF and kallsyms.
 
 drgn 0.3.0 reads no BTF, and kallsyms only on request. After :func:`load_btf`, ``prog.type("struct zone")``,
-``prog["efi"]`` and ``prog.symbol("_text")`` work on a vmcore or a live kernel for which no debuginfo is at
-hand. The finders have the names of the BTF support that is pending in drgn, so that this module can go once
-drgn has it:
+``prog["efi"]`` and ``prog.symbol("_text")`` work on a vmcore or a live kernel without debuginfo. The finders have the
+names of the BTF support that is pending in drgn, so that this module can go once drgn has it:
 
 ``btf``
     Types. As an object finder: enumeration constants.
 ``btf_symbol``
-    Variables and functions: the address from the symbol finders, the type from BTF. The kernel's BTF
-    describes functions and per-CPU variables, but no others; those that we use are declared here, in
-    :data:`GLOBALS`.
+    Variables and functions: the address from the symbol finders, the type from BTF. The kernel's BTF describes
+    functions and per-CPU variables, but no other variables; :data:`GLOBALS` declares those that we use.
 ``kallsyms``
-    Symbols. Those that we use come through :mod:`drgn_unaccepted.kernel.kallsyms`, any other one through
-    drgn's own reader, which is loaded when the first is asked for.
+    Symbols.
 
-Where the answer differs from DWARF's for the same kernel: an array has one dimension (pahole multiplies
-them), ``x[0]`` at the end of a structure is taken for ``x[]``, which BTF writes alike, and a lookup with a
-file name finds nothing, as BTF knows of no files.
+Answers differ from DWARF's in three ways: an array has one dimension (pahole multiplies them), ``x[0]`` at the end of a
+structure is taken for ``x[]``, which BTF writes alike, and a lookup with a file name finds nothing, because BTF knows
+no files.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -45,17 +41,18 @@ from drgn import (
 )
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel import kallsyms
-from drgn_unaccepted.kernel.btf import Btf, BtfError, Kind
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel.btf import Btf, Kind
 from drgn_unaccepted.kernel.btf_types import BtfTypes
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.kallsyms import Kallsym, Kallsyms, KallsymsError
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
 #: The variables that can be looked up by name, with their C types. An array's length may be the name of an
-#: enumeration constant, or ``*``: what VMCOREINFO says, else as much as fits before the next symbol.
+#: enumeration constant, or ``*``: the length in VMCOREINFO, else as many elements as fit before the next symbol.
 #:
-#: drgn's helpers probe for variables as we do, and take one that is not declared here for one that the kernel does not
-#: have: what a helper needs belongs here, what it only tries as well. What DWARF does not have, does not.
+#: drgn's helpers probe for variables, and a variable that is missing here looks absent from the kernel: declare all
+#: that a helper needs or tries, but nothing that DWARF does not have.
 GLOBALS = {
     # arch/x86
     "boot_cpu_data": "struct cpuinfo_x86",
@@ -109,7 +106,7 @@ GLOBALS = {
     "system_state": "enum system_states",
 }
 
-#: Symbols that are looked up in one go with :data:`GLOBALS`.
+#: Symbols that are looked up in one pass with :data:`GLOBALS`.
 SYMBOLS = (
     "__cpu_present_mask",
     "__end_init_stack",
@@ -136,13 +133,22 @@ SYMBOLS = (
 SYSFS_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
-def attach(prog: Program, data: bytes, *, enable_index: int = -1) -> None:
-    """Register the type finder ``btf`` and the object finders ``btf_symbol`` and ``btf``.
+def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
+    """Register the symbol finder ``kallsyms`` and the finders of :func:`attach`.
 
-    :param data: BTF of the program's kernel, from :func:`find_btf` or :func:`read_btf_file`
-    :param enable_index: place among the enabled finders, as in ``Program.register_type_finder()``. Last unless
-        given, so that DWARF that is loaded goes first; 0 prefers BTF.
-    :raises BtfError: the data is not BTF that we can read
+    :param data: BTF of the program's kernel; None for the BTF in the target
+    :raises Unavailable: this target does not describe itself, with the reason
+    :raises BtfError: the data is not BTF of a known form
+    """
+    attach_kallsyms(prog)
+    attach(prog, find_btf(prog) if data is None else data)
+
+
+def attach(prog: Program, data: bytes) -> None:
+    """Register the type finder ``btf`` and the object finders ``btf_symbol`` and ``btf``, after all others.
+
+    :param data: BTF of the program's kernel
+    :raises BtfError: the data is not BTF of a known form
     :raises ValueError: the program has finders with these names
     """
     types = BtfTypes(prog, Btf(data))
@@ -153,7 +159,7 @@ def attach(prog: Program, data: bytes, *, enable_index: int = -1) -> None:
     def find_symbol(prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]) -> Optional[Object]:
         if filename is not None:
             return None
-        declared = None
+        declared = symbol = None
         if name in GLOBALS:
             symbol = _only_symbol(prog, name) if flags & FindObjectFlags.VARIABLE else None
             if symbol is not None:
@@ -163,7 +169,8 @@ def attach(prog: Program, data: bytes, *, enable_index: int = -1) -> None:
                 declared = types.find_declared(Kind.VAR, name)
             if declared is None and flags & FindObjectFlags.FUNCTION:
                 declared = types.find_declared(Kind.FUNC, name)
-            symbol = _only_symbol(prog, name) if declared is not None else None
+            if declared is not None:
+                symbol = _only_symbol(prog, name)
         if declared is None or symbol is None:
             return None
         return Object(prog, declared, address=symbol.address)
@@ -173,13 +180,13 @@ def attach(prog: Program, data: bytes, *, enable_index: int = -1) -> None:
             return None
         return types.find_constant(name)
 
-    prog.register_type_finder("btf", find_type, enable_index=enable_index)
-    prog.register_object_finder("btf_symbol", find_symbol, enable_index=enable_index)
-    prog.register_object_finder("btf", find_constant, enable_index=enable_index)
+    prog.register_type_finder("btf", find_type, enable_index=-1)
+    prog.register_object_finder("btf_symbol", find_symbol, enable_index=-1)
+    prog.register_object_finder("btf", find_constant, enable_index=-1)
 
 
 def _only_symbol(prog: Program, name: str) -> Optional[Symbol]:
-    """The symbol that is meant by a name: a global one before static ones; of several we cannot know which."""
+    """The symbol that a name means: a global one before static ones. None if there are several: it could be any."""
     symbols = prog.symbols(name)
     symbols = [symbol for symbol in symbols if symbol.binding == SymbolBinding.GLOBAL] or symbols
     return symbols[0] if len(symbols) == 1 else None
@@ -192,48 +199,37 @@ def _declared_type(prog: Program, declaration: str, symbol: Symbol) -> Optional[
         element = prog.type(base.rstrip())
         if not bracket:
             return element
-        if length == "*":
-            count = _array_length(prog, element, symbol)
+        if length != "*":
+            count = int(prog.constant(length).value_())
         else:
-            count = int(length) if length.isdigit() else prog.constant(length).value_()
+            known = vmcoreinfo_of(prog).length(symbol.name)
+            count = symbol.size // sizeof(element) if known is None else known
     except LookupError:
         return None
-    return prog.array_type(element, min(count, limits.GLOBAL_ARRAY_LENGTH))
-
-
-def _array_length(prog: Program, element: Type, symbol: Symbol) -> int:
-    known = re.search(rb"^LENGTH\(%s\)=(\d{1,9})$" % symbol.name.encode(), _vmcoreinfo(prog), re.M)
-    return int(known[1]) if known else symbol.size // sizeof(element)
-
-
-def _vmcoreinfo(prog: Program) -> bytes:
-    text: bytes = prog["VMCOREINFO"].string_()
-    return text
+    return prog.array_type(element, max(0, min(count, limits.GLOBAL_ARRAY_LENGTH)))
 
 
 class _KallsymsFinder:
-    """The symbols that we use, read at once; behind them all symbols, read when another is asked for."""
+    """The symbols that we use, read at once; all symbols, read when another one is asked for."""
 
     def __init__(self, prog: Program) -> None:
-        names = frozenset((*GLOBALS, *SYMBOLS))
-        known = kallsyms.vmcoreinfo_symbols(_vmcoreinfo(prog))
-        self._names = names
-        self._found = {
-            name: [_symbol(symbol) for symbol in symbols]
-            for name, symbols in kallsyms.find_symbols(prog.read, known, names).items()
-        }
+        self._table = Kallsyms(prog.read, vmcoreinfo_of(prog))
+        self._names = frozenset((*GLOBALS, *SYMBOLS))
+        self._ours = SymbolIndex([_symbol(found) for found in self._table.find(self._names)])
         self._all: Optional[SymbolIndex] = None
 
     def __call__(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
         if name in self._names and address is None:
-            return self._found.get(name, [])[: 1 if one else None]
-        if self._all is None:
-            self._all = _load_all_symbols(prog)
-        symbols: Sequence[Symbol] = self._all(prog, name, address, one)
-        return symbols
+            index = self._ours
+        else:
+            if self._all is None:
+                self._all = SymbolIndex([_symbol(found) for found in self._table.all()])
+            index = self._all
+        found: Sequence[Symbol] = index(prog, name, address, one)
+        return found
 
 
-def _symbol(of: kallsyms.Kallsym) -> Symbol:
+def _symbol(of: Kallsym) -> Symbol:
     if of.letter in "vVwW":
         binding = SymbolBinding.WEAK
     else:
@@ -242,42 +238,33 @@ def _symbol(of: kallsyms.Kallsym) -> Symbol:
     return Symbol(of.name, of.address, of.size, binding, kind)
 
 
-def _load_all_symbols(prog: Program) -> SymbolIndex:
-    # The import takes as long as everything else here together.
-    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
-    index = load_vmlinux_kallsyms(prog)
-    if not all(symbol.address for symbol in index(prog, "_stext", None, False)):
-        raise LookupError("/proc/kallsyms shows no addresses (kernel.kptr_restrict)")
-    return index
-
-
 def attach_kallsyms(prog: Program) -> None:
     """Register the symbol finder ``kallsyms``: the kernel's own symbol table, in the target's memory.
 
-    Not from ``/proc/kallsyms`` on a live kernel either: the kernel takes longer to print it than we to
-    search its table, and with ``kernel.kptr_restrict`` it prints zeros.
+    ``/proc/kallsyms`` of a live kernel is not used: the kernel takes longer to print it than we to search its table,
+    and with ``kernel.kptr_restrict`` it prints zeros.
 
     :raises Unavailable: no table, or it cannot be read
     """
     try:
         finder = _KallsymsFinder(prog)
-    except (kallsyms.KallsymsError, FaultError, LookupError) as error:
-        raise Unavailable(f"kallsyms: {error}") from error
+    except (KallsymsError, FaultError, LookupError) as error:
+        raise Unavailable(f"kallsyms: {one_line(error)}") from error
     prog.register_symbol_finder("kallsyms", finder, enable_index=-1)
 
 
 def find_btf(prog: Program) -> bytes:
     """The BTF of the program's kernel.
 
-    For the running kernel ``/sys/kernel/btf/vmlinux``; else, and where sysfs does not show it, its memory from
-    ``__start_BTF`` to ``__stop_BTF``, for which a symbol finder has to be there.
+    It is in ``/sys/kernel/btf/vmlinux`` for the running kernel; else, and where sysfs does not show it, in memory from
+    ``__start_BTF`` to ``__stop_BTF``, which needs a symbol finder.
 
     :raises Unavailable: a kernel without BTF (CONFIG_DEBUG_INFO_BTF=n), or it cannot be read
     """
     live = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
     if prog.flags & live == live and os.access(SYSFS_BTF, os.R_OK):
-        return _read_bounded(SYSFS_BTF)
+        with SYSFS_BTF.open("rb") as file:
+            return file.read(limits.BTF_BYTES + 1)  # one more than Btf takes
     try:
         start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
     except LookupError:
@@ -289,43 +276,3 @@ def find_btf(prog: Program) -> bytes:
         return data
     except FaultError as error:
         raise Unavailable(f"BTF from {start:#x} to {stop:#x}: {error}") from error
-
-
-def read_btf_file(path: Path) -> bytes:
-    """BTF out of a file: the ``.BTF`` section of an ELF file (vmlinux), or bare, as a copy of sysfs's.
-
-    :raises Unavailable: neither, or it cannot be read
-    """
-    try:
-        with open_dump(str(path)) as file:
-            if file.read(4) != b"\x7fELF":
-                return _read_bounded(path)
-            from drgn_unaccepted.kernel.elf_sections import ElfSections
-
-            try:
-                sections = ElfSections(file)
-                section = sections.named(".BTF")
-                if section is None:
-                    raise Unavailable("no .BTF section")
-                return sections.data(section, limits.BTF_BYTES)
-            except Unavailable as error:
-                raise Unavailable(f"{path}: {error}") from None
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
-
-
-def _read_bounded(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(limits.BTF_BYTES + 1)  # one more than Btf takes
-
-
-def load_btf(prog: Program) -> None:
-    """Everything in one call: symbols out of kallsyms, types out of BTF, both of the program's own kernel.
-
-    :raises Unavailable: this target does not describe itself, with the reason
-    """
-    attach_kallsyms(prog)
-    try:
-        attach(prog, find_btf(prog))
-    except BtfError as error:
-        raise Unavailable(f"BTF: {error}") from error

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn types made out of BTF, one at a time, for :mod:`drgn_unaccepted.kernel.btf_finder`."""
+"""Make drgn types from BTF, one at a time, for :mod:`drgn_unaccepted.kernel.btf_finder`."""
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Union
+from functools import partial
+from typing import Optional, Union
 
 from drgn import (
     Object,
@@ -39,7 +40,7 @@ _QUALIFIERS = {
     Kind.VOLATILE: Qualifiers.VOLATILE,
     Kind.RESTRICT: Qualifiers.RESTRICT,
 }
-# drgn asks for the spelling on the left first; GCC writes the one on the right into debuginfo.
+# drgn asks for the spelling on the left; GCC writes the one on the right into debuginfo, Clang the one on the left.
 _GCC_SPELLING = {
     "short": "short int",
     "unsigned short": "short unsigned int",
@@ -48,21 +49,17 @@ _GCC_SPELLING = {
     "long long": "long long int",
     "unsigned long long": "long long unsigned int",
 }
-# The integer type that GCC and Clang choose for an enumeration, by its size and sign; BTF does not name it.
+# The integer types (unsigned, signed) that compilers choose for an enumeration, by its size; BTF does not name it.
 _ENUM_INTEGER = {
-    (1, False): "unsigned char",
-    (1, True): "signed char",
-    (2, False): "unsigned short",
-    (2, True): "short",
-    (4, False): "unsigned int",
-    (4, True): "int",
-    (8, False): "unsigned long",
-    (8, True): "long",
+    1: ("unsigned char", "signed char"),
+    2: ("unsigned short", "short"),
+    4: ("unsigned int", "int"),
+    8: ("unsigned long", "long"),
 }
 
 
 class BtfTypes:
-    """drgn types made out of BTF, each when it is asked for, and its members when they are looked at.
+    """drgn types from BTF, each made when it is asked for, and its members when they are looked at.
 
     Every method raises :class:`BtfError` where BTF does not fit together.
     """
@@ -71,15 +68,22 @@ class BtfTypes:
         self._prog = prog
         self._btf = btf
         self._types: dict[int, Type] = {}
+        self._found: dict[tuple[str, frozenset[TypeKind]], Optional[Type]] = {}
 
     def find(self, kinds: TypeKindSet, name: str) -> Optional[Type]:
-        """The type of one of these kinds with this name; as with DWARF, a mere declaration is none."""
+        """The type of one of these kinds with this name; a declaration is no type, as with DWARF."""
+        key = name, frozenset(kinds)
+        if key not in self._found:
+            self._found[key] = self._find(*key)
+        return self._found[key]
+
+    def _find(self, name: str, kinds: frozenset[TypeKind]) -> Optional[Type]:
         btf_kinds = {btf_kind for kind in kinds for btf_kind in _KINDS.get(kind, ())}
         for spelling in (_GCC_SPELLING[name], name) if name in _GCC_SPELLING else (name,):
             type_id = self._btf.find(spelling, btf_kinds)
             if type_id is not None:
                 found = self.type(type_id)
-                return found if found.kind in kinds else None  # INT is bool, too, in BTF
+                return found if found.kind in kinds else None  # BTF's INT is also bool
         return None
 
     def find_constant(self, name: str) -> Optional[Object]:
@@ -88,12 +92,12 @@ class BtfTypes:
         return None if found is None else Object(self._prog, self.type(found[0]), found[1])
 
     def find_declared(self, kind: Kind, name: str) -> Optional[Type]:
-        """The type of a VAR (in the kernel's BTF per-CPU ones) or FUNC."""
+        """The type of a FUNC, or of a VAR: the kernel's BTF has per-CPU variables."""
         type_id = self._btf.find(name, (kind,))
         return None if type_id is None else self.type(self._btf.type(type_id).type_id)
 
     def type(self, type_id: int, depth: int = 0) -> Type:
-        """The type with this number in BTF; ``depth`` counts the types that were on the way to it."""
+        """The type with this number in BTF; ``depth`` counts the types that led to it."""
         if type_id not in self._types:
             if depth > limits.BTF_NESTING:
                 raise BtfError(f"BTF type {type_id}: nested deeper than {limits.BTF_NESTING}, or a cycle")
@@ -137,7 +141,7 @@ class BtfTypes:
     def _make_array(self, of: BtfType, depth: int) -> Type:
         array = self._btf.array(of)
         element = self.type(array.type_id, depth + 1)
-        # A value that is an array is read whole.
+        # An array as a value is read whole.
         if array.nelems and array.nelems * sizeof(element) > limits.BTF_TYPE_BYTES:
             raise BtfError(f"BTF type {of.id}: an array of {array.nelems} elements, {sizeof(element)} bytes each")
         # BTF has no array of unknown length; 0 stands for it.
@@ -155,7 +159,7 @@ class BtfTypes:
             of.size,
             [
                 TypeMember(
-                    self._member(member, flexible=is_struct and index == last > 0),
+                    partial(self._member_type, member, flexible=is_struct and index == last > 0),
                     member.name or None,
                     member.bit_offset,
                 )
@@ -163,22 +167,19 @@ class BtfTypes:
             ],
         )
 
-    def _member(self, member: Member, flexible: bool) -> Callable[[], Union[Type, Object]]:
-        def make() -> Union[Type, Object]:
-            of = self._btf.type(member.type_id)
-            if of.kind is Kind.ARRAY and not flexible:
-                array = self._btf.array(of)
-                if array.nelems == 0:
-                    # As drgn's DWARF reader has it: only the end of a structure can be a flexible array.
-                    return self._prog.array_type(self.type(array.type_id), 0)
-            bits = member.bit_field_size or self._old_bit_field_size(member)
-            made = self.type(member.type_id)
-            return Object(self._prog, made, bit_field_size=bits) if bits else made
-
-        return make
+    def _member_type(self, member: Member, flexible: bool) -> Union[Type, Object]:
+        of = self._btf.type(member.type_id)
+        if of.kind is Kind.ARRAY and not flexible:
+            array = self._btf.array(of)
+            if array.nelems == 0:
+                # As in drgn's DWARF reader, only the end of a structure can be a flexible array.
+                return self._prog.array_type(self.type(array.type_id), 0)
+        bits = member.bit_field_size or self._old_bit_field_size(member)
+        made = self.type(member.type_id)
+        return Object(self._prog, made, bit_field_size=bits) if bits else made
 
     def _old_bit_field_size(self, member: Member) -> int:
-        """Bits of a bit field as written before kind_flag: the integer type says it. 0: no bit field."""
+        """Bits of a bit field as written before kind_flag: its integer type has them. 0: no bit field."""
         of = self._btf.strip(member.type_id)
         if of.kind is not Kind.INT:
             return 0
@@ -190,11 +191,11 @@ class BtfTypes:
     def _make_enum(self, of: BtfType) -> Type:
         if of.vlen == 0:
             return self._prog.enum_type(of.name or None)
-        if (of.size, of.kind_flag) not in _ENUM_INTEGER:
+        if of.size not in _ENUM_INTEGER:
             raise BtfError(f"BTF type {of.id}: an enumeration of {of.size} bytes")
         return self._prog.enum_type(
             of.name or None,
-            self._prog.type(_ENUM_INTEGER[of.size, of.kind_flag]),
+            self._prog.type(_ENUM_INTEGER[of.size][of.kind_flag]),
             [TypeEnumerator(name, value) for name, value in self._btf.enumerators(of)],
         )
 
@@ -205,15 +206,12 @@ class BtfTypes:
             parameters.pop()
         return self._prog.function_type(
             returns,
-            [TypeParameter(self._later(type_id), name or None) for name, type_id in parameters],
+            [TypeParameter(partial(self.type, type_id), name or None) for name, type_id in parameters],
             is_variadic,
         )
 
-    def _later(self, type_id: int) -> Callable[[], Type]:
-        return lambda: self.type(type_id)
-
     def _make_declared(self, of: BtfType) -> Type:
-        """The structure or union that a declaration is of; incomplete where BTF does not have it."""
+        """The structure or union that was declared; incomplete where BTF does not have it."""
         type_id = self._btf.find(of.name, (Kind.UNION if of.kind_flag else Kind.STRUCT,))
         if type_id is not None:
             return self.type(type_id)

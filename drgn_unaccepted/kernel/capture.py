@@ -20,13 +20,14 @@ from typing import Callable, Optional, TypeVar
 import drgn
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
-from drgn_unaccepted.kernel.debug_info import target_build_id
 from drgn_unaccepted.kernel.doubt import doubt, has_zero_page
-from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable, damage
+from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
@@ -73,7 +74,7 @@ class _Reading:
         except Unavailable as error:
             self.missing[name] = str(error)
         except DAMAGED as error:
-            self.missing[name] = damage(error)
+            self.missing[name] = one_line(error)
         return None
 
 
@@ -225,7 +226,7 @@ def _describe(opened: Opened) -> Target:
         kind=opened.kind,
         path=opened.path,
         release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
-        build_id=target_build_id(prog),
+        build_id=vmcoreinfo_of(prog).get("BUILD-ID"),
         debug_info=opened.debug_info,
         taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         boot_id=table_reader.boot_id(prog),

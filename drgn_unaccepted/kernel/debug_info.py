@@ -1,36 +1,50 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where types, symbols and globals come from: DWARF that the user gives, or the target's own BTF and kallsyms."""
+"""Where types, symbols and variables come from: DWARF that the user gives, or the target's own BTF and kallsyms."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Optional
 
 import drgn
 
+from drgn_unaccepted import limits
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf_sections import ElfSections
+from drgn_unaccepted.kernel import btf_finder
+from drgn_unaccepted.kernel.btf import BtfError
+from drgn_unaccepted.kernel.elf import ElfSections, build_id
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
-#: The first bytes of BTF that is in no ELF file, in little endian.
+#: The first bytes of BTF outside an ELF file, in little endian.
 _BTF_MAGIC = b"\x9f\xeb"
-_NT_GNU_BUILD_ID = 3
+
+
+class _File(NamedTuple):
+    """A file given with ``-s``."""
+
+    path: str
+    #: None: it has none, for example bare BTF.
+    build_id: Optional[str]
+    has_dwarf: bool
+    #: None: it has none, or its DWARF is used.
+    btf: Optional[bytes]
 
 
 def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -> str:
     """Make types and symbols of ``prog`` resolve; returns ``dwarf`` or ``btf``.
 
-    ``auto`` takes DWARF if a file given has it, else BTF if one has that, else what the target holds. ``dwarf``
-    without a file searches where drgn does; ``btf`` takes a file's BTF before the target's own.
+    ``auto`` takes DWARF if a given file has it, else BTF if a given file has it, else what the target holds. ``dwarf``
+    without a file searches where drgn does; ``btf`` prefers a file's BTF to the target's own.
 
-    :param symbols: vmlinux, its debug file, or what has BTF alone: a stripped vmlinux, a copy of
+    :param symbols: paths of vmlinux, its debug file, or files with BTF alone: a stripped vmlinux, a copy of
         ``/sys/kernel/btf/vmlinux``
     :param wanted: ``auto``, ``dwarf`` or ``btf``
-    :raises TargetError: nothing could be had, or a file belongs to another kernel
+    :raises TargetError: nothing was found, or a file belongs to another kernel
     """
-    files = [_look_into(path) for path in symbols]
+    files = [_look_into(path, wanted) for path in symbols]
     for file in files:
         _check_build_id(prog, file)
     if wanted == "dwarf" or (wanted == "auto" and any(file.has_dwarf for file in files)):
@@ -40,48 +54,28 @@ def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -
     return "btf"
 
 
-def target_build_id(prog: drgn.Program) -> Optional[str]:
-    """VMCOREINFO's ``BUILD-ID``; None before Linux 5.9, which does not have it."""
-    vmcoreinfo: bytes = prog["VMCOREINFO"].string_()
-    for line in vmcoreinfo.split(b"\n"):
-        name, found, value = line.partition(b"=")
-        if found and name == b"BUILD-ID":
-            return value.decode("ascii", "replace")
-    return None
-
-
-class _File(NamedTuple):
-    """A file given with ``-s``."""
-
-    path: str
-    #: None: it has none, as BTF alone.
-    build_id: Optional[str]
-    has_dwarf: bool
-    has_btf: bool
-
-
-def _look_into(path: str) -> _File:
+def _look_into(path: str, wanted: str) -> _File:
     try:
         with open_dump(path) as file:
             if file.read(2) == _BTF_MAGIC:
-                return _File(path, None, has_dwarf=False, has_btf=True)
+                file.seek(0)
+                return _File(path, None, False, file.read(limits.BTF_BYTES + 1))  # one more than Btf takes
             sections = ElfSections(file)
-            # Other owners have types of their own: Xen's 3, which every distribution's kernel has, is an address.
-            build_ids = [n.data.hex() for n in sections.notes() if (n.name, n.type) == (b"GNU", _NT_GNU_BUILD_ID)]
-            names = {section.name for section in sections.all}
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}") from None
-    except Unavailable as error:
-        raise TargetError(f"{path}: {error}") from None
-    return _File(path, build_ids[0] if build_ids else None, ".debug_info" in names, ".BTF" in names)
+            has_dwarf = any(name == ".debug_info" for name, _ in sections.all)
+            use_btf = wanted == "btf" or not has_dwarf
+            btf = sections.data(".BTF", limits.BTF_BYTES) if use_btf else None
+            return _File(path, build_id(sections.notes()), has_dwarf, btf)
+    except (OSError, Unavailable) as error:
+        raise TargetError(one_line(error, path)) from None
 
 
 def _check_build_id(prog: drgn.Program, file: _File) -> None:
     if file.build_id is None:
-        if not file.has_btf:
+        if file.btf is None:
             raise TargetError(f"{file.path}: no build-id: not a vmlinux or its debug file")
-        return  # _check_layout() does what can be done
-    expected = target_build_id(prog)
+        return  # _check_layout() compares what it can
+    # Before Linux 5.9 VMCOREINFO has no build-id.
+    expected = vmcoreinfo_of(prog).get("BUILD-ID")
     if expected is not None and file.build_id != expected:
         raise TargetError(f"{file.path}: of another kernel: build-id {file.build_id}, the target's is {expected}")
 
@@ -98,7 +92,7 @@ def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
             f"no DWARF for this kernel: {first}; give a vmlinux with -s, or use --debug-info btf"
         ) from None
     except (ValueError, OSError) as error:
-        raise TargetError(f"{', '.join(symbols)}: {error}") from None
+        raise TargetError(one_line(error, ", ".join(symbols))) from None
     try:
         prog.type("struct page")
     except LookupError:
@@ -106,39 +100,35 @@ def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
 
 
 def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
-    from drgn_unaccepted.kernel import btf_finder
-    from drgn_unaccepted.kernel.btf import BtfError
-
-    file = next((file for file in files if file.has_btf), None)
+    file = next((file for file in files if file.btf is not None), None)
     if files and file is None:
         raise TargetError(f"{', '.join(file.path for file in files)}: neither DWARF nor BTF in it")
     try:
-        if file is None:
-            btf_finder.load_btf(prog)
-        else:
-            btf_finder.attach_kallsyms(prog)
-            btf_finder.attach(prog, btf_finder.read_btf_file(Path(file.path)))
-    except BtfError as error:
-        raise TargetError(f"{'the target' if file is None else file.path}: BTF: {error}") from None
-    except Unavailable as error:
+        btf_finder.load_btf(prog, None if file is None else file.btf)
+    except (BtfError, Unavailable) as error:
+        if file is not None and isinstance(error, BtfError):
+            raise TargetError(f"{file.path}: BTF: {error}") from None
         raise TargetError(f"no types: {error}; give a vmlinux with -s") from None
     if file is not None and file.build_id is None:
         _check_layout(prog, file.path)
 
 
 def _check_layout(prog: drgn.Program, path: str) -> None:
-    """Hold types that cannot be told by a build-id against the sizes and offsets that VMCOREINFO has."""
-    text: str = prog["VMCOREINFO"].string_().decode("latin-1")
+    """Compare types without a build-id with the sizes and offsets in VMCOREINFO."""
     agreed = 0
-    for name, member, number in re.findall(r"^(?:SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)=(\d{1,9})$", text, re.MULTILINE):
+    for key, value in vmcoreinfo_of(prog).entries.items():
+        entry = re.fullmatch(r"(?:SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", key)
+        if entry is None or not re.fullmatch("[0-9]{1,9}", value):
+            continue
+        name, member = entry[1], entry[2]
         try:
             type_ = prog.type(f"struct {name}")
             found = drgn.offsetof(type_, member) if member else drgn.sizeof(type_)
         except LookupError:
             continue
-        if found != int(number):
+        if found != int(value):
             what = f"offset of {member} in struct {name}" if member else f"size of struct {name}"
-            raise TargetError(f"{path}: of another kernel: {what} is {found}, the target's is {number}")
+            raise TargetError(f"{path}: of another kernel: {what} is {found}, the target's is {value}")
         agreed += 1
     if not agreed:
         raise TargetError(f"{path}: no build-id, and nothing else to tell whether it is of this kernel")

@@ -1,100 +1,94 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which memory an ELF dump really holds, its notes, and its bytes before drgn can open it.
+"""The ELF format: header, notes, and the sections of a vmlinux, its debug file or another file given with ``-s``.
 
-drgn fills what a PT_LOAD does not have in the file (``p_filesz < p_memsz``, as makedumpfile writes it for the pages
-that it leaves out) with zeros, and zeros decode as "all accepted". The program headers tell the difference.
+Sizes and places in the headers are not believed: everything that is read lies in the file, and is bounded.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import struct
-from bisect import bisect_right
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import BinaryIO, NamedTuple, Optional
 
-from drgn import FaultError
-
 from drgn_unaccepted import limits
-from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.model.ranges import Range
 
+_IDENT = b"\x7fELF\x02\x01"
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+#: ``Elf64_Sym``: st_name, st_info, st_other, st_shndx, st_value, st_size.
+_SYM = struct.Struct("<IBBHQQ")
 _NHDR = struct.Struct("<III")
-_SHDR_INFO = struct.Struct("<I")
-PT_LOAD = 1
-PT_NOTE = 4
-_PN_XNUM = 0xFFFF
-_ET_CORE = 4
 
-_SPACE_END = 1 << 64
-
-
-class ElfCore(NamedTuple):
-    """The segments of an ELF core file."""
-
-    path: str
-    #: Physical memory whose bytes are in the file, sorted and merged.
-    backed: list[Range]
-    #: Physical and virtual memory that a PT_LOAD names and has no bytes for, likewise.
-    lacking: list[Range]
-    lacking_virtual: list[Range]
-    #: File offset after the last byte that a program header names.
-    needed_size: int
-    #: Bytes that the file has.
-    size: int
-    #: ``Elf64_Phdr[]`` as far as the file has it.
-    headers: bytes
-
-    @property
-    def cut_short(self) -> bool:
-        return self.needed_size > self.size
-
-    def holds(self, start: int, end: int) -> bool:
-        """Whether all of physical ``[start, end)`` is in the file."""
-        return rng.total(rng.intersect(self.backed, [Range(start, end)])) == end - start
-
-    def virtual(self) -> list[Range]:
-        """Virtual memory that the PT_LOADs describe, sorted and merged."""
-        return rng.merge((s.vaddr, min(s.vaddr + s.memsz, _SPACE_END)) for s in self.segments(PT_LOAD))
-
-    def segments(self, p_type: int) -> Iterator[Segment]:
-        for found, _, offset, vaddr, paddr, filesz, memsz, _ in _PHDR.iter_unpack(self.headers):
-            if found == p_type:
-                yield Segment(offset, vaddr, paddr, filesz, memsz)
-
-    def notes(self) -> Iterator[Note]:
-        """The notes, as far as they are whole; :data:`limits.ELF_NOTE_BYTES` of them at most."""
-        left = limits.ELF_NOTE_BYTES
-        with Path(self.path).open("rb") as file:
-            # Each of a million segments may name the same bytes.
-            for segment in self.segments(PT_NOTE):
-                file.seek(min(segment.offset, self.size))
-                data = file.read(min(segment.filesz, left))
-                left -= len(data)
-                yield from parse_notes(data)
-                if not left:
-                    return
+_SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_NOTE = 1, 2, 3, 7
+#: Section types that are of use here, and have bytes in the file.
+_WANTED = (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)
+_SHF_COMPRESSED = 1 << 11
+_SHN_XINDEX = 0xFFFF
+_NT_GNU_BUILD_ID = 3
 
 
-class Segment(NamedTuple):
-    """A program header."""
+class ElfHeader(NamedTuple):
+    """``Elf64_Ehdr``."""
 
+    ident: bytes
+    type: int
+    machine: int
+    version: int
+    entry: int
+    phoff: int
+    shoff: int
+    flags: int
+    ehsize: int
+    phentsize: int
+    phnum: int
+    shentsize: int
+    shnum: int
+    shstrndx: int
+
+
+class SectionHeader(NamedTuple):
+    """``Elf64_Shdr``."""
+
+    name: int
+    type: int
+    flags: int
+    address: int
     offset: int
-    vaddr: int
-    paddr: int
-    filesz: int
-    memsz: int
+    size: int
+    link: int
+    info: int
+    alignment: int
+    entry_size: int
 
 
 class Note(NamedTuple):
     name: bytes
     type: int
     data: bytes
+
+
+class ElfSymbol(NamedTuple):
+    #: As linked, without KASLR's offset.
+    address: int
+    #: Bytes.
+    size: int
+
+
+def read_elf_header(file: BinaryIO) -> Optional[ElfHeader]:
+    """The header of a 64-bit little-endian ELF file; None for any other file."""
+    file.seek(0)
+    data = file.read(_EHDR.size)
+    if len(data) < _EHDR.size or not data.startswith(_IDENT):
+        return None
+    return ElfHeader(*_EHDR.unpack(data))
+
+
+def read_first_section_header(file: BinaryIO, header: ElfHeader) -> SectionHeader:
+    """Header 0, of no section: it has the counts that are too large for ``Elf64_Ehdr``. Zeros beyond the file's end."""
+    file.seek(min(header.shoff, file.seek(0, io.SEEK_END)))
+    return SectionHeader(*_SHDR.unpack(file.read(_SHDR.size).ljust(_SHDR.size, b"\0")))
 
 
 def parse_notes(data: bytes) -> Iterator[Note]:
@@ -110,136 +104,115 @@ def parse_notes(data: bytes) -> Iterator[Note]:
         at = start + (size + 3 & ~3)
 
 
-class ElfMemory:
-    """The physical memory in an ELF core file, read without drgn."""
-
-    def __init__(self, core: ElfCore) -> None:
-        self._file = Path(core.path).open("rb")  # noqa: SIM115
-        self._size = core.size
-        self._segments = [s for s in core.segments(PT_LOAD) if s.filesz and s.offset < core.size]
-        #: Where physical memory lies in the file, without overlap: start, end, offset of the start.
-        self._pieces: list[tuple[int, int, int]] = []
-        end = 0
-        for segment in sorted(self._segments, key=lambda segment: segment.paddr):
-            start, stop = max(segment.paddr, end), segment.paddr + segment.filesz
-            if start < stop:
-                self._pieces.append((start, stop, segment.offset + start - segment.paddr))
-                end = stop
-
-    def __enter__(self) -> ElfMemory:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read(self, address: int, size: int) -> bytes:
-        """``size`` bytes at a physical address.
-
-        :raises FaultError: the dump does not hold them all
-        """
-        data = b""
-        for index in range(max(0, bisect_right(self._pieces, (address, _SPACE_END, 0)) - 1), len(self._pieces)):
-            start, end, offset = self._pieces[index]
-            at = address + len(data)
-            if not start <= at < end:
-                break
-            wanted = min(size - len(data), end - at)
-            piece = os.pread(self._file.fileno(), wanted, offset + at - start)
-            data += piece
-            if len(piece) < wanted or len(data) == size:
-                break
-        if len(data) < size:
-            raise FaultError("not in this dump", address)
-        return data
-
-    def find(self, pattern: bytes, most: int) -> Iterator[int]:
-        """Physical addresses of ``pattern``. Holes of a sparse file are passed over.
-
-        :param most: bytes of the file that are searched
-        :raises Unavailable: there are more
-        """
-        # Segments that name the same bytes again and again would be searched again and again.
-        piece, left = limits.SEARCH_PIECE_BYTES, min(most, self._size)
-        for segment in self._segments:
-            end = min(segment.offset + segment.filesz, self._size)
-            for start, stop in self._data(segment.offset, end):
-                for at in range(start, stop, piece):
-                    if left <= 0 and self._size <= most:
-                        raise Unavailable("its program headers name the same bytes more than once")
-                    if left <= 0:
-                        raise Unavailable(f"not found in the first {most >> 30} GiB of the dump")
-                    # Together with what a match that begins in this piece can reach into the next.
-                    data = os.pread(self._file.fileno(), min(piece + len(pattern) - 1, stop - at), at)
-                    left -= min(piece, len(data))
-                    found = data.find(pattern)
-                    while found >= 0:
-                        yield segment.paddr + at + found - segment.offset
-                        found = data.find(pattern, found + 1)
-
-    def _data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The parts of the file between two offsets that are no holes."""
-        while start < end:
-            try:
-                start = os.lseek(self._file.fileno(), start, os.SEEK_DATA)
-            except OSError:
-                return  # a hole up to the end of the file
-            if start >= end:
-                return
-            stop = min(end, os.lseek(self._file.fileno(), start, os.SEEK_HOLE))
-            yield start, stop
-            start = stop
+def build_id(notes: Iterator[Note]) -> Optional[str]:
+    """GNU build-id in hexadecimal. Other owners have notes of the same type: Xen's 3 is an address."""
+    return next((note.data.hex() for note in notes if (note.name, note.type) == (b"GNU", _NT_GNU_BUILD_ID)), None)
 
 
-def read_elf_core(path: str) -> Optional[ElfCore]:
-    """The segments of a 64-bit little-endian ELF core file; None for any other file.
+class ElfSections:
+    """The named sections of an open file: those with bytes of the kernel, symbol tables, and notes.
 
-    :raises OSError: the file cannot be read
-    :raises ValueError: the program headers are damaged
+    :raises Unavailable: not a 64-bit little-endian ELF file, or its headers are damaged
     """
-    if Path(path).name == "kcore" and path.startswith("/proc/"):
-        return None
-    with open_dump(path) as file:
-        ident = file.read(_EHDR.size)
-        if len(ident) < _EHDR.size or ident[:6] != b"\x7fELF\x02\x01":
-            return None
-        fields = _EHDR.unpack(ident)
-        if fields[1] != _ET_CORE:
-            return None
-        size = os.fstat(file.fileno()).st_size
-        phoff = fields[5]
-        phnum = _number_of_headers(file, fields[6], fields[9], fields[10])
-        file.seek(min(phoff, size))
-        headers = file.read(phnum * _PHDR.size)
-    return _segments(path, headers, phoff + phnum * _PHDR.size, size)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, io.SEEK_END)
+        header = read_elf_header(file)
+        if header is None:
+            raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
+        self._headers: list[SectionHeader] = []
+        #: (name, header), in the order of the file.
+        self.all: list[tuple[str, SectionHeader]] = []
+        if header.shoff:
+            self._read_headers(header)
+
+    def _read_headers(self, header: ElfHeader) -> None:
+        if header.shentsize != _SHDR.size:
+            raise Unavailable(f"damaged: section headers of {header.shentsize} bytes instead of {_SHDR.size}")
+        first = read_first_section_header(self._file, header)
+        count = header.shnum or first.size
+        if count > limits.ELF_SECTIONS:
+            raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
+        data = self._read(header.shoff, count * _SHDR.size)
+        self._headers = [SectionHeader(*fields) for fields in _SHDR.iter_unpack(data)]
+        wanted = [section for section in self._headers if section.type in _WANTED]
+        for section in wanted:
+            self._read(section.offset + section.size, 0)
+        names = self._strings(
+            first.link if header.shstrndx == _SHN_XINDEX else header.shstrndx, limits.ELF_SECTION_NAMES_BYTES
+        )
+        self.all = [(_name(names, section.name), section) for section in wanted]
+
+    def _strings(self, index: int, most: int) -> bytes:
+        if index >= len(self._headers) or self._headers[index].type != _SHT_STRTAB:
+            raise Unavailable("damaged: no names of its sections or symbols")
+        return self._content("of names", self._headers[index], most)
+
+    def _content(self, name: str, section: SectionHeader, most: int) -> bytes:
+        if section.flags & _SHF_COMPRESSED:
+            raise Unavailable(f"section {name} is compressed")
+        if section.size > most:
+            raise Unavailable(f"section {name} has {section.size} bytes, limit {most}")
+        return self._read(section.offset, section.size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset + size > self._size:
+            raise Unavailable("cut short or damaged: its headers name bytes that it does not have")
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def data(self, name: str, most: int) -> Optional[bytes]:
+        """The content of the first section of this name; None if there is none.
+
+        :param most: bytes that it may have
+        :raises Unavailable: it has more, or is compressed
+        """
+        section = next((section for found, section in self.all if found == name), None)
+        return None if section is None else self._content(name, section, most)
+
+    def notes(self) -> Iterator[Note]:
+        """The notes in all sections of notes.
+
+        :raises Unavailable: together they have more than :data:`limits.VMLINUX_NOTE_BYTES`
+        """
+        left = limits.VMLINUX_NOTE_BYTES
+        for name, section in self.all:
+            if section.type == _SHT_NOTE:
+                data = self._content(name, section, left)
+                left -= len(data)
+                yield from parse_notes(data)
+
+    def symbols(self, names: Collection[str]) -> dict[str, ElfSymbol]:
+        """The defined symbols of these names; of a name that several have, the first.
+
+        :raises Unavailable: the symbol tables have more than :data:`limits.VMLINUX_SYMBOLS_BYTES` together
+        """
+        found: dict[str, ElfSymbol] = {}
+        left = limits.VMLINUX_SYMBOLS_BYTES
+        for section_name, section in self.all:
+            if section.type != _SHT_SYMTAB:
+                continue
+            table = self._content(section_name, section, left)
+            strings = self._strings(section.link, left - len(table))
+            left -= len(table) + len(strings)
+            places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
+            for at, _, _, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
+                if at in places and defined_in:
+                    found.setdefault(places[at], ElfSymbol(value, size))
+        return found
 
 
-def _number_of_headers(file: BinaryIO, shoff: int, phentsize: int, phnum: int) -> int:
-    if phentsize != _PHDR.size:
-        raise ValueError(f"program headers of {phentsize} bytes instead of {_PHDR.size}")
-    if phnum == _PN_XNUM:
-        # More than 65534 segments: the count is sh_info of the first section header.
-        file.seek(shoff + 44)
-        phnum = _SHDR_INFO.unpack(file.read(4).ljust(4, b"\0"))[0]
-    if phnum > limits.ELF_SEGMENTS:
-        raise ValueError(f"{phnum} program headers, more than {limits.ELF_SEGMENTS}")
-    return int(phnum)
+def _name(strings: bytes, start: int) -> str:
+    end = strings.find(b"\0", start, start + limits.SYMBOL_NAME_BYTES)
+    if end < 0:
+        raise Unavailable("damaged: a section's name has no end")
+    return strings[start:end].decode("latin-1")
 
 
-def _segments(path: str, headers: bytes, needed: int, size: int) -> ElfCore:
-    headers = headers[: len(headers) // _PHDR.size * _PHDR.size]
-    backed, lacking, lacking_virtual = [], [], []
-    for p_type, _, offset, vaddr, paddr, filesz, memsz, _ in _PHDR.iter_unpack(headers):
-        needed = max(needed, offset + filesz)
-        if p_type != PT_LOAD:
-            continue
-        in_file = min(filesz, memsz, max(0, size - offset))
-        if in_file:
-            backed.append(Range(paddr, paddr + in_file))
-        if in_file < memsz:
-            lacking.append(Range(paddr + in_file, paddr + memsz))
-            lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))
-    # Where segments overlap, drgn takes the last one; what any of them lacks may read as zeros.
-    absent = rng.merge(lacking)
-    return ElfCore(
-        path, rng.subtract(rng.merge(backed), absent), absent, rng.merge(lacking_virtual), needed, size, headers
-    )
+def _places(strings: bytes, name: bytes) -> Iterator[int]:
+    """Where a name may begin. It may be the end of a longer one: linkers store a common end once."""
+    at = strings.find(name)
+    while at >= 0:
+        yield at
+        at = strings.find(name, at + 1)

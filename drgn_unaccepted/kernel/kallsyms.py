@@ -1,42 +1,37 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A few symbols out of the kernel's own symbol table, read in its memory: no debuginfo, no drgn.
+"""Symbols from the kernel's own symbol table, read in its memory without debuginfo.
 
-``drgn.helpers.linux.kallsyms.load_vmlinux_kallsyms()`` decodes all of the 60 to 200 thousand symbols, and
-to import it is to import all of drgn's Linux helpers; together that is as long as the rest of a start
-without debuginfo. We know the names that we want, so nothing is decoded: each name is *encoded* as the
-kernel's build did it, and the table is searched for the encoded bytes in one pass.
+The table (kernel/kallsyms.c, scripts/kallsyms.c) is a sequence of length-prefixed records, one for each symbol: its
+type letter and name in a byte-pair code of at most 256 tokens. A distribution's kernel has 100 to 250 thousand symbols,
+and to decode all of them takes as long as the rest of a start. We know most names that we want, so each name is
+*encoded* as the kernel's build did it, and the table is searched for the encoded bytes in one pass. The build replaced
+the most frequent pair of adjacent bytes with token 255, then the next one with token 254, and so on: for each token, in
+this order, its expansion in the code so far is the pair that it stands for.
 
-The table (kernel/kallsyms.c, scripts/kallsyms.c) is a sequence of length-prefixed records, one a symbol, of
-the symbol's type letter and name in a byte-pair code of at most 256 tokens. The build replaces the most
-profitable pair of adjacent bytes by token 255, then the next one by the token before, and so on. The order
-is all that matters: for each token in that order its expansion, as coded with the tokens before it, must be
-a pair, and that is the pair that it stands for. The same replacements in the same order then encode any
-name.
-
-VMCOREINFO says where the tables are since Linux 6.0 (commit f09bddbd8661 ("vmcoreinfo: add
-kallsyms_num_syms symbol") and the ones before it). The length of a record is one byte, or two where bit 7
-is set since Linux 6.1 (commit 73bbb94466fd ("kallsyms: support "big" kernel symbols")).
+VMCOREINFO says where the tables are since Linux 6.0 (commit f09bddbd8661 ("vmcoreinfo: add kallsyms_num_syms symbol")
+and the ones before it). The length of a record is one byte, or two where bit 7 is set since Linux 6.1 (commit
+73bbb94466fd ("kallsyms: support "big" kernel symbols")).
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo
 
-#: nm(1)'s letters, as in /proc/kallsyms: G and S are for sections that x86 does not have, N is left out by the build.
-TYPE_LETTERS = "ABDRTVWabdrtvw"
+#: nm(1)'s letters, as in /proc/kallsyms: G and S are for sections that x86 does not have; the build omits N.
+_TYPE_LETTERS = "ABDRTVWabdrtvw"
 
-# Stands between the texts in one long string. No token, so that no replacement crosses it.
+# Separates the texts in one long string. No token contains it, so that no replacement crosses it.
 _END = "\u0100"
 
 
 class KallsymsError(ValueError):
-    """The symbol table is not there or not as we know it; the text says what is wrong."""
+    """The symbol table is not there or has an unknown format; the text says what is wrong."""
 
 
 class Kallsym(NamedTuple):
@@ -45,78 +40,60 @@ class Kallsym(NamedTuple):
     letter: str
     #: Virtual address; for a per-CPU variable before Linux 6.15 its offset in the per-CPU area.
     address: int
-    #: Bytes to the next symbol: the symbol's size at most. 0 for the last one.
+    #: Bytes to the next symbol, which is at least the symbol's size. 0 for the last one.
     size: int
 
 
-def vmcoreinfo_symbols(vmcoreinfo: bytes) -> dict[str, int]:
-    """``SYMBOL(name)=address`` lines of VMCOREINFO."""
-    return {
-        name.decode(): int(address, 16)
-        for name, address in re.findall(rb"^SYMBOL\(([\w.]+)\)=([0-9a-f]{1,16})$", vmcoreinfo, re.M)
-    }
+class Kallsyms:
+    """The symbol table of one kernel.
 
-
-def find_symbols(
-    read: Callable[[int, int], bytes], known: Mapping[str, int], names: Iterable[str]
-) -> dict[str, list[Kallsym]]:
-    """All symbols with one of these names, in the order of the table; a name that no symbol has is left out.
-
-    :param read: ``read(address, size)`` of the target's virtual memory; what it raises passes through
-    :param known: addresses by name, from :func:`vmcoreinfo_symbols`
+    :param read: ``read(address, size)`` reads the target's virtual memory; its exceptions pass through
     :raises KallsymsError: no table (CONFIG_KALLSYMS=n, or Linux before 6.0), or one in an unknown format
     """
-    lacking = [name for name in _NEEDED if name not in known]
-    if lacking:
-        raise KallsymsError(f"VMCOREINFO does not say where kallsyms is: no SYMBOL({lacking[0]})")
-    table = _Table(read, known)
-    found = table.search(names)
-    addresses = table.addresses(found)
-    result: dict[str, list[Kallsym]] = {}
-    for index, (letter, name) in found.items():
-        address, size = addresses(index)
-        result.setdefault(name, []).append(Kallsym(name, letter, address, size))
-    return result
 
-
-_NEEDED = (
-    "_stext",
-    "kallsyms_names",
-    "kallsyms_num_syms",
-    "kallsyms_offsets",
-    "kallsyms_token_index",
-    "kallsyms_token_table",
-)
-
-
-def _length(of: int) -> bytes:
-    """What stands before a record of so many bytes."""
-    return bytes((of,)) if of < 0x80 else bytes((of & 0x7F | 0x80, of >> 7))
-
-
-class _Table:
-    def __init__(self, read: Callable[[int, int], bytes], known: Mapping[str, int]) -> None:
+    def __init__(self, read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo) -> None:
         self._read = read
-        self._known = known
-        self.count = int.from_bytes(read(known["kallsyms_num_syms"], 4), "little")
-        if not 0 < self.count <= limits.KALLSYMS_SYMBOLS:
-            raise KallsymsError(f"kallsyms_num_syms is {self.count}, the limit is {limits.KALLSYMS_SYMBOLS}")
+        self._vmcoreinfo = vmcoreinfo
+        self._count = int.from_bytes(read(self._known("kallsyms_num_syms"), 4), "little")
+        if not 0 < self._count <= limits.KALLSYMS_SYMBOLS:
+            raise KallsymsError(f"kallsyms_num_syms is {self._count}, the limit is {limits.KALLSYMS_SYMBOLS}")
         # The order in memory has always been: names, markers, token table, token index.
-        tokens_at = known["kallsyms_token_table"]
-        self.tokens = self._read_tokens(tokens_at, known["kallsyms_token_index"])
-        size = tokens_at - known["kallsyms_names"]
-        if not 0 < size <= limits.KALLSYMS_NAMES_BYTES:
-            raise KallsymsError(f"kallsyms_names has {size} bytes, the limit is {limits.KALLSYMS_NAMES_BYTES}")
-        self.names = read(known["kallsyms_names"], size)
+        self._tokens = self._read_tokens()
+        self._names = self._read_up_to("kallsyms_names", "kallsyms_token_table", limits.KALLSYMS_NAMES_BYTES)
 
-    def _read_tokens(self, table_at: int, index_at: int) -> list[str]:
-        size = index_at - table_at
-        if not 0 < size <= limits.KALLSYMS_TOKEN_BYTES:
-            raise KallsymsError(f"kallsyms_token_table has {size} bytes, the limit is {limits.KALLSYMS_TOKEN_BYTES}")
-        table = self._read(table_at, size)
-        index = struct.unpack("<256H", self._read(index_at, 512))
+    def find(self, names: Iterable[str]) -> list[Kallsym]:
+        """All symbols with one of these names, and ``_stext``, in the order of the table."""
+        encoded = self._encode({*names, "_stext"})
+        found = [(index, encoded[record]) for index, record in self._records() if record in encoded]
+        self._address = self._choose_address([index for index, text in found if text[1:] == "_stext"])
+        return [self._symbol(index, text) for index, text in found]
+
+    def all(self) -> Iterator[Kallsym]:
+        """All symbols, in the order of the table."""
+        self.find(())
+        for index, record in self._records():
+            text = "".join([self._tokens[code] for code in record])
+            if not 1 < len(text) <= limits.SYMBOL_NAME_BYTES:
+                raise KallsymsError(f"kallsyms symbol {index} has a name of {len(text)} bytes")
+            yield self._symbol(index, text)
+
+    def _known(self, name: str) -> int:
+        address = self._vmcoreinfo.symbol(name)
+        if address is None:
+            raise KallsymsError(f"VMCOREINFO does not say where kallsyms is: no SYMBOL({name})")
+        return address
+
+    def _read_up_to(self, name: str, end: str, most: int) -> bytes:
+        start = self._known(name)
+        size = self._known(end) - start
+        if not 0 < size <= most:
+            raise KallsymsError(f"{name} has {size} bytes, the limit is {most}")
+        return self._read(start, size)
+
+    def _read_tokens(self) -> list[str]:
+        table = self._read_up_to("kallsyms_token_table", "kallsyms_token_index", limits.KALLSYMS_TOKEN_BYTES)
         tokens = []
-        for start in index:
+        for start in struct.unpack("<256H", self._read(self._known("kallsyms_token_index"), 512)):
             end = table.find(b"\0", start)
             if end < 0:
                 raise KallsymsError(f"kallsyms_token_index points at {start}, beyond the token table")
@@ -125,69 +102,59 @@ class _Table:
             tokens.append(table[start:end].decode("latin-1"))
         return tokens
 
-    def encode(self, texts: list[str]) -> list[bytes]:
-        """The texts as the kernel's build encodes them."""
+    def _encode(self, names: set[str]) -> dict[bytes, str]:
+        """Each name with each type letter, by its code."""
+        # A character that is in no symbol has no code of its own; the code with its number may be a longer token.
+        own = {chr(code) for code, token in enumerate(self._tokens) if token == chr(code)}
+        texts = [letter + name for name in names if own.issuperset(name) for letter in own & set(_TYPE_LETTERS)]
         # One string of all tokens and all texts: 256 calls of str.replace() do the whole work.
-        text = _END.join(self.tokens + texts)
+        text = _END.join(self._tokens + texts)
         for code in range(255, -1, -1):
-            if len(self.tokens[code]) < 2:
+            if len(self._tokens[code]) < 2:
                 continue  # a character that stands for itself, or a token not needed
             pair = text.split(_END, code + 1)[code]
             if len(pair) != 2:
-                raise KallsymsError(f"kallsyms token {code} ({self.tokens[code]!r}) is no pair of others")
+                raise KallsymsError(f"kallsyms token {code} ({self._tokens[code]!r}) is no pair of others")
             text = text.replace(pair, chr(code))
-        return [encoded.encode("latin-1") for encoded in text.split(_END)[256:]]
+        return {code.encode("latin-1"): name for code, name in zip(text.split(_END)[256:], texts)}
 
-    def search(self, names: Iterable[str]) -> dict[int, tuple[str, str]]:
-        """(letter, name) by the index of the symbol, in the order of the table; ``_stext`` always."""
-        # A character that is in no symbol has no code of its own; its code may be a token.
-        own = {chr(code) for code, token in enumerate(self.tokens) if token == chr(code)}
-        possible = {name for name in (*names, "_stext") if own.issuperset(name)}
-        wanted = [(letter, name) for name in possible for letter in own.intersection(TYPE_LETTERS)]
-        encoded = self.encode([letter + name for letter, name in wanted])
-        records = {_length(len(code)) + code: text for code, text in zip(encoded, wanted)}
-        found = {}
-        names_bytes, start = self.names, 0
-        try:
-            for index in range(self.count):
-                length = names_bytes[start] + 1
-                if length > 0x80:
-                    length = (length - 1 & 0x7F | names_bytes[start + 1] << 7) + 2
-                end = start + length
-                record = names_bytes[start:end]
-                if record in records:
-                    found[index] = records[record]
-                start = end
-        except IndexError:
-            raise KallsymsError(f"kallsyms_names ends inside of symbol {index} of {self.count}") from None
-        return found
+    def _records(self) -> Iterator[tuple[int, bytes]]:
+        names, start = self._names, 0
+        for index in range(self._count):
+            try:
+                length = names[start]
+                start += 1
+                if length & 0x80:
+                    length = length & 0x7F | names[start] << 7
+                    start += 1
+            except IndexError:
+                raise KallsymsError(f"kallsyms_names ends inside of symbol {index} of {self._count}") from None
+            yield index, names[start : start + length]
+            start += length
 
-    def addresses(self, found: Mapping[int, tuple[str, str]]) -> Callable[[int], tuple[int, int]]:
-        """A function from index to (address, bytes to the next symbol)."""
-        offsets_at = self._known["kallsyms_offsets"]
-        offsets = array("i", self._read(offsets_at, 4 * self.count))
-        ways: list[Callable[[int], int]] = []
-        if "kallsyms_relative_base" in self._known:
-            base = int.from_bytes(self._read(self._known["kallsyms_relative_base"], 8), "little")
-            # Unsigned from the base; but with CONFIG_KALLSYMS_ABSOLUTE_PERCPU (x86-64 before Linux 6.15)
-            # negative from it, and what is not negative is a per-CPU symbol's own value.
-            ways.append(lambda index: base + (offsets[index] & 0xFFFFFFFF))
-            ways.append(lambda index: base - 1 - offsets[index] if offsets[index] < 0 else offsets[index])
-        # Since Linux 7.0 relative to the offset's own place, commit a081b5789255 ("kallsyms: Get rid of
-        # kallsyms relative base").
-        ways.append(lambda index: offsets_at + 4 * index + offsets[index])
-        stext = [index for index, (_, name) in found.items() if name == "_stext"]
+    def _symbol(self, index: int, text: str) -> Kallsym:
+        start = self._address(index)
+        for following in range(index + 1, min(index + 1 + limits.KALLSYMS_ALIASES, self._count)):
+            if self._address(following) > start:
+                return Kallsym(text[1:], text[0], start, self._address(following) - start)
+        return Kallsym(text[1:], text[0], start, 0)
+
+    def _choose_address(self, indexes: list[int]) -> Callable[[int], int]:
+        """The function from index to address that gives ``_stext``, at one of ``indexes``, VMCOREINFO's address."""
+        offsets_at = self._known("kallsyms_offsets")
+        offsets = array("i", self._read(offsets_at, 4 * self._count))
+        # Since Linux 7.0 relative to the offset's own place, commit a081b5789255 ("kallsyms: Get rid of kallsyms
+        # relative base").
+        ways: list[Callable[[int], int]] = [lambda index: offsets_at + 4 * index + offsets[index]]
+        base_at = self._vmcoreinfo.symbol("kallsyms_relative_base")
+        if base_at is not None:
+            base = int.from_bytes(self._read(base_at, 8), "little")
+            # Unsigned from the base; but with CONFIG_KALLSYMS_ABSOLUTE_PERCPU (x86-64 before Linux 6.15) negative
+            # offsets are from the base, and others are the value of a per-CPU symbol.
+            ways.insert(0, lambda index: base - 1 - offsets[index] if offsets[index] < 0 else offsets[index])
+            ways.insert(0, lambda index: base + (offsets[index] & 0xFFFFFFFF))
+        stext = self._known("_stext")
         for address in ways:
-            if any(address(index) == self._known["_stext"] for index in stext):
-                break
-        else:
-            raise KallsymsError("kallsyms and VMCOREINFO disagree about _stext")
-
-        def address_and_size(index: int) -> tuple[int, int]:
-            start = address(index)
-            for following in range(index + 1, min(index + 1 + limits.KALLSYMS_ALIASES, self.count)):
-                if address(following) > start:
-                    return start, address(following) - start
-            return start, 0
-
-        return address_and_size
+            if any(address(index) == stext for index in indexes):
+                return address
+        raise KallsymsError("kallsyms and VMCOREINFO disagree about _stext")

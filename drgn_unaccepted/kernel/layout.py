@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
@@ -16,11 +14,9 @@ from drgn_unaccepted.kernel.boot_params import (
     read_setup_data,
 )
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import NamedRange
-
-# Where the kernel image is mapped (arch/x86/include/asm/page_64_types.h). KASLR moves the image within this
-# mapping and in physical memory, each by its own amount.
-_START_KERNEL_MAP = 0xFFFFFFFF80000000
 
 
 def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str, str]]:
@@ -62,10 +58,10 @@ def _text(error: Exception) -> str:
 
 def _image(prog: Program) -> NamedRange:
     """``_text`` to ``_end``, through ``phys_base`` as VMCOREINFO has it (it may be negative)."""
-    match = re.search(rb"^NUMBER\(phys_base\)=(-?\d+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
-    if match is None:
+    phys_base = vmcoreinfo_of(prog).number("phys_base")
+    if phys_base is None:
         raise Unavailable("VMCOREINFO has no NUMBER(phys_base)")
-    offset = int(match[1]) - _START_KERNEL_MAP
+    offset = phys_base - START_KERNEL_MAP
     start = prog.symbol("_text").address + offset
     end = prog.symbol("_end").address + offset
     if not 0 <= start < end <= limits.PHYSICAL_END or end - start > limits.KERNEL_IMAGE_BYTES:

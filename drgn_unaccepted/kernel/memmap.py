@@ -15,7 +15,8 @@ from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.probe import enumerators, member_offset, vmcoreinfo_number, vmcoreinfo_symbol
+from drgn_unaccepted.kernel.probe import enumerators, member_offset
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
 
 # Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
@@ -113,7 +114,7 @@ def _vmemmap(prog: Program) -> int:
         return int(prog["vmemmap_base"].value_())
     except LookupError:
         # Without CONFIG_DYNAMIC_MEMORY_LAYOUT it is a constant of the preprocessor.
-        address = vmcoreinfo_symbol(prog, "vmemmap")
+        address = vmcoreinfo_of(prog).symbol("vmemmap")
         if address is None:
             raise Unavailable("neither vmemmap_base nor SYMBOL(vmemmap): not SPARSEMEM_VMEMMAP") from None
         return address
@@ -121,7 +122,7 @@ def _vmemmap(prog: Program) -> int:
 
 def _node_bits(prog: Program) -> int:
     """NODES_SHIFT, from the length of ``node_data[MAX_NUMNODES]``."""
-    nodes = vmcoreinfo_number(prog, "LENGTH(node_data)")
+    nodes = vmcoreinfo_of(prog).length("node_data")
     if nodes is None:
         try:
             nodes = len(prog["node_data"])

@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Walk x86-64 page tables, for what drgn cannot reach through them.
 
-In a guest with AMD SEV every entry of a page table that maps private memory carries the C-bit, which is no part of
-the address (AMD64 Architecture Programmer's Manual, volume 2, 15.34.5). drgn 0.3.0 does not take it off and looks for
-memory at an address that there is none at. Direct map and kernel text do not need the tables in an ELF vmcore, which
-has a PT_LOAD for each; ``struct page``, per-CPU and vmalloc memory do.
+In a guest with AMD SEV every page-table entry for private memory carries the C-bit, which is not part of the address
+(AMD64 Architecture Programmer's Manual, volume 2, 15.34.5). drgn 0.3.0 does not mask it, and looks for memory where
+there is none. In an ELF vmcore the direct map and kernel text have PT_LOADs and need no page tables; ``struct page``,
+per-CPU and vmalloc memory need them.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Callable, Optional
 
 from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.elf import ElfCore
+from drgn_unaccepted.kernel.elf_core import ElfCore
+from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 
-#: Where the kernel image is mapped (arch/x86/include/asm/page_64_types.h).
+#: Where the kernel image is mapped (arch/x86/include/asm/page_64_types.h). KASLR moves the image within this mapping,
+#: and in physical memory, each by its own amount.
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 
-#: The kernel's half of the address space, with five levels as with four, and its end.
+#: The kernel's half of the address space, with four levels and with five.
 KERNEL_SPACE = Range(0xFF00000000000000, 1 << 64)
 
 _PAGE_SHIFT = 12
@@ -39,7 +40,7 @@ _ADDRESS = (1 << 52) - _PAGE_SIZE
 class PageTables:
     """Translates virtual addresses.
 
-    :param read: ``read(address, size)`` of physical memory, raises FaultError
+    :param read: ``read(address, size)`` reads physical memory, or raises FaultError
     :param root: physical address of the table of the highest level
     :param levels: 4, or 5 with LA57
     :param encryption_mask: bits of an entry that are neither flags nor address (``sme_me_mask``)
@@ -53,7 +54,7 @@ class PageTables:
         self._tables: dict[int, memoryview] = {}
 
     def translate(self, virtual: int) -> Range:
-        """Physical memory from that of ``virtual`` up to the end of its page (4 KiB, 2 MiB or 1 GiB).
+        """Physical memory from ``virtual`` to the end of its page (4 KiB, 2 MiB or 1 GiB).
 
         :raises FaultError: not mapped, or a table is not in the target
         """
@@ -95,7 +96,7 @@ class PageTables:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _runs(self, virtual: int, size: int) -> list[Range]:
-        """The physical memory behind virtual memory, in order; what is contiguous is in one piece."""
+        """The physical memory behind virtual memory, in order; contiguous pages form one piece."""
         runs: list[Range] = []
         end = virtual + size
         while virtual < end:
@@ -109,49 +110,38 @@ class PageTables:
         return runs
 
 
-def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: bytes) -> Optional[PageTables]:
+def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo) -> Optional[PageTables]:
     """The kernel's own page tables as VMCOREINFO describes them; None if it does not.
 
-    :param read: as of :class:`PageTables`
+    :param read: as for :class:`PageTables`
     """
-    root = _value(vmcoreinfo, rb"SYMBOL\(swapper_pg_dir\)", 16)
-    phys_base = _value(vmcoreinfo, rb"NUMBER\(phys_base\)", 10)
+    root, phys_base = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.number("phys_base")
     if root is None or phys_base is None:
         return None
-    levels = 5 if _value(vmcoreinfo, rb"NUMBER\(pgtable_l5_enabled\)", 10) else 4
-    mask = _value(vmcoreinfo, rb"NUMBER\(sme_mask\)", 10) or 0
+    levels = 5 if vmcoreinfo.number("pgtable_l5_enabled") else 4
+    mask = vmcoreinfo.number("sme_mask") or 0
     return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
 
 
-def reach_encrypted(prog: Program, core: ElfCore) -> bool:
+def reach_encrypted(prog: Program, core: ElfCore) -> None:
     """Make the kernel's virtual memory readable where page-table entries carry the C-bit.
 
-    Adds memory segments for what no PT_LOAD describes, so that everything else of drgn's reads stays as it was. A
-    second call does nothing.
-
-    :return: whether there was a need
+    Adds memory segments only where no PT_LOAD describes memory; drgn's other reads stay as they were. A second call
+    does nothing.
     """
-    vmcoreinfo: bytes = prog["VMCOREINFO"].string_()
-    if not _value(vmcoreinfo, rb"NUMBER\(sme_mask\)", 10):
-        return False
-    if _CACHE_KEY not in prog.cache:
-        prog.cache[_CACHE_KEY] = True
-        tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo)
-        if tables is None:
-            return False
+    vmcoreinfo = vmcoreinfo_of(prog)
+    if not vmcoreinfo.number("sme_mask") or _CACHE_KEY in prog.cache:
+        return
+    prog.cache[_CACHE_KEY] = True
+    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo)
+    if tables is None:
+        return
 
-        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-            return tables.read(address, count)
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return tables.read(address, count)
 
-        for start, end in rng.subtract([KERNEL_SPACE], core.virtual()):
-            prog.add_memory_segment(start, end - start, read, physical=False)
-    return True
+    for start, end in rng.subtract([KERNEL_SPACE], core.virtual()):
+        prog.add_memory_segment(start, end - start, read, physical=False)
 
 
 _CACHE_KEY = "drgn_unaccepted_encrypted"
-
-
-def _value(vmcoreinfo: bytes, key: bytes, base: int) -> Optional[int]:
-    digits = rb"(-?\d{1,20})" if base == 10 else rb"([0-9a-f]{1,16})"
-    match = re.search(rb"^" + key + rb"=" + digits + rb"$", vmcoreinfo, re.MULTILINE)
-    return None if match is None else int(match[1], base)

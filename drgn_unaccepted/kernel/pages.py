@@ -18,7 +18,8 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
 from drgn_unaccepted.kernel.page_list import column
-from drgn_unaccepted.kernel.probe import enumerators, vmcoreinfo_number
+from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import nodes
 from drgn_unaccepted.model.ranges import Range, are_aligned, chunk_ranges, intersect, merge, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
@@ -117,8 +118,9 @@ class _PageTypes:
                 self.unaccepted = types["PGTY_unaccepted"] << 24
             self.mask = 0xFF << 24
         else:
-            buddy = vmcoreinfo_number(prog, "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
-            offline = vmcoreinfo_number(prog, "NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)")
+            vmcoreinfo = vmcoreinfo_of(prog)
+            buddy = vmcoreinfo.number("PAGE_BUDDY_MAPCOUNT_VALUE")
+            offline = vmcoreinfo.number("PAGE_OFFLINE_MAPCOUNT_VALUE")
             if buddy is None or offline is None:
                 raise Unavailable("neither PGTY_buddy nor PAGE_BUDDY_MAPCOUNT_VALUE: free pages cannot be told")
             self.mask = 0xFFFFFFFF

@@ -11,7 +11,8 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.percpu import cpus_in
-from drgn_unaccepted.kernel.probe import enumerators, vmcoreinfo_number
+from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import KernelBuild, Platform
 
 # arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8. Word 8 is Linux's own (virtualization)
@@ -63,7 +64,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         raise Unavailable(f"zone->free_area has {orders} elements: at most {limits.PAGE_ORDERS} are expected")
     layout = page_layout(prog)
     page_type = enumerators(prog, "pagetype").get("PGTY_unaccepted")
-    exported = vmcoreinfo_number(prog, "NUMBER(PAGE_UNACCEPTED_MAPCOUNT_VALUE)")
+    exported = vmcoreinfo_of(prog).number("PAGE_UNACCEPTED_MAPCOUNT_VALUE")
     return KernelBuild(
         unaccepted_memory=zone.has_member("unaccepted_pages"),
         # Linux kernel commit 310183de7bb2 ("mm: introduce PageUnaccepted() page type") (in v6.12)

@@ -15,9 +15,10 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import drgn
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_input
-from drgn_unaccepted.kernel.elf import ElfCore
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
+from drgn_unaccepted.kernel.elf_core import ElfCore
+from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import PAGE_SIZE, Table
@@ -110,13 +111,13 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     try:
         efi = prog["efi"]
     except DAMAGED as error:
-        raise Unavailable(f"efi: {damage(error)}") from None
+        raise Unavailable(f"efi: {one_line(error)}") from None
     try:
         address = index(efi.unaccepted.value_())
     except AttributeError:
         return Table("absent", "struct efi has no member unaccepted: a kernel before Linux 6.5")
     except DAMAGED as error:
-        raise Unavailable(f"efi.unaccepted: {damage(error)}") from None
+        raise Unavailable(f"efi.unaccepted: {one_line(error)}") from None
     if address == EFI_INVALID_TABLE_ADDR:
         return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
     if address == 0:
@@ -133,7 +134,7 @@ def _has_feature(prog: drgn.Program) -> bool:
     try:
         return bool(prog.type("struct zone").has_member("unaccepted_pages"))
     except DAMAGED as error:
-        raise Unavailable(f"struct zone: {damage(error)}") from None
+        raise Unavailable(f"struct zone: {one_line(error)}") from None
 
 
 def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
@@ -145,7 +146,7 @@ def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
         try:
             return bytes(prog.read(address, size, physical=True))
         except (drgn.FaultError, OSError) as error:
-            raise Unavailable(f"{address:#x}-{address + size:#x} is not in this target ({_one_line(error)})") from None
+            raise Unavailable(f"{address:#x}-{address + size:#x} is not in this target ({one_line(error)})") from None
 
     return read
 
@@ -174,10 +175,6 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
                 return None
             unmapped.append(Range(page, page + PAGE_SIZE))
     return tuple(merge(unmapped))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _saved_reader(saved: SavedTable) -> Reader:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open a target: the running kernel or a vmcore, as a drgn program whose types and symbols resolve."""
+"""Open a target, the running kernel or a vmcore, as a drgn program whose types and symbols resolve."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from typing import Optional, Union
 import drgn
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump, open_input
-from drgn_unaccepted.kernel import elf
+from drgn_unaccepted.kernel.bpf import lockdown_mode
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable, damage
+from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore, read_elf_core
+from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
 from drgn_unaccepted.kernel.kdump import KdumpExtent, read_kdump_extent
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
+from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 _SPACE_END = 1 << 64
@@ -32,16 +37,16 @@ class Opened:
     #: ``live`` or ``vmcore``.
     kind: str
     path: Optional[str]
-    #: ``dwarf``, ``btf`` or ``none``.
+    #: ``dwarf`` or ``btf``.
     debug_info: str
     #: The segments of an ELF dump; None for another format and for a live kernel.
-    elf: Optional[elf.ElfCore]
+    elf: Optional[ElfCore]
     #: What the user should know although an answer may be possible.
     warnings: tuple[str, ...] = ()
 
     @property
     def is_this_kernel(self) -> bool:
-        """Whether it is the running kernel of this machine, not a dump and no other machine's (QMP, gdb)."""
+        """Whether it is this machine's running kernel: no dump, and no other machine's kernel (QMP, gdb)."""
         wanted = drgn.ProgramFlags.IS_LIVE | drgn.ProgramFlags.IS_LOCAL
         return bool(self.prog.flags & wanted == wanted)
 
@@ -53,7 +58,7 @@ class Opened:
 def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened:
     """The running kernel, through /proc/kcore.
 
-    :raises TargetError: with the reason and the mend
+    :raises TargetError: with the reason and the fix
     """
     prog = _program()
     try:
@@ -65,23 +70,31 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
     except Exception as error:
         if not _is_of_drgn(error):
             raise
-        raise TargetError(f"/proc/kcore: {_text(error)}") from None
+        raise TargetError(one_line(error, "/proc/kcore")) from None
     return Opened(prog, "live", None, attach_debug_info(prog, symbols, debug_info), None)
+
+
+def _why_refused() -> str:
+    if os.geteuid() != 0:
+        return "the running kernel can be read by root only"
+    if lockdown_mode() == "confidentiality":
+        return "the kernel is locked down (lockdown=confidentiality)"
+    return "this process lacks CAP_SYS_RAWIO, or a security module refuses it"
 
 
 def open_vmcore(
     path: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
 ) -> Opened:
-    """A vmcore in any format that drgn reads, and dumps by QEMU that it refuses.
+    """A vmcore in any format that drgn reads, or a dump by QEMU that drgn refuses.
 
     :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
-    :raises TargetError: with the reason and the mend
+    :raises TargetError: with the reason and the fix
     """
     core, cut, warnings = _examine(path)
     text = None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo)
     try:
         if core is not None and text is None and _lacks_vmcoreinfo(core):
-            text, warning = _vmcoreinfo_of(core, symbols)
+            text, warning = _vmcoreinfo_for(core, symbols)
             warnings.append(f"{path}: {warning}")
         prog = _set_core_dump(path, text, None if core is not None or text is None else _X86_64)
         if core is not None:
@@ -91,133 +104,17 @@ def open_vmcore(
     except TargetError as error:
         raise TargetError(f"{path}: {error if cut is None else f'{cut}: {error}'}") from None
     except DAMAGED as error:
-        raise TargetError(f"{path}: damaged: {damage(error)}") from None
+        raise TargetError(f"{path}: damaged: {one_line(error)}") from None
     return Opened(prog, "vmcore", path, found, core, tuple(warnings))
-
-
-def _examine(path: str) -> tuple[Optional[elf.ElfCore], Optional[str], list[str]]:
-    """The segments of an ELF dump, how a dump of any format is cut short, and what the user should know.
-
-    :raises TargetError: the file cannot be read, or what is there cannot be told from what is not
-    """
-    try:
-        core = elf.read_elf_core(path)
-        extent = read_kdump_extent(path) if core is None else None
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise TargetError(f"{path}: damaged headers: {error}") from None
-    warnings = []
-    cut = _cut_short(core or extent)
-    if cut is not None:
-        if core is None:
-            raise TargetError(f"{path}: {cut}")
-        warnings.append(f"{path}: {cut}; what is missing is not in this dump")
-    elif extent is not None and extent.incomplete:
-        warnings.append(f"{path}: makedumpfile ran out of space; what is missing is not in this dump")
-    return core, cut, warnings
-
-
-def _cut_short(extent: Union[elf.ElfCore, KdumpExtent, None]) -> Optional[str]:
-    if extent is None or not extent.cut_short:
-        return None
-    return f"cut short: its headers name {extent.needed_size:#x} bytes, the file has {extent.size:#x}"
-
-
-def _lacks_vmcoreinfo(core: elf.ElfCore) -> bool:
-    """Whether this is a dump of a machine's memory, by QEMU or another hypervisor, without the note.
-
-    A process's core dump has no physical addresses.
-    """
-    names = {note.name for note in core.notes()}
-    return b"VMCOREINFO" not in names and (b"QEMU" in names or any(s.paddr for s in core.segments(elf.PT_LOAD)))
-
-
-def _vmcoreinfo_of(core: elf.ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
-    """VMCOREINFO for a dump without the note, and where it is from."""
-    from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
-    from drgn_unaccepted.kernel.vmcoreinfo import find_vmcoreinfo
-
-    try:
-        found = find_vmcoreinfo(core)
-    except OSError as error:
-        raise TargetError(str(error.strerror)) from None
-    except Unavailable as error:
-        lack = (
-            f"no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and {error}"
-        )
-    else:
-        return found.text, f"no VMCOREINFO note; it was found in the dumped memory, at {found.address:#x}"
-    if not symbols:
-        raise TargetError(
-            f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
-            "--vmcoreinfo FILE"
-        )
-    try:
-        worked = work_out_vmcoreinfo(core, symbols)
-    except OSError as error:
-        raise TargetError(f"{error.filename}: {error.strerror}") from None
-    except Unavailable as error:
-        raise TargetError(f"{lack}; {error}") from None
-    return worked.text, f"no VMCOREINFO; addresses are from the registers of CPU {worked.cpu} and {worked.vmlinux}"
-
-
-def _set_core_dump(path: str, vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None) -> drgn.Program:
-    """A program over a dump.
-
-    QEMU's kdump-compressed form names the machine but no system (``utsname.sysname``), and libkdumpfile then takes
-    both for unknown; it has to be told before it opens the file.
-    """
-    prog = _program(platform, vmcoreinfo)
-    try:
-        prog.set_core_dump(path)
-    except Exception as error:
-        if not _is_of_drgn(error):
-            raise
-        if platform is None and "KDUMP_ATTR_ARCH_NAME" in str(error):
-            return _set_core_dump(path, vmcoreinfo, _X86_64)
-        raise TargetError(_open_reason(path, error)) from None
-    if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
-        raise TargetError("not a dump of a Linux kernel (no VMCOREINFO, and not from a hypervisor)")
-    return prog
-
-
-def _fault_what_is_lacking(prog: drgn.Program, core: elf.ElfCore) -> None:
-    """Let reads fail where a PT_LOAD has no bytes in the file, which drgn fills with zeros.
-
-    It cannot tell pages that makedumpfile left out because they were zero from all others that it left out; as little
-    can we. In the kdump-compressed format such reads fail, too. A second call does nothing.
-    """
-    if _GUARDED_KEY in prog.cache:
-        return
-
-    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
-        raise drgn.FaultError("not saved in this dump", address)
-
-    for ranges, physical in ((core.lacking, True), (core.lacking_virtual, False)):
-        for start, end in ranges:
-            if start < _SPACE_END:
-                prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
-    prog.cache[_GUARDED_KEY] = True
-
-
-def _why_refused() -> str:
-    if os.geteuid() != 0:
-        return "the running kernel can be read by root only"
-    from drgn_unaccepted.kernel.bpf import lockdown_mode
-
-    if lockdown_mode() == "confidentiality":
-        return "the kernel is locked down (lockdown=confidentiality)"
-    return "this process lacks CAP_SYS_RAWIO, or a security module refuses it"
 
 
 def adopt(prog: drgn.Program) -> Opened:
     """A program that somebody else opened (drgn's prompt, a script), with the debug information that it has.
 
-    It gets what :func:`open_vmcore` gives its own: from then on reads of what an ELF dump has no bytes for fail, for
-    everybody who uses the program, instead of giving zeros.
+    As in :func:`open_vmcore`, reads of memory that an ELF dump has no bytes for fail from then on, for everybody who
+    uses the program, instead of giving zeros.
 
-    :raises TargetError: it has none and does not describe itself, or its file is gone or cut short
+    :raises TargetError: it has no debug information and does not describe itself, or its file is gone or cut short
     """
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
     path = None if live else prog.core_dump_path
@@ -233,13 +130,64 @@ def adopt(prog: drgn.Program) -> Opened:
     return Opened(prog, "live" if live else "vmcore", path, found, core, tuple(warnings))
 
 
-def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[bytes] = None) -> drgn.Program:
-    # Plugins of drgn are imported when a target is set, and drgn's own commands among them import every helper:
-    # 60 ms for nothing. A plugin that the user names in DRGN_PLUGINS still runs.
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
-    # What drgn would warn of (missing debuginfo, the flattened format) is said here in other words or not at all.
-    logging.getLogger("drgn").setLevel(logging.ERROR)
-    return drgn.Program(platform, vmcoreinfo=vmcoreinfo)
+def _examine(path: str) -> tuple[Optional[ElfCore], Optional[str], list[str]]:
+    """The segments of an ELF dump, how a dump of any format is cut short, and what the user should know.
+
+    :raises TargetError: the file cannot be read, or nothing tells what is missing from it
+    """
+    extent: Union[ElfCore, KdumpExtent, None]
+    try:
+        extent = core = read_elf_core(path)
+        if core is None:
+            extent = read_kdump_extent(path)
+    except OSError as error:
+        raise TargetError(one_line(error, path)) from None
+    except ValueError as error:
+        raise TargetError(f"{path}: damaged headers: {error}") from None
+    warnings = []
+    cut = None
+    if extent is not None and extent.cut_short:
+        cut = f"cut short: its headers name {extent.needed_size:#x} bytes, the file has {extent.size:#x}"
+        if core is None:
+            raise TargetError(f"{path}: {cut}")
+        warnings.append(f"{path}: {cut}; what is missing is not in this dump")
+    elif isinstance(extent, KdumpExtent) and extent.incomplete:
+        warnings.append(f"{path}: makedumpfile ran out of space; what is missing is not in this dump")
+    return core, cut, warnings
+
+
+def _lacks_vmcoreinfo(core: ElfCore) -> bool:
+    """Whether this is a dump of a machine's memory, by QEMU or another hypervisor, without the note.
+
+    A process's core dump has no physical addresses.
+    """
+    names = {note.name for note in core.notes()}
+    return b"VMCOREINFO" not in names and (b"QEMU" in names or any(s.paddr for s in core.segments(PT_LOAD)))
+
+
+def _vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
+    """VMCOREINFO for a dump without the note, and where it comes from."""
+    try:
+        found = find_vmcoreinfo(core)
+        return found.vmcoreinfo.text, f"no VMCOREINFO note; it was found in the dumped memory, at {found.address:#x}"
+    except OSError as error:
+        raise TargetError(one_line(error)) from None
+    except Unavailable as error:
+        lack = (
+            f"no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and {error}"
+        )
+    if not symbols:
+        raise TargetError(
+            f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
+            "--vmcoreinfo FILE"
+        )
+    try:
+        worked = work_out_vmcoreinfo(core, symbols)
+    except OSError as error:
+        raise TargetError(one_line(error, error.filename)) from None
+    except Unavailable as error:
+        raise TargetError(f"{lack}; {error}") from None
+    return worked.text, f"no VMCOREINFO; addresses are from the registers of CPU {worked.cpu} and {worked.vmlinux}"
 
 
 def _read_vmcoreinfo(path: str) -> bytes:
@@ -247,37 +195,78 @@ def _read_vmcoreinfo(path: str) -> bytes:
         with open_input(path) as file:
             data = file.read(limits.VMCOREINFO_BYTES + 1)
     except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}") from None
-    if len(data) > limits.VMCOREINFO_BYTES or b"OSRELEASE=" not in data:
+        raise TargetError(one_line(error, path)) from None
+    if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).get("OSRELEASE") is None:
         raise TargetError(f"{path}: not the text of a VMCOREINFO note (no OSRELEASE= in it)")
     return data
 
 
-def _open_reason(path: str, error: BaseException) -> str:
-    text = _text(error)
-    if text == "not an ELF core file":
+def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[bytes] = None) -> drgn.Program:
+    # drgn imports its plugins when a target is set, and its own commands import every helper: 60 ms for nothing.
+    # A plugin that the user names in DRGN_PLUGINS still runs.
+    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
+    # This program reports what drgn would warn about (missing debuginfo, the flattened format), if it matters.
+    logging.getLogger("drgn").setLevel(logging.ERROR)
+    return drgn.Program(platform, vmcoreinfo=vmcoreinfo)
+
+
+def _set_core_dump(path: str, vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None) -> drgn.Program:
+    """A program over a dump.
+
+    QEMU's kdump-compressed form names the machine but no system (``utsname.sysname``), so that libkdumpfile takes both
+    for unknown. It has to be told before it opens the file.
+    """
+    prog = _program(platform, vmcoreinfo)
+    try:
+        prog.set_core_dump(path)
+    except Exception as error:
+        if not _is_of_drgn(error):
+            raise
+        if platform is None and "KDUMP_ATTR_ARCH_NAME" in str(error):
+            return _set_core_dump(path, vmcoreinfo, _X86_64)
+        raise TargetError(_why_not_opened(path, one_line(error))) from None
+    if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError("not a dump of a Linux kernel (no VMCOREINFO, and not from a hypervisor)")
+    return prog
+
+
+def _is_of_drgn(error: Exception) -> bool:
+    """Whether drgn raised it about the file that it was given. For libkdumpfile's errors it raises Exception itself."""
+    return type(error) is Exception or isinstance(error, DAMAGED)
+
+
+def _why_not_opened(path: str, words: str) -> str:
+    if words == "not an ELF core file":
         with open_dump(path) as file:
             beginning = file.read(64)
         if b'"drgn-unaccepted-snapshot/' in beginning:
             return "a file written by snapshot, and no dump: give it with --snapshot"
         return "not a dump (neither ELF core nor kdump-compressed nor flattened)" if beginning else "empty file"
-    if "flattened segment" in text:
-        return f"flattened dump, cut short or damaged: {text}"
-    if "linux.vmcoreinfo.raw is not set" in text:
+    if "flattened segment" in words:
+        return f"flattened dump, cut short or damaged: {words}"
+    if "linux.vmcoreinfo.raw is not set" in words:
         return (
             "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg "
             "driver, or one that died early); dump as ELF (dump-guest-memory without -z), or give the text with "
             "--vmcoreinfo FILE"
         )
-    return text
+    return words
 
 
-def _is_of_drgn(error: Exception) -> bool:
-    """Whether drgn raised it for what it was given to open. For libkdumpfile's errors it raises Exception itself."""
-    return type(error) is Exception or isinstance(error, DAMAGED)
+def _fault_what_is_lacking(prog: drgn.Program, core: ElfCore) -> None:
+    """Let reads fail where a PT_LOAD has no bytes in the file, instead of drgn's zeros.
 
+    Neither drgn nor we can tell pages that makedumpfile dropped for being zero from pages dropped for other reasons.
+    In the kdump-compressed format such reads fail, too. A second call does nothing.
+    """
+    if _GUARDED_KEY in prog.cache:
+        return
 
-def _text(error: BaseException) -> str:
-    """An exception's own words on one line."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(words.split())
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise drgn.FaultError("not saved in this dump", address)
+
+    for ranges, physical in ((core.lacking, True), (core.lacking_virtual, False)):
+        for start, end in ranges:
+            if start < _SPACE_END:
+                prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
+    prog.cache[_GUARDED_KEY] = True

@@ -14,8 +14,7 @@ from tests.fuzz.case import sample, truth
 from tests.fuzz.files import damaged_snapshot, damaged_text, snapshot_text
 from tests.fuzz.mutate import NASTY
 from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome, command
-from tests.kernel.elf_dump import SAMPLES
-from tests.kernel.test_target import gnu_build_id, section_elf
+from tests.kernel.elf_dump import SAMPLES, gnu_build_id, section_elf
 
 KINDS = ("table", "vmcoreinfo", "symbols", "records")
 

@@ -19,6 +19,7 @@ import drgn
 from drgn_unaccepted.kernel.btf import Btf, Kind
 from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
 from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
 from tests.fuzz.case import clean, sample, truth
 
 PAGE = 4096
@@ -96,7 +97,7 @@ class _Finder:
         self.name = name
         self.prog = prog
         self.sample = sample(name)
-        tables = kernel_page_tables(self._read_physical, self.sample.vmcoreinfo)
+        tables = kernel_page_tables(self._read_physical, parse_vmcoreinfo(self.sample.vmcoreinfo))
         assert tables is not None
         self.tables: PageTables = tables
         #: Physical addresses of page-table entries on the way to anything that was looked at.

@@ -6,6 +6,7 @@ Nothing here uses the package, drgn or libkdumpfile.
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import zlib
@@ -173,3 +174,35 @@ def vmcoreinfo_note(vmcoreinfo: bytes) -> bytes:
 
 def every(sequence: Sequence[int], step: int) -> list[int]:
     return [*sequence[::step], sequence[-1]]
+
+
+def gnu_build_id(name: str) -> bytes:
+    """The note in a vmlinux of a sample's kernel."""
+    truth = json.loads((SAMPLES / name / "truth.json").read_text())
+    return note(b"GNU", 3, bytes.fromhex(truth["build_id"]))
+
+
+def section_elf(path: Path, sections: Mapping[str, bytes], symbols: Optional[Mapping[str, int]] = None) -> Path:
+    """An ELF file with these sections, perhaps a symbol table, and no segments. Names share their ends."""
+    contents = dict(sections)
+    names = [".shstrtab", *sections, *([".symtab"] if symbols is not None else [])]
+    strings = b"\0"
+    for name in (*names, *(symbols or ())):
+        if name.encode() + b"\0" not in strings:
+            strings += name.encode() + b"\0"
+    if symbols is not None:
+        contents[".symtab"] = bytes(24) + b"".join(
+            struct.pack("<IBBHQQ", strings.index(name.encode() + b"\0"), 0x11, 0, 1, address, 512)
+            for name, address in symbols.items()
+        )
+    headers = [bytes(64)]
+    at = 64
+    for name, content in {".shstrtab": strings, **contents}.items():
+        kind = {".shstrtab": 3, ".symtab": 2}.get(name, 7 if name.startswith(".note") else 1)
+        place = strings.index(name.encode() + b"\0")
+        headers.append(struct.pack("<IIQQQQIIQQ", place, kind, 0, 0, at, len(content), kind == 2, 0, 4, 0))
+        at += len(content)
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    ehdr = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, at, 0, 64, 56, 0, 64, len(headers), 1)
+    path.write_bytes(ehdr + strings + b"".join(contents.values()) + b"".join(headers))
+    return path

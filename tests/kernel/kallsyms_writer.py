@@ -40,7 +40,7 @@ def compress(texts: list[str]) -> tuple[list[bytes], list[str]]:
 
 
 class KallsymsWriter:
-    """The table in memory at ``base``; :attr:`vmcoreinfo` says where its parts are."""
+    """The table in memory at ``base``; :meth:`vmcoreinfo` says where its parts are."""
 
     def __init__(self, symbols: Symbols, encoding: str, base: int = 0xFFFFFFFF82000000) -> None:
         coded, tokens = compress([letter + name for letter, name, _ in symbols])
@@ -81,10 +81,9 @@ class KallsymsWriter:
         self.at[name] = self.base + len(self.memory)
         self.memory += data + bytes(-len(data) % 8)
 
-    @property
-    def vmcoreinfo(self) -> str:
+    def vmcoreinfo(self, **moved: int) -> str:
         lines = ["OSRELEASE=6.12.0", "PAGESIZE=4096"]
-        lines += [f"SYMBOL({name})={at:x}" for name, at in self.at.items() if name != "kallsyms_markers"]
+        lines += [f"SYMBOL({name})={at:x}" for name, at in {**self.at, **moved}.items() if name != "kallsyms_markers"]
         return "\n".join([*lines, "LENGTH(node_data)=4", ""])
 
     def read(self, address: int, size: int) -> bytes:

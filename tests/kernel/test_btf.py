@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf import Array, Btf, BtfError, BtfType, Enumerator, Integer, Kind, Member, Parameter
+from drgn_unaccepted.kernel.btf import Array, Btf, BtfError, BtfType, Integer, Kind, Member, Parameter
 
 from . import btf_writer as w
 from .btf_writer import BtfWriter
@@ -73,7 +73,7 @@ def as_bpftool(btf: Btf, of: BtfType) -> dict[str, Any]:
             members.append(member)
         said.update(size=of.size, vlen=of.vlen, members=members)
     elif of.kind in (Kind.ENUM, Kind.ENUM64):
-        values = [{"name": e.name, "val": e.value} for e in btf.enumerators(of)]
+        values = [{"name": name, "val": value} for name, value in btf.enumerators(of)]
         said.update(size=of.size, vlen=of.vlen, values=values, encoding="SIGNED" if of.kind_flag else "UNSIGNED")
     elif of.kind is Kind.FUNC_PROTO:
         params = [{"name": anon(p.name), "type_id": p.type_id} for p in btf.parameters(of)]
@@ -167,7 +167,7 @@ def test_enumerators(signed: bool) -> None:
     e = b.enum("e", [("LOW", low), ("HIGH", high)], signed=signed)
     e64 = b.enum64("e64", [("LOW64", low64), ("HIGH64", high64), ("ONE", 1)], signed=signed)
     btf = Btf(b.data())
-    assert btf.enumerators(btf.type(e)) == [Enumerator("LOW", low), Enumerator("HIGH", high)]
+    assert btf.enumerators(btf.type(e)) == [("LOW", low), ("HIGH", high)]
     assert btf.find_enumerator("HIGH") == (e, high)
     assert btf.find_enumerator("LOW64") == (e64, low64)
     assert btf.find_enumerator("HIGH64") == (e64, high64)
@@ -271,14 +271,9 @@ def damaged(**fields: Any) -> bytes:
     ],
 )
 def test_a_wrong_header_is_refused(data: bytes, words: str) -> None:
+    assert len(Btf(damaged())) == 2
     with pytest.raises(BtfError, match=words):
         Btf(data)
-
-
-def test_the_undamaged_header_is_taken() -> None:
-    assert len(Btf(damaged())) == 2
-    # A longer header, as later versions may have, is passed over.
-    assert len(Btf(damaged(header=28, type_off=0)[:24] + bytes(4) + damaged()[24:])) == 2
 
 
 def test_too_much_of_it_is_refused_before_it_is_looked_at() -> None:
@@ -342,7 +337,7 @@ def test_references_that_lead_nowhere() -> None:
     assert btf.type(just).name == "y" * 511
 
 
-def test_anonymous_members_are_counted_and_bounded() -> None:
+def test_anonymous_members_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     b = BtfWriter()
     i = b.integer("int", 4)
     inner = b.compound(w.UNION, "", 4, [("a", i, 0), ("b", i, 0)])
@@ -358,7 +353,13 @@ def test_anonymous_members_are_counted_and_bounded() -> None:
     for _ in range(limits.BTF_NESTING + 2):
         deep = b.compound(w.STRUCT, "", 4, [("", deep, 0)])
     btf = Btf(b.data())
-    assert btf.check_members(btf.type(outer)) == 3 + 2 + 2
+    btf.check_members(btf.type(outer))
+    monkeypatch.setattr(limits, "BTF_MEMBERS", 3 + 2 + 2 + 1)  # and the qualifier
+    btf.check_members(btf.type(outer))
+    monkeypatch.setattr(limits, "BTF_MEMBERS", 3 + 2 + 2)
+    with pytest.raises(BtfError, match=f"type {outer}: more than 7 members"):
+        btf.check_members(btf.type(outer))
+    monkeypatch.undo()
     with pytest.raises(BtfError, match=f"type {itself}: anonymous members nested deeper"):
         btf.check_members(btf.type(itself))
     with pytest.raises(BtfError, match=f"more than {limits.BTF_MEMBERS} members"):
@@ -416,11 +417,7 @@ def read_everything(btf: Btf) -> None:
             btf.parameters(of)
 
 
-def test_read_everything_reads_what_is_well_formed() -> None:
-    read_everything(Btf(well_formed()))
-
-
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, len(well_formed()) - 1), st.integers(0, 255)), max_size=8), st.data())
 def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]], data: st.DataObject) -> None:
     damaged = bytearray(well_formed())
@@ -434,7 +431,7 @@ def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]], data: s
         assert str(error)
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=100)
 @given(st.binary(max_size=400), st.binary(max_size=60))
 def test_any_bytes_for_types_and_strings(types: bytes, strings: bytes) -> None:
     b = BtfWriter()
@@ -445,6 +442,7 @@ def test_any_bytes_for_types_and_strings(types: bytes, strings: bytes) -> None:
         assert str(error)
 
 
+@pytest.mark.long
 def test_the_largest_section_has_an_end() -> None:
     """A million records of nothing, each with the name that is looked for in the wrong kind."""
     b = BtfWriter()

@@ -11,7 +11,9 @@ import drgn
 import pytest
 from drgn import Program, Type, TypeKind
 
-from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, find_btf, load_btf, read_btf_file
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, find_btf, load_btf
+from drgn_unaccepted.kernel.elf import ElfSections
 from tests.lab.captures import Capture, captures
 
 pytestmark = pytest.mark.lab
@@ -49,11 +51,18 @@ def open_dump(path: Path, vmlinux: str = "") -> Program:
     return prog
 
 
+def btf_section(vmlinux: str) -> bytes:
+    with Path(vmlinux).open("rb") as file:
+        data = ElfSections(file).data(".BTF", limits.BTF_BYTES)
+    assert data is not None
+    return data
+
+
 @cache
 def without_target(vmlinux: str, kind: str) -> Program:
     prog = Program(drgn.Platform(drgn.Architecture.X86_64))
     if kind == "btf":
-        attach(prog, read_btf_file(Path(vmlinux)))
+        attach(prog, btf_section(vmlinux))
     else:
         prog.extra_module(vmlinux, create=True).try_file(vmlinux, force=True)
     return prog
@@ -183,7 +192,7 @@ def test_symbols_are_those_that_the_guest_printed(capture: Capture) -> None:
 @pytest.mark.parametrize("vmlinux", KERNELS, ids=lambda path: Path(path).parent.name)
 def test_btf_in_memory_is_the_section_of_vmlinux(vmlinux: str) -> None:
     capture = next(c for c in CAPTURES if c.vmlinux == vmlinux)
-    section = read_btf_file(Path(vmlinux))
+    section = btf_section(vmlinux)
     for dump in dumps(capture):
         assert find_btf(open_dump(dump)) == section
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.kallsyms import Kallsym, KallsymsError, find_symbols, vmcoreinfo_symbols
+from drgn_unaccepted.kernel.kallsyms import Kallsym, Kallsyms, KallsymsError
+from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
 
 from .kallsyms_writer import KallsymsWriter, Symbols
 
@@ -45,12 +46,11 @@ def symbols() -> Symbols:
     ]
 
 
-def known(table: KallsymsWriter) -> dict[str, int]:
-    return vmcoreinfo_symbols(table.vmcoreinfo.encode())
-
-
-def find(table: KallsymsWriter, *names: str) -> dict[str, list[Kallsym]]:
-    return find_symbols(table.read, known(table), names)
+def find(table: KallsymsWriter, *names: str, **moved: int) -> dict[str, list[Kallsym]]:
+    found: dict[str, list[Kallsym]] = {}
+    for symbol in Kallsyms(table.read, parse_vmcoreinfo(table.vmcoreinfo(**moved).encode())).find(names):
+        found.setdefault(symbol.name, []).append(symbol)
+    return found
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -110,22 +110,31 @@ def test_any_names(names: list[str], encoding: str) -> None:
         assert [(s.letter, s.address) for s in found[name]] == [(letter, address)]
 
 
-def test_vmcoreinfo() -> None:
-    text = b"OSRELEASE=6.12\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(x)=1\nSYMBOL(bad)=xyz\nSYMBOL(a.b)=10\n"
-    assert vmcoreinfo_symbols(text) == {"_stext": TEXT, "a.b": 16}
-
-
 def test_before_linux_6_0_vmcoreinfo_does_not_say() -> None:
     table = KallsymsWriter(symbols(), "percpu")
-    without = {name: at for name, at in known(table).items() if name != "kallsyms_num_syms"}
+    del table.at["kallsyms_num_syms"]
     with pytest.raises(KallsymsError, match=r"no SYMBOL\(kallsyms_num_syms\)"):
-        find_symbols(table.read, without, ["efi"])
+        find(table, "efi")
 
 
-def test_what_read_raises_passes_through() -> None:
-    table = KallsymsWriter(symbols(), "percpu")
+def test_exceptions_of_read_pass_through() -> None:
     with pytest.raises(LookupError, match="nothing at 0x10"):
-        find_symbols(table.read, {**known(table), "kallsyms_offsets": 16}, ["efi"])
+        find(KallsymsWriter(symbols(), "percpu"), "efi", kallsyms_offsets=16)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_all_symbols(encoding: str) -> None:
+    written = symbols() if encoding == "percpu" else [s for s in symbols() if s[0] != "A"]
+    table = KallsymsWriter(written, encoding)
+    found = list(Kallsyms(table.read, parse_vmcoreinfo(table.vmcoreinfo().encode())).all())
+    assert [(s.letter, s.name, s.address) for s in found] == written
+
+
+def test_a_name_in_the_table_that_is_too_long() -> None:
+    """A hostile table: each of its bytes stands for 500 characters."""
+    table = KallsymsWriter([*symbols(), ("d", "x" * 600, TEXT + 0x20000)], "percpu")
+    with pytest.raises(KallsymsError, match="has a name of 601 bytes"):
+        list(Kallsyms(table.read, parse_vmcoreinfo(table.vmcoreinfo().encode())).all())
 
 
 def damage(table: KallsymsWriter, where: str, data: bytes) -> None:
@@ -187,7 +196,7 @@ def test_more_symbols_than_names() -> None:
 def test_addresses_that_make_no_sense(moved: dict[str, int], words: str) -> None:
     table = KallsymsWriter(symbols(), "percpu")
     with pytest.raises(KallsymsError, match=words):
-        find_symbols(table.read, {**known(table), **moved}, ["efi"])
+        find(table, "efi", **moved)
 
 
 def test_tokens_that_no_build_has_made() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
+from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
 
 PAGE = 4096
 MIB = 1 << 20
@@ -201,10 +202,10 @@ def test_the_root_is_where_vmcoreinfo_says(levels: int, c_bit: int) -> None:
     memory = Memory(levels, c_bit)
     memory.map(0xFFFF888000000000, 0x77000, PAGE)
     # swapper_pg_dir - __START_KERNEL_map + phys_base is 0x1000
-    tables = kernel_page_tables(memory.read, VMCOREINFO % (levels == 5, c_bit))
+    tables = kernel_page_tables(memory.read, parse_vmcoreinfo(VMCOREINFO % (levels == 5, c_bit)))
     assert tables is not None
     assert tables.translate(0xFFFF888000000010).start == 0x77010
 
 
 def test_no_root_no_tables() -> None:
-    assert kernel_page_tables(Memory().read, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n") is None
+    assert kernel_page_tables(Memory().read, parse_vmcoreinfo(b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")) is None

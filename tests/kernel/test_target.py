@@ -20,9 +20,11 @@ from tests.kernel.elf_dump import (
     Load,
     Sample,
     every,
+    gnu_build_id,
     note,
     read_sample,
     runs,
+    section_elf,
     set_c_bit,
     vmcoreinfo_note,
     with_sme_mask,
@@ -407,25 +409,6 @@ def test_a_kdump_cut_short_at_many_lengths(capsys: Capsys, tmp_path: Path) -> No
 # What is given with -s and --debug-info
 
 
-def section_elf(path: Path, sections: dict[str, bytes]) -> Path:
-    """An ELF file with these sections and no segments."""
-    names = [".shstrtab", *sections]
-    strings = b"\0" + b"".join(name.encode() + b"\0" for name in names)
-    contents = [strings, *sections.values()]
-    headers = [bytes(64)]
-    at = 64
-    for name, content in zip(names, contents):
-        kind = 3 if name == ".shstrtab" else 7 if name.startswith(".note") else 1
-        headers.append(
-            struct.pack("<IIQQQQIIQQ", strings.index(name.encode() + b"\0"), kind, 0, 0, at, len(content), 0, 0, 4, 0)
-        )
-        at += len(content)
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    ehdr = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, at, 0, 64, 56, 0, 64, len(headers), 1)
-    path.write_bytes(ehdr + b"".join(contents) + b"".join(headers))
-    return path
-
-
 @pytest.fixture(scope="module")
 def btf() -> dict[str, bytes]:
     """BTF of the samples' kernels, as drgn's own reader of kallsyms finds it in the dumps."""
@@ -448,10 +431,6 @@ def without_btf(path: Path, data: bytes) -> Path:
     for page in range(start, start + len(data) // PAGE - 2):
         del sample.pages[page]
     return elf_of(path, sample)
-
-
-def gnu_build_id(name: str) -> bytes:
-    return note(b"GNU", 3, bytes.fromhex(truth(name)["build_id"]))
 
 
 XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO found in a dump's memory, or worked out from a CPU's registers, on memory that is written here."""
+"""VMCOREINFO parsed, found in a dump's memory, and worked out from a CPU's registers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple, Optional
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.qemu import cpu_states, work_out_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo import find_vmcoreinfo
-from drgn_unaccepted.kernel.vmlinux import read_vmlinux_symbols
-from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, write_elf
+from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
+from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, section_elf, write_elf
 
 MIB = 1 << 20
 FLAGS = 0x63
@@ -126,6 +126,27 @@ def page(text: bytes) -> bytes:
     return text.ljust(PAGE, b"\0")
 
 
+def test_entries() -> None:
+    text = (
+        b"OSRELEASE=6.12.1\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(phys_base)=-16777216\nLENGTH(node_data)=64\n"
+        b"NUMBER(twice)=1\nNUMBER(twice)=2\nNUMBER(text)=0x10\nSYMBOL(text)=xyz\nSYMBOL(long)=11112222333344445\n"
+        b"no entry\n"
+    )
+    found = parse_vmcoreinfo(text)
+    assert found.text == text
+    assert (found.get("OSRELEASE"), found.get("BUILD-ID"), found.get("no entry")) == ("6.12.1", None, None)
+    assert (found.symbol("_stext"), found.number("phys_base"), found.length("node_data")) == (LINKED, -16 * MIB, 64)
+    assert found.number("twice") == 2
+    for absent in (found.number("text"), found.symbol("text"), found.symbol("long"), found.symbol("phys_base")):
+        assert absent is None
+
+
+def test_a_text_that_is_too_long() -> None:
+    assert parse_vmcoreinfo(bytes(limits.VMCOREINFO_BYTES)).entries == {}
+    with pytest.raises(TargetError, match="limit 65536"):
+        parse_vmcoreinfo(bytes(limits.VMCOREINFO_BYTES + 1))
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "dump"
@@ -149,7 +170,7 @@ def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -
     pages[0x300] = page(kernel.vmcoreinfo)  # vmcoreinfo_data_safecopy
     for notes in (IDLE_CPU + kernel.cpu(), IDLE_CPU):
         found = find_vmcoreinfo(core_of(path, pages, notes))
-        assert (found.text, found.address) == (kernel.vmcoreinfo, 0x200000)
+        assert (found.vmcoreinfo.text, found.address) == (kernel.vmcoreinfo, 0x200000)
 
 
 def test_none(path: Path) -> None:
@@ -168,7 +189,7 @@ def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
     for number, kernel in enumerate(kernels):
         kernel.write(pages)
         pages[0x200 + number] = page(kernel.vmcoreinfo)
-    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu())).text == kernels[which].vmcoreinfo
+    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu())).vmcoreinfo.text == kernels[which].vmcoreinfo
     with pytest.raises(Unavailable, match=r"several .* 6\.12\.1-first at 0x200000, 6\.12\.2-second at 0x201000"):
         find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
 
@@ -181,7 +202,7 @@ def test_a_kernel_that_was_overwritten_does_not_count(path: Path) -> None:
         running.write(pages)
         del pages[gone.physical_of(lost) // PAGE]
         pages[0x200], pages[0x201] = page(gone.vmcoreinfo), page(running.vmcoreinfo)
-        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU)).text == running.vmcoreinfo
+        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU)).vmcoreinfo.text == running.vmcoreinfo
 
 
 def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path) -> None:
@@ -195,7 +216,7 @@ def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path)
     pages[0x200], pages[0x201] = page(other.vmcoreinfo), page(kernel.vmcoreinfo)
     # PTI_USER_PGTABLE_BIT is bit 12, so that the kernel's table lies in an even page.
     assert root // PAGE % 2 == 0
-    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True))).text == kernel.vmcoreinfo
+    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True))).vmcoreinfo.text == kernel.vmcoreinfo
 
 
 def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,27 +271,7 @@ def test_holes_of_a_sparse_dump_are_passed_over(path: Path) -> None:
 
 
 def vmlinux(path: Path, symbols: Optional[dict[str, int]] = None) -> str:
-    """An ELF file with a symbol table."""
-    wanted = Kernel.SYMBOLS if symbols is None else symbols
-    strings, table = b"\0", bytes(24)
-    for name, address in {"not_linux_banner": 1, "a_stext": 2, **wanted}.items():
-        if name.encode() + b"\0" not in strings:  # else its end is shared, as linkers do
-            strings += name.encode() + b"\0"
-        table += struct.pack("<IBBHQQ", strings.index(name.encode() + b"\0"), 0x11, 0, 1, address, 512)
-    names = b"\0.symtab\0.strtab\0.shstrtab\0"
-    at_table, at_strings, at_names = 64, 64 + len(table), 64 + len(table) + len(strings)
-    headers = [
-        bytes(64),
-        struct.pack("<IIQQQQIIQQ", 1, 2, 0, 0, at_table, len(table), 2, 0, 8, 24),
-        struct.pack("<IIQQQQIIQQ", 9, 3, 0, 0, at_strings, len(strings), 0, 0, 1, 0),
-        struct.pack("<IIQQQQIIQQ", 17, 3, 0, 0, at_names, len(names), 0, 0, 1, 0),
-    ]
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    ehdr = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, at_names + len(names), 0, 64, 56, 0, 64, len(headers), 3
-    )
-    path.write_bytes(ehdr + table + strings + names + b"".join(headers))
-    return str(path)
+    return str(section_elf(path, {}, Kernel.SYMBOLS if symbols is None else symbols))
 
 
 @pytest.mark.parametrize(
@@ -347,20 +348,3 @@ def test_no_registers(path: Path, tmp_path: Path) -> None:
         assert cpu_states(core) == []
         with pytest.raises(Unavailable, match="no registers"):
             work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
-
-
-def test_symbols_whose_names_end_alike(tmp_path: Path) -> None:
-    """Names share the ends of others; `banner` is no symbol, although a name ends so."""
-    file = vmlinux(tmp_path / "vmlinux")
-    found = read_vmlinux_symbols(file, ("linux_banner", "banner", "_stext"))
-    assert {name: symbol.address for name, symbol in found.items()} == {
-        "linux_banner": LINKED + 0x21000,
-        "_stext": LINKED,
-    }
-
-
-def test_no_vmlinux_at_all(tmp_path: Path) -> None:
-    file = tmp_path / "text"
-    file.write_text("no ELF file")
-    with pytest.raises(Unavailable, match="not an ELF file"):
-        read_vmlinux_symbols(str(file), ("_stext",))

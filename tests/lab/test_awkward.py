@@ -13,10 +13,10 @@ import drgn
 import pytest
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.kernel.elf import read_elf_core
+from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo import find_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
 from tests.lab.captures import LAB, UNIT, Capture, read_bitmap
 from tests.lab.editable import EditableDump, copy
 
@@ -85,7 +85,7 @@ def test_vmcoreinfo_in_memory_is_the_note(capture: Capture) -> None:
     """The guest's driver told QEMU where it is; we find it without that, also after a kexec."""
     core = read_elf_core(str(capture.dump))
     assert core is not None
-    assert find_vmcoreinfo(core).text == note_of(capture)
+    assert find_vmcoreinfo(core).vmcoreinfo.text == note_of(capture)
 
 
 @pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
@@ -126,7 +126,7 @@ def test_a_dump_without_the_note_opens(capture: Capture, capsys: Capsys, tmp_pat
     file = tmp_path / "vmcoreinfo"
     core = read_elf_core(str(capture.dump))
     assert core is not None
-    file.write_bytes(find_vmcoreinfo(core).text)
+    file.write_bytes(find_vmcoreinfo(core).vmcoreinfo.text)
     status, given, err = ask(capsys, "-c", capture.dump, "--vmcoreinfo", file, "ranges")
     assert (status, err) == (0, "")
     assert given["ranges"] == document["ranges"]

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""ELF dumps: which memory they hold, their notes, and their memory before drgn can open them.
+
+drgn fills with zeros what a PT_LOAD does not have in the file (``p_filesz < p_memsz``, which makedumpfile writes for
+the pages that it leaves out), and zeros decode as "all accepted". The program headers tell the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Optional
+
+from drgn import FaultError
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.kernel.elf import ElfHeader, Note, parse_notes, read_elf_header, read_first_section_header
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
+
+_PHDR = struct.Struct("<IIQQQQQQ")
+PT_LOAD = 1
+PT_NOTE = 4
+_PN_XNUM = 0xFFFF
+_ET_CORE = 4
+
+_SPACE_END = 1 << 64
+
+
+class Segment(NamedTuple):
+    """``Elf64_Phdr``, its flags and alignment left out."""
+
+    type: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+
+
+class ElfCore(NamedTuple):
+    """The segments of an ELF core file."""
+
+    path: str
+    #: Physical memory whose bytes are in the file, sorted and merged.
+    backed: list[Range]
+    #: Physical memory that a PT_LOAD names without bytes for it, sorted and merged.
+    lacking: list[Range]
+    #: The same in virtual memory.
+    lacking_virtual: list[Range]
+    #: File offset after the last byte that a program header names.
+    needed_size: int
+    #: Bytes that the file has.
+    size: int
+    #: ``Elf64_Phdr[]``, as many as the file has.
+    headers: bytes
+
+    @property
+    def cut_short(self) -> bool:
+        return self.needed_size > self.size
+
+    def holds(self, start: int, end: int) -> bool:
+        """Whether all of physical ``[start, end)`` is in the file."""
+        return rng.total(rng.intersect(self.backed, [Range(start, end)])) == end - start
+
+    def virtual(self) -> list[Range]:
+        """Virtual memory that the PT_LOADs describe, sorted and merged."""
+        return rng.merge((s.vaddr, min(s.vaddr + s.memsz, _SPACE_END)) for s in self.segments(PT_LOAD))
+
+    def segments(self, p_type: int) -> Iterator[Segment]:
+        return (segment for segment in _segments(self.headers) if segment.type == p_type)
+
+    def notes(self) -> Iterator[Note]:
+        """The whole notes among the first :data:`limits.ELF_NOTE_BYTES` of notes."""
+        left = limits.ELF_NOTE_BYTES
+        with Path(self.path).open("rb") as file:
+            # Each of a million segments may name the same bytes.
+            for segment in self.segments(PT_NOTE):
+                file.seek(min(segment.offset, self.size))
+                data = file.read(min(segment.filesz, left))
+                left -= len(data)
+                yield from parse_notes(data)
+                if not left:
+                    return
+
+
+def read_elf_core(path: str) -> Optional[ElfCore]:
+    """The segments of a 64-bit little-endian ELF core file; None for any other file.
+
+    :raises OSError: the file cannot be read
+    :raises ValueError: the program headers are damaged
+    """
+    if Path(path).name == "kcore" and path.startswith("/proc/"):
+        return None
+    with open_dump(path) as file:
+        header = read_elf_header(file)
+        if header is None or header.type != _ET_CORE:
+            return None
+        size = os.fstat(file.fileno()).st_size
+        count = _number_of_segments(file, header)
+        file.seek(min(header.phoff, size))
+        headers = file.read(count * _PHDR.size)
+    return _core(path, headers[: len(headers) // _PHDR.size * _PHDR.size], header.phoff + count * _PHDR.size, size)
+
+
+def _number_of_segments(file: BinaryIO, header: ElfHeader) -> int:
+    if header.phentsize != _PHDR.size:
+        raise ValueError(f"program headers of {header.phentsize} bytes instead of {_PHDR.size}")
+    count = read_first_section_header(file, header).info if header.phnum == _PN_XNUM else header.phnum
+    if count > limits.ELF_SEGMENTS:
+        raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
+    return count
+
+
+def _segments(headers: bytes) -> Iterator[Segment]:
+    for p_type, _, offset, vaddr, paddr, filesz, memsz, _ in _PHDR.iter_unpack(headers):
+        yield Segment(p_type, offset, vaddr, paddr, filesz, memsz)
+
+
+def _core(path: str, headers: bytes, needed: int, size: int) -> ElfCore:
+    backed, lacking, lacking_virtual = [], [], []
+    for segment in _segments(headers):
+        needed = max(needed, segment.offset + segment.filesz)
+        if segment.type != PT_LOAD:
+            continue
+        in_file = min(segment.filesz, segment.memsz, max(0, size - segment.offset))
+        if in_file:
+            backed.append(Range(segment.paddr, segment.paddr + in_file))
+        if in_file < segment.memsz:
+            lacking.append(Range(segment.paddr + in_file, segment.paddr + segment.memsz))
+            lacking_virtual.append(Range(segment.vaddr + in_file, segment.vaddr + segment.memsz))
+    # Where segments overlap, drgn reads the last one; what any of them lacks may read as zeros.
+    absent = rng.merge(lacking)
+    return ElfCore(
+        path, rng.subtract(rng.merge(backed), absent), absent, rng.merge(lacking_virtual), needed, size, headers
+    )
+
+
+class ElfMemory:
+    """The physical memory in an ELF core file, read without drgn."""
+
+    def __init__(self, core: ElfCore) -> None:
+        self._file = Path(core.path).open("rb")  # noqa: SIM115
+        self._size = core.size
+        self._segments = [s for s in core.segments(PT_LOAD) if s.filesz and s.offset < core.size]
+        #: Physical memory by its place in the file, without overlap: start, end, file offset of the start.
+        self._pieces: list[tuple[int, int, int]] = []
+        end = 0
+        for segment in sorted(self._segments, key=lambda segment: segment.paddr):
+            start, stop = max(segment.paddr, end), segment.paddr + segment.filesz
+            if start < stop:
+                self._pieces.append((start, stop, segment.offset + start - segment.paddr))
+                end = stop
+
+    def __enter__(self) -> ElfMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes at a physical address.
+
+        :raises FaultError: the dump does not hold them all
+        """
+        data = b""
+        for index in range(max(0, bisect_right(self._pieces, (address, _SPACE_END, 0)) - 1), len(self._pieces)):
+            start, end, offset = self._pieces[index]
+            at = address + len(data)
+            if not start <= at < end:
+                break
+            wanted = min(size - len(data), end - at)
+            piece = os.pread(self._file.fileno(), wanted, offset + at - start)
+            data += piece
+            if len(piece) < wanted or len(data) == size:
+                break
+        if len(data) < size:
+            raise FaultError("not in this dump", address)
+        return data
+
+    def find(self, pattern: bytes, most: int) -> Iterator[int]:
+        """Physical addresses of ``pattern``. Holes of a sparse file are skipped.
+
+        :param most: bytes of the file to search
+        :raises Unavailable: there are more
+        """
+        # Segments that all name the same bytes would be searched again and again: no more than the file has.
+        piece, left = limits.SEARCH_PIECE_BYTES, min(most, self._size)
+        for segment in self._segments:
+            end = min(segment.offset + segment.filesz, self._size)
+            for start, stop in self._data(segment.offset, end):
+                for at in range(start, stop, piece):
+                    if left <= 0 and self._size <= most:
+                        raise Unavailable("its program headers name the same bytes more than once")
+                    if left <= 0:
+                        raise Unavailable(f"not found in the first {most >> 30} GiB of the dump")
+                    # Overlap by len(pattern) - 1, so that a match across the boundary is found.
+                    data = os.pread(self._file.fileno(), min(piece + len(pattern) - 1, stop - at), at)
+                    left -= min(piece, len(data))
+                    found = data.find(pattern)
+                    while found >= 0:
+                        yield segment.paddr + at + found - segment.offset
+                        found = data.find(pattern, found + 1)
+
+    def _data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of the file between two offsets that are no holes."""
+        while start < end:
+            try:
+                start = os.lseek(self._file.fileno(), start, os.SEEK_DATA)
+            except OSError:
+                return  # a hole up to the end of the file
+            if start >= end:
+                return
+            stop = min(end, os.lseek(self._file.fileno(), start, os.SEEK_HOLE))
+            yield start, stop
+            start = stop
