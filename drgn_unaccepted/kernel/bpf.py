@@ -3,9 +3,9 @@
 
 /proc/kcore leaves ACPI memory out, and with it the table (since Linux 6.6); the kernel itself has it in its direct map.
 A program of type BPF_PROG_TYPE_SYSCALL (Linux kernel commit 79a7f8bdb159 ("bpf: Introduce bpf_sys_bpf() helper and
-program type.") (in v5.14)) calls ``bpf_probe_read_kernel()`` into an array map, which is mapped here. It is run with
-BPF_PROG_TEST_RUN, attached to nothing and pinned nowhere: it is gone with the process, however that ends. A read
-writes nothing but that map, and returns an error where no memory is mapped.
+program type.") (in v5.14)) calls ``bpf_probe_read_kernel()`` into an array map that this process has mapped.
+BPF_PROG_TEST_RUN runs it. It is attached to nothing and pinned nowhere, so that it goes with the process, however that
+ends. A read writes only to that map, and returns an error where no memory is mapped.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import ctypes
 import errno
 import mmap
 import os
-import platform
 import struct
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Callable, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 import drgn
 
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.e820 import read_e820
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model.e820 import ACPI
@@ -44,8 +42,8 @@ _LD_IMM64, _LDX_DW, _MOV_IMM, _JGT_IMM, _CALL, _EXIT = 0x18, 0x79, 0xB7, 0x25, 0
 
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 
-# The helper is for GPL-compatible programs only, and this is the kernel's word for them. Section 3 of the LGPL 2.1 lets
-# a copy of this file be under the GPL.
+# The kernel lends the helper to GPL-compatible programs only. Section 3 of the LGPL 2.1 lets a copy of this file be
+# under the GPL.
 _LICENSE = ctypes.create_string_buffer(b"GPL")
 
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
@@ -60,92 +58,63 @@ class KernelReader:
     """Reads at virtual addresses of the running kernel, without a fault and without a write.
 
     It is no safer than the kernel's own loads: on Intel TDX a load from memory that is mapped and not accepted ends the
-    guest, and no exception table helps. Read nothing that may be unaccepted; :class:`AcpiMemory` sees to that.
+    guest, and no exception table helps. Read nothing that may be unaccepted; :class:`AcpiMemory` ensures that.
 
     :raises Unavailable: BPF cannot be used; the reason names what forbids it
     """
 
     def __init__(self) -> None:
-        self._map = self._prog = -1
-        self._value: Optional[mmap.mmap] = None
+        self._descriptors: list[int] = []
         try:
-            self._map = _create_map()
-            self._prog = _load_program(self._map)
-            self._value = mmap.mmap(self._map, CHUNK, mmap.MAP_SHARED, mmap.PROT_READ)
+            attributes = struct.pack("=IIIII", _BPF_MAP_TYPE_ARRAY, 4, CHUNK, 1, _BPF_F_MMAPABLE)
+            self._descriptors.append(_bpf(_BPF_MAP_CREATE, bytearray(attributes)))
         except OSError as error:
-            self.close()
+            raise Unavailable(f"BPF_MAP_CREATE: {_bpf_reason(error)}") from None
+        self._descriptors.append(_load_program(self._descriptors[0]))
+        try:
+            self._value = mmap.mmap(self._descriptors[0], CHUNK, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError as error:
             raise Unavailable(f"BPF map: {error.strerror}") from None
-        except BaseException:
-            self.close()
-            raise
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
 
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at kernel virtual address ``address``; not atomic, in chunks of :data:`CHUNK`.
 
-        :raises Unavailable: a byte of them is not mapped, or is no kernel address
+        :raises Unavailable: one of them is not mapped, or is no kernel address
         """
-        if self._value is None:
-            raise ValueError("read of a closed KernelReader")
         parts = []
         for start in range(address, address + size, CHUNK):
             length = min(CHUNK, address + size - start)
-            status = _run(self._prog, start, length)
+            status = _run(self._descriptors[1], start, length)
             if status:
                 raise Unavailable(f"BPF probe read of {length} bytes at {start:#x}: {_probe_reason(status)}")
             parts.append(self._value[:length])
         return b"".join(parts)
 
-    def close(self) -> None:
-        """Give the program and its map back to the kernel. May be called twice."""
-        if self._value is not None:
-            self._value.close()
-            self._value = None
-        for descriptor in (self._prog, self._map):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._map = self._prog = -1
 
-    def __enter__(self) -> KernelReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        value: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class AcpiMemory:
+class AcpiMemory(NamedTuple):
     """Reads ACPI memory of the running kernel by physical address, through the direct map.
 
-    Nothing else: what the firmware reported as ACPI memory was never unaccepted (the stub takes type 15 for RAM). So a
-    wrong size in the table's header leads to a reason, and never to a load that ends the guest.
+    It reads nothing else: memory that the firmware reported as ACPI memory was never unaccepted (the stub takes type 15
+    for RAM). So a wrong size in the table's header leads to a reason, and never to a load that ends the guest.
     """
 
-    def __init__(self, prog: drgn.Program) -> None:
-        if not prog.flags & drgn.ProgramFlags.IS_LIVE or not prog.flags & drgn.ProgramFlags.IS_LOCAL:
-            raise Unavailable("BPF reads the kernel that it runs in, and this is another target")
-        self._page_offset = prog["page_offset_base"].value_()
-        self._ranges = _acpi_ranges(prog)
-        self._reader = KernelReader()
+    page_offset: int
+    ranges: list[Range]
+    reader: KernelReader
 
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at physical address ``address``.
 
         :raises Unavailable: not all ACPI memory, or not in the direct map
         """
-        holder = find(self._ranges, address)
+        holder = find(self.ranges, address)
         if holder is None or address + size > holder.end:
             raise Unavailable(f"{address:#x}-{address + size:#x} is not ACPI memory by the e820 table")
-        return self._reader.read(self._page_offset + address, size)
-
-    def close(self) -> None:
-        self._reader.close()
+        return self.reader.read(self.page_offset + address, size)
 
 
 _CACHE_KEY = "drgn_unaccepted.kernel.bpf"
@@ -155,29 +124,32 @@ def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
     """A function that reads ``size`` bytes of ACPI memory of the running kernel at a physical address.
 
     It raises Unavailable where BPF cannot be used, the range is not ACPI memory, or it is not mapped. The BPF program
-    is made on the first read and lives as long as ``prog``.
+    is made by the first read and lives as long as ``prog``.
     """
 
     def read(address: int, size: int) -> bytes:
-        return _acpi_memory(prog).read(address, size)
+        if _CACHE_KEY not in prog.cache:
+            try:
+                prog.cache[_CACHE_KEY] = _acpi_memory(prog)
+            except Unavailable as error:
+                prog.cache[_CACHE_KEY] = str(error)
+        made: Union[AcpiMemory, str] = prog.cache[_CACHE_KEY]
+        if isinstance(made, str):
+            # It would fail again: what forbids it does not change while a process runs.
+            raise Unavailable(made)
+        return made.read(address, size)
 
     return read
 
 
 def _acpi_memory(prog: drgn.Program) -> AcpiMemory:
-    made: Union[AcpiMemory, str, None] = prog.cache.get(_CACHE_KEY)
-    if made is None:
-        try:
-            made = AcpiMemory(prog)
-        except Unavailable as error:
-            made = str(error)
-        except (LookupError, drgn.FaultError) as error:
-            made = f"page_offset_base: {' '.join(str(error).split())}"
-        prog.cache[_CACHE_KEY] = made
-    if isinstance(made, str):
-        # It would fail again: what forbids it does not change while a process runs.
-        raise Unavailable(made)
-    return made
+    if not prog.flags & drgn.ProgramFlags.IS_LIVE or not prog.flags & drgn.ProgramFlags.IS_LOCAL:
+        raise Unavailable("BPF reads the kernel that it runs in, and this is another target")
+    try:
+        page_offset = prog["page_offset_base"].value_()
+    except (LookupError, drgn.FaultError) as error:
+        raise Unavailable(f"page_offset_base: {one_line(error)}") from None
+    return AcpiMemory(page_offset, _acpi_ranges(prog), KernelReader())
 
 
 def _acpi_ranges(prog: drgn.Program) -> list[Range]:
@@ -186,14 +158,6 @@ def _acpi_ranges(prog: drgn.Program) -> list[Range]:
         if entries is not None:
             return merge((entry.start, entry.end) for entry in entries if entry.type == ACPI)
     raise Unavailable(f"which memory is ACPI's is not known: {missing['e820.firmware']}; {missing['e820.boot_params']}")
-
-
-def _create_map() -> int:
-    attributes = struct.pack("=IIIII", _BPF_MAP_TYPE_ARRAY, 4, CHUNK, 1, _BPF_F_MMAPABLE)
-    try:
-        return _bpf(_BPF_MAP_CREATE, bytearray(attributes))
-    except OSError as error:
-        raise Unavailable(f"BPF_MAP_CREATE: {_bpf_reason(error)}") from None
 
 
 def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -219,34 +183,25 @@ def _assemble(map_: int) -> bytes:
 
 def _load_program(map_: int) -> int:
     code = _assemble(map_)
-    try:
-        return _load(code, None)
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EPERM):
-            raise Unavailable(f"BPF_PROG_LOAD: {_bpf_reason(error)}") from None
-    log = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
-    try:
-        return _load(code, log)
-    except OSError as error:
-        words = log.value.decode("ascii", "replace")
-        raise Unavailable(f"BPF_PROG_LOAD: {_verifier_reason(error, words.splitlines())}") from None
-
-
-def _load(code: bytes, log: Optional[ctypes.Array[ctypes.c_char]]) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
+    log = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
     attributes = struct.pack(
         "=IIQQIIQII",
         _BPF_PROG_TYPE_SYSCALL,
         len(code) // 8,
         ctypes.addressof(instructions),
         ctypes.addressof(_LICENSE),
-        0 if log is None else 1,
-        0 if log is None else len(log),
-        0 if log is None else ctypes.addressof(log),
+        1,  # log_level
+        len(log),
+        ctypes.addressof(log),
         0,
         _BPF_F_SLEEPABLE,
     )
-    return _bpf(_BPF_PROG_LOAD, bytearray(attributes))
+    try:
+        return _bpf(_BPF_PROG_LOAD, bytearray(attributes))
+    except OSError as error:
+        words = log.value.decode("ascii", "replace")
+        raise Unavailable(f"BPF_PROG_LOAD: {_verifier_reason(error, words.splitlines())}") from None
 
 
 def _run(prog: int, address: int, size: int) -> int:
@@ -269,22 +224,18 @@ def _bpf(command: int, attributes: bytearray) -> int:
 
     :raises OSError: it failed
     """
-    number = _SYSCALL_BPF.get(platform.machine())
+    machine = os.uname().machine
+    number = _SYSCALL_BPF.get(machine)
     if number is None:
-        raise Unavailable(f"BPF: the number of its system call on {platform.machine()} is not known here")
+        raise Unavailable(f"BPF: the number of its system call on {machine} is not known here")
     view = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-    result: int = _libc().syscall(
+    result: int = ctypes.CDLL(None, use_errno=True).syscall(
         ctypes.c_long(number), ctypes.c_long(command), ctypes.byref(view), ctypes.c_long(len(attributes))
     )
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _probe_reason(status: int) -> str:
@@ -306,6 +257,8 @@ def _bpf_reason(error: OSError) -> str:
 
 
 def _verifier_reason(error: OSError, log: Sequence[str]) -> str:
+    if error.errno in (errno.ENOSYS, errno.EPERM):
+        return _bpf_reason(error)
     if not log:
         # find_prog_type()
         return f"{_bpf_reason(error)}: kernel before Linux 5.14, which has no BPF_PROG_TYPE_SYSCALL"
@@ -313,29 +266,29 @@ def _verifier_reason(error: OSError, log: Sequence[str]) -> str:
     said = next((line for line in log if f"#{_FUNC_PROBE_READ_KERNEL}" in line), None)
     if said is None:
         return f"{name}: the verifier refuses the program: {log[-1]}"
-    # bpf_base_func_proto() gives the helper to those only who may have it; its prototype is a weak symbol in
+    # bpf_base_func_proto() gives the helper only to those who may use it; its prototype is a weak symbol in
     # kernel/bpf/helpers.c, and all zeros where kernel/trace/bpf_trace.c is not built.
     forbidden = _what_forbids() or "kernel without CONFIG_BPF_EVENTS"
     return f"{name}: no bpf_probe_read_kernel(): {forbidden}"
 
 
 def _what_forbids() -> Optional[str]:
-    """Why a privileged call was refused, as far as this process can find out."""
+    """Why a privileged call was refused; None where this process cannot find out."""
     reasons = []
-    lacking = lacking_capabilities(_effective_capabilities())
+    lacking = _lacking_capabilities(_effective_capabilities())
     if lacking:
         reasons.append(f"this process lacks {' and '.join(lacking)} (or CAP_SYS_ADMIN)")
     if lockdown_mode() == "confidentiality":
         reasons.append("the kernel is locked down (lockdown=confidentiality)")
-    # Other sysctls decide nothing here: perf_event_paranoid is for perf_event_open(2), kptr_restrict for addresses that
-    # are printed.
+    # Other sysctls do not matter here: perf_event_paranoid is for perf_event_open(2), kptr_restrict for printed
+    # addresses.
     disabled = _first_line("/proc/sys/kernel/unprivileged_bpf_disabled")
     if "CAP_BPF" in lacking and disabled in ("1", "2"):
         reasons.append(f"kernel.unprivileged_bpf_disabled is {disabled}")
     return "; ".join(reasons) or None
 
 
-def lacking_capabilities(effective: int) -> list[str]:
+def _lacking_capabilities(effective: int) -> list[str]:
     """Which of the two capabilities that a BPF probe read needs are not in ``CapEff`` of /proc/PID/status."""
     if effective >> _CAP_SYS_ADMIN & 1:
         return []

@@ -62,7 +62,6 @@ class Kind(IntEnum):
 TRANSPARENT = frozenset((Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG))
 
 INT_SIGNED = 1
-INT_CHAR = 2
 INT_BOOL = 4
 
 _MAGIC = 0xEB9F
@@ -122,25 +121,6 @@ class BtfType(NamedTuple):
         return self.size_or_type
 
 
-class Integer(NamedTuple):
-    """The word after a BTF_KIND_INT."""
-
-    #: Zero or more of :data:`INT_SIGNED`, :data:`INT_CHAR`, :data:`INT_BOOL`.
-    encoding: int
-    #: Bits from the start of the storage to the value; 0 except in the old notation of bit fields.
-    bit_offset: int
-    bits: int
-
-
-class Array(NamedTuple):
-    """``struct btf_array``. All dimensions are multiplied into one (pahole does so)."""
-
-    type_id: int
-    index_type_id: int
-    #: 0 for a flexible array member.
-    nelems: int
-
-
 class Member(NamedTuple):
     """``struct btf_member``."""
 
@@ -150,15 +130,6 @@ class Member(NamedTuple):
     bit_offset: int
     #: Bits of a bit field, 0 for any other member.
     bit_field_size: int
-
-
-class Parameter(NamedTuple):
-    """``struct btf_param``."""
-
-    #: Empty in the type of a function pointer.
-    name: str
-    #: 0 with an empty name, in the last place, is C's ``...``.
-    type_id: int
 
 
 class Btf:
@@ -253,12 +224,18 @@ class Btf:
         self._index(len(self._types), 0)
         return len(self._offsets) - 1
 
-    def integer(self, of: BtfType) -> Integer:
+    def integer(self, of: BtfType) -> tuple[int, int, int]:
+        """Encoding (:data:`INT_SIGNED` or :data:`INT_BOOL` or neither), bit offset and bits of an INT."""
         (word,) = _WORD.unpack_from(self._types, of.data)
-        return Integer(word >> 24 & 0xF, word >> 16 & 0xFF, word & 0xFF)
+        return word >> 24 & 0xF, word >> 16 & 0xFF, word & 0xFF
 
-    def array(self, of: BtfType) -> Array:
-        return Array(*_RECORD.unpack_from(self._types, of.data))
+    def array(self, of: BtfType) -> tuple[int, int]:
+        """Number of the elements' type, and length of an ARRAY: 0 for a flexible array member.
+
+        All dimensions are multiplied into one (pahole does so).
+        """
+        type_id, _, length = _RECORD.unpack_from(self._types, of.data)
+        return type_id, length
 
     def members(self, of: BtfType) -> list[Member]:
         """Members of a STRUCT or UNION, in order."""
@@ -276,21 +253,9 @@ class Btf:
             (self._name(name_off, of.id), low | sum(high) << 32) for name_off, low, *high in self._elements(of, layout)
         ]
 
-    def parameters(self, of: BtfType) -> list[Parameter]:
-        """Parameters of a FUNC_PROTO, in order."""
-        return [Parameter(self._name(name_off, of.id), type_id) for name_off, type_id in self._elements(of, "<II")]
-
-    def strip(self, type_id: int) -> BtfType:
-        """The type behind typedefs, qualifiers and type tags.
-
-        :raises BtfError: more than :data:`limits.BTF_NESTING` of them, or a cycle
-        """
-        found = self.type(type_id)
-        for _ in range(limits.BTF_NESTING):
-            if found.kind not in TRANSPARENT:
-                return found
-            found = self.type(found.type_id)
-        raise BtfError(f"BTF type {type_id}: more than {limits.BTF_NESTING} typedefs or qualifiers, or a cycle")
+    def parameters(self, of: BtfType) -> list[tuple[str, int]]:
+        """(name, type) of the parameters of a FUNC_PROTO, in order. ("", 0) in the last place is C's ``...``."""
+        return [(self._name(name_off, of.id), type_id) for name_off, type_id in self._elements(of, "<II")]
 
     def check_members(self, of: BtfType) -> None:
         """Check that the members of a STRUCT or UNION, including those of anonymous members, are few enough.

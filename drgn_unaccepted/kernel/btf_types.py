@@ -20,7 +20,7 @@ from drgn import (
 )
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf import INT_BOOL, INT_SIGNED, Btf, BtfError, BtfType, Kind, Member, Parameter
+from drgn_unaccepted.kernel.btf import INT_BOOL, INT_SIGNED, Btf, BtfError, BtfType, Kind, Member
 
 _KINDS = {
     TypeKind.INT: (Kind.INT,),
@@ -79,7 +79,7 @@ class BtfTypes:
 
     def _find(self, name: str, kinds: frozenset[TypeKind]) -> Optional[Type]:
         btf_kinds = {btf_kind for kind in kinds for btf_kind in _KINDS.get(kind, ())}
-        for spelling in (_GCC_SPELLING[name], name) if name in _GCC_SPELLING else (name,):
+        for spelling in dict.fromkeys((_GCC_SPELLING.get(name, name), name)):
             type_id = self._btf.find(spelling, btf_kinds)
             if type_id is not None:
                 found = self.type(type_id)
@@ -109,12 +109,7 @@ class BtfTypes:
         if kind is Kind.VOID:
             return prog.void_type()
         if kind is Kind.INT:
-            if of.size not in _INTEGER_BYTES:
-                raise BtfError(f"BTF type {of.id}: an integer of {of.size} bytes")
-            encoding = self._btf.integer(of).encoding
-            if encoding & INT_BOOL:
-                return prog.bool_type(of.name, of.size)
-            return prog.int_type(of.name, of.size, bool(encoding & INT_SIGNED))
+            return self._make_integer(of)
         if kind is Kind.FLOAT:
             return prog.float_type(of.name, of.size)
         if kind in (Kind.STRUCT, Kind.UNION):
@@ -138,14 +133,25 @@ class BtfTypes:
             return target
         return target.qualified(target.qualifiers | _QUALIFIERS[kind])
 
+    def _make_integer(self, of: BtfType) -> Type:
+        if of.size not in _INTEGER_BYTES:
+            raise BtfError(f"BTF type {of.id}: an integer of {of.size} bytes")
+        encoding, bit_offset, bits = self._btf.integer(of)
+        if bit_offset or bits != of.size * 8:
+            # A bit field as written before Linux 5.0. Such old kernels have no kallsyms in VMCOREINFO, either.
+            raise BtfError(f"BTF type {of.id}: {bits} bits at bit {bit_offset} of an integer are not supported")
+        if encoding & INT_BOOL:
+            return self._prog.bool_type(of.name, of.size)
+        return self._prog.int_type(of.name, of.size, bool(encoding & INT_SIGNED))
+
     def _make_array(self, of: BtfType, depth: int) -> Type:
-        array = self._btf.array(of)
-        element = self.type(array.type_id, depth + 1)
+        type_id, length = self._btf.array(of)
+        element = self.type(type_id, depth + 1)
         # An array as a value is read whole.
-        if array.nelems and array.nelems * sizeof(element) > limits.BTF_TYPE_BYTES:
-            raise BtfError(f"BTF type {of.id}: an array of {array.nelems} elements, {sizeof(element)} bytes each")
-        # BTF has no array of unknown length; 0 stands for it.
-        return self._prog.array_type(element, array.nelems or None)
+        if length and length * sizeof(element) > limits.BTF_TYPE_BYTES:
+            raise BtfError(f"BTF type {of.id}: an array of {length} elements, {sizeof(element)} bytes each")
+        # BTF writes an array of unknown length as one of length 0.
+        return self._prog.array_type(element, length or None)
 
     def _make_compound(self, of: BtfType) -> Type:
         if of.size > limits.BTF_TYPE_BYTES:
@@ -170,23 +176,12 @@ class BtfTypes:
     def _member_type(self, member: Member, flexible: bool) -> Union[Type, Object]:
         of = self._btf.type(member.type_id)
         if of.kind is Kind.ARRAY and not flexible:
-            array = self._btf.array(of)
-            if array.nelems == 0:
+            element, length = self._btf.array(of)
+            if length == 0:
                 # As in drgn's DWARF reader, only the end of a structure can be a flexible array.
-                return self._prog.array_type(self.type(array.type_id), 0)
-        bits = member.bit_field_size or self._old_bit_field_size(member)
+                return self._prog.array_type(self.type(element), 0)
         made = self.type(member.type_id)
-        return Object(self._prog, made, bit_field_size=bits) if bits else made
-
-    def _old_bit_field_size(self, member: Member) -> int:
-        """Bits of a bit field as written before kind_flag: its integer type has them. 0: no bit field."""
-        of = self._btf.strip(member.type_id)
-        if of.kind is not Kind.INT:
-            return 0
-        integer = self._btf.integer(of)
-        if integer.bit_offset:
-            raise BtfError(f"BTF type {of.id}: an integer at bit {integer.bit_offset} is not supported")
-        return 0 if integer.bits == of.size * 8 else integer.bits
+        return Object(self._prog, made, bit_field_size=member.bit_field_size) if member.bit_field_size else made
 
     def _make_enum(self, of: BtfType) -> Type:
         if of.vlen == 0:
@@ -201,7 +196,7 @@ class BtfTypes:
 
     def _make_function(self, of: BtfType, returns: Type) -> Type:
         parameters = self._btf.parameters(of)
-        is_variadic = bool(parameters) and parameters[-1] == Parameter("", 0)
+        is_variadic = bool(parameters) and parameters[-1] == ("", 0)
         if is_variadic:
             parameters.pop()
         return self._prog.function_type(

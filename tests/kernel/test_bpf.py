@@ -13,8 +13,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import drgn
 import pytest
@@ -35,13 +35,11 @@ PACKAGE = Path(bpf.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[bpf.KernelReader]:
+def reader() -> bpf.KernelReader:
     try:
-        made = bpf.KernelReader()
+        return bpf.KernelReader()
     except Unavailable as error:
         pytest.skip(f"no BPF here: {error}")
-    with made:
-        yield made
 
 
 def gate_address(gate: bytes) -> int:
@@ -120,15 +118,13 @@ def open_files() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
-def test_close_gives_everything_back(reader: bpf.KernelReader) -> None:
+def test_a_reader_that_goes_gives_everything_back(reader: bpf.KernelReader) -> None:
     before = open_files()
-    with bpf.KernelReader() as another:
-        another.read(IDT, 16)
-        assert len(open_files()) > len(before)
-    another.close()
+    another = bpf.KernelReader()
+    another.read(IDT, 16)
+    assert len(open_files()) > len(before)
+    del another
     assert open_files() == before
-    with pytest.raises(ValueError, match="closed"):
-        another.read(IDT, 16)
 
 
 HOLD = """
@@ -177,10 +173,11 @@ def test_a_kill_leaves_nothing_in_the_kernel(reader: bpf.KernelReader) -> None:
         finally:
             process.kill()
     # The kernel frees them after a grace period.
-    deadline = time.monotonic() + 10
-    while any(bpf_object_exists(*each) for each in objects):
-        assert time.monotonic() < deadline, f"still there: {objects}"
+    for _ in range(2400):
+        if not any(bpf_object_exists(*each) for each in objects):
+            return
         time.sleep(0.05)
+    raise AssertionError(f"still there: {objects}")
 
 
 TRY = """
@@ -238,6 +235,15 @@ class Refusing:
         raise OSError(self.number, os.strerror(self.number))
 
 
+def reason() -> str:
+    """Why there is no reader. Its traceback, which would keep the descriptors, is gone."""
+    try:
+        bpf.KernelReader()
+    except Unavailable as error:
+        return str(error)
+    raise AssertionError("there is one")
+
+
 # Kernel log lines as kernel/bpf/verifier.c of Linux 6.12 and 7.3 prints them, and an older form.
 CANNOT_USE = (
     b"0: R1=ctx() R10=fp0\n5: (85) call bpf_probe_read_kernel#113\n"
@@ -272,22 +278,19 @@ def test_a_refusal_says_what_refuses(
     monkeypatch.setattr(bpf, "_effective_capabilities", lambda: effective)
     monkeypatch.setattr(bpf, "lockdown_mode", lambda: lockdown)
     before = open_files()
-    with pytest.raises(Unavailable, match=re.escape(words)) as raised:
-        bpf.KernelReader()
-    assert "\n" not in str(raised.value)
+    said = reason()
+    assert words in said and "\n" not in said
     assert open_files() == before
 
 
 def test_an_unknown_machine_has_no_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(Unavailable, match="riscv64"):
-        bpf.KernelReader()
+    monkeypatch.setattr("os.uname", lambda: os.uname_result(("Linux", "host", "7.0", "#1", "riscv64")))
+    assert "riscv64" in reason()
 
 
 @pytest.mark.parametrize(
     ("text", "mode"),
     [
-        ("[none] integrity confidentiality\n", "none"),
         ("none [integrity] confidentiality\n", "integrity"),
         ("none integrity [confidentiality]\n", "confidentiality"),
         ("", None),
@@ -323,10 +326,8 @@ class Recorder:
     ],
 )
 def test_nothing_but_acpi_memory_is_read(address: int, size: int, allowed: bool) -> None:
-    # Made without __init__: there is no kernel with ACPI memory to open here.
-    memory = bpf.AcpiMemory.__new__(bpf.AcpiMemory)
     recorder = Recorder()
-    memory._page_offset, memory._ranges, memory._reader = 1 << 63, [Range(0x7F000000, 0x7F001000)], recorder  # type: ignore[assignment]
+    memory = bpf.AcpiMemory(1 << 63, [Range(0x7F000000, 0x7F001000)], cast(bpf.KernelReader, recorder))
     if allowed:
         assert memory.read(address, size) == bytes(size)
         assert recorder.reads == [((1 << 63) + address, size)]
