@@ -33,32 +33,15 @@ class BtfError(ValueError):
     """The bytes are not BTF of a known form; the text says what is wrong and where."""
 
 
-class Kind(IntEnum):
-    """``BTF_KIND_*`` of include/uapi/linux/btf.h."""
+#: ``BTF_KIND_*`` of include/uapi/linux/btf.h.
+Kind = IntEnum(
+    "Kind",
+    "VOID INT PTR ARRAY STRUCT UNION ENUM FWD TYPEDEF VOLATILE CONST RESTRICT FUNC FUNC_PROTO VAR DATASEC FLOAT "
+    "DECL_TAG TYPE_TAG ENUM64",
+    start=0,
+)
 
-    VOID = 0
-    INT = 1
-    PTR = 2
-    ARRAY = 3
-    STRUCT = 4
-    UNION = 5
-    ENUM = 6
-    FWD = 7
-    TYPEDEF = 8
-    VOLATILE = 9
-    CONST = 10
-    RESTRICT = 11
-    FUNC = 12
-    FUNC_PROTO = 13
-    VAR = 14
-    DATASEC = 15
-    FLOAT = 16
-    DECL_TAG = 17
-    TYPE_TAG = 18
-    ENUM64 = 19
-
-
-#: Kinds that name or qualify another type without changing what lies in memory.
+#: Kinds that name or qualify another type without changing its layout in memory.
 TRANSPARENT = frozenset((Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG))
 
 INT_SIGNED = 1
@@ -67,32 +50,20 @@ INT_BOOL = 4
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _RECORD = struct.Struct("<III")
-_RECORD_BYTES = _RECORD.size
 _WORD = struct.Struct("<I")
-
-#: Bytes after the record itself.
-_FIXED = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
-_FIXED.update(dict.fromkeys((Kind.PTR, Kind.FWD, Kind.FUNC, Kind.FLOAT, *TRANSPARENT), 0))
-#: Bytes after the record for each of its vlen elements.
-_REPEATED = {
-    Kind.STRUCT: 12,
-    Kind.UNION: 12,
-    Kind.ENUM: 8,
-    Kind.FUNC_PROTO: 8,
-    Kind.DATASEC: 12,
-    Kind.ENUM64: 12,
-}
 _KIND_FLAG = 0x80
 
-# The same by the top byte of the info word (kind_flag in bit 7, the kind in bits 0 to 4): the size of the whole
-# record, 0 where vlen decides; and the size of an element, 0 where the kind is unknown.
-_RECORD_SIZE = [0] * 256
-_ELEMENT_SIZE = [0] * 256
-for _flag in (0, _KIND_FLAG):
-    for _kind, _size in _FIXED.items():
-        _RECORD_SIZE[_flag | _kind] = _RECORD_BYTES + _size
-    for _kind, _size in _REPEATED.items():
-        _ELEMENT_SIZE[_flag | _kind] = _size
+#: Bytes of each of the vlen elements of a record.
+_ELEMENT_BYTES: dict[int, int] = {
+    **dict.fromkeys((Kind.STRUCT, Kind.UNION, Kind.DATASEC, Kind.ENUM64), 12),
+    **dict.fromkeys((Kind.ENUM, Kind.FUNC_PROTO), 8),
+}
+#: Bytes of a record without its elements.
+_RECORD_BYTES: dict[int, int] = {
+    **dict.fromkeys((Kind.PTR, Kind.FWD, Kind.FUNC, Kind.FLOAT, *TRANSPARENT, *_ELEMENT_BYTES), 12),
+    **dict.fromkeys((Kind.INT, Kind.VAR, Kind.DECL_TAG), 16),
+    Kind.ARRAY: 24,
+}
 
 
 class BtfType(NamedTuple):
@@ -105,7 +76,7 @@ class BtfType(NamedTuple):
     vlen: int
     #: Empty for an anonymous type.
     name: str
-    #: The C union of ``size`` and ``type``: the kind says which of the two names below applies.
+    #: The C union of ``size`` and ``type``.
     size_or_type: int
     #: Where the data after the record begins in the type section.
     data: int
@@ -190,7 +161,7 @@ class Btf:
                 start = self._offsets[type_id]
                 kind = self._types[start + 7] & 0x1F
                 if kind in (Kind.ENUM, Kind.ENUM64):
-                    index, middle = divmod(offset - start - _RECORD_BYTES, _REPEATED[Kind(kind)])
+                    index, middle = divmod(offset - start - _RECORD.size, _ELEMENT_BYTES[kind])
                     if index >= 0 and middle == 0:
                         return type_id, self.enumerators(self.type(type_id))[index][1]
         return None
@@ -216,7 +187,7 @@ class Btf:
             info & 0xFFFF,
             self._name(name_off, type_id),
             size_or_type,
-            offset + _RECORD_BYTES,
+            offset + _RECORD.size,
         )
 
     def __len__(self) -> int:
@@ -330,21 +301,17 @@ class Btf:
     def _index(self, type_id: int, offset: int) -> None:
         """Extend the index until it holds this number and this offset, or everything."""
         types, end = self._types, len(self._types)
-        record_size, element_size, append = _RECORD_SIZE, _ELEMENT_SIZE, self._offsets.append
         position, count = self._indexed, len(self._offsets)
         while position < end and (count <= type_id or position <= offset):
-            if position + _RECORD_BYTES > end:
+            if position + _RECORD.size > end:
                 raise BtfError(f"BTF type {count}: the section ends inside of it")
-            kind = types[position + 7]
-            size = record_size[kind]
-            if not size:
-                size = element_size[kind]
-                if not size:
-                    raise BtfError(f"BTF type {count}: unknown kind {kind & 0x1F}")
-                size = _RECORD_BYTES + size * (types[position + 4] | types[position + 5] << 8)
+            kind = types[position + 7] & 0x1F
+            if kind not in _RECORD_BYTES:
+                raise BtfError(f"BTF type {count}: unknown kind {kind}")
+            size = _RECORD_BYTES[kind] + _ELEMENT_BYTES.get(kind, 0) * (types[position + 4] | types[position + 5] << 8)
             if position + size > end:
                 raise BtfError(f"BTF type {count}: the section ends inside of it")
-            append(position)
+            self._offsets.append(position)
             position += size
             count += 1
             self._indexed = position

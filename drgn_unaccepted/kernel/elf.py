@@ -15,8 +15,8 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 
 _IDENT = b"\x7fELF\x02\x01"
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
+_EHDR = struct.Struct("<16xH14xQQ6xHHHHH")
+_SHDR = struct.Struct("<IIQ8xQQII16x")
 #: ``Elf64_Sym``: st_name, st_info, st_other, st_shndx, st_value, st_size.
 _SYM = struct.Struct("<IBBHQQ")
 _NHDR = struct.Struct("<III")
@@ -30,17 +30,11 @@ _NT_GNU_BUILD_ID = 3
 
 
 class ElfHeader(NamedTuple):
-    """``Elf64_Ehdr``."""
+    """The members of ``Elf64_Ehdr`` that are of use here."""
 
-    ident: bytes
     type: int
-    machine: int
-    version: int
-    entry: int
     phoff: int
     shoff: int
-    flags: int
-    ehsize: int
     phentsize: int
     phnum: int
     shentsize: int
@@ -49,18 +43,15 @@ class ElfHeader(NamedTuple):
 
 
 class SectionHeader(NamedTuple):
-    """``Elf64_Shdr``."""
+    """The members of ``Elf64_Shdr`` that are of use here."""
 
     name: int
     type: int
     flags: int
-    address: int
     offset: int
     size: int
     link: int
     info: int
-    alignment: int
-    entry_size: int
 
 
 class Note(NamedTuple):

@@ -30,6 +30,7 @@ _PAGE_SHIFT = 12
 _PAGE_SIZE = 1 << _PAGE_SHIFT
 #: Bits of an address that one level translates.
 _LEVEL_BITS = 9
+_CACHE_KEY = "drgn_unaccepted_encrypted"
 _PRESENT = 1 << 0
 #: PS: the entry maps memory itself, 2 MiB or 1 GiB of it.
 _LARGE = 1 << 7
@@ -88,26 +89,16 @@ class PageTables:
         :raises FaultError: a part is not mapped, or not in the target
         """
         pieces = []
-        for start, end in self._runs(virtual, size):
-            try:
-                pieces.append(self._read(start, end - start))
-            except FaultError as error:
-                raise FaultError(f"not in this target: physical {error.address:#x}", virtual) from None
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _runs(self, virtual: int, size: int) -> list[Range]:
-        """The physical memory behind virtual memory, in order; contiguous pages form one piece."""
-        runs: list[Range] = []
         end = virtual + size
         while virtual < end:
             start, stop = self.translate(virtual)
-            stop = min(stop, start + end - virtual)
-            virtual += stop - start
-            if runs and runs[-1].end == start:
-                runs[-1] = Range(runs[-1].start, stop)
-            else:
-                runs.append(Range(start, stop))
-        return runs
+            count = min(stop - start, end - virtual)
+            try:
+                pieces.append(self._read(start, count))
+            except FaultError as error:
+                raise FaultError(f"not in this target: physical {error.address:#x}", virtual) from None
+            virtual += count
+        return b"".join(pieces)
 
 
 def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo) -> Optional[PageTables]:
@@ -142,6 +133,3 @@ def reach_encrypted(prog: Program, core: ElfCore) -> None:
 
     for start, end in rng.subtract([KERNEL_SPACE], core.virtual()):
         prog.add_memory_segment(start, end - start, read, physical=False)
-
-
-_CACHE_KEY = "drgn_unaccepted_encrypted"

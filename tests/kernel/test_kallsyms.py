@@ -65,16 +65,9 @@ def test_every_symbol_is_found_where_it_was_put(encoding: str) -> None:
     for letter, name, address in written:
         expected.setdefault(name, []).append((letter, address))
     assert {name: [(s.letter, s.address) for s in many] for name, many in found.items()} == expected
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_size_is_what_there_is_up_to_the_next_address(encoding: str) -> None:
-    written = [s for s in symbols() if s[0] != "A"]
-    found = find(KallsymsWriter(written, encoding), "_stext", "efi", "twice", "efi_late_byte")
-    assert found["_stext"][0].size == 64
-    assert found["efi"][0].size == 0x40
-    assert [s.size for s in found["twice"]] == [16, 0x100 - 16]
-    assert found["efi_late_byte"][0].size == 0  # the last one
+    assert [s.size for name in ("_stext", "efi", "twice") for s in found[name]] == [64, 64, 16, 0x100 - 16]
+    last = written[-1][1]
+    assert found[last][0].size == 0
 
 
 def test_what_is_not_there_is_left_out() -> None:
@@ -87,17 +80,7 @@ def test_what_is_not_there_is_left_out() -> None:
     assert set(find(table, "efi", *absent, *codes - written)) <= {"efi", "_stext"}
 
 
-def test_a_name_that_cannot_be_does_not_hide_one_that_is() -> None:
-    """The letter N is in no symbol. With its code, a token, and a name, other symbols' names are encoded."""
-    for seed in range(40):
-        random = Random(seed)
-        names = {"".join(random.choices("abcAB_1.", k=random.randint(1, 12))) for _ in range(80)}
-        written: Symbols = [("T", "_stext", TEXT)]
-        written += [("dDbB"[i % 4], name, TEXT + 32 + 8 * i) for i, name in enumerate(sorted(names))]
-        assert set(find(KallsymsWriter(written, "place"), *names)) - {"_stext"} == names
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.text("abcAB_1.", min_size=1, max_size=40), min_size=1, max_size=60, unique=True),
     st.sampled_from(ENCODINGS),
@@ -142,11 +125,14 @@ def damage(table: KallsymsWriter, where: str, data: bytes) -> None:
     table.memory[start : start + len(data)] = data
 
 
-@pytest.mark.parametrize("count", [0, limits.KALLSYMS_SYMBOLS + 1])
-def test_a_count_out_of_bounds(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "is 0"), (limits.KALLSYMS_SYMBOLS + 1, "kallsyms_num_syms is"), (200_000, "ends inside of symbol")],
+)
+def test_a_count_that_is_wrong(count: int, words: str) -> None:
     table = KallsymsWriter(symbols(), "percpu")
     damage(table, "kallsyms_num_syms", struct.pack("<I", count))
-    with pytest.raises(KallsymsError, match=f"kallsyms_num_syms is {count}"):
+    with pytest.raises(KallsymsError, match=words):
         find(table, "efi")
 
 
@@ -178,13 +164,6 @@ def test_as_many_aliases_as_are_looked_through(aliases: int, size: int) -> None:
     assert [symbol.size for symbol in find(table, "alias_1")["alias_1"]] == [32]
 
 
-def test_more_symbols_than_names() -> None:
-    table = KallsymsWriter(symbols(), "percpu")
-    damage(table, "kallsyms_num_syms", struct.pack("<I", 200_000))
-    with pytest.raises(KallsymsError, match="ends inside of symbol"):
-        find(table, "efi")
-
-
 @pytest.mark.parametrize(
     ("moved", "words"),
     [
@@ -210,7 +189,7 @@ def test_tokens_that_no_build_has_made() -> None:
         find(table, "efi")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(min_value=0), st.integers(0, 255)), min_size=1, max_size=6))
 def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]]) -> None:
     table = KallsymsWriter([s for s in symbols()[::8] if s[0] != "A"] + [("T", "_stext", TEXT)], "place")

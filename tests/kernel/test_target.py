@@ -36,8 +36,8 @@ Capsys = pytest.CaptureFixture[str]
 UNIT = 2 << 20
 TIB = 1 << 40
 C_BIT = 51
-#: Everything that a capture may read.
-COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
+#: Together they read everything that a capture may read.
+COMMANDS = (["summary"], ["ranges"], ["zones"], ["check"])
 
 
 def truth(name: str) -> dict[str, Any]:
@@ -99,8 +99,7 @@ def page_offset_base(name: str) -> int:
     return prog.read_u64(symbol.address)
 
 
-@pytest.mark.parametrize("name", ("6.12-fill", "7.3-fill"))
-@pytest.mark.parametrize("like", ("qemu", "kdump"))
+@pytest.mark.parametrize(("name", "like"), (("6.12-fill", "qemu"), ("7.3-fill", "kdump")))
 def test_with_the_c_bit_in_all_page_tables_every_answer_is_the_same(
     name: str, like: str, capsys: Capsys, tmp_path: Path
 ) -> None:
@@ -138,16 +137,10 @@ def test_drgns_own_prompt_reaches_encrypted_memory_after_the_first_question(tmp_
     prog.set_core_dump(str(elf_of(tmp_path / "dump", sample)))
     for _ in range(2):
         assert adopt(prog).debug_info == "btf"
-    assert prog["efi"].unaccepted == truth("6.12-fill")["table_address"]
-
-
-def test_a_dump_that_is_gone_since_drgn_opened_it(tmp_path: Path) -> None:
-    path = elf_of(tmp_path / "dump", read_sample("6.12-fill"))
-    prog = drgn.Program()
-    prog.set_core_dump(str(path))
-    path.unlink()
+    (tmp_path / "dump").unlink()
     with pytest.raises(TargetError, match="No such file"):
         adopt(prog)
+    assert prog["efi"].unaccepted == truth("6.12-fill")["table_address"]
 
 
 def test_damaged_encrypted_tables_are_a_stated_reason(capsys: Capsys, tmp_path: Path) -> None:
@@ -390,7 +383,7 @@ def test_an_elf_dump_cut_short_at_many_lengths(capsys: Capsys, tmp_path: Path) -
     path = tmp_path / "dump"
     answered = 0
     near = [0, 1, 15, 16, 63, 64, 65, 119, 120, 1000, 4000, 6000, len(whole) - 4096, len(whole) - 1]
-    for kept in sorted({*near, *every(range(10000, len(whole)), 490000)} - {len(whole)}):
+    for kept in sorted({*near, *every(range(10000, len(whole)), 900000)} - {len(whole)}):
         path.write_bytes(whole[:kept])
         answered += assert_refused_or_true(capsys, path, name, warned=True)
     assert answered, "where only the last pages lack there is an answer"
@@ -401,7 +394,7 @@ def test_a_kdump_cut_short_at_many_lengths(capsys: Capsys, tmp_path: Path) -> No
         whole = (SAMPLES / name / "vmcore").read_bytes()
         path = tmp_path / "dump"
         near = [0, 1, 8, 100, 431, 464, 4095, 4096, 4097, 8192, 12288, len(whole) - 4096, len(whole) - 1]
-        for kept in sorted({*near, *every(range(20000, len(whole)), 190000)} - {len(whole)}):
+        for kept in sorted({*near, *every(range(20000, len(whole)), 400000)} - {len(whole)}):
             path.write_bytes(whole[:kept])
             assert_refused_or_true(capsys, path, name, warned=False)
 
@@ -436,8 +429,10 @@ def without_btf(path: Path, data: bytes) -> Path:
 XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))
 
 
-@pytest.mark.parametrize("way", ("bare", "section", "stripped vmlinux", "with an empty vmlinux before"))
-@pytest.mark.parametrize("debug_info", ("auto", "btf"))
+@pytest.mark.parametrize(
+    ("way", "debug_info"),
+    (("bare", "auto"), ("section", "btf"), ("stripped vmlinux", "auto"), ("with an empty vmlinux before", "btf")),
+)
 def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
     name = "6.12-fill"
     dump, file = without_btf(tmp_path / "dump", btf[name]), tmp_path / "file"
