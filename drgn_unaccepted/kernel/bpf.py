@@ -54,6 +54,12 @@ _VERIFIER_LOG_BYTES = 64 << 10
 _CONTEXT = struct.Struct("=QQ")
 
 
+_PROBE_REASONS = {
+    errno.EFAULT: "not mapped (EFAULT)",
+    errno.ERANGE: "no address of kernel memory (ERANGE)",
+}
+
+
 class KernelReader:
     """Reads at virtual addresses of the running kernel, without a fault and without a write.
 
@@ -90,7 +96,9 @@ class KernelReader:
             length = min(CHUNK, address + size - start)
             status = _run(self._descriptors[1], start, length)
             if status:
-                raise Unavailable(f"BPF probe read of {length} bytes at {start:#x}: {_probe_reason(status)}")
+                raise Unavailable(
+                    f"BPF probe read of {length} bytes at {start:#x}: {_PROBE_REASONS.get(-status, status)}"
+                )
             parts.append(self._value[:length])
         return b"".join(parts)
 
@@ -238,14 +246,6 @@ def _bpf(command: int, attributes: bytearray) -> int:
     return result
 
 
-def _probe_reason(status: int) -> str:
-    if status == -errno.EFAULT:
-        return "not mapped (EFAULT)"
-    if status == -errno.ERANGE:
-        return "no address of kernel memory (ERANGE)"
-    return errno.errorcode.get(-status, str(status))
-
-
 def _bpf_reason(error: OSError) -> str:
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
     if error.errno == errno.ENOSYS:
@@ -275,7 +275,9 @@ def _verifier_reason(error: OSError, log: Sequence[str]) -> str:
 def _what_forbids() -> Optional[str]:
     """Why a privileged call was refused; None where this process cannot find out."""
     reasons = []
-    lacking = _lacking_capabilities(_effective_capabilities())
+    effective = _effective_capabilities()
+    wanted = () if effective >> _CAP_SYS_ADMIN & 1 else (("CAP_BPF", _CAP_BPF), ("CAP_PERFMON", _CAP_PERFMON))
+    lacking = [name for name, bit in wanted if not effective >> bit & 1]
     if lacking:
         reasons.append(f"this process lacks {' and '.join(lacking)} (or CAP_SYS_ADMIN)")
     if lockdown_mode() == "confidentiality":
@@ -288,14 +290,6 @@ def _what_forbids() -> Optional[str]:
     return "; ".join(reasons) or None
 
 
-def _lacking_capabilities(effective: int) -> list[str]:
-    """Which of the two capabilities that a BPF probe read needs are not in ``CapEff`` of /proc/PID/status."""
-    if effective >> _CAP_SYS_ADMIN & 1:
-        return []
-    wanted = (("CAP_BPF", _CAP_BPF), ("CAP_PERFMON", _CAP_PERFMON))
-    return [name for name, bit in wanted if not effective >> bit & 1]
-
-
 def _effective_capabilities() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
@@ -306,9 +300,7 @@ def _effective_capabilities() -> int:
 def lockdown_mode(path: str = "/sys/kernel/security/lockdown") -> Optional[str]:
     """``none``, ``integrity`` or ``confidentiality``; None where it cannot be told."""
     line = _first_line(path)
-    if line is None or "[" not in line:
-        return None
-    return line.partition("[")[2].partition("]")[0]
+    return line.partition("[")[2].partition("]")[0] if line is not None and "[" in line else None
 
 
 def _first_line(path: str) -> Optional[str]:

@@ -168,20 +168,19 @@ class ElfMemory:
 
         :raises FaultError: the dump does not hold them all
         """
-        data = b""
-        for index in range(max(0, bisect_right(self._pieces, (address, _SPACE_END, 0)) - 1), len(self._pieces)):
+        parts = []
+        at, stop = address, address + size
+        for index in range(max(0, bisect_right(self._pieces, (at, _SPACE_END, 0)) - 1), len(self._pieces)):
             start, end, offset = self._pieces[index]
-            at = address + len(data)
             if not start <= at < end:
                 break
-            wanted = min(size - len(data), end - at)
-            piece = os.pread(self._file.fileno(), wanted, offset + at - start)
-            data += piece
-            if len(piece) < wanted or len(data) == size:
+            parts.append(os.pread(self._file.fileno(), min(stop, end) - at, offset + at - start))
+            at += len(parts[-1])
+            if at == stop or at < end:
                 break
-        if len(data) < size:
+        if at < stop:
             raise FaultError("not in this dump", address)
-        return data
+        return b"".join(parts)
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:
         """Physical addresses of ``pattern``. Holes of a sparse file are skipped.

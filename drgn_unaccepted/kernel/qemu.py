@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Callable, NamedTuple, Optional
 
 from drgn import FaultError
@@ -23,10 +24,8 @@ from drgn_unaccepted.kernel.elf_core import ElfCore, ElfMemory
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP, PageTables
 
-_NOTE = b"QEMU"
-#: version, size; idt.base; cr[0] to cr[4]. Between them: general registers and segments.
-_STATE = struct.Struct("<II376xQ5Q")
-_VERSION = 1
+#: version, idt.base, cr[3] and cr[4] of ``struct QEMUCPUState``.
+_STATE = struct.Struct("<I4x376xQ24xQQ")
 
 _CR3_ADDRESS = (1 << 52) - 4096
 #: PTI_USER_PGTABLE_BIT: under page table isolation the user's page tables follow right after the kernel's.
@@ -42,25 +41,12 @@ _VECTOR_0 = ("asm_exc_divide_error", "early_idt_handler_array")
 _KASLR_ALIGN = 2 << 20
 _KASLR_END = 1 << 30
 
+#: Symbols whose addresses VMCOREINFO has under the same names.
 _PLAIN_SYMBOLS = (
-    "_stext",
-    "init_uts_ns",
-    "kallsyms_names",
-    "kallsyms_num_syms",
-    "kallsyms_offsets",
-    "kallsyms_relative_base",
-    "kallsyms_token_index",
-    "kallsyms_token_table",
-    "node_data",
+    *("_stext", "init_uts_ns", "kallsyms_names", "kallsyms_num_syms", "kallsyms_offsets", "kallsyms_relative_base"),
+    *("kallsyms_token_index", "kallsyms_token_table", "node_data"),
 )
-_SYMBOLS = (
-    *_PLAIN_SYMBOLS,
-    *_VECTOR_0,
-    "__start_notes",
-    "__stop_notes",
-    "init_top_pgt",
-    "linux_banner",
-)
+_SYMBOLS = (*_PLAIN_SYMBOLS, *_VECTOR_0, "__start_notes", "__stop_notes", "init_top_pgt", "linux_banner")
 
 
 class CpuState(NamedTuple):
@@ -96,15 +82,9 @@ class CpuState(NamedTuple):
 
 def cpu_states(core: ElfCore) -> list[CpuState]:
     """The CPUs that QEMU noted, at most :data:`limits.GLOBAL_ARRAY_LENGTH`; none in a dump by another program."""
-    states: list[CpuState] = []
-    for note in core.notes():
-        if len(states) == limits.GLOBAL_ARRAY_LENGTH:
-            break
-        if note.name == _NOTE and len(note.data) >= _STATE.size:
-            version, _, idt, _, _, _, cr3, cr4 = _STATE.unpack_from(note.data)
-            if version == _VERSION:
-                states.append(CpuState(len(states), idt, cr3, cr4))
-    return states
+    notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
+    states = ((idt, cr3, cr4) for version, idt, cr3, cr4 in notes if version == 1)
+    return [CpuState(number, *state) for number, state in enumerate(islice(states, limits.GLOBAL_ARRAY_LENGTH))]
 
 
 class Worked(NamedTuple):
