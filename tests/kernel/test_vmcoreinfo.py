@@ -325,21 +325,6 @@ def test_a_vmlinux_of_another_kernel(change: dict[str, Optional[int]], words: st
         work_out_vmcoreinfo(core_of(path, pages, kernel.cpu()), [vmlinux(tmp_path / "vmlinux", symbols)])
 
 
-@pytest.mark.parametrize("beyond", [0, 1])
-def test_as_long_a_release_as_is_looked_at(beyond: int, path: Path, tmp_path: Path) -> None:
-    """The blank after it has to be among the first 256 bytes of the banner, or it is no banner."""
-    release = "6." + "1" * (256 - len("Linux version 6. ") + beyond)
-    kernel = Kernel(release=release)
-    pages: dict[int, bytes] = {}
-    kernel.write(pages)
-    core, files = core_of(path, pages, kernel.cpu()), [vmlinux(tmp_path / "vmlinux")]
-    if beyond:
-        with pytest.raises(Unavailable, match=r"^no CPU of it was in the kernel of"):
-            work_out_vmcoreinfo(core, files)
-    else:
-        assert f"OSRELEASE={release}" in work_out_vmcoreinfo(core, files).text.decode().splitlines()
-
-
 def test_no_registers(path: Path, tmp_path: Path) -> None:
     pages: dict[int, bytes] = {}
     Kernel().write(pages)
