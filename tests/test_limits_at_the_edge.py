@@ -14,10 +14,10 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer import ranges as ranges_question
 from drgn_unaccepted.answer import resolve as resolve_question
+from drgn_unaccepted.consistency import contradiction
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.snapshot import ListedChunks
 from drgn_unaccepted.snapshot_file import Budget, SnapshotFileError, parse_json
-from drgn_unaccepted.snapshot_sound import contradiction
 from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.case import sample

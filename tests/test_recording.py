@@ -25,9 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.commands import keep as keep_command
-from drgn_unaccepted.commands import load as load_command
-from drgn_unaccepted.commands.base import Action
+from drgn_unaccepted.answer.progress import Progress, by_node
+from drgn_unaccepted.commands import COMMANDS, Action
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.record import file as recording_file
@@ -35,7 +34,6 @@ from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.record.change import apply, change
 from drgn_unaccepted.record.file import Recording, RecordingError, Sample, Writer
 from drgn_unaccepted.record.loop import Stop, samples
-from drgn_unaccepted.record.progress import Progress, by_node
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Counters, ListedChunks, Snapshot, Table, Task, Zone
 from drgn_unaccepted.snapshot_file import SnapshotFileError, load
 from tests.checks.build import BASE, BITMAP, LISTED, clean
@@ -834,12 +832,12 @@ def test_only_this_machines_kernel_is_kept(
     flags: ProgramFlags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is filed under the boot of this machine is of this boot; nothing that was kept is touched."""
-    monkeypatch.setattr(keep_command, "boot_id", lambda: BOOT)
+    monkeypatch.setattr(flight, "boot_id", lambda: BOOT)
     flight.keep(clean(), BOOT, str(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     prog: Any = SimpleNamespace(flags=flags)
     opened = replace(RUNNING, prog=prog, path="vmcore")
-    command = load_command("keep")
+    command = COMMANDS["keep"]
     assert isinstance(command, Action)
     with pytest.raises(CommandError, match="vmcore is not its running kernel"):
         command.run(argparse.Namespace(directory=str(tmp_path), boots=3), lambda: opened)
@@ -850,14 +848,16 @@ def test_what_is_printed_of_what_was_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the table it says why, also where one that was read earlier in this boot is there still."""
+    from drgn_unaccepted.kernel import capture
+
     lost = replace(clean(), table=Table("not-captured", "bpf: needs CAP_BPF", clean().table.address))
     args = argparse.Namespace(directory=str(tmp_path), boots=3)
-    command = load_command("keep")
+    command = COMMANDS["keep"]
     assert isinstance(command, Action)
-    monkeypatch.setattr(keep_command, "boot_id", lambda: BOOT)
+    monkeypatch.setattr(flight, "boot_id", lambda: BOOT)
     said = []
     for snapshot in (lost, clean(), lost):
-        monkeypatch.setattr(keep_command, "capture", lambda *_, snapshot=snapshot: snapshot)
+        monkeypatch.setattr(capture, "capture", lambda *_, snapshot=snapshot: snapshot)
         assert command.run(args, lambda: RUNNING) == 0
         said.append(capsys.readouterr().out.splitlines()[1:])
     why = "without the table: not-captured: bpf: needs CAP_BPF"
