@@ -45,19 +45,21 @@ class Context:
             if len(self.warnings) < limits.FILE_WARNINGS:
                 self.warnings[f"unknown field {place}.{name[:64]} ignored"] = None
 
-    def unpack(self, value: Any) -> bytes:
-        """Bytes out of their text."""
-        if type(value) is not str:
-            raise _Wrong("str is wanted")
+    def unpack(self, value: Any, where: str) -> bytes:
+        """Bytes out of their text.
+
+        :raises SnapshotFileError: damaged, or too many
+        """
+        _expect(value, str, where)
         try:
             inflate = zlib.decompressobj()
             data = inflate.decompress(base64.b64decode(value, validate=True), self._bytes_left + 1)
         except (binascii.Error, ValueError, zlib.error) as error:
-            raise _Wrong(str(error)) from None
+            raise SnapshotFileError(f"{where}: {error}") from None
         if len(data) > self._bytes_left:
-            raise _Wrong(f"more than {limits.SNAPSHOT_UNPACKED_BYTES} bytes when unpacked")
+            raise SnapshotFileError(f"{where}: more than {limits.SNAPSHOT_UNPACKED_BYTES} bytes when unpacked")
         if not inflate.eof or inflate.unused_data:
-            raise _Wrong("damaged")
+            raise SnapshotFileError(f"{where}: damaged")
         self._bytes_left -= len(data)
         return data
 
@@ -85,10 +87,34 @@ def decode(value: Any, annotation: Any, where: str, context: Optional[Context] =
     :param where: place of ``value``, for the message
     :raises SnapshotFileError: ``value`` does not fit
     """
-    try:
-        return _reader(annotation)(value, context or Context())
-    except _Wrong as error:
-        raise SnapshotFileError(f"{where}{error.place}: {error}") from None
+    context = context or Context()
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Union:
+        return None if value is None else decode(value, arguments[0], where, context)
+    if origin is typing.Annotated:
+        _check_bounds(value, arguments[1], where)
+        return decode(value, arguments[0], where, context)
+    if annotation in (int, bool, str):
+        # A bool is an int in Python, but not in JSON.
+        if type(value) is not annotation:
+            raise SnapshotFileError(f"{where}: {annotation.__name__} is wanted")
+        return value
+    if annotation is bytes:
+        return context.unpack(value, where)
+    if isinstance(annotation, str):
+        return _decode_column(context.unpack(value, where), annotation, where)
+    if dataclasses.is_dataclass(annotation):
+        return _decode_object(value, annotation, where, context)
+    if origin is Mapping:
+        _expect(value, dict, where)
+        return {key: decode(item, str, f"{where}.{key[:64]}") for key, item in value.items()}
+    _expect(value, list, where)
+    if origin is tuple:
+        return tuple(decode(item, arguments[0], f"{where}.{n}", context) for n, item in enumerate(value))
+    fields = hints(annotation)
+    if len(value) != len(fields):
+        raise SnapshotFileError(f"{where}: {len(fields)} fields are wanted")
+    return annotation(*(decode(item, fields[n], f"{where}.{n}", context) for n, item in zip(fields, value)))
 
 
 def parse_json(data: bytearray) -> Any:
@@ -136,9 +162,10 @@ def check_schema(document: Any, wanted: str) -> None:
 
 @cache
 def hints(kind: Any) -> dict[str, Any]:
-    """The annotations of a class, with their bounds."""
-    # array.array takes no type argument before Python 3.12; COLUMNS describes the arrays.
-    return typing.get_type_hints(kind, localns={"array": list}, include_extras=True)
+    """The annotations of a class, with their bounds; those of :data:`COLUMNS` are type codes."""
+    # array.array takes no type argument before Python 3.12.
+    known = typing.get_type_hints(kind, localns={"array": list}, include_extras=True)
+    return {**known, **COLUMNS} if kind is ListedChunks else known
 
 
 def plain(annotation: Any) -> Any:
@@ -148,153 +175,35 @@ def plain(annotation: Any) -> Any:
     return annotation
 
 
-class _Wrong(Exception):
-    """A value that does not fit; whoever reads what is around it adds to the place."""
-
-    place = ""
-
-
-_Reader = Callable[[Any, Context], Any]
-
-
-@cache
-def _reader(annotation: Any) -> _Reader:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Union:
-        inner = _reader(arguments[0])
-        return lambda value, context: None if value is None else inner(value, context)
-    if origin is typing.Annotated:
-        return _bounded_reader(arguments[0], arguments[1])
-    if annotation in (int, bool, str):
-        return _scalar_reader(annotation)
-    if annotation is bytes:
-        return lambda value, context: context.unpack(value)
-    if dataclasses.is_dataclass(annotation):
-        return _object_reader(annotation)
-    if origin is tuple and arguments[1:] == (Ellipsis,):
-        return _list_reader(arguments[0])
-    if isinstance(annotation, type) and issubclass(annotation, tuple):
-        return _named_tuple_reader(annotation)
-    if origin is Mapping and arguments == (str, str):
-        return _read_texts
-    raise TypeError(f"no such annotation is used: {annotation}")
-
-
-def _bounded_reader(kind: Any, bounds: Union[Bounds, Choices]) -> _Reader:
-    inner = _reader(kind)
-
+def _check_bounds(value: Any, bounds: Union[Bounds, Choices], where: str) -> None:
+    """Only what has the right type is refused here."""
     if isinstance(bounds, Choices):
-        choices = bounds.values
-
-        def one_of(value: Any, context: Context) -> Any:
-            if inner(value, context) not in choices:
-                raise _Wrong(f"{reprlib.repr(value)} is none of {', '.join(map(str, choices))}")
-            return value
-
-        return one_of
-    low, high = bounds
-
-    def number(value: Any, context: Context) -> Any:
-        if type(value) is not int:
-            raise _Wrong("int is wanted")
-        if not low <= value <= high:
-            raise _Wrong(f"{reprlib.repr(value)} is not from {low} to {high}")
-        return value
-
-    def sized(value: Any, context: Context) -> Any:
-        if isinstance(value, (str, list)) and not low <= len(value) <= high:
-            raise _Wrong(f"{len(value)} items or characters, at most {high} are wanted")
-        return inner(value, context)
-
-    return number if kind is int else sized
+        if value not in bounds.values:
+            raise SnapshotFileError(f"{where}: {reprlib.repr(value)} is none of {', '.join(map(str, bounds.values))}")
+    elif type(value) is int:
+        if not bounds.low <= value <= bounds.high:
+            raise SnapshotFileError(f"{where}: {reprlib.repr(value)} is not from {bounds.low} to {bounds.high}")
+    elif isinstance(value, (str, list)) and not bounds.low <= len(value) <= bounds.high:
+        raise SnapshotFileError(f"{where}: {len(value)} items or characters, at most {bounds.high} are wanted")
 
 
-def _scalar_reader(kind: type) -> _Reader:
-    def read(value: Any, context: Context) -> Any:
-        # A bool is an int in Python, but not in JSON.
-        if type(value) is not kind:
-            raise _Wrong(f"{kind.__name__} is wanted")
-        return value
-
-    return read
-
-
-def _list_reader(kind: Any) -> _Reader:
-    inner = _reader(kind)
-
-    def read(value: Any, context: Context) -> tuple[Any, ...]:
-        _expect(value, list)
-        made: list[Any] = []
-        try:
-            for item in value:
-                made.append(inner(item, context))
-        except _Wrong as error:
-            error.place = f".{len(made)}{error.place}"
-            raise
-        return tuple(made)
-
-    return read
+def _decode_object(value: Any, kind: Any, where: str, context: Context) -> Any:
+    _expect(value, dict, where)
+    known = hints(kind)
+    for field in dataclasses.fields(kind):
+        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if no_default and field.name not in value:
+            raise SnapshotFileError(f"{where}: no {field.name!r}")
+    context.unknown(kind.__name__, value.keys() - known.keys())
+    return kind(**{n: decode(value[n], hint, f"{where}.{n}", context) for n, hint in known.items() if n in value})
 
 
-def _named_tuple_reader(kind: Any) -> _Reader:
-    names, readers = list(hints(kind)), [_reader(hint) for hint in hints(kind).values()]
-
-    def read(value: Any, context: Context) -> Any:
-        _expect(value, list)
-        if len(value) != len(readers):
-            raise _Wrong(f"{len(readers)} fields are wanted")
-        made: list[Any] = []
-        try:
-            for item, reader in zip(value, readers):
-                made.append(reader(item, context))
-        except _Wrong as error:
-            error.place = f".{names[len(made)]}{error.place}"
-            raise
-        return kind(*made)
-
-    return read
-
-
-def _object_reader(kind: Any) -> _Reader:
-    columns = COLUMNS if kind is ListedChunks else {}
-    readers = {
-        name: _column_reader(columns[name]) if name in columns else _reader(hint) for name, hint in hints(kind).items()
-    }
-    required = {
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-
-    def read(value: Any, context: Context) -> Any:
-        _expect(value, dict)
-        if required - value.keys():
-            raise _Wrong(f"no {min(required - value.keys())!r}")
-        context.unknown(kind.__name__, value.keys() - readers.keys())
-        made = {}
-        for name, reader in readers.items():
-            if name not in value:
-                continue
-            try:
-                made[name] = reader(value[name], context)
-            except _Wrong as error:
-                error.place = f".{name}{error.place}"
-                raise
-        return kind(**made)
-
-    return read
-
-
-def _column_reader(code: str) -> _Reader:
-    def read(value: Any, context: Context) -> array[int]:
-        column = array(code)
-        data = context.unpack(value)
-        if len(data) % column.itemsize:
-            raise _Wrong(f"{len(data)} bytes are no whole number of values")
-        column.frombytes(data)
-        return _little_endian(column)
-
-    return read
+def _decode_column(data: bytes, code: str, where: str) -> array[int]:
+    column = array(code)
+    if len(data) % column.itemsize:
+        raise SnapshotFileError(f"{where}: {len(data)} bytes are no whole number of values")
+    column.frombytes(data)
+    return _little_endian(column)
 
 
 def _little_endian(column: array[int]) -> array[int]:
@@ -306,19 +215,9 @@ def _little_endian(column: array[int]) -> array[int]:
     return swapped
 
 
-def _read_texts(value: Any, context: Context) -> dict[str, str]:
-    _expect(value, dict)
-    for key, item in value.items():
-        if type(item) is not str:
-            error = _Wrong("str is wanted")
-            error.place = f".{key[:64]}"
-            raise error
-    return dict(value)
-
-
-def _expect(value: Any, kind: type) -> None:
+def _expect(value: Any, kind: type, where: str) -> None:
     if not isinstance(value, kind):
-        raise _Wrong(f"{kind.__name__} is wanted")
+        raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
 
 
 def _pack(data: bytes) -> str:

@@ -3,8 +3,8 @@
 
 A dataclass that changed is an object of its changed fields. A list of dataclasses of unchanged length is an object by
 index. A bitmap is the runs of bits that were cleared, and of those that were set, which no released kernel does. A list
-of chunks is the slices of the previous list that were kept, and the chunks that were appended. Everything else, and any
-difference with too many runs, is written whole, as in a snapshot file.
+of chunks is the slices of the previous list that were kept (earlier versions wrote more than one), and the chunks that
+were appended. Everything else, and a difference with too many runs, is written whole, as in a snapshot file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import reprlib
 import typing
 from array import array
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any, Optional
 
 from drgn_unaccepted.codec import COLUMNS, Context, decode, encode, hints, plain
@@ -141,44 +140,20 @@ def _mask(value: Any, length: int, where: str) -> int:
 
 
 def _list_change(old: ListedChunks, new: ListedChunks) -> Optional[dict[str, Any]]:
-    """Slices of the old list that were kept, and the rest; None if there are too many."""
-    kept = _kept(old.pfns, new.pfns)
-    if kept is None:
+    """The slice of the old list that was kept, and the rest; None if anything but the head was removed.
+
+    The kernel takes chunks from the head of the list and adds them at its tail.
+    """
+    start = old.pfns.index(new.pfns[0]) if new.pfns and new.pfns[0] in old.pfns else len(old.pfns)
+    kept = len(old.pfns) - start
+    if any(getattr(old, name)[start:] != getattr(new, name)[:kept] for name in COLUMNS):
         return None
-    length = sum(end - start for start, end in kept)
-    if any(_slices(getattr(old, name), kept) != getattr(new, name)[:length] for name in COLUMNS):
-        return None
-    changed: dict[str, Any] = {"kept": list(chain.from_iterable(kept))}
-    if length < len(new.pfns):
-        changed["added"] = encode(ListedChunks(**{name: getattr(new, name)[length:] for name in COLUMNS}))
+    changed: dict[str, Any] = {"kept": [start, len(old.pfns)]}
+    if kept < len(new.pfns):
+        changed["added"] = encode(ListedChunks(**{name: getattr(new, name)[kept:] for name in COLUMNS}))
     if new.problems:
         changed["problems"] = list(new.problems)
     return changed
-
-
-def _kept(old: array[int], new: array[int]) -> Optional[list[tuple[int, int]]]:
-    """Ascending slices of ``old`` that ``new`` begins with; None if there are too many."""
-    kept: list[tuple[int, int]] = []
-    at = behind = 0
-    while at < len(new):
-        start = next((i for i in range(behind, len(old)) if old[i] == new[at]), None)
-        if start is None:
-            break
-        if len(kept) == RECORDED_RUNS:
-            return None
-        pairs = zip(memoryview(old)[start:], memoryview(new)[at:])
-        same = next((i for i, (was, now) in enumerate(pairs) if was != now), min(len(old) - start, len(new) - at))
-        behind = start + same
-        kept.append((start, behind))
-        at += same
-    return kept
-
-
-def _slices(column: array[int], slices: Iterable[tuple[int, int]]) -> array[int]:
-    taken = array(column.typecode)
-    for start, end in slices:
-        taken.extend(column[start:end])
-    return taken
 
 
 def _apply_list_change(old: Any, value: dict[str, Any], where: str, context: Context) -> ListedChunks:
@@ -186,7 +161,10 @@ def _apply_list_change(old: Any, value: dict[str, Any], where: str, context: Con
         raise SnapshotFileError(f"{where}: part of a list that was not there before")
     _check_keys(value, ("kept", "added", "problems"), where)
     kept = _pairs(value["kept"], len(old.pfns), f"{where}.kept")
-    columns = {name: _slices(getattr(old, name), kept) for name in COLUMNS}
+    columns = {name: array(code) for name, code in COLUMNS.items()}
+    for name, column in columns.items():
+        for start, end in kept:
+            column.extend(getattr(old, name)[start:end])
     if "added" in value:
         added = decode(value["added"], ListedChunks, f"{where}.added", context)
         for name, column in columns.items():
