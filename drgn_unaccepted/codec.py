@@ -20,7 +20,7 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.bounds import Bounds, Choices
@@ -70,6 +70,8 @@ def encode(value: Any, pack: Optional[Callable[[bytes], str]] = None) -> Any:
     :raises SnapshotFileError: bytes that hardly compress, too many for a file
     """
     pack = pack or _pack
+    if value is None or type(value) in (int, str, bool):
+        return value
     if dataclasses.is_dataclass(value):
         return {f.name: encode(getattr(value, f.name), pack) for f in dataclasses.fields(value)}
     if isinstance(value, array):
@@ -78,7 +80,8 @@ def encode(value: Any, pack: Optional[Callable[[bytes], str]] = None) -> Any:
         return pack(value)
     if isinstance(value, tuple):
         return [encode(item, pack) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value
+    assert isinstance(value, Mapping)
+    return dict(value)
 
 
 def decode(value: Any, annotation: Any, where: str, context: Optional[Context] = None) -> Any:
@@ -87,34 +90,33 @@ def decode(value: Any, annotation: Any, where: str, context: Optional[Context] =
     :param where: place of ``value``, for the message
     :raises SnapshotFileError: ``value`` does not fit
     """
-    context = context or Context()
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Union:
-        return None if value is None else decode(value, arguments[0], where, context)
-    if origin is typing.Annotated:
-        _check_bounds(value, arguments[1], where)
-        return decode(value, arguments[0], where, context)
-    if annotation in (int, bool, str):
+    optional, kind, bounds, item = annotation if isinstance(annotation, Hint) else hint(annotation)
+    if optional and value is None:
+        return None
+    if bounds is not None:
+        _check_bounds(value, bounds, where)
+    if kind in (int, bool, str):
         # A bool is an int in Python, but not in JSON.
-        if type(value) is not annotation:
-            raise SnapshotFileError(f"{where}: {annotation.__name__} is wanted")
+        if type(value) is not kind:
+            raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
         return value
-    if annotation is bytes:
+    context = context or Context()
+    if kind is bytes:
         return context.unpack(value, where)
-    if isinstance(annotation, str):
-        return _decode_column(context.unpack(value, where), annotation, where)
-    if dataclasses.is_dataclass(annotation):
-        return _decode_object(value, annotation, where, context)
-    if origin is Mapping:
+    if isinstance(kind, str):
+        return _decode_column(context.unpack(value, where), kind, where)
+    if dataclasses.is_dataclass(kind):
+        return _decode_object(value, kind, where, context)
+    if kind is Mapping:
         _expect(value, dict, where)
-        return {key: decode(item, str, f"{where}.{key[:64]}") for key, item in value.items()}
+        return {key: decode(text, str, f"{where}.{key[:64]}") for key, text in value.items()}
     _expect(value, list, where)
-    if origin is tuple:
-        return tuple(decode(item, arguments[0], f"{where}.{n}", context) for n, item in enumerate(value))
-    fields = hints(annotation)
+    if kind is tuple:
+        return tuple([decode(each, item, f"{where}.{n}", context) for n, each in enumerate(value)])
+    fields = hints(kind)
     if len(value) != len(fields):
         raise SnapshotFileError(f"{where}: {len(fields)} fields are wanted")
-    return annotation(*(decode(item, fields[n], f"{where}.{n}", context) for n, item in zip(fields, value)))
+    return kind(*[decode(each, fields[n], f"{where}.{n}", context) for n, each in zip(fields, value)])
 
 
 def parse_json(data: bytearray) -> Any:
@@ -160,19 +162,40 @@ def check_schema(document: Any, wanted: str) -> None:
         raise SnapshotFileError(f"schema is {reprlib.repr(schema)}, and {wanted!r} is what this program reads")
 
 
+class Hint(NamedTuple):
+    """An annotation, taken apart."""
+
+    optional: bool
+    #: A scalar type, a dataclass, a named tuple, ``tuple``, ``Mapping``, or the type code of a column.
+    kind: Any
+    bounds: Union[Bounds, Choices, None]
+    #: Of a tuple: its elements, which are alike.
+    item: Optional[Hint]
+
+
 @cache
-def hints(kind: Any) -> dict[str, Any]:
+def hint(annotation: Any) -> Hint:
+    """An annotation of a field of a snapshot."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Union:
+        return hint(arguments[0])._replace(optional=True)
+    if origin is typing.Annotated:
+        return hint(arguments[0])._replace(bounds=arguments[1])
+    return Hint(False, origin or annotation, None, hint(arguments[0]) if origin is tuple else None)
+
+
+@cache
+def annotations_of(kind: Any) -> dict[str, Any]:
     """The annotations of a class, with their bounds; those of :data:`COLUMNS` are type codes."""
     # array.array takes no type argument before Python 3.12.
     known = typing.get_type_hints(kind, localns={"array": list}, include_extras=True)
     return {**known, **COLUMNS} if kind is ListedChunks else known
 
 
-def plain(annotation: Any) -> Any:
-    """An annotation without its bounds, and without None."""
-    while typing.get_origin(annotation) in (Union, typing.Annotated):
-        annotation = typing.get_args(annotation)[0]
-    return annotation
+@cache
+def hints(kind: Any) -> dict[str, Hint]:
+    """The hint of each field of a class."""
+    return {name: hint(annotation) for name, annotation in annotations_of(kind).items()}
 
 
 def _check_bounds(value: Any, bounds: Union[Bounds, Choices], where: str) -> None:
@@ -195,7 +218,7 @@ def _decode_object(value: Any, kind: Any, where: str, context: Context) -> Any:
         if no_default and field.name not in value:
             raise SnapshotFileError(f"{where}: no {field.name!r}")
     context.unknown(kind.__name__, value.keys() - known.keys())
-    return kind(**{n: decode(value[n], hint, f"{where}.{n}", context) for n, hint in known.items() if n in value})
+    return kind(**{n: decode(value[n], known[n], f"{where}.{n}", context) for n in known if n in value})
 
 
 def _decode_column(data: bytes, code: str, where: str) -> array[int]:

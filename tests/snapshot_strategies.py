@@ -13,7 +13,7 @@ from typing import Any, Union
 from hypothesis import strategies as st
 
 from drgn_unaccepted.bounds import Bounds, Choices
-from drgn_unaccepted.codec import COLUMNS, hints, plain
+from drgn_unaccepted.codec import COLUMNS, annotations_of, hint
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, ListedChunks, Snapshot, Table, Target
 
@@ -61,7 +61,7 @@ def of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(arguments[1].values)
     if origin is typing.Annotated and arguments[0] is int:
         return numbers(*arguments[1])
-    if plain(annotation) is str:
+    if hint(annotation).kind is str:
         return TEXTS
     if annotation is bool:
         return st.booleans()
@@ -72,12 +72,12 @@ def of(annotation: Any) -> st.SearchStrategy[Any]:
     if annotation is ListedChunks:
         return lists()
     if dataclasses.is_dataclass(annotation):
-        return st.builds(annotation, **{name: of(hint) for name, hint in hints(annotation).items()})
+        return st.builds(annotation, **{name: of(hint) for name, hint in annotations_of(annotation).items()})
     return named_tuples(annotation)
 
 
 def named_tuples(kind: Any) -> st.SearchStrategy[Any]:
-    fields = hints(kind)
+    fields = annotations_of(kind)
     start, end = ("start_pfn", "end_pfn") if "start_pfn" in fields else ("start", "end")
     bounds = typing.get_args(fields[end])[1]
     assert isinstance(bounds, Bounds)
@@ -105,7 +105,7 @@ def tables(draw: st.DrawFn) -> Table:
     table = Table(state, draw(TEXTS if state != "present" else st.none() | TEXTS))
     if state == "absent":
         return table
-    more = {name: draw(of(hints(Table)[name])) for name in ("read_through", "unmapped")}
+    more = {name: draw(of(annotations_of(Table)[name])) for name in ("read_through", "unmapped")}
     table = dataclasses.replace(table, address=draw(numbers(0, 1 << 40)), **more)
     if state in ("unsupported", "invalid"):
         header = draw(st.none() | st.tuples(numbers(0, U32), numbers(0, U32), numbers(0, U64), numbers(0, U64)))
@@ -125,7 +125,7 @@ def tables(draw: st.DrawFn) -> Table:
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     """A snapshot that a file may hold. Where a part is None the reason is hostile text."""
-    parts = {name: draw(of(hint)) for name, hint in hints(Snapshot).items() if name in ALL_PARTS}
+    parts = {name: draw(of(hint)) for name, hint in annotations_of(Snapshot).items() if name in ALL_PARTS}
     if parts["kernel"] is None:
         parts["zones"] = None
     lacking = [name for name, part in parts.items() if part is None]

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
-import typing
 from array import array
 from collections.abc import Iterable
 from typing import Any, Optional
 
-from drgn_unaccepted.codec import COLUMNS, Context, decode, encode, hints, plain
+from drgn_unaccepted.codec import COLUMNS, Context, Hint, decode, encode, hints
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.limits import LISTED_CHUNKS, RECORDED_RUNS
 from drgn_unaccepted.model import bitmap as bits
@@ -38,7 +37,7 @@ def apply(old: Snapshot, changed: Any, context: Optional[Context] = None) -> Sna
     """
     if not isinstance(changed, dict):
         raise SnapshotFileError("change: an object is wanted")
-    new: Snapshot = _apply(old, changed, Snapshot, "change", context or Context())
+    new: Snapshot = _apply_fields(old, changed, "change", context or Context())
     check_consistency(new)
     return new
 
@@ -65,36 +64,41 @@ def _fields(old: Any, new: Any) -> dict[str, Any]:
     return {name: _change(before, after) for name, before, after in pairs if before is not after and before != after}
 
 
-def _apply(old: Any, value: Any, annotation: Any, where: str, context: Context) -> Any:
-    kind: Any = plain(annotation)
-    same = dataclasses.is_dataclass(old) and type(old) is kind
+def _apply(old: Any, value: Any, expected: Hint, where: str, context: Context) -> Any:
+    kind = expected.kind
     if isinstance(value, dict):
         if kind is ListedChunks and "kept" in value:
             return _apply_list_change(old, value, where, context)
         if kind is bytes:
             return _apply_bits_change(old, value, where)
-        if same and kind is not ListedChunks:
-            known = hints(kind)
-            context.unknown(kind.__name__, value.keys() - known.keys())
-            changed = {
-                name: _apply(getattr(old, name), value[name], hint, f"{where}.{name}", context)
-                for name, hint in known.items()
-                if name in value
-            }
-            return dataclasses.replace(old, **changed)
-        if typing.get_origin(kind) is tuple:
-            return _apply_items(old, value, typing.get_args(kind)[0], where, context)
-    return decode(value, annotation, where, context)
+        if dataclasses.is_dataclass(old) and type(old) is kind and not isinstance(old, ListedChunks):
+            return _apply_fields(old, value, where, context)
+        if kind is tuple:
+            return _apply_items(old, value, expected, where, context)
+    return decode(value, expected, where, context)
 
 
-def _apply_items(old: Any, value: dict[str, Any], kind: Any, where: str, context: Context) -> tuple[Any, ...]:
+def _apply_fields(old: Any, value: dict[str, Any], where: str, context: Context) -> Any:
+    kind: Any = type(old)
+    known = hints(kind)
+    context.unknown(kind.__name__, value.keys() - known.keys())
+    changed = {
+        name: _apply(getattr(old, name), value[name], expected, f"{where}.{name}", context)
+        for name, expected in known.items()
+        if name in value
+    }
+    return dataclasses.replace(old, **changed)
+
+
+def _apply_items(old: Any, value: dict[str, Any], expected: Hint, where: str, context: Context) -> tuple[Any, ...]:
     if not isinstance(old, tuple):
         raise SnapshotFileError(f"{where}: items of a list that was not there before")
+    assert expected.item is not None
     items = list(old)
     for key, item in value.items():
         if not key.isdecimal() or len(key) > 9 or int(key) >= len(items):
             raise SnapshotFileError(f"{where}: no item {reprlib.repr(key)} before")
-        items[int(key)] = _apply(items[int(key)], item, kind, f"{where}.{key}", context)
+        items[int(key)] = _apply(items[int(key)], item, expected.item, f"{where}.{key}", context)
     return tuple(items)
 
 

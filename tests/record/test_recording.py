@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.codec import hints
+from drgn_unaccepted.codec import annotations_of
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.record import file as recording_file
 from drgn_unaccepted.record.change import apply, change
@@ -40,7 +40,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     if draw(st.booleans()):
         snapshot = replace(snapshot, table=replace(snapshot.table, state="not-captured", reason="no", bitmap=None))
     zones = draw(st.sampled_from([None, (), snapshot.zones, (snapshot.zones or ())[:1]]))
-    parts = {name: draw(of(hints(Snapshot)[name])) for name in ("counters", "accepting", "panic", "torn")}
+    parts = {name: draw(of(annotations_of(Snapshot)[name])) for name in ("counters", "accepting", "panic", "torn")}
     snapshot = replace(snapshot, zones=zones, **parts)
     taken_at = draw(st.sampled_from([f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2)]))
     absent = [part for part in ("zones", *parts) if getattr(snapshot, part) is None]
