@@ -19,13 +19,14 @@ from drgn_unaccepted.errors import (
     EXIT_CANNOT,
     EXIT_INTERRUPTED,
     CommandError,
+    SnapshotFileError,
     TargetError,
     internal_error,
     one_line,
 )
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
-from drgn_unaccepted.snapshot_file import SnapshotFileError, read
+from drgn_unaccepted.snapshot_file import read
 from drgn_unaccepted.words import safe
 
 _TARGET_DEFAULTS = {
@@ -171,7 +172,7 @@ class _CommandLine:
 
 def _read_snapshot(path: str) -> Snapshot:
     try:
-        return read(path)
+        return read(path, lambda text: _say(f"warning: {safe(path)}: {safe(text)}"))
     except (OSError, SnapshotFileError) as error:
         if isinstance(error, SnapshotFileError) and _is_dump(path):
             raise CommandError(f"{path}: a dump, not a file written by snapshot: give it with -c") from None

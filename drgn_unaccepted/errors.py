@@ -25,6 +25,10 @@ class TargetError(Exception):
     """The target cannot be read at all; the text is the one line that the user sees, with the fix in it."""
 
 
+class SnapshotFileError(Exception):
+    """A snapshot or recording cannot be read or written; the text is the reason, in one line."""
+
+
 def one_line(error: BaseException, path: Optional[str] = None) -> str:
     """The words of an exception on one line, harmless to a terminal.
 

@@ -1,39 +1,42 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files that the user names, or that lie where anybody may put one: opened and replaced so that none does harm.
+"""Open files that a user names, and replace files atomically.
 
-Under the name of a dump there can be a device: to read that of memory can kill a confidential guest, ``/dev/zero`` has
-no end, and a file renamed over ``/dev/null`` breaks the machine. There can be a pipe that nobody writes to, whose
-open(2) never returns.
+A name can lead to a device: a read of ``/dev/mem`` can kill a confidential guest, ``/dev/zero`` has no end, and a file
+renamed over ``/dev/null`` breaks the machine. It can lead to a pipe without a writer, whose open(2) never returns.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO, Union
 
 from drgn_unaccepted import limits
 
 
 def open_input(path: str) -> BufferedReader:
-    """A file or a pipe to be read once, from its beginning.
+    """Open a file or a pipe, to be read once from its beginning.
 
-    :raises OSError: it cannot be opened, is a device, or a pipe through which nothing came for
-        :data:`limits.PIPE_SECONDS`; ``strerror`` says which and ``filename`` is there
+    :raises OSError: it cannot be opened, is a device, or is a pipe that stayed empty for
+        :data:`limits.PIPE_SECONDS`; ``strerror`` says which, ``filename`` is set
     """
     mode = _mode(path)
-    # /dev/fd/63, as the shell makes it of <(command), has its writer already.
+    # The shell has opened the writer of /dev/fd/63, which stands for <(command).
     if stat.S_ISFIFO(mode) and not os.path.realpath(path).startswith("/proc/"):
         return _open_pipe(path)
     return Path(path).open("rb")
 
 
 def open_dump(path: str) -> BufferedReader:
-    """A file that is read here and there, and more than once: a regular one, or a block device that kdump wrote to.
+    """Open a file for random access: a regular file, or a block device that kdump wrote to.
 
-    :raises OSError: as of :func:`open_input`; and no pipe
+    :raises OSError: see :func:`open_input`; a pipe is refused
     """
     if stat.S_ISFIFO(_mode(path)):
         raise OSError(errno.ESPIPE, "a pipe, and this is read here and there: save it to a file", path)
@@ -41,9 +44,9 @@ def open_dump(path: str) -> BufferedReader:
 
 
 def check_replaceable(path: str) -> None:
-    """Nothing but a regular file gives way to what is written under its name.
+    """Refuse to replace anything but a regular file.
 
-    :raises OSError: something else is there
+    :raises OSError: ``path`` exists and is something else
     """
     try:
         mode = Path(path).stat().st_mode
@@ -55,6 +58,55 @@ def check_replaceable(path: str) -> None:
         raise OSError(errno.EEXIST, "not a regular file, and nothing else is replaced", path)
 
 
+@contextmanager
+def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
+
+    A reader sees the old file or the new one, whole. A failure leaves the old file and nothing else; a process that is
+    killed can leave the temporary file, ``.NAME.`` and eight more characters.
+
+    :param mode: permissions of the new file; the default suits a snapshot, which is kernel memory
+    :raises OSError: it cannot be written, or :func:`check_replaceable` refuses ``path``; ``filename`` is ``path``
+    """
+    target = Path(path)
+    prefix = f".{target.name}."
+    try:
+        check_replaceable(path)
+        temporary = target.with_name(f"{prefix}{os.urandom(4).hex()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(target.parent)
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(prefix):
+            error.filename = path
+        raise
+
+
+def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600) -> None:
+    """Write ``data`` to ``path`` through :func:`replacing`; text is encoded in UTF-8."""
+    with replacing(path, mode) as file:
+        file.write(data if isinstance(data, bytes) else data.encode("utf-8"))
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename survive a power failure, on file systems that can; the file itself is complete already."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _mode(path: str) -> int:
     mode = Path(path).stat().st_mode
     if stat.S_ISCHR(mode):
@@ -63,8 +115,6 @@ def _mode(path: str) -> int:
 
 
 def _open_pipe(path: str) -> BufferedReader:
-    import select
-
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not select.select([descriptor], [], [], limits.PIPE_SECONDS)[0]:

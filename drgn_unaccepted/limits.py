@@ -137,6 +137,9 @@ SNAPSHOT_FILE_BYTES = 128 << 20
 #: Numbers, texts, lists and objects in a snapshot file: as many runs of pages as there can be, and then some.
 SNAPSHOT_FILE_VALUES = 3 << 20
 
+#: Unknown fields of a file that are reported by name.
+FILE_WARNINGS = 8
+
 #: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that
 #: x86-64 can be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
 GLOBAL_ARRAY_LENGTH = 8192

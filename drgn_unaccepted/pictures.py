@@ -157,7 +157,7 @@ def report_answer(snapshot: Snapshot, source: Source, args: argparse.Namespace) 
 
 def _write_page(answer: Document, path: str) -> int:
     """How many bytes were written."""
-    from drgn_unaccepted.snapshot_file import write_atomically
+    from drgn_unaccepted.files import write_atomically
     from drgn_unaccepted.views.report import ReportTooLarge, report_page
 
     try:

@@ -3,17 +3,22 @@
 
 A :class:`Snapshot` is all that the rest of the program knows about a kernel: no drgn object, no open file.
 Addresses are physical and in bytes, ends are exclusive, PFNs are named ``pfn``. A part that could not be read
-is ``None`` and :attr:`Snapshot.missing` says why; there is no default in its place.
+is ``None``, and :attr:`Snapshot.missing` says why.
+
+These classes define the snapshot file: a new field needs a default, so that older files stay readable, and bounds
+(:mod:`~drgn_unaccepted.bounds`), which the reader of untrusted files checks. ``scripts/schemas`` generates the JSON
+Schema.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from dataclasses import dataclass, field, fields
+from typing import Annotated, NamedTuple, Optional
 
-from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted import limits
+from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
@@ -23,26 +28,34 @@ from drgn_unaccepted.model.ranges import Range
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 
+_PFN_END = limits.PHYSICAL_END >> PAGE_SHIFT
+
+Pfn = Annotated[int, Bounds(0, _PFN_END - 1)]
+PfnEnd = Annotated[int, Bounds(0, _PFN_END)]
+#: A name that the kernel keeps in a few bytes.
+Name = Annotated[str, Bounds(0, 64)]
+E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
+
 
 @dataclass(frozen=True)
 class Target:
-    """What was looked at."""
+    """The kernel or dump that was read."""
 
-    #: ``live`` or ``vmcore``; out of a snapshot file the kind of the target that it was taken from.
-    kind: str
+    #: A snapshot file keeps the kind of the target that it was taken from.
+    kind: Annotated[str, Choices(("live", "vmcore"))]
     #: File name of the dump; ``None`` for the running kernel.
     path: Optional[str]
     #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
     release: Optional[str]
     #: GNU build-id of the kernel in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
     build_id: Optional[str]
-    #: Where types came from: ``dwarf``, ``btf`` or ``none``.
-    debug_info: str
+    #: Where types came from.
+    debug_info: Annotated[str, Choices(("dwarf", "btf", "none"))]
     #: When the snapshot was taken, ISO 8601 in UTC; for a vmcore, when the dump was read.
     taken_at: str
-    #: ``sysctl_bootid``, what /proc/sys/kernel/random/boot_id shows; ``None`` where nobody ever read that file.
+    #: ``sysctl_bootid``, which /proc/sys/kernel/random/boot_id shows; ``None`` if nobody ever read that file.
     boot_id: Optional[str] = None
-    #: The snapshot file that this was read out of; ``None`` for a snapshot taken just now.
+    #: The snapshot file that this was read from; ``None`` for a snapshot taken just now.
     snapshot_path: Optional[str] = None
 
 
@@ -50,40 +63,39 @@ class Target:
 class Table:
     """``struct efi_unaccepted_memory``: one bit for each naturally aligned unit, 1 is unaccepted."""
 
-    #: ``present``, ``absent``, ``not-captured``, ``unsupported`` or ``invalid``.
-    state: str
-    #: Why the state is not ``present``; with it, why the bitmap is not to be believed, or what is known of a saved one.
+    state: Annotated[str, Choices(("present", "absent", "not-captured", "unsupported", "invalid"))]
+    #: Why the state is not ``present``. If it is: why not to believe the bitmap, or what is known about a saved one.
     reason: Optional[str] = None
     #: ``efi.unaccepted``, the table's physical address. ``None`` where there is no table.
-    address: Optional[int] = None
-    version: Optional[int] = None
+    address: Optional[U64] = None
+    version: Optional[U32] = None
     #: Bytes for one bit.
-    unit_size: Optional[int] = None
+    unit_size: Optional[U32] = None
     #: Physical address of bit 0.
-    phys_base: Optional[int] = None
+    phys_base: Optional[U64] = None
     #: The C field ``size``: bytes of bitmap, not of memory.
-    bitmap_bytes: Optional[int] = None
+    bitmap_bytes: Optional[U64] = None
     #: The bitmap, whole; ``None`` unless the state is ``present``.
     bitmap: Optional[bytes] = None
-    #: How the bytes were reached: ``physical``, ``direct-map``, ``bpf`` or ``file``.
-    read_through: Optional[str] = None
-    #: Pages of the table whose direct-map address does not translate; ``None``: not looked at.
+    #: How the bytes were reached.
+    read_through: Optional[Annotated[str, Choices(("physical", "direct-map", "bpf", "file"))]] = None
+    #: Pages of the table whose direct-map address does not translate; ``None``: not examined.
     unmapped: Optional[tuple[Range, ...]] = None
-    #: Of a saved table: whether it is known to be of the target's boot, by both boot ids. ``None``: not a saved one.
+    #: Whether both boot IDs prove that a saved table is from the target's boot. ``None``: the table was not saved.
     same_boot: Optional[bool] = None
 
     @property
     def is_saved(self) -> bool:
-        """The bytes were saved earlier (``--table``), so the bitmap is not of the moment of the target."""
+        """The bytes were saved earlier (``--table``), so the bitmap is older than the target."""
         return self.read_through == "file"
 
     @property
     def is_doubted(self) -> bool:
-        """There is a bitmap, and :attr:`reason` says why not to believe it."""
+        """There is a bitmap that must not be believed; :attr:`reason` says why."""
         return self.bitmap is not None and self.reason is not None and not self.is_saved
 
     def to_bytes(self) -> Optional[bytes]:
-        """The table as it lies in memory, header and bitmap; ``None`` where it was not read whole."""
+        """Header and bitmap as in memory; ``None`` if the table was not read completely."""
         if self.bitmap is None:
             return None
         assert self.version is not None and self.unit_size is not None
@@ -92,7 +104,7 @@ class Table:
 
     @property
     def geometry(self) -> Optional[Geometry]:
-        """The covered range, where the header was read and is sane."""
+        """The covered range, if the header was read and is sane."""
         if self.state in ("invalid", "unsupported") or self.phys_base is None:
             return None
         if self.unit_size is None or self.bitmap_bytes is None:
@@ -102,19 +114,18 @@ class Table:
 
 @dataclass(frozen=True)
 class EfiMap:
-    """The EFI memory map, as the stub saw it last, or what is left of it."""
+    """The last EFI memory map that the stub saw, or the rest of it."""
 
-    #: ``boot-map``, ``kernel-log`` or ``runtime-map``.
-    provenance: str
-    #: Whether it is the whole final map. Never hold anything against an incomplete one.
+    provenance: Annotated[str, Choices(("boot-map", "kernel-log", "runtime-map"))]
+    #: Whether this is the whole final map. Never compare anything with an incomplete one.
     complete: bool
-    #: Why it is incomplete, or what had to be undone to make it whole.
+    #: Why the map is incomplete, or which changes of the kernel were undone to complete it.
     note: Optional[str]
     #: In map order, which need not be sorted.
-    descriptors: tuple[EfiDescriptor, ...]
-    #: Physical address and length of the buffer, where known.
+    descriptors: Annotated[tuple[EfiDescriptor, ...], Bounds(0, limits.EFI_DESCRIPTORS)]
+    #: The buffer's physical range, if known.
     buffer: Optional[Range] = None
-    #: Merged entries that could not be told apart again, so that the replayed bitmap may hold too many bits.
+    #: Some merged entries could not be split again, so the replayed bitmap may have too many bits set.
     ambiguous: bool = False
 
 
@@ -122,11 +133,11 @@ class EfiMap:
 class E820Tables:
     """``e820_table`` (current), ``e820_table_kexec``, ``e820_table_firmware`` and the boot_params copy."""
 
-    current: Optional[tuple[E820Entry, ...]]
-    kexec: Optional[tuple[E820Entry, ...]]
-    firmware: Optional[tuple[E820Entry, ...]]
+    current: Optional[E820Table]
+    kexec: Optional[E820Table]
+    firmware: Optional[E820Table]
     #: ``boot_params.e820_table`` with its ``SETUP_E820_EXT`` extension.
-    boot_params: Optional[tuple[E820Entry, ...]]
+    boot_params: Optional[E820Table]
 
 
 @dataclass(frozen=True)
@@ -141,47 +152,47 @@ class ListedChunks:
     refcounts: array[int]
     #: ``struct page.page_type`` as unsigned 32 bits.
     page_types: array[int]
-    #: What ended the walk early or was wrong with the links; empty for a sane list.
+    #: Why the walk ended early, and wrong links; empty for a sane list.
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Watermarks:
-    """``zone->_watermark[]``, in pages, and what ``min_wmark_pages()`` and its like add to each of them."""
+    """``zone->_watermark[]`` in pages, and the boost that ``min_wmark_pages()`` and its siblings add to each."""
 
-    min: int
-    low: int
-    high: int
+    min: U64
+    low: U64
+    high: U64
     #: ``None`` before Linux 5.18, which has no promotion watermark.
-    promo: Optional[int]
-    #: ``zone->watermark_boost``. ``/proc/zoneinfo`` shows the marks with it added.
-    boost: int
+    promo: Optional[U64]
+    #: ``zone->watermark_boost``. ``/proc/zoneinfo`` shows the watermarks with it added.
+    boost: U64
 
 
 @dataclass(frozen=True)
 class Zone:
     """One populated ``struct zone``. Counts are in pages, as the kernel keeps them."""
 
-    node: int
-    name: str
-    start_pfn: int
-    spanned_pages: int
-    present_pages: int
-    managed_pages: int
+    node: Annotated[int, Bounds(0, limits.NODES - 1)]
+    name: Name
+    start_pfn: U64
+    spanned_pages: U64
+    present_pages: U64
+    managed_pages: Count
     #: ``vm_stat[NR_FREE_PAGES]`` plus the per-CPU differences.
-    free_pages: int
+    free_pages: Count
     #: ``vm_stat[NR_UNACCEPTED]``; ``None`` on a kernel without the counter.
-    unaccepted_pages: Optional[int]
+    unaccepted_pages: Optional[Count]
     #: Pages on ``free_area[]``, without those of MIGRATE_ISOLATE.
-    buddy_pages: int
+    buddy_pages: Count
     watermarks: Watermarks
     #: ``zone->lock`` was held: the lists and counters may be between two states.
     locked: Optional[bool]
     #: ``None`` on a kernel without ``zone->unaccepted_pages``.
     listed: Optional[ListedChunks]
-    #: What ``flags >> KernelBuild.zone_id_shift`` is in the pages of this zone.
-    zone_id: Optional[int] = None
-    #: What a count lacks, as the difference of a CPU that is not in the dump.
+    #: ``flags >> KernelBuild.zone_id_shift`` of this zone's pages.
+    zone_id: Optional[U64] = None
+    #: What a count lacks, for example the per-CPU difference of a CPU that is not in the dump.
     problems: tuple[str, ...] = ()
 
 
@@ -189,17 +200,17 @@ class Zone:
 class Counters:
     """``vm_zone_stat[]``, the global counters, in pages."""
 
-    free_pages: int
-    unaccepted_pages: Optional[int]
+    free_pages: Count
+    unaccepted_pages: Optional[Count]
     #: Sum of the per-CPU ``vm_stat_diff[NR_UNACCEPTED]``, which should be 0.
-    unaccepted_diff: Optional[int]
+    unaccepted_diff: Optional[Count]
 
 
 @dataclass(frozen=True)
 class Task:
-    pid: int
-    comm: str
-    cpu: Optional[int]
+    pid: U32
+    comm: Name
+    cpu: Optional[U32]
 
 
 @dataclass(frozen=True)
@@ -207,80 +218,82 @@ class Accept:
     """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
 
     #: Virtual address of the entry, which lies on the stack of the accepting task.
-    address: int
+    address: U64
     #: First unit and end unit (exclusive), indices into the bitmap.
-    start_unit: int
-    end_unit: int
-    #: On an interrupt stack, the task that was interrupted there; ``None`` where no stack holds the entry.
+    start_unit: U64
+    end_unit: U64
+    #: On an interrupt stack, the interrupted task; ``None`` if no stack holds the entry.
     task: Optional[Task]
 
 
 @dataclass(frozen=True)
 class AcceptingList:
-    entries: tuple[Accept, ...]
-    #: What ended the walk early or was wrong with the links.
+    entries: Annotated[tuple[Accept, ...], Bounds(0, limits.ACCEPTING_ENTRIES)]
+    #: Why the walk ended early, and wrong links.
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Platform:
-    """Who would carry out an accept, and by which policy."""
+    """The kind of guest, and its policy of acceptance."""
 
-    #: ``tdx``, ``snp`` or ``none``; ``None`` where nothing that tells could be read.
-    kind: Optional[str]
+    #: ``None``: nothing that shows it could be read.
+    kind: Optional[Annotated[str, Choices(("tdx", "snp", "none"))]]
     #: ``enum cc_vendor`` by name, without its prefix.
     cc_vendor: Optional[str]
     #: ``sev_status``, the MSR's value.
-    sev_status: Optional[int]
+    sev_status: Optional[U64]
     #: ``lazy_accept``: ``accept_memory=lazy`` or ``eager``.
     lazy: Optional[bool]
 
 
 @dataclass(frozen=True)
 class KernelBuild:
-    """What the kernel was built with, probed and not derived from its version. ``None``: could not be told."""
+    """Properties of the kernel, probed and not derived from its version. ``None``: unknown."""
 
     #: CONFIG_UNACCEPTED_MEMORY: ``struct zone`` has ``unaccepted_pages``.
     unaccepted_memory: Optional[bool]
-    #: ``PGTY_unaccepted`` as it stands in ``page_type`` (Linux 6.12 and later).
-    unaccepted_page_type: Optional[int]
+    #: ``PGTY_unaccepted`` in its place in ``page_type`` (Linux 6.12 and later).
+    unaccepted_page_type: Optional[U64]
     #: Pages of one chunk: ``1 << MAX_PAGE_ORDER``.
-    chunk_pages: int
-    #: ``zones_with_unaccepted_pages``: the static key's count; ``None`` where the key is gone (6.15).
-    static_key: Optional[int]
+    chunk_pages: Annotated[int, Choices(tuple(1 << order for order in range(limits.PAGE_ORDERS)))]
+    #: ``zones_with_unaccepted_pages``: the static key's count; ``None`` from Linux 6.15 on, which has no such key.
+    static_key: Optional[Count]
     #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
     vmcoreinfo_unaccepted: bool
     #: The second kernel of a kexec: ``efi_setup`` is not 0.
     kexec_booted: Optional[bool]
     #: ``unaccept_memory()`` or ``unaccept_hotplug_memory()`` exists, so bits may be set again (unmerged series).
     unaccepts: Optional[bool]
-    #: ``system_state`` by name without its prefix, in small letters: ``booting``, ``scheduling``, ``running``, ...
+    #: ``system_state`` by name without its prefix, in lower case: ``booting``, ``scheduling``, ``running``, ...
     system_state: Optional[str] = None
     #: ``1 << PG_reserved``; the bit moves between versions.
-    reserved_flag: Optional[int] = None
-    #: Present CPUs, which bound how many chunks can be between a list and the accepting_list. A panic takes all but
-    #: one off the online mask.
-    cpus: Optional[int] = None
+    reserved_flag: Optional[U64] = None
+    #: Present CPUs: at most so many chunks are between a list and the accepting_list. The online mask will not do,
+    #: because a panic takes all but one CPU off it.
+    cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None
     #: ZONEID_PGSHIFT: ``flags >> zone_id_shift`` of a page is its node and zone.
-    zone_id_shift: Optional[int] = None
+    zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None
 
     @property
     def is_booting(self) -> Optional[bool]:
-        """The page allocator need not have all its memory yet (``page_alloc_init_late()``). ``None``: not known."""
+        """The page allocator may not have all its memory yet (``page_alloc_init_late()``). ``None``: unknown."""
         return None if self.system_state is None else self.system_state in ("booting", "scheduling")
 
 
 class NamedRange(NamedTuple):
     name: str
-    start: int
-    end: int
+    start: Edge
+    end: Edge
 
 
 class KexecSegment(NamedTuple):
-    #: ``kexec_image`` or ``kexec_crash_image``.
-    image: str
-    start: int
-    end: int
+    image: Annotated[str, Choices(("kexec_image", "kexec_crash_image"))]
+    start: Edge
+    end: Edge
+
+
+_PAGE_STATES = ("buddy", "in-use", "unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent")
 
 
 class PageRun(NamedTuple):
@@ -293,22 +306,22 @@ class PageRun(NamedTuple):
     (ZONE_DEVICE), ``absent`` (no ``struct page``). Pages whose ``struct page`` is not in the dump are in no run.
     """
 
-    start_pfn: int
-    end_pfn: int
-    state: str
+    start_pfn: PfnEnd
+    end_pfn: PfnEnd
+    state: Annotated[str, Choices(_PAGE_STATES)]
 
 
 @dataclass(frozen=True)
 class Pages:
-    """States of the pages that matter: those under set bits, before them, under the table, and those asked for."""
+    """States of the pages under set bits, before them and under the table, and of those that were asked for."""
 
     runs: tuple[PageRun, ...]
-    #: What was looked at, as physical ranges, sorted and merged.
+    #: The physical ranges that were scanned, sorted and merged.
     scanned: tuple[Range, ...]
-    #: Why less than the wanted ranges was looked at; ``None`` when all was.
+    #: Why less than the wanted ranges was scanned; ``None`` if all were.
     limited: Optional[str]
     #: PFNs of accepted pages right before an unaccepted unit that are in use and read as zeros.
-    masked_pfns: tuple[int, ...] = ()
+    masked_pfns: Annotated[tuple[Pfn, ...], Bounds(0, limits.MASKED_PAGES)] = ()
 
 
 @dataclass(frozen=True)
@@ -318,7 +331,7 @@ class Snapshot:
     kernel: Optional[KernelBuild] = None
     efi_map: Optional[EfiMap] = None
     e820: Optional[E820Tables] = None
-    zones: Optional[tuple[Zone, ...]] = None
+    zones: Optional[Annotated[tuple[Zone, ...], Bounds(0, limits.NODES * limits.ZONES)]] = None
     counters: Optional[Counters] = None
     accepting: Optional[AcceptingList] = None
     platform: Optional[Platform] = None
@@ -328,7 +341,7 @@ class Snapshot:
     kexec_segments: Optional[tuple[KexecSegment, ...]] = None
     #: Tasks in direct reclaim.
     reclaiming: Optional[tuple[Task, ...]] = None
-    #: What follows the last ``Kernel panic - not syncing: `` in the log; empty where it has none.
+    #: The words after the last ``Kernel panic - not syncing: `` in the log; empty if there was no panic.
     panic: Optional[str] = None
     #: Why a part above is ``None``, by its field name; parts of parts as ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -337,10 +350,10 @@ class Snapshot:
     torn: tuple[str, ...] = ()
 
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
-        """``phys_base`` and the unit size that turn unit indices into addresses, and where they come from.
+        """``phys_base`` and the unit size that turn unit indices into addresses, and their origin.
 
-        Without the table the EFI memory map still tells the base: the stub rounds the lowest type 15 address down to a
-        unit (``allocate_unaccepted_bitmap()``).
+        Without the table, the EFI memory map gives the base: the stub rounds the lowest type 15 address down to a unit
+        (``allocate_unaccepted_bitmap()``).
         """
         geometry = self.table.geometry
         if geometry is not None:
@@ -352,27 +365,24 @@ class Snapshot:
         return None, None
 
 
-#: The parts that may be None, beside the table.
-ALL_PARTS = frozenset(
-    (
-        "kernel",
-        "efi_map",
-        "e820",
-        "zones",
-        "counters",
-        "accepting",
-        "platform",
-        "kernel_memory",
-        "pages",
-        "kexec_segments",
-        "reclaiming",
-        "panic",
-    )
-)
+class Sample(NamedTuple):
+    """One of several snapshots over time."""
+
+    #: Counted from 0.
+    number: int
+    #: Seconds since the first sample, by a clock that is never set (CLOCK_MONOTONIC).
+    elapsed: float
+    #: Seconds that it took to take this sample.
+    cost: float
+    snapshot: Snapshot
+
+
+#: The parts that may be None, apart from the table.
+ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {"target", "table", "missing", "torn"}
 
 
 #: All physical addresses.
-ALL_MEMORY = (Range(0, PHYSICAL_END),)
+ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
 
 @dataclass(frozen=True)

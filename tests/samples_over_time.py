@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional
 
+from drgn_unaccepted.record.file import Writer
 from drgn_unaccepted.snapshot import ListedChunks, Snapshot
 from tests.checks.build import BITMAP, LISTED, clean
 
@@ -22,6 +24,13 @@ def listed(pfns: Iterable[int], problems: tuple[str, ...] = (), flags: int = 0) 
         array("I", [0xF7000000] * count),
         problems,
     )
+
+
+def write_recording(path: Path, snapshots: Sequence[Snapshot]) -> Path:
+    with Writer(str(path), 1.0) as writer:
+        for number, snapshot in enumerate(snapshots):
+            writer.add(snapshot, float(number), 0.25)
+    return path
 
 
 def with_list(snapshot: Snapshot, chunks: Optional[ListedChunks]) -> Snapshot:

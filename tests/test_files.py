@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.files import open_input
+from drgn_unaccepted.files import open_input, replacing, write_atomically
 from tests.fuzz import files
 from tests.fuzz.run import command
 from tests.kernel.elf_dump import SAMPLES
@@ -27,15 +27,6 @@ TABLE = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())["table_ad
 def snapshot(tmp_path: Path) -> Path:
     path = tmp_path / "snapshot"
     path.write_text(files.snapshot_text("6.12-fill"))
-    return path
-
-
-@pytest.fixture
-def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A named pipe that nobody writes to."""
-    monkeypatch.setattr(limits, "PIPE_SECONDS", 0.1)
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
     return path
 
 
@@ -54,20 +45,20 @@ def readers(path: Path, snapshot: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_a_pipe_that_nobody_writes_to(number: int, pipe: Path, snapshot: Path) -> None:
-    status, _, said = command(*readers(pipe, snapshot)[number])
+@pytest.mark.parametrize("kind", ("a pipe", "a device"))
+def test_a_pipe_without_a_writer_and_a_device_are_not_read(
+    number: int, kind: str, tmp_path: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example /dev/mem, which can end a confidential guest. A link to one may lie in any archive of dumps."""
+    monkeypatch.setattr(limits, "PIPE_SECONDS", 0.1)
+    path = tmp_path / "vmcore"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    status, _, said = command(*readers(path, snapshot)[number])
     assert status == 3
-    assert f"{pipe}: " in said[0] and ("a pipe" in said[0] or "not a regular file" in said[0])
-
-
-@pytest.mark.parametrize("number", range(9))
-def test_a_device_is_not_opened(number: int, tmp_path: Path, snapshot: Path) -> None:
-    """As /dev/mem, which can end a confidential guest. A link to one may lie in any archive of dumps."""
-    device = tmp_path / "vmcore"
-    device.symlink_to("/dev/zero")
-    status, _, said = command(*readers(device, snapshot)[number])
-    assert status == 3
-    assert f"{device}: " in said[0] and ("a device" in said[0] or "not a regular file" in said[0])
+    assert f"{path}: " in said[0] and (kind in said[0] or "not a regular file" in said[0])
 
 
 def test_what_comes_through_a_pipe_is_read(tmp_path: Path) -> None:
@@ -119,31 +110,57 @@ def test_a_pipe_where_the_record_should_go(tmp_path: Path, snapshot: Path) -> No
 # What is written
 
 
-def writers(path: Path, snapshot: Path, records: Path) -> list[tuple[object, ...]]:
-    return [
-        ("--snapshot", snapshot, "snapshot", "-o", path),
-        ("--snapshot", snapshot, "report", "-o", path),
-        ("--snapshot", snapshot, "check", "-o", path),
-        ("scan", "--quiet", "-o", path, snapshot),
-        ("merge", records, "-o", path),
-        ("merge", records, "--format", "csv", "-o", path),
-    ]
+def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(str(path), "old")
+    seen = []
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        fsync(descriptor)
+        seen.append(path.read_text())
+
+    monkeypatch.setattr("os.fsync", look)
+    write_atomically(str(path), "new", 0o644)
+    # Of the file, and of the directory after the rename.
+    assert seen == ["old", "new"]
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("records")
-    target = directory / "snapshot"
-    target.write_text(files.snapshot_text("6.12-fill"))
-    assert command("scan", "--quiet", "-o", directory / "records.jsonl", target)[0] == 0
-    return directory / "records.jsonl"
-
-
-@pytest.mark.parametrize("number", range(6))
-@pytest.mark.parametrize("kind", ("pipe", "link to a device", "directory"))
-def test_nothing_but_a_regular_file_is_replaced(
-    number: int, kind: str, tmp_path: Path, snapshot: Path, records: Path
+@pytest.mark.parametrize("fails", ("os.open", "os.fchmod", "os.fsync", "pathlib.Path.replace"))
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = tmp_path / "file"
+    write_atomically(str(path), "old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fails, full)
+        with pytest.raises(OSError, match="No space") as caught:
+            write_atomically(str(path), "new")
+    assert caught.value.filename == str(path)
+    with pytest.raises(ZeroDivisionError), replacing(str(path)) as file:
+        file.write(b"half" + bytes([1 // 0]))
+    assert path.read_text() == "old" and path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(str(tmp_path / "no" / "file"), "")
+    assert caught.value.filename == str(tmp_path / "no" / "file")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ("--snapshot {} snapshot", "--snapshot {} report", "--snapshot {} check", "scan --quiet {}", "merge {}"),
+)
+@pytest.mark.parametrize("kind", ("pipe", "link to a device", "directory"))
+def test_nothing_but_a_regular_file_is_replaced(words: str, kind: str, tmp_path: Path, snapshot: Path) -> None:
     path = tmp_path / "there"
     if kind == "pipe":
         os.mkfifo(path)
@@ -153,9 +170,9 @@ def test_nothing_but_a_regular_file_is_replaced(
         # As /dev/stdout is one; the device itself only root could lose.
         path.symlink_to("/dev/full")
     before = path.lstat()
-    names = {"snapshot", "there"}
-    status, _, said = command(*writers(path, snapshot, records)[number])
+    target = Path(__file__).parent / "compatibility" / "scan.jsonl" if words.startswith("merge") else snapshot
+    status, _, said = command(*words.format(target).split(), "-o", path)
     assert status == 3 and f"{path}: " in said[0]
     after = path.lstat()
     assert (after.st_ino, stat.S_IFMT(after.st_mode)) == (before.st_ino, stat.S_IFMT(before.st_mode))
-    assert {entry.name for entry in tmp_path.iterdir()} == names
+    assert {entry.name for entry in tmp_path.iterdir()} == {"snapshot", "there"}

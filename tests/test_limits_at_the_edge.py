@@ -14,10 +14,11 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer import ranges as ranges_question
 from drgn_unaccepted.answer import resolve as resolve_question
+from drgn_unaccepted.codec import Context, decode, parse_json
+from drgn_unaccepted.consistency import contradiction
+from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.snapshot import ListedChunks
-from drgn_unaccepted.snapshot_file import Budget, SnapshotFileError, parse_json
-from drgn_unaccepted.snapshot_sound import contradiction
 from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.case import sample
@@ -95,13 +96,13 @@ def test_snapshot_unpacked_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(limits, "SNAPSHOT_UNPACKED_BYTES", 5000)
     for second, refused in ((2000, False), (2001, True)):
-        budget = Budget()
-        assert budget.unpack(packed(3000), "one") == bytes(3000)
+        context = Context()
+        assert decode(packed(3000), bytes, "one", context) == bytes(3000)
         if refused:
             with pytest.raises(SnapshotFileError, match=r"^two: more than 5000 bytes when unpacked$"):
-                budget.unpack(packed(second), "two")
+                decode(packed(second), bytes, "two", context)
         else:
-            assert budget.unpack(packed(second), "two") == bytes(second)
+            assert decode(packed(second), bytes, "two", context) == bytes(second)
 
 
 def test_resolved_pieces(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands import COMMANDS
 from drgn_unaccepted.commands import load as load_command
 from drgn_unaccepted.commands.base import Question
+from drgn_unaccepted.consistency import contradiction
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.schema import violation
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 from drgn_unaccepted.snapshot_file import dump, load, write
-from drgn_unaccepted.snapshot_sound import contradiction
+from tests.schemas import violation
 from tests.snapshot_strategies import snapshots
 
 #: One example runs many commands; how long they take is not what is tested.

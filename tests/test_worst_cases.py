@@ -51,8 +51,7 @@ from tests.kernel.firmware_program import FirmwareProgram
 from tests.kernel.printk_writer import PrintkWriter
 from tests.kernel.test_page_list import BASE, HEAD, LAYOUT
 from tests.kernel.test_zones import CHUNK_PAGES, NORMAL, START, Guest
-from tests.samples_over_time import series
-from tests.test_recording import write as write_recording
+from tests.samples_over_time import series, write_recording
 
 DUMP = SAMPLES / "6.12-fill" / "vmcore"
 

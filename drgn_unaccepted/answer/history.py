@@ -8,7 +8,7 @@ is the finding. Samples are read once, one in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn_unaccepted.answer.document import Document, document, unaccepted_bytes
 from drgn_unaccepted.answer.evidence import listed_ranges
@@ -17,10 +17,7 @@ from drgn_unaccepted.answer.source import Source, choose_source
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from drgn_unaccepted.record.file import Sample
+from drgn_unaccepted.snapshot import Sample, Snapshot
 
 
 class _Slice(NamedTuple):

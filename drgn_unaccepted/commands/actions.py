@@ -42,7 +42,7 @@ def _watch(args: Arguments, open_target: Open) -> int:
     sampler = Sampler(open_target())
     with stopped_by_signals() as stop:
         if args.format == "json":
-            from drgn_unaccepted.record.progress import Progress
+            from drgn_unaccepted.answer.progress import Progress
 
             progress = Progress("watch", args.source)
             for sample in samples(sampler.take, args.interval, args.count, stop):
@@ -65,6 +65,8 @@ def _replay(args: Arguments, open_target: Open) -> int:
     except OSError as error:
         raise CommandError(f"{args.recording}: {error.strerror}") from None
     to_stdout(text for text in _replayed(recording, args))
+    for warning in recording.warnings:
+        print(f"drgn-unaccepted: warning: {args.recording}: {safe(warning)}", file=sys.stderr)
     if recording.dropped:
         print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
     return 0
@@ -75,9 +77,9 @@ def _replayed(recording: Recording, args: Arguments) -> Iterator[str]:
 
     :raises CommandError: a sample cannot be read
     """
+    from drgn_unaccepted.answer.progress import Progress
     from drgn_unaccepted.pictures import replay_picture
     from drgn_unaccepted.record.file import RecordingError
-    from drgn_unaccepted.record.progress import Progress
     from drgn_unaccepted.views.watch import line
 
     progress = Progress("replay", args.source)

@@ -13,8 +13,8 @@ from drgn_unaccepted.checks import explain, rule_names
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, CommandError, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, one_line
+from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
-from drgn_unaccepted.snapshot_file import write_atomically
 from drgn_unaccepted.views.junit import junit
 from drgn_unaccepted.views.nagios import nagios
 from drgn_unaccepted.views.prometheus import prometheus

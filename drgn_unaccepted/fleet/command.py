@@ -99,7 +99,7 @@ def run_merge(args: Arguments) -> int:
         for line in lines:
             print(line)
     else:
-        from drgn_unaccepted.snapshot_file import write_atomically
+        from drgn_unaccepted.files import write_atomically
 
         try:
             write_atomically(args.output, "\n".join(lines) + "\n")

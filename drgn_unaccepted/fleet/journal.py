@@ -14,9 +14,8 @@ from typing import BinaryIO, Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.document import SCHEMA, Document
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.files import check_replaceable, open_dump
+from drgn_unaccepted.files import check_replaceable, open_dump, write_atomically
 from drgn_unaccepted.fleet.targets import BESIDE, Shard, Target
-from drgn_unaccepted.snapshot_file import write_atomically
 
 
 class Journal:

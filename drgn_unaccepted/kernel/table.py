@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import drgn
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.errors import SnapshotFileError, one_line
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.kernel.elf_core import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
@@ -213,7 +213,7 @@ def _table_of_snapshot(path: str) -> SavedTable:
 
     try:
         snapshot = snapshot_file.read(path)
-    except snapshot_file.SnapshotFileError as error:
+    except SnapshotFileError as error:
         raise TargetError(f"{path}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
     table = snapshot.table
     data = table.to_bytes()

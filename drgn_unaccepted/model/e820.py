@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.bounds import U32, Edge
 from drgn_unaccepted.model.ranges import Range
 
 RAM, RESERVED, ACPI, NVS = 1, 2, 3, 4
@@ -42,9 +43,9 @@ class E820Entry(NamedTuple):
     :ivar type: ``enum e820_type type``, see :func:`type_name`
     """
 
-    start: int
-    end: int
-    type: int
+    start: Edge
+    end: Edge
+    type: U32
 
 
 def type_name(type_: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.bounds import U32, U64, Edge
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT
 
 #: Memory types of the UEFI specification, in the words of the kernel's memory_type_name[] (efi.c).
@@ -68,10 +69,10 @@ class EfiDescriptor(NamedTuple):
     :ivar attribute: ``u64 attribute``; None if it comes from a log line with a word unknown here
     """
 
-    type: int
-    start: int
-    end: int
-    attribute: Optional[int]
+    type: U32
+    start: Edge
+    end: Edge
+    attribute: Optional[U64]
 
 
 def type_name(type_: int) -> str:

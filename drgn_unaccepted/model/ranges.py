@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
+from drgn_unaccepted.bounds import Edge
+
 _PAGE_SHIFT = 12
 
 # Chunks that are compared together.
@@ -22,8 +24,8 @@ _BLOCK = 4096
 class Range(NamedTuple):
     """Physical addresses from ``start`` up to but not including ``end``, in bytes."""
 
-    start: int
-    end: int
+    start: Edge
+    end: Edge
 
 
 def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:

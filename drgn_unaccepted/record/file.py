@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Recordings: JSON lines, a header and then one line a sample, each the difference to the one before.
+"""Recordings: JSON lines. After a header, each line is a sample, as the difference from the previous one.
 
-A line is written in one go, so that whatever ends the recorder leaves at most one that is cut short, the last. A reader
-drops it and says so. A recording is read as untrusted input, one sample in memory at a time.
+A recorder that is killed leaves at most one incomplete line, the last, which a reader drops with a message. A recording
+is untrusted input, and is read one sample at a time.
 """
 
 from __future__ import annotations
@@ -15,52 +15,37 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Optional
+from typing import Any, BinaryIO, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.codec import Context, check_schema, decode, encode, parse_json
+from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.record.change import apply, change
-from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.snapshot_file import (
-    SnapshotFileError,
-    check_outline,
-    check_schema,
-    decode,
-    encode,
-    parse_json,
-)
+from drgn_unaccepted.snapshot import Sample, Snapshot
+from drgn_unaccepted.snapshot_file import check_consistency
 
 SCHEMA = "drgn-unaccepted-recording/1"
 
-#: Seconds between two requests to the disk to take what was written. A guest that dies loses no more than that.
+_SAMPLE_FIELDS = ("sample", "elapsed", "cost", "taken_at", "snapshot", "change")
+
+#: Seconds between two fdatasync(2), and at most lost when a guest dies.
 _SYNC_SECONDS = 1.0
 
 
 class RecordingError(Exception):
-    """The file is no recording that can be read, or not from here on; the text says why in one line."""
-
-
-class Sample(NamedTuple):
-    """One snapshot of a recording."""
-
-    #: Counted from 0.
-    number: int
-    #: Seconds since the recording began, by a clock that is never set (CLOCK_MONOTONIC).
-    elapsed: float
-    #: Seconds that it took to take this sample.
-    cost: float
-    snapshot: Snapshot
+    """A recording cannot be read, or not beyond some line; the text is the reason, in one line."""
 
 
 class Writer:
     """Writes a new recording.
 
-    :raises FileExistsError: there is a file of this name: no recording is overwritten
+    :raises FileExistsError: the file exists; a recording is never overwritten
     :raises OSError: it cannot be written
     """
 
     def __init__(self, path: str, interval: float) -> None:
-        # As a snapshot file: for root, since it holds kernel addresses.
+        # Kernel addresses are for the owner alone, as in a snapshot file.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._path = path
         self._end = 0
@@ -75,13 +60,13 @@ class Writer:
 
     @property
     def samples(self) -> int:
-        """How many were written."""
+        """Number of samples written."""
         return self._number
 
     def add(self, snapshot: Snapshot, elapsed: float, cost: float) -> None:
         """Append one sample.
 
-        :raises OSError: it cannot be written; the file ends with the sample before, and is gone if there is none
+        :raises OSError: it cannot be written; the file ends with the previous sample, or is gone if there is none
         """
         line: dict[str, Any] = {"sample": self._number, "elapsed": round(elapsed, 3), "cost": round(cost, 4)}
         if self._last is None:
@@ -120,7 +105,7 @@ class Writer:
             self._synced = now
 
     def _take_back(self) -> None:
-        """Leave no part of a line, and no file that has nothing to say and is in the way of the next recording."""
+        """Leave no part of a line, and no file without a sample: it would block the next recording."""
         with suppress(OSError):
             if self._number:
                 os.ftruncate(self._file, self._end)
@@ -129,29 +114,32 @@ class Writer:
 
 
 class Recording:
-    """A recording to be read, from the beginning each time that it is iterated over.
+    """A recording to read; each iteration starts at the beginning.
 
-    :raises RecordingError: it is none
+    :raises RecordingError: it is not a recording
     :raises OSError: it cannot be read
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        #: What was dropped at the end of the file, and why; known when the samples were read.
+        #: Why the end of the file was dropped; set when the samples have been read.
         self.dropped: Optional[str] = None
+        #: Fields that this version does not know; complete when the samples have been read.
+        self.warnings: dict[str, None] = {}
         with open_dump(path) as file:
             header = _parse(_read_line(file, 1, limits.RECORDING_HEADER_BYTES), 1)
         try:
             check_schema(header, SCHEMA)
         except SnapshotFileError as error:
             raise RecordingError(str(error)) from None
-        #: Seconds between two samples, as they were asked for.
+        #: Requested seconds between two samples.
         self.interval = _seconds(header, "interval", 1)
+        self._context("header", header, "schema", "interval")
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples.
 
-        :raises RecordingError: a line is damaged, so that it and what follows cannot be read
+        :raises RecordingError: a damaged line; it and all that follow cannot be read
         """
         self.dropped = None
         last: Optional[Snapshot] = None
@@ -169,9 +157,18 @@ class Recording:
                         "recorder while it wrote"
                     )
                     return
-                sample = _sample(_parse(line, number), last, number)
+                value = _parse(line, number)
+                context = self._context("sample", value, *_SAMPLE_FIELDS)
+                sample = _sample(value, last, number, context)
                 last = sample.snapshot
                 yield sample
+
+    def _context(self, place: str, value: dict[str, Any], *known: str) -> Context:
+        """For one line, with the warnings of all."""
+        context = Context()
+        context.warnings = self.warnings
+        context.unknown(place, value.keys() - set(known))
+        return context
 
 
 def _read_line(file: BinaryIO, number: int, most: int) -> bytes:
@@ -191,32 +188,32 @@ def _parse(line: bytes, number: int) -> dict[str, Any]:
     return value
 
 
-def _sample(value: dict[str, Any], last: Optional[Snapshot], number: int) -> Sample:
+def _sample(value: dict[str, Any], last: Optional[Snapshot], number: int, context: Context) -> Sample:
     if value.get("sample") != number - 2:
         found = reprlib.repr(value.get("sample"))
         raise RecordingError(f"line {number}: sample {found} where {number - 2} is wanted")
     try:
         if "snapshot" in value:
-            snapshot = decode(value["snapshot"], Snapshot, "snapshot")
-            check_outline(snapshot)
+            snapshot: Snapshot = decode(value["snapshot"], Snapshot, "snapshot", context)
+            check_consistency(snapshot)
         elif last is None:
             raise RecordingError(f"line {number}: the first sample is not whole")
         else:
             taken_at = decode(value.get("taken_at"), str, "taken_at")
-            snapshot = apply(_taken_at(last, taken_at), value.get("change"))
+            snapshot = apply(_taken_at(last, taken_at), value.get("change"), context)
     except SnapshotFileError as error:
         raise RecordingError(f"line {number}: {error}") from None
     return Sample(number - 2, _seconds(value, "elapsed", number), _seconds(value, "cost", number), snapshot)
 
 
 def _taken_at(snapshot: Snapshot, taken_at: str) -> Snapshot:
-    """What differs between any two samples has a place of its own."""
+    """The time differs between any two samples, so it is not part of the change."""
     return dataclasses.replace(snapshot, target=dataclasses.replace(snapshot.target, taken_at=taken_at))
 
 
 def _seconds(value: dict[str, Any], name: str, number: int) -> float:
     seconds = value.get(name)
-    # A bool is an int in Python, and no number in JSON.
+    # A bool is an int in Python, but not a number in JSON.
     if isinstance(seconds, (int, float)) and type(seconds) is not bool and 0 <= seconds < limits.RECORDING_SECONDS:
         return float(seconds)
     raise RecordingError(f"line {number}: {name}: seconds are wanted")

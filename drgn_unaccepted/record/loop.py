@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Take samples at an interval until told to stop."""
+"""The loop that takes samples at an interval, until a signal or a count stops it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Callable, Optional
 
-from drgn_unaccepted.record.file import Sample, Writer
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.record.file import Writer
+from drgn_unaccepted.snapshot import Sample, Snapshot
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether to stop, and a wait that ends when it is time to.
+    """A flag for signal handlers to set, and a wait that it ends.
 
-    Signal handlers set it. threading.Event would not do: its set() takes a lock that the wait it interrupts can hold.
+    threading.Event will not do: its set() takes a lock that the interrupted wait() can hold.
     """
 
     def __init__(self) -> None:
         self._stopped = False
-        # Held until it is time to stop.
+        # Held until set().
         self._waiting = threading.Lock()
         self._waiting.acquire()
 
@@ -38,7 +38,7 @@ class Stop:
         return self._stopped
 
     def wait(self, seconds: float) -> bool:
-        """Wait; whether it is time to stop."""
+        """Wait, at most until :meth:`set`; returns whether it was called."""
         if not self._stopped and self._waiting.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX)):
             self._waiting.release()
         return self._stopped
@@ -46,9 +46,9 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[Stop]:
-    """The first SIGINT, SIGTERM or SIGHUP asks to stop after the sample being taken; a second one interrupts.
+    """The first SIGINT, SIGTERM or SIGHUP stops after the current sample; the second one interrupts.
 
-    What is ignored stays so: SIGHUP under nohup(1), SIGINT in a background job.
+    Ignored signals stay ignored: SIGHUP under nohup(1), SIGINT in a background job.
     """
     stop = Stop()
 
@@ -73,9 +73,9 @@ def samples(
     stop: Stop,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Sample]:
-    """A sample every ``interval`` seconds, reckoned from start to start; one that takes longer delays the next.
+    """A sample every ``interval`` seconds, from start to start; one that takes longer delays the next.
 
-    :param count: how many; None: until ``stop``
+    :param count: number of samples; None: until ``stop``
     """
     began = clock()
     number = 0
@@ -90,9 +90,9 @@ def samples(
 
 
 def record(take: Callable[[], Snapshot], path: str, interval: float, count: Optional[int], stop: Stop) -> int:
-    """Write a recording; how many samples it has.
+    """Write a recording; returns the number of its samples.
 
-    :raises OSError: it cannot be written, or there is a file of this name
+    :raises OSError: it cannot be written, or the file exists
     """
     with Writer(path, interval) as writer:
         for sample in samples(take, interval, count, stop):

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from drgn_unaccepted.answer.document import Document
-from drgn_unaccepted.snapshot_file import write_atomically
+from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import (
     ACCEPTED,

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.progress import Progress, by_node
 from drgn_unaccepted.record.loop import Stop, samples
-from drgn_unaccepted.record.progress import Progress, by_node
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, span
 

@@ -20,8 +20,8 @@ import pytest
 
 from drgn_unaccepted.answer.history import NoSamples, history
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.record.file import Recording, Sample, Writer
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.record.file import Recording, Writer
+from drgn_unaccepted.snapshot import Sample, Snapshot
 from drgn_unaccepted.views.history import history_lines
 from drgn_unaccepted.views.map import Style
 from tests.views import guests

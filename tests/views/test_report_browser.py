@@ -11,8 +11,8 @@ import pytest
 
 from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.record.file import Recording, Sample
-from drgn_unaccepted.snapshot import E820Tables, Snapshot
+from drgn_unaccepted.record.file import Recording
+from drgn_unaccepted.snapshot import E820Tables, Sample, Snapshot
 from tests.views import guests
 from tests.views.chromium import axe
 from tests.views.guests import BASE, GIB, MIB, TIB, UNIT

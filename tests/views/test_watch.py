@@ -22,9 +22,8 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted.answer.document import Document
-from drgn_unaccepted.record.file import Sample
-from drgn_unaccepted.record.progress import Progress
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
+from drgn_unaccepted.answer.progress import Progress
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Sample, Snapshot, Task
 from drgn_unaccepted.views.watch import about, line, screen
 from tests.checks.build import clean, live
 from tests.samples_over_time import with_bitmap

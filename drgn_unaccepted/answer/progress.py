@@ -10,8 +10,7 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted.answer.allocator import accepting
 from drgn_unaccepted.answer.document import Document, document
 from drgn_unaccepted.answer.source import choose_source
-from drgn_unaccepted.record.file import Sample
-from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
+from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
 
 #: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
 RATE_SECONDS = 10.0

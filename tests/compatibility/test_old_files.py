@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files that earlier versions wrote are read for ever, and give the answers that they gave.
+
+answers.json has, for each command, what the version that wrote these files answered. Text with blanks in it is
+left out, because wording may change. New keys are allowed. Never write a file in this directory anew: add one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+
+HERE = Path(__file__).parent
+BOOT = "0f0e0d0c-0b0a-4908-8706-050403020100"
+SNAPSHOTS = ("kdump.json", "kdump-with-table.json", "ram.json", "linux-7.3.json")
+QUESTIONS = (
+    "summary",
+    "header",
+    "ranges",
+    "resolve 0x100000 4G+1M 0x10c000000+32M 5G 64G",
+    "efi",
+    "e820",
+    "zones",
+    "accepting",
+    "check",
+    "map",
+)
+COMMANDS = (
+    *(f"--snapshot {snapshot} {question}" for snapshot in SNAPSHOTS for question in QUESTIONS),
+    f"--snapshot kept/{BOOT}/snapshot.json check",
+    "replay series.rec",
+    "merge scan.jsonl",
+    "merge beside",
+    f"-c ../../vmcore-samples/6.12-edges/vmcore --table kept/{BOOT}/table-0x1f773018.bin@0x1f773018 ranges",
+    f"-c ../../vmcore-samples/6.12-edges/vmcore --table kept/{BOOT}/snapshot.json ranges",
+)
+
+
+def facts(value: Any) -> Any:
+    """A document without its sentences; findings by rule."""
+    if isinstance(value, dict):
+        return {
+            key: facts(item)
+            for key, item in value.items()
+            if not (isinstance(item, str) and (" " in item or key in ("path", "taken_at", "file")))
+        }
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "rule" in value[0]:
+        return {item["rule"]: facts({key: item[key] for key in item.keys() - {"rule"}}) for item in value}
+    if isinstance(value, list):
+        return [facts(item) for item in value if not (isinstance(item, str) and " " in item)]
+    return value
+
+
+def lost(old: Any, new: Any, where: str = "") -> list[str]:
+    """What stands in the old facts and not, or not so, in the new ones."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [text for key, item in old.items() for text in lost(item, new.get(key, "no such key"), f"{where}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [text for i, pair in enumerate(zip(old, new)) for text in lost(*pair, f"{where}[{i}]")]
+    return [] if old == new else [f"{where}: {old} was answered, now {new}"]
+
+
+def answers(command: str, capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    capsys.readouterr()
+    main([*command.split(), "--format", "json"])
+    return [facts(json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_old_file_is_answered_as_ever(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(HERE)
+    old = json.loads((HERE / "answers.json").read_text())[command]
+    new = answers(command, capsys)
+    assert old and len(old) == len(new)
+    assert not [text for pair in zip(old, new) for text in lost(*pair)]

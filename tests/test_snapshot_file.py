@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Snapshot files: what is read, what is refused and how; how they evolve; the generated JSON Schemas."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.codec import Context, decode, encode
+from drgn_unaccepted.errors import SnapshotFileError
+from drgn_unaccepted.limits import FILE_WARNINGS
+from drgn_unaccepted.snapshot import Counters, Snapshot, Table
+from drgn_unaccepted.snapshot_file import SCHEMA, dump, load
+from tests.checks.build import clean
+from tests.fuzz.files import _change
+from tests.kernel.elf_dump import SAMPLES
+from tests.schemas import SCHEMAS, violation
+from tests.snapshot_strategies import snapshots
+
+ROOT = Path(__file__).parents[1]
+
+
+def walk(value: Any) -> Iterator[tuple[Any, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield key, item
+        yield from walk(item)
+
+
+def refusal(text: str) -> Optional[str]:
+    try:
+        load(text)
+    except SnapshotFileError as error:
+        return str(error)
+    return None
+
+
+# The schemas
+
+
+def test_the_schemas_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "schemas"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.stem)
+def test_it_is_a_json_schema(path: Path) -> None:
+    schema = json.loads(path.read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+    used = {value.rpartition("/")[2] for key, value in walk(schema) if key == "$ref"}
+    assert used == set(schema["definitions"]), "every reference leads somewhere, every definition is used"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(snapshots(), st.integers(0, 1 << 32))
+def test_the_reader_refuses_what_the_schema_refuses(found: Snapshot, seed: int) -> None:
+    """Compared with the reference implementation of JSON Schema, on snapshots with something changed in them."""
+    value = _change(random.Random(seed), json.loads(dump(found)))
+    refused = refusal(json.dumps(value))
+    if violation("snapshot", value) is not None:
+        assert refused is not None
+        assert len(refused.splitlines()) == 1 and len(refused) < 500
+    elif not any(isinstance(item, float) for _, item in walk(value)):
+        # 1.0 is an integer to JSON Schema. The schema cannot see into what is packed.
+        try:
+            decode(copy.deepcopy(value["snapshot"]), Snapshot, "snapshot")
+        except SnapshotFileError as error:
+            assert ".bitmap: " in str(error) or ".listed." in str(error)
+
+
+@pytest.mark.parametrize("sample", ("6.12-fill", "6.12-fill-kdump"))
+def test_the_answers_of_all_commands_hold_to_their_schema(
+    sample: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = ROOT / "tests" / "views" / "data" / "6.12-fill.rec"
+    file = tmp_path / "snapshot"
+    for words in (
+        f"snapshot -o {file}",
+        *("summary", "header", "ranges", "resolve 0 4G+4M 5G", "efi", "e820", "zones", "accepting", "check", "map"),
+        f"report -o {tmp_path / 'page.html'}",
+        f"replay {recording}",
+    ):
+        command = words.split()[0]
+        target = ["-c", str(SAMPLES / sample / "vmcore")] if command == "snapshot" else ["--snapshot", str(file)]
+        main([*(() if command == "replay" else target), *words.split(), "--format", "json"])
+        documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert documents
+        for document in documents:
+            assert document["command"] == command
+            assert violation("answers", document) is None
+        own = document.keys() - {"schema", "command", "source", "target", "table", "torn", "exact", "source_reason"}
+        assert command == "resolve" or violation("answers", {k: v for k, v in document.items() if k not in own})
+
+
+# Files evolve
+
+
+@dataclass(frozen=True)
+class NewCounters(Counters):
+    """The next version has one more counter."""
+
+    free_cma_pages: Optional[int] = None
+
+
+def test_a_field_that_is_new_may_be_absent() -> None:
+    old = encode(Counters(1, 2, 3))
+    assert decode(old, NewCounters, "counters") == NewCounters(1, 2, 3, None)
+
+
+def test_a_field_that_is_unknown_is_left_out_with_a_warning() -> None:
+    context = Context()
+    assert decode(encode(NewCounters(1, 2, 3, 4)), Counters, "counters", context) == Counters(1, 2, 3)
+    assert list(context.warnings) == ["unknown field Counters.free_cma_pages ignored"]
+    decode({**encode(Counters(1, 2, 3)), **dict.fromkeys(map(str, range(1000)))}, Counters, "counters", context)
+    assert len(context.warnings) == FILE_WARNINGS
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Table) if field.name not in ("state", "bitmap")])
+def test_a_field_with_a_default_may_be_absent_and_the_parts_must_fit(name: str) -> None:
+    value = json.loads(dump(clean()))
+    del value["snapshot"]["table"][name]
+    if name in ("address", "version", "unit_size", "phys_base", "bitmap_bytes"):
+        assert "table" in (refusal(json.dumps(value)) or "")
+    else:
+        assert load(json.dumps(value)) == replace(clean(), table=replace(clean().table, **{name: None}))
+
+
+def test_the_command_line_prints_the_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value = json.loads(dump(clean()))
+    value["later"] = value["snapshot"]["later\x1b"] = 1
+    for zone in value["snapshot"]["zones"]:
+        zone["free_cma_pages"] = 0
+    path = tmp_path / "snapshot"
+    path.write_text(json.dumps(value))
+    assert main(["--snapshot", str(path), "header"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"drgn-unaccepted: warning: {path}: unknown field {name} ignored"
+        for name in ("file.later", "Snapshot.later\\x1b", "Zone.free_cma_pages")
+    ]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(snapshots())
+def test_a_file_gives_back_the_snapshot(found: Snapshot) -> None:
+    text = dump(found)
+    assert load(text) == found
+    assert violation("snapshot", json.loads(text)) is None
+
+
+# Other files
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    (
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"schema": NaN}', "NaN is no number"),
+        ('{"schema": -Infinity}', "Infinity is no number"),
+        (f'{{"schema": "{SCHEMA}", "schema": "{SCHEMA}"}}', "'schema' is there twice"),
+        (f'{{"schema": "{SCHEMA}"}}', "snapshot"),
+        ("1" * 10_000, "not JSON"),
+        ("[1]", "schema is None"),
+        ('{"schema": null}', "schema is None"),
+        (
+            '{"schema": "drgn-unaccepted-snapshot/2"}',
+            "'drgn-unaccepted-snapshot/2', and 'drgn",
+        ),
+        ('{"schema": "drgn-unaccepted-recording/1"}', "'drgn-unaccepted-snapshot/1' is what this program reads"),
+        (json.dumps({"schema": "x" * 10_000}), "..."),
+    ),
+)
+def test_what_is_no_snapshot_is_refused_in_a_line(text: str, words: str) -> None:
+    refused = refusal(text)
+    assert refused is not None and words in refused
+    assert len(refused.splitlines()) == 1 and len(refused) < 300
