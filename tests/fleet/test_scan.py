@@ -17,10 +17,10 @@ from typing import Any, Optional
 
 import pytest
 
-from drgn_unaccepted.fleet.cpus import usable_cpus
 from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze
 from drgn_unaccepted.fleet.progress import Progress
+from drgn_unaccepted.fleet.scan import usable_cpus
 from drgn_unaccepted.fleet.targets import Shard, find_targets
 from tests.fleet.tools import SAMPLES, TOP, json_lines, make_hanging, run
 
