@@ -16,6 +16,7 @@ from drgn_unaccepted.files import check_replaceable, open_dump
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
+from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.snapshot_file import write_atomically
 
 
@@ -42,7 +43,7 @@ class Output:
         self._write(record)
 
     def _write(self, document: Union[ScanHeader, ScanRecord]) -> None:
-        print(json.dumps(document), flush=True)
+        to_stdout([json.dumps(document)])
 
 
 class Journal(Output):

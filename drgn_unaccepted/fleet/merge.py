@@ -22,6 +22,7 @@ from drgn_unaccepted.fleet.documents import MergeSummary, Problem, ScanHeader, S
 from drgn_unaccepted.fleet.records import digest, read, result_files
 from drgn_unaccepted.fleet.summary import Summary
 from drgn_unaccepted.fleet.text import csv_lines, text
+from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.snapshot_file import write_atomically
 
 
@@ -50,8 +51,7 @@ def run_merge(args: argparse.Namespace) -> int:
 
 def _write(lines: Iterable[str], path: Optional[str]) -> None:
     if path is None:
-        for line in lines:
-            print(line)
+        to_stdout(lines)
         return
     try:
         write_atomically(path, "".join(f"{line}\n" for line in lines))
