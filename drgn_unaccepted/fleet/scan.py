@@ -89,10 +89,10 @@ def run_scan(args: argparse.Namespace) -> int:
     if not targets:
         raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
     if skipped and not args.quiet:
-        example = (
-            " (neither dump nor snapshot): " if len(skipped) == 1 else "s (neither dumps nor snapshots), for example "
-        )
-        print(f"scan: skipped {len(skipped)} file{example}{safe(str(skipped[0]))}", file=sys.stderr)
+        which = "that is neither dump nor snapshot:"
+        if len(skipped) > 1:
+            which = "that are neither dumps nor snapshots, for example"
+        print(f"scan: skipped {count(len(skipped), 'file')} {which} {safe(str(skipped[0]))}", file=sys.stderr)
     mine = [target for target in targets if shard.has(target)]
     output = Beside(mine) if args.beside else Output() if args.output is None else Journal(args.output)
     with output, stopped_by_signals() as stop:
