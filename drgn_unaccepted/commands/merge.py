@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
-from drgn_unaccepted.fleet.command import run_merge
-from drgn_unaccepted.fleet.options import add_merge_arguments
+from drgn_unaccepted.fleet.merge import add_merge_arguments, run_merge
 
 
 class Merge(Action):
-    formats = ("csv", "parquet")
+    formats = ("csv",)
 
     def add_arguments(self, parser: Parser) -> None:
         add_merge_arguments(parser)

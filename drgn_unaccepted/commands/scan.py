@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
-from drgn_unaccepted.fleet.command import run_scan
-from drgn_unaccepted.fleet.options import add_scan_arguments
+from drgn_unaccepted.fleet.scan import add_scan_arguments, run_scan
 
 
 class Scan(Action):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Archives and fleets: ``scan`` checks many targets, ``merge`` says what came of it.
+"""Archives and fleets: ``scan`` checks many targets, ``merge`` summarizes the results.
 
-    manifest, directories --targets--> Target --process--> record --journal--> JSON lines --merge--> summary, table
+    manifest, directories --targets--> Target --process--> record --journal--> JSON lines --merge--> summary, CSV
 
-No scheduler: shards are what a scheduler's array gives, and the files are what its workers leave.
+There is no scheduler here: a scheduler's array gives the shards, and ``merge`` reads the files that its workers leave.
 """

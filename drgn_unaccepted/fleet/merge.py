@@ -1,150 +1,184 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``merge``: the records of all shards and hosts as one, without doubles, and what stands out in them.
+"""``merge``: the records of all shards and hosts as one, without duplicates, and what stands out in them.
 
-The files are read twice, a line at a time: first for which record of each target counts, then for what they say. Memory
-goes by the number of targets and hosts, some hundred bytes each, not by the size of the records.
+The files are read twice, one line at a time: first to find the record of each target that counts, then to summarize.
+Memory grows with the number of targets and hosts, some hundred bytes each, not with the size of the records.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.document import SCHEMA, Document
-from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.fleet.records import Header, Problem, Record, read
+from drgn_unaccepted.answer.documents import SCHEMA
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
+from drgn_unaccepted.files import write_atomically
+from drgn_unaccepted.fleet.documents import MergeSummary, Problem, ScanHeader, ScanRecord
+from drgn_unaccepted.fleet.records import digest, read, result_files
 from drgn_unaccepted.fleet.summary import Summary
+from drgn_unaccepted.fleet.text import csv_lines, text
+from drgn_unaccepted.run import to_stdout
 
 
-class _Best(NamedTuple):
-    """Which record of the same content counts: an answer before a failure, then the later one."""
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results",
+        metavar="FILE",
+        nargs="+",
+        help="records of scan, or answers of check in JSON kept as HOST.json; or a directory of *.json and *.jsonl",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: standard output)")
 
-    answers: bool
+
+def run_merge(args: argparse.Namespace) -> int:
+    merged = Merged(result_files(args.results))
+    if args.format == "csv":
+        _write(csv_lines(record for _, record in merged), args.output)
+        for lack in merged.incomplete:
+            print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
+    elif args.format == "json":
+        _write([json.dumps(merged.summary())], args.output)
+    else:
+        _write(text(merged.summary()), args.output)
+    return EXIT_ANSWERED
+
+
+def _write(lines: Iterable[str], path: Optional[str]) -> None:
+    if path is None:
+        to_stdout(lines)
+        return
+    try:
+        write_atomically(path, "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise CommandError(one_line(error, path)) from None
+
+
+class _Candidate(NamedTuple):
+    """A record of some content: an answer beats a failure, then the later one counts."""
+
+    is_answer: bool
     finished_at: str
+    #: Counts the records of all files.
     number: int
     place: bytes
 
-    @property
-    def when(self) -> tuple[str, int]:
-        return self.finished_at, self.number
+
+@dataclass
+class _Run:
+    """The last run of a file."""
+
+    targets: int
+    done_before: int
+    ids: set[bytes] = field(default_factory=set)
 
 
 class Merged:
-    """Which records count, and what is wrong with the files."""
+    """The records that count, and what is wrong with the files."""
 
     def __init__(self, files: Sequence[str]) -> None:
         """Read the files for the first time.
 
-        :raises CommandError: a file cannot be read, or none holds a record
+        :raises CommandError: a file cannot be read, or none has a record
         """
         self._files = files
-        self.problems: list[Problem] = []
-        self.problem_count = 0
-        best: dict[bytes, _Best] = {}
-        whole = _Wholeness()
-        total = 0
-        for item in read(files):
-            if isinstance(item, Problem):
-                self.problem_count += 1
-                if len(self.problems) < limits.FLEET_NAMED:
-                    self.problems.append(item)
-                continue
-            whole.add(item)
-            if isinstance(item, Header):
-                continue
-            total += 1
-            # Of many targets in the same second: one string.
-            finished_at = sys.intern(str(item.document.get("finished_at", "")))
-            mine = _Best(item.failure is None, finished_at, item.number, item.place)
-            if item.id not in best and len(best) == limits.FLEET_TARGETS:
-                raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
-            best[item.id] = max(best.get(item.id, mine), mine)
-        if not total:
-            raise CommandError(
-                "no record in these files"
-                + (f": {self.problems[0].where}: {self.problems[0].reason}" if self.problems else "")
-            )
-        self.incomplete = whole.lacks()
-        self.doubles = total - len(best)
-        # What a place held is replaced by what it holds, be that an answer or not.
-        latest: dict[bytes, _Best] = {}
-        for kept in best.values():
-            latest[kept.place] = max(latest.get(kept.place, kept), kept, key=lambda one: one.when)
-        self.replaced = len(best) - len(latest)
-        #: Numbers of the records that count; None: all do, and there is nothing to look up.
-        self._counts = {kept.number for kept in latest.values()} if len(latest) < total else None
-
-    def __iter__(self) -> Iterator[Record]:
-        """The records that count, read again."""
-        for item in read(self._files):
-            if isinstance(item, Record) and (self._counts is None or item.number in self._counts):
-                yield item
-
-
-class _Wholeness:
-    """Whether each shard is there and has as many targets as it was to have."""
-
-    def __init__(self) -> None:
-        self._file: Optional[str] = None
-        self._wanted: Optional[int] = None
-        self._before = 0
-        self._ids: set[bytes] = set()
+        self._problems: list[Problem] = []
+        self._problem_count = 0
+        self._runs: dict[str, _Run] = {}
+        #: Indexes for each number of shards.
         self._shards: dict[int, set[int]] = {}
-        self._lacks: list[str] = []
+        best: dict[bytes, _Candidate] = {}
+        total = 0
+        for file, header, record, problem in read(files):
+            if problem is not None:
+                self._problem_count += 1
+                self._problems += [problem] if len(self._problems) < limits.FLEET_NAMED else []
+            elif header is not None:
+                self._begin_run(file, header)
+            elif record is not None:
+                candidate = _candidate(total, file, record)
+                total += 1
+                key = bytes.fromhex(record["id"])
+                if key not in best and len(best) == limits.FLEET_TARGETS:
+                    raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
+                best[key] = max(best.get(key, candidate), candidate)
+                if file in self._runs:
+                    self._runs[file].ids.add(key)
+        if not total:
+            first = "".join(f": {problem['where']}: {problem['reason']}" for problem in self._problems[:1])
+            raise CommandError(f"no record in these files{first}")
+        self._doubles = total - len(best)
+        # A dump that was written anew replaces the earlier content of its place, whether or not there is an answer.
+        latest: dict[bytes, _Candidate] = {}
+        for kept in best.values():
+            other = latest.get(kept.place, kept)
+            latest[kept.place] = max(other, kept, key=lambda one: (one.finished_at, one.number))
+        self._replaced = len(best) - len(latest)
+        self._counts = {kept.number for kept in latest.values()}
+        #: What is missing.
+        self.incomplete = list(self._lacks())
 
-    def add(self, item: Any) -> None:
-        if item.file != self._file:
-            self._close()
-            self._file = item.file
-        if isinstance(item, Header):
-            self._wanted = item.targets
-            if item.done is not None:
-                # Records before this header may be of dumps that were written anew since.
-                self._before, self._ids = item.done, set()
-            self._shards.setdefault(item.count, set()).add(item.index)
-        elif self._wanted is not None:
-            self._ids.add(item.id)
+    def __iter__(self) -> Iterator[tuple[str, ScanRecord]]:
+        """The records that count with their files, read again."""
+        records = ((line.file, line.record) for line in read(self._files) if line.record is not None)
+        return (item for number, item in enumerate(records) if number in self._counts)
 
-    def _close(self) -> None:
-        if self._wanted is not None and self._before + len(self._ids) < self._wanted:
-            self._lacks.append(f"{self._file}: {self._before + len(self._ids)} of {self._wanted} targets")
-        self._wanted, self._before, self._ids = None, 0, set()
+    def summary(self) -> MergeSummary:
+        summary = Summary()
+        for file, record in self:
+            summary.add(file, record)
+        return {
+            "schema": SCHEMA,
+            "command": "merge",
+            **summary.document(),
+            "doubles": self._doubles,
+            "replaced": self._replaced,
+            "incomplete": self.incomplete,
+            "problems": self._problems,
+            "problem_count": self._problem_count,
+        }
 
-    def lacks(self) -> list[str]:
-        self._close()
-        self._file = None
+    def _begin_run(self, file: str, header: ScanHeader) -> None:
+        index, count = header["shard"]
+        self._shards.setdefault(count, set()).add(index)
+        if "done" in header or file not in self._runs:
+            # Records before this header may be of dumps that were written anew since.
+            self._runs[file] = _Run(header["targets"], header.get("done", 0))
+        self._runs[file].targets = header["targets"]
+
+    def _lacks(self) -> Iterator[str]:
+        for file, run in self._runs.items():
+            if run.done_before + len(run.ids) < run.targets:
+                yield f"{file}: {run.done_before + len(run.ids)} of {run.targets} targets"
         for count, seen in sorted(self._shards.items()):
             # A damaged count can be 2^63.
             missing = list(islice((index for index in range(count) if index not in seen), limits.FLEET_NAMED))
+            unnamed = count - len(seen) - len(missing)
+            more = f" and {unnamed} more" if unnamed else ""
             if missing:
-                names = ", ".join(map(str, missing))
-                unnamed = count - len(seen) - len(missing)
-                more = f" and {unnamed} more" if unnamed else ""
-                self._lacks.append(f"no file of shard {names}{more} of {count}")
-        return self._lacks
+                yield f"no file of shard {', '.join(map(str, missing))}{more} of {count}"
 
 
-def merge(files: Sequence[str], see: Callable[[Record], None] = lambda record: None) -> Document:
+def _candidate(number: int, file: str, record: ScanRecord) -> _Candidate:
+    host, path = record["host"], record["target"]["path"]
+    if record["command"] == "check":
+        place = bytes.fromhex(record["id"])
+    else:
+        # Without a guest's name the same path in another file may be of another machine: /var/crash/STAMP/vmcore.
+        place = digest("host", host, path) if host else digest("file", file, path)
+    # Many targets share one string: those that finished in the same second.
+    finished_at = sys.intern(str(record.get("finished_at", "")))
+    return _Candidate(record["error"] is None, finished_at, number, place)
+
+
+def merge(files: Sequence[str]) -> MergeSummary:
     """The summary of all records.
 
-    :param see: is shown each record that counts, once
-    :raises CommandError: a file cannot be read, or none holds a record
+    :raises CommandError: a file cannot be read, or none has a record
     """
-    merged = Merged(files)
-    summary = Summary()
-    for record in merged:
-        summary.add(record)
-        see(record)
-    return {
-        "schema": SCHEMA,
-        "command": "merge",
-        **summary.document(),
-        "doubles": merged.doubles,
-        "replaced": merged.replaced,
-        "incomplete": merged.incomplete,
-        "problems": [problem._asdict() for problem in merged.problems],
-        "problem_count": merged.problem_count,
-    }
+    return Merged(files).summary()

@@ -10,38 +10,43 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Optional
+from typing import Any, BinaryIO, Callable, NamedTuple, Optional, cast
 
 import drgn_unaccepted
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.document import SCHEMA, Document
-from drgn_unaccepted.errors import INTERNAL_ERROR
+from drgn_unaccepted.answer.documents import SCHEMA
+from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR
+from drgn_unaccepted.fleet.documents import ErrorDocument, ScanRecord
 from drgn_unaccepted.fleet.targets import Target, find_targets
 
 #: Where the package is: a directory, or a zipapp.
 _PACKAGE_PLACE = str(Path(drgn_unaccepted.__file__).parent.parent)
 
-#: A child takes modules from where this process took its own, and never from a working directory.
+#: The program of a child, which takes its module path from its first argument.
 _START = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
     "from drgn_unaccepted.fleet.worker import main; sys.exit(main(sys.argv[1:]))"
 )
 
-#: What a child gets to know of the environment: nothing that names code or configuration.
+#: What a child inherits from the environment: nothing that names code, configuration or a server of symbols.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES")
 
 #: Options of the command line that take a file.
 _FILE_OPTIONS = ("-s", "--table", "--vmcoreinfo")
 
-#: What Python, the C library and the dynamic loader say of a limit of address space.
+#: How Python, the C library and the dynamic loader report a limit of address space.
 _OUT_OF_MEMORY = ("MemoryError", "Cannot allocate memory", "failed to map segment")
 
-#: Seconds that a killed process has to be gone. One that waits for a dead file server never goes.
+#: Seconds that a killed process gets to end. A process that waits for a dead file server never ends.
 _GRACE = 10
+
+#: Seconds between two looks at the processes.
+_LOOK = 0.02
 
 
 class Bounds(NamedTuple):
@@ -52,130 +57,135 @@ class Bounds(NamedTuple):
     memory_bytes: int
 
 
-class Failure(NamedTuple):
-    """Why a target has no answer."""
-
-    #: ``unreadable`` (no dump, damaged, another architecture), ``crash``, ``timeout``, ``memory``; ``defect``: ours.
-    kind: str
-    reason: str
-
-
-class Interrupted(Exception):
-    """The scan ended before the target did: no record."""
-
-
 class Process:
-    """Runs one target; :meth:`kill` may be called from another thread."""
+    """Checks one target."""
 
     def __init__(self, target: Target, bounds: Bounds) -> None:
-        self._target = target
-        self._bounds = bounds
-        self._process: Optional[subprocess.Popen[bytes]] = None
-        self._killed = False
+        """Start.
 
-    def kill(self) -> None:
-        """End it; :meth:`record` then raises :exc:`Interrupted`."""
-        self._killed = True
-        self._end()
-
-    def record(self) -> Document:
-        """Look at the target.
-
-        :raises Interrupted: :meth:`kill` was called
+        :raises OSError: no process or no temporary file can be made
         """
-        start = time.monotonic()
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            status = self._run(out, err)
-            answer = _document(out)
-            failure = None if answer is not None else self._failure(status, _last_words(err))
-        return _record(self._target, answer, failure, time.monotonic() - start)
-
-    def _run(self, out: BinaryIO, err: BinaryIO) -> Optional[int]:
-        """The exit status; None: out of time."""
-        argv = [
-            *(sys.executable, "-I", "-c", _START, "\n".join(_module_path())),
-            str(self._bounds.memory_bytes),
-            # CPU time and the alarm are the second line; the first is this process, which can tell what happened.
-            str(self._bounds.seconds + 2 * _GRACE),
-            self._target.path,
-            *_absolute_files(self._target.options),
+        self._target, self._bounds = target, bounds
+        self._timed_out = False
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115
+        before = ("", *target.options)
+        options = [
+            str(Path(word).absolute()) if option in _FILE_OPTIONS else word
+            for option, word in zip(before, target.options)
         ]
-        # Without DEBUGINFOD_URLS no server is asked for symbols. A session of its own: Ctrl-C in a terminal is for the
-        # scan, which ends its processes itself.
+        # Signals reach the parent first, which can say what happened. CPU time and the alarm are the second line.
+        argv = (_module_path(), str(bounds.memory_bytes), str(bounds.seconds + 2 * _GRACE), target.path, *options)
+        self._start = time.monotonic()
+        # In a session of its own: Ctrl-C in a terminal stops the scan, which then ends its processes.
         self._process = subprocess.Popen(
-            argv,
+            [sys.executable, "-I", "-c", _START, *argv],
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
+            stdout=self._out,
+            stderr=self._err,
             cwd="/",
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             start_new_session=True,
         )
-        if self._killed:
-            self._end()
-        try:
-            status: Optional[int] = self._process.wait(self._bounds.seconds)
-        except subprocess.TimeoutExpired:
-            self._end()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE)
-            status = None
-        if self._killed:
-            raise Interrupted
-        return status
 
-    def _end(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+    def kill(self) -> None:
+        """End the process, without waiting for it."""
+        if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _failure(self, status: Optional[int], words: str) -> Failure:
-        if status is None or status in (-signal.SIGXCPU, -signal.SIGALRM):
-            return Failure("timeout", f"no answer in {self._bounds.seconds} s")
+    def wait(self, seconds: float) -> None:
+        """Wait until the process has ended, or for so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def poll(self) -> Optional[ScanRecord]:
+        """The record; None while the process runs. A process out of time is killed."""
+        status, seconds = self._process.poll(), time.monotonic() - self._start
+        if status is None:
+            if seconds >= self._bounds.seconds and not self._timed_out:
+                self._timed_out = True
+                self.kill()
+            if seconds < self._bounds.seconds + _GRACE:
+                return None
+        with self._out, self._err:
+            answer = _answer(self._out)
+            error = None if answer is not None else self._error(status, _last_words(self._err))
+        return _record(self._target, answer, error, seconds)
+
+    def _error(self, status: Optional[int], words: str) -> ErrorDocument:
+        if status is None or self._timed_out or status in (-signal.SIGXCPU, -signal.SIGALRM):
+            return {"kind": "timeout", "reason": f"no answer in {self._bounds.seconds} s"}
         if any(sign in words for sign in _OUT_OF_MEMORY):
-            return Failure("memory", f"more than {self._bounds.memory_bytes >> 20} MiB: {words}")
+            return {"kind": "memory", "reason": f"more than {self._bounds.memory_bytes >> 20} MiB: {words}"}
         if status < 0:
-            return Failure("crash", f"the process was ended by {signal.Signals(-status).name}")
-        if status == 3 and INTERNAL_ERROR in words:
-            return Failure("defect", words.removeprefix("drgn-unaccepted: "))
-        if status == 3:
-            return Failure("unreadable", words.removeprefix("drgn-unaccepted: "))
-        return Failure("defect", f"exit status {status}: {words}")
+            return {"kind": "crash", "reason": f"the process was ended by {signal.Signals(-status).name}"}
+        if status != EXIT_CANNOT:
+            return {"kind": "defect", "reason": f"exit status {status}: {words}"}
+        kind = "defect" if INTERNAL_ERROR in words else "unreadable"
+        return {"kind": kind, "reason": words.removeprefix("drgn-unaccepted: ")}
 
 
-def _module_path() -> list[str]:
-    """``sys.path`` without the working directory, unless this package itself is there."""
-    here = str(Path.cwd())
-    kept = [place for place in sys.path if Path(place).is_absolute() and place != here]
-    return kept if _PACKAGE_PLACE in kept else [*kept, _PACKAGE_PLACE]
+def run(
+    targets: Iterator[Target],
+    bounds: Bounds,
+    jobs: int = 1,
+    rest: Callable[[float], object] = time.sleep,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Generator[ScanRecord, None, None]:
+    """The records of all targets, in the order in which they come. No process outlives the iterator.
+
+    :param jobs: processes at a time
+    :param rest: waits for so many seconds, or less
+    :param stopped: whether to end before all targets have their records
+    :raises OSError: no process or no temporary file can be made
+    """
+    running: list[Process] = []
+    try:
+        while not stopped():
+            for target in islice(targets, jobs - len(running)):
+                running.append(Process(target, bounds))
+            if not running:
+                return
+            rest(_LOOK)
+            for process in tuple(running):
+                record = process.poll()
+                if record is not None:
+                    running.remove(process)
+                    yield record
+    finally:
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait(_GRACE)
 
 
-def _absolute_files(options: Sequence[str]) -> list[str]:
-    before = ("", *options)
-    return [str(Path(word).absolute()) if option in _FILE_OPTIONS else word for option, word in zip(before, options)]
-
-
-def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_bytes: int = 4 << 30) -> Document:
+def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_bytes: int = 4 << 30) -> ScanRecord:
     """The record of one vmcore or snapshot, for any engine that maps functions over files (Dask, Ray, Spark).
 
-    :param options: of the command line, as ``("-s", "vmlinux")``
+    :param options: options of the command line, for example ``("-s", "vmlinux")``
     """
-    (target,) = find_targets([path], options=options)
-    return Process(target, Bounds(seconds, memory_bytes)).record()
+    (record,) = run(find_targets([path], options=options), Bounds(seconds, memory_bytes))
+    return record
 
 
-def _document(file: BinaryIO) -> Optional[dict[str, Any]]:
+def _module_path() -> str:
+    """``sys.path`` for a child, one place a line: no relative place, not the working directory, this package last."""
+    places = [place for place in sys.path if Path(place).is_absolute() and place != str(Path.cwd())]
+    return "\n".join(dict.fromkeys((*places, _PACKAGE_PLACE)))
+
+
+def _answer(file: BinaryIO) -> Optional[dict[str, Any]]:
     file.seek(0)
-    text = file.read(limits.FLEET_LINE_BYTES)
     try:
-        answer = json.loads(text)
+        answer = json.loads(file.read(limits.FLEET_LINE_BYTES))
     except ValueError:
         return None
     return answer if isinstance(answer, dict) and answer.get("schema") == SCHEMA else None
 
 
 def _last_words(file: BinaryIO) -> str:
-    """The last line: of the command line's own words all, of a traceback the exception."""
+    """The last line: the command line's message, or the exception of a traceback."""
     start = file.seek(max(0, file.seek(0, os.SEEK_END) - limits.FLEET_LAST_WORDS_BYTES))
     words = file.read().decode(errors="replace").rstrip()
     if not words:
@@ -184,24 +194,22 @@ def _last_words(file: BinaryIO) -> str:
     return f"...{line}" if start and "\n" not in words else line
 
 
-def _record(target: Target, answer: Optional[Document], failure: Optional[Failure], seconds: float) -> Document:
+def _record(
+    target: Target, answer: Optional[dict[str, Any]], error: Optional[ErrorDocument], seconds: float
+) -> ScanRecord:
     if answer is None:
-        answer = {
-            "target": {"kind": None, "path": target.path, "release": None, "build_id": None},
-            "platform": None,
-            "status": "unknown",
-            "findings": [],
-        }
+        nothing = {"kind": None, "path": target.path, "release": None, "build_id": None}
+        answer = {"target": nothing, "platform": None, "status": "unknown", "findings": []}
     findings = answer.pop("findings")
     names = {status: [f["rule"] for f in findings if f["status"] == status] for status in ("pass", "skip")}
-    return {
+    record = {
         "schema": SCHEMA,
         "command": "scan",
         "id": target.id,
         "host": target.host,
-        "error": None if failure is None else failure._asdict(),
+        "error": error,
         **{key: value for key, value in answer.items() if key not in ("schema", "command")},
-        # What passed needs no words, a thousand times over.
+        # Of rules that passed, the names are enough.
         "findings": [finding for finding in findings if finding["status"] not in names],
         "passed": names["pass"],
         "skipped": names["skip"],
@@ -209,3 +217,4 @@ def _record(target: Target, answer: Optional[Document], failure: Optional[Failur
         "seconds": round(seconds, 3),
         "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    return cast(ScanRecord, record)

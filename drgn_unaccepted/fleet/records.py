@@ -1,70 +1,33 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records out of the files that scans and checks leave, a line at a time; damaged lines are told and passed over."""
+"""Read the files that scans and checks leave, one line at a time. Damaged lines are reported and skipped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, BinaryIO, NamedTuple, Optional, cast
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.document import SCHEMA, Document
-from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.answer.documents import SCHEMA
+from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.fleet.documents import Problem, ScanHeader, ScanRecord
 
-#: Of a target, by the worst of its findings.
+#: Statuses of a target, by the worst of its findings.
 STATUSES = ("critical", "warning", "ok", "unknown")
 
 _RESULTS = (".json", ".jsonl")
+_NO_RECORD, _MALFORMED = "no record of scan or check", "not as scan and check write it"
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a run of ``scan`` was to do."""
+class Line(NamedTuple):
+    """What a line of a file holds: one of header, record and problem."""
 
     file: str
-    index: int
-    count: int
-    targets: int
-    #: Of these, how many had their record before the run; None: not said, as it was before 2026-11.
-    done: Optional[int]
-
-
-class Record(NamedTuple):
-    """What is known of one target."""
-
-    #: Counts the records of a merge; the same file read again gives the same numbers.
-    number: int
-    file: str
-    id: bytes
-    #: What of two answers the later one counts for, though the dump was written anew in between.
-    place: bytes
-    #: The guest; None where nobody said which.
-    host: Optional[str]
-    path: str
-    document: Document
-
-    @property
-    def failure(self) -> Optional[str]:
-        """Why there is no answer; None where there is one."""
-        error = self.document.get("error")
-        return None if error is None else str(error["kind"])
-
-    @property
-    def skipped(self) -> list[str]:
-        """Rules that could not be told: of ``scan`` by name, of ``check`` among the findings."""
-        if "skipped" in self.document:
-            return list(self.document["skipped"])
-        return [finding["rule"] for finding in self.document["findings"] if finding["status"] == "skip"]
-
-
-class Problem(NamedTuple):
-    """A line that is no record."""
-
-    where: str
-    reason: str
+    header: Optional[ScanHeader] = None
+    record: Optional[ScanRecord] = None
+    problem: Optional[Problem] = None
 
 
 def result_files(places: Sequence[str]) -> list[str]:
@@ -87,99 +50,99 @@ def result_files(places: Sequence[str]) -> list[str]:
     return list(files)
 
 
-def _whole(file: str) -> Optional[bytes]:
-    """A file that is one document, on however many lines: what a host answered, and jq or Ansible set out."""
-    if not file.endswith(".json"):
-        return None
-    with Path(file).open("rb") as content:
-        data = content.read(limits.FLEET_LINE_BYTES + 1)
-    lines = data.count(b"\n")
-    if len(data) > limits.FLEET_LINE_BYTES or lines < 2:
-        return None
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return data
-
-
-def read(files: Sequence[str]) -> Iterator[Union[Header, Record, Problem]]:
-    """All that the files hold, in order; no more than a line is in memory, or a document of no more bytes.
+def read(files: Sequence[str]) -> Iterator[Line]:
+    """All lines of the files, in order. No more is in memory than :data:`limits.FLEET_LINE_BYTES` at a time.
 
     :raises CommandError: a file cannot be read
     """
-    number = 0
     for file in files:
         try:
-            whole = _whole(file)
-            with Path(file).open("rb") as lines:
-                for where, line in _lines(file, lines) if whole is None else [(file, whole)]:
-                    result = _parse(number, file, where, line)
-                    number += isinstance(result, Record)
-                    yield result
+            with Path(file).open("rb") as content:
+                if file.endswith(".json"):
+                    # One document, perhaps on several lines, as jq and Ansible lay out an answer.
+                    line = parse(file, file, content.read(limits.FLEET_LINE_BYTES + 1))
+                    if line.problem is None or line.problem["reason"] in (_NO_RECORD, _MALFORMED):
+                        yield line
+                        continue
+                    content.seek(0)
+                for number, data in enumerate(bounded_lines(content), 1):
+                    yield parse(file, f"{file}:{number}", data)
         except OSError as error:
-            raise CommandError(f"{file}: {error.strerror}") from None
+            raise CommandError(one_line(error, file)) from None
 
 
-def _lines(file: str, lines: Any) -> Iterator[tuple[str, bytes]]:
-    number = 0
-    while line := lines.readline(limits.FLEET_LINE_BYTES + 1):
-        number += 1
-        yield f"{file}:{number}", line
+def bounded_lines(content: BinaryIO) -> Iterator[bytes]:
+    """The lines; of a longer one the first :data:`limits.FLEET_LINE_BYTES` bytes and one more."""
+    while line := content.readline(limits.FLEET_LINE_BYTES + 1):
+        yield line
         while len(line) > limits.FLEET_LINE_BYTES and not line.endswith(b"\n"):
-            line = lines.readline(limits.FLEET_LINE_BYTES + 1)
+            line = content.readline(limits.FLEET_LINE_BYTES + 1)
 
 
-def _parse(number: int, file: str, where: str, line: bytes) -> Union[Header, Record, Problem]:
-    if len(line) > limits.FLEET_LINE_BYTES:
-        return Problem(where, f"more than {limits.FLEET_LINE_BYTES} bytes")
+def parse(file: str, where: str, data: bytes) -> Line:
+    """A line of untrusted bytes. A record holds to :class:`ScanRecord` in all that this package reads of it."""
+
+    def problem(reason: str) -> Line:
+        return Line(file, problem={"where": where, "reason": reason})
+
+    if len(data) > limits.FLEET_LINE_BYTES:
+        return problem(f"more than {limits.FLEET_LINE_BYTES} bytes")
     try:
-        document = json.loads(line)
+        document = json.loads(data)
     except (ValueError, RecursionError):
-        return Problem(where, "damaged" if line.endswith(b"\n") else "cut off")
+        return problem("damaged" if data.endswith(b"\n") else "cut off")
     try:
         if document["schema"] != SCHEMA or document["command"] not in ("scan", "check"):
-            return Problem(where, "no record of scan or check")
+            return problem(_NO_RECORD)
         if "targets" in document:
-            index, count = document["shard"]
-            done = document.get("done")
-            if not 0 <= index < count:
-                raise ValueError
-            return Header(file, int(index), int(count), int(document["targets"]), None if done is None else int(done))
-        return _record(number, file, document)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return Problem(where, "not as scan and check write it")
+            return Line(file, header=_header(document))
+        return Line(file, record=_record(document, file))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return problem(_MALFORMED)
 
 
-def _record(number: int, file: str, document: dict[str, Any]) -> Record:
-    path = str(document["target"]["path"] or "/proc/kcore")
-    host = document.get("host")
+def _header(document: dict[str, Any]) -> ScanHeader:
+    index, count = map(int, document["shard"])
+    if not 0 <= index < count:
+        raise ValueError
+    targets = int(document["targets"])
+    header: ScanHeader = {"schema": SCHEMA, "command": "scan", "shard": [index, count], "targets": targets}
+    if document.get("done") is not None:
+        header["done"] = int(document["done"])
+    return header
+
+
+def _record(document: dict[str, Any], file: str) -> ScanRecord:
+    """Verify a record. An answer of ``check`` becomes one; its host is the name of its file, as in HOST.json."""
+    document.setdefault("platform", None)
+    target, findings, error = document["target"], document["findings"], document.setdefault("error", None)
+    target["path"] = str(target["path"] or "/proc/kcore")
+    host = document.get("host") or (Path(file).stem if document["command"] == "check" else None)
+    document["host"] = str(host) if host else None
     if document["command"] == "check":
-        # What a host printed and somebody kept under its name, as HOST.json.
-        host = host or Path(file).stem
-        place = key = _digest(host, path, document["target"]["taken_at"])
-    else:
-        key = bytes.fromhex(document["id"])
-        # Without a guest's name the same path in another file may be of another machine: /var/crash/STAMP/vmcore.
-        place = _digest("host", host, path) if host else _digest("file", file, path)
-    if document["status"] not in STATUSES or "release" not in document["target"]:
+        document["id"] = digest(host, target["path"], target["taken_at"]).hex()
+    document.setdefault("skipped", [finding["rule"] for finding in findings if finding["status"] == "skip"])
+    bytes.fromhex(document["id"])
+    if document["status"] not in STATUSES:
         raise ValueError
-    _expect_text_or_nothing(document["target"], "release")
-    _expect_text_or_nothing(document.get("platform") or {}, "kind")
-    if document.get("error") is not None and not all(isinstance(document["error"][n], str) for n in ("kind", "reason")):
-        raise ValueError
-    for finding in document["findings"]:
-        if not all(isinstance(finding[name], str) for name in ("rule", "status", "message")):
-            raise ValueError
-    if not all(isinstance(rule, str) for rule in document.get("skipped", ())):
-        raise ValueError
-    return Record(number, file, key, place, str(host) if host else None, path, document)
+    texts = [finding[name] for finding in findings for name in ("rule", "status", "message")]
+    texts += document["skipped"]
+    if error is not None:
+        texts += (error["kind"], error["reason"])
+    optional = (
+        target["release"],
+        target.get("build_id"),
+        platform_kind(cast(ScanRecord, document)),
+        document["table"]["state"] if "table" in document else None,
+    )
+    if not all(isinstance(text, str) for text in (*texts, *(text for text in optional if text is not None))):
+        raise TypeError
+    return cast(ScanRecord, document)
 
 
-def _expect_text_or_nothing(part: dict[str, Any], name: str) -> None:
-    if not isinstance(part, dict) or not isinstance(part.get(name), (str, type(None))):
-        raise ValueError
+def platform_kind(record: ScanRecord) -> Optional[str]:
+    return record["platform"]["kind"] if record["platform"] is not None else None
 
 
-def _digest(*words: object) -> bytes:
+def digest(*words: object) -> bytes:
     return hashlib.sha256("\0".join(map(str, words)).encode(errors="surrogatepass")).digest()[:16]

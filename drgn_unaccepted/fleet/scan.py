@@ -1,121 +1,167 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``scan``: check many vmcores and snapshots, some at a time, each in a process of its own."""
+"""``scan``: check many vmcores and snapshots, some at a time, each in its own process."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import NamedTuple, Optional, Union
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Optional
 
-from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.documents import SCHEMA
+from drgn_unaccepted.commands.base import from_1, refuse
+from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError, one_line
+from drgn_unaccepted.fleet.documents import ScanHeader
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
-from drgn_unaccepted.fleet.process import Bounds, Interrupted, Process
+from drgn_unaccepted.fleet.process import Bounds, run
 from drgn_unaccepted.fleet.progress import Progress
-from drgn_unaccepted.fleet.targets import Shard, Target
-from drgn_unaccepted.record.loop import Stop
+from drgn_unaccepted.fleet.targets import Target, find_targets, parse_shard, shard_of_environment
+from drgn_unaccepted.record.loop import Stop, stopped_by_signals
+from drgn_unaccepted.words import count, safe
 
-#: Seconds between two looks at whether to stop.
-_LOOK = 0.2
+_SIZES = {"M": 20, "G": 30, "T": 40}
 
-
-class Scan(NamedTuple):
-    """How a scan is done."""
-
-    shard: Shard
-    bounds: Bounds
-    jobs: int
-    #: Look again at targets that an earlier run had no answer for.
-    retry: bool
-    quiet: bool
-    #: Each record in a file beside its target.
-    beside: bool = False
+#: A process does not even start with less.
+_LEAST_MEMORY = 256 << 20
 
 
-def scan(targets: Sequence[Target], how: Scan, output: Optional[str], stop: Stop) -> int:
-    """Look at the targets of the shard that are not done yet, and write a record for each.
+def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "places",
+        metavar="PATH|MANIFEST",
+        nargs="+",
+        help="a vmcore, a snapshot, a directory of them, or a list: *.txt and *.list with one path a line, *.jsonl "
+        "with objects that have path and optionally host, symbols, table, vmcoreinfo; - is a list on standard input",
+    )
+    where = parser.add_mutually_exclusive_group()
+    help_ = "JSON lines, one record for each target; targets in it already are skipped (default: standard output)"
+    where.add_argument("-o", "--output", metavar="FILE", help=help_)
+    help_ = "each record into PATH.unaccepted.json beside its target, unless it is there; succeeds without targets"
+    where.add_argument("--beside", action="store_true", help=help_)
+    help_ = "targets at a time (default: the CPUs this process may use)"
+    parser.add_argument("-j", "--jobs", metavar="N", type=from_1, help=help_)
+    help_ = (
+        "only part I of N, from 0 (default: from SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, or "
+        "JOB_COMPLETION_INDEX and JOB_COMPLETION_COUNT)"
+    )
+    parser.add_argument("--shard", metavar="I/N", type=parse_shard, help=help_)
+    help_ = "for each target (default: %(default)s)"
+    parser.add_argument("--timeout", metavar="SECONDS", type=from_1, default=600, help=help_)
+    help_ = "address space of each target's process (default: 4G)"
+    parser.add_argument("--memory", metavar="SIZE", type=_memory, default=4 << 30, help=help_)
+    parser.add_argument("--retry", action="store_true", help="repeat targets that gave no answer before")
+    help_ = "regular expression whose group captures the guest's name in a path"
+    parser.add_argument("--host", metavar="REGEX", type=_regex, help=help_)
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
 
-    :param output: a file, which an earlier run may have begun; None: standard output
-    :return: how many targets of the shard have no record in the end: not 0 only after ``stop``
-    :raises CommandError: the records cannot be written
-    """
-    mine = [target for target in targets if how.shard.has(target)]
-    with _journal(mine, how, output) as journal:
-        todo = [target for target in mine if not _is_done(journal.done, target, how.retry)]
-        journal.begin(how.shard, len(mine), len(mine) - len(todo))
-        progress = Progress(len(mine), len(mine) - len(todo), how.quiet, shard=how.shard)
-        left = len(todo)
-        try:
-            for record in records(todo, how, stop):
-                journal.add(record)
-                progress.add(record)
+
+def _memory(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6})([MGT])", text)
+    size = int(found[1]) << _SIZES[found[2]] if found else 0
+    if size < _LEAST_MEMORY:
+        refuse(f"{text}: not a size of at least 256M, with the suffix M, G or T")
+    return size
+
+
+def _regex(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        refuse(f"{text}: {error}")
+    if not pattern.groups:
+        refuse(f"{text}: has no group, unlike '/crash/([^/]+)/'")
+    return pattern
+
+
+def run_scan(args: argparse.Namespace) -> int:
+    """Exit status 0: every target of the shard has a record, perhaps one that says why there is no answer."""
+    shard = args.shard or shard_of_environment(os.environ)
+    skipped: list[Path] = []
+    options = [word for path in args.symbols or () for word in ("-s", path)]
+    targets = list(find_targets(args.places, args.host, options, skipped.append))
+    if not targets and args.beside:
+        # A timer runs it, and in general nothing has crashed.
+        return EXIT_ANSWERED
+    if not targets:
+        raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
+    if skipped and not args.quiet:
+        which = "that is neither dump nor snapshot:"
+        if len(skipped) > 1:
+            which = "that are neither dumps nor snapshots, for example"
+        print(f"scan: skipped {count(len(skipped), 'file')} {which} {safe(str(skipped[0]))}", file=sys.stderr)
+    mine = [target for target in targets if shard.has(target)]
+    output = Beside(mine) if args.beside else Output() if args.output is None else Journal(args.output)
+    with output, stopped_by_signals() as stop:
+        done = output.done
+        todo = [target for target in mine if target.id not in done or (args.retry and not done[target.id])]
+        header: ScanHeader = {
+            "schema": SCHEMA,
+            "command": "scan",
+            "shard": [shard.index, shard.count],
+            "targets": len(mine),
+            "done": len(mine) - len(todo),
+        }
+        output.begin(header)
+        progress = None if args.quiet else Progress(len(mine), header["done"], shard)
+        left = _scan(todo, args, output, progress, stop)
+    if not left:
+        return EXIT_ANSWERED
+    again = "" if args.output is None else "; the same command continues"
+    print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _scan(
+    todo: list[Target], args: argparse.Namespace, output: Output, progress: Optional[Progress], stop: Stop
+) -> int:
+    """Write the records, and return the number of targets left without one."""
+    left = len(todo)
+    bounds, jobs = Bounds(args.timeout, args.memory), args.jobs or usable_cpus()
+    try:
+        with closing(run(iter(todo), bounds, jobs, stop.wait, lambda: bool(stop))) as records:
+            for record in records:
+                output.add(record)
+                if progress is not None:
+                    progress.add(record)
                 left -= 1
-        finally:
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(f"cannot start the process of a target: {one_line(error)}") from None
+    finally:
+        if progress is not None:
             progress.close()
     return left
 
 
-def _journal(targets: Sequence[Target], how: Scan, output: Optional[str]) -> Union[Journal, Beside, Output]:
-    if how.beside:
-        return Beside(targets)
-    return Output() if output is None else Journal(output)
+def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs of the affinity mask, and no more than the quota of the cgroups (v2) that this process is in; at least 1.
+
+    A container can have fewer CPUs than its node.
+
+    :param proc: ``/proc/PID/cgroup``, see cgroups(7)
+    :param top: where the hierarchy is mounted; ``cpu.max`` as in Documentation/admin-guide/cgroup-v2.rst
+    """
+    return max(1, min([len(os.sched_getaffinity(0)), *_quotas(proc, top)]))
 
 
-def _is_done(done: dict[str, bool], target: Target, retry: bool) -> bool:
-    return target.id in done and (done[target.id] or not retry)
-
-
-def records(targets: Sequence[Target], how: Scan, stop: Stop) -> Iterator[Document]:
-    """The records in the order in which they come; after ``stop`` no more, and no process is left behind."""
-    todo = iter(targets)
-    results: queue.Queue[Union[Document, BaseException, None]] = queue.Queue(how.jobs)
-    running: set[Process] = set()
-    ending = False
-    lock = threading.Lock()
-
-    def next_process() -> Optional[Process]:
-        with lock:
-            target = None if ending else next(todo, None)
-            if target is None:
-                return None
-            process = Process(target, how.bounds)
-            running.add(process)
-            return process
-
-    def work() -> None:
-        with suppress(Interrupted):
-            try:
-                while (process := next_process()) is not None:
-                    try:
-                        results.put(process.record())
-                    finally:
-                        with lock:
-                            running.discard(process)
-            except OSError as error:
-                # No process or no temporary file can be made: it is the machine, and not the target.
-                results.put(error)
-        results.put(None)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(how.jobs, max(1, len(targets))))]
-    for thread in threads:
-        thread.start()
-    at_work = len(threads)
-    try:
-        while at_work and not stop:
-            with suppress(queue.Empty):
-                result = results.get(timeout=_LOOK)
-                if isinstance(result, BaseException):
-                    raise result
-                if result is None:
-                    at_work -= 1
-                else:
-                    yield result
-    finally:
-        with lock:
-            ending = True
-            for process in running:
-                process.kill()
-        while any(thread.is_alive() for thread in threads):
-            with suppress(queue.Empty):
-                results.get(timeout=_LOOK / 10)
+def _quotas(proc: Path, top: Path) -> Iterator[int]:
+    """The limits of the cgroup and of those above it, in whole CPUs."""
+    directory = top
+    with suppress(OSError, UnicodeDecodeError):
+        (path,) = [line[4:] for line in proc.read_text().splitlines() if line.startswith("0::/")] or [""]
+        # A container without its own cgroup namespace sees a path outside of what is mounted.
+        if ".." not in path:
+            directory = top / path
+    while True:
+        # "max PERIOD": no limit.
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = (directory / "cpu.max").read_text().split()
+            yield -(-int(quota) // int(period))
+        if directory == top:
+            return
+        directory = directory.parent

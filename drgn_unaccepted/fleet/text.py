@@ -1,109 +1,153 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The summary of ``merge`` for people: the worst finding is the first line."""
+"""What ``merge`` prints: the summary for people, whose first line is the worst finding, and the records as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from drgn_unaccepted.answer.document import Document
+from tabulate import tabulate
+
+from drgn_unaccepted.fleet.documents import (
+    Example,
+    FailureSummary,
+    FindingSummary,
+    MergeSummary,
+    Occurrence,
+    ScanRecord,
+)
+from drgn_unaccepted.fleet.records import platform_kind
 from drgn_unaccepted.words import count, safe
 
+#: The columns of CSV. Rules are names with a space between.
+COLUMNS = (
+    *("host", "path", "status", "critical", "warning", "info", "failure", "reason", "release", "build_id", "platform"),
+    *("table", "source", "exact", "covered_bytes", "unaccepted_bytes", "nr_unaccepted_bytes"),
+    *("file_bytes", "seconds", "finished_at"),
+)
 
-def text(summary: Document) -> Iterator[str]:
+
+def csv_lines(records: Iterable[ScanRecord]) -> Iterator[str]:
+    """A row for each target, after the names of the columns."""
+    yield ",".join(COLUMNS)
+    for record in records:
+        line = io.StringIO()
+        csv.DictWriter(line, COLUMNS, lineterminator="").writerow(_row(record))
+        yield line.getvalue()
+
+
+def _row(record: ScanRecord) -> dict[str, Any]:
+    target, error = record["target"], record["error"]
+    values: dict[str, Any] = {
+        **record,
+        "path": target["path"],
+        "failure": error and error["kind"],
+        "reason": error and error["reason"],
+        "release": target["release"],
+        "build_id": target.get("build_id"),
+        "platform": platform_kind(record),
+        "table": record["table"]["state"] if "table" in record else None,
+    }
+    for status in ("critical", "warning", "info"):
+        values[status] = " ".join(finding["rule"] for finding in record["findings"] if finding["status"] == status)
+    return {name: _cell(values.get(name)) for name in COLUMNS}
+
+
+def _cell(value: Any) -> Any:
+    """Text from a dump without what a terminal obeys, and without what a spreadsheet takes for a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = safe(str(value))
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def text(summary: MergeSummary) -> Iterator[str]:
     """Findings, totals, what is missing, then the tables."""
     return (safe(line) for line in _lines(summary))
 
 
-def _lines(summary: Document) -> Iterator[str]:
+def _lines(summary: MergeSummary) -> Iterator[str]:
     findings, unknown = summary["findings"], summary["unknown"]
     yield from (_finding(finding, summary) for finding in findings if finding["status"] != "info")
     if unknown["targets"]:
         of = count(summary["answered_hosts"], _noun(summary))
-        yield f"UNKNOWN  could not be told: {unknown['hosts']} of {of}{_example(unknown)}"
+        yield f"UNKNOWN  no verdict: {unknown['hosts']} of {of}{_example(unknown)}"
     yield from (_finding(finding, summary) for finding in findings if finding["status"] == "info")
     if not findings and not unknown["targets"]:
-        failed = summary["statuses"]["failed"]
-        yield (
-            f"UNKNOWN: no findings, {failed} of {count(summary['targets'], 'target')} gave no answer"
-            if failed
-            else ("OK: no findings")
-        )
+        failed, of = summary["statuses"]["failed"], count(summary["targets"], "target")
+        yield f"UNKNOWN: no findings, {failed} of {of} gave no answer" if failed else "OK: no findings"
     yield ""
-    statuses = ", ".join(f"{number} {name}" for name, number in summary["statuses"].items() if number)
-    doubles = f"; {count(summary['doubles'], 'double')} dropped" if summary["doubles"] else ""
-    replaced = f"; {summary['replaced']} replaced by a later scan" if summary["replaced"] else ""
-    yield f"{count(summary['targets'], 'target')}{_of_hosts(summary)}: {statuses}{doubles}{replaced}"
-    for lack in summary["incomplete"]:
-        yield f"INCOMPLETE: {lack}"
-    for problem in summary["problems"]:
-        yield f"DAMAGED: {problem['where']}: {problem['reason']}"
+    yield _totals(summary)
+    yield from (f"INCOMPLETE: {lack}" for lack in summary["incomplete"])
+    yield from (f"DAMAGED: {problem['where']}: {problem['reason']}" for problem in summary["problems"])
     more = summary["problem_count"] - len(summary["problems"])
     if more:
         yield f"DAMAGED: {count(more, 'more line')}"
-    for failed in summary["failed"]:
-        yield from _failed(failed)
-    yield from _standing_out(summary)
+    for failure in summary["failed"]:
+        yield from _failure(failure)
+    if summary["standing_out"]:
+        yield from _standing_out(summary)
     yield from _table("release", summary["releases"])
     yield from _table("platform", summary["platforms"])
 
 
-def _noun(summary: Document) -> str:
+def _noun(summary: MergeSummary) -> str:
     return "target" if summary["unnamed_targets"] == summary["targets"] else "host"
 
 
-def _of_hosts(summary: Document) -> str:
-    unnamed = summary["unnamed_targets"]
+def _totals(summary: MergeSummary) -> str:
+    unnamed, doubles, replaced = summary["unnamed_targets"], summary["doubles"], summary["replaced"]
+    hosts = f" of {count(summary['hosts'], 'host')}" + (f", {unnamed} without a name" if unnamed else "")
     if unnamed == summary["targets"]:
-        return " (scan --host names their guests)"
-    return f" of {count(summary['hosts'], 'host')}" + (f", {unnamed} without a name" if unnamed else "")
+        hosts = " (scan --host names their guests)"
+    statuses = ", ".join(f"{number} {name}" for name, number in summary["statuses"].items() if number)
+    dropped = f"; {count(doubles, 'duplicate')} dropped" if doubles else ""
+    dropped += f"; {replaced} replaced by a later scan" if replaced else ""
+    return f"{count(summary['targets'], 'target')}{hosts}: {statuses}{dropped}"
 
 
-def _finding(finding: dict[str, Any], summary: Document) -> str:
+def _finding(finding: FindingSummary, summary: MergeSummary) -> str:
     of = count(finding["told_hosts"], _noun(summary))
     could = " that could tell" if finding["told_hosts"] < summary["hosts"] else ""
     return f"{finding['status'].upper():8} {finding['rule']}: {finding['hosts']} of {of}{could}{_example(finding)}"
 
 
-def _example(finding: dict[str, Any]) -> str:
+def _example(finding: Occurrence) -> str:
     example = finding["examples"][0]
     targets = "" if finding["targets"] == finding["hosts"] else f", {count(finding['targets'], 'target')}"
-    return f"{targets}{':' if finding['targets'] == 1 else ', as'} {_name(example)}: {example['message']}"
+    return f"{targets}{':' if finding['targets'] == 1 else ', for example'} {_name(example)}: {example['message']}"
 
 
-def _name(example: dict[str, Any]) -> str:
-    path: str = example["path"]
-    return path if example["host"] is None else f"{example['host']} ({path})"
+def _name(example: Example) -> str:
+    return example["path"] if example["host"] is None else f"{example['host']} ({example['path']})"
 
 
-def _failed(failed: dict[str, Any]) -> Iterator[str]:
+def _failure(failure: FailureSummary) -> Iterator[str]:
     yield ""
-    yield f"no answer: {count(failed['targets'], 'target')}, {failed['kind']}"
-    for example in failed["examples"]:
-        reason = example["message"].removeprefix(f"{example['path']}: ")
-        yield f"  {_name(example)}: {reason}"
-    if failed["targets"] > len(failed["examples"]):
-        yield f"  and {failed['targets'] - len(failed['examples'])} more"
+    yield f"no answer: {count(failure['targets'], 'target')}, {failure['kind']}"
+    for example in failure["examples"]:
+        yield f"  {_name(example)}: {example['message'].removeprefix(example['path'] + ': ')}"
+    yield from _more(failure["targets"] - len(failure["examples"]))
 
 
-def _standing_out(summary: Document) -> Iterator[str]:
-    if not summary["standing_out"]:
-        return
-    yield ""
+def _standing_out(summary: MergeSummary) -> Iterator[str]:
     noun = _noun(summary)
+    yield ""
     yield f"standing out: {count(summary['standing_out_hosts'], noun)}"
     for host in summary["standing_out"]:
-        findings = ", ".join(
-            f"{found['rule']} ({found['status']}, {count(found['hosts'], noun)})" for found in host["findings"]
-        )
-        yield f"  {host['host']}: {findings}"
-    if summary["standing_out_hosts"] > len(summary["standing_out"]):
-        yield f"  and {summary['standing_out_hosts'] - len(summary['standing_out'])} more"
+        findings = (f"{odd['rule']} ({odd['status']}, {count(odd['hosts'], noun)})" for odd in host["findings"])
+        yield f"  {host['host']}: {', '.join(findings)}"
+    yield from _more(summary["standing_out_hosts"] - len(summary["standing_out"]))
 
 
-def _table(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    from tabulate import tabulate
+def _more(number: int) -> Iterator[str]:
+    if number:
+        yield f"  and {number} more"
 
+
+def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     shown = [{**row, name: safe(str(row[name] or "unknown"))} for row in rows]
     yield ""
     yield from tabulate(shown, headers="keys", disable_numparse=[0]).splitlines()

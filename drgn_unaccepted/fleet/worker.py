@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process that looks at one target: the command ``check`` under limits.
+"""The process that reads one target: the command ``check`` under limits.
 
     main(["MEMORY_BYTES", "SECONDS", "PATH", *OPTIONS])
 
-It is started by :mod:`drgn_unaccepted.fleet.process`, isolated (``python -I``) and in the root directory.
-A dump is hostile input and its readers are written in C: what goes wrong here ends this process and nothing else.
-The limits are set before anything of the target is read. An alarm ends a process whose parent is gone.
+:mod:`drgn_unaccepted.fleet.process` starts it, isolated (``python -I``) and in the root directory. A dump is hostile
+input and C code reads it, so an accident there must end no other process. The limits are set before anything of the
+target is read; the alarm ends a process whose parent is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 from collections.abc import Sequence
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.cli import main as command_line
 from drgn_unaccepted.files import open_dump
 
 
@@ -35,22 +36,16 @@ def limit(memory: int, seconds: int) -> None:
 def main(argv: Sequence[str]) -> int:
     memory, seconds, path, *options = argv
     limit(int(memory), int(seconds))
-    from drgn_unaccepted.cli import main as command_line
-
-    kind = _option(path)
-    if kind == "--snapshot":
-        # The symbols of a scan are for its dumps.
-        while "-s" in options:
-            at = options.index("-s")
-            del options[at : at + 2]
-    return command_line([kind, path, *options, "check", "--format", "json"])
-
-
-def _option(path: str) -> str:
-    """A snapshot is JSON, and no dump begins like it."""
+    kind = "-c"
     try:
         with open_dump(path) as file:
-            return "--snapshot" if file.read(1) == b"{" else "-c"
+            # A snapshot is JSON, and no dump starts like it.
+            kind = "--snapshot" if file.read(1) == b"{" else "-c"
     except OSError:
-        # Told by the command line, in its own words.
-        return "-c"
+        # The command line reports it.
+        pass
+    while kind == "--snapshot" and "-s" in options:
+        # The symbols of a scan are for its dumps.
+        at = options.index("-s")
+        del options[at : at + 2]
+    return command_line([kind, path, *options, "check", "--format", "json"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Called by scripts/package, in its virtual environment, with the directory to fill."""
+"""Make the packages: called by scripts/package, in its virtual environment, with the directory to fill."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import zipapp
 from importlib import metadata
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(TOP))
+import shtab
+from argparse_manpage.manpage import Manpage
 
+from drgn_unaccepted import __version__
+from drgn_unaccepted.cli import parser
+
+TOP = Path(__file__).resolve().parent.parent.parent
 NAME = "drgn-unaccepted"
 
-#: What the package needs and is pure Python, so that the zipapp can bring it. drgn is compiled, and brings itself.
+#: Dependencies that the zipapp cannot contain.
 COMPILED = {"drgn"}
 
 CONTROL = """\
@@ -28,23 +32,18 @@ Architecture: all
 Maintainer: drgn-unaccepted
 Depends: python3 (>= 3.9)
 Recommends: python3-drgn (>= 0.3.0)
-Suggests: python3-numpy, python3-matplotlib
+Suggests: python3-matplotlib, python3-tqdm
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests
- Which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a running
- kernel or a vmcore, and whether the kernel's records of it agree. Python's drgn
- 0.3.0 or later is needed for all but snapshots.
+ Shows which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a
+ running kernel or a vmcore, and whether the kernel's records of it agree. All but
+ snapshots needs drgn 0.3.0 or later for Python.
 """
 
 
 def documents(share: Path) -> None:
-    """Man page and shell completion, out of the command line's own parser."""
-    import shtab
-    from argparse_manpage.manpage import Manpage
-
-    from drgn_unaccepted import __version__
-
+    """Man page and shell completion, generated from the command line's parser."""
     manual = Manpage(_parser(shared=False))
     manual.description = "show and check the unaccepted memory of a confidential guest"
     manual.source = f"{NAME} {__version__}"
@@ -64,45 +63,37 @@ def documents(share: Path) -> None:
 
 
 def _parser(shared: bool) -> argparse.ArgumentParser:
-    """The command line's parser, with the parser of every command made, which a start leaves for later.
+    """The command line's parser.
 
     :param shared: leave with each command the options that all have
     """
-    from drgn_unaccepted.cli import parser
-
     top = parser()
     (commands,) = [action for action in top._actions if isinstance(action.choices, dict)]
     common = {name for action in top._actions for name in action.option_strings} - {"-h", "--help"}
-    for name, later in commands.choices.items():
-        # A method is the one thing that gives away the parser behind its stand-in.
-        made = later.parse_args.__self__
-        if not shared:
-            for group in (made, *made._action_groups, *made._mutually_exclusive_groups):
-                for actions in (group._actions, group._group_actions) if group is not made else (group._actions,):
-                    actions[:] = [action for action in actions if not common & set(action.option_strings)]
-            made._action_groups[:] = [group for group in made._action_groups if group._group_actions]
-            made._mutually_exclusive_groups.clear()
-        commands.choices[name] = made
+    for command in () if shared else commands.choices.values():
+        for group in (command, *command._action_groups, *command._mutually_exclusive_groups):
+            for actions in (group._actions, group._group_actions) if group is not command else (group._actions,):
+                actions[:] = [action for action in actions if not common & set(action.option_strings)]
+        command._action_groups[:] = [group for group in command._action_groups if group._group_actions]
+        command._mutually_exclusive_groups.clear()
     return top
 
 
-def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Arguments that name files are completed as such."""
-    import shtab
-
-    for action in parser._actions:
+def _with_files(of: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Complete file names where an argument names a file."""
+    for action in of._actions:
         if action.choices and isinstance(action.choices, dict):
             for inner in action.choices.values():
                 _with_files(inner)
         elif isinstance(action.metavar, str) and any(word in action.metavar for word in ("PATH", "FILE", "DIR")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    return parser
+    return of
 
 
 def wheel_and_sdist(out: Path) -> Path:
     """The wheel's path."""
     with tempfile.TemporaryDirectory() as copy:
-        # setuptools leaves build/ and *.egg-info in the tree that it builds.
+        # setuptools leaves build/ and *.egg-info in the tree.
         tree = Path(copy) / "tree"
         shutil.copytree(
             TOP,
@@ -116,7 +107,7 @@ def wheel_and_sdist(out: Path) -> Path:
 
 
 def archive(wheel: Path, to: Path, interpreter: str) -> None:
-    """The package and its pure dependencies as one file that Python runs."""
+    """One file that Python runs: the package and its pure dependencies."""
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging)
         shutil.unpack_archive(wheel, tree, "zip")
@@ -128,7 +119,7 @@ def archive(wheel: Path, to: Path, interpreter: str) -> None:
 
 
 def _dependencies(package: metadata.Distribution) -> list[str]:
-    """Those of the package, and theirs, without what is compiled and without extras."""
+    """The dependencies of the package and theirs, without extras and without compiled ones."""
     wanted, seen = [package], set()
     while wanted:
         for requirement in wanted.pop().requires or ():
@@ -153,7 +144,7 @@ def _copy_installed(name: str, tree: Path) -> None:
 
 
 def debian(share: Path, wheel: Path, version: str, out: Path) -> None:
-    """A package that brings all but drgn, with the units, the man page and the completion in their places."""
+    """A package with everything but drgn: the units, the man page and the completion in their places."""
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging) / NAME
         shutil.copytree(share, tree / "usr" / "share")

@@ -16,6 +16,9 @@ import pytest
 from tests.fleet.tools import INTEGRATIONS, TOP, run
 
 ROLE = INTEGRATIONS / "ansible"
+#: Each host with the options of its target; None: it cannot be reached.
+Hosts = dict[str, Optional[list[str]]]
+
 TOOLS = Path(os.environ.get("DRGN_UNACCEPTED_TOOLS", "~/.cache/drgn-unaccepted-tools")).expanduser()
 
 
@@ -26,10 +29,8 @@ def ansible_playbook() -> str:
     return path
 
 
-def play(
-    tmp_path: Path, hosts: dict[str, Optional[list[str]]], place: Path = ROLE, **variables: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run the playbook on local hosts, each with its target; None: a host that cannot be reached."""
+def play(tmp_path: Path, hosts: Hosts, place: Path = ROLE, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run the playbook on local hosts."""
     playbook = ansible_playbook()
     inventory = {
         "all": {
@@ -51,18 +52,11 @@ def play(
     }
     # YAML is a superset of JSON.
     (tmp_path / "inventory.yml").write_text(json.dumps(inventory))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TOP),
-        "ANSIBLE_HOME": str(tmp_path / "home"),
-        "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
-        "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote"),
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_RETRY_FILES_ENABLED": "0",
-        "LC_ALL": "C.UTF-8",
-    }
+    homes = {name: str(tmp_path / name) for name in ("ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP", "ANSIBLE_REMOTE_TEMP")}
+    settings = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_RETRY_FILES_ENABLED": "0", "LC_ALL": "C.UTF-8"}
+    environment = {**os.environ, "PYTHONPATH": str(TOP), **homes, **settings}
     argv = [playbook, "-i", tmp_path / "inventory.yml", place / "playbook.yml"]
-    return run(argv, env=environment, cwd=tmp_path, timeout=300)
+    return run(argv, env=environment, cwd=tmp_path)
 
 
 def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:

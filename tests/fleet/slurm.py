@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A Slurm of one node on loopback, from Debian: munged, slurmctld and slurmd, gone at the end of the block."""
+"""A Slurm of one node on loopback, from Debian: munged, slurmctld and slurmd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import secrets
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,19 +58,19 @@ class Slurm:
         assert done.returncode == 0, done.stderr + self.logs()
         return int(done.stdout.strip().partition(";")[0])
 
-    def wait(self, job: int, seconds: float = 120) -> None:
+    def wait(self, job: int) -> None:
         """Until the job, with all tasks of its array, has left the queue."""
-        end = time.monotonic() + seconds
-        while True:
-            done = run([tool("squeue", "slurm-client"), "-h", "-j", job, "-o", "%i %T %r"], env=self.environment)
+        queue = [tool("squeue", "slurm-client"), "-h", "-j", job, "-o", "%i %T %r"]
+
+        def is_over() -> bool:
+            done = run(queue, env=self.environment)
             # A job that is over is forgotten sooner or later.
-            if "Invalid job id" in done.stderr or (done.returncode == 0 and not done.stdout.strip()):
-                return
-            assert time.monotonic() < end, done.stdout + self.logs()
-            time.sleep(0.3)
+            return "Invalid job id" in done.stderr or (done.returncode == 0 and not done.stdout.strip())
+
+        wait_for(is_over, self._state / "slurmctld.log")
 
     def output(self, job: int) -> str:
-        """What a job, or all tasks of an array, printed."""
+        """The output of a job, or of all tasks of an array."""
         files = [*self._state.glob(f"slurm-{job}.out"), *self._state.glob(f"slurm-{job}_*.out")]
         return "".join(path.read_text() for path in sorted(files))
 
@@ -83,7 +82,7 @@ class Slurm:
 
 @contextmanager
 def slurm() -> Iterator[Slurm]:
-    # Not below pytest's directory: munged wants every directory above its socket to be root's alone.
+    # Not below pytest's directory: every directory above munged's socket must belong to root alone.
     state = Path(tempfile.mkdtemp(prefix="drgn-unaccepted-slurm-", dir="/run"))
     state.chmod(0o755)
     try:
@@ -95,30 +94,18 @@ def slurm() -> Iterator[Slurm]:
 
 @contextmanager
 def _cluster(state: Path) -> Iterator[Slurm]:
-    munged, slurmctld, slurmd = (
-        tool("munged", "munge"),
-        tool("slurmctld", "slurmctld"),
-        tool("slurmd", "slurmd"),
-    )
+    munged, slurmctld, slurmd = tool("munged", "munge"), tool("slurmctld", "slurmctld"), tool("slurmd", "slurmd")
     (state / "controller").mkdir()
     (state / "node").mkdir()
     key = state / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
-    # slurmd is told its name, so that the host's own need not resolve.
+    # With an explicit name for slurmd, the host's own need not resolve.
     host = socket.gethostname().partition(".")[0]
     (state / "slurm.conf").write_text(CONFIG.format(host=host, state=state, controller=free_port(), node=free_port()))
     cluster = Slurm(state)
-    authenticate = [
-        munged,
-        "--foreground",
-        "--force",
-        f"--key-file={key}",
-        f"--socket={state}/munge.socket",
-        f"--pid-file={state}/munged.pid",
-        f"--seed-file={state}/munged.seed",
-        "--num-threads=2",
-    ]
+    files = [f"--key-file={key}", f"--socket={state}/munge.socket", f"--pid-file={state}/munged.pid"]
+    authenticate = [munged, "--foreground", "--force", *files, f"--seed-file={state}/munged.seed", "--num-threads=2"]
     with service(authenticate, state / "munged.log"):
         wait_for(lambda: (state / "munge.socket").exists(), state / "munged.log")
         control = service([slurmctld, "-D", "-i"], state / "slurmctld.log", env=cluster.environment)

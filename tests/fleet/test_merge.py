@@ -14,10 +14,11 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.text import text
 from tests.fleet.tools import check_document, finding
+
+LATER = "2026-12-01T12:00:00+00:00"
 
 Findings = Sequence[tuple[str, str]]
 
@@ -73,8 +74,8 @@ def test_the_worst_finding_is_the_first_line(tmp_path: Path) -> None:
     lines = list(text(merge([file])))
     assert lines[:4] == [
         "CRITICAL allocated-pages-accepted: 1 of 9 hosts: guest-8 (/crash/8/vmcore): allocated-pages-accepted of 8",
-        "WARNING  platform-can-accept: 9 of 9 hosts, as guest-0 (/crash/0/vmcore): platform-can-accept of 0",
-        "INFO     table-captured: 8 of 9 hosts, as guest-0 (/crash/0/vmcore): table-captured of 0",
+        "WARNING  platform-can-accept: 9 of 9 hosts, for example guest-0 (/crash/0/vmcore): platform-can-accept of 0",
+        "INFO     table-captured: 8 of 9 hosts, for example guest-0 (/crash/0/vmcore): table-captured of 0",
         "",
     ]
     assert "9 targets of 9 hosts: 1 critical, 8 warning" in lines
@@ -116,21 +117,19 @@ def test_counts_by_rule_release_platform_and_host(tmp_path: Path) -> None:
     }
 
 
-def test_doubles_count_once_and_an_answer_is_better_than_a_failure(tmp_path: Path) -> None:
+def test_duplicates_count_once_and_an_answer_beats_a_failure(tmp_path: Path) -> None:
     one = write(tmp_path / "1.jsonl", scanned(1), scanned(2, error="timeout"), scanned(3, [("a", "critical")]))
     two = write(
         tmp_path / "2.jsonl",
         scanned(2, [("b", "warning")]),
-        scanned(1, error="timeout", finished_at="2026-12-01T12:00:00+00:00"),
+        scanned(1, error="timeout", finished_at=LATER),
         scanned(3, [("a", "warning")], finished_at="2026-10-01T12:00:00+00:00"),
     )
     for files in ([one, two], [two, one]):
         summary = merge(files)
         assert (summary["targets"], summary["doubles"]) == (3, 3)
         assert summary["statuses"] == {"critical": 1, "warning": 1, "ok": 1, "unknown": 0, "failed": 0}
-
-
-LATER = "2026-12-01T12:00:00+00:00"
+    assert any("; 3 duplicates dropped" in line for line in text(summary))
 
 
 def test_a_dump_that_was_written_anew_replaces_what_it_said(tmp_path: Path) -> None:
@@ -194,8 +193,8 @@ def test_who_gave_no_answer_or_skipped_a_rule_did_not_pass_it(tmp_path: Path) ->
     assert (summary["hosts"], summary["answered_hosts"], summary["standing_out"]) == (10, 4, [])
     assert [(found["hosts"], found["told_hosts"]) for found in summary["findings"]] == [(4, 4), (2, 2)]
     lines = list(text(summary))
-    assert lines[0].startswith("CRITICAL common: 4 of 4 hosts that could tell, as guest-0 (")
-    assert lines[1].startswith("WARNING  told-by-two: 2 of 2 hosts that could tell, as guest-0 (")
+    assert lines[0].startswith("CRITICAL common: 4 of 4 hosts that could tell, for example guest-0 (")
+    assert lines[1].startswith("WARNING  told-by-two: 2 of 2 hosts that could tell, for example guest-0 (")
     # Another dump of the same guest told the rule that the first one skipped.
     again = write(tmp_path / "b", scanned(20, host="guest-2"))
     assert [found["told_hosts"] for found in merge([file, again])["findings"]] == [4, 3]
@@ -220,14 +219,14 @@ def test_a_target_that_nobody_could_tell_of_is_named_after_the_warnings(tmp_path
     summary = merge([file])
     assert list(text(summary))[:3] == [
         "WARNING  a: 1 of 3 hosts: guest-3 (/crash/3/vmcore): a of 3",
-        "UNKNOWN  could not be told: 2 of 3 hosts, as guest-1 (/crash/1/vmcore): no page",
-        "INFO     table-captured: 2 of 3 hosts, as guest-1 (/crash/1/vmcore): table-captured of 1",
+        "UNKNOWN  no verdict: 2 of 3 hosts, for example guest-1 (/crash/1/vmcore): no page",
+        "INFO     table-captured: 2 of 3 hosts, for example guest-1 (/crash/1/vmcore): table-captured of 1",
     ]
     assert (summary["unknown"]["targets"], summary["unknown"]["hosts"]) == (2, 2)
     assert [example["host"] for example in summary["unknown"]["examples"]] == ["guest-1", "guest-2"]
     alone = {**scanned(1), "status": "unknown", "source_reason": "no page"}
     first = next(iter(text(merge([write(tmp_path / "b", alone)]))))
-    assert first == "UNKNOWN  could not be told: 1 of 1 target: /crash/1/vmcore: no page"
+    assert first == "UNKNOWN  no verdict: 1 of 1 target: /crash/1/vmcore: no page"
 
 
 def test_targets_of_guests_that_nobody_named_are_no_hosts(tmp_path: Path) -> None:
@@ -258,13 +257,13 @@ def test_a_host_that_gave_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("indent", [None, 4])
-def test_an_answer_that_something_set_out_on_many_lines(indent: Optional[int], tmp_path: Path) -> None:
-    """As jq and Ansible's to_nice_json do."""
+def test_an_answer_on_one_line_and_on_many(indent: Optional[int], tmp_path: Path) -> None:
+    """jq and Ansible's to_nice_json lay out documents on many lines."""
     for host in ("guest-a", "guest-b"):
         (tmp_path / f"{host}.json").write_text(json.dumps(check_document(), indent=indent) + "\n")
     summary = merge([str(tmp_path / "guest-a.json"), str(tmp_path / "guest-b.json")])
     assert (summary["targets"], summary["problem_count"]) == (2, 0)
-    # Records a line each are what they were, under this name too.
+    # Records of one line each in a file with this name.
     lines = write(tmp_path / "lines.json", scanned(1), scanned(2))
     assert merge([lines])["targets"] == 2
 
@@ -307,40 +306,69 @@ def test_records_of_an_earlier_run_are_no_part_of_this_one(tmp_path: Path) -> No
     assert merge([write(tmp_path / "d.jsonl", old, scanned(1), old, scanned(2))])["incomplete"] == []
 
 
-def test_shards_without_number(tmp_path: Path) -> None:
-    """A damaged header: the shards that lack are counted, not listed."""
-    path = write(tmp_path / "a.jsonl", header(0, 1 << 63, 1), scanned(1))
-    (lack,) = merge([path])["incomplete"]
-    assert lack.startswith("no file of shard 1, 2, 3, ") and lack.endswith(f"{(1 << 63) - 21} more of {1 << 63}")
+@pytest.mark.parametrize("count", [20, 21, (1 << 63) - 1])
+def test_shards_that_are_missing(count: int, tmp_path: Path) -> None:
+    """Of more than 20, also because a header is damaged, the rest is counted and not listed."""
+    (lack,) = merge([write(tmp_path / "a", header(0, count + 1, 1), scanned(1))])["incomplete"]
+    named = ", ".join(map(str, range(1, 21)))
+    assert lack == f"no file of shard {named}{f' and {count - 20} more' if count > 20 else ''} of {count + 1}"
 
 
+@pytest.mark.parametrize("count", [20, 21])
+def test_what_is_named_and_what_is_counted(count: int, tmp_path: Path) -> None:
+    """Up to 20 examples, hosts and damaged lines; of releases all, since a missing one would be taken for sound."""
+    odd = [scanned(n, [("orphan-bits", "warning")], host=f"guest-{n:02}", release=f"{n:02}") for n in range(count)]
+    failed = [scanned(100 + n, error="crash") for n in range(count)]
+    unknown = [{**scanned(200 + n), "status": "unknown", "source_reason": "no table"} for n in range(count)]
+    sound = [scanned(300 + n) for n in range(30)]
+    (tmp_path / "damaged").write_text("damaged\n" * count)
+    summary = merge([write(tmp_path / "a", *odd, *failed, *unknown, *sound), str(tmp_path / "damaged")])
+    (found,), (failure,) = summary["findings"], summary["failed"]
+    first = [f"guest-{n:02}" for n in range(20)]
+    assert (
+        [example["host"] for example in found["examples"]]
+        == [host["host"] for host in summary["standing_out"]]
+        == first
+    )
+    assert [len(part["examples"]) for part in (failure, summary["unknown"])] == [20, 20]
+    assert found["targets"] == failure["targets"] == summary["unknown"]["targets"] == count
+    assert summary["standing_out_hosts"] == summary["problem_count"] == count
+    assert found["releases"] == {f"{n:02}": 1 for n in range(count)} and len(summary["releases"]) == count + 1
+    assert [problem["where"] for problem in summary["problems"]] == [f"{tmp_path}/damaged:{n}" for n in range(1, 21)]
+    lines = list(text(summary))
+    assert sum(line.startswith("DAMAGED: ") for line in lines) == count
+    assert ("DAMAGED: 1 more line" in lines) == (lines.count("  and 1 more") == 2) == (count > 20)
+
+
+def damaged(**part: Any) -> bytes:
+    return json.dumps({**scanned(7), **part}).encode() + b"\n"
+
+
+MALFORMED = "not as scan and check write it"
 DAMAGED = [
-    (json.dumps(header(4, 4, 1)).encode() + b"\n", "not as scan and check write it"),
+    (json.dumps(header(4, 4, 1)).encode() + b"\n", MALFORMED),
     (b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"),
     (b"\xff\xfe\n", "damaged"),
-    (b"[]\n", "not as scan and check write it"),
+    (b"[]\n", MALFORMED),
     (b'{"schema": "drgn-unaccepted/1", "command": "ranges"}\n', "no record of scan or check"),
-    (b'{"schema": "drgn-unaccepted/1", "command": "scan", "id": "x"}\n', "not as scan and check write it"),
-    (json.dumps({**scanned(7), "status": "fine"}).encode() + b"\n", "not as scan and check write it"),
-    (json.dumps({**scanned(7), "findings": [{"rule": 1}]}).encode() + b"\n", "not as scan and check write it"),
-    *(
-        (json.dumps({**scanned(7), **part}).encode() + b"\n", "not as scan and check write it")
-        for part in (
-            {"error": {"kind": "crash"}},
-            {"error": "crash"},
-            {"error": {"kind": [], "reason": "SIGBUS"}},
-            {"platform": 7},
-            {"platform": {"kind": {}}},
-            {"target": {"path": "/x", "release": []}},
-        )
-    ),
+    (damaged(id="x"), MALFORMED),
+    (damaged(status="fine"), MALFORMED),
+    (damaged(findings=[{"rule": 1}]), MALFORMED),
+    (damaged(skipped=[[]]), MALFORMED),
+    (damaged(error={"kind": "crash"}), MALFORMED),
+    (damaged(error="crash"), MALFORMED),
+    (damaged(error={"kind": [], "reason": "SIGBUS"}), MALFORMED),
+    (damaged(platform=7), MALFORMED),
+    (damaged(platform={"kind": {}}), MALFORMED),
+    (damaged(table=7), MALFORMED),
+    (damaged(target={"path": "/x", "release": []}), MALFORMED),
     (json.dumps(scanned(7)).encode()[:-10], "cut off"),
     (b'"' + b"a" * limits.FLEET_LINE_BYTES + b'"\n', f"more than {limits.FLEET_LINE_BYTES} bytes"),
 ]
 
 
 @pytest.mark.parametrize(("line", "reason"), DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_line_is_told_and_costs_no_other(line: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_damaged_line_is_reported_and_costs_no_other(line: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     last = line.endswith(b"\n")
     after = json.dumps(scanned(2)).encode() + b"\n" if last else b""
@@ -351,15 +379,7 @@ def test_a_damaged_line_is_told_and_costs_no_other(line: bytes, reason: str, tmp
     assert f"DAMAGED: {path}:2: {reason}" in list(text(summary))
 
 
-def test_nothing_to_merge(tmp_path: Path) -> None:
-    for content in ("", "words\n"):
-        (tmp_path / "a").write_text(content)
-        where = "" if not content else f": {tmp_path}/a:1: damaged"
-        with pytest.raises(CommandError, match=f"^no record in these files{where}$"):
-            merge([str(tmp_path / "a")])
-
-
-def test_text_out_of_a_dump_stays_on_its_line(tmp_path: Path) -> None:
+def test_text_from_a_dump_stays_on_its_line(tmp_path: Path) -> None:
     record = scanned(1, [("a", "critical")], release="6.12\n\x1b[2J")
     record["findings"][0]["message"] = "pid 1 (\x1b]0;owned\x07\n)"
     lines = list(text(merge([write(tmp_path / "a", record)])))
@@ -419,25 +439,13 @@ def test_csv(results: Path, tmp_path: Path, capsys: Capsys) -> None:
     assert main(["merge", str(results), "--format", "csv", "-o", str(tmp_path / "no" / "t.csv")]) == 3
 
 
-def test_parquet(results: Path, tmp_path: Path, capsys: Capsys) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not here: pip install pyarrow")
-    assert main(["merge", str(results), "--format", "parquet"]) == 3
-    path = tmp_path / "t.parquet"
-    assert main(["merge", str(results), "--format", "parquet", "-o", str(path)]) == 0
-    table = parquet.read_table(path)
-    assert table.num_rows == 2
-    first, second = table.to_pylist()
-    assert (first["critical"], first["unaccepted_bytes"], first["exact"]) == ("a b", 12 << 30, True)
-    assert (second["failure"], second["release"]) == ("timeout", "=HYPERLINK()")
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.parquet"]
-
-
-def test_a_table_that_fails_half_way_leaves_the_old_one(tmp_path: Path, results: Path) -> None:
-    old = tmp_path / "t.csv"
+def test_csv_from_nothing_leaves_the_old_one(tmp_path: Path, capsys: Capsys) -> None:
+    old, damaged = tmp_path / "t.csv", tmp_path / "1.jsonl"
     old.write_text("old\n")
-    (results / "1.jsonl").write_text("words\n")
-    assert main(["merge", str(results / "1.jsonl"), "--format", "csv", "-o", str(old)]) == 3
-    assert old.read_text() == "old\n" and sorted(p.name for p in tmp_path.iterdir()) == ["results", "t.csv"]
+    damaged.write_text("words\n")
+    assert main(["merge", str(damaged), "--format", "csv", "-o", str(old)]) == 3
+    assert old.read_text() == "old\n" and sorted(p.name for p in tmp_path.iterdir()) == ["1.jsonl", "t.csv"]
+    assert capsys.readouterr().err == f"drgn-unaccepted: no record in these files: {damaged}:1: damaged\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["/nonexistent"], ["/dev/null"], ["/var/empty-or-not"]])

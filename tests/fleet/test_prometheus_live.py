@@ -1,59 +1,58 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A real node_exporter and a real Prometheus on loopback: what a guest's check leaves is scraped, the alert fires."""
+"""Real node_exporters and a real Prometheus on loopback: they scrape what checks write, and the alerts fire."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import pytest
+
+from drgn_unaccepted.cli import main
 from tests.fleet.monitoring import monitoring
-from tests.fleet.tools import PLANTED, SAMPLES, TOP, plant, run, wait_for
+from tests.fleet.tools import FILL, PLANTED, plant, wait_for
+
+pytestmark = pytest.mark.long
+
+STATUS = "efi_unaccepted_overall_status"
 
 
 def check(option: str, path: Path, to: Path) -> int:
-    argv = [sys.executable, "-m", "drgn_unaccepted", option, path, "check", "--format", "prometheus", "-o", to]
-    return run(argv, cwd=TOP).returncode
+    return main([option, str(path), "check", "--format", "prometheus", "-o", str(to)])
 
 
-def test_a_planted_fault_is_scraped_and_fires(tmp_path: Path) -> None:
-    textfiles = tmp_path / "textfiles"
-    textfiles.mkdir()
-    metrics = textfiles / "drgn-unaccepted.prom"
-    plant(SAMPLES / "6.12-fill" / "vmcore", tmp_path / "planted.json")
-    assert check("--snapshot", tmp_path / "planted.json", metrics) == 2
-    # Another user's node_exporter has to be able to read it.
-    assert metrics.stat().st_mode & 0o777 == 0o644
-    with monitoring({"guest": textfiles}, tmp_path) as prometheus:
-        assert wait_for(prometheus.firing, prometheus.log) == {("guest", PLANTED): "UnacceptedCheckCritical"}
-        assert prometheus.values("node_textfile_scrape_error") == {"guest": "0"}
-        truth = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
-        assert prometheus.values("efi_unaccepted_memory_bytes") == {"guest": str(len(truth["unaccepted_units"]) << 21)}
-        # The same guest without the fault: the next file takes the place of the last, and the alert ends.
-        assert check("-c", SAMPLES / "6.12-fill" / "vmcore", metrics) == 1
-        wait_for(lambda: not prometheus.firing(), prometheus.log)
-        assert prometheus.values(f'efi_unaccepted_check_status{{check="{PLANTED}"}}') == {"guest": "0"}
-
-
-def test_a_file_that_cannot_be_parsed_and_one_that_was_never_there(tmp_path: Path) -> None:
-    """With what the real node_exporter then has: nothing, neither of the check nor the time of its file."""
-    textfiles = {guest: tmp_path / guest for guest in ("well", "broken", "never")}
-    for guest, directory in textfiles.items():
+def test_guests_are_scraped_and_alerts_fire(tmp_path: Path) -> None:
+    """One guest with a planted fault, one whose file will be broken, one whose check never ran."""
+    textfiles = {guest: tmp_path / guest for guest in ("planted", "broken", "never")}
+    for directory in textfiles.values():
         directory.mkdir()
         (directory / "other.prom").write_text("other 1\n")
-        if guest != "never":
-            assert check("-c", SAMPLES / "6.12-fill" / "vmcore", directory / "drgn-unaccepted.prom") == 1
+    planted, broken = (textfiles[guest] / "drgn-unaccepted.prom" for guest in ("planted", "broken"))
+    plant(FILL, tmp_path / "planted.json")
+    assert check("--snapshot", tmp_path / "planted.json", planted) == 2
+    assert check("-c", FILL, broken) == 1
+    # Another user's node_exporter has to be able to read it.
+    assert planted.stat().st_mode & 0o777 == 0o644
     meminfo = "MemTotal:        2013612 kB\nUnaccepted:       294912 kB\n"
-    query = "efi_unaccepted_overall_status"
-
-    def missing() -> set[str]:
-        pending = prometheus.firing("pending").items()
-        return {guest for (guest, _), name in pending if name == "UnacceptedCheckMissing"}
-
     with monitoring(textfiles, tmp_path, meminfo) as prometheus:
-        wait_for(lambda: set(prometheus.values(query)) == {"well", "broken"} and missing(), prometheus.log)
+
+        def missing() -> set[str]:
+            pending = prometheus.firing("pending").items()
+            return {guest for (guest, _), name in pending if name == "UnacceptedCheckMissing"}
+
+        firing = wait_for(prometheus.firing, prometheus.log)
+        assert firing == {("planted", PLANTED): "UnacceptedCheckCritical"}
+        wait_for(lambda: set(prometheus.values(STATUS)) == {"planted", "broken"} and missing(), prometheus.log)
         assert missing() == {"never"}
-        (textfiles["broken"] / "drgn-unaccepted.prom").write_text(f"{query}{{ 1\n")
-        wait_for(lambda: set(prometheus.values(query)) == {"well"} and len(missing()) > 1, prometheus.log)
+        truth = json.loads((FILL.parent / "truth.json").read_text())
+        size = str(len(truth["unaccepted_units"]) << 21)
+        assert prometheus.values("efi_unaccepted_memory_bytes") == {"planted": size, "broken": size}
+        # The same guest without the fault: the alert ends.
+        assert check("-c", FILL, planted) == 1
+        wait_for(lambda: not prometheus.firing(), prometheus.log)
+        assert prometheus.values(f'efi_unaccepted_check_status{{check="{PLANTED}"}}')["planted"] == "0"
+        # node_exporter then has nothing from the file, not even its time.
+        broken.write_text(f"{STATUS}{{ 1\n")
+        wait_for(lambda: set(prometheus.values(STATUS)) == {"planted"} and len(missing()) > 1, prometheus.log)
         assert missing() == {"never", "broken"}
-        assert prometheus.values("node_textfile_scrape_error") == {"well": "0", "broken": "1", "never": "0"}
+        assert prometheus.values("node_textfile_scrape_error") == {"planted": "0", "broken": "1", "never": "0"}

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The sbatch files on a real Slurm of one node: an archive in shards, with a damaged and a hanging dump in it."""
+"""The sbatch files on a real Slurm of one node: an archive in shards, with a damaged and a hanging dump."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fleet.slurm import slurm
-from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, TOP, json_lines, make_hanging, plant
+from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, PROGRAM, SAMPLES, TOP, json_lines, make_hanging, plant
 
 pytestmark = pytest.mark.lab
 
@@ -26,17 +25,17 @@ def test_an_archive_in_shards(tmp_path: Path) -> None:
         (archive / sample).mkdir(parents=True)
         shutil.copy(SAMPLES / sample / "vmcore", archive / sample)
     plant(SAMPLES / "6.12-edges" / "vmcore", archive / "planted.json")
-    (archive / "cut.vmcore").write_bytes((SAMPLES / "6.12-fill" / "vmcore").read_bytes()[:100_000])
+    (archive / "cut.vmcore").write_bytes(FILL.read_bytes()[:100_000])
     make_hanging(archive / "hang.vmcore")
     exported = {
         "UNACCEPTED_ARCHIVE": str(archive),
         "UNACCEPTED_RESULTS": str(results),
-        "UNACCEPTED_COMMAND": f"{sys.executable} -m drgn_unaccepted",
-        "UNACCEPTED_TIMEOUT": "5",
+        "UNACCEPTED_COMMAND": " ".join(PROGRAM),
+        "UNACCEPTED_TIMEOUT": "30",
         "PYTHONPATH": str(TOP),
     }
     with slurm() as cluster:
-        # What this little node has.
+        # All that this small node has.
         size = "--mem=64M"
         job = cluster.submit("--array=1-3%2", size, BATCH / "scan.sbatch", **exported)
         after = cluster.submit(f"--dependency=afterany:{job}", size, BATCH / "merge.sbatch", **exported)

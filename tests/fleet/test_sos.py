@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The sos plugin, collected by a real sos (Debian's, on Debian's Python)."""
+"""The sos plugin, run by a real sos (Debian's, with Debian's Python)."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fleet.tools import INTEGRATIONS, PLANTED, SAMPLES, TOP, plant, run, tool
+from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, PROGRAM, TOP, plant, run, tool
 
 #: sos takes its PATH from its policy, and its plugins from where they are installed.
 SOS = """\
@@ -31,15 +30,13 @@ def test_what_sos_collects(tmp_path: Path) -> None:
     tool("sos", "sosreport")
     if run([python, "-c", "import sos.policies.debian"]).returncode:
         pytest.skip("sos is not here: apt-get install sosreport")
-    plant(SAMPLES / "6.12-fill" / "vmcore", tmp_path / "planted.json")
+    plant(FILL, tmp_path / "planted.json")
     (tmp_path / "bin").mkdir()
     (tmp_path / "out").mkdir()
     command = tmp_path / "bin" / "drgn-unaccepted"
-    command.write_text(
-        f'#!/bin/sh\ncd {TOP} && exec {sys.executable} -m drgn_unaccepted --snapshot {tmp_path}/planted.json "$@"\n'
-    )
+    command.write_text(f'#!/bin/sh\ncd {TOP} && exec {" ".join(PROGRAM)} --snapshot {tmp_path}/planted.json "$@"\n')
     command.chmod(0o755)
-    done = run([python, "-c", SOS, tmp_path, INTEGRATIONS / "sos"], cwd=tmp_path, timeout=300)
+    done = run([python, "-c", SOS, tmp_path, INTEGRATIONS / "sos"], cwd=tmp_path)
     collected = {path.name: path for path in (tmp_path / "out").rglob("sos_commands/drgn_unaccepted/*")}
     assert {"drgn-unaccepted_summary", "drgn-unaccepted_--format_json_check"} <= set(collected), done.stdout
     assert PLANTED in collected["drgn-unaccepted_check"].read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The units, by systemd-analyze; and that what they forbid is not what the program does."""
+"""The units, verified by systemd-analyze; and that the program does nothing that they forbid."""
 
 from __future__ import annotations
 
@@ -11,43 +11,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.tools import INTEGRATIONS, SAMPLES, TOP, run, tool
+from drgn_unaccepted.cli import main
+from tests.fleet.tools import FILL, INTEGRATIONS, PROGRAM, TOP, run, tool
 
 UNITS = INTEGRATIONS / "systemd"
-FILL = SAMPLES / "6.12-fill" / "vmcore"
-
-
-def units(tmp_path: Path) -> list[Path]:
-    """Copies whose command is there, as it is once the package is installed."""
-    command = tmp_path / "drgn-unaccepted"
-    command.write_text("#!/bin/sh\n")
-    command.chmod(0o755)
-    copies = []
-    for unit in sorted(UNITS.iterdir()):
-        copy = tmp_path / unit.name
-        copy.write_text(
-            re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", f"ExecStart={command}", unit.read_text(), flags=re.M)
-        )
-        copies.append(copy)
-    return copies
 
 
 def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
+    """But it does of a unit that is wrong."""
     analyze = tool("systemd-analyze", "systemd")
-    done = run([analyze, "verify", "--man=no", *units(tmp_path)])
+    # The command exists once the package is installed.
+    command = tmp_path / "drgn-unaccepted"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    units = [tmp_path / unit.name for unit in sorted(UNITS.iterdir())]
+    for unit in units:
+        text = (UNITS / unit.name).read_text()
+        unit.write_text(re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", f"ExecStart={command}", text, flags=re.M))
+    done = run([analyze, "verify", "--man=no", *units])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_systemd_would_have_said_something(tmp_path: Path) -> None:
-    analyze = tool("systemd-analyze", "systemd")
-    unit = tmp_path / "bad.service"
-    unit.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nProtectEverything=yes\n")
-    assert "ProtectEverything" in run([analyze, "verify", "--man=no", unit]).stderr
+    bad = tmp_path / "bad.service"
+    bad.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nProtectEverything=yes\n")
+    assert "ProtectEverything" in run([analyze, "verify", "--man=no", bad]).stderr
 
 
 @pytest.mark.parametrize(("name", "most"), [("drgn-unaccepted-check", 1.6), ("drgn-unaccepted-crash", 1.2)])
 def test_the_exposure_is_low(name: str, most: float) -> None:
-    """On systemd's scale of 0 to 10; what is left are root, /proc/kcore and the BPF read."""
+    """On systemd's scale from 0 to 10; what remains are root, /proc/kcore and the BPF read."""
     analyze = tool("systemd-analyze", "systemd")
     done = run([analyze, "security", "--offline=true", "--no-pager", UNITS / f"{name}.service"])
     if "Unknown" in done.stderr or "unrecognized option" in done.stderr:
@@ -58,7 +48,7 @@ def test_the_exposure_is_low(name: str, most: float) -> None:
 
 
 def system_calls(analyze: str, unit: Path) -> set[str]:
-    """What ``SystemCallFilter=`` lets through, its groups as systemd has them."""
+    """What ``SystemCallFilter=`` allows, with systemd's groups expanded."""
     groups: dict[str, list[str]] = {}
     for line in run([analyze, "syscall-filter", "--no-pager"]).stdout.splitlines():
         if line.startswith("@"):
@@ -67,21 +57,17 @@ def system_calls(analyze: str, unit: Path) -> set[str]:
             group.append(line.strip())
 
     def expand(word: str) -> set[str]:
-        if not word.startswith("@"):
-            return {word}
-        return set().union(*(expand(inner) for inner in groups[word]))
+        return set().union(*(expand(inner) for inner in groups[word])) if word.startswith("@") else {word}
 
     allowed: set[str] = set()
-    for line in unit.read_text().splitlines():
-        if line.startswith("SystemCallFilter="):
-            words = line.partition("=")[2]
-            named = set().union(*(expand(word) for word in words.lstrip("~").split()))
-            allowed = allowed - named if words.startswith("~") else allowed | named
+    for words in re.findall("^SystemCallFilter=(.*)$", unit.read_text(), re.M):
+        named = set().union(*(expand(word) for word in words.lstrip("~").split()))
+        allowed = allowed - named if words.startswith("~") else allowed | named
     return allowed
 
 
 @pytest.mark.parametrize("unit", ["check", "crash"])
-def test_the_program_s_system_calls_get_through(unit: str, tmp_path: Path) -> None:
+def test_the_program_s_system_calls_are_allowed(unit: str, tmp_path: Path) -> None:
     analyze, strace = tool("systemd-analyze", "systemd"), tool("strace", "strace")
     (tmp_path / "vmcore").write_bytes(FILL.read_bytes())
     argv = {
@@ -89,8 +75,7 @@ def test_the_program_s_system_calls_get_through(unit: str, tmp_path: Path) -> No
         "crash": ["scan", "--beside", "--jobs", "1", "--quiet", tmp_path],
     }[unit]
     log = tmp_path / "strace"
-    command = [strace, "-f", "-qq", "-o", log, sys.executable, "-m", "drgn_unaccepted", *argv]
-    done = run(command, cwd=TOP)
+    done = run([strace, "-f", "-qq", "-o", log, *PROGRAM, *argv], cwd=TOP)
     if not log.exists() or "Operation not permitted" in done.stderr:
         pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
     called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(errors="replace"), re.M))
@@ -100,8 +85,8 @@ def test_the_program_s_system_calls_get_through(unit: str, tmp_path: Path) -> No
     assert ("bpf" in allowed) is (unit == "check")
 
 
-def test_no_memory_is_both_written_and_run(tmp_path: Path) -> None:
-    """MemoryDenyWriteExecute=: ctypes and libffi are the usual offenders; the kernel is asked to refuse it here too."""
+def test_no_memory_is_both_written_and_run() -> None:
+    """MemoryDenyWriteExecute=: ctypes and libffi are the usual offenders. Here the kernel refuses it, too."""
     code = (
         "import ctypes, sys\n"
         "if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0): sys.exit(77)\n"
@@ -115,21 +100,21 @@ def test_no_memory_is_both_written_and_run(tmp_path: Path) -> None:
 
 
 def test_a_dump_that_is_copied_while_the_service_looks(tmp_path: Path) -> None:
-    """What the service's own command leaves: nothing of an empty directory, then what there is of it, then all."""
+    """The service's command leaves nothing in an empty directory, then a record of what is there, then of all."""
     (line,) = re.findall("^ExecStart=(.*)$", (UNITS / "drgn-unaccepted-crash.service").read_text(), re.M)
-    command = [sys.executable, "-m", "drgn_unaccepted", *line.replace("/var/crash", str(tmp_path)).split()[1:]]
+    command = line.replace("/var/crash", str(tmp_path)).split()[1:]
     dump = tmp_path / "202611221200" / "dump.202611221200"
     answer = dump.with_name("dump.202611221200.unaccepted.json")
     dump.parent.mkdir()
-    assert run(command, cwd=TOP).returncode == 0
+    assert main(command) == 0
     growing = dump.with_name("dump-incomplete")
     growing.write_bytes(FILL.read_bytes()[:100_000])
-    assert run(command, cwd=TOP).returncode == 0 and not answer.exists()
+    assert main(command) == 0 and not answer.exists()
     growing.rename(dump)
-    assert run(command, cwd=TOP).returncode == 0
+    assert main(command) == 0
     assert "cut short" in json.loads(answer.read_text())["error"]["reason"]
     dump.write_bytes(FILL.read_bytes())
-    assert run(command, cwd=TOP).returncode == 0
+    assert main(command) == 0
     record = json.loads(answer.read_text())
     assert record["error"] is None and record["unaccepted_bytes"] == 288 << 20
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import re
@@ -12,34 +13,32 @@ import pytest
 
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet.targets import Shard, find_targets, parse_shard, shard_of_environment
-from tests.fleet.tools import SAMPLES
+from tests.fleet.tools import FILL, SAMPLES
 
 
 def paths(*places: object) -> list[str]:
     return [target.path for target in find_targets(map(str, places))]
 
 
-def test_a_directory_s_dumps_and_nothing_else() -> None:
+def test_a_directory_s_dumps_and_nothing_else_each_once() -> None:
     """README.md and truth.json lie beside the dumps."""
-    assert sorted(paths(SAMPLES)) == sorted(str(path) for path in SAMPLES.glob("*/vmcore"))
+    assert sorted(paths(SAMPLES, FILL, FILL.parent)) == sorted(str(path) for path in SAMPLES.glob("*/vmcore"))
 
 
-def test_a_directory_s_targets_by_content_and_damaged_ones_by_name(tmp_path: Path) -> None:
+def test_a_directory_s_targets_by_content(tmp_path: Path) -> None:
     (tmp_path / "elf").write_bytes(b"\x7fELF" + bytes(12) + b"\x04\x00" + bytes(100))
     (tmp_path / "vmlinux").write_bytes(b"\x7fELF" + bytes(12) + b"\x02\x00" + bytes(100))
     (tmp_path / "compressed").write_bytes(b"KDUMP   " + bytes(100))
     (tmp_path / "flat").write_bytes(b"makedumpfile\0\0\0\0" + bytes(100))
     (tmp_path / "snapshot").write_text('{"schema": "drgn-unaccepted-snapshot/1", "snapshot": {}}')
     (tmp_path / "other.json").write_text('{"schema": "drgn-unaccepted/1"}')
-    (tmp_path / "vmcore-incomplete").write_bytes(b"")
-    (tmp_path / "vmcore-dmesg.txt").write_text("[    0.000000] Linux version\n")
     (tmp_path / "gone.vmcore").symlink_to("nowhere")
     names = [Path(path).name for path in paths(tmp_path)]
-    assert names == ["compressed", "elf", "flat", "gone.vmcore", "snapshot", "vmcore-incomplete"]
+    assert names == ["compressed", "elf", "flat", "gone.vmcore", "snapshot"]
 
 
+#: Names of Debian's kdump-tools and of makedumpfile -F, and dumps compressed afterwards.
 DUMPS = [
-    # kdump-tools of Debian, makedumpfile's -F, and compressed by whoever is short of space.
     "dump.202611221200",
     "dump-incomplete",
     "vmcore.202611221200",
@@ -60,17 +59,17 @@ NO_DUMPS = [
 ]
 
 
-def test_damaged_dumps_have_a_dump_s_name_and_what_is_passed_over_is_shown(tmp_path: Path) -> None:
+def test_damaged_dumps_have_a_dump_s_name_and_skipped_files_are_shown(tmp_path: Path) -> None:
     for name in (*DUMPS, *NO_DUMPS, "dump.202611221200.unaccepted.json", "vmcore.unaccepted.json"):
         (tmp_path / name).write_bytes(bytes(4096))
-    passed_over: list[Path] = []
-    targets = [Path(target.path).name for target in find_targets([str(tmp_path)], pass_over=passed_over.append)]
+    skipped: list[Path] = []
+    targets = [Path(target.path).name for target in find_targets([str(tmp_path)], skip=skipped.append)]
     assert sorted(targets) == sorted(DUMPS)
-    # What scan itself left there is neither.
-    assert sorted(path.name for path in passed_over) == sorted(NO_DUMPS)
+    # The records that scan itself left there are neither.
+    assert sorted(path.name for path in skipped) == sorted(NO_DUMPS)
 
 
-def test_a_file_that_may_not_be_read_is_not_taken_for_no_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, mode: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
@@ -90,27 +89,16 @@ def test_a_dump_by_another_way_is_the_same_target(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(work)
     ways = ("../archive", "../archive/vmcore", str(archive), "../all.list", "../link/../archive/./vmcore")
     assert [paths(way) for way in ways] == [[str(archive / "vmcore")]] * len(ways)
-
-
-def test_two_dots_after_a_link_lead_where_the_kernel_goes(tmp_path: Path) -> None:
+    # ".." after a link leads where the kernel goes.
     (tmp_path / "far" / "away").mkdir(parents=True)
-    (tmp_path / "far" / "vmcore").write_bytes(b"KDUMP   ")
-    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
-    assert paths(tmp_path / "link" / ".." / "vmcore") == [str(tmp_path / "far" / "vmcore")]
-
-
-def test_what_is_named_is_a_target_even_where_it_is_not_there(tmp_path: Path) -> None:
-    (target,) = find_targets([str(tmp_path / "nothing")])
-    assert (target.path, target.size, target.mtime_ns) == (str(tmp_path / "nothing"), None, None)
+    (tmp_path / "away").symlink_to(tmp_path / "far" / "away")
+    assert paths("../away/../vmcore") == [str(tmp_path / "far" / "vmcore")]
 
 
 def test_a_list_of_paths_is_relative_to_itself(tmp_path: Path) -> None:
     (tmp_path / "all.list").write_text("# dumps of March\n\n a/vmcore \n/var/crash/b/vmcore\n../c\n")
-    assert paths(tmp_path / "all.list") == [
-        f"{tmp_path}/a/vmcore",
-        "/var/crash/b/vmcore",
-        f"{tmp_path.parent}/c",
-    ]
+    wanted = [f"{tmp_path}/a/vmcore", "/var/crash/b/vmcore", f"{tmp_path.parent}/c"]
+    assert paths(tmp_path / "all.list") == wanted
 
 
 def test_a_manifest_names_hosts_symbols_and_tables(tmp_path: Path) -> None:
@@ -123,21 +111,21 @@ def test_a_manifest_names_hosts_symbols_and_tables(tmp_path: Path) -> None:
     assert (first.host, second.host) == ("guest-a", None)
     assert first.options == ("-s", "common", "-s", "/usr/lib/debug/vmlinux", "--table", "table.bin@0x7d624018")
     assert second.options == ("-s", "common")
+    # A file that is named is a target even where it does not exist.
+    assert (first.path, first.size, first.mtime_ns) == (str(tmp_path / "a"), None, None)
 
 
-@pytest.mark.parametrize("line", ['{"path": 1}', '{"host": "a"}', '{"path": "a", "shell": "rm"}', "{", "{}"])
+BAD = ['{"path": 1}', '{"host": "a"}', '{"path": "a", "shell": "rm"}', "{", "{}", r'{"path": "\u0000"}']
+
+
+@pytest.mark.parametrize("line", [*BAD, r'{"path": "\ud800"}'])
 def test_a_manifest_that_is_wrong_says_where(line: str, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(f'{{"path": "a"}}\n{line}\n')
     with pytest.raises(CommandError, match=r"m\.jsonl:2: "):
         list(find_targets([str(tmp_path / "m.jsonl")]))
 
 
-def test_a_target_counts_once_however_often_it_is_named() -> None:
-    sample = SAMPLES / "6.12-fill" / "vmcore"
-    assert paths(sample, sample.parent, sample) == [str(sample)]
-
-
-def test_hosts_out_of_paths() -> None:
+def test_hosts_from_paths() -> None:
     (target,) = find_targets(["/crash/guest-7/2026-11-01/vmcore"], re.compile("/crash/([^/]+)/"))
     assert target.host == "guest-7"
 
@@ -147,55 +135,40 @@ def test_a_dump_that_was_written_anew_is_another_target(tmp_path: Path) -> None:
     ids = set()
     for content in (b"a", b"bb"):
         path.write_bytes(content)
-        (target,) = find_targets([str(path)])
-        ids.add(target.id)
+        ids |= {target.id for target in find_targets([str(path)])}
     assert len(ids) == 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_the_shards_are_everything_and_nothing_twice(count: int) -> None:
+    """A target's shard depends on its path alone: workers list the archive at different moments."""
     targets = list(find_targets(f"/crash/guest-{number}/vmcore" for number in range(500)))
-    shards = [[t for t in targets if Shard(index, count).has(t)] for index in range(count)]
-    assert sorted(t for shard in shards for t in shard) == sorted(targets)
+    shards = [[target for target in targets if Shard(index, count).has(target)] for index in range(count)]
+    assert sorted(target for shard in shards for target in shard) == sorted(targets)
     assert min(map(len, shards)) > 500 / count / 2
-
-
-def test_a_shard_is_the_same_whatever_else_lies_in_the_archive() -> None:
-    """Workers list the archive at different moments."""
-    targets = list(find_targets(f"/crash/guest-{number}/vmcore" for number in range(100)))
-    assert [Shard(1, 3).has(t) for t in targets] == [Shard(1, 3).has(t) for t in reversed(targets)][::-1]
-    alone = [next(find_targets([t.path])) for t in targets]
-    assert [Shard(1, 3).has(t) for t in alone] == [Shard(1, 3).has(t) for t in targets]
+    assert all(Shard(0, count).has(next(find_targets([target.path]))) for target in shards[0])
 
 
 @pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/5", "0x1/4"])
 def test_no_shard(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(argparse.ArgumentTypeError):
         parse_shard(text)
+
+
+def slurm(task: int, count: int, first: int, step: int = 1) -> dict[str, str]:
+    """The environment of a task of an array (sbatch(1), OUTPUT ENVIRONMENT VARIABLES)."""
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP")
+    return dict(zip(names, map(str, (task, count, first, step))))
 
 
 @pytest.mark.parametrize(
     ("environment", "shard"),
     [
         ({}, Shard(0, 1)),
-        # What slurmd sets for --array=0-3, --array=1-10 and --array=1-9:2 (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
-        (
-            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0"},
-            Shard(3, 4),
-        ),
-        (
-            {"SLURM_ARRAY_TASK_ID": "10", "SLURM_ARRAY_TASK_COUNT": "10", "SLURM_ARRAY_TASK_MIN": "1"},
-            Shard(9, 10),
-        ),
-        (
-            {
-                "SLURM_ARRAY_TASK_ID": "9",
-                "SLURM_ARRAY_TASK_COUNT": "5",
-                "SLURM_ARRAY_TASK_MIN": "1",
-                "SLURM_ARRAY_TASK_STEP": "2",
-            },
-            Shard(4, 5),
-        ),
+        # --array=0-3, --array=1-10, --array=1-9:2.
+        (slurm(3, 4, 0), Shard(3, 4)),
+        (slurm(10, 10, 1), Shard(9, 10)),
+        (slurm(9, 5, 1, 2), Shard(4, 5)),
         ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETION_COUNT": "8"}, Shard(2, 8)),
     ],
 )
@@ -209,7 +182,7 @@ def test_the_shard_that_a_scheduler_gives(environment: dict[str, str], shard: Sh
         ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_COUNT is not set"),
         ({"SLURM_ARRAY_TASK_ID": "2"}, "SLURM_ARRAY_TASK_COUNT is not set"),
         # --array=0,5: two tasks, and no way to tell which is which.
-        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0"}, "--shard I/N"),
+        (slurm(5, 2, 0), "--shard I/N"),
     ],
 )
 def test_half_a_shard_is_not_taken_for_all(environment: dict[str, str], words: str) -> None:

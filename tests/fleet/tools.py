@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The real tools of the fleets, out of Debian or PyPI; a test without its tool is skipped, and says what brings it."""
+"""What the tests of fleets share: real tools from Debian or PyPI, and targets that are ill. A test without its tool is
+skipped, and says what installs it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +21,16 @@ from typing import Any, Callable
 
 import pytest
 
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot_file import write
+
 TOP = Path(__file__).resolve().parent.parent.parent
 INTEGRATIONS = TOP / "drgn_unaccepted" / "integrations"
 SAMPLES = TOP / "vmcore-samples"
+FILL = SAMPLES / "6.12-fill" / "vmcore"
+PROGRAM = (sys.executable, "-m", "drgn_unaccepted")
 
 #: Pages of 4 MiB, a chunk of zone->unaccepted_pages.
 CHUNK_PAGES = 1024
@@ -35,30 +45,23 @@ def tool(name: str, package: str) -> str:
 
 
 def make_hanging(path: Path) -> None:
-    """A dump whose open(2) does not return for 45 s (/proc/sys/fs/lease-break-time), as on a file server that is gone.
+    """A dump whose open(2) blocks for 45 s (/proc/sys/fs/lease-break-time), as on a dead file server.
 
-    This process holds a lease on it, and does not give it up before it ends.
+    This process holds a lease on it until it ends.
     """
-    # What the kernel asks for it back with.
+    # The kernel asks for the lease with this signal.
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 
 
-def run(argv: Sequence[object], stdin: str = "", timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(argument) for argument in argv],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **more,
-    )
+def run(argv: Sequence[object], stdin: str = "", timeout: float = 600, **more: Any) -> subprocess.CompletedProcess[str]:
+    words = [str(argument) for argument in argv]
+    return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, **more)
 
 
 def check_document(**changes: Any) -> dict[str, Any]:
-    """The answer of ``check``, as the contract has it, written by hand."""
+    """The answer of ``check`` as the contract has it, written by hand."""
     document: dict[str, Any] = {
         "schema": "drgn-unaccepted/1",
         "command": "check",
@@ -107,21 +110,12 @@ PLANTED = "global-counter-matches-zones"
 
 
 def plant(dump: Path, to: Path) -> None:
-    """A snapshot of a real dump with a fault: the kernel's global counter has a chunk more than its zones together.
-
-    The eight bytes of the dump are seen otherwise before anything of ours reads them.
-    """
-    from drgn_unaccepted.kernel.capture import capture
-    from drgn_unaccepted.kernel.target import open_vmcore
-    from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
-    from drgn_unaccepted.snapshot_file import write
-
+    """A snapshot of a real dump with a fault: the kernel's global counter has a chunk more than its zones together."""
     opened = open_vmcore(str(dump))
-    prog = opened.prog
-    counter = prog["vm_zone_stat"][prog.constant("NR_UNACCEPTED")].counter
+    counter = opened.prog["vm_zone_stat"][opened.prog.constant("NR_UNACCEPTED")].counter
     assert counter.address_ is not None
     planted = (counter.value_() + CHUNK_PAGES).to_bytes(8, "little")
-    prog.add_memory_segment(counter.address_, 8, lambda at, count, offset, physical: planted[offset : offset + count])
+    opened.prog.add_memory_segment(counter.address_, 8, lambda at, count, offset, _: planted[offset : offset + count])
     write(capture(opened, Wanted(ALL_PARTS, ALL_MEMORY)), str(to))
 
 
@@ -133,7 +127,7 @@ def free_port() -> int:
 
 @contextmanager
 def service(argv: Sequence[object], log: Path, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs until the end of the block, whatever happens in it."""
+    """A program that runs until the end of the block."""
     with log.open("wb") as file:
         process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=file, stderr=file, **more)
     try:
@@ -141,15 +135,15 @@ def service(argv: Sequence[object], log: Path, **more: Any) -> Iterator[subproce
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def wait_for(what: Callable[[], Any], log: Path, seconds: float = 60) -> Any:
-    """The first answer of ``what`` that is true; the log of what was waited for, where there is none."""
-    end = time.monotonic() + seconds
+def wait_for(what: Callable[[], Any], log: Path) -> Any:
+    """The first answer of ``what`` that is true; a hang ends with the log of what was waited for."""
+    end = time.monotonic() + 600
     while not (found := what()):
         assert time.monotonic() < end, log.read_text(errors="replace")[-3000:]
         time.sleep(0.1)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The types of the documents that ``scan`` and ``merge`` write; None for unknown."""
+
+from __future__ import annotations
+
+from typing import Optional, TypedDict
+
+from drgn_unaccepted.answer.documents import FindingDocument, PlatformDocument, SourceName, Status, TableDocument
+
+
+class ScanHeaderRequired(TypedDict):
+    schema: str
+    command: str
+    #: ``[index, count]``, the index from 0.
+    shard: list[int]
+    #: Targets of the shard.
+    targets: int
+
+
+class ScanHeader(ScanHeaderRequired, total=False):
+    """What a run of ``scan`` is to do; the line before its records."""
+
+    #: Targets that had a record before this run. Older scans did not write it.
+    done: int
+
+
+class ErrorDocument(TypedDict):
+    """Why a target has no answer."""
+
+    #: ``unreadable`` (no dump, damaged, another architecture), ``crash``, ``timeout``, ``memory``, ``defect`` (a bug of
+    #: this program); ``no-answer`` in what the Ansible role writes for a host.
+    kind: str
+    reason: str
+
+
+class RecordTargetRequired(TypedDict):
+    kind: Optional[str]
+    path: str
+    release: Optional[str]
+    build_id: Optional[str]
+
+
+class RecordTarget(RecordTargetRequired, total=False):
+    debug_info: str
+    taken_at: Optional[str]
+    crashed_at: Optional[str]
+
+
+class ScanRecordRequired(TypedDict):
+    schema: str
+    command: str
+    #: Identifies path, size and modification time of the target.
+    id: str
+    #: The guest, if the manifest, ``--host`` or a file name tells it.
+    host: Optional[str]
+    #: None if there is an answer.
+    error: Optional[ErrorDocument]
+    target: RecordTarget
+    platform: Optional[PlatformDocument]
+    status: Status
+    #: Findings that neither passed nor were skipped.
+    findings: list[FindingDocument]
+    #: Names of rules.
+    passed: list[str]
+    skipped: list[str]
+    file_bytes: Optional[int]
+    seconds: float
+    finished_at: str
+
+
+class ScanRecord(ScanRecordRequired, total=False):
+    """One target: the answer of ``check`` without the findings that passed. The keys here need an answer."""
+
+    table: TableDocument
+    source: SourceName
+    exact: bool
+    source_reason: Optional[str]
+    covered_bytes: Optional[int]
+    unaccepted_bytes: Optional[int]
+    nr_unaccepted_bytes: Optional[int]
+    unaccepted_bytes_min: Optional[int]
+    unaccepted_bytes_max: Optional[int]
+    initially_unaccepted_bytes: Optional[int]
+    torn: list[str]
+
+
+class Example(TypedDict):
+    host: Optional[str]
+    path: str
+    message: str
+
+
+class Occurrence(TypedDict):
+    """How often something was found, and where."""
+
+    targets: int
+    hosts: int
+    #: Targets for each release and platform.
+    releases: dict[str, int]
+    platforms: dict[str, int]
+    examples: list[Example]
+
+
+class FindingSummary(Occurrence):
+    rule: str
+    status: str
+    #: Hosts that could tell: at least one of their answers did not skip the rule.
+    told_hosts: int
+
+
+class FailureSummary(TypedDict):
+    #: As in :class:`ErrorDocument`.
+    kind: str
+    targets: int
+    examples: list[Example]
+
+
+class StatusCounts(TypedDict):
+    """Targets for each status; ``failed`` had no answer."""
+
+    critical: int
+    warning: int
+    ok: int
+    unknown: int
+    failed: int
+
+
+class StatusRow(StatusCounts):
+    targets: int
+
+
+class ReleaseRow(StatusRow):
+    release: Optional[str]
+
+
+class PlatformRow(StatusRow):
+    platform: Optional[str]
+
+
+class OddFinding(TypedDict):
+    rule: str
+    status: str
+    #: Hosts that have it.
+    hosts: int
+
+
+class OddHost(TypedDict):
+    host: str
+    findings: list[OddFinding]
+
+
+class Problem(TypedDict):
+    """A line that is no record."""
+
+    where: str
+    reason: str
+
+
+class Totals(TypedDict):
+    targets: int
+    unnamed_targets: int
+    hosts: int
+    answered_hosts: int
+    statuses: StatusCounts
+    #: Worst first.
+    findings: list[FindingSummary]
+    #: Targets that were read without a verdict.
+    unknown: Occurrence
+    #: Targets without an answer.
+    failed: list[FailureSummary]
+    releases: list[ReleaseRow]
+    platforms: list[PlatformRow]
+    #: Hosts that fail a rule that most of the others pass: the first of them, and how many there are.
+    standing_out: list[OddHost]
+    standing_out_hosts: int
+
+
+class MergeSummary(Totals):
+    schema: str
+    command: str
+    #: Records of a target that has a better or later one.
+    doubles: int
+    #: Records of a dump that was written anew since.
+    replaced: int
+    #: Shards and targets that are missing.
+    incomplete: list[str]
+    problems: list[Problem]
+    problem_count: int
