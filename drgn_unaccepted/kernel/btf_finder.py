@@ -48,63 +48,50 @@ from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.kallsyms import Kallsym, Kallsyms, KallsymsError
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
-#: The variables that can be looked up by name, with their C types. An array's length may be the name of an
+#: C types, and the variables with this type that can be looked up by name. An array's length may be the name of an
 #: enumeration constant, or ``*``: the length in VMCOREINFO, else as many elements as fit before the next symbol.
 #:
 #: drgn's helpers probe for variables, and a variable that is missing here looks absent from the kernel: declare all
 #: that a helper needs or tries, but nothing that DWARF does not have.
-GLOBALS = {
-    # arch/x86
-    "boot_cpu_data": "struct cpuinfo_x86",
-    "boot_params": "struct boot_params",
-    "cc_vendor": "enum cc_vendor",
-    "e820_table": "struct e820_table *",
-    "e820_table_firmware": "struct e820_table *",
-    "e820_table_kexec": "struct e820_table *",
-    "efi_setup": "u64",
-    "page_offset_base": "unsigned long",
-    "sev_status": "u64",
-    "sme_me_mask": "u64",
-    "vmalloc_base": "unsigned long",
-    "vmemmap_base": "unsigned long",
-    # drivers/firmware/efi
-    "accepting_list": "struct list_head",
-    "efi": "struct efi",
-    # mm
-    "__highest_present_section_nr": "unsigned long",
-    "_totalram_pages": "atomic_long_t",
-    "contig_page_data": "struct pglist_data",
-    "lazy_accept": "bool",
-    "max_low_pfn": "unsigned long",
-    "max_pfn": "unsigned long",
-    "mem_section": "struct mem_section **",
-    "min_low_pfn": "unsigned long",
-    "node_data": "struct pglist_data *[*]",
-    "node_states": "nodemask_t [NR_NODE_STATES]",
-    "nr_online_nodes": "unsigned int",
-    "slab_caches": "struct list_head",
-    "vm_node_stat": "atomic_long_t [NR_VM_NODE_STAT_ITEMS]",
-    "vm_zone_stat": "atomic_long_t [NR_VM_ZONE_STAT_ITEMS]",
-    "zones_with_unaccepted_pages": "struct static_key_false",
-    # kernel, lib, init
-    "__cpu_online_mask": "struct cpumask",
-    "__cpu_possible_mask": "struct cpumask",
-    "__per_cpu_offset": "unsigned long [*]",
-    "crash_notes": "note_buf_t *",
-    "crashing_cpu": "int",
-    "init_mm": "struct mm_struct",
-    "init_pid_ns": "struct pid_namespace",
-    "init_task": "struct task_struct",
-    "init_uts_ns": "struct uts_namespace",
-    "iomem_resource": "struct resource",
-    "kexec_crash_image": "struct kimage *",
-    "kexec_image": "struct kimage *",
-    "nr_cpu_ids": "unsigned int",
-    "panic_cpu": "atomic_t",
-    "prb": "struct printk_ringbuffer *",
-    "saved_command_line": "char *",
-    "system_state": "enum system_states",
+_DECLARATIONS = {
+    "atomic_long_t": ("_totalram_pages",),
+    "atomic_long_t [NR_VM_NODE_STAT_ITEMS]": ("vm_node_stat",),
+    "atomic_long_t [NR_VM_ZONE_STAT_ITEMS]": ("vm_zone_stat",),
+    "atomic_t": ("panic_cpu",),
+    "bool": ("lazy_accept",),
+    "char *": ("saved_command_line",),
+    "enum cc_vendor": ("cc_vendor",),
+    "enum system_states": ("system_state",),
+    "int": ("crashing_cpu",),
+    "nodemask_t [NR_NODE_STATES]": ("node_states",),
+    "note_buf_t *": ("crash_notes",),
+    "struct boot_params": ("boot_params",),
+    "struct cpuinfo_x86": ("boot_cpu_data",),
+    "struct cpumask": ("__cpu_online_mask", "__cpu_possible_mask"),
+    "struct e820_table *": ("e820_table", "e820_table_firmware", "e820_table_kexec"),
+    "struct efi": ("efi",),
+    "struct kimage *": ("kexec_crash_image", "kexec_image"),
+    "struct list_head": ("accepting_list", "slab_caches"),
+    "struct mem_section **": ("mem_section",),
+    "struct mm_struct": ("init_mm",),
+    "struct pglist_data": ("contig_page_data",),
+    "struct pglist_data *[*]": ("node_data",),
+    "struct pid_namespace": ("init_pid_ns",),
+    "struct printk_ringbuffer *": ("prb",),
+    "struct resource": ("iomem_resource",),
+    "struct static_key_false": ("zones_with_unaccepted_pages",),
+    "struct task_struct": ("init_task",),
+    "struct uts_namespace": ("init_uts_ns",),
+    "u64": ("efi_setup", "sev_status", "sme_me_mask"),
+    "unsigned int": ("nr_online_nodes", "nr_cpu_ids"),
+    "unsigned long": (
+        *("page_offset_base", "vmalloc_base", "vmemmap_base", "__highest_present_section_nr"),
+        *("max_low_pfn", "max_pfn", "min_low_pfn"),
+    ),
+    "unsigned long [*]": ("__per_cpu_offset",),
 }
+#: C types by variable.
+GLOBALS = {name: declaration for declaration, names in _DECLARATIONS.items() for name in names}
 
 #: Symbols that are looked up in one pass with :data:`GLOBALS`.
 SYMBOLS = (
