@@ -24,6 +24,9 @@ from drgn_unaccepted.errors import (
     internal_error,
     one_line,
 )
+from drgn_unaccepted.files import open_input
+from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
+from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
@@ -141,9 +144,8 @@ class _CommandLine:
             return iter((_read_snapshot(args.snapshot),))
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
-        from drgn_unaccepted.kernel.table import read_saved_table
 
-        saved = None if args.table is None else read_saved_table(args.table)
+        saved = None if args.table is None else _read_saved_table(args.table)
         return samples(self._open(), wanted, saved)
 
     def _open(self) -> Any:
@@ -168,6 +170,28 @@ class _CommandLine:
                 raise CommandError(f"--snapshot was read from its target already: {option} is for the command snapshot")
         if args.debug_info != _TARGET_DEFAULTS["debug_info"]:
             raise CommandError("--snapshot needs no types: --debug-info is for the command snapshot")
+
+
+def _read_saved_table(text: str) -> Any:
+    """The table that ``--table`` names: ``FILE@ADDR`` has its bytes, a snapshot knows its boot too."""
+    from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
+
+    path, found, where = text.rpartition("@")
+    try:
+        address = int(where, 16) if found and where[:2].lower() == "0x" else -1
+    except ValueError:
+        address = -1
+    if address >= PHYSICAL_END:
+        raise CommandError(f"--table {text}: {address:#x} is no physical address")
+    try:
+        if address < 0:
+            return saved_table_from_snapshot(text, read(text))
+        with open_input(path) as file:
+            return SavedTable(path, address, file.read(HEADER.size + BITMAP_BYTES))
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}") from None
+    except SnapshotFileError as error:
+        raise CommandError(f"{text}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
 
 
 def _read_snapshot(path: str) -> Snapshot:

@@ -22,9 +22,8 @@ from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.accepting import read_accepting
-from drgn_unaccepted.kernel.capture import capture, table_readers
-from drgn_unaccepted.kernel.doubt import has_zero_page
-from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.boot import read_e820
+from drgn_unaccepted.kernel.capture import capture, has_zero_page, table_readers
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build

@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple, Optional, Union
 import drgn
 
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model.e820 import ACPI
 from drgn_unaccepted.model.ranges import Range, find, merge

@@ -2,17 +2,15 @@
 """Read a target once and return a Snapshot.
 
 The order makes reads of a running kernel sound: bits only ever clear, and a page is freed or allocated only after its
-bits were cleared. So pages, lists and counters are read first and the bitmap last: what then shows a page in use under
-a set bit is a fault and no race.
-
-What reads a part that few questions need is imported with the part: start-up counts.
+bits were cleared. So pages, lists and counters are read first and the bitmap last: a page that then is in use under a
+set bit is a fault and no race.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Callable, Optional, TypeVar
@@ -23,51 +21,50 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
-from drgn_unaccepted.kernel.doubt import doubt, has_zero_page
+from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
+from drgn_unaccepted.kernel.bpf import direct_map_reader
+from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
+from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.tasks import read_reclaiming
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model import zeros
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import (
+    ALL_MEMORY,
     PAGE_SHIFT,
     PAGE_SIZE,
     Counters,
-    E820Tables,
-    EfiMap,
     KernelBuild,
-    KexecSegment,
-    NamedRange,
     Pages,
     Snapshot,
     Table,
     Target,
-    Task,
     Wanted,
     Zone,
 )
 
 T = TypeVar("T")
 
-_NOT_ASKED = "not asked for"
 
-
-@dataclass
 class _Reading:
-    """The state of one capture: what failed so far, and why."""
+    """One capture: the parts that are wanted, and the reasons for those that are missing."""
 
-    opened: Opened
-    wanted: Wanted
-    missing: dict[str, str] = field(default_factory=dict)
+    def __init__(self, parts: frozenset[str]) -> None:
+        self._parts = parts
+        self.missing: dict[str, str] = {}
 
     def part(self, name: str, read: Callable[[], T]) -> Optional[T]:
         """``read()``, or None with the reason noted under ``name``."""
-        if name not in self.wanted.parts and not (name == "pages" and self.wanted.where):
-            self.missing[name] = _NOT_ASKED
+        if name not in self._parts:
+            self.missing[name] = "not asked for"
             return None
         try:
             return read()
@@ -76,6 +73,11 @@ class _Reading:
         except DAMAGED as error:
             self.missing[name] = one_line(error)
         return None
+
+    def noted(self, found: tuple[T, dict[str, str]]) -> T:
+        """A part some of which may be missing."""
+        self.missing.update(found[1])
+        return found[0]
 
 
 def samples(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Iterator[Snapshot]:
@@ -91,31 +93,33 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     :param saved: the table's bytes, saved elsewhere
     :raises TargetError: ``saved`` is of another table
     """
-    reading = _Reading(opened, wanted)
     prog = opened.prog
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
+    parts = wanted.parts | {"pages"} if wanted.where else wanted.parts
     if "pages" in wanted.parts:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
     if opened.kind == "vmcore" and has_zero_page(table):
-        # Zero is no evidence: it is held against the page allocator, whatever the question was.
-        reading.wanted = dataclasses.replace(wanted, parts=wanted.parts | {"kernel", "zones", "counters"})
-    # What does not change first, so that what does is read close together.
+        # Zeros are compared with the page allocator, whatever the question was.
+        parts |= {"kernel", "zones", "counters"}
+    reading = _Reading(parts)
+    # Read constants first, so that volatile parts are read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     platform = reading.part("platform", lambda: read_platform(prog))
-    efi_map = reading.part("efi_map", lambda: _read_efi_map(prog))
-    e820 = reading.part("e820", lambda: _read_e820(prog, reading))
-    kernel_memory = reading.part("kernel_memory", lambda: _read_kernel_memory(prog, reading))
-    kexec_segments = reading.part("kexec_segments", lambda: _read_kexec_segments(prog))
-    panic = reading.part("panic", lambda: _read_panic(prog))
-    # The counters before and after all that they are held against; a chunk leaves its list before it is accepted.
+    efi_map = reading.part("efi_map", lambda: read_efi_map(prog))
+    e820 = reading.part("e820", lambda: reading.noted(read_e820(prog)))
+    kernel_memory = reading.part("kernel_memory", lambda: reading.noted(read_kernel_memory(prog)))
+    kexec_segments = reading.part("kexec_segments", lambda: read_kexec_segments(prog))
+    panic = reading.part("panic", lambda: read_panic(prog))
+    # The counters bracket the lists and the bitmap that they are compared with. A chunk leaves its list before it is
+    # accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     accepting = reading.part("accepting", lambda: read_accepting(prog))
     if opened.kind == "vmcore":
-        table = doubt(table, zones, counters, None if kernel is None else kernel.chunk_pages)
+        table = _doubted(table, zones, counters, kernel)
     pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
-    reclaiming = reading.part("reclaiming", lambda: _read_reclaiming(prog))
+    reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
     if opened.kind == "live":
         table = _bitmap_last(prog, readers, table, torn)
@@ -140,10 +144,52 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     )
 
 
+def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
+    """The ways to read the table's bytes, best first."""
+    readers = [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
+    if opened.kind == "live":
+        readers.append(("bpf", direct_map_reader(opened.prog)))
+    return readers
+
+
+def has_zero_page(table: Table) -> bool:
+    """Whether a page of the bitmap has no bit set: all accepted, or not captured."""
+    bitmap = _bitmap(table)
+    return bitmap is not None and zeros.has_zero_page(bitmap)
+
+
+def _bitmap(table: Table) -> Optional[zeros.Bitmap]:
+    if table.geometry is None or table.bitmap is None or table.address is None:
+        return None
+    return zeros.Bitmap(table.address, table.geometry, table.bitmap)
+
+
+def _doubted(
+    table: Table, zones: Optional[Sequence[Zone]], counters: Optional[Counters], kernel: Optional[KernelBuild]
+) -> Table:
+    """The table, with the reason not to believe its zeros if there is one."""
+    bitmap = _bitmap(table)
+    if bitmap is None or table.is_saved:
+        return table
+    listed = array("Q")
+    for zone in zones or ():
+        if zone.listed is not None:
+            listed += zone.listed.pfns
+    counted = None if counters is None else counters.unaccepted_pages
+    allocator = zeros.Allocator(
+        listed,
+        complete=bool(zones) and all(z.listed is not None and not z.listed.problems for z in zones or ()),
+        counted=None if counted is None else counted * PAGE_SIZE,
+        chunk_pages=None if kernel is None else kernel.chunk_pages,
+    )
+    reason = zeros.doubt(bitmap, allocator)
+    return table if reason is None else dataclasses.replace(table, reason=reason)
+
+
 def _bitmap_last(
     prog: drgn.Program, readers: list[tuple[str, table_reader.Reader]], table: Table, torn: list[str]
 ) -> Table:
-    """The table once more, after the pages and lists that its bits are held against."""
+    """The table once more, after the pages and lists that its bits are compared with."""
     if table.state != "present" or table.is_saved:
         return table
     again = table_reader.read_table(prog, readers)
@@ -161,55 +207,14 @@ def _compare_counters(before: Optional[Counters], after: Optional[Counters], tor
         )
 
 
-def _read_efi_map(prog: drgn.Program) -> EfiMap:
-    from drgn_unaccepted.kernel.efi import read_efi_map
-
-    return read_efi_map(prog)
-
-
-def _read_kexec_segments(prog: drgn.Program) -> tuple[KexecSegment, ...]:
-    from drgn_unaccepted.kernel.kexec import read_kexec_segments
-
-    return read_kexec_segments(prog)
-
-
-def _read_panic(prog: drgn.Program) -> str:
-    from drgn_unaccepted.kernel.log import read_panic
-
-    return read_panic(prog)
-
-
-def _read_reclaiming(prog: drgn.Program) -> tuple[Task, ...]:
-    from drgn_unaccepted.kernel.tasks import read_reclaiming
-
-    return read_reclaiming(prog)
-
-
-def _read_e820(prog: drgn.Program, reading: _Reading) -> E820Tables:
-    from drgn_unaccepted.kernel.e820 import read_e820
-
-    tables, missing = read_e820(prog)
-    reading.missing.update(missing)
-    return tables
-
-
-def _read_kernel_memory(prog: drgn.Program, reading: _Reading) -> tuple[NamedRange, ...]:
-    from drgn_unaccepted.kernel.layout import read_kernel_memory
-
-    ranges, missing = read_kernel_memory(prog)
-    reading.missing.update(missing)
-    return ranges
-
-
 def _read_pages(
     prog: drgn.Program, wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]], kernel: KernelBuild
 ) -> Pages:
-    if "pages" not in wanted.parts and _bitmap_decides(wanted, table):
+    for_checks = "pages" in wanted.parts
+    if not for_checks and _bitmap_decides(wanted, table):
         raise Unavailable("not looked at: the bitmap decides")
-    from drgn_unaccepted.kernel.pages import masked_pages, read_pages
-
-    pages = read_pages(prog, pages_that_matter(wanted, table, zones), kernel, zones or ())
-    if table.geometry is None or table.bitmap is None:
+    pages = read_pages(prog, _pages_that_matter(wanted, table, zones), kernel, zones or ())
+    if not for_checks or table.geometry is None or table.bitmap is None:
         return pages
     guards = (start >> PAGE_SHIFT for start, _ in bits.guard_pages(table.geometry, table.bitmap))
     pages = dataclasses.replace(pages, masked_pfns=masked_pages(prog, guards))
@@ -220,30 +225,7 @@ def _read_pages(
     return dataclasses.replace(pages, limited=note if pages.limited is None else f"{pages.limited}; {note}")
 
 
-def _describe(opened: Opened) -> Target:
-    prog = opened.prog
-    return Target(
-        kind=opened.kind,
-        path=opened.path,
-        release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
-        build_id=vmcoreinfo_of(prog).get("BUILD-ID"),
-        debug_info=opened.debug_info,
-        taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        boot_id=table_reader.boot_id(prog),
-    )
-
-
-def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
-    """How the table's bytes may be reached, best first."""
-    readers = [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
-    if opened.kind == "live":
-        from drgn_unaccepted.kernel.bpf import direct_map_reader
-
-        readers.append(("bpf", direct_map_reader(opened.prog)))
-    return readers
-
-
-def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]]) -> list[Range]:
+def _pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]]) -> list[Range]:
     """Physical ranges whose ``struct page`` a command needs."""
     ranges: list[Range] = []
     geometry = table.geometry
@@ -257,16 +239,32 @@ def pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zon
         ]
     if for_checks and table.state == "present" and table.address is not None and table.bitmap_bytes is not None:
         ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))
-    if not _bitmap_decides(wanted, table):
-        # There is a struct page for what a zone spans, and for nothing else that is asked for.
-        spans = rng.merge((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in zones or ())
-        ranges += rng.intersect(rng.merge(wanted.where), spans) if zones is not None else wanted.where
+    if wanted.where == ALL_MEMORY and not _bitmap_decides(wanted, table):
+        # All pages that there can be are those that the zones span.
+        ranges += [
+            Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE) for zone in zones or ()
+        ]
+    elif not _bitmap_decides(wanted, table):
+        ranges += wanted.where
     return rng.merge(ranges)
 
 
 def _bitmap_decides(wanted: Wanted, table: Table) -> bool:
     """Whether a unit is unaccepted where its bit is set, and nowhere else."""
-    return table.bitmap is not None and not (table.is_doubted or table.is_saved) and wanted.bitmap
+    return wanted.bitmap and table.bitmap is not None and not (table.is_doubted or table.is_saved)
+
+
+def _describe(opened: Opened) -> Target:
+    prog = opened.prog
+    return Target(
+        kind=opened.kind,
+        path=opened.path,
+        release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
+        build_id=vmcoreinfo_of(prog).get("BUILD-ID"),
+        debug_info=opened.debug_info,
+        taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        boot_id=table_reader.boot_id(prog),
+    )
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The EFI memory map, from the best place that the target has.
+"""The EFI memory map, from the best source that the target has.
 
-1. The buffer that ``boot_params.efi_info`` describes: the firmware's final map, exactly what the EFI stub
-   built the bitmap from. It lies in ACPI memory, so only whole-RAM dumps have it.
-2. The ``efi: memNN:`` lines of the kernel log, which ``efi=debug`` makes the kernel print from the same
-   buffer, before it edits it.
-3. ``efi.memmap``: what the kernel keeps for runtime services. No unaccepted memory is ever in it.
+1. The buffer that ``boot_params.efi_info`` describes: the firmware's final map, from which the EFI stub built the
+   bitmap. It lies in ACPI memory, so only whole-RAM dumps have it.
+2. The ``efi: memNN:`` lines of the kernel log, which ``efi=debug`` makes the kernel print from the same buffer before
+   it edits it.
+3. ``efi.memmap``: what the kernel keeps for runtime services. It never contains unaccepted memory.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ from typing import NamedTuple, Optional
 from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.boot_params import (
-    SETUP_EFI,
-    read_boot_params,
-    read_physical,
-    read_setup_data,
-)
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_log_lines
 from drgn_unaccepted.model.efi import (
@@ -38,13 +34,13 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import EfiMap
 
 _KEXEC_NOTE = "this kernel was started by kexec, which hands on runtime entries only"
-
 # efi_clean_memmap(), before the map is printed
 _REMOVED = re.compile(r"\befi: Removing (\d{1,9}) invalid memory map entries\.")
+_UNREADABLE = (Unavailable, LookupError, AttributeError, ValueError, FaultError)
 
 
 class _NotEfi(Unavailable):
-    """There never was a map."""
+    """The kernel was not booted through EFI."""
 
 
 class _BootMap(NamedTuple):
@@ -68,7 +64,7 @@ class _BootMap(NamedTuple):
 
 
 def read_efi_map(prog: Program) -> EfiMap:
-    """Return the EFI memory map with its provenance: a complete one where any source has it.
+    """Return the EFI memory map with its provenance; a complete one if any source has it.
 
     :raises Unavailable: not booted through EFI, or no source has the map; the reason then names each
     """
@@ -82,20 +78,20 @@ def read_efi_map(prog: Program) -> EfiMap:
         boot = _read_efi_info(prog)
     except _NotEfi:
         raise
-    except (Unavailable, LookupError, AttributeError, FaultError) as error:
+    except _UNREADABLE as error:
         boot = None
-        failed.append(f"boot-map: {_text(error)}")
+        failed.append(f"boot-map: {one_line(error)}")
         del sources[0]
     best: Optional[EfiMap] = None
     for name, read in sources:
         try:
             efi_map = read(prog, boot)
-        except (Unavailable, LookupError, AttributeError, ValueError, FaultError) as error:
-            failed.append(f"{name}: {_text(error)}")
+        except _UNREADABLE as error:
+            failed.append(f"{name}: {one_line(error)}")
             continue
         if efi_map.complete and not efi_map.ambiguous:
             return efi_map
-        # Sources stand in order of what they can hold.
+        # An earlier source can hold more.
         if best is None:
             best = replace(efi_map, note="; ".join(filter(None, (efi_map.note, *failed))))
     if best is None:
@@ -109,19 +105,30 @@ def _read_efi_info(prog: Program) -> _BootMap:
     signature = info.efi_loader_signature.value_().to_bytes(4, "little")
     if signature not in (b"EL64", b"EL32"):
         raise _NotEfi("not booted through EFI (boot_params.efi_info has no signature)")
-    stride = info.efi_memdesc_size.value_()
-    if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
-        raise Unavailable(f"boot_params.efi_info.efi_memdesc_size is {stride}")
     return _BootMap(
         address=info.efi_memmap.value_() | info.efi_memmap_hi.value_() << 32,
         size=info.efi_memmap_size.value_(),
-        stride=stride,
+        stride=_stride(info.efi_memdesc_size, "boot_params.efi_info.efi_memdesc_size"),
         kexec=_started_by_kexec(prog, params),
     )
 
 
+def _stride(value: Object, what: str) -> int:
+    stride = int(value)
+    if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
+        raise Unavailable(f"{what} is {stride}")
+    return stride
+
+
+def _read_descriptors(prog: Program, address: int, count: int, stride: int, what: str) -> list[EfiDescriptor]:
+    data = read_physical(prog, address, count * stride, what)
+    if not any(data):
+        raise Unavailable(f"{what}: reads as zeros, not captured")
+    return decode_memory_map(data, stride)
+
+
 def _started_by_kexec(prog: Program, params: Object) -> bool:
-    """Whether kexec left EFI data for this kernel: ``efi_setup``, or the entry that it points to."""
+    """Whether kexec left EFI data for this kernel: ``efi_setup``, or the setup_data entry that it points to."""
     try:
         if prog["efi_setup"].value_():
             return True
@@ -136,10 +143,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     what = f"boot_params.efi_info.efi_memmap {boot.address:#x}"
     if not boot.nr_map or boot.nr_map > limits.EFI_DESCRIPTORS:
         raise Unavailable(f"{what}: {boot.nr_map} descriptors")
-    data = read_physical(prog, boot.address, boot.nr_map * boot.stride, what)
-    if not any(data):
-        raise Unavailable(f"{what}: reads as zeros, not captured")
-    edited = decode_memory_map(data, boot.stride)
+    edited = _read_descriptors(prog, boot.address, boot.nr_map, boot.stride, what)
     unmerged = undo_merge_regions(edited)
     descriptors = undo_reserve_boot_services(unmerged)
 
@@ -215,17 +219,12 @@ def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
         raise Unavailable(f"{what} is the boot map (efi=noruntime, kexec, or too early)")
     if not 0 < count <= limits.EFI_DESCRIPTORS:
         raise Unavailable(f"efi.memmap.nr_map is {count}")
-    stride = memmap.desc_size.value_()
-    if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
-        raise Unavailable(f"efi.memmap.desc_size is {stride}")
-    data = read_physical(prog, address, count * stride, what)
-    if not any(data):
-        raise Unavailable(f"{what}: reads as zeros, not captured")
+    descriptors = _read_descriptors(prog, address, count, _stride(memmap.desc_size, "efi.memmap.desc_size"), what)
     return EfiMap(
         provenance="runtime-map",
         complete=False,
         note="holds only what EFI services use: no free and no unaccepted memory",
-        descriptors=tuple(decode_memory_map(data, stride)),
+        descriptors=tuple(descriptors),
         buffer=None if boot is None else boot.buffer,
     )
 
@@ -236,15 +235,10 @@ def _has_free_memory(descriptors: Sequence[EfiDescriptor]) -> bool:
 
 
 def _first_overlap(descriptors: Sequence[EfiDescriptor]) -> Optional[int]:
-    """Where two entries overlap: a merge that was not undone, or a fault of the firmware."""
+    """Where two entries overlap, by a merge that was not undone or a fault of the firmware."""
     last = 0
     for start, end in sorted((entry.start, entry.end) for entry in descriptors if entry.start < entry.end):
         if start < last:
             return start
         last = end
     return None
-
-
-def _text(error: Exception) -> str:
-    # str() of a KeyError (drgn.ObjectNotFoundError) is the repr of its argument.
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -16,8 +16,8 @@ from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.lists import column
 from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
-from drgn_unaccepted.kernel.page_list import column
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import nodes

@@ -11,32 +11,33 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.probe import member_offset
 
+_MASK = (1 << 64) - 1
+
 
 class Cpu(NamedTuple):
     number: int
-    #: ``__per_cpu_offset[number]``: what is added to the address of a per-CPU variable.
+    #: ``__per_cpu_offset[number]``, to be added to the address of a per-CPU variable.
     offset: int
 
 
 def cpus_in(prog: Program, name: str) -> list[int]:
     """The numbers of the CPUs in ``struct cpumask name``: ``__cpu_possible_mask``, ``__cpu_present_mask``.
 
-    Beware of ``__cpu_online_mask``: a panic takes all CPUs but its own off it.
+    Do not use ``__cpu_online_mask``: a panic removes all CPUs but its own from it.
 
     :raises Unavailable: the mask is larger than any kernel's
     :raises LookupError: there is none (no CONFIG_SMP)
     :raises drgn.FaultError: not in the target
     """
-    address = prog.symbol(name).address
     size = sizeof(prog.type("struct cpumask"))
     if size * 8 > limits.GLOBAL_ARRAY_LENGTH:
         raise Unavailable(f"struct cpumask has {size} bytes: at most {limits.GLOBAL_ARRAY_LENGTH} bits")
-    bits = int.from_bytes(prog.read(address, size), "little")
+    bits = int.from_bytes(prog.read(prog.symbol(name).address, size), "little")
     return [number for number in range(bits.bit_length()) if bits >> number & 1]
 
 
 def possible_cpus(prog: Program) -> list[Cpu]:
-    """All possible CPUs. Without CONFIG_SMP there is one, whose variables lie where their symbols say.
+    """All possible CPUs. Without CONFIG_SMP there is one, whose variables are where their symbols say.
 
     :raises Unavailable: a mask without CPUs
     :raises drgn.FaultError: not in the target
@@ -56,22 +57,16 @@ def possible_cpus(prog: Program) -> list[Cpu]:
 def per_cpu_pointer(prog: Program, name: str, cpu: Cpu) -> int:
     """The value of a per-CPU variable that is a pointer: ``hardirq_stack_ptr``, ``current_task``.
 
-    Linux 6.2 to 6.14 keep some of them as members of one per-CPU variable, ``pcpu_hot``.
+    In Linux 6.2 to 6.14 some of them are members of one per-CPU variable, ``pcpu_hot``.
 
     :raises LookupError: the kernel has no such variable
     :raises drgn.FaultError: not in the target
     """
-    return int(prog.read_u64(_address(prog, name) + cpu.offset & _MASK))
-
-
-_MASK = (1 << 64) - 1
-
-
-def _address(prog: Program, name: str) -> int:
     try:
-        return _symbol(prog, "pcpu_hot") + member_offset(prog, "struct pcpu_hot", name)
+        address = _symbol(prog, "pcpu_hot") + member_offset(prog, "struct pcpu_hot", name)
     except LookupError:
-        return _symbol(prog, name)
+        address = _symbol(prog, name)
+    return int(prog.read_u64(address + cpu.offset & _MASK))
 
 
 def _symbol(prog: Program, name: str) -> int:

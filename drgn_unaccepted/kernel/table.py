@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Locate and read ``struct efi_unaccepted_memory``.
 
-``efi.unaccepted`` holds its physical address. The bytes are read physically first: since Linux 6.6 the table lies
-in ACPI memory (e7761d827e99), which no kdump and no /proc/kcore has, and the direct map of a vmcore leads to the
-same missing segment. Where the bytes cannot be had the state says so; zeros are no evidence.
+``efi.unaccepted`` holds its physical address. The bytes are read physically first: since Linux 6.6 the table lies in
+ACPI memory (e7761d827e99), which no kdump and no /proc/kcore has, and the direct map of a vmcore leads to the same
+missing segment. The state says where the bytes cannot be read; zeros are no evidence.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import drgn
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import SnapshotFileError, one_line
-from drgn_unaccepted.files import open_input
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.elf_core import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
-from drgn_unaccepted.snapshot import PAGE_SIZE, Table
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Table
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
-EFI_INVALID_TABLE_ADDR = (1 << 64) - 1
-
+_NO_TABLE = (1 << 64) - 1
 _MASK = (1 << 64) - 1
-
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table lies in ACPI memory, which kdump and /proc/kcore leave out. Dumps of all RAM have it"
 )
@@ -37,74 +34,94 @@ Reader = Callable[[int, int], bytes]
 
 
 class SavedTable(NamedTuple):
-    """A table's bytes, saved elsewhere (``--table``)."""
+    """The bytes of a table that was saved earlier (``--table``)."""
 
     path: str
+    #: Physical address that it was read from.
     address: int
+    #: Header and bitmap.
     data: bytes
     #: Of the boot in which it was saved; None where the file does not say.
     boot_id: Optional[str] = None
 
 
+def saved_table_from_snapshot(path: str, snapshot: Snapshot) -> SavedTable:
+    """The table in a snapshot, which knows its boot.
+
+    :raises TargetError: the snapshot has no table, or one that is not to be believed
+    """
+    table = snapshot.table
+    data = table.to_bytes()
+    if data is None or table.address is None:
+        raise TargetError(f"{path}: no table in it: {table.state}: {table.reason}")
+    if table.is_doubted:
+        raise TargetError(f"{path}: its table is not to be believed: {table.reason}")
+    # A saved table that was given to a target is of the target's boot only if that was proven.
+    known = not table.is_saved or bool(table.same_boot)
+    return SavedTable(path, table.address, data, snapshot.target.boot_id if known else None)
+
+
 def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
     """The table of ``prog``.
 
-    :param readers: how its bytes may be reached, best first, each with its name
+    :param readers: ways to read its bytes, best first, each with its name
     :param saved: bytes to take instead
-    :raises TargetError: ``saved`` is of another table than ``efi.unaccepted`` names
+    :raises TargetError: ``saved`` is of another boot, or of another table than ``efi.unaccepted`` names
     """
-    now = None if saved is None else boot_id(prog)
-    said = None if saved is None else _check_boot(saved, now)
     try:
         located = locate_table(prog)
     except Unavailable as error:
         located = Table("not-captured", f"not located: {error}")
-    if saved is None:
-        return located if isinstance(located, Table) else _decode(located, readers)
+    if saved is not None:
+        return _take_saved(saved, located, boot_id(prog))
+    return located if isinstance(located, Table) else _decode(located, readers)
+
+
+def _take_saved(saved: SavedTable, located: Union[int, Table], boot: Optional[str]) -> Table:
+    """The saved table, for a target of ``boot`` whose own table was ``located``."""
+    if saved.boot_id is None or boot is None:
+        side = f"{saved.path} does not say" if saved.boot_id is None else "the target does not say"
+        said = f"whether it was saved in this boot is not known: {side}"
+    elif saved.boot_id != boot:
+        raise TargetError(f"{saved.path}: saved in another boot, {saved.boot_id}; this target is of {boot}")
+    else:
+        said = f"saved in this boot, {boot}"
     if isinstance(located, Table):
         if located.state != "not-captured":
             raise TargetError(f"{saved.path}: this target has no such table: {located.reason}")
         said = f"{said}; nor is it known that its address is that of this target: {located.reason}"
-        located = saved.address
-    if saved.address != located:
+    elif saved.address != located:
         raise TargetError(
             f"{saved.path}: another table: saved from {saved.address:#x}, efi.unaccepted of this target is {located:#x}"
         )
-    table = _decode(located, [("file", _saved_reader(saved))])
+
+    def read(address: int, size: int) -> bytes:
+        offset = address - saved.address
+        if offset + size > len(saved.data):
+            raise Unavailable(f"{saved.path} has {len(saved.data)} bytes, the table {offset + size}")
+        return saved.data[offset : offset + size]
+
+    table = _decode(saved.address, [("file", read)])
     if table.state != "present":
         return table
-    return dataclasses.replace(table, reason=said, same_boot=saved.boot_id is not None and saved.boot_id == now)
+    return dataclasses.replace(table, reason=said, same_boot=saved.boot_id is not None and saved.boot_id == boot)
 
 
 def boot_id(prog: drgn.Program) -> Optional[str]:
     """``sysctl_bootid``, as /proc/sys/kernel/random/boot_id shows it; None where it cannot be read or nobody did so.
 
-    The kernel fills it when the file is first read (``proc_do_uuid()`` in drivers/char/random.c).
+    The kernel sets it when the file is first read (``proc_do_uuid()`` in drivers/char/random.c).
     """
     try:
         data = prog.read(prog.symbol("sysctl_bootid").address, 16)
     except (LookupError, drgn.FaultError):
         return None
-    # The form of str(uuid.UUID()), whose module takes 2 ms to import.
     digits = data.hex()
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])) if any(data) else None
 
 
-def _check_boot(saved: SavedTable, now: Optional[str]) -> str:
-    """What can be said of the boot in which a table was saved. Its address tells no boots apart.
-
-    :raises TargetError: it was another one
-    """
-    if saved.boot_id is None or now is None:
-        side = f"{saved.path} does not say" if saved.boot_id is None else "the target does not say"
-        return f"whether it was saved in this boot is not known: {side}"
-    if saved.boot_id != now:
-        raise TargetError(f"{saved.path}: saved in another boot, {saved.boot_id}; this target is of {now}")
-    return f"saved in this boot, {now}"
-
-
 def locate_table(prog: drgn.Program) -> Union[int, Table]:
-    """The table's physical address, or the Table that says that there is none.
+    """The table's physical address, or a Table whose state says that there is none.
 
     :raises Unavailable: ``efi`` cannot be read
     """
@@ -118,11 +135,15 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
         return Table("absent", "struct efi has no member unaccepted: a kernel before Linux 6.5")
     except DAMAGED as error:
         raise Unavailable(f"efi.unaccepted: {one_line(error)}") from None
-    if address == EFI_INVALID_TABLE_ADDR:
+    if address == _NO_TABLE:
         return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
     if address == 0:
-        if _has_feature(prog):
-            # Its initialiser is ~0, so a zero was never written by a kernel that has the feature.
+        try:
+            has_feature = prog.type("struct zone").has_member("unaccepted_pages")
+        except DAMAGED as error:
+            raise Unavailable(f"struct zone: {one_line(error)}") from None
+        if has_feature:
+            # Its initialiser is ~0, and no kernel with the feature stores a zero.
             return Table("not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores")
         return Table("absent", "efi.unaccepted is 0: a kernel built without CONFIG_UNACCEPTED_MEMORY")
     if address >= limits.PHYSICAL_END:
@@ -130,15 +151,8 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     return address
 
 
-def _has_feature(prog: drgn.Program) -> bool:
-    try:
-        return bool(prog.type("struct zone").has_member("unaccepted_pages"))
-    except DAMAGED as error:
-        raise Unavailable(f"struct zone: {one_line(error)}") from None
-
-
 def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
-    """Reads physically; refuses what an ELF dump has no bytes for, which drgn would fill with zeros."""
+    """Reads physically. Refuses what an ELF dump has no bytes for, which drgn would fill with zeros."""
 
     def read(address: int, size: int) -> bytes:
         if core is not None and not core.holds(address, address + size):
@@ -154,8 +168,8 @@ def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
 def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ...]]:
     """Pages of the table that have no direct-map address, as the short reservation leaves the last one.
 
-    Only bytes that can be read physically tell: elsewhere a failing read may only say that they are not in the dump.
-    None where nothing can be told.
+    Only bytes that can be read physically tell: elsewhere a read may fail because they are not in the dump. None where
+    nothing can be told.
     """
     if table.state != "present" or table.read_through != "physical":
         return None
@@ -175,55 +189,6 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
                 return None
             unmapped.append(Range(page, page + PAGE_SIZE))
     return tuple(merge(unmapped))
-
-
-def _saved_reader(saved: SavedTable) -> Reader:
-    def read(address: int, size: int) -> bytes:
-        offset = address - saved.address
-        if offset + size > len(saved.data):
-            raise Unavailable(f"{saved.path} has {len(saved.data)} bytes, the table {offset + size}")
-        return saved.data[offset : offset + size]
-
-    return read
-
-
-def read_saved_table(text: str) -> SavedTable:
-    """What ``--table`` names: ``FILE@ADDR`` for the bare bytes, or a snapshot file, which knows its boot too.
-
-    :raises TargetError: the file cannot be read, or holds no table
-    """
-    path, found, where = text.rpartition("@")
-    try:
-        address = int(where, 16) if found and where[:2].lower() == "0x" else -1
-    except ValueError:
-        address = -1
-    try:
-        if address < 0:
-            return _table_of_snapshot(text)
-        if address >= limits.PHYSICAL_END:
-            raise TargetError(f"--table {text}: {address:#x} is no physical address")
-        with open_input(path) as file:
-            return SavedTable(path, address, file.read(HEADER.size + limits.BITMAP_BYTES))
-    except OSError as error:
-        raise TargetError(f"{error.filename}: {error.strerror}") from None
-
-
-def _table_of_snapshot(path: str) -> SavedTable:
-    from drgn_unaccepted import snapshot_file
-
-    try:
-        snapshot = snapshot_file.read(path)
-    except SnapshotFileError as error:
-        raise TargetError(f"{path}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
-    table = snapshot.table
-    data = table.to_bytes()
-    if data is None or table.address is None:
-        raise TargetError(f"{path}: no table in it: {table.state}: {table.reason}")
-    if table.is_doubted:
-        raise TargetError(f"{path}: its table is not to be believed: {table.reason}")
-    # A table that was itself saved is not of the boot of the target that it was given to, unless that was proven.
-    known = not table.is_saved or bool(table.same_boot)
-    return SavedTable(path, table.address, data, snapshot.target.boot_id if known else None)
 
 
 def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:

@@ -1,31 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All tasks of a kernel, threads included, read in bulk."""
+"""All tasks of a kernel, threads included, and on whose kernel stack an address lies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, Optional
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.percpu import per_cpu_pointer, possible_cpus
 from drgn_unaccepted.kernel.probe import member_offset
 from drgn_unaccepted.snapshot import Task
 
 # include/linux/sched.h
 _PF_KSWAPD = 0x00020000
-
 _TASK_COMM_LEN = 16
-
 _MASK = (1 << 64) - 1
 
 
 class TaskRecord(NamedTuple):
-    """What is read of one ``struct task_struct``."""
+    """The members of one ``struct task_struct`` that are read."""
 
-    #: Virtual address of the structure.
-    address: int
     pid: int
     comm: str
     #: ``task_cpu()``; None without CONFIG_SMP.
@@ -44,8 +42,14 @@ class TaskRecord(NamedTuple):
         return Task(self.pid, self.comm, self.cpu)
 
 
+class _Stack(NamedTuple):
+    start: int
+    end: int
+    task: Task
+
+
 class TaskReader:
-    """Reads ``struct task_struct`` as bytes: one read for each task."""
+    """Reads each ``struct task_struct`` with one read."""
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
@@ -53,12 +57,10 @@ class TaskReader:
             name: member_offset(prog, "struct task_struct", name)
             for name in ("pid", "comm", "flags", "stack", "reclaim_state", "signal", "tasks", "thread_node")
         }
-        try:
-            self._cpu: Optional[int] = member_offset(prog, "struct task_struct", "thread_info.cpu", "cpu")
-        except LookupError:
-            self._cpu = None
-        self.thread_head = member_offset(prog, "struct signal_struct", "thread_head")
-        used = [*self._offsets.values(), *([] if self._cpu is None else [self._cpu])]
+        with suppress(LookupError):  # no CONFIG_SMP
+            self._offsets["cpu"] = member_offset(prog, "struct task_struct", "thread_info.cpu", "cpu")
+        self._thread_head = member_offset(prog, "struct signal_struct", "thread_head")
+        used = self._offsets.values()
         self._start, self._size = min(used), max(used) + _TASK_COMM_LEN - min(used)
         if self._size > limits.TASK_STRUCT_BYTES:
             raise Unavailable(f"struct task_struct has {self._size} bytes: not supported")
@@ -69,23 +71,22 @@ class TaskReader:
         :raises drgn.FaultError: not in the target
         """
         data = self._prog.read(address + self._start & _MASK, self._size)
-        offsets = self._offsets
 
-        def number(offset: int, size: int) -> int:
-            return int.from_bytes(data[offset - self._start : offset - self._start + size], "little")
+        def number(name: str, size: int) -> int:
+            offset = self._offsets[name] - self._start
+            return int.from_bytes(data[offset : offset + size], "little")
 
-        comm = offsets["comm"] - self._start
+        comm = self._offsets["comm"] - self._start
         return TaskRecord(
-            address=address,
-            pid=number(offsets["pid"], 4),
+            pid=number("pid", 4),
             comm=data[comm : comm + _TASK_COMM_LEN].split(b"\0")[0].decode("utf-8", "backslashreplace"),
-            cpu=None if self._cpu is None else number(self._cpu, 4),
-            flags=number(offsets["flags"], 4),
-            stack=number(offsets["stack"], 8),
-            reclaim_state=number(offsets["reclaim_state"], 8),
-            signal=number(offsets["signal"], 8),
-            next_task=number(offsets["tasks"], 8),
-            next_thread=number(offsets["thread_node"], 8),
+            cpu=number("cpu", 4) if "cpu" in self._offsets else None,
+            flags=number("flags", 4),
+            stack=number("stack", 8),
+            reclaim_state=number("reclaim_state", 8),
+            signal=number("signal", 8),
+            next_task=number("tasks", 8),
+            next_thread=number("thread_node", 8),
         )
 
     def walk(self) -> Iterator[TaskRecord]:
@@ -106,13 +107,11 @@ class TaskReader:
             address = leader.next_task - self._offsets["tasks"] & _MASK
             if address == init:
                 return
-            leader = self._next(address, leader, seen)
+            leader = thread = self._next(address, leader, seen)
             yield leader
-            head = leader.signal + self.thread_head & _MASK
-            thread = leader
+            head = leader.signal + self._thread_head & _MASK
             while thread.next_thread != head:
-                address = thread.next_thread - self._offsets["thread_node"] & _MASK
-                thread = self._next(address, thread, seen)
+                thread = self._next(thread.next_thread - self._offsets["thread_node"] & _MASK, thread, seen)
                 yield thread
 
     def _next(self, address: int, before: TaskRecord, seen: set[int]) -> TaskRecord:
@@ -129,26 +128,8 @@ class TaskReader:
             ) from None
 
 
-def thread_size(prog: Program) -> int:
-    """THREAD_SIZE, bytes of a kernel stack: the linker script reserves as much for the first one.
-
-    The symbols around it are ``__start_init_task`` and ``__end_init_task`` before v6.10.
-
-    :raises Unavailable: more than any kernel has
-    :raises LookupError: the symbols are not known
-    """
-    try:
-        start, end = prog.symbol("__start_init_stack"), prog.symbol("__end_init_stack")
-    except LookupError:
-        start, end = prog.symbol("__start_init_task"), prog.symbol("__end_init_task")
-    size = int(end.address - start.address)
-    if not 0 < size <= limits.STACK_BYTES:
-        raise Unavailable(f"kernel stacks have {size} bytes: at most {limits.STACK_BYTES} are expected")
-    return size
-
-
 def read_reclaiming(prog: Program) -> tuple[Task, ...]:
-    """Tasks in direct reclaim: ``task->reclaim_state`` is set, and the task is not kswapd, which reclaims for others.
+    """Tasks in direct reclaim: ``task->reclaim_state`` is set. kswapd has it too, but reclaims for others.
 
     :raises Unavailable: the task list is damaged, or a task is not in the target
     :raises drgn.FaultError: the first task is not in the target
@@ -162,6 +143,66 @@ def read_reclaiming(prog: Program) -> tuple[Task, ...]:
                 record.task for record in reader.walk() if record.reclaim_state and not record.flags & _PF_KSWAPD
             )
         except Unavailable:
-            # On a live kernel a task can exit, and its memory be used again, while the walk stands on it.
+            # On a live kernel a task can exit while the walk is at it.
             if not attempts:
                 raise
+
+
+def owners_of(prog: Program, addresses: Iterable[int]) -> tuple[dict[int, Task], Optional[str]]:
+    """The task on whose stack each address lies, and what ended the search while some were not found.
+
+    On an interrupt stack it is the task that was interrupted there. An address that is on no stack is left out.
+    """
+    owners: dict[int, Task] = {}
+    wanted = set(addresses)
+    if not wanted:
+        return owners, None
+    try:
+        for stack in _stacks(prog):
+            for address in [address for address in wanted if stack.start <= address < stack.end]:
+                owners[address] = stack.task
+                wanted.remove(address)
+            if not wanted:
+                break
+    except (Unavailable, FaultError, LookupError) as error:
+        return owners, f"tasks of {len(wanted)} entries not found: {error}"
+    return owners, None
+
+
+def _stacks(prog: Program) -> Iterator[_Stack]:
+    """The stack of each CPU's current task (idle tasks among them), each CPU's interrupt stack, then all stacks."""
+    size = _thread_size(prog)
+    reader = TaskReader(prog)
+    for cpu in possible_cpus(prog):
+        try:
+            record = reader.read(per_cpu_pointer(prog, "current_task", cpu))
+        except FaultError:
+            continue  # a CPU that never came up has no current task
+        task = Task(record.pid, record.comm, cpu.number)
+        yield _Stack(record.stack, record.stack + size, task)
+        try:
+            # irq_init_percpu_irqstack() stores the address of the stack's last word.
+            end = per_cpu_pointer(prog, "hardirq_stack_ptr", cpu) + 8
+        except FaultError:
+            continue
+        yield _Stack(end - sizeof(prog.type("struct irq_stack")), end, task)
+    for record in reader.walk():
+        yield _Stack(record.stack, record.stack + size, record.task)
+
+
+def _thread_size(prog: Program) -> int:
+    """THREAD_SIZE, bytes of a kernel stack: the linker script reserves as much for the first one.
+
+    Before v6.10 the symbols around it are ``__start_init_task`` and ``__end_init_task``.
+
+    :raises Unavailable: more than any kernel has
+    :raises LookupError: the symbols are not known
+    """
+    try:
+        start, end = prog.symbol("__start_init_stack"), prog.symbol("__end_init_stack")
+    except LookupError:
+        start, end = prog.symbol("__start_init_task"), prog.symbol("__end_init_task")
+    size = int(end.address - start.address)
+    if not 0 < size <= limits.STACK_BYTES:
+        raise Unavailable(f"kernel stacks have {size} bytes: at most {limits.STACK_BYTES} are expected")
+    return size

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Optional
 
-from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
+from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.lists import settled, walk_page_list
 from drgn_unaccepted.kernel.memmap import page_layout, zone_id_bits
-from drgn_unaccepted.kernel.page_list import walk_page_list
 from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.model.ranges import chunk_runs, total
@@ -233,16 +233,10 @@ class _ZoneReader:
             return None
         head = zone.unaccepted_pages.address_
         assert head is not None
-        # Every chunk has pages of its own in the zone; one more than fit is enough to see that there are too many.
+        # One more than the zone has room for is enough to see that there are too many.
         most = copy.spanned_pages.value_() // self._build.chunk_pages + 1
-        listed = self._walk(head, most)
-        if self._prog.flags & ProgramFlags.IS_LIVE:
-            # Accepting takes chunks off the list's head while it is read, and can lead the walk away once.
-            for _attempt in range(limits.LIVE_ATTEMPTS - 1):
-                if not listed.problems:
-                    break
-                listed = self._walk(head, most)
-        return listed
+        # Accepting takes chunks off the list's head and can lead a walk away.
+        return settled(self._prog, lambda: self._walk(head, most), lambda listed: listed.problems)
 
     def _walk(self, head: int, most: int) -> ListedChunks:
         listed = walk_page_list(self._prog, self._layout, head, min(most, self._budget))

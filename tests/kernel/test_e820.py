@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.errors import Unavailable
 
 from .firmware_program import (

@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 from drgn import Program
 
-from drgn_unaccepted.kernel.e820 import read_e820
+from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.kexec import read_kexec_segments
-from drgn_unaccepted.kernel.layout import read_kernel_memory
 from drgn_unaccepted.kernel.log import read_log_lines, read_panic
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import E820Tables

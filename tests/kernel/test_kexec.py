@@ -9,8 +9,8 @@ from typing import Optional
 import pytest
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.boot import read_kexec_segments
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.kexec import read_kexec_segments
 
 from .firmware_program import FirmwareProgram
 

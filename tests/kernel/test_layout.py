@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.boot import read_kernel_memory
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.layout import read_kernel_memory
 
 from .firmware_program import (
     IMAGE_BYTES,

@@ -10,9 +10,9 @@ from array import array
 import pytest
 from drgn import Architecture, FaultError, Platform, Program
 
-from drgn_unaccepted.kernel import page_list
+from drgn_unaccepted.kernel import lists
+from drgn_unaccepted.kernel.lists import walk_page_list
 from drgn_unaccepted.kernel.memmap import PageLayout
-from drgn_unaccepted.kernel.page_list import walk_page_list
 
 BASE = 0xFFFFEA0000000000
 HEAD = 0xFFFF888000001000
@@ -105,7 +105,7 @@ def order(rng: random.Random) -> list[int]:
 @pytest.fixture(params=(1, 2, 3, 8, 4096))
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     size: int = request.param
-    monkeypatch.setattr(page_list, "_BLOCK", size)
+    monkeypatch.setattr(lists, "_BLOCK", size)
     return size
 
 
@@ -169,4 +169,4 @@ def test_no_more_than_asked_for(most: int, block: int) -> None:
 
 def test_columns() -> None:
     words = array("Q", range(12))
-    assert list(page_list.column(words, 8, 24)) == [1, 4, 7, 10]
+    assert list(lists.column(words, 8, 24)) == [1, 4, 7, 10]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.kernel import pages
+from drgn_unaccepted.kernel import capture as reader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
@@ -32,13 +32,13 @@ def named(path: Path) -> str:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The ranges whose pages were read."""
     found: list[Any] = []
-    read_pages = pages.read_pages
+    read_pages = reader.read_pages
 
     def noted(prog: Any, ranges: Any, *rest: Any) -> Any:
         found.append(ranges)
         return read_pages(prog, ranges, *rest)
 
-    monkeypatch.setattr(pages, "read_pages", noted)
+    monkeypatch.setattr(reader, "read_pages", noted)
     return found
 
 

@@ -13,10 +13,9 @@ import pytest
 
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.table import SavedTable, read_saved_table
+from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import Wanted
-from drgn_unaccepted.snapshot_file import write
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
@@ -35,7 +34,7 @@ def open_kdump(boot: Optional[str]) -> Opened:
 
 
 def saved(boot: Optional[str]) -> SavedTable:
-    """The table of the same guest, out of its whole-RAM dump."""
+    """The table of the same guest, from its whole-RAM dump."""
     address = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())["table_address"]
     prog = drgn.Program()
     prog.set_core_dump(str(SAMPLES / "6.12-fill" / "vmcore"))
@@ -61,27 +60,25 @@ def test_where_one_side_does_not_say_it_is_not_known(now: Optional[str], then: O
     assert snapshot.table.reason is not None and "not known" in snapshot.table.reason
 
 
-def test_a_snapshot_with_a_saved_table_does_not_prove_the_boot(tmp_path: Path) -> None:
-    """Bytes of an unknown boot, put beside a target that knows its own: the snapshot's boot is not the table's."""
-    laundered = tmp_path / "laundered"
-    for boot, known in ((None, False), (THIS_BOOT, True)):
-        write(capture(open_kdump(THIS_BOOT), Wanted(frozenset()), saved(boot)), str(laundered))
-        again = read_saved_table(str(laundered))
-        assert again.boot_id == (THIS_BOOT if known else None)
-        table = capture(open_kdump(THIS_BOOT), Wanted(frozenset()), again).table
-        assert table.same_boot is known
-        assert ("not known" in (table.reason or "")) is not known
+@pytest.mark.parametrize(("boot", "known"), [(None, False), (THIS_BOOT, True)])
+def test_a_snapshot_with_a_saved_table_does_not_prove_the_boot(boot: Optional[str], known: bool) -> None:
+    """Bytes of an unknown boot, given to a target that knows its own: the snapshot's boot is not the table's."""
+    laundered = capture(open_kdump(THIS_BOOT), Wanted(frozenset()), saved(boot))
+    again = saved_table_from_snapshot("laundered", laundered)
+    assert again.boot_id == (THIS_BOOT if known else None)
+    table = capture(open_kdump(THIS_BOOT), Wanted(frozenset()), again).table
+    assert table.same_boot is known
+    assert ("not known" in (table.reason or "")) is not known
 
 
-def test_a_table_that_was_not_believed_is_not_taken_up_again(tmp_path: Path) -> None:
+def test_a_table_that_was_not_believed_is_not_taken_up_again() -> None:
     opened = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
     table = capture(opened, Wanted(frozenset())).table
     assert table.address is not None and table.bitmap_bytes is not None
     zeros = bytes(table.bitmap_bytes)
     opened.prog.add_memory_segment(table.address + 24, len(zeros), lambda a, n, o, p: zeros[o : o + n], physical=True)
-    write(capture(opened, Wanted(frozenset())), str(tmp_path / "doubted"))
-    with pytest.raises(TargetError, match=r"its table is not to be believed: .* listed as unaccepted"):
-        read_saved_table(str(tmp_path / "doubted"))
+    with pytest.raises(TargetError, match=r"^doubted: its table is not to be believed: .* listed as unaccepted"):
+        saved_table_from_snapshot("doubted", capture(opened, Wanted(frozenset())))
 
 
 def with_efi_unaccepted(value: int) -> Opened:
@@ -98,7 +95,7 @@ def test_a_kernel_without_a_table_is_given_none() -> None:
         capture(with_efi_unaccepted((1 << 64) - 1), Wanted(frozenset()), saved(None))
 
 
-def test_where_the_address_cannot_be_held_against_anything_it_says_so() -> None:
+def test_where_the_address_cannot_be_compared_it_says_so() -> None:
     table = capture(with_efi_unaccepted(0), Wanted(frozenset()), saved(None)).table
     assert (table.state, table.same_boot) == ("present", False)
     assert table.reason is not None

@@ -241,7 +241,7 @@ def test_a_cycle(length: int, back_to: int) -> None:
     listed = guest.listed()
     assert list(listed.pfns) == list(map(chunk, range(length)))
     assert len(listed.flags) == len(listed.page_types) == len(listed.refcounts) == length
-    assert listed.problems[-1] == f"entry {length}: page {chunk(back_to):#x} again: a cycle"
+    assert listed.problems[-1] == f"entry {length}: struct page of {chunk(back_to):#x} again: a cycle"
 
 
 def test_a_wrong_prev() -> None:
@@ -251,7 +251,8 @@ def test_a_wrong_prev() -> None:
     listed = guest.listed()
     assert list(listed.pfns) == list(map(chunk, range(4)))
     assert listed.problems == (
-        f"entry 2: page {chunk(2):#x} has prev {guest.lru(chunk(0)):#x}, it was reached from {guest.lru(chunk(1)):#x}",
+        f"entry 2: struct page of {chunk(2):#x} has prev {guest.lru(chunk(0)):#x}, "
+        f"it was reached from {guest.lru(chunk(1)):#x}",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_kernel
-from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
 from tests.lab.in_guest.guest import SHARE, dump, nr_unaccepted
 
@@ -40,7 +40,7 @@ def answers() -> dict[str, Any]:
 main_answers = answers()
 assert main(["keep", "--directory", str(SHARE / "kept")]) == 0
 opened = open_kernel()
-wanted = Wanted(ALL_PARTS, (), True, False)
+wanted = Wanted(ALL_PARTS, ALL_MEMORY)
 write(capture(opened, wanted), str(SHARE / "before.json"))
 nr_before = nr_unaccepted()
 dump("now")

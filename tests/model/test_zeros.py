@@ -7,8 +7,8 @@ from typing import Optional
 
 import pytest
 
-from drgn_unaccepted.kernel.doubt import doubt, has_zero_page
-from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, Table
+from drgn_unaccepted.model.bitmap import PAGE_SIZE, Geometry
+from drgn_unaccepted.model.zeros import Allocator, Bitmap, doubt, has_zero_page
 
 UNIT = 2 << 20
 ADDRESS = 0x1F773018
@@ -16,18 +16,17 @@ ADDRESS = 0x1F773018
 FIRST = PAGE_SIZE - ADDRESS % PAGE_SIZE - 24
 
 
-def table(bitmap: bytes) -> Table:
-    return Table("present", None, ADDRESS, 1, UNIT, 4 << 30, len(bitmap), bitmap, "physical")
+def bitmap_of(data: bytes) -> Bitmap:
+    return Bitmap(ADDRESS, Geometry(4 << 30, len(data), UNIT), data)
 
 
-def reason(bitmap: bytes, counted: Optional[int] = None) -> Optional[str]:
-    counters = None if counted is None else Counters(1 << 20, counted // PAGE_SIZE, 0)
-    return doubt(table(bitmap), None, counters, 1024).reason
+def reason(data: bytes, counted: Optional[int] = None) -> Optional[str]:
+    return doubt(bitmap_of(data), Allocator((), False, counted, 1024))
 
 
 def test_a_page_of_zeros_without_the_header_proves_nothing() -> None:
     bitmap = b"\xff" * FIRST + bytes(PAGE_SIZE) + b"\xff"
-    assert has_zero_page(table(bitmap))
+    assert has_zero_page(bitmap_of(bitmap))
     said = reason(bitmap)
     assert said is not None
     assert said.startswith("the bits from its page at 0x1f774000 on are all 0 for 64 GiB, and no lists were read")
@@ -36,7 +35,7 @@ def test_a_page_of_zeros_without_the_header_proves_nothing() -> None:
 
 
 def test_the_header_s_page_was_captured() -> None:
-    assert has_zero_page(table(bytes(FIRST)))
+    assert has_zero_page(bitmap_of(bytes(FIRST)))
     assert reason(bytes(FIRST)) is None
     assert reason(bytes(FIRST - 1) + b"\1", UNIT) is None
 

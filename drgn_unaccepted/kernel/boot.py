@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the kernel was given at boot, and what kexec will give to the next one.
+
+``struct boot_params`` and the setup_data chain, the e820 tables, the memory that the kernel itself uses, and the
+segments of a loaded kexec or crash kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Optional
+
+from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries, decode_e820_ext
+from drgn_unaccepted.snapshot import E820Tables, KexecSegment, NamedRange
+
+# enum in arch/x86/include/uapi/asm/setup_data.h
+SETUP_E820_EXT = 1
+SETUP_EFI = 4
+SETUP_INDIRECT = 1 << 31
+SETUP_NAMES = {
+    SETUP_E820_EXT: "SETUP_E820_EXT",
+    2: "SETUP_DTB",
+    3: "SETUP_PCI",
+    SETUP_EFI: "SETUP_EFI",
+    5: "SETUP_APPLE_PROPERTIES",
+    6: "SETUP_JAILHOUSE",
+    7: "SETUP_CC_BLOB",
+    8: "SETUP_IMA",
+    9: "SETUP_RNG_SEED",
+    10: "SETUP_KEXEC_KHO",
+    SETUP_INDIRECT: "SETUP_INDIRECT",
+}
+# struct setup_data: u64 next, u32 type, u32 len, u8 data[len]. It is ABI between boot loader and kernel.
+_SETUP_DATA_HEADER = 16
+# struct e820_entry and struct boot_e820_entry, packed: u64 addr, u64 size, u32 type.
+_E820_ENTRY = 20
+
+_UNREADABLE = (Unavailable, LookupError, AttributeError, ValueError, FaultError)
+
+
+class SetupData(NamedTuple):
+    """One entry of the setup_data chain."""
+
+    #: Physical address of the header.
+    address: int
+    #: ``SETUP_*``.
+    type: int
+    #: Bytes of data after the header.
+    length: int
+
+    @property
+    def data(self) -> int:
+        """Physical address of the data."""
+        return self.address + _SETUP_DATA_HEADER
+
+    @property
+    def end(self) -> int:
+        return self.data + self.length
+
+
+class SetupDataChain(NamedTuple):
+    entries: list[SetupData]
+    #: Why the chain was not followed to its end; None when it was.
+    problem: Optional[str]
+
+
+def read_boot_params(prog: Program) -> Object:
+    """Return a copy of ``struct boot_params boot_params``. It lies in .bss, so that every capture has it.
+
+    :raises Unavailable: it reads as zeros
+    :raises LookupError: the target has no such variable (not x86)
+    :raises drgn.FaultError: it is not in the target
+    """
+    params = prog["boot_params"].read_()
+    if not any(params.to_bytes_()):
+        raise Unavailable("boot_params reads as zeros: not captured")
+    return params
+
+
+def read_setup_data(prog: Program, params: Object) -> SetupDataChain:
+    """Follow ``boot_params.hdr.setup_data``, physical addresses of ``struct setup_data``, 0 at the end."""
+    chain: dict[int, SetupData] = {}
+    problem: Optional[str] = None
+    address = params.hdr.setup_data.value_()
+    while address and problem is None:
+        name = f"setup_data {address:#x}"
+        header = b""
+        try:
+            header = read_physical(prog, address, _SETUP_DATA_HEADER, name)
+        except Unavailable as error:
+            problem = str(error)
+        length = int.from_bytes(header[12:16], "little")
+        if address in chain:
+            problem = f"{name}: the chain comes back to it"
+        elif len(chain) == limits.SETUP_DATA_ENTRIES:
+            problem = f"{name}: more than {limits.SETUP_DATA_ENTRIES} entries"
+        elif header and not any(header):
+            problem = f"{name}: reads as zeros, not captured"
+        elif length > limits.SETUP_DATA_BYTES:
+            problem = f"{name}: {length} bytes of data are not credible"
+        elif problem is None:
+            chain[address] = SetupData(address, int.from_bytes(header[8:12], "little"), length)
+            address = int.from_bytes(header[:8], "little")
+    return SetupDataChain(list(chain.values()), problem)
+
+
+def read_physical(prog: Program, address: int, size: int, name: str) -> bytes:
+    """Read physical memory that need not be in the target.
+
+    :param name: what lies there, with its address, for the reason
+    :raises Unavailable: it is not in the target
+    """
+    if not 0 <= address <= limits.PHYSICAL_END - size:
+        raise Unavailable(f"{name}: no physical address")
+    try:
+        return bytes(prog.read(address, size, physical=True))
+    except (FaultError, OSError) as error:
+        # A read of /proc/kcore that the kernel refuses is an OSError.
+        where = "/proc/kcore" if prog.flags & ProgramFlags.IS_LIVE else "this dump"
+        raise Unavailable(f"{name}: not in {where}") from error
+
+
+def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
+    """Return ``e820_table``, ``e820_table_kexec``, ``e820_table_firmware`` and the table of ``boot_params``.
+
+    The first three are copies in slab memory since ``e820__reallocate_tables()``, so a filtered dump may lack them.
+    ``boot_params.e820_table`` may be continued in the setup_data chain (SETUP_E820_EXT).
+
+    :return: the tables, None for one that cannot be read, and the reasons by ``e820.current``, ``e820.kexec``,
+        ``e820.firmware`` and ``e820.boot_params``
+    :raises Unavailable: none of them can be read
+    """
+    missing: dict[str, str] = {}
+
+    def attempt(key: str, read: Callable[[], tuple[E820Entry, ...]]) -> Optional[tuple[E820Entry, ...]]:
+        try:
+            return read()
+        except _UNREADABLE as error:
+            missing[key] = one_line(error)
+            return None
+
+    tables = E820Tables(
+        current=attempt("e820.current", lambda: _e820_table(prog, "e820_table")),
+        kexec=attempt("e820.kexec", lambda: _e820_table(prog, "e820_table_kexec")),
+        firmware=attempt("e820.firmware", lambda: _e820_table(prog, "e820_table_firmware")),
+        boot_params=attempt("e820.boot_params", lambda: _boot_params_e820(prog)),
+    )
+    if len(missing) == 4:
+        raise Unavailable("; ".join(dict.fromkeys(missing.values())))
+    return tables, missing
+
+
+def _e820_table(prog: Program, name: str) -> tuple[E820Entry, ...]:
+    """``struct e820_table *name``: ``u32 nr_entries``, then the entries, of which only those in use are allocated."""
+    pointer = prog[name].read_()
+    address = pointer.value_()
+    if not address:
+        raise Unavailable(f"{name} is NULL")
+    table_type = pointer.type_.type
+    array = table_type.member("entries").type
+    if array.length is None or sizeof(array) != array.length * _E820_ENTRY:
+        raise Unavailable(f"{name}: its entries are not of {_E820_ENTRY} bytes")
+    what = f"{name} {address:#x}"
+    try:
+        number = pointer.nr_entries.value_()
+        if not number:
+            raise Unavailable(f"{what}: reads as zeros, not captured")
+        if number > min(array.length, limits.E820_ENTRIES):
+            raise Unavailable(f"{what}: {number} entries in an array of {array.length}")
+        data = prog.read(address + offsetof(table_type, "entries"), number * _E820_ENTRY)
+    except (FaultError, OSError) as error:
+        raise Unavailable(f"{what}: not in this target") from error
+    return _whole(decode_e820_entries(data, number), what)
+
+
+def _boot_params_e820(prog: Program) -> tuple[E820Entry, ...]:
+    """``boot_params.e820_table`` and its extension."""
+    params = read_boot_params(prog)
+    table = params.e820_table
+    number = params.e820_entries.value_()
+    if not number:
+        raise Unavailable("boot_params.e820_entries is 0")
+    if number > len(table):
+        raise Unavailable(f"boot_params.e820_entries is {number}: the array has {len(table)}")
+    entries = decode_e820_entries(table.to_bytes_(), number)
+    chain = read_setup_data(prog, params)
+    if chain.problem is not None and number == len(table):
+        raise Unavailable(f"boot_params.e820_table is full, and its extension is unknown: {chain.problem}")
+    for extension in chain.entries:
+        if extension.type == SETUP_E820_EXT:
+            what = f"setup_data {extension.address:#x} (SETUP_E820_EXT)"
+            if extension.length > limits.E820_ENTRIES * _E820_ENTRY:
+                raise Unavailable(f"{what}: {extension.length} bytes are not credible")
+            entries.extend(decode_e820_ext(read_physical(prog, extension.data, extension.length, what)))
+    return _whole(entries, "boot_params.e820_table")
+
+
+def _whole(entries: list[E820Entry], what: str) -> tuple[E820Entry, ...]:
+    """The entries, if none reads as zeros: a table may cross into a page that is not captured."""
+    for index, entry in enumerate(entries):
+        if entry == (0, 0, 0):
+            raise Unavailable(f"{what}: reads as zeros from entry {index} on, not captured")
+    return tuple(entries)
+
+
+def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str, str]]:
+    """Return the memory that the kernel uses from its first instruction on, which cannot be unaccepted.
+
+    The kernel image, the initrd, the setup_data entries and the EFI memory map's buffer, physical, as they were at
+    boot: what was freed since (init sections, initrd) stays accepted. An initrd or a map that does not exist is not
+    listed.
+
+    :return: the ranges, and the reasons for what cannot be told, by ``kernel_memory.image``,
+        ``kernel_memory.boot_params`` and ``kernel_memory.setup_data``
+    :raises Unavailable: nothing can be told
+    """
+    ranges: list[NamedRange] = []
+    missing: dict[str, str] = {}
+    try:
+        ranges.append(_image(prog))
+    except _UNREADABLE as error:
+        missing["kernel_memory.image"] = one_line(error)
+    try:
+        params = read_boot_params(prog)
+        hdr, efi = params.hdr, params.efi_info
+        ranges += _boot_range(
+            "initrd",
+            hdr.ramdisk_image.value_() | params.ext_ramdisk_image.value_() << 32,
+            hdr.ramdisk_size.value_() | params.ext_ramdisk_size.value_() << 32,
+            limits.INITRD_BYTES,
+        )
+        ranges += _boot_range(
+            "EFI memory map",
+            efi.efi_memmap.value_() | efi.efi_memmap_hi.value_() << 32,
+            efi.efi_memmap_size.value_(),
+            limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES,
+        )
+    except _UNREADABLE as error:
+        missing["kernel_memory.boot_params"] = one_line(error)
+    else:
+        found, problem = _setup_data_memory(prog, params)
+        ranges += found
+        if problem is not None:
+            missing["kernel_memory.setup_data"] = problem
+    if not ranges:
+        raise Unavailable("; ".join(missing.values()))
+    return tuple(ranges), missing
+
+
+def _image(prog: Program) -> NamedRange:
+    """``_text`` to ``_end``, through ``phys_base`` as VMCOREINFO has it (it may be negative)."""
+    phys_base = vmcoreinfo_of(prog).number("phys_base")
+    if phys_base is None:
+        raise Unavailable("VMCOREINFO has no NUMBER(phys_base)")
+    # KASLR moves the image within its mapping and in physical memory, each by its own amount.
+    offset = phys_base - START_KERNEL_MAP
+    start, end = prog.symbol("_text").address + offset, prog.symbol("_end").address + offset
+    if not 0 <= start < end <= limits.PHYSICAL_END or end - start > limits.KERNEL_IMAGE_BYTES:
+        raise Unavailable(f"kernel image at {start:#x}-{end:#x}: not credible")
+    return NamedRange("kernel image", start, end)
+
+
+def _boot_range(name: str, start: int, size: int, most: int) -> list[NamedRange]:
+    if not start or not size:
+        return []
+    if size > most or start + size > limits.PHYSICAL_END:
+        raise Unavailable(f"{name} of {size} bytes at {start:#x}: not credible")
+    return [NamedRange(name, start, start + size)]
+
+
+def _setup_data_memory(prog: Program, params: Object) -> tuple[list[NamedRange], Optional[str]]:
+    chain = read_setup_data(prog, params)
+    ranges, problem = [], chain.problem
+    for entry in chain.entries:
+        name = f"setup_data {SETUP_NAMES.get(entry.type, f'type {entry.type}')}"
+        ranges.append(NamedRange(name, entry.address, entry.end))
+        if entry.type != SETUP_INDIRECT or entry.length < 24:
+            continue
+        # struct setup_indirect: u32 type, u32 reserved, u64 len, u64 addr
+        try:
+            data = read_physical(prog, entry.data, 24, f"setup_data {entry.address:#x}")
+        except Unavailable as error:
+            problem = str(error)
+            continue
+        length, start = int.from_bytes(data[8:16], "little"), int.from_bytes(data[16:24], "little")
+        if 0 < length <= limits.SETUP_DATA_BYTES and start + length <= limits.PHYSICAL_END:
+            ranges.append(NamedRange(f"{name} target", start, start + length))
+        else:
+            problem = f"setup_data {entry.address:#x}: {length} bytes at {start:#x} are not credible"
+    return ranges, problem
+
+
+def read_kexec_segments(prog: Program) -> tuple[KexecSegment, ...]:
+    """Return the destinations of ``struct kimage *kexec_image`` and ``kexec_crash_image``; empty if none is loaded.
+
+    ``segment[i].mem`` is a physical address, ``memsz`` bytes. Before Linux kernel commit caeb8ba598f0 ("kexec_core:
+    accept unaccepted kexec segments' destination addresses") (in v6.15) kexec could copy a segment into unaccepted
+    memory.
+
+    :raises Unavailable: an image is not in the target, or a count or an address in it is out of bounds
+    :raises LookupError: the kernel was built without CONFIG_KEXEC_CORE
+    """
+    segments: list[KexecSegment] = []
+    for name in ("kexec_image", "kexec_crash_image"):
+        pointer = prog[name].read_()
+        if not pointer:
+            continue
+        try:
+            # In slab memory: makedumpfile 1.7.2 leaves such pages of a 7.x kernel out.
+            image = pointer[0].read_()
+        except FaultError as error:
+            raise Unavailable(f"{name} {pointer.value_():#x}: not in this target") from error
+        count = image.nr_segments.value_()
+        if count > min(limits.KEXEC_SEGMENTS, len(image.segment)):
+            raise Unavailable(f"{name}->nr_segments is {count}: at most {limits.KEXEC_SEGMENTS} are possible")
+        for index in range(count):
+            segment = image.segment[index]
+            start = segment.mem.value_()
+            end = start + segment.memsz.value_()
+            if end > limits.PHYSICAL_END:
+                raise Unavailable(f"{name}->segment[{index}] {start:#x}-{end:#x}: no physical range")
+            segments.append(KexecSegment(name, start, end))
+    return tuple(segments)
