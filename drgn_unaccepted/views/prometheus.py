@@ -3,26 +3,26 @@
 
 The text is the Prometheus exposition format 0.0.4, written so that it is OpenMetrics 1.0 too: base units, no
 timestamps, ``# EOF`` at the end. What is unknown has no sample: a 0 would be an answer.
-``node_memory_Unaccepted_bytes``, which node_exporter has out of ``/proc/meminfo``, is not repeated here; the alert
-rules hold the two against each other.
+``node_memory_Unaccepted_bytes``, which node_exporter reads from ``/proc/meminfo``, is not repeated here; the alert
+rules compare the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
+from drgn_unaccepted.answer.documents import CheckAnswer
+from drgn_unaccepted.errors import EXIT_STATUS
 from drgn_unaccepted.words import safe
 
 Value = Union[int, float, None]
 
-#: As monitoring plugins have it: the exit status.
-_OVERALL = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
 _CHECK = {"pass": 0, "info": 0, "warning": 1, "critical": 2, "skip": 3}
 
 
-def prometheus(answer: dict[str, Any]) -> Iterator[str]:
+def prometheus(answer: CheckAnswer) -> Iterator[str]:
     """The answer's numbers and the status of every rule."""
     table = answer["table"]
     yield from _metric(
@@ -42,7 +42,7 @@ def prometheus(answer: dict[str, Any]) -> Iterator[str]:
     yield from _metric(
         "efi_unaccepted_overall_status",
         "Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown.",
-        _OVERALL[answer["status"]],
+        EXIT_STATUS[answer["status"]],
     )
     yield from _family(
         "efi_unaccepted_check_status",
@@ -57,12 +57,11 @@ def prometheus(answer: dict[str, Any]) -> Iterator[str]:
     yield "# EOF"
 
 
-def _labels_of(answer: dict[str, Any]) -> dict[str, Optional[str]]:
+def _labels_of(answer: CheckAnswer) -> dict[str, Optional[str]]:
     table, platform = answer["table"], answer["platform"]
-    version: Optional[int] = table["version"]
     return {
         "state": table["state"],
-        "version": None if version is None else str(version),
+        "version": None if table["version"] is None else str(table["version"]),
         "source": answer["source"],
         "exact": "true" if answer["exact"] else "false",
         "platform": None if platform is None else platform["kind"],

@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
-from drgn_unaccepted.answer.history import NoSamples, history
+from drgn_unaccepted.answer.documents import HistoryAnswer
+from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.record.file import Recording, Writer
 from drgn_unaccepted.snapshot import Sample, Snapshot
-from drgn_unaccepted.views.history import history_lines
+from drgn_unaccepted.views.history import bins_for, history_lines
 from drgn_unaccepted.views.map import Style
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB
@@ -40,7 +42,7 @@ def sweep(samples: int) -> Iterator[Sample]:
         yield sample(number, replace(guests.small(), table=table))
 
 
-def strips(answer: dict[str, Any], width: int = 132) -> list[str]:
+def strips(answer: HistoryAnswer, width: int = 132) -> list[str]:
     lines = [line for line in history_lines(answer, Style(width, False, False)) if line.endswith("|")]
     return [line.split("|")[1] for line in lines]
 
@@ -59,7 +61,7 @@ def test_bytes_and_rate() -> None:
     assert [one["rate_bytes_per_second"] for one in slices] == [None] + [32.0 * MIB] * 9
 
 
-@pytest.mark.parametrize("samples", (1, 2, 40, 41, 42, 79, 80, 81, 161, 1000))
+@pytest.mark.parametrize("samples", (1, 40, 41, 81, 161))
 def test_many_samples_become_few_slices(samples: int) -> None:
     answer = history(sweep(samples), lines=40)
     slices = answer["slices"]
@@ -133,14 +135,12 @@ def test_sources_are_not_compared_with_each_other() -> None:
 
 
 def test_an_empty_recording() -> None:
-    with pytest.raises(NoSamples):
+    with pytest.raises(CommandError):
         history([])
 
 
 def test_lines_fit_and_say_their_scale() -> None:
     for width in (80, 132):
-        from drgn_unaccepted.views.history import bins_for
-
         answer = history(sweep(100), columns=bins_for(width))
         lines = list(history_lines(answer, Style(width, True, False)))
         assert max(map(len, lines)) <= width
@@ -242,7 +242,7 @@ def test_a_full_disk_is_no_fault_of_the_recording(recording: Path) -> None:
 
 
 #: Recorded in the lab (`scripts/lab live fresh --kernel 6.12`) while a tmpfs was filled in three bursts.
-REAL = Path(__file__).parent / "data" / "6.12-fill.rec"
+REAL = Path(__file__).parents[2] / "vmcore-samples" / "6.12-fill.rec"
 
 #: nr_unaccepted in the guest's /proc/vmstat before the first burst and after the last.
 BEFORE, AFTER = 600 * MIB, 148 * MIB

@@ -117,7 +117,7 @@ def test_what_is_drawn(show: Callable[..., Any]) -> None:
     # Reserved, and no RAM: neither looks accepted.
     assert color_at(driver, 500 * MIB) == (0xA9, 0xB0, 0xB9)
     assert color_at(driver, 800 * MIB) not in (unaccepted, accepted)
-    assert text(driver, "#cards").split("\n")[:3] == ["Unaccepted", "456 MiB", "22% of 2 GiB RAM"]
+    assert text(driver, "#cards").split("\n")[:3] == ["Unaccepted", "456 MiB", "22% of 1.98 GiB RAM"]
 
 
 def test_unknown_does_not_look_accepted(show: Callable[..., Any]) -> None:
@@ -405,7 +405,7 @@ def test_labels_are_written_whole(show: Callable[..., Any], width: int) -> None:
             guests.small(), table=guests.table(guests.BITMAP, base), e820=E820Tables(e820, None, None, None), zones=()
         )
         past = history([Sample(0, 0.0, 0.1, snapshot), Sample(1, 27.8, 0.1, snapshot)])
-        driver = show(snapshot, history=past)
+        driver = show(snapshot, past=past)
         driver.execute_script(WATCH_TEXTS + "unaccepted.view.draw(); unaccepted.history.draw();")
         # The page may draw once more by itself, in the same places.
         written = {tuple(one) for one in driver.execute_script("return window.written")}
@@ -489,7 +489,7 @@ def test_without_any_memory(show: Callable[..., Any]) -> None:
 def test_a_recording_over_time(show: Callable[..., Any]) -> None:
     """Bytes of the bitmap are accepted one after the other, one each half second."""
     past = history(sweep(65), columns=256, lines=400)
-    driver = show(guests.small(), history=past)
+    driver = show(guests.small(), past=past)
     said = css(driver, "#history").get_attribute("aria-valuetext")
     assert said == "32.0 seconds, 0 bytes unaccepted, 32 MiB accepted a second, bitmap"
     unaccepted, accepted = [0xE6, 0x9F, 0x00], [0xA8, 0xCF, 0xE8]
@@ -516,7 +516,7 @@ def test_a_recording_over_time(show: Callable[..., Any]) -> None:
 def test_a_real_recording(show: Callable[..., Any]) -> None:
     recording = Recording(str(REAL))
     *_, last = recording
-    driver = show(last.snapshot, history=history(recording, columns=256, lines=400))
+    driver = show(last.snapshot, past=history(Recording(str(REAL)), columns=256, lines=400))
     assert text(driver, "#recording").startswith("Over time\n139 samples in 27.8 seconds; 56 bins of 16 MiB")
     driver.execute_script("document.getElementById('history').focus()")
     keys(driver, "\ue011")  # Home

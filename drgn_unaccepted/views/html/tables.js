@@ -84,8 +84,7 @@ function tables(guest, show) {
   const type = { name: "type", kind: "text", of: (r) => `${r.name} (${r.type})` };
   const found = [];
 
-  const runs = guest.exactSource ? guest.bitmap.runs() : guest.unaccepted;
-  const ranges = Array.from(runs.starts, (from, i) => ({ start: from, end: runs.ends[i] }));
+  const ranges = Array.from(guest.unaccepted.starts, (from, i) => ({ start: from, end: guest.unaccepted.ends[i] }));
   found.push(
     tableSection({
       id: "ranges",
