@@ -106,12 +106,10 @@ def _axis(snapshot: Snapshot, columns: int) -> _Axis:
         waiting = [Range(geometry.phys_base, geometry.end)]
     where = rng.intersect(memory_of(snapshot).ram, waiting)
     grid = Grid(origin, UNITS_PER_BYTE * unit, 1)
-    # Neighbouring ranges can share a bin, so that the bound is checked once more with each bin counted once.
-    while sum(len(touched) for touched in grid.rows(where)) > 2 * columns:
+    numbers = grid.rows(where, columns)
+    while numbers is None:
         grid = grid._replace(bin=2 * grid.bin)
-    while len({number for touched in grid.rows(where) for number in touched}) > columns:
-        grid = grid._replace(bin=2 * grid.bin)
-    numbers = sorted({number for touched in grid.rows(where) for number in touched})
+        numbers = grid.rows(where, columns)
     return _Axis([grid.start(number) for number in numbers], grid, unit)
 
 

@@ -8,8 +8,7 @@ Rows with neither RAM nor unaccepted memory are left out, and named in the docum
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Optional
 
 from drgn_unaccepted import limits
@@ -75,11 +74,14 @@ class Grid(NamedTuple):
     def start(self, number: int) -> int:
         return self.origin + number * self.row
 
-    def rows(self, ranges: Sequence[Range]) -> Iterator[range]:
-        """Numbers of the rows that each of ``ranges`` touches; memory before the origin is in no row."""
-        for start, end in ranges:
-            if end > self.origin:
-                yield range((max(start, self.origin) - self.origin) // self.row, -(-(end - self.origin) // self.row))
+    def rows(self, ranges: Sequence[Range], most: int) -> Optional[list[int]]:
+        """Numbers of the rows that ``ranges`` touch, None for more than ``most``; none is before the origin."""
+        inside = ((max(start, self.origin) - self.origin, end - self.origin) for start, end in ranges)
+        touched = [range(low // self.row, -(-high // self.row)) for low, high in inside if high > 0]
+        if any(len(numbers) > most for numbers in touched):
+            return None
+        numbers = sorted(set().union(*touched))
+        return numbers if len(numbers) <= most else None
 
 
 def map_document(
@@ -110,9 +112,7 @@ def map_document(
     if finest is None:
         finest = UNITS_PER_BYTE if window is None else 1
     phys_base = 0 if geometry is None else geometry.phys_base
-    grid = _grid(filled, unit, phys_base, columns, wide or columns, finest)
-    numbers = sorted({number for touched in grid.rows(filled) for number in touched})
-
+    grid, numbers = _grid(filled, unit, phys_base, columns, wide or columns, finest)
     touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (unaccepted, shown.guards))
     rows: list[MapRow] = []
     for number in numbers:
@@ -304,50 +304,30 @@ def _whole_units(ranges: Sequence[Range], unit: int, phys_base: int) -> list[Ran
     return rng.merge((start - (start - base) % unit, end + (base - end) % unit) for start, end in ranges)
 
 
-def _grid(filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int) -> Grid:
-    """The finest grid that has few enough rows."""
+def _grid(
+    filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int
+) -> tuple[Grid, list[int]]:
+    """The finest grid that has few enough rows, and their numbers."""
     units = finest
-    while units < UNITS_PER_BYTE:
-        grid = Grid(phys_base % (units * unit), units * unit, columns)
-        if _few(grid, filled, FINE_ROWS):
-            return grid
-        units *= 2
-    # A larger bin begins where a byte does, which need not be a multiple of its own size.
-    origin = phys_base % (UNITS_PER_BYTE * unit)
-    grid = Grid(origin, units * unit, columns)
-    while not _few(grid, filled, ROWS):
-        grid = Grid(origin, grid.bin if grid.columns < wide else grid.bin * 2, wide)
-    return grid
-
-
-def _few(grid: Grid, filled: Sequence[Range], most: int) -> bool:
-    numbers: set[int] = set()
-    for touched in grid.rows(filled):
-        if len(touched) > most:
-            return False
-        numbers.update(touched)
-        if len(numbers) > most:
-            return False
-    return True
+    while True:
+        # A larger bin begins where a byte does, which need not be a multiple of its own size.
+        grid = Grid(phys_base % (min(units, UNITS_PER_BYTE) * unit), units * unit, columns)
+        numbers = grid.rows(filled, ROWS if units >= UNITS_PER_BYTE else FINE_ROWS)
+        if numbers is not None:
+            return grid, numbers
+        if units >= UNITS_PER_BYTE and columns < wide:
+            columns = wide
+        else:
+            units *= 2
 
 
 def bytes_inside(ranges: Sequence[Range], grid: Grid, start: int) -> list[int]:
     """Bytes of sorted, disjoint ``ranges`` in each bin of the row that begins at ``start``."""
     inside = [0] * grid.columns
-    end = start + grid.row
-    index = max(0, bisect_right(ranges, (start, limits.PHYSICAL_END)) - 1)
-    while index < len(ranges) and ranges[index].start < end:
-        low, high = max(ranges[index].start, start) - start, min(ranges[index].end, end) - start
-        index += 1
-        if low >= high:
-            continue
-        first, last = low // grid.bin, (high - 1) // grid.bin
-        if first == last:
-            inside[first] += high - low
-            continue
-        inside[first] += (first + 1) * grid.bin - low
-        inside[first + 1 : last] = [grid.bin] * (last - first - 1)
-        inside[last] += high - last * grid.bin
+    for low, high in rng.clip(ranges, start, start + grid.row):
+        for index in range((low - start) // grid.bin, -(-(high - start) // grid.bin)):
+            begin = start + index * grid.bin
+            inside[index] += min(high, begin + grid.bin) - max(low, begin)
     return inside
 
 

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from itertools import chain
-from typing import NamedTuple, Optional, TypedDict, cast
+from typing import Optional, TypedDict, cast
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.allocator import accepting, zones
@@ -45,13 +45,8 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Snapshot
 
-
-class Said(NamedTuple):
-    """What a source says of an address."""
-
-    state: State
-    covered: Optional[bool]
-    reason: str
+#: What a source says of an address: state, covered, reason.
+Said = tuple[State, Optional[bool], str]
 
 
 class PackedRanges(TypedDict):
@@ -64,8 +59,7 @@ class StateGroup(TypedDict):
     state: State
     covered: Optional[bool]
     reason: str
-    #: None for the group of all addresses that are in no other group.
-    runs: Optional[PackedRanges]
+    runs: PackedRanges
 
 
 class Elsewhere(TypedDict):
@@ -77,14 +71,9 @@ class Elsewhere(TypedDict):
     in_flight: Optional[bool]
 
 
-class PageHistory(TypedDict):
-    """A recording, without what ``unaccepted`` has: the bytes of each bin and slice."""
+class PageHistory(HistoryAnswer):
+    """A recording. The bytes of each bin and slice are not in the slices, but here:"""
 
-    samples: int
-    elapsed_seconds: float
-    bytes_per_bin: int
-    bins: list[int]
-    slices: list[HistorySlice]
     #: Little-endian doubles, NaN for unknown, compressed.
     unaccepted: str
 
@@ -153,7 +142,10 @@ def report(
         "unit_size": unit_size(snapshot),
         "saved": snapshot.table.is_saved,
         "bits": None if source.exact else pack(_set_bits(snapshot)),
-        "states": _groups(found),
+        "states": [
+            {"state": state, "covered": covered, "reason": reason, "runs": _pack(edges)}
+            for (state, covered, reason), edges in found.items()
+        ],
         "listed": pack(listed_ranges(snapshot)),
         "accepting_ranges": lanes(snapshot)["accepting"] or [],
         "elsewhere": _elsewhere(snapshot),
@@ -204,14 +196,7 @@ def _recording(past: HistoryAnswer) -> PageHistory:
         slices.append({**now, "bins_unaccepted_bytes": None})
     if sys.byteorder == "big":
         nbytes.byteswap()
-    return {
-        "samples": past["samples"],
-        "elapsed_seconds": past["elapsed_seconds"],
-        "bytes_per_bin": past["bytes_per_bin"],
-        "bins": past["bins"],
-        "slices": slices,
-        "unaccepted": _deflated(nbytes.tobytes()),
-    }
+    return {**past, "slices": slices, "unaccepted": _deflated(nbytes.tobytes())}
 
 
 def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
@@ -219,7 +204,7 @@ def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
     found: dict[Said, array[int]] = {}
     count = 0
     for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
-        edges = found.setdefault(Said(piece.state, piece.covered, piece.reason), array("Q"))
+        edges = found.setdefault((piece.state, piece.covered, piece.reason), array("Q"))
         if edges and edges[-1] == piece.start:
             edges[-1] = piece.end
         else:
@@ -232,23 +217,8 @@ def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
 
 def _ranges(found: dict[Said, array[int]], state: State) -> list[Range]:
     """The ranges of a state."""
-    groups = (edges for said, edges in found.items() if said.state == state)
+    groups = (edges for said, edges in found.items() if said[0] == state)
     return rng.merge(chain.from_iterable(zip(edges[::2], edges[1::2]) for edges in groups))
-
-
-def _groups(found: dict[Said, array[int]]) -> list[StateGroup]:
-    """The groups, packed; the last, which is that of all other addresses, saves the longest list."""
-    others = [said for said in found if said.state != UNACCEPTED]
-    longest = max(others, key=lambda said: len(found[said]), default=None)
-    return [
-        {
-            "state": said.state,
-            "covered": said.covered,
-            "reason": said.reason,
-            "runs": None if said is longest else _pack(edges),
-        }
-        for said, edges in sorted(found.items(), key=lambda one: one[0] is longest)
-    ]
 
 
 def pack(ranges: Iterable[Range]) -> PackedRanges:

@@ -21,7 +21,6 @@ import pytest
 from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.record.file import Recording, Writer
 from drgn_unaccepted.snapshot import Sample, Snapshot
 from drgn_unaccepted.views.history import bins_for, history_lines
@@ -134,11 +133,6 @@ def test_sources_are_not_compared_with_each_other() -> None:
     assert answer["slices"][1]["rate_bytes_per_second"] is None
 
 
-def test_an_empty_recording() -> None:
-    with pytest.raises(CommandError):
-        history([])
-
-
 def test_lines_fit_and_say_their_scale() -> None:
     for width in (80, 132):
         answer = history(sweep(100), columns=bins_for(width))
@@ -223,22 +217,18 @@ def run(*argv: str, stdout: Any) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("options", ([], ["--map"], ["--format", "json"]))
-def test_a_reader_that_goes_away_is_no_fault_of_the_recording(recording: Path, options: list[str]) -> None:
+def test_a_reader_that_goes_away_is_no_fault_of_the_recording(recording: Path) -> None:
     """As ``| head`` does, before the first line."""
     end, start = os.pipe()
     os.close(end)
     with os.fdopen(start, "wb") as gone:
-        assert run("replay", str(recording), *options, stdout=gone) == (0, "")
+        assert run("replay", str(recording), stdout=gone) == (0, "")
 
 
 def test_a_full_disk_is_no_fault_of_the_recording(recording: Path) -> None:
     full = "drgn-unaccepted: stdout: No space left on device\n"
     with Path("/dev/full").open("wb") as nowhere:
         assert run("replay", str(recording), stdout=nowhere) == (3, full)
-        sample = Path(__file__).parents[2] / "vmcore-samples" / "6.12-fill" / "vmcore"
-        for command in ("map", "summary", "check"):
-            assert run("-c", str(sample), command, stdout=nowhere) == (3, full)
 
 
 #: Recorded in the lab (`scripts/lab live fresh --kernel 6.12`) while a tmpfs was filled in three bursts.

@@ -67,7 +67,6 @@ def words(lines: list[str]) -> str:
     (
         ("small", 132, False),
         ("lists", 80, False),
-        ("huge", 80, False),
         ("uneven", 60, True),
     ),
 )

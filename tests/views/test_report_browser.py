@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page of ``report`` as a person meets it: in a real Chromium, with pointer, keyboard and axe-core."""
+"""The page of ``report`` in a real Chromium, with pointer, keyboard and axe-core."""
 
 from __future__ import annotations
 
@@ -79,18 +79,6 @@ for (const y of [11, 24]) {
   found.push(Array.from(colors));
 }
 return found;
-"""
-
-#: Milliseconds, the median of 40 places of the map.
-DRAWING_TIME = """
-const view = unaccepted.view, times = [];
-for (let i = 0; i < 40; i++) {
-  view.scroller.scrollTop = (view.height * i) / 40;
-  const began = performance.now();
-  view.draw();
-  times.push(performance.now() - began);
-}
-return times.sort((a, b) => a - b)[20];
 """
 
 #: Rows, whether all of them are on the canvas, and the page's colour, while the page is being printed.
@@ -305,9 +293,8 @@ def test_both_dark_palettes_are_one(show: Callable[..., Any]) -> None:
 
 
 @pytest.mark.skipif(axe() is None, reason="axe-core is not installed (npm install -g axe-core)")
-@pytest.mark.parametrize("dark", (False, True), ids=("light", "dark"))
-@pytest.mark.parametrize("width", (1280, 480))
-def test_axe_finds_nothing(show: Callable[..., Any], dark: bool, width: int) -> None:
+@pytest.mark.parametrize(("width", "dark"), ((1280, False), (480, True)))
+def test_axe_finds_nothing(show: Callable[..., Any], width: int, dark: bool) -> None:
     script = axe()
     assert script is not None
     for snapshot in (guests.small(), guests.lists(), guests.hostile()):
@@ -354,16 +341,8 @@ def test_nothing_is_loaded(show: Callable[..., Any]) -> None:
     assert len(messages) == 2 and all("Content Security Policy" in one["message"] for one in messages)
 
 
-def test_ten_tib_stay_responsive(show: Callable[..., Any]) -> None:
-    driver = show(guests.huge())
-    assert text(driver, "#scale").startswith("10,242 rows of 1 GiB")
-    assert driver.execute_script(DRAWING_TIME) < 100
-    for size in driver.execute_script("return unaccepted.view.sizes"):
-        assert driver.execute_script("unaccepted.view.setRow(arguments[0]);" + DRAWING_TIME, size) < 200, size
-
-
-@pytest.mark.parametrize("row", ("1 GiB", "8 GiB", "64 GiB"))
-def test_one_unit_of_ten_tib_is_to_be_seen(show: Callable[..., Any], row: str) -> None:
+@pytest.mark.parametrize("row", ("1 GiB", "64 GiB"))
+def test_one_unit_of_ten_tib_is_visible(show: Callable[..., Any], row: str) -> None:
     from selenium.webdriver.support.ui import Select
 
     nbytes = guests.huge().table.bitmap_bytes
@@ -443,7 +422,7 @@ def test_a_whole_run_is_one_colour_at_any_width(show: Callable[..., Any]) -> Non
         for (let i = 0; i < line.length; i += 4) colors.add(Array.from(line.slice(i, i + 3)).join());
         return [v.plot < 512, Array.from(colors)]"""
     try:
-        for width in (390, 431, 502, 599):
+        for width in (390, 431, 599):
             metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             frame(driver)
@@ -484,6 +463,7 @@ def test_without_any_memory(show: Callable[..., Any]) -> None:
     assert text(driver, "#scale").startswith("0 rows")
     css(driver, "#address").send_keys("4G", "\ue007")
     assert answer(driver).startswith("0x100000000 Unknown")
+    assert not css(driver, "#recording").is_displayed()
 
 
 def test_a_recording_over_time(show: Callable[..., Any]) -> None:
@@ -524,8 +504,3 @@ def test_a_real_recording(show: Callable[..., Any]) -> None:
     assert "live of 2026-" in text(driver, "#target")
     notes = text(driver, "#notes")
     assert "not asked for" not in notes and "without panic, pages, reclaiming" in notes
-
-
-def test_without_a_recording_there_is_no_section_about_one(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
-    assert not css(driver, "#recording").is_displayed()

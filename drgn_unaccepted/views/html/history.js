@@ -161,17 +161,14 @@ class HistoryView {
 }
 
 function historyTable(recording) {
-  const number = (name, of) => ({ name, kind: "number", of });
+  const rate = (s) => (s.rate_bytes_per_second === null ? null : Math.round(s.rate_bytes_per_second));
   return tableSection({
     id: "samples",
     title: "Recording",
     note: plural(recording.slices.length, "line"),
     columns: [
-      number("seconds", (s) => s.elapsed_seconds),
-      { name: "unaccepted", kind: "size", of: (s) => s.unaccepted_bytes },
-      { name: "accepted a second", kind: "size", of: (s) => (s.rate_bytes_per_second === null ? null : Math.round(s.rate_bytes_per_second)) },
-      number("samples", (s) => s.samples),
-      { name: "source", kind: "text", of: (s) => s.source },
+      number("seconds", (s) => s.elapsed_seconds), size("unaccepted", (s) => s.unaccepted_bytes), size("accepted a second", rate),
+      number("samples", (s) => s.samples), text("source", (s) => s.source),
     ],
     rows: recording.slices,
     order: "seconds",

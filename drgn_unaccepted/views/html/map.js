@@ -14,44 +14,33 @@ class MapView {
     this.lanes = lanes; // [{name, segments: [{start, end, color}]}]
     this.onSelect = onSelect;
     this.onLayout = () => onLayout(this);
-    this.element = document.getElementById("map");
-    this.scroller = document.getElementById("scroller");
-    this.canvas = document.getElementById("canvas");
-    this.overview = document.getElementById("overview");
-    this.axis = document.getElementById("axis");
-    this.tip = document.getElementById("tip");
+    this.element = byId("map");
+    for (const id of ["scroller", "canvas", "overview", "axis", "tip"]) this[id] = byId(id);
     this.highlight = null;
     this.selected = null;
-    this.hover = null;
     this.pending = false;
-    this.sizes = ROW_SIZES.filter((size) => size >= 8 * guest.unit && this.countRows(size) <= MOST_ROWS);
+    this.sizes = ROW_SIZES.filter((size) => size >= 8 * guest.unit && this.rowStarts(size));
     if (!this.sizes.length) this.sizes = [ROW_SIZES[ROW_SIZES.length - 1]];
     this.setRow(this.sizes.find((size) => size >= USUAL_ROW) || this.sizes[this.sizes.length - 1]);
     this.listen();
   }
 
-  countRows(size) {
-    let count = 0, last = -1;
-    const { starts, ends } = this.guest.filled;
-    for (let i = 0; i < starts.length; i++) {
-      const first = Math.max(last + 1, Math.floor(starts[i] / size)), end = Math.floor((ends[i] - 1) / size);
-      count += Math.max(0, end - first + 1);
-      last = Math.max(last, end);
+  /** The starts of all rows of a size; null for more than `most`. */
+  rowStarts(size, most = MOST_ROWS) {
+    const { starts, ends } = this.guest.filled, rows = [];
+    for (let i = 0, next = 0; i < starts.length; i++) {
+      for (next = Math.max(next, Math.floor(starts[i] / size)); next * size < ends[i]; next++) {
+        if (rows.length === most) return null;
+        rows.push(next * size);
+      }
     }
-    return count;
+    return rows;
   }
 
   setRow(size) {
     const anchor = this.selected;
     this.row = size;
-    this.rows = [];
-    const { starts, ends } = this.guest.filled;
-    for (let i = 0, last = -1; i < starts.length; i++) {
-      for (let r = Math.max(last + 1, Math.floor(starts[i] / size)); r * size < ends[i]; r++) {
-        this.rows.push(r * size);
-        last = r;
-      }
-    }
+    this.rows = this.rowStarts(size);
     this.layout();
     if (anchor !== null) this.reveal(anchor);
   }
@@ -384,7 +373,7 @@ class MapView {
       this.printing = on;
       this.beforePrint = on ? this.row : null;
       // On paper all rows are shown, larger ones if there are too many.
-      this.setRow(on ? this.sizes.find((size) => size >= usual && this.countRows(size) <= 48) || this.sizes[this.sizes.length - 1] : usual);
+      this.setRow(on ? this.sizes.find((size) => size >= usual && this.rowStarts(size, 48)) || this.sizes[this.sizes.length - 1] : usual);
       this.pending = false;
       this.draw();
     };

@@ -6,8 +6,8 @@ class Guest {
     const guest = new Guest();
     guest.data = data;
     guest.unit = data.unit_size;
-    guest.groups = []; // by state and reason; the last one, without runs, has all other addresses
-    for (const group of data.states) guest.groups.push({ ...group, runs: group.runs && (await Runs.unpack(group.runs)) });
+    guest.groups = []; // all addresses, by state and reason
+    for (const group of data.states) guest.groups.push({ ...group, runs: await Runs.unpack(group.runs) });
     guest.layers = {};
     for (const [name, runs] of Object.entries(data.layers)) guest.layers[name] = await Runs.unpack(runs);
     guest.filled = await Runs.unpack(data.filled);
@@ -32,7 +32,7 @@ class Guest {
   }
 
   resolve(address) {
-    const { data } = this, said = this.groups.find((group) => !group.runs || group.runs.has(address));
+    const { data } = this, said = this.groups.find((group) => group.runs.has(address));
     const zones = (data.zones || []).filter((zone) => zone.start <= address && address < zone.end);
     const zone = zones.length === 1 ? zones[0] : { node: null, name: null };
     const listed = this.listed.has(address) || data.elsewhere.listed;
