@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from itertools import chain
-from typing import Optional, TypedDict, cast
+from typing import Optional, TypedDict
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.allocator import accepting, zones
@@ -120,7 +120,7 @@ def report(
     unaccepted = [] if source.exact else _ranges(found, UNACCEPTED)
     shown = layers(snapshot, source, unaccepted, _ranges(found, UNKNOWN))
     memory = shown.memory
-    findings = cast(CheckAnswer, check(snapshot, source)) if checks is None else checks
+    findings = check(snapshot, source) if checks is None else checks
     zone_list, efi_map = zones(snapshot, source), efi(snapshot, source)
     for zone in zone_list["zones"] or ():
         zone["listed"] = None  # in "listed", packed
