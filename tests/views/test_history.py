@@ -176,30 +176,23 @@ def test_replay_makes_a_page(recording: Path, tmp_path: Path, capsys: pytest.Cap
     assert list(nbytes[64 * 29 :]) == [0] * 29 + [16 * MIB] * 35
 
 
-def test_replay_makes_figures(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_makes_a_figure(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra pictures)")
-    for format_, magic in (("svg", b"<?xml"), ("png", b"\x89PNG")):
-        path = tmp_path / f"history.{format_}"
-        assert main(["replay", str(recording), "--format", format_, "-o", str(path)]) == 0
-        assert path.read_bytes().startswith(magic)
-    assert b"30 samples; source: bitmap, exact" in (tmp_path / "history.svg").read_bytes()
-    assert b"physical address" in (tmp_path / "history.svg").read_bytes()
-    assert b"half unaccepted" in (tmp_path / "history.svg").read_bytes()
-    by_name = tmp_path / "by-name.svg"
-    assert main(["replay", str(recording), "-o", str(by_name)]) == 0
-    assert by_name.read_bytes() == (tmp_path / "history.svg").read_bytes()
+    path = tmp_path / "history.svg"
+    assert main(["replay", str(recording), "-o", str(path)]) == 0
+    for words in (b"30 samples; source: bitmap, exact", b"physical address", b"half unaccepted"):
+        assert words in path.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     (
         (["--format", "svg"], "--format svg needs -o FILE"),
-        (["-o", "replay.txt"], "-o replay.txt: for figures alone"),
         (["--map", "--format", "json", "-o", "replay.svg"], "-o replay.svg: for figures alone"),
         (["--report", "replay.html", "-o", "replay.svg"], "--report and a figure: one of them at a time"),
     ),
 )
-def test_what_replay_refuses(
+def test_replay_refuses(
     recording: Path, options: list[str], why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recording.parent)

@@ -97,8 +97,8 @@ return seen;
 
 
 def test_what_is_drawn(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
     unaccepted, accepted = (0xE6, 0x9F, 0x00), (0xA8, 0xCF, 0xE8)
+    driver = show(guests.small())
     # Byte 3 of the bitmap is 0b111: its units 0 to 2 are set.
     for unit, wanted in ((24, unaccepted), (26, unaccepted), (27, accepted), (31, accepted), (256, unaccepted)):
         assert color_at(driver, BASE + unit * UNIT) == wanted, unit
@@ -116,7 +116,7 @@ def test_unknown_does_not_look_accepted(show: Callable[..., Any]) -> None:
     assert "page-lists" in text(driver, "#cards") and "not exact" in text(driver, "#cards")
 
 
-def test_hover(show: Callable[..., Any]) -> None:
+def test_hover_and_click(show: Callable[..., Any]) -> None:
     driver = show(guests.small())
     point_at(driver, BASE + 25 * UNIT)
     assert text(driver, "#tip").split("\n") == [
@@ -131,10 +131,6 @@ def test_hover(show: Callable[..., Any]) -> None:
     assert text(driver, "#tip").split("\n")[0] == "0x1f400000  Reserved"
     point_at(driver, 700 * MIB)
     assert text(driver, "#tip").split("\n")[0] == "0x2bc00000  No RAM"
-
-
-def test_click_shows_the_whole_answer(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
     point_at(driver, BASE + 4 * UNIT, click=True)
     shown = answer(driver)
     assert shown.startswith("0x100800000 Accepted")
@@ -153,11 +149,8 @@ def test_search(show: Callable[..., Any]) -> None:
     assert driver.execute_script("return unaccepted.view.scroller.scrollTop") > before
     _, y = place_of(driver, 0x60000000000)
     assert 0 <= y < css(driver, "#canvas").size["height"]
-    for wrong, why in (
-        ("5368709120", "decimal or hexadecimal?"),
-        ("five", "not an address"),
-        ("0x10000000000000", "beyond the last physical address"),
-    ):
+    beyond = "beyond the last physical address"
+    for wrong, why in (("5368709120", "or hexadecimal?"), ("five", "not an address"), ("0x10000000000000", beyond)):
         css(driver, "#address").clear()
         css(driver, "#address").send_keys(wrong, "\ue007")
         assert why in text(driver, "#search-status")
@@ -168,13 +161,9 @@ def test_search(show: Callable[..., Any]) -> None:
     assert css(driver, "#address").get_attribute("aria-invalid") is None
 
 
-def test_an_address_in_the_url(show: Callable[..., Any]) -> None:
+def test_keyboard(show: Callable[..., Any]) -> None:
     driver = show(guests.small(), place="#0x120000000")
     assert answer(driver).startswith("0x120000000 Unaccepted")
-
-
-def test_keyboard(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
     driver.execute_script("document.getElementById('map').focus()")
     keys(driver, "\ue011")  # Home
     assert value_text(driver) == "0x0, accepted, EFI Conventional, e820 Reserved"
@@ -429,18 +418,6 @@ def test_a_whole_run_is_one_colour_at_any_width(show: Callable[..., Any]) -> Non
             assert driver.execute_script(script, BASE) == [True, ["230,159,0"]], width
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_zoom(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
-    from selenium.webdriver.support.ui import Select
-
-    Select(css(driver, "#row-size")).select_by_visible_text("128 MiB")
-    frame(driver)
-    # 512 MiB below and 1.5 GiB from 4 GiB on.
-    assert text(driver, "#scale").startswith("16 rows of 128 MiB")
-    assert color_at(driver, BASE + 24 * UNIT) == (0xE6, 0x9F, 0x00)
-    assert color_at(driver, BASE + 27 * UNIT) == (0xA8, 0xCF, 0xE8)
 
 
 def test_print(show: Callable[..., Any]) -> None:
