@@ -40,9 +40,7 @@ class _Axis(NamedTuple):
     unit: int
 
 
-def history(
-    samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40
-) -> HistoryAnswer:
+def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40) -> HistoryAnswer:
     """The state of each bin over time, in at most ``columns`` bins and from ``lines / 2`` to ``lines`` slices of time.
 
     A slice shows the state at its end. Bins are bytes of the bitmap or more, as in ``map``. Memory that has left the
