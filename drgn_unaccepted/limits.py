@@ -219,6 +219,9 @@ ZONES = 8
 #: Bytes of ``struct zone``, which has 1 to 3 KiB.
 ZONE_BYTES = 64 << 10
 
+#: Changes of state that ``report`` describes: 8 TiB with every second unit accepted. Real guests have some hundreds.
+REPORT_PIECES = 1 << 22
+
 #: Bytes of the page that ``report`` writes.
 REPORT_BYTES = 2_000_000
 

@@ -18,11 +18,20 @@ def size(nbytes: Optional[int]) -> str:
     return count(nbytes, "byte")
 
 
-def share(part: int, whole: int) -> str:
-    """A part in percent, ``0%`` only for none and ``100%`` only for all; ``!`` for a part of nothing.
+def about(nbytes: Optional[float]) -> str:
+    """Bytes in the largest binary unit that they fill, with three digits unless whole: ``2.09 GiB``, ``16 MiB``."""
+    if nbytes is None:
+        return "unknown"
+    for unit, name in _UNITS:
+        filled = abs(nbytes) / unit
+        if filled >= 1:
+            digits = 0 if nbytes % unit == 0 or filled >= 99.95 else 1 if filled >= 9.995 else 2
+            return f"{nbytes / unit:.{digits}f} {name}"
+    return count(round(nbytes), "byte")
 
-    The page's ``share()`` says the same.
-    """
+
+def share(part: int, whole: int) -> str:
+    """A part in percent, ``0%`` only for none and ``100%`` only for all; ``!`` for a part of nothing."""
     if whole <= 0:
         return "!" if part else ""
     if 0 < part * 100 < whole:

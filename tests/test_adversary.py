@@ -307,7 +307,7 @@ def test_nagios_has_no_zero_for_a_little(ask: Ask) -> None:
     lists = ListedChunks(few, array("Q", [0] * 10), array("i", [0] * 10), array("I", [0xF7000000] * 10))
     zones = tuple(replace(z, listed=lists) if z.name == "Normal" else z for z in snapshot.zones)
     _, line, _ = ask(counted(replace(snapshot, zones=zones), 10 * 1024), "check", text="nagios")
-    assert " 40.0 MiB unaccepted (source page-lists, not exact)" in line.splitlines()[0]
+    assert " 40 MiB unaccepted (source page-lists, not exact)" in line.splitlines()[0]
     assert "unaccepted=41943040B;" in line.splitlines()[0]
 
 

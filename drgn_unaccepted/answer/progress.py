@@ -5,15 +5,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, TypeVar
 
 from drgn_unaccepted.answer.allocator import accepting
-from drgn_unaccepted.answer.document import Document, document
+from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
 
 #: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
 RATE_SECONDS = 10.0
+
+
+N = TypeVar("N", int, float)
 
 
 class _Point(NamedTuple):
@@ -35,36 +39,34 @@ class Progress:
         self._wanted = source
         self._points: deque[_Point] = deque()
 
-    def document(self, sample: Sample) -> Document:
+    def document(self, sample: Sample) -> ProgressAnswer:
         """The answer for one sample, compared with those before."""
         snapshot = sample.snapshot
         source = choose_source(snapshot, self._wanted)
-        answer = document(snapshot, source, self._command)
-        zones = snapshot.zones
+        shared, zones = head(snapshot, source, self._command), snapshot.zones
         now = _Point(
             sample.elapsed,
             source.name,
-            answer["unaccepted_bytes"],
+            shared["unaccepted_bytes"],
             {(zone.node, zone.name): _bytes(zone.unaccepted_pages) for zone in zones or ()},
         )
         then = self._then(now)
         rate = _rate(then, now, then and then.unaccepted, now.unaccepted)
-        answer.update(
-            {
-                "sample": sample.number,
-                "elapsed_seconds": sample.elapsed,
-                "cost_seconds": sample.cost,
-                "rate_bytes_per_second": rate,
-                "rate_seconds": None if then is None else now.elapsed - then.elapsed,
-                "seconds_left": None if not rate or rate < 0 or now.unaccepted is None else now.unaccepted / rate,
-                "managed_bytes": None if zones is None else sum(zone.managed_pages for zone in zones) * PAGE_SIZE,
-                "zones": None if zones is None else [self._zone(zone, then, now) for zone in zones],
-                "missing": {part: why for part, why in snapshot.missing.items() if part in ("zones", "accepting")},
-            }
-        )
         flight = accepting(snapshot, source)
-        answer["accepting"], answer["accepting_problems"] = flight["accepting"], flight.get("problems", [])
-        return answer
+        return {
+            **shared,
+            "sample": sample.number,
+            "elapsed_seconds": sample.elapsed,
+            "cost_seconds": sample.cost,
+            "rate_bytes_per_second": rate,
+            "rate_seconds": None if then is None else now.elapsed - then.elapsed,
+            "seconds_left": None if not rate or rate < 0 or now.unaccepted is None else now.unaccepted / rate,
+            "managed_bytes": None if zones is None else sum(zone.managed_pages for zone in zones) * PAGE_SIZE,
+            "zones": None if zones is None else [self._zone(zone, then, now) for zone in zones],
+            "missing": {part: why for part, why in snapshot.missing.items() if part in ("zones", "accepting")},
+            "accepting": flight["accepting"],
+            "accepting_problems": flight["problems"],
+        }
 
     def _then(self, now: _Point) -> Optional[_Point]:
         """The sample to compare with: the last that is :data:`RATE_SECONDS` old, or the oldest; kept in mind."""
@@ -75,7 +77,7 @@ class Progress:
         points.append(now)
         return then
 
-    def _zone(self, zone: Zone, then: Optional[_Point], now: _Point) -> Document:
+    def _zone(self, zone: Zone, then: Optional[_Point], now: _Point) -> ZoneProgress:
         key = (zone.node, zone.name)
         return {
             "node": zone.node,
@@ -88,17 +90,32 @@ class Progress:
         }
 
 
-def by_node(zones: Iterable[Document]) -> list[Document]:
-    """The zones of :class:`Progress` added up by node; null where a zone of the node has null."""
-    nodes: dict[int, Document] = {}
+def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
+    """The zones added up by node; None where a zone of the node has None."""
+    nodes: dict[int, list[ZoneProgress]] = {}
     for zone in zones:
-        node = nodes.get(zone["node"])
-        if node is None:
-            nodes[zone["node"]] = {**zone, "name": "all"}
-            continue
-        for name in ("managed_bytes", "free_bytes", "unaccepted_bytes", "listed_chunks", "rate_bytes_per_second"):
-            node[name] = None if node[name] is None or zone[name] is None else node[name] + zone[name]
-    return list(nodes.values())
+        nodes.setdefault(zone["node"], []).append(zone)
+    return [
+        {
+            "node": node,
+            "name": "all",
+            "managed_bytes": sum(zone["managed_bytes"] for zone in of_node),
+            "free_bytes": sum(zone["free_bytes"] for zone in of_node),
+            "unaccepted_bytes": _sum(zone["unaccepted_bytes"] for zone in of_node),
+            "listed_chunks": _sum(zone["listed_chunks"] for zone in of_node),
+            "rate_bytes_per_second": _sum(zone["rate_bytes_per_second"] for zone in of_node),
+        }
+        for node, of_node in nodes.items()
+    ]
+
+
+def _sum(numbers: Iterable[Optional[N]]) -> Optional[N]:
+    total: Optional[N] = None
+    for number in numbers:
+        if number is None:
+            return None
+        total = number if total is None else total + number
+    return total
 
 
 def _rate(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``report``: all answers in one document, small enough to travel inside a page.
 
-Bits and ranges are packed: the bitmap compressed, ranges as :func:`pack` has them. Nothing is thinned out.
+Ranges are packed and compressed (:func:`pack`); nothing is thinned out. The script of the page looks states up in them
+and derives none.
 """
 
 from __future__ import annotations
@@ -11,142 +12,236 @@ import math
 import sys
 import zlib
 from array import array
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from itertools import chain
+from typing import Optional, TypedDict
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.allocator import accepting, zones
 from drgn_unaccepted.answer.check import check
-from drgn_unaccepted.answer.document import Document
-from drgn_unaccepted.answer.evidence import listed_ranges, possible_guards
+from drgn_unaccepted.answer.documents import (
+    AcceptingAnswer,
+    CheckAnswer,
+    E820Answer,
+    EfiAnswer,
+    HistoryAnswer,
+    HistorySlice,
+    Span,
+    State,
+    SummaryAnswer,
+    ZoneDocument,
+)
+from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
 from drgn_unaccepted.answer.firmware_maps import e820, efi
-from drgn_unaccepted.answer.map import lanes, memory_of, strays
+from drgn_unaccepted.answer.map import MemoryFrom, filled_ranges, lanes, layers
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import Piece, StateMap
+from drgn_unaccepted.answer.state import UNACCEPTED, UNKNOWN, StateMap
 from drgn_unaccepted.answer.summary import summary
 from drgn_unaccepted.checks import explain
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Snapshot
 
+#: What a source says of an address: state, covered, reason.
+Said = tuple[State, Optional[bool], str]
+
+
+class PackedRanges(TypedDict):
+    grain: int
+    count: int
+    data: str
+
+
+class StateGroup(TypedDict):
+    state: State
+    covered: Optional[bool]
+    reason: str
+    runs: PackedRanges
+
+
+class Elsewhere(TypedDict):
+    """The columns of ``resolve`` where the bits, the lists or the accepts do not have an address."""
+
+    bit: Optional[int]
+    kernel_predicate: Optional[bool]
+    listed: Optional[bool]
+    in_flight: Optional[bool]
+
+
+class PageHistory(HistoryAnswer):
+    """A recording. The bytes of each bin and slice are not in the slices, but here:"""
+
+    #: Little-endian doubles, NaN for unknown, compressed.
+    unaccepted: str
+
+
+class PageChecks(CheckAnswer):
+    #: Paragraphs about each rule that found something.
+    explain: dict[str, list[str]]
+
+
+class PageDocument(SummaryAnswer):
+    """The data of the page, from which its script answers ``resolve`` for any address."""
+
+    unit_size: int
+    #: Whether the table was saved earlier.
+    saved: bool
+    #: Units whose bit is set. None for an exact source: they are the unaccepted.
+    bits: Optional[PackedRanges]
+    states: list[StateGroup]
+    listed: PackedRanges
+    accepting_ranges: list[Span]
+    elsewhere: Elsewhere
+    memory_from: MemoryFrom
+    filled: PackedRanges
+    #: Memory of each kind, in the order in which it is drawn.
+    layers: dict[str, PackedRanges]
+    efi: EfiAnswer
+    e820: E820Answer
+    zones: Optional[list[ZoneDocument]]
+    accepting: AcceptingAnswer
+    checks: PageChecks
+    recording: Optional[PageHistory]
+
 
 def report(
-    snapshot: Snapshot, source: Source, checks: Optional[Document] = None, history: Optional[Document] = None
-) -> Document:
-    """What the page of ``report`` is made from; its script answers ``resolve`` for any address out of it.
+    snapshot: Snapshot, source: Source, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
+) -> PageDocument:
+    """The data of the page.
 
-    :param checks: the answer of ``check``, where it is at hand already
-    :param history: a recording that ends with this snapshot, as :func:`~drgn_unaccepted.answer.history.history`
-        has it
+    :param checks: the answer of ``check``, by default made here
+    :param past: the answer of :func:`~drgn_unaccepted.answer.history.history` for a recording that ends here
+    :raises CommandError: the state of memory changes too often for a page
     """
-    table, memory = snapshot.table, memory_of(snapshot)
-    geometry = table.geometry
+    found = _states(snapshot, source)
+    unaccepted = [] if source.exact else _ranges(found, UNACCEPTED)
+    shown = layers(snapshot, source, unaccepted, _ranges(found, UNKNOWN))
+    memory = shown.memory
     findings = check(snapshot, source) if checks is None else checks
-    zone_list = zones(snapshot, source)
+    zone_list, efi_map = zones(snapshot, source), efi(snapshot, source)
     for zone in zone_list["zones"] or ():
-        del zone["listed"]  # type: ignore[misc]  # is below, packed
-    efi_map = efi(snapshot, source)
+        zone["listed"] = None  # in "listed", packed
     for descriptor in efi_map["descriptors"] or ():
-        # Has 64 bits, of which a script's numbers keep 53.
         if descriptor["attribute"] is not None:
+            # A script's numbers have 53 bits.
             descriptor["attribute"] = f"{descriptor['attribute']:#x}"  # type: ignore[typeddict-item]
-    states, otherwise = ([], None) if source.exact else _states(snapshot, source)
+    explained = {
+        finding["rule"]: [" ".join(part.split()) for part in explain(finding["rule"]).split("\n\n")[1:]]
+        for finding in findings["findings"]
+        if finding["status"] not in ("pass", "skip")
+    }
+    summed = summary(snapshot, source)
+    if zone_list["missing"]:
+        summed["missing"]["zones"] = zone_list["missing"]
     return {
-        **summary(snapshot, source),
+        **summed,
         "command": "report",
-        "unit_size": X86_UNIT_SIZE if geometry is None else geometry.unit_size,
-        "saved": table.is_saved,
-        "doubted": table.is_doubted,
-        "bitmap": None if table.bitmap is None else _deflated(table.bitmap),
-        "states": states,
-        "otherwise": otherwise,
-        "listed": None if zone_list["zones"] is None else pack(listed_ranges(snapshot)),
-        "lists_cut": any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ()),
-        "guards": pack([] if source.exact else possible_guards(snapshot)),
+        "unit_size": unit_size(snapshot),
+        "saved": snapshot.table.is_saved,
+        "bits": None if source.exact else pack(_set_bits(snapshot)),
+        "states": [
+            {"state": state, "covered": covered, "reason": reason, "runs": _pack(edges)}
+            for (state, covered, reason), edges in found.items()
+        ],
+        "listed": pack(listed_ranges(snapshot)),
+        "accepting_ranges": lanes(snapshot)["accepting"] or [],
+        "elsewhere": _elsewhere(snapshot),
         "memory_from": memory.provenance,
-        "ram": pack(memory.ram),
-        "reserved": pack(memory.reserved),
-        "filled": pack(rng.merge(memory.ram + strays(snapshot, source, memory.ram))),
-        "efi": _own(dict(efi_map), ("provenance", "complete", "note", "descriptors")),
-        "e820": _own(dict(e820(snapshot, source)), ("tables", "missing", "differences")),
-        "zones": zone_list["zones"],
-        "missing": {**snapshot.missing, **({"zones": zone_list["missing"]} if zone_list["missing"] else {})},
-        "accepting": _own(dict(accepting(snapshot, source)), ("accepting", "problems", "phys_base_from", "missing")),
-        "accepting_ranges": lanes(snapshot)["accepting"],
-        "checks": {
-            "status": findings["status"],
-            "findings": findings["findings"],
-            "explain": {
-                finding["rule"]: [" ".join(part.split()) for part in explain(finding["rule"]).split("\n\n")[1:]]
-                for finding in findings["findings"]
-                if finding["status"] not in ("pass", "skip")
-            },
+        "filled": pack(filled_ranges(snapshot, source, memory)),
+        "layers": {
+            "reserved": pack(memory.reserved),
+            "ram": pack(memory.ram),
+            "outside": pack(shown.uncovered),
+            "unknown": pack(shown.unknown),
+            "guard": pack(shown.guards),
         },
-        "recording": None if history is None else _recording(history),
+        "efi": efi_map,
+        "e820": e820(snapshot, source),
+        "zones": zone_list["zones"],
+        "accepting": accepting(snapshot, source),
+        "checks": {**findings, "explain": explained},
+        "recording": None if past is None else _recording(past),
     }
 
 
-def _recording(history: Document) -> Document:
-    """The slices of time, with the unaccepted bytes of their bins as little-endian doubles, NaN where unknown."""
+def _set_bits(snapshot: Snapshot) -> Iterator[Range]:
+    geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
+    if geometry is not None and bitmap is not None:
+        for first, end in bits.runs(bitmap):
+            yield Range(geometry.unit(first).start, geometry.unit(end - 1).end)
+
+
+def _elsewhere(snapshot: Snapshot) -> Elsewhere:
+    table, flight = snapshot.table, snapshot.accepting
+    cut = any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ())
+    bit = None if table.bitmap is None or table.is_doubted else 0
+    is_placed = flight is not None and (not flight.entries or snapshot.unit_base()[0] is not None)
+    return {
+        "bit": bit,
+        "kernel_predicate": False if table.state == "absent" or (bit == 0 and not table.is_saved) else None,
+        "listed": False if snapshot.zones and not cut else None,
+        "in_flight": False if flight is not None and is_placed and not flight.problems else None,
+    }
+
+
+def _recording(past: HistoryAnswer) -> PageHistory:
     nbytes = array("d")
-    for now in history["slices"]:
-        bins = now["bins_unaccepted_bytes"] or [None] * len(history["bins"])
+    slices: list[HistorySlice] = []
+    for now in past["slices"]:
+        bins = now["bins_unaccepted_bytes"] or [None] * len(past["bins"])
         nbytes.extend(math.nan if one is None else one for one in bins)
+        slices.append({**now, "bins_unaccepted_bytes": None})
     if sys.byteorder == "big":
         nbytes.byteswap()
-    return {
-        **_own(history, ("samples", "elapsed_seconds", "unit_size", "bytes_per_bin", "bins")),
-        "slices": [
-            {key: value for key, value in now.items() if key != "bins_unaccepted_bytes"} for now in history["slices"]
-        ],
-        "unaccepted": _deflated(nbytes.tobytes()),
-    }
+    return {**past, "slices": slices, "unaccepted": _deflated(nbytes.tobytes())}
 
 
-def _own(answer: Document, keys: Sequence[str]) -> Document:
-    return {key: answer.get(key) for key in keys}
-
-
-def _states(snapshot: Snapshot, source: Source) -> tuple[list[Document], Optional[Document]]:
-    """The known ranges, by what is said of them; and what is said of all others."""
-    groups: dict[tuple[str, Optional[bool], str], list[Range]] = {}
+def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
+    """Starts and ends in turns, by what is said of the ranges. Together they are all addresses."""
+    found: dict[Said, array[int]] = {}
+    count = 0
     for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
-        groups.setdefault((piece.state, piece.covered, piece.reason), []).append(Range(piece.start, piece.end))
-        last = piece
-    # What no source knows reaches to the last address, and is what lies between the others too.
-    otherwise = groups.pop(_said(last))
-    assert otherwise[-1].end == limits.PHYSICAL_END
-    return (
-        [
-            {"state": state, "covered": covered, "reason": reason, "runs": pack(rng.merge(ranges))}
-            for (state, covered, reason), ranges in groups.items()
-        ],
-        dict(zip(("state", "covered", "reason"), _said(last))),
-    )
+        edges = found.setdefault((piece.state, piece.covered, piece.reason), array("Q"))
+        if edges and edges[-1] == piece.start:
+            edges[-1] = piece.end
+        else:
+            edges.extend((piece.start, piece.end))
+            count += 1
+        if count > limits.REPORT_PIECES:
+            raise CommandError(f"memory changes its state over {limits.REPORT_PIECES} times: too much for a page")
+    return found
 
 
-def _said(piece: Piece) -> tuple[str, Optional[bool], str]:
-    return piece.state, piece.covered, piece.reason
+def _ranges(found: dict[Said, array[int]], state: State) -> list[Range]:
+    """The ranges of a state."""
+    groups = (edges for said, edges in found.items() if said[0] == state)
+    return rng.merge(chain.from_iterable(zip(edges[::2], edges[1::2]) for edges in groups))
 
 
-def pack(ranges: Sequence[Range]) -> Document:
+def pack(ranges: Iterable[Range]) -> PackedRanges:
     """Sorted, disjoint ranges as LEB128 pairs (gap since the last end, length), deflated, in base64.
 
     The numbers are multiples of ``grain``, which makes most of them one byte.
     """
-    grain = math.gcd(*(edge for range_ in ranges for edge in range_)) or 1
+    return _pack(array("Q", chain.from_iterable(ranges)))
+
+
+def _pack(edges: array[int]) -> PackedRanges:
+    grain = reduce(math.gcd, edges, 0) or 1
     packed = bytearray()
     last = 0
-    for start, end in ranges:
-        for number in ((start - last) // grain, (end - start) // grain):
-            while number > 0x7F:
-                packed.append(number & 0x7F | 0x80)
-                number >>= 7
-            packed.append(number)
-        last = end
-    return {"grain": grain, "count": len(ranges), "data": _deflated(bytes(packed))}
+    for edge in edges:
+        number = (edge - last) // grain
+        while number > 0x7F:
+            packed.append(number & 0x7F | 0x80)
+            number >>= 7
+        packed.append(number)
+        last = edge
+    return {"grain": grain, "count": len(edges) // 2, "data": _deflated(bytes(packed))}
 
 
 def _deflated(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data, 9 if len(data) < 1 << 24 else 1)).decode("ascii")
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")

@@ -1,42 +1,69 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interim: until area views brings it."""
+"""``map``: a picture of where unaccepted memory is."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Optional
 
-from drgn_unaccepted.commands.base import STATE, Question
-from drgn_unaccepted.snapshot import ALL_MEMORY
+from drgn_unaccepted.answer.documents import MapAnswer
+from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.commands import drawing, lines
+from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
+from drgn_unaccepted.model.addresses import parse_query
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot
+from drgn_unaccepted.views import figure
+from drgn_unaccepted.views.map import bins_for, map_lines
+
+#: Bins of a row in JSON, and on a terminal that is wide enough: rows of 1 GiB where the unit is 2 MiB.
+_COLUMNS = 64
 
 
-class Map(Question[Any]):
+class Map(Question[MapAnswer]):
     parts = STATE | {"efi_map", "e820", "accepting"}
-    formats = {"svg": list, "png": list}  # noqa: RUF012
+    # output() writes these to a file.
+    formats = dict.fromkeys(figure.FORMATS, lambda answer: ())
 
-    def add_arguments(self, parser: Any) -> None:
-        from drgn_unaccepted.pictures import add_map_arguments
+    def add_arguments(self, parser: Parser) -> None:
+        parser.add_argument(
+            "--range", dest="window", metavar="START-END", type=_window, help="only these addresses, finer if they fit"
+        )
+        drawing.add_style_arguments(parser)
 
-        add_map_arguments(parser)
-
-    def where(self, args: Any) -> Any:
+    def where(self, args: Arguments) -> tuple[Range, ...]:
         return ALL_MEMORY if args.window is None else (args.window,)
 
-    def answer(self, snapshot: Any, source: Any, args: Any) -> Any:
-        from drgn_unaccepted.pictures import map_answer
+    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> MapAnswer:
+        """Bins as fine as the columns of a terminal or the pixels of a figure."""
+        if drawing.figure_format(args) is not None:
+            return map_document(snapshot, source, window=args.window, columns=figure.COLUMNS, finest=1)
+        wide = bins_for(args.width) if args.format == "text" else _COLUMNS
+        return map_document(snapshot, source, window=args.window, columns=min(_COLUMNS, wide), wide=wide)
 
-        return map_answer(snapshot, source, args)
-
-    def lack(self, answer: Any) -> Any:
-        from drgn_unaccepted.commands import lines
-
+    def lack(self, answer: MapAnswer) -> Optional[str]:
         return lines.no_addresses(answer)
 
-    def output(self, answer: Any, args: Any) -> Any:
-        from drgn_unaccepted.pictures import show_map
+    def text(self, answer: MapAnswer, args: Arguments) -> Iterator[str]:
+        return map_lines(answer, drawing.style(args))
 
-        if args.format == "json":
+    def output(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
+        format_ = drawing.figure_format(args)
+        if format_ is None or self.lack(answer) is not None:
             return super().output(answer, args)
-        return () if self.lack(answer) is not None else show_map(answer, args)
+        drawing.save(args.output, figure.image(figure.draw, answer, format_))
+        return (f"{args.output}: written",)
+
+
+def _window(text: str) -> Range:
+    try:
+        query = parse_query(text)
+    except ValueError as error:
+        refuse(str(error))
+    if query.end is None:
+        refuse(f"{text}: no range (START-END or START+LENGTH)")
+    return query.range
 
 
 COMMAND = Map()

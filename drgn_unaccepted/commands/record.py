@@ -1,22 +1,50 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interim: until area views brings it."""
+"""``record``: samples of the running kernel over time, to a file."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
-from drgn_unaccepted.commands import actions
-from drgn_unaccepted.commands.base import Action
-
-
-class _Interim(Action):
-    formats = ()
-
-    def add_arguments(self, parser: Any) -> None:
-        actions._record_arguments(parser)
-
-    def run(self, args: Any, open_target: Any) -> int:
-        return actions._record(args, open_target)
+from drgn_unaccepted.commands.base import Action, Arguments, CommandError, Parser, from_1, refuse
+from drgn_unaccepted.errors import EXIT_ANSWERED, one_line
+from drgn_unaccepted.kernel.sampler import Sampler
+from drgn_unaccepted.record.loop import record, stopped_by_signals
 
 
-COMMAND = _Interim()
+class Record(Action):
+    def add_arguments(self, parser: Parser) -> None:
+        add_sampling_arguments(parser)
+        parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a new file, in JSON lines")
+
+    def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
+        sampler = Sampler(open_target())
+        try:
+            with stopped_by_signals() as stop:
+                samples = record(sampler.take, args.output, args.interval, args.count, stop)
+        except FileExistsError:
+            raise CommandError(f"{args.output}: exists already; a recording is never overwritten") from None
+        except OSError as error:
+            raise CommandError(one_line(error, args.output)) from None
+        print(f"{args.output}: {samples} samples")
+        return EXIT_ANSWERED
+
+
+def add_sampling_arguments(parser: Parser) -> None:
+    """The options of commands that take samples."""
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=_seconds, default=1.0, help="from one sample to the next (default: 1)"
+    )
+    parser.add_argument("--count", metavar="N", type=from_1, help="stop after so many samples (default: never)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        refuse(f"{text}: not a number of seconds")
+    return seconds
+
+
+COMMAND = Record()

@@ -1,22 +1,97 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interim: until area views brings it."""
+"""``replay``: a recording as lines, as a picture, or as a page."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Callable
 
-from drgn_unaccepted.commands import actions
-from drgn_unaccepted.commands.base import Action
+from drgn_unaccepted.answer.documents import HistoryAnswer
+from drgn_unaccepted.answer.history import history
+from drgn_unaccepted.answer.progress import Progress
+from drgn_unaccepted.answer.report import report
+from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.commands import drawing
+from drgn_unaccepted.commands.base import Action, Arguments, CommandError, Parser
+from drgn_unaccepted.commands.report import write_page, written_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, one_line
+from drgn_unaccepted.record.file import Recording, RecordingError
+from drgn_unaccepted.run import to_stdout
+from drgn_unaccepted.views import figure
+from drgn_unaccepted.views.history import bins_for, history_lines
+from drgn_unaccepted.views.watch import line
+from drgn_unaccepted.words import safe
+
+#: Slices of time on a terminal; bins and slices of time on a page and in a figure.
+_LINES = 40
+_FIGURE = (256, 400)
 
 
-class _Interim(Action):
-    formats = ("svg", "png")
+class Replay(Action):
+    formats = figure.FORMATS
 
-    def add_arguments(self, parser: Any) -> None:
-        actions._replay_arguments(parser)
+    def add_arguments(self, parser: Parser) -> None:
+        parser.add_argument("recording", metavar="FILE", help="written by record")
+        parser.add_argument("--map", action="store_true", help="acceptance by time and address, as a picture")
+        parser.add_argument("--report", metavar="FILE.html", help="a page about the last sample and all before it")
+        drawing.add_style_arguments(parser)
 
-    def run(self, args: Any, open_target: Any) -> int:
-        return actions._replay(args, open_target)
+    def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
+        try:
+            recording = Recording(args.recording)
+        except (RecordingError, OSError) as error:
+            raise CommandError(one_line(error, args.recording)) from None
+        to_stdout(_lines(recording, args))
+        for warning in recording.warnings:
+            print(f"drgn-unaccepted: warning: {args.recording}: {safe(warning)}", file=sys.stderr)
+        if recording.dropped:
+            print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
+        return EXIT_ANSWERED
 
 
-COMMAND = _Interim()
+def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
+    """The lines for standard output; a picture or a page is written before its line.
+
+    :raises CommandError: a sample cannot be read, or a file cannot be written
+    """
+    format_ = drawing.figure_format(args)
+    if args.report is not None and format_ is not None:
+        raise CommandError("--report and a figure: one of them at a time")
+    try:
+        if args.report is not None:
+            yield _page(recording, args)
+        elif format_ is not None:
+            drawing.save(args.output, figure.image(figure.draw_history, _history(recording, args, *_FIGURE), format_))
+            yield f"{args.output}: written"
+        elif args.map:
+            answer = _history(recording, args, bins_for(args.width), _LINES)
+            if args.format == "json":
+                yield json.dumps(answer)
+            else:
+                yield from history_lines(answer, drawing.style(args))
+        else:
+            progress = Progress("replay", args.source)
+            for sample in recording:
+                document = progress.document(sample)
+                yield json.dumps(document) if args.format == "json" else line(document)
+    except (RecordingError, OSError) as error:
+        raise CommandError(one_line(error, args.recording)) from None
+
+
+def _history(recording: Recording, args: Arguments, columns: int, lines: int) -> HistoryAnswer:
+    try:
+        return history(recording, args.source, columns, lines)
+    except CommandError as error:
+        raise CommandError(f"{args.recording}: {error}") from None
+
+
+def _page(recording: Recording, args: Arguments) -> str:
+    past = _history(recording, args, *_FIGURE)
+    last = deque(recording, maxlen=1).pop().snapshot
+    return written_line(write_page(report(last, choose_source(last, args.source), past=past), args.report))
+
+
+COMMAND = Replay()

@@ -1,22 +1,115 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interim: until area views brings it."""
+"""``watch``: the running kernel as it accepts memory, on the whole screen or in lines."""
 
 from __future__ import annotations
 
-from typing import Any
+import curses
+import json
+import locale
+import sys
+import time
+from contextlib import suppress
+from typing import Any, Callable, Optional
 
-from drgn_unaccepted.commands import actions
-from drgn_unaccepted.commands.base import Action
+from drgn_unaccepted.answer.documents import ProgressAnswer
+from drgn_unaccepted.answer.progress import Progress
+from drgn_unaccepted.commands.base import Action, Arguments, Parser
+from drgn_unaccepted.commands.record import add_sampling_arguments
+from drgn_unaccepted.errors import EXIT_ANSWERED
+from drgn_unaccepted.kernel.sampler import Sampler
+from drgn_unaccepted.record.loop import Stop, samples, stopped_by_signals
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views.watch import line, screen
+
+#: Milliseconds after which the screen is drawn again, for a window that has a new size.
+_REDRAW = 1000
 
 
-class _Interim(Action):
-    formats = ()
+class Watch(Action):
+    def add_arguments(self, parser: Parser) -> None:
+        add_sampling_arguments(parser)
 
-    def add_arguments(self, parser: Any) -> None:
-        actions._over_time(parser)
+    def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
+        sampler = Sampler(open_target())
+        with stopped_by_signals() as stop:
+            watch(sampler.take, args, stop)
+        return EXIT_ANSWERED
 
-    def run(self, args: Any, open_target: Any) -> int:
-        return actions._watch(args, open_target)
+
+def watch(take: Callable[[], Snapshot], args: Arguments, stop: Stop) -> None:
+    """Take samples and show them until ``q``, a signal or ``--count``: on the screen if there is one, else in lines."""
+    progress = Progress("watch", args.source)
+    if args.format == "text" and _has_screen():
+        locale.setlocale(locale.LC_ALL, "")
+        # wrapper() restores the terminal, whatever ends the function.
+        last = curses.wrapper(lambda window: _on_screen(window, take, args, stop, progress))
+        if last is not None:
+            print(line(last))
+        return
+    for sample in samples(take, args.interval, args.count, stop):
+        answer = progress.document(sample)
+        print(json.dumps(answer) if args.format == "json" else line(answer), flush=True)
 
 
-COMMAND = _Interim()
+def _has_screen() -> bool:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        curses.setupterm(fd=sys.stdout.fileno())
+    except curses.error:
+        return False
+    return curses.tigetstr("cup") is not None
+
+
+def _on_screen(
+    window: Any, take: Callable[[], Snapshot], args: Arguments, stop: Stop, progress: Progress
+) -> Optional[ProgressAnswer]:
+    """Show samples, and return the last."""
+    shown = _Screen(window, stop)
+    for sample in samples(take, args.interval, args.count, shown):
+        shown.answer = progress.document(sample)
+    return shown.answer
+
+
+class _Screen(Stop):
+    """Waits at the keyboard, where ``q`` stops, and draws the last sample."""
+
+    def __init__(self, window: Any, signals: Stop) -> None:
+        super().__init__()
+        self._window, self._signals = window, signals
+        self.answer: Optional[ProgressAnswer] = None
+        # Some terminals cannot hide the cursor.
+        with suppress(curses.error):
+            curses.curs_set(0)
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or bool(self._signals)
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self:
+            self._draw()
+            left = end - time.monotonic()
+            # Look at the keyboard at least once, however late the next sample is.
+            self._window.timeout(max(0, min(_REDRAW, round(1000 * left))))
+            if self._window.getch() in (ord("q"), ord("Q")):
+                self.set()
+            elif left <= 0:
+                break
+        return bool(self)
+
+    def _draw(self) -> None:
+        if self.answer is None:
+            return
+        height, width = self._window.getmaxyx()
+        has_blocks = "utf" in (sys.stdout.encoding or "").lower()
+        self._window.erase()
+        for row, text in enumerate(screen(self.answer, width - 1, height, not has_blocks)):
+            try:
+                self._window.addnstr(row, 0, text, max(0, width - 1))
+            except curses.error:
+                break  # the window has just become smaller
+        self._window.refresh()
+
+
+COMMAND = Watch()

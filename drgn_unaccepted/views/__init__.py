@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Views: a document in, lines or bytes out. They know answers, not targets, and write no files."""
+"""Answers in other forms: a document in, lines or bytes out. Views read no target and write no file."""

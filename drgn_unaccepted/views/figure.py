@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``map`` and recordings as figures for papers and tickets, by matplotlib (the optional extra ``pictures``)."""
+"""``map`` and recordings as figures for papers and tickets, drawn by matplotlib (the optional extra ``pictures``)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar
 
-from drgn_unaccepted.answer.document import Document
-from drgn_unaccepted.files import write_atomically
+from drgn_unaccepted.answer.documents import HistoryAnswer, MapAnswer, MapRow
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import (
     ACCEPTED,
@@ -21,22 +21,23 @@ from drgn_unaccepted.views.map import (
     RESERVED,
     UNKNOWN,
     Kind,
-    about,
     kind,
     unaccepted,
 )
-from drgn_unaccepted.words import safe, share, span
+from drgn_unaccepted.words import about, safe, share, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+A = TypeVar("A")
 
 FORMATS = ("svg", "png")
 
 #: Bins of a row: a row of 1 GiB shows each unit.
 COLUMNS = 512
 
-#: Okabe and Ito's orange on a light blue; levels between are mixed. The same as in the report.
+#: Okabe and Ito's orange on a light blue, mixed for the levels between. The report has the same colours.
 _UNACCEPTED, _ACCEPTED = (0xE6, 0x9F, 0x00), (0xA8, 0xCF, 0xE8)
 _COLORS: dict[Kind, str] = {
     OUTSIDE: "#d9e8f2",
@@ -53,43 +54,39 @@ _ZONES = ("#c8dcc6", "#94bd91")
 
 _FAINT = "#566270"
 
-#: In heights of the bitmap's bar: the bar, a lane below it, from lane to lane, between rows, for rows left out.
+#: Heights, in units of the bitmap's bar: the bar, a lane below it, from lane to lane, between rows, for rows left out.
 _BAR, _LANE, _STEP, _FREE, _GAP = 1.0, 0.22, 0.28, 0.45, 0.8
 _TICK = 0.14
 
-#: In widths of a row, what is wide enough to be seen.
+#: Width that is visible, in widths of a row.
 _TICK_WIDTH = 0.007
 
 #: With more rows there is no room for the lanes.
 _ROWS_WITH_LANES = 20
 
 
-class NoMatplotlib(Exception):
-    """The extra is not installed; the text says how it is, in one line."""
+def image(drawing: Callable[[A], Figure], answer: A, format_: str) -> bytes:
+    """A figure as an image file. The same answer gives the same bytes with the same matplotlib.
 
-
-def save(drawing: Callable[[Document], Figure], answer: Document, path: str, format_: str) -> None:
-    """Draw an answer into a file; the same answer makes the same bytes with the same matplotlib.
-
-    :param drawing: :func:`draw` for the answer of ``map``, :func:`draw_history` for that of a recording
-    :raises NoMatplotlib: it is not installed
-    :raises OSError: the file cannot be written
+    :param drawing: :func:`draw` for the answer of ``map``, :func:`draw_history` for a recording
+    :param format_: one of :data:`FORMATS`
+    :raises CommandError: matplotlib cannot be imported
     """
     try:
         import matplotlib
     except ImportError as error:
         if error.name != "matplotlib":
-            raise NoMatplotlib(f"figures need matplotlib, which cannot be imported: {error}") from None
-        raise NoMatplotlib("figures need matplotlib: pip install 'drgn-unaccepted[pictures]'") from None
-    image = io.BytesIO()
+            raise CommandError(f"figures need matplotlib, which cannot be imported: {error}") from None
+        raise CommandError("figures need matplotlib: pip install 'drgn-unaccepted[pictures]'") from None
+    file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "drgn-unaccepted", "svg.fonttype": "none", "font.size": 9}):
         metadata: dict[str, Any] = {"Date": None} if format_ == "svg" else {"Software": None}
-        drawing(answer).savefig(image, format=format_, metadata=metadata, dpi=160)
-    write_atomically(path, image.getvalue())
+        drawing(answer).savefig(file, format=format_, metadata=metadata, dpi=160)
+    return file.getvalue()
 
 
-def draw(answer: Document) -> Figure:
-    """The answer of ``map`` as a figure, for a notebook or a paper's own layout too."""
+def draw(answer: MapAnswer) -> Figure:
+    """The answer of ``map`` as a figure, also for notebooks and for papers with a layout of their own."""
     from matplotlib.figure import Figure
 
     lanes = _lanes(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else []
@@ -100,11 +97,10 @@ def draw(answer: Document) -> Figure:
     axes = figure.add_subplot()
     y = 0.0
     for row in answer["rows"]:
-        if row["start"] in gaps:
-            length = gaps[row["start"]]["end"] - gaps[row["start"]]["start"]
-            _text(
-                axes, 0, y + _GAP / 2 - _FREE / 2, f"{about(length)} without RAM", color=_FAINT, size=7.5, va="center"
-            )
+        gap = gaps.get(row["start"])
+        if gap is not None:
+            words = f"{about(gap['end'] - gap['start'])} without RAM"
+            _text(axes, 0, y + _GAP / 2 - _FREE / 2, words, color=_FAINT, size=7.5, va="center")
             y += _GAP
         _row(axes, answer, row, y)
         for number, lane in enumerate(lanes):
@@ -116,7 +112,7 @@ def draw(answer: Document) -> Figure:
     return figure
 
 
-def _row(axes: Axes, answer: Document, row: Document, y: float) -> None:
+def _row(axes: Axes, answer: MapAnswer, row: MapRow, y: float) -> None:
     columns = answer["bins_per_row"]
     at = 0
     for of, run in groupby(kind(row, index, answer["bytes_per_bin"]) for index in range(columns)):
@@ -124,7 +120,7 @@ def _row(axes: Axes, answer: Document, row: Document, y: float) -> None:
         where = [(at / columns, length / columns)]
         axes.broken_barh(where, (y, _BAR), facecolor=_color(of), linewidth=0)
         if of == 1:
-            # A hairline is easily missed: what is least unaccepted is pointed at from above.
+            # A hairline is easily missed: a mark above points at the least unaccepted.
             wide = max(length / columns, _TICK_WIDTH)
             middle = (at + length / 2) / columns
             axes.broken_barh([(middle - wide / 2, wide)], (y - _TICK, _TICK), facecolor=_color(8), linewidth=0)
@@ -135,7 +131,7 @@ def _row(axes: Axes, answer: Document, row: Document, y: float) -> None:
     _text(axes, 1.006, y + _BAR / 2, said, va="center", size=7.5, color=_FAINT)
 
 
-def _lane(axes: Axes, answer: Document, row: Document, lane: _Lane, top: float) -> None:
+def _lane(axes: Axes, answer: MapAnswer, row: MapRow, lane: _Lane, top: float) -> None:
     _text(axes, -0.006, top + _LANE / 2, lane.name, size=5.5, color=_FAINT, ha="right", va="center")
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     for start, end, color, name in lane.segments:
@@ -147,7 +143,7 @@ def _lane(axes: Axes, answer: Document, row: Document, lane: _Lane, top: float) 
             _text(axes, low + 0.003, top + _LANE / 2, name, size=5.5, va="center")
 
 
-def _axis(axes: Axes, answer: Document, bottom: float) -> None:
+def _axis(axes: Axes, answer: MapAnswer, bottom: float) -> None:
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom, -0.2)
@@ -160,7 +156,7 @@ def _axis(axes: Axes, answer: Document, bottom: float) -> None:
         side.set_visible(False)
 
 
-def _words(axes: Axes, answer: Document) -> None:
+def _words(axes: Axes, answer: MapAnswer) -> None:
     ram, release = answer["totals"]["ram_bytes"], answer["target"]["release"]
     source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
     title = f"{unaccepted(answer, about, of=f' of {about(ram)} RAM')}; {source}"
@@ -173,11 +169,10 @@ def _words(axes: Axes, answer: Document) -> None:
     axes.set_xlabel("; ".join(words), loc="left", size=8, color=_FAINT, parse_math=False)
 
 
-def _legend(figure: Figure, answer: Document, lanes: Sequence[_Lane]) -> None:
+def _legend(figure: Figure, answer: MapAnswer, lanes: Sequence[_Lane]) -> None:
     seen = {kind(row, i, answer["bytes_per_bin"]) for row in answer["rows"] for i in range(answer["bins_per_row"])}
     entries = {GLYPHS[8].meaning: _color(8)}
     if seen.intersection(range(1, 8)):
-        # Between none and all of a bin the colour is between the two.
         entries["partly unaccepted, the less the bluer"] = _color(4)
     order = [ACCEPTED, OUTSIDE, UNKNOWN, GUARD, RESERVED, HOLE]
     entries.update({GLYPHS[of].meaning: _color(of) for of in order if of in seen or of == ACCEPTED})
@@ -199,16 +194,16 @@ class _Lane(NamedTuple):
     name: str
     #: ``(start, end, colour, what it is)``.
     segments: Sequence[tuple[int, int, str, str]]
-    #: Names are written into the lane, not into the legend.
+    #: Whether names are written into the lane instead of the legend.
     named: bool
 
 
-def _lanes(answer: Document) -> list[_Lane]:
+def _lanes(answer: MapAnswer) -> list[_Lane]:
     maps = answer["lanes"]
     found = []
-    for name, key, colors in (("EFI", "efi", _EFI), ("e820", "e820", _E820)):
-        if maps[key] is not None:
-            segments = [(s["start"], s["end"], colors.get(s["type"], _OTHER), s["name"]) for s in maps[key]]
+    for name, entries, colors in (("EFI", maps["efi"], _EFI), ("e820", maps["e820"], _E820)):
+        if entries is not None:
+            segments = [(one["start"], one["end"], colors.get(one["type"], _OTHER), one["name"]) for one in entries]
             found.append(_Lane(name, segments, False))
     if maps["zones"] is not None:
         zones = [
@@ -223,7 +218,7 @@ def _color(of: Kind) -> str:
     if of == ACCEPTED:
         of = 0
     if isinstance(of, int):
-        # From a third to two thirds, so that one unit in a thousand can be told from none, and all but one from all.
+        # From a third to two thirds: one unit in a thousand looks unlike none, and all but one unlike all.
         mixed = {0: 0, 8: 18}.get(of, of + 5)
         parts: Iterable[int] = (a + (b - a) * mixed // 18 for a, b in zip(_ACCEPTED, _UNACCEPTED))
         return "#" + "".join(f"{part:02x}" for part in parts)
@@ -231,11 +226,11 @@ def _color(of: Kind) -> str:
 
 
 def _text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:
-    # Names out of the target are no mathematics.
+    # matplotlib would take a $ in a name from the target for mathematics.
     axes.text(x, y, text, parse_math=False, **how)
 
 
-def draw_history(answer: Document) -> Figure:
+def draw_history(answer: HistoryAnswer) -> Figure:
     """A recording as a figure: addresses by time; below them the unaccepted bytes, and those accepted in a second."""
     from matplotlib.figure import Figure
 
@@ -268,7 +263,7 @@ def draw_history(answer: Document) -> Figure:
     return figure
 
 
-def _heat(axes: Axes, answer: Document, edges: Sequence[float]) -> set[Kind]:
+def _heat(axes: Axes, answer: HistoryAnswer, edges: Sequence[float]) -> set[Kind]:
     """Bins from top to bottom, a line where memory between two is left out; what they show as."""
     from matplotlib.colors import ListedColormap
 
@@ -287,7 +282,7 @@ def _heat(axes: Axes, answer: Document, edges: Sequence[float]) -> set[Kind]:
     for row in apart:
         axes.axhline(row, color="black", linewidth=0.8)
     step = max(1, len(bins) // 8)
-    # The first address after a gap is named before all others near it.
+    # The first address after a gap takes precedence over others near it.
     ticks = [row for row in range(0, len(bins), step) if not any(0 < abs(row - gap) < step / 2 for gap in apart)]
     ticks = sorted({*ticks, *apart}) if len(apart) <= 8 else ticks
     axes.set_yticks(ticks, [f"{bins[row]:#x}" for row in ticks], family="monospace")
@@ -298,5 +293,5 @@ _GIB = 1 << 30
 
 
 def _scaled(value: Optional[float], by: int) -> float:
-    """What is not known is not drawn."""
+    """In units of ``by``; NaN, which is not drawn, for unknown."""
     return math.nan if value is None else value / by

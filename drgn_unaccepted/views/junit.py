@@ -4,24 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 from xml.etree import ElementTree
 
+from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
 from drgn_unaccepted.words import safe, span
 
 SUITE = "drgn-unaccepted"
 
-#: Case that stands for the answer as a whole: an error where neither the table nor the lists could be read.
+#: Test case for the answer as a whole: an error where neither the table nor the lists could be read.
 ANSWER = "answer"
 
 _FAILED = ("warning", "critical")
 
 
-def junit(answer: dict[str, Any]) -> Iterator[str]:
+def junit(answer: CheckAnswer) -> Iterator[str]:
     """The lines of an XML document.
 
-    Warnings and critical findings are failures of that type, skipped rules are skipped, and what is only worth knowing
-    is in ``system-out``. Source and totals are properties.
+    Warnings and critical findings are failures of that type, skipped rules are skipped, and other findings are in
+    ``system-out``. Source and totals are properties.
     """
     findings = answer["findings"]
     unknown = answer["status"] == "unknown"
@@ -35,9 +35,15 @@ def junit(answer: dict[str, Any]) -> Iterator[str]:
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", counts)
     properties = ElementTree.SubElement(suite, "properties")
-    for key in ("source", "exact", "covered_bytes", "unaccepted_bytes"):
-        value = "unknown" if answer[key] is None else str(answer[key]).lower()
-        ElementTree.SubElement(properties, "property", {"name": key, "value": value})
+    values = {
+        "source": answer["source"],
+        "exact": answer["exact"],
+        "covered_bytes": answer["covered_bytes"],
+        "unaccepted_bytes": answer["unaccepted_bytes"],
+    }
+    for name, value in values.items():
+        text = "unknown" if value is None else str(value).lower()
+        ElementTree.SubElement(properties, "property", {"name": name, "value": text})
     whole = _case(suite, ANSWER)
     if unknown:
         ElementTree.SubElement(whole, "error", {"message": "neither the table nor the page lists could be read"})
@@ -52,9 +58,9 @@ def _case(suite: ElementTree.Element, name: str) -> ElementTree.Element:
     return ElementTree.SubElement(suite, "testcase", {"classname": SUITE, "name": name})
 
 
-def _finding(suite: ElementTree.Element, finding: dict[str, Any]) -> None:
+def _finding(suite: ElementTree.Element, finding: FindingDocument) -> None:
     case = _case(suite, finding["rule"])
-    # XML cannot hold control characters at all; names in the text may come out of a dump.
+    # XML cannot contain control characters at all. Names in the text may come from a dump.
     message, status = safe(finding["message"]), finding["status"]
     if status == "skip":
         ElementTree.SubElement(case, "skipped", {"message": message})

@@ -8,18 +8,16 @@ The exit status goes with it: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Optional
 
-from drgn_unaccepted.words import count, safe
+from drgn_unaccepted.answer.documents import CheckAnswer
+from drgn_unaccepted.words import about, count, safe
 
-#: Runners cut the text off after some KiB (NRPE: 1 to 64): what it was run for comes first.
+#: Runners cut the text off after some KiB (NRPE: 1 to 64), so the worst comes first.
 _ORDER = ("critical", "warning", "info")
 
-_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
-
-def nagios(answer: dict[str, Any]) -> Iterator[str]:
-    """The first line, one for each finding that is not a pass, and one for all rules that lacked the same."""
+def nagios(answer: CheckAnswer) -> Iterator[str]:
+    """The first line, one for each finding that is not a pass, and one for all rules with the same lack."""
     yield f"UNACCEPTED {answer['status'].upper()} - {_text(answer)} | {_performance(answer)}"
     for status in _ORDER:
         for finding in answer["findings"]:
@@ -33,38 +31,29 @@ def nagios(answer: dict[str, Any]) -> Iterator[str]:
         yield f"[SKIP] {', '.join(rules)}: {_plain(message)}"
 
 
-def _text(answer: dict[str, Any]) -> str:
+def _text(answer: CheckAnswer) -> str:
     failed = [found["rule"] for found in answer["findings"] if found["status"] in ("warning", "critical")]
     if not failed:
         return _amount(answer)
     return f"{_amount(answer)}, {count(len(failed), 'rule')} failed: {', '.join(failed)}"
 
 
-def _amount(answer: dict[str, Any]) -> str:
-    unaccepted: Optional[int] = answer["unaccepted_bytes"]
-    covered: Optional[int] = answer["covered_bytes"]
+def _amount(answer: CheckAnswer) -> str:
+    unaccepted, covered = answer["unaccepted_bytes"], answer["covered_bytes"]
     if unaccepted is None:
         absent = answer["table"]["state"] == "absent"
         return "no table of unaccepted memory" if absent else "unaccepted memory is not known"
-    of = "" if covered is None else f" of {_about(covered)}"
+    of = "" if covered is None else f" of {about(covered)}"
     not_exact = "" if answer["exact"] else ", not exact"
-    return f"{_about(unaccepted)}{of} unaccepted (source {answer['source']}{not_exact})"
+    return f"{about(unaccepted)}{of} unaccepted (source {answer['source']}{not_exact})"
 
 
-def _performance(answer: dict[str, Any]) -> str:
+def _performance(answer: CheckAnswer) -> str:
     unaccepted, covered = answer["unaccepted_bytes"], answer["covered_bytes"]
     value = "U" if unaccepted is None else f"{unaccepted}B"
     return f"unaccepted={value};;;0;{'' if covered is None else covered}"
 
 
-def _about(nbytes: int) -> str:
-    """In GiB, and what is less than one in a smaller unit: 40 MiB are not 0.0 GiB."""
-    for unit, name in _UNITS:
-        if nbytes >= unit:
-            return f"{nbytes / unit:.1f} {name}"
-    return count(nbytes, "byte")
-
-
 def _plain(text: str) -> str:
-    """Without what would begin performance data; names in it may come out of a dump."""
+    """Text without "|", which begins performance data. Names in it may come from a dump."""
     return safe(text).replace("|", "/")

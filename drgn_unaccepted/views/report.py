@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``report`` as one page: HTML with its style, script and data inside, that asks the network for nothing.
+"""``report`` as one page: HTML with its style, script and data inside, which needs no network.
 
-What comes out of the target is JSON in a script element that is not run, and the script makes text nodes of it. The
+Data from the target is JSON in a script element that is not run. The script of the page makes text nodes of it. The
 page's own policy allows no other script, style or connection.
 """
 
@@ -14,22 +14,19 @@ import re
 from importlib.resources import files
 
 from drgn_unaccepted import __version__, limits
-from drgn_unaccepted.answer.document import Document
+from drgn_unaccepted.answer.report import PageDocument
+from drgn_unaccepted.errors import CommandError
 
 _SCRIPTS = ("data.js", "resolve.js", "tables.js", "shades.js", "map.js", "history.js", "page.js")
 
-#: What would end the script element or be a line end to JavaScript but not to JSON.
+#: Characters that would end the script element, or that are line ends to JavaScript but not to JSON.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-class ReportTooLarge(Exception):
-    """The data does not fit into a page that a browser opens at once; the text says why, in one line."""
-
-
-def report_page(answer: Document) -> str:
+def report_page(answer: PageDocument) -> str:
     """The page for the answer of ``report``.
 
-    :raises ReportTooLarge: it would have over :data:`limits.REPORT_BYTES`
+    :raises CommandError: it would have over :data:`limits.REPORT_BYTES`, too much for a browser to open at once
     """
     style = _part("style.css")
     script = '"use strict";\n' + "\n".join(_part(name) for name in _SCRIPTS)
@@ -42,7 +39,7 @@ def report_page(answer: Document) -> str:
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
     if len(page) > limits.REPORT_BYTES:
-        raise ReportTooLarge(
+        raise CommandError(
             f"the page would have {len(page)} bytes, over the limit of {limits.REPORT_BYTES}: "
             "the bitmap, the lists or the maps are too scattered to be compressed"
         )

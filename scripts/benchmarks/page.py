@@ -169,10 +169,10 @@ def unexplained(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write(run: dict[str, Any]) -> None:
     """The page and its plot."""
-    from drgn_unaccepted.views.figure import save
+    from drgn_unaccepted.views.figure import image
 
     PAGE.write_text(markdown(run), encoding="utf-8")
-    save(plot, run, str(PLOT), "svg")
+    PLOT.write_bytes(image(plot, run, "svg"))
 
 
 def markdown(run: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.report import report
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.snapshot import Snapshot
@@ -30,11 +31,11 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     def open_page(
         snapshot: Snapshot,
         place: str = "",
-        checks: Optional[dict[str, Any]] = None,
-        history: Optional[dict[str, Any]] = None,
+        checks: Any = None,
+        past: Optional[HistoryAnswer] = None,
     ) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(report_page(report(snapshot, choose_source(snapshot), checks, history)), encoding="utf-8")
+        path.write_text(report_page(report(snapshot, choose_source(snapshot), checks, past)), encoding="utf-8")
         browser.get("about:blank")
         browser.get(f"{path.as_uri()}{place}")
         wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")

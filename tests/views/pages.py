@@ -14,6 +14,7 @@ from tests.views.guests import UNIT
 #: For ``pytestmark``.
 NEEDS_BROWSER = [
     pytest.mark.browser,
+    pytest.mark.long,
     pytest.mark.skipif(lacking() is not None, reason=f"no browser: {lacking()}"),
 ]
 

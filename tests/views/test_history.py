@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from drgn_unaccepted.answer.history import NoSamples, history
+from drgn_unaccepted.answer.documents import HistoryAnswer
+from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.record.file import Recording, Writer
 from drgn_unaccepted.snapshot import Sample, Snapshot
-from drgn_unaccepted.views.history import history_lines
+from drgn_unaccepted.views.history import bins_for, history_lines
 from drgn_unaccepted.views.map import Style
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB
@@ -40,7 +41,7 @@ def sweep(samples: int) -> Iterator[Sample]:
         yield sample(number, replace(guests.small(), table=table))
 
 
-def strips(answer: dict[str, Any], width: int = 132) -> list[str]:
+def strips(answer: HistoryAnswer, width: int = 132) -> list[str]:
     lines = [line for line in history_lines(answer, Style(width, False, False)) if line.endswith("|")]
     return [line.split("|")[1] for line in lines]
 
@@ -59,7 +60,7 @@ def test_bytes_and_rate() -> None:
     assert [one["rate_bytes_per_second"] for one in slices] == [None] + [32.0 * MIB] * 9
 
 
-@pytest.mark.parametrize("samples", (1, 2, 40, 41, 42, 79, 80, 81, 161, 1000))
+@pytest.mark.parametrize("samples", (1, 40, 41, 81, 161))
 def test_many_samples_become_few_slices(samples: int) -> None:
     answer = history(sweep(samples), lines=40)
     slices = answer["slices"]
@@ -132,15 +133,8 @@ def test_sources_are_not_compared_with_each_other() -> None:
     assert answer["slices"][1]["rate_bytes_per_second"] is None
 
 
-def test_an_empty_recording() -> None:
-    with pytest.raises(NoSamples):
-        history([])
-
-
 def test_lines_fit_and_say_their_scale() -> None:
     for width in (80, 132):
-        from drgn_unaccepted.views.history import bins_for
-
         answer = history(sweep(100), columns=bins_for(width))
         lines = list(history_lines(answer, Style(width, True, False)))
         assert max(map(len, lines)) <= width
@@ -182,30 +176,23 @@ def test_replay_makes_a_page(recording: Path, tmp_path: Path, capsys: pytest.Cap
     assert list(nbytes[64 * 29 :]) == [0] * 29 + [16 * MIB] * 35
 
 
-def test_replay_makes_figures(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_makes_a_figure(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra pictures)")
-    for format_, magic in (("svg", b"<?xml"), ("png", b"\x89PNG")):
-        path = tmp_path / f"history.{format_}"
-        assert main(["replay", str(recording), "--format", format_, "-o", str(path)]) == 0
-        assert path.read_bytes().startswith(magic)
-    assert b"30 samples; source: bitmap, exact" in (tmp_path / "history.svg").read_bytes()
-    assert b"physical address" in (tmp_path / "history.svg").read_bytes()
-    assert b"half unaccepted" in (tmp_path / "history.svg").read_bytes()
-    by_name = tmp_path / "by-name.svg"
-    assert main(["replay", str(recording), "-o", str(by_name)]) == 0
-    assert by_name.read_bytes() == (tmp_path / "history.svg").read_bytes()
+    path = tmp_path / "history.svg"
+    assert main(["replay", str(recording), "-o", str(path)]) == 0
+    for words in (b"30 samples; source: bitmap, exact", b"physical address", b"half unaccepted"):
+        assert words in path.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     (
         (["--format", "svg"], "--format svg needs -o FILE"),
-        (["-o", "replay.txt"], "-o replay.txt: for figures alone"),
         (["--map", "--format", "json", "-o", "replay.svg"], "-o replay.svg: for figures alone"),
         (["--report", "replay.html", "-o", "replay.svg"], "--report and a figure: one of them at a time"),
     ),
 )
-def test_what_replay_refuses(
+def test_replay_refuses(
     recording: Path, options: list[str], why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recording.parent)
@@ -223,26 +210,22 @@ def run(*argv: str, stdout: Any) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("options", ([], ["--map"], ["--format", "json"]))
-def test_a_reader_that_goes_away_is_no_fault_of_the_recording(recording: Path, options: list[str]) -> None:
+def test_a_reader_that_goes_away_is_no_fault_of_the_recording(recording: Path) -> None:
     """As ``| head`` does, before the first line."""
     end, start = os.pipe()
     os.close(end)
     with os.fdopen(start, "wb") as gone:
-        assert run("replay", str(recording), *options, stdout=gone) == (0, "")
+        assert run("replay", str(recording), stdout=gone) == (0, "")
 
 
 def test_a_full_disk_is_no_fault_of_the_recording(recording: Path) -> None:
     full = "drgn-unaccepted: stdout: No space left on device\n"
     with Path("/dev/full").open("wb") as nowhere:
         assert run("replay", str(recording), stdout=nowhere) == (3, full)
-        sample = Path(__file__).parents[2] / "vmcore-samples" / "6.12-fill" / "vmcore"
-        for command in ("map", "summary", "check"):
-            assert run("-c", str(sample), command, stdout=nowhere) == (3, full)
 
 
 #: Recorded in the lab (`scripts/lab live fresh --kernel 6.12`) while a tmpfs was filled in three bursts.
-REAL = Path(__file__).parent / "data" / "6.12-fill.rec"
+REAL = Path(__file__).parents[2] / "vmcore-samples" / "6.12-fill.rec"
 
 #: nr_unaccepted in the guest's /proc/vmstat before the first burst and after the last.
 BEFORE, AFTER = 600 * MIB, 148 * MIB

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The pictures of the README and the docs are what scripts/pictures makes of today's samples."""
+"""The pictures of the README and the docs show what scripts/pictures makes of the samples now."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def test_what_a_terminal_shows(script: Any, tmp_path: Path) -> None:
         assert (tmp_path / name).read_text(encoding="utf-8") == (KEPT / name).read_text(encoding="utf-8"), name
 
 
+@pytest.mark.long
 def test_figures_are_made_again(tmp_path: Path) -> None:
     """By the script as it is run; another matplotlib draws a little differently, but writes the same words."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra pictures)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page answers ``resolve`` for any address by itself; here its answers are held against the program's."""
+"""The page answers ``resolve`` for any address by itself. Its answers are compared with the program's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
 from drgn_unaccepted.answer.resolve import resolve
 from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.addresses import Query
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Table
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, AcceptingList, Snapshot, Table, Wanted
 from tests.views import guests
 from tests.views.guests import UNIT
 from tests.views.pages import NEEDS_BROWSER
@@ -24,6 +26,8 @@ pytestmark = NEEDS_BROWSER
 SAMPLES = sorted((Path(__file__).parent.parent.parent / "vmcore-samples").glob("*/vmcore"))
 
 IN_FLIGHT = AcceptingList((Accept(0xFFFFC90000003D80, 4, 6, None),))
+
+OVERLAPPING = AcceptingList(tuple(Accept(0, start, end, None) for start, end in ((3, 9), (4, 6), (9, 10), (7, 7))))
 
 DOUBTED = replace(guests.table(guests.BITMAP), reason="the bitmap is all zero, which is not to be believed")
 
@@ -65,8 +69,16 @@ def interesting(snapshot: Snapshot) -> list[int]:
     return sorted(address for address in near if 0 <= address < 1 << 52)
 
 
-def saved() -> Snapshot:
-    return replace(guests.lists(), table=replace(guests.table(guests.BITMAP), read_through="file"))
+def assert_same_answers(show: Callable[..., Any], snapshot: Snapshot) -> None:
+    addresses = interesting(snapshot)
+    expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
+    for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"] or ()):
+        assert got == wanted
+
+
+def saved(same_boot: Optional[bool]) -> Snapshot:
+    table = replace(guests.table(guests.BITMAP), read_through="file", same_boot=same_boot)
+    return replace(guests.lists(), table=table)
 
 
 def cut(snapshot: Snapshot) -> Snapshot:
@@ -83,7 +95,9 @@ def cut(snapshot: Snapshot) -> Snapshot:
         pytest.param(guests.lists(), id="page-lists"),
         pytest.param(guests.uneven(), id="uneven"),
         pytest.param(guests.huge(), id="10 TiB"),
-        pytest.param(saved(), id="saved table"),
+        pytest.param(saved(True), id="saved table"),
+        pytest.param(saved(None), id="saved table, perhaps of another boot"),
+        pytest.param(replace(guests.small(), accepting=OVERLAPPING), id="accepts overlap"),
         pytest.param(replace(guests.small(), table=ABSENT), id="absent"),
         pytest.param(
             replace(guests.small(), table=ABSENT, efi_map=None, missing={"efi_map": "broken"}), id="absent, no EFI map"
@@ -99,21 +113,10 @@ def cut(snapshot: Snapshot) -> Snapshot:
     ),
 )
 def test_the_page_answers_as_resolve_does(show: Callable[..., Any], snapshot: Snapshot) -> None:
-    addresses = interesting(snapshot)
-    expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
-    assert len(addresses) > 1000
-    for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"]):
-        assert got == wanted
+    assert_same_answers(show, snapshot)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name)
 def test_the_page_answers_as_resolve_does_for_real_guests(show: Callable[..., Any], path: Path) -> None:
-    from drgn_unaccepted.kernel.capture import Wanted, capture
-    from drgn_unaccepted.kernel.target import open_vmcore
-    from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS
-
     snapshot = capture(open_vmcore(str(path), (), "auto", None), Wanted(ALL_PARTS, ALL_MEMORY))
-    addresses = interesting(snapshot)
-    expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
-    for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"]):
-        assert got == wanted
+    assert_same_answers(show, snapshot)

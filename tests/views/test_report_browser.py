@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page of ``report`` as a person meets it: in a real Chromium, with pointer, keyboard and axe-core."""
+"""The page of ``report`` in a real Chromium, with pointer, keyboard and axe-core."""
 
 from __future__ import annotations
 
@@ -81,18 +81,6 @@ for (const y of [11, 24]) {
 return found;
 """
 
-#: Milliseconds, the median of 40 places of the map.
-DRAWING_TIME = """
-const view = unaccepted.view, times = [];
-for (let i = 0; i < 40; i++) {
-  view.scroller.scrollTop = (view.height * i) / 40;
-  const began = performance.now();
-  view.draw();
-  times.push(performance.now() - began);
-}
-return times.sort((a, b) => a - b)[20];
-"""
-
 #: Rows, whether all of them are on the canvas, and the page's colour, while the page is being printed.
 PRINTING = """
 let seen = null;
@@ -109,15 +97,15 @@ return seen;
 
 
 def test_what_is_drawn(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
     unaccepted, accepted = (0xE6, 0x9F, 0x00), (0xA8, 0xCF, 0xE8)
+    driver = show(guests.small())
     # Byte 3 of the bitmap is 0b111: its units 0 to 2 are set.
     for unit, wanted in ((24, unaccepted), (26, unaccepted), (27, accepted), (31, accepted), (256, unaccepted)):
         assert color_at(driver, BASE + unit * UNIT) == wanted, unit
     # Reserved, and no RAM: neither looks accepted.
     assert color_at(driver, 500 * MIB) == (0xA9, 0xB0, 0xB9)
     assert color_at(driver, 800 * MIB) not in (unaccepted, accepted)
-    assert text(driver, "#cards").split("\n")[:3] == ["Unaccepted", "456 MiB", "22% of 2 GiB RAM"]
+    assert text(driver, "#cards").split("\n")[:3] == ["Unaccepted", "456 MiB", "22% of 1.98 GiB RAM"]
 
 
 def test_unknown_does_not_look_accepted(show: Callable[..., Any]) -> None:
@@ -128,7 +116,7 @@ def test_unknown_does_not_look_accepted(show: Callable[..., Any]) -> None:
     assert "page-lists" in text(driver, "#cards") and "not exact" in text(driver, "#cards")
 
 
-def test_hover(show: Callable[..., Any]) -> None:
+def test_hover_and_click(show: Callable[..., Any]) -> None:
     driver = show(guests.small())
     point_at(driver, BASE + 25 * UNIT)
     assert text(driver, "#tip").split("\n") == [
@@ -143,10 +131,6 @@ def test_hover(show: Callable[..., Any]) -> None:
     assert text(driver, "#tip").split("\n")[0] == "0x1f400000  Reserved"
     point_at(driver, 700 * MIB)
     assert text(driver, "#tip").split("\n")[0] == "0x2bc00000  No RAM"
-
-
-def test_click_shows_the_whole_answer(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
     point_at(driver, BASE + 4 * UNIT, click=True)
     shown = answer(driver)
     assert shown.startswith("0x100800000 Accepted")
@@ -165,11 +149,8 @@ def test_search(show: Callable[..., Any]) -> None:
     assert driver.execute_script("return unaccepted.view.scroller.scrollTop") > before
     _, y = place_of(driver, 0x60000000000)
     assert 0 <= y < css(driver, "#canvas").size["height"]
-    for wrong, why in (
-        ("5368709120", "decimal or hexadecimal?"),
-        ("five", "not an address"),
-        ("0x10000000000000", "beyond the last physical address"),
-    ):
+    beyond = "beyond the last physical address"
+    for wrong, why in (("5368709120", "or hexadecimal?"), ("five", "not an address"), ("0x10000000000000", beyond)):
         css(driver, "#address").clear()
         css(driver, "#address").send_keys(wrong, "\ue007")
         assert why in text(driver, "#search-status")
@@ -180,13 +161,9 @@ def test_search(show: Callable[..., Any]) -> None:
     assert css(driver, "#address").get_attribute("aria-invalid") is None
 
 
-def test_an_address_in_the_url(show: Callable[..., Any]) -> None:
+def test_keyboard(show: Callable[..., Any]) -> None:
     driver = show(guests.small(), place="#0x120000000")
     assert answer(driver).startswith("0x120000000 Unaccepted")
-
-
-def test_keyboard(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
     driver.execute_script("document.getElementById('map').focus()")
     keys(driver, "\ue011")  # Home
     assert value_text(driver) == "0x0, accepted, EFI Conventional, e820 Reserved"
@@ -305,9 +282,8 @@ def test_both_dark_palettes_are_one(show: Callable[..., Any]) -> None:
 
 
 @pytest.mark.skipif(axe() is None, reason="axe-core is not installed (npm install -g axe-core)")
-@pytest.mark.parametrize("dark", (False, True), ids=("light", "dark"))
-@pytest.mark.parametrize("width", (1280, 480))
-def test_axe_finds_nothing(show: Callable[..., Any], dark: bool, width: int) -> None:
+@pytest.mark.parametrize(("width", "dark"), ((1280, False), (480, True)))
+def test_axe_finds_nothing(show: Callable[..., Any], width: int, dark: bool) -> None:
     script = axe()
     assert script is not None
     for snapshot in (guests.small(), guests.lists(), guests.hostile()):
@@ -354,16 +330,8 @@ def test_nothing_is_loaded(show: Callable[..., Any]) -> None:
     assert len(messages) == 2 and all("Content Security Policy" in one["message"] for one in messages)
 
 
-def test_ten_tib_stay_responsive(show: Callable[..., Any]) -> None:
-    driver = show(guests.huge())
-    assert text(driver, "#scale").startswith("10,242 rows of 1 GiB")
-    assert driver.execute_script(DRAWING_TIME) < 100
-    for size in driver.execute_script("return unaccepted.view.sizes"):
-        assert driver.execute_script("unaccepted.view.setRow(arguments[0]);" + DRAWING_TIME, size) < 200, size
-
-
-@pytest.mark.parametrize("row", ("1 GiB", "8 GiB", "64 GiB"))
-def test_one_unit_of_ten_tib_is_to_be_seen(show: Callable[..., Any], row: str) -> None:
+@pytest.mark.parametrize("row", ("1 GiB", "64 GiB"))
+def test_one_unit_of_ten_tib_is_visible(show: Callable[..., Any], row: str) -> None:
     from selenium.webdriver.support.ui import Select
 
     nbytes = guests.huge().table.bitmap_bytes
@@ -405,7 +373,7 @@ def test_labels_are_written_whole(show: Callable[..., Any], width: int) -> None:
             guests.small(), table=guests.table(guests.BITMAP, base), e820=E820Tables(e820, None, None, None), zones=()
         )
         past = history([Sample(0, 0.0, 0.1, snapshot), Sample(1, 27.8, 0.1, snapshot)])
-        driver = show(snapshot, history=past)
+        driver = show(snapshot, past=past)
         driver.execute_script(WATCH_TEXTS + "unaccepted.view.draw(); unaccepted.history.draw();")
         # The page may draw once more by itself, in the same places.
         written = {tuple(one) for one in driver.execute_script("return window.written")}
@@ -443,25 +411,13 @@ def test_a_whole_run_is_one_colour_at_any_width(show: Callable[..., Any]) -> Non
         for (let i = 0; i < line.length; i += 4) colors.add(Array.from(line.slice(i, i + 3)).join());
         return [v.plot < 512, Array.from(colors)]"""
     try:
-        for width in (390, 431, 502, 599):
+        for width in (390, 431, 599):
             metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             frame(driver)
             assert driver.execute_script(script, BASE) == [True, ["230,159,0"]], width
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_zoom(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
-    from selenium.webdriver.support.ui import Select
-
-    Select(css(driver, "#row-size")).select_by_visible_text("128 MiB")
-    frame(driver)
-    # 512 MiB below and 1.5 GiB from 4 GiB on.
-    assert text(driver, "#scale").startswith("16 rows of 128 MiB")
-    assert color_at(driver, BASE + 24 * UNIT) == (0xE6, 0x9F, 0x00)
-    assert color_at(driver, BASE + 27 * UNIT) == (0xA8, 0xCF, 0xE8)
 
 
 def test_print(show: Callable[..., Any]) -> None:
@@ -484,12 +440,13 @@ def test_without_any_memory(show: Callable[..., Any]) -> None:
     assert text(driver, "#scale").startswith("0 rows")
     css(driver, "#address").send_keys("4G", "\ue007")
     assert answer(driver).startswith("0x100000000 Unknown")
+    assert not css(driver, "#recording").is_displayed()
 
 
 def test_a_recording_over_time(show: Callable[..., Any]) -> None:
     """Bytes of the bitmap are accepted one after the other, one each half second."""
     past = history(sweep(65), columns=256, lines=400)
-    driver = show(guests.small(), history=past)
+    driver = show(guests.small(), past=past)
     said = css(driver, "#history").get_attribute("aria-valuetext")
     assert said == "32.0 seconds, 0 bytes unaccepted, 32 MiB accepted a second, bitmap"
     unaccepted, accepted = [0xE6, 0x9F, 0x00], [0xA8, 0xCF, 0xE8]
@@ -516,7 +473,7 @@ def test_a_recording_over_time(show: Callable[..., Any]) -> None:
 def test_a_real_recording(show: Callable[..., Any]) -> None:
     recording = Recording(str(REAL))
     *_, last = recording
-    driver = show(last.snapshot, history=history(recording, columns=256, lines=400))
+    driver = show(last.snapshot, past=history(Recording(str(REAL)), columns=256, lines=400))
     assert text(driver, "#recording").startswith("Over time\n139 samples in 27.8 seconds; 56 bins of 16 MiB")
     driver.execute_script("document.getElementById('history').focus()")
     keys(driver, "\ue011")  # Home
@@ -524,8 +481,3 @@ def test_a_real_recording(show: Callable[..., Any]) -> None:
     assert "live of 2026-" in text(driver, "#target")
     notes = text(driver, "#notes")
     assert "not asked for" not in notes and "without panic, pages, reclaiming" in notes
-
-
-def test_without_a_recording_there_is_no_section_about_one(show: Callable[..., Any]) -> None:
-    driver = show(guests.small())
-    assert not css(driver, "#recording").is_displayed()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// A recording: time goes to the right, addresses go down; below, the unaccepted bytes and how fast they become fewer.
+// A recording: time goes to the right, addresses go down. Below are the unaccepted bytes and the rate of acceptance.
 
 const HEAT = 260, CURVE = 90, RATE = 60, BETWEEN = 26;
 const UNACCEPTED = "unaccepted", ACCEPTED = "accepted a second";
@@ -13,7 +13,7 @@ class HistoryView {
   constructor(recording, unaccepted, view) {
     this.recording = recording;
     this.unaccepted = unaccepted; // bytes, NaN: unknown; a row for each slice of time, a column for each bin
-    this.view = view; // whose colours these are
+    this.view = view; // has the colours
     this.slices = recording.slices;
     this.selected = this.slices.length - 1;
     const section = byId("recording");
@@ -44,11 +44,7 @@ class HistoryView {
     const names = labelWidth(this.canvas, "11px --sans", [UNACCEPTED, ACCEPTED]);
     this.left = Math.max(this.width < 560 ? 0 : 124, addresses, names);
     this.plot = this.width - this.left - 70;
-    const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = Math.round(this.width * ratio);
-    this.canvas.height = Math.round(this.height * ratio);
-    this.canvas.style.width = `${this.width}px`;
-    this.canvas.style.height = `${this.height}px`;
+    fit(this.canvas, this.width, this.height);
     this.draw();
   }
 
@@ -61,10 +57,7 @@ class HistoryView {
   }
 
   draw() {
-    const ctx = this.canvas.getContext("2d"), ratio = window.devicePixelRatio || 1, { view, recording } = this;
-    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    ctx.clearRect(0, 0, this.width, this.height);
-    const rows = recording.bins.length;
+    const ctx = blank(this.canvas), { view, recording } = this, rows = recording.bins.length;
     this.slices.forEach((_, slice) => {
       const [x0, x1] = this.span(slice);
       for (let bin = 0; bin < rows; bin++) {
@@ -79,12 +72,10 @@ class HistoryView {
     const most = Math.max(1, ...this.slices.map((s) => s.unaccepted_bytes || 0));
     const fastest = Math.max(1, ...this.slices.map((s) => s.rate_bytes_per_second || 0));
     this.bars(ctx, curve, CURVE, most, (s) => s.unaccepted_bytes, view.color("unaccepted"), UNACCEPTED, about(most));
-    this.bars(ctx, rate, RATE, fastest, (s) => s.rate_bytes_per_second, view.color("accepting"), ACCEPTED, `${about(Math.round(fastest))}/s`);
-    ctx.fillStyle = view.color("muted");
-    ctx.textBaseline = "top";
+    this.bars(ctx, rate, RATE, fastest, (s) => s.rate_bytes_per_second, view.color("accepting"), ACCEPTED, `${about(fastest)}/s`);
     const ticks = this.plot < 320 ? 2 : 4;
     for (let tick = 0; tick <= ticks; tick++) {
-      ctx.textAlign = tick ? "center" : "left";
+      pen(ctx, view, "11px sans", "muted", tick ? "center" : "left", "top");
       const seconds = (recording.elapsed_seconds * tick) / ticks;
       ctx.fillText(`${seconds.toFixed(1)} s`, this.left + (tick / ticks) * this.plot, this.height - 16);
     }
@@ -96,10 +87,7 @@ class HistoryView {
 
   labels(ctx) {
     const { bins, bytes_per_bin } = this.recording, rows = bins.length;
-    ctx.font = `11px ${this.view.color("mono")}`;
-    ctx.textAlign = "right";
-    ctx.textBaseline = "middle";
-    ctx.fillStyle = this.view.color("text");
+    pen(ctx, this.view, "11px mono", "text", "right");
     let last = -HEAT;
     bins.forEach((start, bin) => {
       const y = Math.round((bin / rows) * HEAT);
@@ -121,10 +109,7 @@ class HistoryView {
       const [x0, x1] = this.span(i), tall = Math.max(1, (value / most) * height);
       ctx.fillRect(x0, top + height - tall, Math.max(1, x1 - x0), tall);
     });
-    ctx.fillStyle = this.view.color("muted");
-    ctx.font = `11px ${this.view.color("sans")}`;
-    ctx.textBaseline = "middle";
-    ctx.textAlign = "right";
+    pen(ctx, this.view, "11px sans", "muted", "right");
     ctx.fillText(name, this.left - 10, top + height / 2);
     ctx.textAlign = "left";
     ctx.fillText(label, this.left + this.plot + 6, top + 6);
@@ -133,7 +118,7 @@ class HistoryView {
   describe(slice) {
     const now = this.slices[slice];
     const parts = [`${now.elapsed_seconds.toFixed(1)} seconds`, `${about(now.unaccepted_bytes)} unaccepted`];
-    if (now.rate_bytes_per_second !== null) parts.push(`${about(Math.round(now.rate_bytes_per_second))} accepted a second`);
+    if (now.rate_bytes_per_second !== null) parts.push(`${about(now.rate_bytes_per_second)} accepted a second`);
     parts.push(now.source);
     return parts.join(", ");
   }
@@ -176,17 +161,14 @@ class HistoryView {
 }
 
 function historyTable(recording) {
-  const number = (name, of) => ({ name, kind: "number", of });
+  const rate = (s) => (s.rate_bytes_per_second === null ? null : Math.round(s.rate_bytes_per_second));
   return tableSection({
     id: "samples",
     title: "Recording",
     note: plural(recording.slices.length, "line"),
     columns: [
-      number("seconds", (s) => s.elapsed_seconds),
-      { name: "unaccepted", kind: "size", of: (s) => s.unaccepted_bytes },
-      { name: "accepted a second", kind: "size", of: (s) => (s.rate_bytes_per_second === null ? null : Math.round(s.rate_bytes_per_second)) },
-      number("samples", (s) => s.samples),
-      { name: "source", kind: "text", of: (s) => s.source },
+      number("seconds", (s) => s.elapsed_seconds), size("unaccepted", (s) => s.unaccepted_bytes), size("accepted a second", rate),
+      number("samples", (s) => s.samples), text("source", (s) => s.source),
     ],
     rows: recording.slices,
     order: "seconds",

@@ -14,44 +14,33 @@ class MapView {
     this.lanes = lanes; // [{name, segments: [{start, end, color}]}]
     this.onSelect = onSelect;
     this.onLayout = () => onLayout(this);
-    this.element = document.getElementById("map");
-    this.scroller = document.getElementById("scroller");
-    this.canvas = document.getElementById("canvas");
-    this.overview = document.getElementById("overview");
-    this.axis = document.getElementById("axis");
-    this.tip = document.getElementById("tip");
+    this.element = byId("map");
+    for (const id of ["scroller", "canvas", "overview", "axis", "tip"]) this[id] = byId(id);
     this.highlight = null;
     this.selected = null;
-    this.hover = null;
     this.pending = false;
-    this.sizes = ROW_SIZES.filter((size) => size >= 8 * guest.unit && this.countRows(size) <= MOST_ROWS);
+    this.sizes = ROW_SIZES.filter((size) => size >= 8 * guest.unit && this.rowStarts(size));
     if (!this.sizes.length) this.sizes = [ROW_SIZES[ROW_SIZES.length - 1]];
     this.setRow(this.sizes.find((size) => size >= USUAL_ROW) || this.sizes[this.sizes.length - 1]);
     this.listen();
   }
 
-  countRows(size) {
-    let count = 0, last = -1;
-    const { starts, ends } = this.guest.filled;
-    for (let i = 0; i < starts.length; i++) {
-      const first = Math.max(last + 1, Math.floor(starts[i] / size)), end = Math.floor((ends[i] - 1) / size);
-      count += Math.max(0, end - first + 1);
-      last = Math.max(last, end);
+  /** The starts of all rows of a size; null for more than `most`. */
+  rowStarts(size, most = MOST_ROWS) {
+    const { starts, ends } = this.guest.filled, rows = [];
+    for (let i = 0, next = 0; i < starts.length; i++) {
+      for (next = Math.max(next, Math.floor(starts[i] / size)); next * size < ends[i]; next++) {
+        if (rows.length === most) return null;
+        rows.push(next * size);
+      }
     }
-    return count;
+    return rows;
   }
 
   setRow(size) {
     const anchor = this.selected;
     this.row = size;
-    this.rows = [];
-    const { starts, ends } = this.guest.filled;
-    for (let i = 0, last = -1; i < starts.length; i++) {
-      for (let r = Math.max(last + 1, Math.floor(starts[i] / size)); r * size < ends[i]; r++) {
-        this.rows.push(r * size);
-        last = r;
-      }
-    }
+    this.rows = this.rowStarts(size);
     this.layout();
     if (anchor !== null) this.reveal(anchor);
   }
@@ -82,13 +71,9 @@ class MapView {
     const last = this.rows.length ? this.rows[this.rows.length - 1] : 0;
     this.left = Math.max(narrow ? 0 : 124, labelWidth(this.canvas, "12px --mono", [hex(last)]));
     this.plot = Math.max(64, this.width - this.left - (narrow ? 8 : 56));
-    for (const [canvas, height] of [[this.canvas, this.viewport], [this.overview, OVERVIEW], [this.axis, AXIS]]) {
-      const ratio = window.devicePixelRatio || 1;
-      canvas.width = Math.round(this.width * ratio);
-      canvas.height = Math.round(height * ratio);
-      canvas.style.width = `${this.width}px`;
-      canvas.style.height = `${height}px`;
-    }
+    fit(this.canvas, this.width, this.viewport);
+    fit(this.overview, this.width, OVERVIEW);
+    fit(this.axis, this.width, AXIS);
     this.overview.hidden = this.height <= this.viewport;
     this.theme();
   }
@@ -115,10 +100,7 @@ class MapView {
   }
 
   draw() {
-    const ctx = this.canvas.getContext("2d");
-    const ratio = window.devicePixelRatio || 1;
-    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    ctx.clearRect(0, 0, this.width, this.viewport);
+    const ctx = blank(this.canvas);
     const top = this.printing ? 0 : this.scroller.scrollTop;
     for (let i = this.rowAt(top); i < this.rows.length && this.tops[i] - GAP < top + this.viewport; i++) {
       this.drawRow(ctx, i, this.tops[i] - top);
@@ -129,91 +111,61 @@ class MapView {
 
   /** Offsets in a row. */
   drawAxis() {
-    const ctx = this.axis.getContext("2d"), ratio = window.devicePixelRatio || 1, ticks = this.width < 560 ? 2 : 8;
-    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    ctx.clearRect(0, 0, this.width, AXIS);
-    ctx.font = `10px ${this.color("sans")}`;
-    ctx.fillStyle = this.color("muted");
-    ctx.textBaseline = "alphabetic";
+    const ctx = blank(this.axis), ticks = this.width < 560 ? 2 : 8;
+    pen(ctx, this, "10px sans", "muted", "left", "alphabetic");
     for (let tick = 0; tick <= ticks; tick++) {
       const x = this.left + Math.round((tick / ticks) * this.plot);
       ctx.fillRect(Math.min(x, this.left + this.plot - 1), AXIS - 5, 1, 5);
-      if (tick === ticks) continue;
-      ctx.textAlign = "left";
-      ctx.fillText(`+${tick ? about((tick / ticks) * this.row) : 0}`, x + (tick ? 3 : 0), AXIS - 7);
+      if (tick < ticks) ctx.fillText(`+${tick ? about((tick / ticks) * this.row) : 0}`, x + (tick ? 3 : 0), AXIS - 7);
     }
   }
 
   /** Index of the row at a height, or the one after it. */
   rowAt(y) {
-    let low = 0, high = this.rows.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.tops[middle] + this.rowHeight > y) high = middle;
-      else low = middle + 1;
-    }
-    return low;
+    return bisect(this.rows.length, (i) => this.tops[i] + this.rowHeight > y);
   }
 
   drawRow(ctx, i, y) {
     const start = this.rows[i], end = start + this.row, { state, lane, pitch, labels } = this.style;
     if (i && start > this.rows[i - 1] + this.row) this.drawGap(ctx, this.rows[i - 1] + this.row, start, y - GAP);
-    ctx.textBaseline = "middle";
-    ctx.textAlign = "right";
-    ctx.font = `12px ${this.color("mono")}`;
-    ctx.fillStyle = this.color("text");
+    pen(ctx, this, "12px mono", "text", "right");
     ctx.fillText(hex(start), this.left - 10, y + state / 2 + 0.5);
     this.drawState(ctx, start, end, y, state);
-    ctx.font = `9px ${this.color("sans")}`;
     this.lanes.forEach((one, n) => {
       const at = y + state + 2 + n * pitch;
-      ctx.fillStyle = this.color("muted");
+      pen(ctx, this, "9px sans", "muted", "right");
       if (labels) ctx.fillText(one.name, this.left - 10, at + lane / 2 + 0.5);
       for (const segment of one.segments) {
         if (segment.start < end && segment.end > start) this.bar(ctx, start, segment.start, segment.end, at, lane, this.color(segment.color));
       }
       if (one.runs) this.bars(ctx, one.runs, start, end, at, lane, this.color("unaccepted"));
     });
-    const ram = this.guest.ram.inside(start, end);
     if (this.width >= 560) {
-      ctx.textAlign = "left";
-      ctx.font = `11px ${this.color("mono")}`;
-      ctx.fillStyle = this.color("muted");
+      const ram = this.guest.layers.ram.inside(start, end);
+      pen(ctx, this, "11px mono", "muted", "left");
       ctx.fillText(share(this.guest.unaccepted.inside(start, end), ram), this.left + this.plot + 8, y + state / 2 + 0.5);
     }
     this.drawMarks(ctx, start, end, y);
   }
 
   drawGap(ctx, start, end, y) {
-    ctx.textAlign = "left";
-    ctx.textBaseline = "middle";
-    ctx.font = `11px ${this.color("sans")}`;
-    ctx.fillStyle = this.color("muted");
-    const reserved = this.guest.reserved.inside(start, end);
+    pen(ctx, this, "11px sans", "muted", "left");
+    const reserved = this.guest.layers.reserved.inside(start, end);
     ctx.fillText(`${about(end - start)} without RAM${reserved ? `, ${about(reserved)} reserved` : ""}`, this.left, y + GAP / 2 - 2);
   }
 
   drawState(ctx, start, end, y, height) {
-    const guest = this.guest;
-    ctx.fillStyle = this.patterns.hole;
+    const { layers, accepting } = this.guest, { patterns } = this;
+    const bars = (runs, style) => this.bars(ctx, runs, start, end, y, height, style);
+    ctx.fillStyle = patterns.hole;
     ctx.fillRect(this.left, y, this.plot, height);
-    this.bars(ctx, guest.reserved, start, end, y, height, this.color("reserved"));
-    if (guest.exactSource) {
-      this.bars(ctx, guest.ram, start, end, y, height, this.patterns.outside);
-      ctx.save();
-      ctx.beginPath();
-      const from = this.x(start, Math.max(start, guest.bitmap.base)), to = this.x(start, Math.min(end, guest.bitmap.end));
-      ctx.rect(from, y, Math.max(0, to - from), height);
-      ctx.clip();
-      this.bars(ctx, guest.ram, start, end, y, height, this.levels[0]);
-      ctx.restore();
-    } else {
-      this.bars(ctx, guest.ram, start, end, y, height, this.patterns.unknown);
-      this.bars(ctx, guest.accepted, start, end, y, height, this.levels[0]);
-    }
+    bars(layers.reserved, this.color("reserved"));
+    bars(layers.ram, this.levels[0]);
+    bars(layers.outside, patterns.outside);
+    bars(layers.unknown, patterns.unknown);
     this.shade(ctx, start, y, height);
-    if (!guest.exactSource) this.bars(ctx, guest.guards, start, end, y, height, this.patterns.guard);
-    if (guest.accepting) this.bars(ctx, guest.accepting, start, end, y + height - 4, 4, this.color("accepting"));
+    bars(layers.guard, patterns.guard);
+    this.bars(ctx, accepting, start, end, y + height - 4, 4, this.color("accepting"));
   }
 
   /** Unaccepted memory by its share of each unit, or of each pixel where a unit is less than one. */
@@ -230,7 +182,7 @@ class MapView {
         ctx.fillStyle = this.levels[last];
         ctx.fillRect(x0, y, Math.max(1, x1 - x0), height);
         if (last === 1 && step >= 4 * this.guest.unit) {
-          // A hairline is easily missed: what is least unaccepted is pointed at from above.
+          // A hairline is easily missed: a mark above points at the least unaccepted.
           ctx.fillStyle = this.levels[8];
           ctx.fillRect(x0 - 1, y - 4, Math.max(1, x1 - x0) + 2, 4);
         }
@@ -285,18 +237,15 @@ class MapView {
   /** All rows in one strip, and what of them can be seen. */
   drawOverview(top) {
     if (this.overview.hidden) return;
-    const ctx = this.overview.getContext("2d"), ratio = window.devicePixelRatio || 1;
-    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    ctx.clearRect(0, 0, this.width, OVERVIEW);
+    const ctx = blank(this.overview), { layers, unaccepted } = this.guest;
     const at = (x) => {
       const place = Math.min(this.rows.length, (x / this.plot) * this.rows.length), i = Math.min(this.rows.length - 1, Math.floor(place));
       return this.rows[i] + Math.round((place - i) * this.row);
     };
     for (let x = 0; x < this.plot; x++) {
-      const low = at(x), high = at(x + 1), ram = this.guest.ram.inside(low, high);
-      const waiting = this.guest.unaccepted.inside(low, high);
+      const low = at(x), high = at(x + 1), ram = layers.ram.inside(low, high), waiting = unaccepted.inside(low, high);
       ctx.fillStyle = waiting || ram ? this.levels[eighths(waiting, Math.max(waiting, ram))] : this.color("hole");
-      if (ram && !this.guest.exactSource && !waiting && this.guest.accepted.inside(low, high) < ram) ctx.fillStyle = this.color("unknown");
+      if (!waiting && layers.unknown.inside(low, high)) ctx.fillStyle = this.color("unknown");
       ctx.fillRect(this.left + x, 4, 1, 14);
       if (waiting) {
         // However little it is.
@@ -313,30 +262,20 @@ class MapView {
     ctx.lineWidth = 1.5;
     const x0 = this.left + (from / this.rows.length) * this.plot, x1 = this.left + (Math.min(this.rows.length, to + 1) / this.rows.length) * this.plot;
     ctx.strokeRect(x0, 2, Math.max(3, x1 - x0), 18);
-    ctx.textAlign = "right";
-    ctx.textBaseline = "middle";
-    ctx.font = `9px ${this.color("sans")}`;
-    ctx.fillStyle = this.color("muted");
+    pen(ctx, this, "9px sans", "muted", "right");
     ctx.fillText("all rows", this.left - 10, 11);
   }
 
   unitRange(address) {
-    const unit = this.guest.unit, table = this.guest.data.table;
-    const base = this.guest.data.covered_bytes === null ? 0 : table.phys_base % unit;
+    const { unit, data } = this.guest, base = data.covered === null ? 0 : data.covered[0] % unit;
     const start = Math.floor((address - base) / unit) * unit + base;
     return { start, end: start + unit };
   }
 
-  /** The row that holds the address, or null. */
+  /** Index of the row that holds the address or comes after it, and whether it holds it. */
   rowOf(address) {
-    const start = Math.floor(address / this.row) * this.row;
-    let low = 0, high = this.rows.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.rows[middle] >= start) high = middle;
-      else low = middle + 1;
-    }
-    return { index: low, found: this.rows[low] === start };
+    const start = Math.floor(address / this.row) * this.row, index = bisect(this.rows.length, (i) => this.rows[i] >= start);
+    return { index, found: this.rows[index] === start };
   }
 
   reveal(address) {
@@ -434,7 +373,7 @@ class MapView {
       this.printing = on;
       this.beforePrint = on ? this.row : null;
       // On paper all rows are shown, larger ones if there are too many.
-      this.setRow(on ? this.sizes.find((size) => size >= usual && this.countRows(size) <= 48) || this.sizes[this.sizes.length - 1] : usual);
+      this.setRow(on ? this.sizes.find((size) => size >= usual && this.rowStarts(size, 48)) || this.sizes[this.sizes.length - 1] : usual);
       this.pending = false;
       this.draw();
     };

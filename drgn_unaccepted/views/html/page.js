@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The page around the map: summary, address, checks, tables, light and dark.
 
-const STATES = { unaccepted: "Unaccepted", accepted: "Accepted", unknown: "Unknown" };
+const STATES = { unaccepted: "Unaccepted", accepted: "Accepted", unknown: "Unknown", "no-ram": "No RAM" };
 // What the firmware said at boot is no state of today, and has colours of its own.
 const EFI_COLORS = ["reserved", "loader", "loader", "boot", "boot", "runtime", "runtime", "usable", "bad", "acpi", "nvs", "mmio", "mmio", "other", "other", "boot-unaccepted"];
 const E820_COLORS = { 1: "usable", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 128: "loader" };
@@ -69,7 +69,7 @@ function showAnswer(guest, address) {
 function cards(guest) {
   const data = guest.data, table = data.table;
   const rows = [];
-  const ram = guest.ram.total;
+  const ram = guest.layers.ram.total;
   if (data.unaccepted_bytes === null) rows.push(["Unaccepted", "unknown", ""]);
   else rows.push(["Unaccepted", about(data.unaccepted_bytes), guest.data.memory_from === null ? "" : `${share(data.unaccepted_bytes, ram) || "0%"} of ${about(ram)} RAM`]);
   if (data.source === "none" && table.state === "absent") rows[0] = ["Unaccepted", "none", "nothing for the kernel to accept"];
@@ -99,10 +99,10 @@ function cards(guest) {
 
 function legend(guest) {
   const items = [["unaccepted", "unaccepted"], ["accepted", "accepted"]];
-  if (guest.exactSource) items.push(["outside", "outside the bitmap, taken as accepted"]);
-  else items.push(["unknown", "unknown"], ["guard", "listed, perhaps accepted (guard)"]);
+  const words = { outside: "outside the bitmap, taken as accepted", unknown: "unknown", guard: "listed, perhaps accepted (guard)" };
+  for (const [name, text] of Object.entries(words)) if (guest.layers[name].length) items.push([name, text]);
   items.push(["reserved", "reserved"], ["hole", "no RAM"]);
-  if (guest.accepting && guest.accepting.length) items.push(["accepting", "being accepted"]);
+  if (guest.accepting.length) items.push(["accepting", "being accepted"]);
   const group = (title, entries) => {
     const list = node("ul");
     for (const [color, text] of entries) {

@@ -1,112 +1,42 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// What the command `resolve` answers, for any address, in the same keys.
+// The answer of the command `resolve` for any address, with the same keys: looked up in what the command has found.
 
 class Guest {
   static async unpack(data) {
     const guest = new Guest();
     guest.data = data;
-    const table = data.table;
-    guest.bitmap = null;
-    if (data.bitmap !== null) guest.bitmap = new Bitmap(table.phys_base, table.unit_size, await inflate(data.bitmap));
-    guest.states = [];
-    for (const group of data.states) guest.states.push({ ...group, runs: await Runs.unpack(group.runs) });
-    for (const name of ["ram", "reserved", "filled", "guards"]) guest[name] = await Runs.unpack(data[name]);
-    guest.listed = data.listed === null ? null : await Runs.unpack(data.listed);
-    guest.accepting = data.accepting_ranges === null ? null : Runs.of(data.accepting_ranges);
     guest.unit = data.unit_size;
-    guest.exactSource = data.exact;
-    // What of unaccepted memory can be counted.
-    guest.unaccepted = guest.exactSource ? guest.bitmap : guest.merged("unaccepted");
-    guest.accepted = guest.exactSource ? null : guest.merged("accepted");
+    guest.groups = []; // all addresses, by state and reason
+    for (const group of data.states) guest.groups.push({ ...group, runs: await Runs.unpack(group.runs) });
+    guest.layers = {};
+    for (const [name, runs] of Object.entries(data.layers)) guest.layers[name] = await Runs.unpack(runs);
+    guest.filled = await Runs.unpack(data.filled);
+    guest.listed = await Runs.unpack(data.listed);
+    guest.accepting = Runs.of(data.accepting_ranges);
+    guest.unaccepted = Runs.join(guest.groups.filter((group) => group.state === "unaccepted").map((group) => group.runs));
+    guest.bits = data.exact ? guest.unaccepted : await Runs.unpack(data.bits);
     return guest;
   }
 
-  /** The groups of one state as one; their runs are disjoint. */
-  merged(state) {
-    const pairs = [];
-    for (const group of this.states) {
-      if (group.state === state) for (let i = 0; i < group.runs.length; i++) pairs.push([group.runs.starts[i], group.runs.ends[i]]);
-    }
-    pairs.sort((a, b) => a[0] - b[0]);
-    const joined = [];
-    for (const pair of pairs) {
-      if (joined.length && joined[joined.length - 1][1] === pair[0]) joined[joined.length - 1][1] = pair[1];
-      else joined.push(pair);
-    }
-    return Runs.of(joined);
-  }
-
-  state(address) {
-    if (!this.exactSource) {
-      const group = this.states.find((g) => g.runs.has(address)) || this.data.otherwise;
-      return { state: group.state, covered: group.covered, reason: group.reason };
-    }
-    if (!this.bitmap.covers(address)) {
-      return { state: "accepted", covered: false, reason: "outside the bitmap: the kernel takes it as accepted" };
-    }
-    const bit = this.bitmap.bit(this.bitmap.index(address));
-    return { state: bit ? "unaccepted" : "accepted", covered: true, reason: `its bit is ${bit}` };
-  }
-
   unitOf(address) {
-    const table = this.data.table;
-    const bytes = this.data.covered_bytes;
-    if (bytes === null || address < table.phys_base || address >= table.phys_base + bytes) return null;
-    const index = Math.floor((address - table.phys_base) / table.unit_size);
-    const start = table.phys_base + index * table.unit_size;
-    const bit = this.bitmap ? this.bitmap.bit(index) : null;
-    return { index, start, end: start + table.unit_size, bit: this.data.doubted && bit === 0 ? null : bit };
+    const { phys_base: base } = this.data.table;
+    if (this.data.covered === null || address < base || address >= this.data.covered[1]) return null;
+    const index = Math.floor((address - base) / this.unit), start = base + index * this.unit;
+    return { index, start, end: start + this.unit, bit: this.bits.has(start) ? 1 : this.data.elsewhere.bit };
   }
 
-  /** pfn_is_unaccepted_memory(); null where it cannot be told. */
+  /** range_contains_unaccepted_memory() of the page: where it ends with its unit, the next unit counts too. */
   kernelPredicate(address) {
-    if (this.data.table.state === "absent") return false;
-    if (this.bitmap === null || this.data.saved) return null;
-    const found = this.pageContains(Math.floor(address / PAGE) * PAGE);
-    return this.data.doubted && !found ? null : found;
-  }
-
-  /** range_contains_unaccepted_memory() of a page: where it ends with its unit, the next unit counts too. */
-  pageContains(page) {
-    const { base, unit, units } = this.bitmap;
-    let start = page, end = page + PAGE;
-    if (end < base) return false;
-    start = Math.max(start, base) - base;
-    end -= base;
-    if (end % unit === 0) end += unit;
-    end = Math.min(end, units * unit);
-    if (end <= start) return false;
-    const first = Math.floor(start / unit);
-    return this.bitmap.below(first + Math.ceil((end - start) / unit)) > this.bitmap.below(first);
-  }
-
-  zoneOf(address) {
-    const holders = (this.data.zones || []).filter((z) => z.start <= address && address < z.end);
-    return holders.length === 1 ? holders[0] : null;
-  }
-
-  inFlight(address) {
-    const list = this.data.accepting;
-    if (list.accepting === null) return null;
-    if (!list.accepting.length) return list.problems.length ? null : false;
-    // Where unit 0 is was not told, by the table or the EFI map.
-    if (this.accepting === null) return null;
-    const found = this.accepting.has(address);
-    return list.problems.length && !found ? null : found;
-  }
-
-  /** What a walk that ended early did not find can be listed. */
-  isListed(address) {
-    if (this.listed === null || !this.data.zones.length) return null;
-    const found = this.listed.has(address);
-    return this.data.lists_cut && !found ? null : found;
+    const page = address - (address % PAGE);
+    return (!this.data.saved && this.bits.inside(page, page + 2 * PAGE) > 0) || this.data.elsewhere.kernel_predicate;
   }
 
   resolve(address) {
-    const said = this.state(address);
-    const zone = this.zoneOf(address);
-    const listed = this.isListed(address);
-    const inFlight = this.inFlight(address);
+    const { data } = this, said = this.groups.find((group) => group.runs.has(address));
+    const zones = (data.zones || []).filter((zone) => zone.start <= address && address < zone.end);
+    const zone = zones.length === 1 ? zones[0] : { node: null, name: null };
+    const listed = this.listed.has(address) || data.elsewhere.listed;
+    const inFlight = this.accepting.has(address) || data.elsewhere.in_flight;
     let reason = said.reason;
     if (listed && said.state === "accepted") reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)";
     if (inFlight && said.state === "unknown") reason += "; an accept of it is in flight (see accepting)";
@@ -116,21 +46,21 @@ class Guest {
       covered: said.covered,
       unit: this.unitOf(address),
       kernel_predicate: this.kernelPredicate(address),
-      efi: holder(this.data.efi.descriptors, address),
-      e820: holder(this.data.e820.tables.current, address),
-      node: zone ? zone.node : null,
-      zone: zone ? zone.name : null,
+      efi: holder(data.efi.descriptors, address),
+      e820: holder(data.e820.tables.current, address),
+      node: zone.node,
+      zone: zone.name,
       listed,
       in_flight: inFlight,
       reason,
     };
   }
 
-  /** RAM, reserved or nothing, for the words beside the state. */
+  /** RAM, reserved or no RAM, for the words beside the state. */
   kind(address) {
     if (this.data.memory_from === null) return null;
-    if (this.ram.has(address)) return "RAM";
-    return this.reserved.has(address) ? "reserved" : "no RAM";
+    if (this.layers.ram.has(address)) return "RAM";
+    return this.layers.reserved.has(address) ? "reserved" : "no RAM";
   }
 }
 

@@ -41,6 +41,32 @@ function hatch(ctx, back, ink) {
   return ctx.createPattern(tile, "repeat");
 }
 
+/** Give a canvas its size in CSS pixels. */
+function fit(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+}
+
+/** The context of an empty canvas, in CSS pixels. */
+function blank(canvas) {
+  const ctx = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
+  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+  ctx.clearRect(0, 0, canvas.width, canvas.height);
+  return ctx;
+}
+
+/** How to write on a canvas; the font is a size and one of the view's families. */
+function pen(ctx, view, font, color, align, baseline = "middle") {
+  const [size, family] = font.split(" ");
+  ctx.font = `${size} ${view.color(family)}`;
+  ctx.fillStyle = view.color(color);
+  ctx.textAlign = align;
+  ctx.textBaseline = baseline;
+}
+
 /** Room for right-aligned labels and what sets them off; the font is a size and one of the style sheet's families. */
 function labelWidth(canvas, font, texts) {
   const [size, family] = font.split(" "), ctx = canvas.getContext("2d");

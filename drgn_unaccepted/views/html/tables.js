@@ -76,82 +76,53 @@ function compare(a, b) {
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
 }
 
+const text = (name, of) => ({ name, kind: "text", of });
+const number = (name, of) => ({ name, kind: "number", of });
+const size = (name, of) => ({ name, kind: "size", of });
+const end = (name, of) => ({ name, kind: "end", of });
+
 function tables(guest, show) {
-  const data = guest.data;
-  const start = { name: "start", kind: "address", of: (r) => r.start };
-  const end = { name: "end", kind: "end", of: (r) => hex(r.end) };
-  const bytes = { name: "size", kind: "size", of: (r) => r.end - r.start };
-  const type = { name: "type", kind: "text", of: (r) => `${r.name} (${r.type})` };
-  const found = [];
+  const { data, unaccepted } = guest, { accepting: flight, efi } = data;
+  const from = { name: "start", kind: "address", of: (r) => r.start }, to = end("end", (r) => (r.end === null ? null : hex(r.end)));
+  const bytes = size("size", (r) => r.end - r.start), type = text("type", (r) => `${r.name} (${r.type})`);
+  const found = [], add = (section) => found.push(tableSection({ ...section, show }));
 
-  const runs = guest.exactSource ? guest.bitmap.runs() : guest.unaccepted;
-  const ranges = Array.from(runs.starts, (from, i) => ({ start: from, end: runs.ends[i] }));
-  found.push(
-    tableSection({
-      id: "ranges",
-      title: "Unaccepted ranges",
-      note: `${plural(ranges.length, "range")}, from ${sourceWords(data)}`,
-      columns: [start, end, bytes],
-      rows: ranges,
-      order: "start",
-      show,
-    }),
-  );
-
-  const flight = data.accepting;
-  found.push(
-    tableSection({
-      id: "accepting",
-      title: "Accepts in flight",
-      note: flight.accepting ? (flight.accepting.length ? flight.problems.join("; ") : "accepting_list is empty") : `not captured: ${flight.missing}`,
-      columns: [
-        start,
-        { name: "end", kind: "end", of: (r) => (r.end === null ? null : hex(r.end)) },
-        { name: "units", kind: "text", of: (r) => `${r.start_unit}-${r.end_unit}` },
-        { name: "pid", kind: "number", of: (r) => (r.task ? r.task.pid : null) },
-        { name: "command", kind: "text", of: (r) => (r.task ? r.task.comm : null) },
-        { name: "CPU", kind: "number", of: (r) => (r.task ? r.task.cpu : null) },
-      ],
-      rows: flight.accepting,
-      show,
-    }),
-  );
-  const zoneBytes = (name, key) => ({ name, kind: "size", of: (z) => z[key] });
-  found.push(
-    tableSection({
-      id: "zones",
-      title: "Zones",
-      note: data.zones ? "" : `not captured: ${data.missing.zones}`,
-      columns: [
-        { name: "node", kind: "number", of: (z) => z.node },
-        { name: "zone", kind: "text", of: (z) => z.name },
-        start,
-        end,
-        zoneBytes("managed", "managed_bytes"),
-        zoneBytes("free", "free_bytes"),
-        zoneBytes("NR_UNACCEPTED", "unaccepted_bytes"),
-        { name: "listed chunks", kind: "number", of: (z) => z.listed_chunks },
-        { name: "min", kind: "size", of: (z) => z.watermarks.min },
-        { name: "high", kind: "size", of: (z) => z.watermarks.high },
-      ],
-      rows: data.zones,
-      show,
-    }),
-  );
-
-  const efi = data.efi;
-  found.push(
-    tableSection({
-      id: "efi",
-      title: "EFI memory map",
-      note: efi.descriptors
-        ? `${plural(efi.descriptors.length, "descriptor")} from the ${efi.provenance}, ${efi.complete ? "complete" : "incomplete"}${efi.note ? `: ${efi.note}` : ""}`
-        : `not captured: ${efi.note}`,
-      columns: [start, end, bytes, type, { name: "attribute", kind: "end", of: (r) => r.attribute }],
-      rows: efi.descriptors,
-      show,
-    }),
-  );
+  add({
+    id: "ranges",
+    title: "Unaccepted ranges",
+    note: `${plural(unaccepted.length, "range")}, from ${sourceWords(data)}`,
+    columns: [from, to, bytes],
+    rows: Array.from(unaccepted.starts, (start, i) => ({ start, end: unaccepted.ends[i] })),
+    order: "start",
+  });
+  const task = (key) => (r) => (r.task ? r.task[key] : null);
+  add({
+    id: "accepting",
+    title: "Accepts in flight",
+    note: flight.accepting ? (flight.accepting.length ? flight.problems.join("; ") : "accepting_list is empty") : `not captured: ${flight.missing}`,
+    columns: [from, to, text("units", (r) => `${r.start_unit}-${r.end_unit}`), number("pid", task("pid")), text("command", task("comm")), number("CPU", task("cpu"))],
+    rows: flight.accepting,
+  });
+  add({
+    id: "zones",
+    title: "Zones",
+    note: data.zones ? "" : `not captured: ${data.missing.zones}`,
+    columns: [
+      number("node", (z) => z.node), text("zone", (z) => z.name), from, to,
+      size("managed", (z) => z.managed_bytes), size("free", (z) => z.free_bytes), size("NR_UNACCEPTED", (z) => z.unaccepted_bytes),
+      number("listed chunks", (z) => z.listed_chunks), size("min", (z) => z.watermarks.min), size("high", (z) => z.watermarks.high),
+    ],
+    rows: data.zones,
+  });
+  add({
+    id: "efi",
+    title: "EFI memory map",
+    note: efi.descriptors
+      ? `${plural(efi.descriptors.length, "descriptor")} from the ${efi.provenance}, ${efi.complete ? "complete" : "incomplete"}${efi.note ? `: ${efi.note}` : ""}`
+      : `not captured: ${efi.note}`,
+    columns: [from, to, bytes, type, end("attribute", (r) => r.attribute)],
+    rows: efi.descriptors,
+  });
 
   const titles = { current: "e820_table", kexec: "e820_table_kexec", firmware: "e820_table_firmware", boot_params: "boot_params.e820_table" };
   const entries = [], notes = [];
@@ -161,16 +132,13 @@ function tables(guest, show) {
   }
   const differences = data.e820.differences;
   if (differences) notes.push(differences.length ? `firmware and current differ in ${plural(differences.length, "range")}` : "firmware and current do not differ");
-  found.push(
-    tableSection({
-      id: "e820",
-      title: "e820 tables",
-      note: notes.join("; "),
-      columns: [{ name: "table", kind: "text", of: (r) => r.table }, start, end, bytes, type],
-      rows: entries,
-      show,
-    }),
-  );
+  add({
+    id: "e820",
+    title: "e820 tables",
+    note: notes.join("; "),
+    columns: [text("table", (r) => r.table), from, to, bytes, type],
+    rows: entries,
+  });
 
   return found;
 }
