@@ -107,6 +107,17 @@ def test_the_answers_of_all_commands_hold_to_their_schema(
         assert command == "resolve" or violation("answers", {k: v for k, v in document.items() if k not in own})
 
 
+def test_the_records_of_a_scan_hold_to_their_schema(tmp_path: Path) -> None:
+    targets = [SAMPLES / "6.12-fill" / "vmcore", tmp_path / "none"]
+    targets[1].write_text("no dump")
+    main(["scan", "--quiet", "-o", str(tmp_path / "new"), *map(str, targets)])
+    old = ROOT / "tests" / "compatibility" / "scan.jsonl"
+    for line in (*old.read_text().splitlines(), *(tmp_path / "new").read_text().splitlines()):
+        assert violation("records", json.loads(line)) is None
+        for key in ("schema", "command"):
+            assert violation("records", {k: v for k, v in json.loads(line).items() if k != key})
+
+
 # Files evolve
 
 
