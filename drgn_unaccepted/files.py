@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Open files that a user names, and replace files atomically.
 
-A name can lead to a device: a read of ``/dev/mem`` can kill a confidential guest, ``/dev/zero`` has no end, and a file
-renamed over ``/dev/null`` breaks the machine. It can lead to a pipe without a writer, whose open(2) never returns.
+A name can lead to a device: a read of the memory device can kill a confidential guest, ``/dev/zero`` has no end, and a
+file renamed over ``/dev/null`` breaks the machine. It can lead to a pipe without a writer, whose open(2) never returns.
 """
 
 from __future__ import annotations
