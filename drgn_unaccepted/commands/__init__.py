@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any, cast
 
 from drgn_unaccepted.answer.source import SOURCES
-from drgn_unaccepted.commands.base import Arguments, Command, CommandError, Parser
+from drgn_unaccepted.commands.base import Arguments, Command, Parser
+from drgn_unaccepted.errors import CommandError
 
 #: All commands with their line of help.
 COMMANDS = {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union
 
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
+from drgn_unaccepted.errors import EXIT_ANSWERED
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Snapshot
 
@@ -113,6 +113,3 @@ def from_1(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) < 1:
         refuse(f"{text}: not a number from 1 to 9999999")
     return int(text)
-
-
-__all__ = ["STATE", "Action", "Arguments", "Command", "CommandError", "Parser", "Question", "from_1", "refuse"]

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Optional, cast
 
-from drgn_unaccepted.answer.check import check
-from drgn_unaccepted.answer.documents import CheckAnswer
+from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
+from drgn_unaccepted.answer.head import head, platform_document
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.checks import explain, rule_names
+from drgn_unaccepted.checks import Finding, confirm, explain, rule_names, run_checks
 from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import Arguments, CommandError, Parser, Question, refuse
-from drgn_unaccepted.errors import EXIT_STATUS, one_line
+from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
+from drgn_unaccepted.errors import EXIT_STATUS, CommandError, one_line
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.junit import junit
@@ -84,6 +84,36 @@ def _rule(text: str) -> str:
     if text not in rule_names():
         refuse(f"{text}: no such rule; the rules are {', '.join(rule_names())}")
     return text
+
+
+def check(
+    snapshot: Snapshot, source: Source, only: Optional[Collection[str]] = None, earlier: Optional[Snapshot] = None
+) -> CheckAnswer:
+    """The findings, and the worst of them as the overall status.
+
+    :param only: rules to run; all by default
+    :param earlier: an earlier sample of the same live kernel; a warning counts only if both samples show it
+    :raises ValueError: there is no rule of such a name
+    """
+    report = run_checks(snapshot, only)
+    if earlier is not None:
+        report = confirm(run_checks(earlier, only), report)
+    return {
+        **head(snapshot, source, "check"),
+        "platform": platform_document(snapshot.platform),
+        "status": report.status,
+        "findings": [_finding_document(finding) for finding in report.findings],
+    }
+
+
+def _finding_document(finding: Finding) -> FindingDocument:
+    return {
+        "rule": finding.rule,
+        "status": finding.status,
+        "message": finding.message,
+        "ranges": [list(range_) for range_ in finding.ranges],
+        "needs": list(finding.needs),
+    }
 
 
 COMMAND = Check()

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Optional, Union
 
-from drgn_unaccepted.commands.base import Arguments, CommandError, Parser, refuse
-from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.commands.base import Arguments, Parser, refuse
+from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.map import Style, style_for
 

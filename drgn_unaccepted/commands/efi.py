@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import EfiAnswer
-from drgn_unaccepted.answer.firmware_maps import efi
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, size
 
@@ -45,6 +46,30 @@ class Efi(Question[EfiAnswer]):
             ),
             ("start", "end", "size", "type", "name", "attribute"),
         )
+
+
+def efi(snapshot: Snapshot, source: Source) -> EfiAnswer:
+    """The EFI memory map in map order, with its provenance; ``none`` and null where it was not captured."""
+    shared, efi_map = head(snapshot, source, "efi"), snapshot.efi_map
+    if efi_map is None:
+        note = snapshot.missing.get("efi_map")
+        return {**shared, "provenance": "none", "complete": False, "note": note, "descriptors": None}
+    return {
+        **shared,
+        "provenance": cast("Any", efi_map.provenance),
+        "complete": efi_map.complete,
+        "note": efi_map.note,
+        "descriptors": [
+            {
+                "type": d.type,
+                "name": efi_model.type_name(d.type),
+                "start": d.start,
+                "end": d.end,
+                "attribute": d.attribute,
+            }
+            for d in efi_map.descriptors
+        ],
+    }
 
 
 COMMAND = Efi()

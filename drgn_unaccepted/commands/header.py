@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import HeaderAnswer
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.summary import header
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Question
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, safe, size, span
 
 
@@ -46,6 +47,24 @@ class Header(Question[HeaderAnswer]):
                 unaccepted = size(fields["set_bits"] * table["unit_size"])
                 rows.append(("set bits", f"{fields['set_bits']}, {unaccepted} unaccepted"))
         return lines.pairs(rows)
+
+
+def header(snapshot: Snapshot, source: Source) -> HeaderAnswer:
+    """The fields of ``struct efi_unaccepted_memory``."""
+    table, geometry = snapshot.table, snapshot.table.geometry
+    return {
+        **head(snapshot, source, "header"),
+        "header": {
+            "version": table.version,
+            "unit_size": table.unit_size,
+            "phys_base": table.phys_base,
+            "size": table.bitmap_bytes,
+            "covered_end": None if geometry is None else geometry.end,
+            "units": None if geometry is None else geometry.units,
+            "set_bits": None if table.bitmap is None else bits.count(table.bitmap),
+            "page_offset": None if table.address is None else table.address % PAGE_SIZE,
+        },
+    }
 
 
 COMMAND = Header()

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from drgn_unaccepted.commands.base import Action, Arguments, CommandError, Parser, from_1
-from drgn_unaccepted.errors import EXIT_ANSWERED, SnapshotFileError, one_line
+from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.record.keep import BOOTS, DIRECTORY, boot_id, keep
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from drgn_unaccepted.commands.base import Action, Arguments, CommandError, Parser, from_1, refuse
-from drgn_unaccepted.errors import EXIT_ANSWERED, one_line
+from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
 from drgn_unaccepted.kernel.sampler import Sampler
 from drgn_unaccepted.record.loop import record, stopped_by_signals
 

@@ -11,13 +11,12 @@ from typing import Any, Callable
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.answer.progress import Progress
-from drgn_unaccepted.answer.report import report
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.commands import drawing
-from drgn_unaccepted.commands.base import Action, Arguments, CommandError, Parser
-from drgn_unaccepted.commands.report import write_page, written_line
-from drgn_unaccepted.errors import EXIT_ANSWERED, one_line
+from drgn_unaccepted.commands.base import Action, Arguments, Parser
+from drgn_unaccepted.commands.progress import Progress
+from drgn_unaccepted.commands.report import report, write_page, written_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
 from drgn_unaccepted.record.file import Recording, RecordingError
 from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.views import figure

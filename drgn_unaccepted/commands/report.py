@@ -1,20 +1,54 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``report``: everything as one HTML page."""
+"""``report``: everything as one HTML page, small enough to travel.
+
+Ranges are packed and compressed (:func:`pack`); nothing is thinned out. The script of the page looks states up in them
+and derives none.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable
-from typing import cast
+import math
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from itertools import chain
+from typing import Optional, cast
 
-from drgn_unaccepted.answer.documents import Document, ReportAnswer
-from drgn_unaccepted.answer.report import PageDocument, report
+from drgn_unaccepted import limits
+from drgn_unaccepted.answer.documents import (
+    CheckAnswer,
+    Document,
+    HistoryAnswer,
+    HistorySlice,
+    ReportAnswer,
+    State,
+)
+from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
+from drgn_unaccepted.answer.map import filled_ranges, lanes, layers
 from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.state import UNACCEPTED, UNKNOWN, StateMap
+from drgn_unaccepted.checks import explain
 from drgn_unaccepted.commands import drawing
+from drgn_unaccepted.commands.accepting import accepting
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.commands.check import check
+from drgn_unaccepted.commands.e820 import e820
+from drgn_unaccepted.commands.efi import efi
+from drgn_unaccepted.commands.summary import summary
+from drgn_unaccepted.commands.zones import zones
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
-from drgn_unaccepted.views.report import report_page
+from drgn_unaccepted.views.report import Elsewhere, PackedRanges, PageDocument, PageHistory, report_page
+
+#: What a source says of an address: state, covered, reason.
+Said = tuple[State, Optional[bool], str]
 
 
 class Report(Question[PageDocument]):
@@ -49,6 +83,146 @@ def write_page(answer: PageDocument, path: str) -> ReportAnswer:
 
 def written_line(answer: ReportAnswer) -> str:
     return f"{answer['file']}: {answer['file_bytes']} bytes; checks: {answer['status']}"
+
+
+def report(
+    snapshot: Snapshot, source: Source, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
+) -> PageDocument:
+    """The data of the page.
+
+    :param checks: the answer of ``check``, by default made here
+    :param past: the answer of :func:`~drgn_unaccepted.answer.history.history` for a recording that ends here
+    :raises CommandError: the state of memory changes too often for a page
+    """
+    found = _states(snapshot, source)
+    unaccepted = [] if source.exact else _ranges(found, UNACCEPTED)
+    shown = layers(snapshot, source, unaccepted, _ranges(found, UNKNOWN))
+    memory = shown.memory
+    findings = check(snapshot, source) if checks is None else checks
+    zone_list, efi_map = zones(snapshot, source), efi(snapshot, source)
+    for zone in zone_list["zones"] or ():
+        zone["listed"] = None  # in "listed", packed
+    for descriptor in efi_map["descriptors"] or ():
+        if descriptor["attribute"] is not None:
+            # A script's numbers have 53 bits.
+            descriptor["attribute"] = f"{descriptor['attribute']:#x}"  # type: ignore[typeddict-item]
+    explained = {
+        finding["rule"]: [" ".join(part.split()) for part in explain(finding["rule"]).split("\n\n")[1:]]
+        for finding in findings["findings"]
+        if finding["status"] not in ("pass", "skip")
+    }
+    summed = summary(snapshot, source)
+    if zone_list["missing"]:
+        summed["missing"]["zones"] = zone_list["missing"]
+    return {
+        **summed,
+        "command": "report",
+        "unit_size": unit_size(snapshot),
+        "saved": snapshot.table.is_saved,
+        "bits": None if source.exact else pack(_set_bits(snapshot)),
+        "states": [
+            {"state": state, "covered": covered, "reason": reason, "runs": _pack(edges)}
+            for (state, covered, reason), edges in found.items()
+        ],
+        "listed": pack(listed_ranges(snapshot)),
+        "accepting_ranges": lanes(snapshot)["accepting"] or [],
+        "elsewhere": _elsewhere(snapshot),
+        "memory_from": memory.provenance,
+        "filled": pack(filled_ranges(snapshot, source, memory)),
+        "layers": {
+            "reserved": pack(memory.reserved),
+            "ram": pack(memory.ram),
+            "outside": pack(shown.uncovered),
+            "unknown": pack(shown.unknown),
+            "guard": pack(shown.guards),
+        },
+        "efi": efi_map,
+        "e820": e820(snapshot, source),
+        "zones": zone_list["zones"],
+        "accepting": accepting(snapshot, source),
+        "checks": {**findings, "explain": explained},
+        "recording": None if past is None else _recording(past),
+    }
+
+
+def _set_bits(snapshot: Snapshot) -> Iterator[Range]:
+    geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
+    if geometry is not None and bitmap is not None:
+        for first, end in bits.runs(bitmap):
+            yield Range(geometry.unit(first).start, geometry.unit(end - 1).end)
+
+
+def _elsewhere(snapshot: Snapshot) -> Elsewhere:
+    table, flight = snapshot.table, snapshot.accepting
+    cut = any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ())
+    bit = None if table.bitmap is None or table.is_doubted else 0
+    is_placed = flight is not None and (not flight.entries or snapshot.unit_base()[0] is not None)
+    return {
+        "bit": bit,
+        "kernel_predicate": False if table.state == "absent" or (bit == 0 and not table.is_saved) else None,
+        "listed": False if snapshot.zones and not cut else None,
+        "in_flight": False if flight is not None and is_placed and not flight.problems else None,
+    }
+
+
+def _recording(past: HistoryAnswer) -> PageHistory:
+    nbytes = array("d")
+    slices: list[HistorySlice] = []
+    for now in past["slices"]:
+        bins = now["bins_unaccepted_bytes"] or [None] * len(past["bins"])
+        nbytes.extend(math.nan if one is None else one for one in bins)
+        slices.append({**now, "bins_unaccepted_bytes": None})
+    if sys.byteorder == "big":
+        nbytes.byteswap()
+    return {**past, "slices": slices, "unaccepted": _deflated(nbytes.tobytes())}
+
+
+def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
+    """Starts and ends in turns, by what is said of the ranges. Together they are all addresses."""
+    found: dict[Said, array[int]] = {}
+    count = 0
+    for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+        edges = found.setdefault((piece.state, piece.covered, piece.reason), array("Q"))
+        if edges and edges[-1] == piece.start:
+            edges[-1] = piece.end
+        else:
+            edges.extend((piece.start, piece.end))
+            count += 1
+        if count > limits.REPORT_PIECES:
+            raise CommandError(f"memory changes its state over {limits.REPORT_PIECES} times: too much for a page")
+    return found
+
+
+def _ranges(found: dict[Said, array[int]], state: State) -> list[Range]:
+    """The ranges of a state."""
+    groups = (edges for said, edges in found.items() if said[0] == state)
+    return rng.merge(chain.from_iterable(zip(edges[::2], edges[1::2]) for edges in groups))
+
+
+def pack(ranges: Iterable[Range]) -> PackedRanges:
+    """Sorted, disjoint ranges as LEB128 pairs (gap since the last end, length), deflated, in base64.
+
+    The numbers are multiples of ``grain``, which makes most of them one byte.
+    """
+    return _pack(array("Q", chain.from_iterable(ranges)))
+
+
+def _pack(edges: array[int]) -> PackedRanges:
+    grain = reduce(math.gcd, edges, 0) or 1
+    packed = bytearray()
+    last = 0
+    for edge in edges:
+        number = (edge - last) // grain
+        while number > 0x7F:
+            packed.append(number & 0x7F | 0x80)
+            number >>= 7
+        packed.append(number)
+        last = edge
+    return {"grain": grain, "count": len(edges) // 2, "data": _deflated(bytes(packed))}
+
+
+def _deflated(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
 
 
 COMMAND = Report()

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from drgn_unaccepted.answer.documents import SnapshotAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.commands.base import Arguments, CommandError, Parser, Question
-from drgn_unaccepted.errors import SnapshotFileError, one_line
+from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.errors import CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
 from drgn_unaccepted.snapshot_file import write

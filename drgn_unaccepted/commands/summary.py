@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import SummaryAnswer
+from drgn_unaccepted.answer.head import head, platform_document
 from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.summary import summary
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, safe, size, span
 
 
@@ -95,6 +96,32 @@ def _kernel(answer: SummaryAnswer) -> str:
     where = "running" if target["path"] is None else safe(target["path"])
     types = {"dwarf": "types from DWARF", "btf": "types from its own BTF", "none": "no types"}
     return f"{release}, {where}, {types[target['debug_info']]}"
+
+
+def summary(snapshot: Snapshot, source: Source) -> SummaryAnswer:
+    """The totals, the policy and the accepts in flight; parts that could not be read are null and named."""
+    table, accepting, geometry = snapshot.table, snapshot.accepting, snapshot.table.geometry
+    runs = span = None
+    if source.name == "bitmap":
+        assert table.bitmap is not None and geometry is not None
+        extent = bits.extent(table.bitmap)
+        runs = 0 if extent is None else extent.runs
+        if extent is not None:
+            span = [geometry.unit(extent.first).start, geometry.unit(extent.end - 1).end]
+    listed = None
+    if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
+        listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
+    return {
+        **head(snapshot, source, "summary"),
+        "covered": None if geometry is None else [geometry.phys_base, geometry.end],
+        "unaccepted_runs": runs,
+        "unaccepted_span": span,
+        "listed_chunks": listed,
+        "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
+        "platform": platform_document(snapshot.platform),
+        "in_flight": None if accepting is None else len(accepting.entries) or (None if accepting.problems else 0),
+        "missing": dict(snapshot.missing),
+    }
 
 
 COMMAND = Summary()

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.answer.progress import Progress
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
+from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.commands.record import add_sampling_arguments
 from drgn_unaccepted.errors import EXIT_ANSWERED
 from drgn_unaccepted.kernel.sampler import Sampler

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional
 
-from drgn_unaccepted.answer.allocator import zones
-from drgn_unaccepted.answer.documents import ZonesAnswer
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
+from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.source import Source, no_zones
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Question
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.model.ranges import chunk_ranges
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import safe, size, span
 
 
@@ -49,6 +50,48 @@ class Zones(Question[ZonesAnswer]):
                 yield f"{where}: listed {span(start, end)}, {size(end - start)}"
             for problem in zone["list_problems"]:
                 yield f"{where}: unaccepted_pages: {safe(problem)}"
+
+
+def zones(snapshot: Snapshot, source: Source) -> ZonesAnswer:
+    """Populated zones in bytes, with the listed chunks merged into ranges; null where they were not captured."""
+    shared, missing = head(snapshot, source, "zones"), no_zones(snapshot)
+    if not snapshot.zones:
+        return {**shared, "missing": missing, "chunk_bytes": None, "zones": None}
+    assert snapshot.kernel is not None
+    chunk = snapshot.kernel.chunk_pages * PAGE_SIZE
+    return {**shared, "missing": missing, "chunk_bytes": chunk, "zones": [_zone(z, chunk) for z in snapshot.zones]}
+
+
+def _zone(zone: Zone, chunk: int) -> ZoneDocument:
+    marks = zone.watermarks
+    return {
+        "node": zone.node,
+        "name": zone.name,
+        "start": zone.start_pfn * PAGE_SIZE,
+        "end": (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
+        "present_bytes": zone.present_pages * PAGE_SIZE,
+        "managed_bytes": zone.managed_pages * PAGE_SIZE,
+        "free_bytes": zone.free_pages * PAGE_SIZE,
+        "buddy_bytes": zone.buddy_pages * PAGE_SIZE,
+        "unaccepted_bytes": _bytes(zone.unaccepted_pages),
+        "listed_chunks": None if zone.listed is None else len(zone.listed.pfns),
+        "listed": None
+        if zone.listed is None
+        else [list(run) for run in chunk_ranges(zone.listed.pfns, chunk // PAGE_SIZE)],
+        "list_problems": [] if zone.listed is None else list(zone.listed.problems),
+        "watermarks": {
+            "min": marks.min * PAGE_SIZE,
+            "low": marks.low * PAGE_SIZE,
+            "high": marks.high * PAGE_SIZE,
+            "promo": _bytes(marks.promo),
+            "boost": marks.boost * PAGE_SIZE,
+        },
+        "locked": zone.locked,
+    }
+
+
+def _bytes(pages: Optional[int]) -> Optional[int]:
+    return None if pages is None else pages * PAGE_SIZE
 
 
 COMMAND = Zones()

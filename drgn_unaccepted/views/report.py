@@ -12,15 +12,85 @@ import hashlib
 import json
 import re
 from importlib.resources import files
+from typing import Optional, TypedDict
 
 from drgn_unaccepted import __version__, limits
-from drgn_unaccepted.answer.report import PageDocument
+from drgn_unaccepted.answer.documents import (
+    AcceptingAnswer,
+    CheckAnswer,
+    E820Answer,
+    EfiAnswer,
+    HistoryAnswer,
+    Span,
+    State,
+    SummaryAnswer,
+    ZoneDocument,
+)
+from drgn_unaccepted.answer.map import MemoryFrom
 from drgn_unaccepted.errors import CommandError
 
 _SCRIPTS = ("data.js", "resolve.js", "tables.js", "shades.js", "map.js", "history.js", "page.js")
 
 #: Characters that would end the script element, or that are line ends to JavaScript but not to JSON.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+class PackedRanges(TypedDict):
+    grain: int
+    count: int
+    data: str
+
+
+class StateGroup(TypedDict):
+    state: State
+    covered: Optional[bool]
+    reason: str
+    runs: PackedRanges
+
+
+class Elsewhere(TypedDict):
+    """The columns of ``resolve`` where the bits, the lists or the accepts do not have an address."""
+
+    bit: Optional[int]
+    kernel_predicate: Optional[bool]
+    listed: Optional[bool]
+    in_flight: Optional[bool]
+
+
+class PageHistory(HistoryAnswer):
+    """A recording. The bytes of each bin and slice are not in the slices, but here:"""
+
+    #: Little-endian doubles, NaN for unknown, compressed.
+    unaccepted: str
+
+
+class PageChecks(CheckAnswer):
+    #: Paragraphs about each rule that found something.
+    explain: dict[str, list[str]]
+
+
+class PageDocument(SummaryAnswer):
+    """The data of the page, from which its script answers ``resolve`` for any address."""
+
+    unit_size: int
+    #: Whether the table was saved earlier.
+    saved: bool
+    #: Units whose bit is set. None for an exact source: they are the unaccepted.
+    bits: Optional[PackedRanges]
+    states: list[StateGroup]
+    listed: PackedRanges
+    accepting_ranges: list[Span]
+    elsewhere: Elsewhere
+    memory_from: MemoryFrom
+    filled: PackedRanges
+    #: Memory of each kind, in the order in which it is drawn.
+    layers: dict[str, PackedRanges]
+    efi: EfiAnswer
+    e820: E820Answer
+    zones: Optional[list[ZoneDocument]]
+    accepting: AcceptingAnswer
+    checks: PageChecks
+    recording: Optional[PageHistory]
 
 
 def report_page(answer: PageDocument) -> str:

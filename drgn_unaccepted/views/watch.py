@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Optional, TypeVar
 
-from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.answer.progress import by_node
+from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.words import about, count, safe, span
+
+N = TypeVar("N", int, float)
 
 #: Accepts that the screen shows. Each one occupies a CPU.
 _ACCEPTS_SHOWN = 16
@@ -147,3 +149,31 @@ def _accepting(answer: ProgressAnswer) -> Iterator[str]:
         yield f"  and {len(entries) - _ACCEPTS_SHOWN} more"
     for problem in answer["accepting_problems"]:
         yield f"accepting_list: {safe(problem)}"
+
+
+def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
+    """The zones added up by node; None where a zone of the node has None."""
+    nodes: dict[int, list[ZoneProgress]] = {}
+    for zone in zones:
+        nodes.setdefault(zone["node"], []).append(zone)
+    return [
+        {
+            "node": node,
+            "name": "all",
+            "managed_bytes": sum(zone["managed_bytes"] for zone in of_node),
+            "free_bytes": sum(zone["free_bytes"] for zone in of_node),
+            "unaccepted_bytes": _sum(zone["unaccepted_bytes"] for zone in of_node),
+            "listed_chunks": _sum(zone["listed_chunks"] for zone in of_node),
+            "rate_bytes_per_second": _sum(zone["rate_bytes_per_second"] for zone in of_node),
+        }
+        for node, of_node in nodes.items()
+    ]
+
+
+def _sum(numbers: Iterable[Optional[N]]) -> Optional[N]:
+    total: Optional[N] = None
+    for number in numbers:
+        if number is None:
+            return None
+        total = number if total is None else total + number
+    return total

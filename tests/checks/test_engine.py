@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.check import check
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import confirm, rule_names, run_checks
+from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Table, Task
 

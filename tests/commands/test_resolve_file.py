@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.bulk import Bulk
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
@@ -211,7 +211,7 @@ def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch
     text = "".join(f"{address:#x}\n" for address in range(0, 520 * UNIT, UNIT // 3)).encode()
     said = []
     for most in (limits.BULK_PIECES, 100):
-        monkeypatch.setattr("drgn_unaccepted.answer.bulk.BULK_PIECES", most)
+        monkeypatch.setattr("drgn_unaccepted.commands.bulk.BULK_PIECES", most)
         bulk = Bulk(snapshot, choose_source(snapshot))
         said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)))))  # type: ignore[arg-type]
     assert said[0] == said[1] and "unaccepted" in said[0][0]

@@ -11,10 +11,10 @@ import pytest
 from drgn_unaccepted import helpers
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.ranges import ranges
-from drgn_unaccepted.answer.resolve import resolve
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import run_checks
+from drgn_unaccepted.commands.ranges import ranges
+from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table

@@ -11,8 +11,8 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from drgn_unaccepted.answer.resolve import resolve
 from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.addresses import Query

@@ -22,7 +22,7 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.answer.progress import Progress
+from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Sample, Snapshot, Task
 from drgn_unaccepted.views.watch import line, screen
 from drgn_unaccepted.words import about

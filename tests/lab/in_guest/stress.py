@@ -14,9 +14,9 @@ import sys
 import time
 from typing import Any
 
-from drgn_unaccepted.answer.ranges import ranges
 from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import confirm, run_checks
+from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_kernel

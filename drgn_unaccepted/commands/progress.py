@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import NamedTuple, Optional, TypeVar
+from typing import NamedTuple, Optional
 
-from drgn_unaccepted.answer.allocator import accepting
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.commands.accepting import accepting
 from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
 
 #: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
 RATE_SECONDS = 10.0
-
-
-N = TypeVar("N", int, float)
 
 
 class _Point(NamedTuple):
@@ -88,34 +84,6 @@ class Progress:
             "listed_chunks": None if zone.listed is None else len(zone.listed.pfns),
             "rate_bytes_per_second": _rate(then, now, then and then.zones.get(key), now.zones[key], same_source=False),
         }
-
-
-def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
-    """The zones added up by node; None where a zone of the node has None."""
-    nodes: dict[int, list[ZoneProgress]] = {}
-    for zone in zones:
-        nodes.setdefault(zone["node"], []).append(zone)
-    return [
-        {
-            "node": node,
-            "name": "all",
-            "managed_bytes": sum(zone["managed_bytes"] for zone in of_node),
-            "free_bytes": sum(zone["free_bytes"] for zone in of_node),
-            "unaccepted_bytes": _sum(zone["unaccepted_bytes"] for zone in of_node),
-            "listed_chunks": _sum(zone["listed_chunks"] for zone in of_node),
-            "rate_bytes_per_second": _sum(zone["rate_bytes_per_second"] for zone in of_node),
-        }
-        for node, of_node in nodes.items()
-    ]
-
-
-def _sum(numbers: Iterable[Optional[N]]) -> Optional[N]:
-    total: Optional[N] = None
-    for number in numbers:
-        if number is None:
-            return None
-        total = number if total is None else total + number
-    return total
 
 
 def _rate(
