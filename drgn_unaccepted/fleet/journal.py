@@ -61,27 +61,22 @@ class Journal(Output):
         except OSError as error:
             raise CommandError(one_line(error, path)) from None
         try:
-            self._lock()
-            self._end = self._read()
-        except BaseException:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             self._file.close()
-            raise
+            raise CommandError(f"{path}: another scan is writing it") from None
+        except OSError:
+            # A file system without locks: the user must take care not to run two scans into one file.
+            pass
+        #: The offset of the next line.
+        self._end = 0
+        self._read()
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CommandError(f"{self._path}: another scan is writing it") from None
-        except OSError:
-            # A file system without locks: the user must take care not to run two scans into one file.
-            return
-
-    def _read(self) -> int:
-        """Note what is done, and return the offset of the next line. A killed scan can leave a line without an end."""
-        end = 0
+    def _read(self) -> None:
+        """Note what is done. A killed scan can leave a last line without an end."""
         with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             for data in bounded_lines(file):
                 if not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES:
@@ -92,8 +87,7 @@ class Journal(Output):
                     raise CommandError(f"{self._path}: holds something else than a scan's records, and is left alone")
                 if record is not None:
                     self.done[record["id"]] = record["error"] is None
-                end += len(data)
-        return end
+                self._end += len(data)
 
     def _write(self, document: Union[ScanHeader, ScanRecord]) -> None:
         data = json.dumps(document).encode() + b"\n"

@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
-from drgn_unaccepted.files import write_atomically
+from drgn_unaccepted.files import replacing
 from drgn_unaccepted.fleet.documents import MergeSummary, Problem, ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import digest, read, result_files
 from drgn_unaccepted.fleet.summary import Summary
@@ -54,7 +54,8 @@ def _write(lines: Iterable[str], path: Optional[str]) -> None:
         to_stdout(lines)
         return
     try:
-        write_atomically(path, "".join(f"{line}\n" for line in lines))
+        with replacing(path) as file:
+            file.writelines(f"{line}\n".encode() for line in lines)
     except OSError as error:
         raise CommandError(one_line(error, path)) from None
 

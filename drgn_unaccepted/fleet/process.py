@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Callable, NamedTuple, Optional, cast
 import drgn_unaccepted
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA
-from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR
+from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR, CommandError, one_line
 from drgn_unaccepted.fleet.documents import ErrorDocument, ScanRecord
 from drgn_unaccepted.fleet.targets import Target, find_targets
 
@@ -138,13 +138,16 @@ def run(
     :param jobs: processes at a time
     :param rest: waits for so many seconds, or less
     :param stopped: whether to end before all targets have their records
-    :raises OSError: no process or no temporary file can be made
+    :raises CommandError: no process or no temporary file can be made
     """
     running: list[Process] = []
     try:
         while not stopped():
             for target in islice(targets, jobs - len(running)):
-                running.append(Process(target, bounds))
+                try:
+                    running.append(Process(target, bounds))
+                except OSError as error:
+                    raise CommandError(f"cannot start the process of a target: {one_line(error)}") from None
             if not running:
                 return
             rest(_LOOK)

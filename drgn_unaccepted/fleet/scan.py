@@ -10,17 +10,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Optional
 
 from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.commands.base import from_1, refuse
-from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError, one_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError
 from drgn_unaccepted.fleet.documents import ScanHeader
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run
 from drgn_unaccepted.fleet.progress import Progress
-from drgn_unaccepted.fleet.targets import Target, find_targets, parse_shard, shard_of_environment
-from drgn_unaccepted.record.loop import Stop, stopped_by_signals
+from drgn_unaccepted.fleet.targets import find_targets, parse_shard, shard_of_environment
+from drgn_unaccepted.record.loop import stopped_by_signals
 from drgn_unaccepted.words import count, safe
 
 _SIZES = {"M": 20, "G": 30, "T": 40}
@@ -98,44 +97,27 @@ def run_scan(args: argparse.Namespace) -> int:
     with output, stopped_by_signals() as stop:
         done = output.done
         todo = [target for target in mine if target.id not in done or (args.retry and not done[target.id])]
+        earlier = len(mine) - len(todo)
         header: ScanHeader = {
             "schema": SCHEMA,
             "command": "scan",
             "shard": [shard.index, shard.count],
             "targets": len(mine),
-            "done": len(mine) - len(todo),
+            "done": earlier,
         }
         output.begin(header)
-        progress = None if args.quiet else Progress(len(mine), header["done"], shard)
-        left = _scan(todo, args, output, progress, stop)
+        bounds, jobs = Bounds(args.timeout, args.memory), args.jobs or usable_cpus()
+        results = closing(run(iter(todo), bounds, jobs, stop.wait, lambda: bool(stop)))
+        with Progress(len(mine), earlier, shard, args.quiet) as progress, results as records:
+            for record in records:
+                output.add(record)
+                progress.add(record)
+    left = len(mine) - progress.done
     if not left:
         return EXIT_ANSWERED
     again = "" if args.output is None else "; the same command continues"
     print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
     return EXIT_INTERRUPTED
-
-
-def _scan(
-    todo: list[Target], args: argparse.Namespace, output: Output, progress: Optional[Progress], stop: Stop
-) -> int:
-    """Write the records, and return the number of targets left without one."""
-    left = len(todo)
-    bounds, jobs = Bounds(args.timeout, args.memory), args.jobs or usable_cpus()
-    try:
-        with closing(run(iter(todo), bounds, jobs, stop.wait, lambda: bool(stop))) as records:
-            for record in records:
-                output.add(record)
-                if progress is not None:
-                    progress.add(record)
-                left -= 1
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CommandError(f"cannot start the process of a target: {one_line(error)}") from None
-    finally:
-        if progress is not None:
-            progress.close()
-    return left
 
 
 def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")) -> int:

@@ -203,22 +203,19 @@ def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tu
         line = os.fsdecode(raw).strip()
         if not line or line.startswith("#"):
             continue
-        entry = _json_entry(f"{name}:{number}", line) if line.startswith("{") else {"path": line}
         try:
-            valid = not any(b"\0" in os.fsencode(value) for value in entry.values())
-        except UnicodeEncodeError:
-            valid = False
-        if not valid:
-            raise CommandError(f"{name}:{number}: a character that no file name can have")
+            entry = _json_entry(line) if line.startswith("{") else {"path": line}
+            if any(b"\0" in os.fsencode(value) for value in entry.values()):
+                raise ValueError("a null character")
+        except (ValueError, RecursionError) as error:
+            json_ = "not JSON: " if isinstance(error, (json.JSONDecodeError, RecursionError)) else ""
+            raise CommandError(f"{name}:{number}: {json_}{error}") from None
         yield str(_absolute(directory / entry["path"])), entry
 
 
-def _json_entry(where: str, line: str) -> dict[str, str]:
+def _json_entry(line: str) -> dict[str, str]:
     known = ("path", "host", *_OPTIONS)
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CommandError(f"{where}: not JSON: {error}") from None
+    entry: dict[str, str] = json.loads(line)
     if "path" not in entry or not all(key in known and isinstance(value, str) for key, value in entry.items()):
-        raise CommandError(f"{where}: an entry has path, and can have {', '.join(known[1:])}, all of them text")
-    return dict(entry)
+        raise ValueError(f"an entry has path, and can have {', '.join(known[1:])}, all of them text")
+    return entry

@@ -40,6 +40,7 @@ def test_the_manifests_hold_to_the_schema() -> None:
         library.validate(wrong, VERSIONS[-1], strict=True)
 
 
+@pytest.mark.usefixtures("no_reader")
 def test_the_pod_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,21 +6,24 @@ from __future__ import annotations
 import csv
 import json
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.fleet.documents import MergeSummary
 from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.text import text
 from tests.fleet.tools import check_document, finding
 
-LATER = "2026-12-01T12:00:00+00:00"
+SOONER, NOW, LATER = (f"2026-{month}-01T12:00:00+00:00" for month in (10, 11, 12))
 
 Findings = Sequence[tuple[str, str]]
+Capsys = pytest.CaptureFixture[str]
+Record = dict[str, Any]
 
 
 def scanned(
@@ -29,49 +32,53 @@ def scanned(
     error: Optional[str] = None,
     release: str = "6.12.117",
     platform: Optional[str] = "tdx",
-    host: Optional[str] = None,
-    finished_at: str = "2026-11-01T12:00:00+00:00",
-) -> dict[str, Any]:
+    **more: Any,
+) -> Record:
     statuses = [status for _, status in findings]
     document = check_document(
         command="scan",
         id=f"{number:032x}",
-        host=host,
-        error=None if error is None else {"kind": error, "reason": f"because {number}"},
+        host=None,
+        error=error and {"kind": error, "reason": f"because {number}"},
         status=next((s for s in ("critical", "warning") if s in statuses), "unknown" if error else "ok"),
         findings=[finding(rule, status, f"{rule} of {number}") for rule, status in findings],
-        platform=None if platform is None else {"kind": platform, "cc_vendor": None, "lazy": None},
-        finished_at=finished_at,
+        platform=platform and {"kind": platform, "cc_vendor": None, "lazy": None},
+        finished_at=NOW,
         seconds=0.2,
     )
     document["target"] = {**document["target"], "kind": "vmcore", "path": f"/crash/{number}/vmcore", "release": release}
-    return document
+    return {**document, **more}
 
 
-def header(shard: int, shards: int, targets: int, done: int = 0) -> dict[str, Any]:
+def anew(number: int, **changes: Any) -> Record:
+    """The dump of a record, written anew: another content at the same place."""
+    return {**scanned(number, **changes), "id": f"{number + (1 << 64):032x}"}
+
+
+def header(shard: int, shards: int, targets: int, done: int = 0) -> Record:
     run = {"schema": "drgn-unaccepted/1", "command": "scan", "shard": [shard, shards]}
     return {**run, "targets": targets, "done": done}
 
 
-def anew(number: int, **changes: Any) -> dict[str, Any]:
-    """The dump of a record, written anew: another content at the same place."""
-    record = scanned(number, **changes)
-    return {**record, "id": f"{number + (1 << 64):032x}"}
-
-
-def write(path: Path, *documents: dict[str, Any]) -> str:
+def write(path: Path, *documents: Record) -> str:
     path.write_text("".join(json.dumps(document) + "\n" for document in documents))
     return str(path)
 
 
-def test_the_worst_finding_is_the_first_line(tmp_path: Path) -> None:
+@pytest.fixture
+def merged(tmp_path: Path) -> Callable[..., MergeSummary]:
+    """The summary of files, each a list of documents: ``0.jsonl``, ``1.jsonl``, ..."""
+    return lambda *files: merge([write(tmp_path / f"{n}.jsonl", *documents) for n, documents in enumerate(files)])
+
+
+Merged = Callable[..., MergeSummary]
+
+
+def test_the_worst_finding_is_the_first_line(merged: Merged) -> None:
     common = ("platform-can-accept", "warning")
-    file = write(
-        tmp_path / "a.jsonl",
-        *(scanned(n, [common, ("table-captured", "info")], host=f"guest-{n}") for n in range(8)),
-        scanned(8, [common, ("allocated-pages-accepted", "critical")], host="guest-8"),
-    )
-    lines = list(text(merge([file])))
+    hosts = [scanned(n, [common, ("table-captured", "info")], host=f"guest-{n}") for n in range(8)]
+    worst = scanned(8, [common, ("allocated-pages-accepted", "critical")], host="guest-8")
+    lines = list(text(merged([*hosts, worst])))
     assert lines[:4] == [
         "CRITICAL allocated-pages-accepted: 1 of 9 hosts: guest-8 (/crash/8/vmcore): allocated-pages-accepted of 8",
         "WARNING  platform-can-accept: 9 of 9 hosts, for example guest-0 (/crash/0/vmcore): platform-can-accept of 0",
@@ -81,87 +88,79 @@ def test_the_worst_finding_is_the_first_line(tmp_path: Path) -> None:
     assert "9 targets of 9 hosts: 1 critical, 8 warning" in lines
 
 
-def test_no_findings_is_ok_only_where_all_answered(tmp_path: Path) -> None:
-    file = write(tmp_path / "a", scanned(1), scanned(2))
-    assert next(iter(text(merge([file])))) == "OK: no findings"
-    file = write(tmp_path / "b", scanned(1), scanned(2, error="crash"))
-    assert next(iter(text(merge([file])))) == "UNKNOWN: no findings, 1 of 2 targets gave no answer"
+def test_no_findings_is_ok_only_where_all_answered(merged: Merged) -> None:
+    assert next(text(merged([scanned(1), scanned(2)]))) == "OK: no findings"
+    first = next(text(merged([scanned(1), scanned(2, error="crash")])))
+    assert first == "UNKNOWN: no findings, 1 of 2 targets gave no answer"
 
 
-def test_counts_by_rule_release_platform_and_host(tmp_path: Path) -> None:
-    file = write(
-        tmp_path / "a.jsonl",
-        scanned(1, [("orphan-bits", "warning")], host="a"),
-        scanned(2, [("orphan-bits", "warning")], host="a", release="7.3.4"),
-        scanned(3, host="b", platform="snp"),
-        scanned(4, error="crash", host="c", platform=None, release="7.3.4"),
+def test_counts_by_rule_release_platform_and_host(merged: Merged) -> None:
+    summary = merged(
+        [
+            scanned(1, [("orphan-bits", "warning")], host="a"),
+            scanned(2, [("orphan-bits", "warning")], host="a", release="7.3.4"),
+            scanned(3, host="b", platform="snp"),
+            scanned(4, error="crash", host="c", platform=None, release="7.3.4"),
+        ]
     )
-    summary = merge([file])
     assert (summary["targets"], summary["hosts"], summary["doubles"]) == (4, 3, 0)
     assert summary["statuses"] == {"critical": 0, "warning": 2, "ok": 1, "unknown": 0, "failed": 1}
     (found,) = summary["findings"]
     assert (found["rule"], found["status"], found["targets"], found["hosts"]) == ("orphan-bits", "warning", 2, 1)
     assert found["releases"] == {"6.12.117": 1, "7.3.4": 1} and found["platforms"] == {"tdx": 2}
-    assert summary["failed"] == [
-        {"kind": "crash", "targets": 1, "examples": [{"host": "c", "path": "/crash/4/vmcore", "message": "because 4"}]}
-    ]
+    example = {"host": "c", "path": "/crash/4/vmcore", "message": "because 4"}
+    assert summary["failed"] == [{"kind": "crash", "targets": 1, "examples": [example]}]
     columns = ("targets", "critical", "warning", "ok", "unknown", "failed")
-    assert {row["release"]: [row[c] for c in columns] for row in summary["releases"]} == {
+    rows: Any = [*summary["releases"], *summary["platforms"]]
+    assert {row.get("release") or row.get("platform"): [row[c] for c in columns] for row in rows} == {
         "6.12.117": [2, 0, 1, 1, 0, 0],
         "7.3.4": [2, 0, 1, 0, 0, 1],
-    }
-    assert {row["platform"]: [row[c] for c in columns] for row in summary["platforms"]} == {
         "tdx": [2, 0, 2, 0, 0, 0],
         "snp": [1, 0, 0, 1, 0, 0],
         None: [1, 0, 0, 0, 0, 1],
     }
 
 
-def test_duplicates_count_once_and_an_answer_beats_a_failure(tmp_path: Path) -> None:
-    one = write(tmp_path / "1.jsonl", scanned(1), scanned(2, error="timeout"), scanned(3, [("a", "critical")]))
-    two = write(
-        tmp_path / "2.jsonl",
+def test_duplicates_count_once_and_an_answer_beats_a_failure(merged: Merged) -> None:
+    one = [scanned(1), scanned(2, error="timeout"), scanned(3, [("a", "critical")])]
+    two = [
         scanned(2, [("b", "warning")]),
         scanned(1, error="timeout", finished_at=LATER),
-        scanned(3, [("a", "warning")], finished_at="2026-10-01T12:00:00+00:00"),
-    )
+        scanned(3, [("a", "warning")], finished_at=SOONER),
+    ]
     for files in ([one, two], [two, one]):
-        summary = merge(files)
+        summary = merged(*files)
         assert (summary["targets"], summary["doubles"]) == (3, 3)
         assert summary["statuses"] == {"critical": 1, "warning": 1, "ok": 1, "unknown": 0, "failed": 0}
-    assert any("; 3 duplicates dropped" in line for line in text(summary))
+        assert any("; 3 duplicates dropped" in line for line in text(summary))
 
 
-def test_a_dump_that_was_written_anew_replaces_what_it_said(tmp_path: Path) -> None:
-    """Be it an answer or not, and be the file's order as it may; a dump elsewhere stays."""
-    file = write(
-        tmp_path / "a.jsonl",
-        scanned(1, error="unreadable"),
-        scanned(2, [("a", "critical")]),
-        scanned(3, [("a", "warning")], finished_at=LATER),
-        scanned(4),
-        anew(1, findings=[("b", "warning")], finished_at=LATER),
-        anew(2, error="unreadable", finished_at=LATER),
-        anew(3),
+def test_a_dump_that_was_written_anew_replaces_its_record(merged: Merged) -> None:
+    """Whether or not there is an answer, in whatever order; a dump elsewhere stays."""
+    summary = merged(
+        [
+            scanned(1, error="unreadable"),
+            scanned(2, [("a", "critical")]),
+            scanned(3, [("a", "warning")], finished_at=LATER),
+            scanned(4),
+            anew(1, findings=[("b", "warning")], finished_at=LATER),
+            anew(2, error="unreadable", finished_at=LATER),
+            anew(3),
+        ]
     )
-    summary = merge([file])
     assert (summary["targets"], summary["doubles"], summary["replaced"]) == (4, 0, 3)
     assert summary["statuses"] == {"critical": 0, "warning": 2, "ok": 1, "unknown": 0, "failed": 1}
     assert summary["failed"][0]["examples"][0]["path"] == "/crash/2/vmcore"
     assert any(line.endswith("; 3 replaced by a later scan") for line in text(summary))
 
 
-def test_the_same_path_in_two_files_is_the_same_place_only_where_the_host_is_named(tmp_path: Path) -> None:
-    """/var/crash/STAMP/vmcore of two machines that nobody named are two dumps; a named guest's is one, rescanned."""
-    files = [
-        write(tmp_path / "a.jsonl", scanned(1), scanned(2, host="guest-2")),
-        write(tmp_path / "b.jsonl", anew(1), anew(2, host="guest-2", finished_at=LATER)),
-    ]
-    summary = merge(files)
+def test_the_same_path_in_two_files_is_the_same_place_only_where_the_host_is_named(merged: Merged) -> None:
+    """/var/crash/STAMP/vmcore of two machines without names are two dumps; that of a named guest was rescanned."""
+    summary = merged([scanned(1), scanned(2, host="b")], [anew(1), anew(2, host="b", finished_at=LATER)])
     assert (summary["targets"], summary["replaced"]) == (3, 1)
 
 
-def test_who_stands_out(tmp_path: Path) -> None:
+def test_who_stands_out(merged: Merged) -> None:
     """What most hosts have is no one's own; of 10 hosts, 3 share one fault and 1 has another."""
     hosts = [[("common", "critical")] for _ in range(10)]
     for number in (2, 3, 4):
@@ -169,8 +168,7 @@ def test_who_stands_out(tmp_path: Path) -> None:
     hosts[4].append(("rarest", "warning"))
     hosts[5].append(("seldom", "info"))
     hosts[9].append(("planted", "critical"))
-    file = write(tmp_path / "a", *(scanned(n, found, host=f"guest-{n}") for n, found in enumerate(hosts)))
-    summary = merge([file])
+    summary = merged([scanned(n, found, host=f"guest-{n}") for n, found in enumerate(hosts)])
     assert [host["host"] for host in summary["standing_out"]] == ["guest-9", "guest-4", "guest-2", "guest-3"]
     assert summary["standing_out"][1]["findings"] == [
         {"rule": "rarest", "status": "warning", "hosts": 1},
@@ -179,44 +177,36 @@ def test_who_stands_out(tmp_path: Path) -> None:
     assert summary["standing_out_hosts"] == 4
 
 
-def test_who_gave_no_answer_or_skipped_a_rule_did_not_pass_it(tmp_path: Path) -> None:
+def test_a_host_without_an_answer_or_that_skipped_a_rule_did_not_pass_it(merged: Merged) -> None:
     """Four guests of ten answered; all four fail one rule, and the two of them that could tell fail another."""
     both = [("common", "critical"), ("told-by-two", "warning")]
-    skips = {"skipped": ["told-by-two"]}
-    file = write(
-        tmp_path / "a",
-        *(scanned(n, both, host=f"guest-{n}") for n in (0, 1)),
-        *({**scanned(n, both[:1], host=f"guest-{n}"), **skips} for n in (2, 3)),
-        *(scanned(n, error="timeout", host=f"guest-{n}") for n in range(4, 10)),
-    )
-    summary = merge([file])
+    records = [scanned(n, both, host=f"guest-{n}") for n in (0, 1)]
+    records += [scanned(n, both[:1], host=f"guest-{n}", skipped=["told-by-two"]) for n in (2, 3)]
+    records += [scanned(n, error="timeout", host=f"guest-{n}") for n in range(4, 10)]
+    summary = merged(records)
     assert (summary["hosts"], summary["answered_hosts"], summary["standing_out"]) == (10, 4, [])
     assert [(found["hosts"], found["told_hosts"]) for found in summary["findings"]] == [(4, 4), (2, 2)]
     lines = list(text(summary))
     assert lines[0].startswith("CRITICAL common: 4 of 4 hosts that could tell, for example guest-0 (")
     assert lines[1].startswith("WARNING  told-by-two: 2 of 2 hosts that could tell, for example guest-0 (")
     # Another dump of the same guest told the rule that the first one skipped.
-    again = write(tmp_path / "b", scanned(20, host="guest-2"))
-    assert [found["told_hosts"] for found in merge([file, again])["findings"]] == [4, 3]
+    again = merged([*records, scanned(20, host="guest-2")])
+    assert [found["told_hosts"] for found in again["findings"]] == [4, 3]
 
 
-def test_of_two_that_could_tell_the_one_that_fails_stands_out(tmp_path: Path) -> None:
-    skips = {"skipped": ["planted"]}
-    well, kdump = scanned(2, host="b"), {**scanned(3, host="c"), **skips}
-    file = write(tmp_path / "a", scanned(1, [("planted", "critical")], host="a"), well, kdump)
-    assert [host["host"] for host in merge([file])["standing_out"]] == ["a"]
+def test_of_two_that_could_tell_the_one_that_fails_stands_out(merged: Merged) -> None:
+    ill, well = scanned(1, [("planted", "critical")], host="a"), scanned(2, host="b")
+    kdump = scanned(3, host="c", skipped=["planted"])
+    assert [host["host"] for host in merged([ill, well, kdump])["standing_out"]] == ["a"]
     # Alone it has nothing to stand out from.
-    assert merge([write(tmp_path / "b", scanned(1, [("planted", "critical")], host="a"), kdump)])["standing_out"] == []
+    assert merged([ill, kdump])["standing_out"] == []
 
 
-def test_a_target_that_nobody_could_tell_of_is_named_after_the_warnings(tmp_path: Path) -> None:
-    """Its table and lists should be there, and neither could be read: these are the ones to look at."""
-    unknown = [
-        {**scanned(n, [("table-captured", "info")], host=f"guest-{n}"), "status": "unknown", "source_reason": "no page"}
-        for n in (1, 2)
-    ]
-    file = write(tmp_path / "a", *unknown, scanned(3, [("a", "warning")], host="guest-3"))
-    summary = merge([file])
+def test_a_target_without_a_verdict_is_named_after_the_warnings(merged: Merged) -> None:
+    """Its table and lists should be there, and neither could be read: look at these."""
+    unknown = {"status": "unknown", "source_reason": "no page"}
+    records = [scanned(n, [("table-captured", "info")], host=f"guest-{n}", **unknown) for n in (1, 2)]
+    summary = merged([*records, scanned(3, [("a", "warning")], host="guest-3")])
     assert list(text(summary))[:3] == [
         "WARNING  a: 1 of 3 hosts: guest-3 (/crash/3/vmcore): a of 3",
         "UNKNOWN  no verdict: 2 of 3 hosts, for example guest-1 (/crash/1/vmcore): no page",
@@ -224,92 +214,74 @@ def test_a_target_that_nobody_could_tell_of_is_named_after_the_warnings(tmp_path
     ]
     assert (summary["unknown"]["targets"], summary["unknown"]["hosts"]) == (2, 2)
     assert [example["host"] for example in summary["unknown"]["examples"]] == ["guest-1", "guest-2"]
-    alone = {**scanned(1), "status": "unknown", "source_reason": "no page"}
-    first = next(iter(text(merge([write(tmp_path / "b", alone)]))))
+    first = next(text(merged([scanned(1, **unknown)])))
     assert first == "UNKNOWN  no verdict: 1 of 1 target: /crash/1/vmcore: no page"
 
 
-def test_targets_of_guests_that_nobody_named_are_no_hosts(tmp_path: Path) -> None:
-    one = write(tmp_path / "a", scanned(1, [("a", "warning")]), scanned(2))
-    lines = list(text(merge([one])))
+def test_targets_without_a_guest_s_name_are_no_hosts(merged: Merged) -> None:
+    one = [scanned(1, [("a", "warning")]), scanned(2)]
+    lines = list(text(merged(one)))
     assert lines[0] == "WARNING  a: 1 of 2 targets: /crash/1/vmcore: a of 1"
     assert "2 targets (scan --host names their guests): 1 warning, 1 ok" in lines
     # The same path on another machine is another target.
-    other = write(tmp_path / "b", {**scanned(1, [("a", "warning")]), "id": f"{9:032x}"}, scanned(3, host="guest-3"))
-    summary = merge([one, other])
+    summary = merged(one, [scanned(1, [("a", "warning")], id=f"{9:032x}"), scanned(3, host="guest-3")])
     assert (summary["targets"], summary["hosts"], summary["unnamed_targets"]) == (4, 4, 3)
     assert summary["findings"][0]["hosts"] == 2 and summary["findings"][0]["examples"][0]["host"] is None
     assert "4 targets of 4 hosts, 3 without a name: 2 warning, 2 ok" in list(text(summary))
 
 
-def test_a_host_that_gave_no_answer(tmp_path: Path) -> None:
-    """As the Ansible role notes it."""
-    nothing = dict.fromkeys(("kind", "path", "release", "build_id", "taken_at"))
-    error = {"kind": "no-answer", "reason": "unreachable"}
-    document = {"schema": "drgn-unaccepted/1", "command": "check", "host": "guest-b", "error": error, "target": nothing}
-    document.update(platform=None, status="unknown", findings=[])
-    write(tmp_path / "guest-a.json", check_document())
-    write(tmp_path / "guest-b.json", document)
-    summary = merge([str(tmp_path / f"guest-{name}.json") for name in "ab"])
-    assert (summary["hosts"], summary["answered_hosts"], summary["unknown"]["targets"]) == (2, 1, 0)
-    (failed,) = summary["failed"]
-    assert failed["kind"] == "no-answer" and failed["examples"][0]["host"] == "guest-b"
-
-
 @pytest.mark.parametrize("indent", [None, 4])
-def test_an_answer_on_one_line_and_on_many(indent: Optional[int], tmp_path: Path) -> None:
-    """jq and Ansible's to_nice_json lay out documents on many lines."""
-    for host in ("guest-a", "guest-b"):
-        (tmp_path / f"{host}.json").write_text(json.dumps(check_document(), indent=indent) + "\n")
-    summary = merge([str(tmp_path / "guest-a.json"), str(tmp_path / "guest-b.json")])
-    assert (summary["targets"], summary["problem_count"]) == (2, 0)
-    # Records of one line each in a file with this name.
-    lines = write(tmp_path / "lines.json", scanned(1), scanned(2))
-    assert merge([lines])["targets"] == 2
-
-
-def test_answers_of_check_kept_under_the_host_s_name(tmp_path: Path) -> None:
-    """As Ansible fetches them."""
-    for host, status in (("guest-a", "pass"), ("guest-b", "critical")):
-        overall = "ok" if status == "pass" else status
-        write(tmp_path / f"{host}.json", check_document(findings=[finding("header-version", status)], status=overall))
-    summary = merge([str(tmp_path / "guest-a.json"), str(tmp_path / "guest-b.json")])
-    assert summary["hosts"] == 2 and summary["statuses"]["ok"] == summary["statuses"]["critical"] == 1
+def test_answers_of_check_kept_under_the_host_s_name(indent: Optional[int], tmp_path: Path, merged: Merged) -> None:
+    """As Ansible fetches them, on one line or on many, with its record of a host that gave no answer."""
+    nothing = dict.fromkeys(("kind", "path", "release", "build_id", "taken_at"))
+    none = {"host": "guest-c", "error": {"kind": "no-answer", "reason": "unreachable"}, "target": nothing}
+    answers = {
+        "guest-a": check_document(findings=[finding("header-version", "pass")]),
+        "guest-b": check_document(findings=[finding("header-version", "critical")], status="critical"),
+        "guest-c": check_document(platform=None, status="unknown", **none),
+    }
+    for host, answer in answers.items():
+        (tmp_path / f"{host}.json").write_text(json.dumps(answer, indent=indent) + "\n")
+    summary = merge([str(tmp_path / f"{host}.json") for host in answers])
+    assert (summary["hosts"], summary["answered_hosts"], summary["problem_count"]) == (3, 2, 0)
+    assert summary["statuses"] == {"critical": 1, "warning": 0, "ok": 1, "unknown": 0, "failed": 1}
     assert [found["examples"][0]["host"] for found in summary["findings"]] == ["guest-b"]
+    (failed,) = summary["failed"]
+    assert failed["kind"] == "no-answer" and failed["examples"][0]["host"] == "guest-c"
+    # Records of one line each in a file with this name.
+    assert merge([write(tmp_path / "lines.json", scanned(1), scanned(2))])["targets"] == 2
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    whole = write(tmp_path / "0.jsonl", header(0, 4, 2), scanned(1), header(0, 4, 2, done=1), scanned(2))
-    part = write(tmp_path / "2.jsonl", header(2, 4, 3), scanned(3))
-    summary = merge([whole, part])
-    assert summary["incomplete"] == [f"{part}: 1 of 3 targets", "no file of shard 1, 3 of 4"]
-    assert f"INCOMPLETE: {part}: 1 of 3 targets" in list(text(summary))
-    rest = [write(tmp_path / f"{n}.jsonl", header(n, 4, 0)) for n in (1, 3)]
-    assert merge([whole, write(tmp_path / "2.jsonl", header(2, 4, 1), scanned(3)), *rest])["incomplete"] == []
+def test_what_is_missing_is_said(tmp_path: Path, merged: Merged) -> None:
+    whole = [header(0, 4, 2), scanned(1), header(0, 4, 2, done=1), scanned(2)]
+    summary = merged(whole, [header(2, 4, 3), scanned(3)])
+    assert summary["incomplete"] == [f"{tmp_path}/1.jsonl: 1 of 3 targets", "no file of shard 1, 3 of 4"]
+    assert f"INCOMPLETE: {tmp_path}/1.jsonl: 1 of 3 targets" in list(text(summary))
+    rest = [[header(n, 4, 0)] for n in (1, 3)]
+    assert merged(whole, [header(2, 4, 1), scanned(3)], *rest)["incomplete"] == []
 
 
-def test_records_of_an_earlier_run_are_no_part_of_this_one(tmp_path: Path) -> None:
+def test_records_of_an_earlier_run_are_no_part_of_this_one(tmp_path: Path, merged: Merged) -> None:
     """Four dumps were written anew, and the scan of them was stopped after one."""
-    before = [header(0, 1, 4), *map(scanned, range(4))]
-    stopped = write(tmp_path / "a.jsonl", *before, header(0, 1, 4), anew(0, finished_at=LATER))
-    summary = merge([stopped])
+    stopped = [header(0, 1, 4), *map(scanned, range(4)), header(0, 1, 4), anew(0, finished_at=LATER)]
+    summary = merged(stopped)
     assert (summary["targets"], summary["replaced"]) == (4, 1)
-    assert summary["incomplete"] == [f"{stopped}: 1 of 4 targets"]
-    # The same scan went on and ended; a target that is looked at again counts once.
+    assert summary["incomplete"] == [f"{tmp_path}/0.jsonl: 1 of 4 targets"]
+    # The same scan continued and ended.
     rest = [header(0, 1, 4, done=1), *(anew(n, finished_at=LATER) for n in (1, 2, 3))]
-    ended = write(tmp_path / "b.jsonl", *before, header(0, 1, 4), anew(0, finished_at=LATER), *rest)
-    assert merge([ended])["incomplete"] == []
-    twice = write(tmp_path / "c.jsonl", header(0, 1, 2), scanned(1), scanned(1))
-    assert merge([twice])["incomplete"] == [f"{twice}: 1 of 2 targets"]
+    assert merged([*stopped, *rest])["incomplete"] == []
+    # A target that is looked at again counts once.
+    twice = merged([header(0, 1, 2), scanned(1), scanned(1)])
+    assert twice["incomplete"] == [f"{tmp_path}/0.jsonl: 1 of 2 targets"]
     # A header without "done", as an older scan wrote it.
     old = {key: value for key, value in header(0, 1, 2).items() if key != "done"}
-    assert merge([write(tmp_path / "d.jsonl", old, scanned(1), old, scanned(2))])["incomplete"] == []
+    assert merged([old, scanned(1), old, scanned(2)])["incomplete"] == []
 
 
 @pytest.mark.parametrize("count", [20, 21, (1 << 63) - 1])
-def test_shards_that_are_missing(count: int, tmp_path: Path) -> None:
+def test_shards_that_are_missing(count: int, merged: Merged) -> None:
     """Of more than 20, also because a header is damaged, the rest is counted and not listed."""
-    (lack,) = merge([write(tmp_path / "a", header(0, count + 1, 1), scanned(1))])["incomplete"]
+    (lack,) = merged([header(0, count + 1, 1), scanned(1)])["incomplete"]
     named = ", ".join(map(str, range(1, 21)))
     assert lack == f"no file of shard {named}{f' and {count - 20} more' if count > 20 else ''} of {count + 1}"
 
@@ -319,18 +291,15 @@ def test_what_is_named_and_what_is_counted(count: int, tmp_path: Path) -> None:
     """Up to 20 examples, hosts and damaged lines; of releases all, since a missing one would be taken for sound."""
     odd = [scanned(n, [("orphan-bits", "warning")], host=f"guest-{n:02}", release=f"{n:02}") for n in range(count)]
     failed = [scanned(100 + n, error="crash") for n in range(count)]
-    unknown = [{**scanned(200 + n), "status": "unknown", "source_reason": "no table"} for n in range(count)]
+    unknown = [scanned(200 + n, status="unknown", source_reason="no table") for n in range(count)]
     sound = [scanned(300 + n) for n in range(30)]
     (tmp_path / "damaged").write_text("damaged\n" * count)
     summary = merge([write(tmp_path / "a", *odd, *failed, *unknown, *sound), str(tmp_path / "damaged")])
     (found,), (failure,) = summary["findings"], summary["failed"]
     first = [f"guest-{n:02}" for n in range(20)]
-    assert (
-        [example["host"] for example in found["examples"]]
-        == [host["host"] for host in summary["standing_out"]]
-        == first
-    )
-    assert [len(part["examples"]) for part in (failure, summary["unknown"])] == [20, 20]
+    assert [example["host"] for example in found["examples"]] == first
+    assert [host["host"] for host in summary["standing_out"]] == first
+    assert len(failure["examples"]) == len(summary["unknown"]["examples"]) == 20
     assert found["targets"] == failure["targets"] == summary["unknown"]["targets"] == count
     assert summary["standing_out_hosts"] == summary["problem_count"] == count
     assert found["releases"] == {f"{n:02}": 1 for n in range(count)} and len(summary["releases"]) == count + 1
@@ -340,34 +309,30 @@ def test_what_is_named_and_what_is_counted(count: int, tmp_path: Path) -> None:
     assert ("DAMAGED: 1 more line" in lines) == (lines.count("  and 1 more") == 2) == (count > 20)
 
 
-def damaged(**part: Any) -> bytes:
-    return json.dumps({**scanned(7), **part}).encode() + b"\n"
+def damaged() -> Iterator[tuple[bytes, str]]:
+    parts: list[Record] = [
+        {"id": "x"},
+        {"status": "fine"},
+        {"findings": [{"rule": 1}]},
+        {"skipped": [[]]},
+        {"error": {"kind": "crash"}},
+        {"error": "crash"},
+        {"error": {"kind": [], "reason": "SIGBUS"}},
+        {"platform": 7},
+        {"platform": {"kind": {}}},
+        {"table": 7},
+        {"target": {"path": "/x", "release": []}},
+    ]
+    for document in (header(4, 4, 1), [], *({**scanned(7), **part} for part in parts)):
+        yield json.dumps(document).encode() + b"\n", "not as scan and check write it"
+    yield b'{"schema": "drgn-unaccepted/1", "command": "ranges"}\n', "no record of scan or check"
+    yield b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"
+    yield b"\xff\xfe\n", "damaged"
+    yield json.dumps(scanned(7)).encode()[:-10], "cut off"
+    yield b'"' + b"a" * limits.FLEET_LINE_BYTES + b'"\n', f"more than {limits.FLEET_LINE_BYTES} bytes"
 
 
-MALFORMED = "not as scan and check write it"
-DAMAGED = [
-    (json.dumps(header(4, 4, 1)).encode() + b"\n", MALFORMED),
-    (b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"),
-    (b"\xff\xfe\n", "damaged"),
-    (b"[]\n", MALFORMED),
-    (b'{"schema": "drgn-unaccepted/1", "command": "ranges"}\n', "no record of scan or check"),
-    (damaged(id="x"), MALFORMED),
-    (damaged(status="fine"), MALFORMED),
-    (damaged(findings=[{"rule": 1}]), MALFORMED),
-    (damaged(skipped=[[]]), MALFORMED),
-    (damaged(error={"kind": "crash"}), MALFORMED),
-    (damaged(error="crash"), MALFORMED),
-    (damaged(error={"kind": [], "reason": "SIGBUS"}), MALFORMED),
-    (damaged(platform=7), MALFORMED),
-    (damaged(platform={"kind": {}}), MALFORMED),
-    (damaged(table=7), MALFORMED),
-    (damaged(target={"path": "/x", "release": []}), MALFORMED),
-    (json.dumps(scanned(7)).encode()[:-10], "cut off"),
-    (b'"' + b"a" * limits.FLEET_LINE_BYTES + b'"\n', f"more than {limits.FLEET_LINE_BYTES} bytes"),
-]
-
-
-@pytest.mark.parametrize(("line", "reason"), DAMAGED, ids=range(len(DAMAGED)))
+@pytest.mark.parametrize(("line", "reason"), list(damaged()), ids=lambda value: str(value)[:40])
 def test_a_damaged_line_is_reported_and_costs_no_other(line: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     last = line.endswith(b"\n")
@@ -379,27 +344,23 @@ def test_a_damaged_line_is_reported_and_costs_no_other(line: bytes, reason: str,
     assert f"DAMAGED: {path}:2: {reason}" in list(text(summary))
 
 
-def test_text_from_a_dump_stays_on_its_line(tmp_path: Path) -> None:
+def test_text_from_a_dump_stays_on_its_line(merged: Merged) -> None:
     record = scanned(1, [("a", "critical")], release="6.12\n\x1b[2J")
     record["findings"][0]["message"] = "pid 1 (\x1b]0;owned\x07\n)"
-    lines = list(text(merge([write(tmp_path / "a", record)])))
-    assert all(line.isprintable() for line in lines)
+    assert all(line.isprintable() for line in text(merged([record])))
 
 
-def test_memory_goes_by_targets_and_not_by_their_records(tmp_path: Path) -> None:
+def test_memory_grows_with_targets_and_not_with_their_records(tmp_path: Path) -> None:
     """Twice the records, of 20 KB each, may cost a few hundred bytes more for each, and not their own size."""
     padding = [("rule-" + "x" * 1000, "info")] * 10
     peaks = []
-    for count in (200, 400):
+    for count in (100, 200):
         file = write(tmp_path / str(count), *(scanned(n, padding) for n in range(count)))
         tracemalloc.start()
         merge([file])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert (peaks[1] - peaks[0]) / 200 < 2000
-
-
-Capsys = pytest.CaptureFixture[str]
+    assert (peaks[1] - peaks[0]) / 100 < 2000
 
 
 @pytest.fixture
@@ -434,18 +395,17 @@ def test_csv(results: Path, tmp_path: Path, capsys: Capsys) -> None:
     assert (first["platform"], first["unaccepted_bytes"], first["exact"]) == ("tdx", str(12 << 30), "True")
     assert (second["failure"], second["reason"], second["platform"]) == ("timeout", "because 2", "")
     assert second["release"] == "'=HYPERLINK()"
-    assert main(["merge", str(results), "--format", "csv", "-o", str(tmp_path / "t.csv")]) == 0
-    assert (tmp_path / "t.csv").read_text() == printed
-    assert main(["merge", str(results), "--format", "csv", "-o", str(tmp_path / "no" / "t.csv")]) == 3
-
-
-def test_csv_from_nothing_leaves_the_old_one(tmp_path: Path, capsys: Capsys) -> None:
     old, damaged = tmp_path / "t.csv", tmp_path / "1.jsonl"
-    old.write_text("old\n")
+    assert main(["merge", str(results), "--format", "csv", "-o", str(old)]) == 0
+    assert old.read_text() == printed
+    assert main(["merge", str(results), "--format", "csv", "-o", str(tmp_path / "no" / "t.csv")]) == 3
+    # Without a record the old file stays.
     damaged.write_text("words\n")
+    capsys.readouterr()
     assert main(["merge", str(damaged), "--format", "csv", "-o", str(old)]) == 3
-    assert old.read_text() == "old\n" and sorted(p.name for p in tmp_path.iterdir()) == ["1.jsonl", "t.csv"]
     assert capsys.readouterr().err == f"drgn-unaccepted: no record in these files: {damaged}:1: damaged\n"
+    assert old.read_text() == printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jsonl", "results", "t.csv"]
 
 
 @pytest.mark.parametrize("argv", [[], ["/nonexistent"], ["/dev/null"], ["/var/empty-or-not"]])

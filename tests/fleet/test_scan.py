@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+import jsonschema
 import pytest
 
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.fleet.documents import ScanRecord
 from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze
 from drgn_unaccepted.fleet.progress import Progress
@@ -74,6 +75,8 @@ def test_a_record_is_the_answer_of_check_without_what_passed(tmp_path: Path, cap
         assert record[key] == answer[key]
     names = {status: [f["rule"] for f in answer["findings"] if f["status"] == status] for status in ("pass", "skip")}
     assert (record["passed"], record["skipped"]) == (names["pass"], names["skip"])
+    jsonschema.validate(record, json.loads((TOP / "drgn_unaccepted" / "schema" / "records.json").read_text()))
+    assert record.keys() <= ScanRecord.__annotations__.keys()
     assert record["findings"] == [f for f in answer["findings"] if f["status"] not in ("pass", "skip")]
     # A snapshot is a target, too. The symbols of a scan are for its dumps.
     assert main(["-c", str(FILL), "snapshot", "-o", str(tmp_path / "snapshot.json")]) == 0
@@ -136,7 +139,7 @@ def child_at(path: Path) -> int:
 def test_limits_come_first_and_a_crash_is_one_record_that_names_the_signal(tmp_path: Path) -> None:
     make_hanging(tmp_path / "hang")
     (target,) = find_targets([str(tmp_path / "hang")])
-    process = Process(target, Bounds(600, 1 << 30))
+    hanging = Process(target, Bounds(600, 1 << 30))
     pid = child_at(tmp_path / "hang")
 
     def limit(name: str) -> str:
@@ -147,10 +150,10 @@ def test_limits_come_first_and_a_crash_is_one_record_that_names_the_signal(tmp_p
         time.sleep(0.01)
     assert limit("Max address space") == str(1 << 30)
     assert int(limit("Max cpu time")) < 700
-    assert process.poll() is None
+    assert hanging.poll() is None
     os.kill(pid, signal.SIGSEGV)
-    process.wait(600)
-    record = process.poll()
+    hanging.wait(600)
+    record = hanging.poll()
     assert record is not None and record["error"] == {
         "kind": "crash",
         "reason": "the process was ended by SIGSEGV",
@@ -158,6 +161,7 @@ def test_limits_come_first_and_a_crash_is_one_record_that_names_the_signal(tmp_p
     assert record["status"] == "unknown" and record["target"]["path"] == str(tmp_path / "hang")
 
 
+@pytest.mark.usefixtures("no_reader")
 def test_a_second_run_does_what_is_left_and_repeats_only_on_request(tmp_path: Path, capsys: Capsys) -> None:
     """Also what a killed scan left: a line that is cut off."""
     out, first, second = tmp_path / "out.jsonl", tmp_path / "a.vmcore", tmp_path / "b.vmcore"
@@ -176,6 +180,7 @@ def test_a_second_run_does_what_is_left_and_repeats_only_on_request(tmp_path: Pa
     assert len(records(out)) == 4
 
 
+@pytest.mark.usefixtures("no_reader")
 def test_a_rescan_of_dumps_that_changed_is_no_second_archive(tmp_path: Path, capsys: Capsys) -> None:
     """One dump was cut short while it was copied, all were touched, and the last scan was killed in its third."""
     archive, out = tmp_path / "archive", tmp_path / "out.jsonl"
@@ -184,11 +189,10 @@ def test_a_rescan_of_dumps_that_changed_is_no_second_archive(tmp_path: Path, cap
     for dump in dumps:
         dump.write_bytes(b"garbage")
     assert scan(archive, "-o", out) == 0
-    dumps[0].write_bytes(FILL.read_bytes())
+    dumps[0].write_bytes(b"garbage, whole")
     assert scan(archive, "-o", out) == 0
     summary = merge([str(out)])
     assert (summary["targets"], summary["replaced"], summary["incomplete"]) == (4, 1, [])
-    assert summary["statuses"]["failed"] == 3
     for dump in dumps:
         os.utime(dump, ns=(0, dump.stat().st_mtime_ns + 1))
     assert scan(archive, "-o", out, "-j", 1) == 0
@@ -215,16 +219,16 @@ def test_a_stopped_scan_leaves_no_process_and_continues_later(tmp_path: Path, ca
     garbage.write_bytes(b"garbage")
     make_hanging(hang)
     argv = [*PROGRAM, "scan", garbage, hang, "-o", out, "-j", "2"]
-    with subprocess.Popen(list(map(str, argv)), cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(list(map(str, argv)), cwd=TOP, stderr=subprocess.PIPE, text=True) as scanning:
         worker = child_at(hang)
         while not out.exists() or len(out.read_bytes().splitlines()) < 2:
             time.sleep(0.01)
         assert scan(garbage, "-o", out) == 3
         assert "another scan is writing it" in capsys.readouterr().err
         # What Slurm sends before it kills.
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=600)
-    assert process.returncode == 130
+        scanning.send_signal(signal.SIGTERM)
+        _, err = scanning.communicate(timeout=600)
+    assert scanning.returncode == 130
     assert "stopped with 1 target left; the same command continues" in err
     assert not Path(f"/proc/{worker}").exists()
     hang.unlink()
@@ -233,6 +237,7 @@ def test_a_stopped_scan_leaves_no_process_and_continues_later(tmp_path: Path, ca
     assert [record["target"]["path"] for record in records(out)] == [str(garbage), str(hang)]
 
 
+@pytest.mark.usefixtures("no_reader")
 def test_shards_of_a_job_array_are_everything_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
 ) -> None:
@@ -253,6 +258,7 @@ def test_shards_of_a_job_array_are_everything_once(
     assert sorted(found) == sorted(map(str, dumps))
 
 
+@pytest.mark.usefixtures("no_reader")
 def test_records_go_to_standard_output_where_no_file_is_named(tmp_path: Path, capsys: Capsys) -> None:
     assert scan(tmp_path / "gone", "--quiet") == 0
     said = capsys.readouterr()
@@ -305,16 +311,15 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(params=[io.StringIO, Terminal])
-def progress(request: pytest.FixtureRequest) -> Iterator[str]:
+def progress(request: pytest.FixtureRequest) -> str:
     if request.param is Terminal:
         pytest.importorskip("tqdm", reason="tqdm is not here: pip install tqdm")
     stream = request.param()
-    progress = Progress(4, 1, Shard(1, 3), stream)
     done: list[Any] = [{"status": "critical", "error": None}, {"status": "unknown", "error": {"kind": "crash"}}]
-    for record in done:
-        progress.add(record)
-    progress.close()
-    yield stream.getvalue()
+    with Progress(4, 1, Shard(1, 3), False, stream) as progress:
+        for record in done:
+            progress.add(record)
+    return str(stream.getvalue())
 
 
 def test_progress_on_a_terminal_and_elsewhere(progress: str) -> None:

@@ -24,6 +24,7 @@ SoS(["report", "--batch", "--build", "-o", "drgn_unaccepted", "--tmp-dir", f"{wo
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="sos runs as root only")
 def test_what_sos_collects(tmp_path: Path) -> None:
     python = Path("/usr/bin/python3")

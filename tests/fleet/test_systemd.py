@@ -66,6 +66,7 @@ def system_calls(analyze: str, unit: Path) -> set[str]:
     return allowed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", ["check", "crash"])
 def test_the_program_s_system_calls_are_allowed(unit: str, tmp_path: Path) -> None:
     analyze, strace = tool("systemd-analyze", "systemd"), tool("strace", "strace")

@@ -60,41 +60,18 @@ def run(argv: Sequence[object], stdin: str = "", timeout: float = 600, **more: A
     return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, **more)
 
 
+#: The answer of ``check`` as the contract has it, written by hand.
+CHECK = """{"schema": "drgn-unaccepted/1", "command": "check", "target": {"kind": "live", "path": null,
+"release": "6.12.117", "build_id": "dfe6ef2966087fd8748d4524039f33705b1c62d5", "debug_info": "btf",
+"taken_at": "2026-11-01T12:00:00.250+00:00"}, "table": {"state": "present", "reason": null, "address": 2103590936,
+"version": 1, "unit_size": 2097152, "phys_base": 4294967296, "bitmap_bytes": 4060, "read_through": "bpf"},
+"source": "bitmap", "exact": true, "source_reason": null, "covered_bytes": 68115496960,
+"unaccepted_bytes": 12884901888, "nr_unaccepted_bytes": 12884901888, "torn": [],
+"platform": {"kind": "tdx", "cc_vendor": "INTEL", "lazy": true}, "status": "ok", "findings": []}"""
+
+
 def check_document(**changes: Any) -> dict[str, Any]:
-    """The answer of ``check`` as the contract has it, written by hand."""
-    document: dict[str, Any] = {
-        "schema": "drgn-unaccepted/1",
-        "command": "check",
-        "target": {
-            "kind": "live",
-            "path": None,
-            "release": "6.12.117",
-            "build_id": "dfe6ef2966087fd8748d4524039f33705b1c62d5",
-            "debug_info": "btf",
-            "taken_at": "2026-11-01T12:00:00.250+00:00",
-        },
-        "table": {
-            "state": "present",
-            "reason": None,
-            "address": 0x7D624018,
-            "version": 1,
-            "unit_size": 2 << 20,
-            "phys_base": 4 << 30,
-            "bitmap_bytes": 0xFDC,
-            "read_through": "bpf",
-        },
-        "source": "bitmap",
-        "exact": True,
-        "source_reason": None,
-        "covered_bytes": 0xFDC * 8 << 21,
-        "unaccepted_bytes": 12 << 30,
-        "nr_unaccepted_bytes": 12 << 30,
-        "torn": [],
-        "platform": {"kind": "tdx", "cc_vendor": "INTEL", "lazy": True},
-        "status": "ok",
-        "findings": [],
-    }
-    return {**document, **changes}
+    return {**json.loads(CHECK), **changes}
 
 
 def finding(rule: str, status: str, message: str = "words") -> dict[str, Any]:

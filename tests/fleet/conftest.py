@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A scan without its costly part."""
+
+from __future__ import annotations
+
+import pytest
+
+from drgn_unaccepted.fleet import process
+
+
+@pytest.fixture
+def no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes that find every dump unreadable, at once: for tests of what becomes of the records."""
+    child = "import sys; print('drgn-unaccepted: not a dump', file=sys.stderr); sys.exit(3)"
+    monkeypatch.setattr(process, "_START", child)
