@@ -32,7 +32,7 @@ function about(bytes) {
   return plural(Math.round(bytes), "byte");
 }
 
-/** The first of `count` indexes of which `isBeyond` holds, which goes on to the end; `count` if there is none. */
+/** The first of `count` indexes for which `isBeyond` holds, as it does for all after it; `count` if there is none. */
 function bisect(count, isBeyond) {
   let low = 0, high = count;
   while (low < high) {
@@ -48,8 +48,10 @@ class Runs {
   constructor(starts, ends) {
     this.starts = starts;
     this.ends = ends;
+    this.length = starts.length;
     this.before = new Float64Array(starts.length + 1); // bytes in all runs before this one
     for (let i = 0; i < starts.length; i++) this.before[i + 1] = this.before[i] + (ends[i] - starts[i]);
+    this.total = this.before[this.length];
   }
 
   static of(pairs) {
@@ -87,14 +89,6 @@ class Runs {
       last = ends[i] = starts[i] + number();
     }
     return new Runs(starts, ends);
-  }
-
-  get length() {
-    return this.starts.length;
-  }
-
-  get total() {
-    return this.before[this.length];
   }
 
   /** Index of the first run that ends after the address. */

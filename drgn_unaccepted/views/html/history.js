@@ -80,9 +80,7 @@ class HistoryView {
       ctx.fillText(`${seconds.toFixed(1)} s`, this.left + (tick / ticks) * this.plot, this.height - 16);
     }
     const [from, to] = this.span(this.selected);
-    ctx.strokeStyle = view.color("text");
-    ctx.lineWidth = 2;
-    ctx.strokeRect(from - 1, 1, Math.max(3, to - from + 2), this.height - 22);
+    frame(ctx, view.color("text"), 2, from - 1, 1, Math.max(3, to - from + 2), this.height - 22);
   }
 
   labels(ctx) {
@@ -100,8 +98,7 @@ class HistoryView {
   }
 
   bars(ctx, top, height, most, of, color, name, label) {
-    ctx.fillStyle = this.view.color("line");
-    ctx.fillRect(this.left, top + height, this.plot, 1);
+    fill(ctx, this.view.color("line"), this.left, top + height, this.plot, 1);
     ctx.fillStyle = color;
     this.slices.forEach((slice, i) => {
       const value = of(slice);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// The map: rows of equal size, each with its lanes, drawn where they can be seen. Rows without memory are left out.
+// The map: rows of equal size, each with its lanes, drawn only while they are visible. Rows without memory are left out.
 
 const ROW_SIZES = [2 ** 27, 2 ** 30, 2 ** 33, 2 ** 36, 2 ** 39, 2 ** 42, 2 ** 45, 2 ** 48];
 const USUAL_ROW = 2 ** 30;
@@ -157,8 +157,7 @@ class MapView {
   drawState(ctx, start, end, y, height) {
     const { layers, accepting } = this.guest, { patterns } = this;
     const bars = (runs, style) => this.bars(ctx, runs, start, end, y, height, style);
-    ctx.fillStyle = patterns.hole;
-    ctx.fillRect(this.left, y, this.plot, height);
+    fill(ctx, patterns.hole, this.left, y, this.plot, height);
     bars(layers.reserved, this.color("reserved"));
     bars(layers.ram, this.levels[0]);
     bars(layers.outside, patterns.outside);
@@ -173,18 +172,16 @@ class MapView {
     const cells = Math.min(Math.floor(this.row / this.guest.unit), Math.floor(this.plot)), step = this.row / cells;
     let from = 0, last = 0;
     for (let cell = 0; cell <= cells; cell++) {
-      // Whole bytes, so that all of a cell is counted as all of it.
+      // Whole bytes, so that a full cell is counted as full.
       const low = start + Math.round(cell * step), high = start + Math.round((cell + 1) * step);
       const level = cell === cells ? 0 : eighths(this.guest.unaccepted.inside(low, high), high - low);
       if (level === last) continue;
       if (last) {
         const x0 = this.x(start, start + from * step), x1 = this.x(start, start + cell * step);
-        ctx.fillStyle = this.levels[last];
-        ctx.fillRect(x0, y, Math.max(1, x1 - x0), height);
+        fill(ctx, this.levels[last], x0, y, Math.max(1, x1 - x0), height);
         if (last === 1 && step >= 4 * this.guest.unit) {
           // A hairline is easily missed: a mark above points at the least unaccepted.
-          ctx.fillStyle = this.levels[8];
-          ctx.fillRect(x0 - 1, y - 4, Math.max(1, x1 - x0) + 2, 4);
+          fill(ctx, this.levels[8], x0 - 1, y - 4, Math.max(1, x1 - x0) + 2, 4);
         }
       }
       from = cell;
@@ -196,19 +193,15 @@ class MapView {
     const height = this.rowHeight - this.style.rest + 2;
     if (this.highlight) {
       const { starts, ends } = this.highlight;
-      ctx.strokeStyle = this.color("finding");
-      ctx.lineWidth = 2;
       for (let i = this.highlight.after(start); i < starts.length && starts[i] < end; i++) {
         const x0 = this.x(start, Math.max(start, starts[i])), x1 = this.x(start, Math.min(end, ends[i]));
-        ctx.strokeRect(x0 - 2, y - 2, Math.max(4, x1 - x0 + 4), height + 2);
+        frame(ctx, this.color("finding"), 2, x0 - 2, y - 2, Math.max(4, x1 - x0 + 4), height + 2);
       }
     }
     if (!this.printing && this.selected !== null && start <= this.selected && this.selected < end) {
       const unit = this.unitRange(this.selected);
       const x0 = this.x(start, unit.start), x1 = this.x(start, unit.end);
-      ctx.strokeStyle = this.color("text");
-      ctx.lineWidth = 2;
-      ctx.strokeRect(x0 - 1, y - 3, Math.max(3, x1 - x0 + 2), height + 4);
+      frame(ctx, this.color("text"), 2, x0 - 1, y - 3, Math.max(3, x1 - x0 + 2), height + 4);
     }
   }
 
@@ -226,15 +219,14 @@ class MapView {
 
   bar(ctx, start, low, high, y, height, style) {
     const x0 = this.x(start, Math.max(start, low)), x1 = this.x(start, Math.min(start + this.row, high));
-    ctx.fillStyle = style;
-    ctx.fillRect(x0, y, Math.max(1, x1 - x0), height);
+    fill(ctx, style, x0, y, Math.max(1, x1 - x0), height);
   }
 
   x(start, address) {
     return this.left + Math.round(((address - start) / this.row) * this.plot);
   }
 
-  /** All rows in one strip, and what of them can be seen. */
+  /** All rows in one strip, with a frame around the visible ones. */
   drawOverview(top) {
     if (this.overview.hidden) return;
     const ctx = blank(this.overview), { layers, unaccepted } = this.guest;
@@ -245,23 +237,18 @@ class MapView {
     for (let x = 0; x < this.plot; x++) {
       const low = at(x), high = at(x + 1), ram = layers.ram.inside(low, high), waiting = unaccepted.inside(low, high);
       ctx.fillStyle = waiting || ram ? this.levels[eighths(waiting, Math.max(waiting, ram))] : this.color("hole");
-      if (!waiting && layers.unknown.inside(low, high)) ctx.fillStyle = this.color("unknown");
-      ctx.fillRect(this.left + x, 4, 1, 14);
+      if (!waiting && layers.unknown.inside(low, high)) fill(ctx, this.color("unknown"), this.left + x, 4, 1, 14);
       if (waiting) {
-        // However little it is.
-        ctx.fillStyle = this.color("unaccepted");
-        ctx.fillRect(this.left + x - 1, 22, 3, 4);
+        // A mark for any amount.
+        fill(ctx, this.color("unaccepted"), this.left + x - 1, 22, 3, 4);
       }
       if (this.highlight && this.highlight.inside(low, high)) {
-        ctx.fillStyle = this.color("finding");
-        ctx.fillRect(this.left + x, 0, 2, 3);
+        fill(ctx, this.color("finding"), this.left + x, 0, 2, 3);
       }
     }
     const from = this.rowAt(top), to = this.rowAt(top + this.viewport);
-    ctx.strokeStyle = this.color("text");
-    ctx.lineWidth = 1.5;
     const x0 = this.left + (from / this.rows.length) * this.plot, x1 = this.left + (Math.min(this.rows.length, to + 1) / this.rows.length) * this.plot;
-    ctx.strokeRect(x0, 2, Math.max(3, x1 - x0), 18);
+    frame(ctx, this.color("text"), 1.5, x0, 2, Math.max(3, x1 - x0), 18);
     pen(ctx, this, "9px sans", "muted", "right");
     ctx.fillText("all rows", this.left - 10, 11);
   }

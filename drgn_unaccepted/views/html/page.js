@@ -2,11 +2,11 @@
 // The page around the map: summary, address, checks, tables, light and dark.
 
 const STATES = { unaccepted: "Unaccepted", accepted: "Accepted", unknown: "Unknown", "no-ram": "No RAM" };
-// What the firmware said at boot is no state of today, and has colours of its own.
+// The map of the firmware is about the boot and not about now, so it has colours of its own.
 const EFI_COLORS = ["reserved", "loader", "loader", "boot", "boot", "runtime", "runtime", "usable", "bad", "acpi", "nvs", "mmio", "mmio", "other", "other", "boot-unaccepted"];
 const E820_COLORS = { 1: "usable", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 128: "loader" };
 const ZONE_COLORS = ["zone-a", "zone-b"];
-const NOT_ASKED = "not asked for"; // as the capture has it
+const NOT_ASKED = "not asked for"; // the reason in a snapshot
 const WORST = { critical: 0, warning: 1, info: 2, skip: 3, pass: 4 };
 
 const byId = (id) => document.getElementById(id);
@@ -59,10 +59,9 @@ function showAnswer(guest, address) {
   add("zone", !guest.data.zones ? "not captured" : answer.zone === null ? "none, or several that overlap" : `node ${answer.node}, ${answer.zone}`);
   add("page lists", yes(answer.listed, "on zone->unaccepted_pages", "not listed"));
   add("in flight", yes(answer.in_flight, "being accepted", "no"));
-  const json = node("details");
-  json.append(node("summary", "As JSON"), node("pre", JSON.stringify(answer, null, 2), { tabindex: "0" }));
-  const head = node("p", null, { class: "headline" });
-  head.append(node("code", hex(address)), " ", node("span", STATES[answer.state], { class: `state ${answer.state}` }));
+  const json = node("details", null, {}, node("summary", "As JSON"), node("pre", JSON.stringify(answer, null, 2), { tabindex: "0" }));
+  const state = node("span", STATES[answer.state], { class: `state ${answer.state}` });
+  const head = node("p", null, { class: "headline" }, node("code", hex(address)), " ", state);
   byId("answer").replaceChildren(head, list, json);
 }
 
@@ -82,8 +81,7 @@ function cards(guest) {
   rows.push(["Platform", platform && platform.kind ? names[platform.kind] : "unknown", platform && platform.lazy !== null ? (platform.lazy ? "lazy" : "eager") : ""]);
   byId("cards").replaceChildren(
     ...rows.map(([name, value, more]) => {
-      const card = node("div");
-      card.append(node("dt", name), node("dd", value, { class: "big" }));
+      const card = node("div", null, {}, node("dt", name), node("dd", value, { class: "big" }));
       if (more) card.append(node("dd", more, { class: "muted" }));
       return card;
     }),
@@ -104,16 +102,9 @@ function legend(guest) {
   items.push(["reserved", "reserved"], ["hole", "no RAM"]);
   if (guest.accepting.length) items.push(["accepting", "being accepted"]);
   const group = (title, entries) => {
-    const list = node("ul");
-    for (const [color, text] of entries) {
-      const item = node("li");
-      const swatch = node("span", null, { class: `swatch ${color}`, "aria-hidden": "true" });
-      item.append(swatch, text);
-      list.append(item);
-    }
-    const box = node("div");
-    box.append(node("h3", title), list);
-    return box;
+    const swatch = (color) => node("span", null, { class: `swatch ${color}`, "aria-hidden": "true" });
+    const rows = entries.map(([color, text]) => node("li", null, {}, swatch(color), text));
+    return node("div", null, {}, node("h3", title), node("ul", null, {}, ...rows));
   };
   const byColor = (entries, color) => {
     const names = new Map();
@@ -152,21 +143,16 @@ function findings(guest, view) {
   const words = { ok: "Nothing is wrong", warning: "Something should not be so", critical: "Something cannot be so in a correct kernel", unknown: "Neither the table nor the lists could be read" };
   byId("verdict").replaceChildren(node("span", status, { class: `pill ${status}` }), ` ${words[status]}.`);
   const shown = (finding) => {
-    const item = node("li", null, { class: "finding" });
-    const head = node("div");
-    head.append(node("span", finding.status, { class: `pill ${finding.status}` }), " ", node("code", finding.rule));
-    item.append(head, node("p", finding.message));
+    const head = node("div", null, {}, node("span", finding.status, { class: `pill ${finding.status}` }), " ", node("code", finding.rule));
+    const item = node("li", null, { class: "finding" }, head, node("p", finding.message));
     if (finding.ranges.length) {
       const bytes = finding.ranges.reduce((sum, [a, b]) => sum + b - a, 0);
       item.append(
         button(`Show ${plural(finding.ranges.length, "range")} (${about(bytes)}) on the map`, (event) => toggle(event.currentTarget, finding), { class: "plain show", "aria-pressed": "false" }),
       );
     }
-    if (explain[finding.rule]) {
-      const why = node("details");
-      why.append(node("summary", "Why"), ...explain[finding.rule].map((text) => node("p", text)));
-      item.append(why);
-    }
+    const why = explain[finding.rule];
+    if (why) item.append(node("details", null, {}, node("summary", "Why"), ...why.map((text) => node("p", text))));
     return item;
   };
   const toggle = (pressed, finding) => {
@@ -205,17 +191,16 @@ function themes(view, history) {
 
 function search(guest, view) {
   const status = byId("search-status"), input = byId("address");
+  const say = (text, kind = "muted") => Object.assign(status, { textContent: text, className: kind });
   const go = (text) => {
     input.removeAttribute("aria-invalid");
     try {
       const address = parseAddress(text);
       view.select(address);
-      status.textContent = describe(guest, address);
-      status.className = "muted";
+      say(describe(guest, address));
       return true;
     } catch (error) {
-      status.textContent = `${text.slice(0, 40)}: ${error.message}`;
-      status.className = "error";
+      say(`${text.slice(0, 40)}: ${error.message}`, "error");
       input.setAttribute("aria-invalid", "true");
       return false;
     }
@@ -227,8 +212,7 @@ function search(guest, view) {
   for (const [id, forward] of [["next", true], ["previous", false]]) {
     byId(id).addEventListener("click", () => {
       const edge = view.toChange(forward);
-      status.className = "muted";
-      status.textContent = edge === null ? `No ${forward ? "later" : "earlier"} change of state.` : describe(guest, edge);
+      say(edge === null ? `No ${forward ? "later" : "earlier"} change of state.` : describe(guest, edge));
     });
   }
   document.addEventListener("keydown", (event) => {

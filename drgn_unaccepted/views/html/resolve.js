@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// The answer of the command `resolve` for any address, with the same keys: looked up in what the command has found.
+// The answer of the command `resolve` for any address, with the same keys, looked up in the data of the page.
 
 class Guest {
   static async unpack(data) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// How much of something, as a level, in words and as a colour; and what is drawn with.
+// Amounts as levels, in words and as colours; and tools for drawing.
 
 /** Eighths, 0 only for nothing and 8 only for all. */
 function eighths(part, whole) {
@@ -7,7 +7,7 @@ function eighths(part, whole) {
   return part >= whole ? 8 : Math.max(1, Math.min(7, Math.round((part * 8) / whole)));
 }
 
-/** How far from one colour to the other: one unit in a thousand is not to look like none, nor all but one like all. */
+/** How far from one colour to the other: one unit in a thousand must not look like none, nor all but one like all. */
 function shade(level) {
   return level % 8 ? (level + 5) / 18 : level / 8;
 }
@@ -56,6 +56,17 @@ function blank(canvas) {
   ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
   ctx.clearRect(0, 0, canvas.width, canvas.height);
   return ctx;
+}
+
+function fill(ctx, style, x, y, width, height) {
+  ctx.fillStyle = style;
+  ctx.fillRect(x, y, width, height);
+}
+
+function frame(ctx, style, line, x, y, width, height) {
+  ctx.strokeStyle = style;
+  ctx.lineWidth = line;
+  ctx.strokeRect(x, y, width, height);
 }
 
 /** How to write on a canvas; the font is a size and one of the view's families. */

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Elements, and tables that sort. Text out of the target becomes text nodes only.
+// Elements, and tables that sort. Text from the target becomes text nodes only.
 
 const ROWS_AT_ONCE = 200;
 
-function node(tag, text, attributes = {}) {
+function node(tag, text, attributes = {}, ...children) {
   const element = document.createElement(tag);
   if (text !== null && text !== undefined) element.textContent = text;
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
   return element;
 }
 
@@ -21,12 +22,11 @@ function button(text, onClick, attributes = {}) {
  * address (a button that shows the place on the map).
  */
 function tableSection({ id, title, note, columns, rows, order, show }) {
-  const section = node("section", null, { "aria-labelledby": `${id}-title`, class: "card", id });
-  section.append(node("h2", title, { id: `${id}-title` }));
+  const section = node("section", null, { "aria-labelledby": `${id}-title`, class: "card", id }, node("h2", title, { id: `${id}-title` }));
   if (note) section.append(node("p", note, { class: "muted" }));
   if (!rows || !rows.length) return section;
   const box = node("div", null, { class: "table", tabindex: "0", role: "region", "aria-label": `${title}: table` });
-  const table = node("table"), head = node("tr"), body = node("tbody");
+  const head = node("tr"), body = node("tbody");
   const more = button("", () => fill(shown + ROWS_AT_ONCE), { class: "plain" });
   let sorted = rows, shown = ROWS_AT_ONCE;
   const fill = (limit) => {
@@ -43,16 +43,12 @@ function tableSection({ id, title, note, columns, rows, order, show }) {
     fill(ROWS_AT_ONCE);
   };
   for (const column of columns) {
-    const cell = node("th", null, { scope: "col", class: column.kind });
-    cell.append(button(column.name, () => sort(column, cell), { class: "sort" }));
+    const cell = node("th", null, { scope: "col", class: column.kind }, button(column.name, () => sort(column, cell), { class: "sort" }));
     if (column.name === order) cell.setAttribute("aria-sort", "ascending");
     head.append(cell);
   }
-  const top = node("thead");
-  top.append(head);
-  table.append(top, body);
   fill(ROWS_AT_ONCE);
-  box.append(table);
+  box.append(node("table", null, {}, node("thead", null, {}, head), body));
   section.append(box, more);
   return section;
 }
