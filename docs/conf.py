@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The docs site: $(scripts/venv docs)/sphinx-build docs docs/_build"""
+"""Sphinx configuration. To build the site: $(scripts/venv docs)/sphinx-build docs docs/_build"""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 from drgn_unaccepted import __version__
+from drgn_unaccepted.cli import parser
 
 project = "drgn-unaccepted"
 author = "drgn-unaccepted"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.intersphinx"]
-# No network: references to other projects' docs stay text.
+# The build uses no network: references to other projects' docs stay plain text.
 intersphinx_mapping: dict[str, Any] = {}
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_heading_anchors = 3
 nitpicky = False
-# Comments of fields are written for readers of the source: a literal may end in a space there.
+# Field comments are written for readers of the source and may contain literals that end in a space.
 suppress_warnings = ["docutils"]
 
 html_theme = "alabaster"
-html_theme_options = {"description": "Which memory was accepted, and who says so?", "page_width": "64em"}
+html_theme_options = {"description": "Which memory has this guest accepted, and how do we know?", "page_width": "64em"}
 html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
-# Doctests read the bundled samples, from wherever the site is built.
+# Doctests read the samples, whatever directory the site is built in.
 doctest_global_setup = f"""
 import os
 os.chdir({str(Path(__file__).resolve().parent.parent)!r})
@@ -43,18 +44,15 @@ os.chdir({str(Path(__file__).resolve().parent.parent)!r})
 
 
 class CommandHelp(Directive):
-    """``--help`` of the command line, or of a command, as it is."""
+    """Literal ``--help`` output of the program or of one command."""
 
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        from drgn_unaccepted.cli import parser
-
         chosen = parser()
         if self.arguments:
             (commands,) = [action for action in chosen._actions if isinstance(action.choices, dict)]
             chosen = commands.choices[self.arguments[0]]
-        # Eighty columns, whatever terminal the site is built on.
         text = chosen.format_help()
         return [nodes.literal_block(text, text, language="none")]
 

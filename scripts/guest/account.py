@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the guest's console says: the memory maps that the loader handed on, what the EFI stub accepted."""
+"""Parse the guest's console: the memory maps from the loader, and the ranges that the EFI stub accepted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STUB_ACCEPT = re.compile(r"lab-stub-accept: (0x\w+) (0x\w+)")
 
 
 def loader_account(console: str, ranges: Sequence[Range]) -> dict[str, object]:
-    """What was given as type 15, every memory map that GetMemoryMap() returned, and what the stub accepted.
+    """Return the ranges given as type 15, all maps that GetMemoryMap() returned, and the ranges that the stub accepted.
 
-    The last map is the one at ExitBootServices(), the one that boot_params describes. Ends are exclusive.
+    The last map is the one at ExitBootServices(), which boot_params describes. Ends are exclusive.
     """
     text = console.replace("\r\n", "\n").replace("\r", "")
     maps = [_memory_map(match) for match in _MAP.finditer(text)]

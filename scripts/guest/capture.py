@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run one scenario and fill its capture directory: dumps, the guest's account, loader.json, scenario.json."""
+"""Run one scenario and write its capture: dumps, the guest's account, loader.json, scenario.json."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .scenarios import PANIC, SCENARIOS, Scenario
 from .shell import LabError, cache_dir, lock, need_packages, say
 
 OPTIONS = "console=ttyS0 no_timer_check tsc=nowatchdog"
-# Wherever KASLR puts the kernel in the 512 MiB below 4 GiB, so much stays in one piece beside it.
+# Small enough for a free block in the 512 MiB below 4 GiB, wherever KASLR puts the kernel.
 CRASHKERNEL = "crashkernel=128M"
 KDUMP_SECONDS = 600
 
 
 def directory(series: str, scenario: str) -> Path:
-    """Captures of a distribution's kernel lie apart: they have no account of the guest to be held against."""
+    """Captures of a distribution's kernel have their own directory: they contain no account to compare with."""
     return cache_dir() / ("stock" if series in stock.SERIES else "captures") / series / scenario
 
 
@@ -33,7 +33,7 @@ def series_of(scenario: Scenario) -> Sequence[str]:
 
 
 def exists(series: str, scenario: str) -> bool:
-    """Whether the capture is there and was made with the kernel that would be used now."""
+    """Whether the capture exists and was made with the current kernel of the series."""
     about = directory(series, scenario) / "scenario.json"
     if not about.exists():
         return False
@@ -41,7 +41,7 @@ def exists(series: str, scenario: str) -> bool:
 
 
 def capture(series: str, name: str) -> Path:
-    """Run the scenario from boot to capture; an older capture is replaced only once the new one is whole."""
+    """Run the scenario from boot to capture. An older capture is replaced only after the new one is complete."""
     scenario = SCENARIOS[name]
     if series not in series_of(scenario):
         raise LabError(f"{name} is for {', '.join(series_of(scenario))}, not for {series}")
@@ -98,7 +98,7 @@ def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
 
 @contextmanager
 def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[str] = ()) -> Iterator[Guest]:
-    """Boot the scenario; `work` becomes its 9p share and gets its serial.log."""
+    """Boot the scenario. `work` becomes its 9p share and receives serial.log."""
     need_packages()
     crash = [CRASHKERNEL] if "kdump" in scenario.do.split(",") else []
     debug = ["efi=debug"] if scenario.efi_debug else []
@@ -121,12 +121,12 @@ def _wait_until_ready(guest: Guest, scenario: Scenario) -> None:
         guest.wait_for_words(scenario.ready, scenario.seconds, never=PANIC)
         return
     guest.wait_for_words(PANIC, scenario.seconds)
-    # Let the panic run to where it leaves the guest: the other CPU stopped, the log written.
+    # Let the panic finish: it stops the other CPU and writes the log.
     time.sleep(3)
 
 
 def kdump(guest: Guest, scenario: Scenario) -> None:
-    """Crash the guest as it stands, by SysRq over the serial line, and wait for its crash kernel to save."""
+    """Crash the guest by SysRq over the serial line and wait until its crash kernel has saved the dump."""
     if not scenario.crashes:
         guest.resume()
         guest.sysrq("c")
@@ -136,7 +136,7 @@ def kdump(guest: Guest, scenario: Scenario) -> None:
 
 
 def tidy(work: Path) -> None:
-    """Remove from the share what the lab put there for the guest."""
+    """Remove the lab's own files from the share and make the rest readable."""
     for name in ("initrd", "bzImage", "kdump"):
         (work / name).unlink()
     for path in work.rglob("*"):

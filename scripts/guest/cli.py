@@ -17,28 +17,28 @@ from .shell import LabError, apt_line, cache_dir, missing_packages, run, say
 DESCRIPTION = """\
 The guest lab: real kernels with unaccepted memory, booted under QEMU and captured.
 
-No confidential hardware is needed. A small EFI program gives an ordinary guest memory of type 15
-(EfiUnacceptedMemoryType), and a kernel built from Debian's source runs with it; only the accept instruction
-is replaced, by code that notes what was accepted. QEMU emulates (TCG): no KVM either.
+It needs neither confidential hardware nor KVM: QEMU emulates the guest (TCG). A small EFI program gives an
+ordinary guest memory of type 15 (EfiUnacceptedMemoryType). The guest boots a kernel built from Debian's source;
+only the accept instruction is replaced, by code that records what was accepted.
 
-  scripts/lab setup            install what is missing (root), build the kernels
-  scripts/lab list             the scenarios, and which captures are there
+  scripts/lab setup            install missing packages (as root) and build the kernels
+  scripts/lab list             list the scenarios and the existing captures
   scripts/lab run fill         boot one guest and capture it: about a minute
-  scripts/lab all              everything that is missing, both kernels: about an hour
+  scripts/lab all              make all missing captures, both kernels: about an hour
   scripts/lab live fill -- python3 -c 'print(1)'     run a command in a guest, on this machine's file system
 
-A scenario of a distribution's kernel (run stock-idle) fetches that kernel as packages, 350 MB; `all` leaves it out.
+The stock scenarios, for example stock-idle, fetch a distribution's kernel as packages (350 MB); `all` omits them.
 
-Each capture is a directory, CACHE/captures/SERIES/SCENARIO/ (of a distribution's kernel CACHE/stock/...):
-  dump.elf           the guest's whole memory, by QEMU (only this one holds the table)
+Each capture is a directory, CACHE/captures/SERIES/SCENARIO/ (for a distribution's kernel, CACHE/stock/...):
+  dump.elf           the guest's whole memory, written by QEMU (the only dump that contains the table)
   kdump.elf kdump.z  the same guest by kdump: /proc/vmcore, and `makedumpfile -c -d 31` of it
-  guest/             the guest's account of itself, taken right before: /proc, /sys/firmware, its log,
-                     lab_accepted (every range that it accepted, by whom)
-  loader.json        the memory given as type 15, the EFI map that the kernel got, what the EFI stub accepted
+  guest/             the guest's own account, taken just before the dumps: /proc, /sys/firmware, the log, and
+                     lab_accepted (every range that it accepted, with the task)
+  loader.json        the memory given as type 15, the EFI map that the kernel got, and what the EFI stub accepted
   scenario.json      kernel, path of its vmlinux, QEMU's command line, SHA-256 of the dumps
   serial.log         the console
 """
-EPILOG = "CACHE is $DRGN_UNACCEPTED_LAB, or ~/.cache/drgn-unaccepted-lab. Kernels lie in CACHE/kernels."
+EPILOG = "CACHE is $DRGN_UNACCEPTED_LAB, or ~/.cache/drgn-unaccepted-lab. Kernels are in CACHE/kernels."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,10 +63,10 @@ def _parser() -> argparse.ArgumentParser:
 
     setup = commands.add_parser("setup", help="install missing packages (as root) and build the kernels")
     setup.add_argument("--packages-only", action="store_true", help="do not build")
-    setup.add_argument("--dry-run", action="store_true", help="only name what is missing")
+    setup.add_argument("--dry-run", action="store_true", help="only print what is missing")
     setup.set_defaults(run=_setup)
 
-    listing = commands.add_parser("list", help="the scenarios and the captures that are there")
+    listing = commands.add_parser("list", help="list the scenarios and the existing captures")
     listing.set_defaults(run=_list)
 
     one = commands.add_parser("run", help="boot one scenario and capture it")
@@ -74,30 +74,30 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_run)
 
     everything = commands.add_parser("all", help="make the captures that are missing")
-    everything.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="only these")
-    everything.add_argument("--again", action="store_true", help="also those that are there")
+    everything.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="make only these")
+    everything.add_argument("--again", action="store_true", help="also replace existing captures")
     everything.set_defaults(run=_all)
 
     guest = commands.add_parser(
         "live",
         help="run a command in a guest",
         description="Boot the scenario and run COMMAND in it as root, chrooted into this machine's file "
-        "system (over 9p; what it writes is lost, but for /share). Its output and exit status are passed "
-        "through. When it creates /share/ask/dump.NAME, the lab stops the guest, writes "
-        "/share/dump.NAME.elf, lets the guest go on and creates /share/ask/dump.NAME.done.",
+        "system (over 9p; everything it writes outside /share is lost). Its output and exit status are passed "
+        "through. When COMMAND creates /share/ask/dump.NAME, the lab stops the guest, writes "
+        "/share/dump.NAME.elf, resumes the guest and creates /share/ask/dump.NAME.done.",
     )
     guest.add_argument("scenario", choices=SCENARIOS)
-    guest.add_argument("--share", metavar="DIR", help="this directory is /share (default: a temporary one)")
-    guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for the command")
-    guest.add_argument("--append", default="", metavar="OPTIONS", help="more kernel command line")
+    guest.add_argument("--share", metavar="DIR", help="the directory that becomes /share (default: a temporary one)")
+    guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="limit for COMMAND (default: 900)")
+    guest.add_argument("--append", default="", metavar="OPTIONS", help="append to the kernel command line")
     guest.add_argument(
         "--booted",
         action="store_true",
-        help="boot this machine's systemd too, as PID 1; COMMAND is a service (a kernel of its own, built once)",
+        help="boot this machine's systemd as PID 1 and run COMMAND as a service (uses its own kernel, built once)",
     )
-    guest.add_argument("--layer", metavar="DIR", help="files over this machine's file system")
-    guest.add_argument("--crash", action="store_true", help="with --booted: crash afterwards, and save /share/kdump.*")
-    guest.add_argument("words", nargs="+", metavar="COMMAND", help="after --")
+    guest.add_argument("--layer", metavar="DIR", help="overlay the files of DIR on this machine's file system")
+    guest.add_argument("--crash", action="store_true", help="with --booted: crash afterwards and save /share/kdump.*")
+    guest.add_argument("words", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     guest.set_defaults(run=_live)
 
     for command in (setup, everything):
@@ -116,7 +116,7 @@ def _setup(options: argparse.Namespace) -> int:
         if options.dry_run:
             return 1
         if os.geteuid() != 0:
-            raise LabError(f"as root: {line}")
+            raise LabError(f"run as root: {line}")
         run(["apt-get", "update", "-q"], timeout=600)
         run(shlex.split(line), timeout=1800, env={"DEBIAN_FRONTEND": "noninteractive"})
     if not options.packages_only and not options.dry_run:
@@ -130,7 +130,7 @@ def _list(options: argparse.Namespace) -> int:
         kernels = capture.series_of(scenario)
         there = [series for series in kernels if (capture.directory(series, name) / "scenario.json").exists()]
         print(f"{name:15} {' '.join(there) or '-':10} {scenario.about}")
-    print(f"\ncaptures: {cache_dir() / 'captures'}, of a distribution's kernel {cache_dir() / 'stock'}")
+    print(f"\ncaptures: {cache_dir() / 'captures'}; for a distribution's kernel: {cache_dir() / 'stock'}")
     return 0
 
 

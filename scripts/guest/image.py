@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the guest boots from: EFI system partition (a directory that QEMU serves as FAT) and initramfs."""
+"""Make what the guest boots from: the EFI system partition (a directory that QEMU serves as FAT) and the initramfs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GUEST_PROGRAMS = ("kexec", "makedumpfile")
 
 @dataclass(frozen=True)
 class Range:
-    """Physical memory [start, end) given as type 15; `fake` is only said, not allocated in the firmware."""
+    """Physical memory [start, end) given as type 15. A `fake` range is reported, but not allocated in the firmware."""
 
     start: int
     end: int
@@ -33,7 +33,7 @@ class Range:
 
 
 def make_esp(directory: Path, kernel: Kernel, command_line: str, ranges: Sequence[Range]) -> None:
-    """Fill `directory` with what the firmware and the loader read."""
+    """Write the files that the firmware and the loader read into `directory`."""
     (directory / "EFI/BOOT").mkdir(parents=True)
     (directory / "lab").mkdir()
     shutil.copy(loader(), directory / "EFI/BOOT/BOOTX64.EFI")
@@ -44,7 +44,7 @@ def make_esp(directory: Path, kernel: Kernel, command_line: str, ranges: Sequenc
 
 
 def loader() -> Path:
-    """The EFI application, compiled once per content."""
+    """Return the EFI loader, compiled once for each version of its source."""
     source = HERE / "loader/loader.c"
     out = cache_dir() / "images" / f"loader-{_digest(source.read_bytes())}.efi"
     if out.exists():
@@ -72,7 +72,7 @@ def loader() -> Path:
 
 
 def initramfs(modules: Sequence[Path] = ()) -> Path:
-    """busybox, kexec and makedumpfile with their libraries, our init, and the modules that it loads first."""
+    """Return an initramfs with busybox, kexec, makedumpfile, their libraries, init.sh and the modules that it loads."""
     init = HERE / "init.sh"
     programs = [Path("/bin/busybox"), *(_program(name) for name in GUEST_PROGRAMS)]
     content = b"".join(path.read_bytes() for path in [init, *programs, *modules])
@@ -108,12 +108,12 @@ def initramfs(modules: Sequence[Path] = ()) -> Path:
 def _program(name: str) -> Path:
     path = which(name)
     if path is None:
-        raise LabError(f"{name} is not installed; `scripts/lab setup` names what is missing")
+        raise LabError(f"{name} is not installed; run `scripts/lab setup`")
     return Path(path)
 
 
 def _libraries(program: Path) -> list[Path]:
-    """The shared libraries and the dynamic linker that a program names, as ldd finds them."""
+    """Return the shared libraries and the dynamic linker that ldd finds for a program."""
     listing = run(["sh", "-c", 'ldd "$1" 2>&1 || true', "sh", program], timeout=30)
     return [Path(path) for path in re.findall(r"(?:=>\s+|^\s+)(/\S+) \(0x", listing, re.MULTILINE)]
 

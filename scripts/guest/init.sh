@@ -1,17 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The lab guest's init. `lab.do=` on the kernel command line says what to do, verbs in order, separated by commas:
+# The lab guest's init. `lab.do=` on the kernel command line is a list of verbs, separated by commas, to run in order:
 #
-#   fill:MIB     allocate so much in a tmpfs                 kdump       load the crash kernel
-#   fillall      allocate until nothing is unaccepted        account     write the guest's own account of itself
-#   free         give the tmpfs back                         idle        say "lab: ready" and sleep
+#   fill:MIB     allocate MIB mebibytes in a tmpfs           kdump       load the crash kernel
+#   fillall      allocate until nothing is unaccepted        account     write the guest's account of itself
+#   free         unmount the tmpfs                           idle        print "lab: ready" and sleep
 #   fail         from now on, accepting memory panics        kexec       start the same kernel again through kexec
-#   delay:US     from now on, every accept takes so long     vmcore      (crash kernel) save /proc/vmcore
-#   spin         a task on each of two CPUs fills for ever   live        run the command in /share/live
-#   chatter:N    write N lines into the log               booted      the same, as a service under systemd as PID 1
-#   accepting    wait until memory was accepted on both
+#   delay:US     from now on, every accept takes US us       vmcore      (crash kernel) save /proc/vmcore
+#   spin         fill memory forever on each of two CPUs     live        run the command in /share/live
+#   accepting    wait until both CPUs accepted memory        booted      the same as a service; systemd is PID 1
+#   chatter:N    write N lines to the log
 #
-# /share is a 9p directory on the host; lab.share=no does without.
+# /share is a 9p directory on the host; lab.share=no omits it.
 
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=dumb
 /bin/busybox --install -s /bin
@@ -76,7 +76,7 @@ do_spin() {
 	done
 }
 
-# On a third CPU: the two that accept have their interrupts off.
+# Run on a third CPU: the two that accept have interrupts disabled.
 do_accepting() {
 	taskset -p 4 $$ >/dev/null
 	until [ "$(sed -n 's/.* \([01]\) dd$/\1/p' $lab/accepted | sort -u | wc -l)" = 2 ]; do :; done
@@ -90,7 +90,7 @@ do_fail() {
 	echo 1 >$lab/fail
 }
 
-# More than the log holds (CONFIG_LOG_BUF_SHIFT=17): its oldest lines are gone, and one wraps around its end.
+# Overflow the log with many lines, so that its oldest lines are lost and one wraps around its end.
 do_chatter() {
 	n=0
 	while [ $n -lt "$1" ]; do
@@ -112,7 +112,7 @@ do_kdump() {
 }
 
 do_kexec() {
-	# Once: the kernel that it starts finds lab.then.
+	# Only once: the new kernel gets lab.then as its lab.do.
 	crash_kernel -s -l --command-line="$(sed 's/lab\.do=[^ ]*//; s/lab\.then=/lab.do=/' /proc/cmdline)" || die "kexec -l"
 	mkdir -p /share/before-kexec
 	cp $lab/accepted /share/before-kexec/lab_accepted
@@ -120,7 +120,8 @@ do_kexec() {
 	kexec -e
 }
 
-# Copies of /proc and /sys files, first into memory: the 9p share allocates, and so may accept, while we look.
+# Copy files of /proc and /sys to memory first: writing to the 9p share allocates, and so can accept memory meanwhile.
+# Repeat if memory was accepted during the copy.
 do_account() {
 	try=0
 	while :; do
@@ -183,8 +184,8 @@ do_vmcore() {
 	poweroff -f
 }
 
-# The host's root file system, read-only below and a tmpfs above, so that mount points can be made in it. In between
-# what `lab live --layer` gives.
+# Mount the host's root file system, read-only, with a tmpfs on top so that mount points can be made in it. The
+# directory of `lab live --layer` goes in between.
 host_root() {
 	mkdir -p /lower /layer /upper /host
 	mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /lower || die "no host file system"
@@ -213,14 +214,14 @@ do_live() {
 	poweroff -f
 }
 
-# What the host's administrator enabled is not for the guest; what packages brought is there. The time is the host's.
+# Use the units of packages but not those that the host's administrator enabled. The guest has the host's time.
 do_booted() {
 	host_root
 	rm -rf /host/etc/systemd/system
 	mkdir -p /host/etc/systemd/system
-	# Here systemd would take the guest for a container, and the kernel's command line for that of another machine.
+	# With this file, systemd takes the guest for a container and ignores the kernel command line.
 	rm -f /host/.dockerenv
-	# It would empty /tmp, file by file.
+	# This service would empty /tmp, file by file.
 	ln -s /dev/null /host/etc/systemd/system/systemd-tmpfiles-setup.service
 	cat >/host/etc/systemd/system/lab.target <<-END
 		[Unit]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernels that guests boot. The lab's own are built, and kept by source version, configuration and patch."""
+"""The kernels that guests boot. The lab builds its own kernels and caches them by source, configuration and patch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from . import patch, sources, stock
 from .shell import LabError, cache_dir, lock, need_packages, run, say
 
-#: The lab's own kernels; :data:`stock.SERIES` are a distribution's.
+#: Kernels that the lab builds; :data:`stock.SERIES` are a distribution's.
 SERIES = ("6.12", "7.3")
-#: One of them with what systemd as PID 1 needs on top (`lab live --booted`); no captures are made with it.
+#: One of them with the options that systemd as PID 1 needs (`lab live --booted`). It is not used for captures.
 SYSTEMD = "systemd-6.12"
 BUILD_TIMEOUT = 90 * 60
 FRAGMENT = patch.SOURCES / "fragment.config"
@@ -27,7 +27,7 @@ SYSTEMD_FRAGMENT = patch.SOURCES / "systemd/fragment.config"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel in the cache: vmlinux (DWARF and BTF), bzImage, config, build-id, kernel.json and perhaps modules."""
+    """A kernel in the cache: vmlinux (DWARF and BTF), bzImage, config, build-id, kernel.json and optional modules."""
 
     series: str
     directory: Path
@@ -42,7 +42,7 @@ class Kernel:
 
     @property
     def modules(self) -> list[Path]:
-        """Modules that the guest loads before anything else."""
+        """Modules that init.sh loads first."""
         return sorted((self.directory / "modules").glob("*.ko"))
 
     @property
@@ -56,7 +56,7 @@ class Kernel:
 
 
 def get(series: str) -> Kernel:
-    """The kernel of this series, built or fetched now if it is not in the cache."""
+    """Return the kernel of this series. Build or fetch it if it is not in the cache."""
     if series in stock.SERIES:
         return Kernel(series, stock.directory(series))
     if series not in (*SERIES, SYSTEMD):
@@ -92,7 +92,7 @@ def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) ->
     patch.apply(tree)
     configure(tree, fragments)
 
-    # The same source gives the same build: no time, user or host in it.
+    # Make the build reproducible: no time, user or host in it.
     env = {
         "KBUILD_BUILD_TIMESTAMP": "Thu Jan 1 00:00:00 UTC 1970",
         "KBUILD_BUILD_USER": "lab",
@@ -127,7 +127,7 @@ def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) ->
 
 
 def configure(tree: Path, fragments: Sequence[Path]) -> None:
-    """allnoconfig plus the fragments; every option that was asked for must be in the result."""
+    """Configure allnoconfig plus the fragments. Every option of the fragments must be in the result."""
     text = "".join(path.read_text() for path in fragments)
     asked = tree / "lab.config"
     asked.write_text(re.sub(r"^# optional: ", "", text, flags=re.MULTILINE))
@@ -135,7 +135,7 @@ def configure(tree: Path, fragments: Sequence[Path]) -> None:
     got = set((tree / ".config").read_text().splitlines())
     missing = [line for line in text.splitlines() if line.startswith("CONFIG_") and line not in got]
     if missing:
-        raise LabError(f"{tree.name}: the configuration came out without {', '.join(missing)}")
+        raise LabError(f"{tree.name}: the configuration lacks {', '.join(missing)}")
 
 
 def _build_id(vmlinux: Path) -> str:

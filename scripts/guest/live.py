@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run a command in a lab guest, on the host's own file system, and pass its output and status through."""
+"""Run a command in a lab guest on the host's file system, and pass its output and exit status through."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .scenarios import PANIC, READY, SCENARIOS, Scenario
 from .shell import LabError, say
 
 HOST = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
-# Verbs of a scenario that belong to its capture and not to the state of its guest.
+# Verbs that belong to the capture of a scenario, not to the state of its guest.
 CAPTURE_VERBS = frozenset({"kdump", "account", "idle"})
-# For systemd as PID 1 on a file system that is the host's: nothing to set up or to mount.
+# Kernel options for systemd as PID 1 on the host's file system: it must not mount or set up anything.
 BOOTED = (
     *("systemd.unit=lab.target", "fstab=no", "systemd.show_status=no"),
     *("systemd.condition-first-boot=no", "systemd.condition-needs-update=no"),
@@ -31,21 +31,21 @@ LAYER = "local,path={},mount_tag=layer,security_model=none,readonly=on,multidevs
 
 @dataclass(frozen=True)
 class How:
-    """What `scripts/lab live` was asked for beside scenario and command."""
+    """The options of `scripts/lab live`."""
 
     share: Optional[str] = None
     timeout: float = 900
     append: Sequence[str] = ()
-    #: Under systemd, which the kernel has to be made for: :data:`kernel.SYSTEMD`.
+    #: Run the command under systemd; uses the kernel :data:`kernel.SYSTEMD`.
     booted: bool = False
-    #: A directory over the host's file system.
+    #: A directory to overlay on the host's file system.
     layer: Optional[str] = None
-    #: Afterwards crash the guest, and have its crash kernel save.
+    #: Crash the guest afterwards, and let its crash kernel save a dump.
     crash: bool = False
 
 
 def run(series: str, name: str, words: Sequence[str], how: How) -> int:
-    """Boot the scenario, run the command, return its exit status. `how.share` is /share in the guest."""
+    """Boot the scenario, run the command and return its exit status. `how.share` is /share in the guest."""
     scenario = _live(SCENARIOS[name], how)
     built = kernel.get(kernel.SYSTEMD if how.booted else series)
     extra = ["-virtfs", HOST, *(["-virtfs", LAYER.format(Path(how.layer).resolve())] if how.layer else [])]
@@ -66,14 +66,14 @@ def run(series: str, name: str, words: Sequence[str], how: How) -> int:
 
 def _live(scenario: Scenario, how: How) -> Scenario:
     if scenario.stock:
-        raise LabError(f"{scenario.name}: a distribution's kernel has no 9p, and so no file system to run in")
+        raise LabError(f"{scenario.name}: a distribution's kernel has no 9p and cannot mount this file system")
     if scenario.ready != READY:
-        raise LabError(f"{scenario.name}: nothing can be run in a guest that dies or is stopped")
+        raise LabError(f"{scenario.name}: this guest dies or is stopped early and cannot run a command")
     verbs = scenario.do.split(",")
     if "kexec" in verbs:
-        raise LabError(f"{scenario.name}: not with kexec")
+        raise LabError(f"{scenario.name}: live does not support kexec")
     if how.crash and not (how.booted and scenario.kdump):
-        raise LabError(f"{scenario.name}: to crash a guest takes --booted, and a scenario with kdump")
+        raise LabError(f"{scenario.name}: --crash needs --booted and a scenario with kdump")
     left = CAPTURE_VERBS - {"kdump"} if how.crash else CAPTURE_VERBS
     do = ",".join([verb for verb in verbs if verb not in left] + ["booted" if how.booted else "live"])
     options = [*scenario.options, *(BOOTED if how.booted else ()), *(["lab.layer=yes"] if how.layer else [])]
@@ -81,7 +81,7 @@ def _live(scenario: Scenario, how: How) -> Scenario:
 
 
 def _serve(guest: Guest, work: Path, timeout: float) -> int:
-    """Pass the output through and do what the guest asks for, until the command has ended."""
+    """Pass the output through and serve the guest's requests until the command ends. Return its exit status."""
     deadline = time.monotonic() + timeout
     shown = {"live.out": 0, "live.err": 0}
     streams: dict[str, BinaryIO] = {"live.out": sys.stdout.buffer, "live.err": sys.stderr.buffer}
@@ -93,9 +93,9 @@ def _serve(guest: Guest, work: Path, timeout: float) -> int:
             return int((work / "live.status").read_text())
         _answer(guest, work)
         if not guest.running:
-            raise LabError(f"the guest ended before the command did\n{guest.console()[-2000:]}")
+            raise LabError(f"the guest ended before the command\n{guest.console()[-2000:]}")
         if time.monotonic() > deadline:
-            raise LabError(f"the command was not done after {timeout:.0f} s")
+            raise LabError(f"the command did not end within {timeout:.0f} s")
         time.sleep(0.1)
 
 
@@ -111,7 +111,7 @@ def _pass_on(path: Path, start: int, stream: BinaryIO) -> int:
 
 
 def _answer(guest: Guest, work: Path) -> None:
-    """`ask/dump.NAME`: the guest wants to be stopped and dumped as it stands."""
+    """Serve `ask/dump.NAME`: stop the guest, dump it and resume it."""
     for request in sorted((work / "ask").glob("dump.*")):
         done = request.with_name(request.name + ".done")
         if request.suffix == ".done" or done.exists():

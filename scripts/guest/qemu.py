@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run a guest under QEMU (TCG): wait for its words on the console, dump it, crash it, stop it."""
+"""Run a guest under QEMU (TCG): wait for text on its console, dump it, crash it, stop it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TAIL_LINES = 40
 
 
 class Guest:
-    """A running guest; leaving the `with` block ends it. It sees the directory `share` as its 9p share."""
+    """A running guest; leaving the `with` block ends it. Its 9p share is the directory `share`."""
 
     def __init__(self, esp: Path, share: Path, log: Path, machine: Sequence[str]) -> None:
-        # Sockets have short paths only, so they and the variable store live in a directory of their own.
+        # The path of a socket must be short, so sockets and the variable store have a temporary directory.
         self._work = tempfile.TemporaryDirectory(prefix="lab-")
         work = Path(self._work.name)
         shutil.copy(VARIABLES, work / "vars.fd")
@@ -60,7 +60,7 @@ class Guest:
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
         try:
-            self._wait_for(self._connected, 20, "its control socket")
+            self._wait_for(self._connected, 20, "QEMU's control socket")
         except BaseException:
             self._end()
             raise
@@ -87,7 +87,7 @@ class Guest:
         try:
             self._qmp = _Qmp(Path(self._work.name) / "qmp")
         except (FileNotFoundError, ConnectionError, LabError):
-            return False  # not yet, or gone already: the wait tells which
+            return False  # not yet, or QEMU has ended: _wait_for() tells which
         return True
 
     @property
@@ -98,9 +98,9 @@ class Guest:
         return self.log.read_text(errors="replace")
 
     def wait_for_words(self, words: str, timeout: float, start: int = 0, never: Optional[str] = None) -> int:
-        """Wait until the console has `words` after its first `start` characters; return where they end.
+        """Wait until the console has `words` after its first `start` characters. Return where they end.
 
-        `never` are words that end the wait, as the guest's own word for an error does.
+        :raises LabError: the console has `never`, or the guest reported an error
         """
         found = -1
         bad = ["lab: error", "lab-loader-error", *([never] if never else [])]
@@ -109,7 +109,7 @@ class Guest:
             nonlocal found
             text = self.console()
             if any(word in text for word in bad):
-                raise LabError(self._report("the guest says that something is wrong"))
+                raise LabError(self._report("the guest reported an error"))
             found = text.find(words, start)
             return found >= 0
 
@@ -117,8 +117,8 @@ class Guest:
         return found + len(words)
 
     def wait_for_end(self, timeout: float) -> None:
-        """Wait until the guest has switched itself off."""
-        self._wait_for(lambda: not self.running, timeout, "the guest to switch itself off", alive=False)
+        """Wait until the guest has powered off."""
+        self._wait_for(lambda: not self.running, timeout, "the guest to power off", alive=False)
 
     def stop(self) -> None:
         self._command("stop")
@@ -127,12 +127,12 @@ class Guest:
         self._command("cont")
 
     def dump(self, path: Path, file_format: str = "elf", timeout: float = 300) -> None:
-        """Write the memory of the guest (stopped while it is written) and drop the file's zero blocks."""
+        """Write the guest's memory to `path` and make its blocks of zeros holes. The guest is stopped meanwhile."""
         self._command("dump-guest-memory", timeout=timeout, paging=False, protocol=f"file:{path}", format=file_format)
         dig_holes(path)
 
     def sysrq(self, key: str) -> None:
-        """Magic SysRq over the serial line: nothing runs in the guest for it but an interrupt."""
+        """Send a magic SysRq over the serial line. In the guest, this runs only an interrupt handler."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
             console.settimeout(20)
             console.connect(str(self._sysrq_socket))
@@ -154,7 +154,7 @@ class Guest:
                     return
                 raise LabError(self._report(f"QEMU ended while the lab waited for {what}"))
             if time.monotonic() > deadline:
-                raise LabError(self._report(f"{timeout:.0f} s passed without {what}"))
+                raise LabError(self._report(f"timeout after {timeout:.0f} s: waited for {what}"))
             time.sleep(0.02)
 
     def _report(self, problem: str) -> str:
@@ -164,7 +164,7 @@ class Guest:
 
 
 class _Qmp:
-    """QEMU's control protocol: one JSON object a line, events in between."""
+    """QEMU's control protocol (QMP): one JSON object per line, interleaved with events."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -185,9 +185,9 @@ class _Qmp:
                 if "return" in answer:
                     return answer["return"]
                 if "error" in answer:
-                    raise LabError(f"QEMU refuses {name}: {answer['error'].get('desc')}")
+                    raise LabError(f"QEMU refused {name}: {answer['error'].get('desc')}")
         except TimeoutError as err:
-            raise LabError(f"QEMU: {name} not done after {timeout:.0f} s") from err
+            raise LabError(f"QEMU: {name} did not end within {timeout:.0f} s") from err
         except ConnectionError as err:
             raise LabError(f"QEMU ended during {name}") from err
 
@@ -203,9 +203,9 @@ class _Qmp:
 
 
 def dig_holes(path: Path) -> None:
-    """Give the file's blocks of zeros back to the file system, where it can do that."""
+    """Turn the file's blocks of zeros into holes, if the file system supports that."""
     done = subprocess.run(
         ["fallocate", "--dig-holes", str(path)], stdin=subprocess.DEVNULL, capture_output=True, timeout=300
     )
     if done.returncode:
-        say(f"{path}: zero blocks stay on the disk")
+        say(f"{path}: blocks of zeros still use disk space")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The scenarios: which memory the guest is given as type 15, what it does, and how it is captured."""
+"""The scenarios: the memory given as type 15, what the guest does, and how it is captured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MIB = 1 << 20
 GIB = 1 << 30
 HIGH = 4 * GIB
 
-# 512 MiB below 4 GiB, and 1 GiB from 4 GiB on.
+# 512 MiB below 4 GiB and 1 GiB from 4 GiB.
 MEMORY = ("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M", "-smp", "2")
-# The same, as two nodes: node 1 is the last 512 MiB. CPUs 0 and 2 are on node 0.
+# The same as two nodes. Node 1 is the last 512 MiB; CPUs 0 and 2 are on node 0.
 TWO_NODES = (
     *("-machine", "q35,max-ram-below-4g=512M", "-m", "1536M"),
     *("-object", "memory-backend-ram,id=ram0,size=1G", "-object", "memory-backend-ram,id=ram1,size=512M"),
@@ -24,7 +24,7 @@ ON_BOTH_NODES = (
     Range(HIGH + 128 * MIB, HIGH + 512 * MIB),
     Range(HIGH + 576 * MIB, HIGH + 896 * MIB),
 )
-# The same and a DIMM far away, so that the table spans more than 64 GiB.
+# A DIMM at this address makes the table span more than 64 GiB.
 DIMM = 72 * GIB
 
 
@@ -44,10 +44,10 @@ PANIC = "Kernel panic - not syncing"
 
 @dataclass(frozen=True)
 class Scenario:
-    """One guest. `do` are the verbs of init.sh; `kdump` the formats that its crash kernel saves.
+    """One guest. `do` is a list of verbs for init.sh; `kdump` lists the formats that its crash kernel saves.
 
-    `ready` are the words on the console at which it is captured; `accounts` says whether it gets to give its account.
-    `stock`: with a distribution's kernel, which does not say what it accepted and has no share to say it in.
+    The guest is captured when its console shows `ready`. `accounts` tells whether it writes its account before that.
+    With `stock`, it boots a distribution's kernel, which does not record what it accepted and has no 9p share.
     """
 
     name: str
@@ -79,7 +79,7 @@ _ALL = (
     ),
     Scenario(
         "plain",
-        "as fill, without efi=debug: as users boot, and so with smaller dumps",
+        "like fill, without efi=debug: the usual command line, with smaller dumps",
         do="fill:650,kdump,account,idle",
         kdump=("elf", "z"),
         efi_debug=False,
@@ -89,14 +89,14 @@ _ALL = (
         "several ranges: unaligned edges, one under 4 MiB, a whole unit inside a short one, neighbours",
         ranges=(
             Range(HIGH + 0x00000000, HIGH + 0x08000000),
-            Range(HIGH + 0x08000000, HIGH + 0x08300000),  # 3 MiB right behind: accepted whole, holds a whole unit
-            Range(HIGH + 0x08300000, HIGH + 0x08600000),  # and its neighbour, likewise
+            Range(HIGH + 0x08000000, HIGH + 0x08300000),  # 3 MiB, adjacent: accepted at once, contains a whole unit
+            Range(HIGH + 0x08300000, HIGH + 0x08600000),  # adjacent, the same
             Range(HIGH + 0x0A001000, HIGH + 0x0FFFF000),  # both edges off by a page
             Range(HIGH + 0x11100000, HIGH + 0x11500000),  # 4 MiB, but off by 1 MiB: one whole unit
-            Range(HIGH + 0x12000000, HIGH + 0x12200000),  # one unit exactly: accepted whole
-            Range(HIGH + 0x14000000, HIGH + 0x14400000),  # two units: the shortest that stays
+            Range(HIGH + 0x12000000, HIGH + 0x12200000),  # exactly one unit: accepted at once
+            Range(HIGH + 0x14000000, HIGH + 0x14400000),  # two units: the shortest range that stays unaccepted
             Range(HIGH + 0x16200000, HIGH + 0x20000000),  # unit aligned, not chunk aligned
-            Range(HIGH + 0x20000000, HIGH + 0x369FF000),  # a neighbour, ends one page short, inside a byte
+            Range(HIGH + 0x20000000, HIGH + 0x369FF000),  # adjacent, ends one page short, inside a byte of the bitmap
         ),
         do="kdump,account,idle",
         kdump=("elf", "z"),
@@ -113,7 +113,7 @@ _ALL = (
     Scenario("none", "no memory of type 15", ranges=()),
     Scenario(
         "all",
-        "everything accepted: filled, then given back",
+        "everything accepted: memory filled, then freed",
         do="fillall,free,kdump,account,idle",
         kdump=("z",),
     ),
@@ -125,8 +125,8 @@ _ALL = (
     ),
     Scenario(
         "e820ext",
-        "more e820 entries than boot_params has room for: 120 islands of type 15 at 72 GiB",
-        # RAM has to lie behind the islands: early allocations are made from the top.
+        "more e820 entries than fit into boot_params: 120 islands of type 15 at 72 GiB",
+        # There must be RAM above the islands: early allocations are top-down.
         ranges=(
             *WHOLE,
             *(Range(DIMM + i * 16 * MIB, DIMM + i * 16 * MIB + 8 * MIB, fake=True) for i in range(120)),
@@ -137,22 +137,22 @@ _ALL = (
     ),
     Scenario(
         "wrapped",
-        "the log's oldest lines were overwritten, and with them the EFI memory map in it",
+        "the oldest lines of the log, with the EFI memory map, were overwritten",
         do="chatter:4000,kdump,account,idle",
         options=("printk.devkmsg=on",),
         kdump=("z",),
     ),
-    Scenario("nokaslr", "as fill, without KASLR", do="fill:650,account,idle", options=("nokaslr",)),
-    Scenario("la57", "as fill, with five levels of page tables", do="fill:650,account,idle", cpu="max,la57=on"),
+    Scenario("nokaslr", "like fill, without KASLR", do="fill:650,account,idle", options=("nokaslr",)),
+    Scenario("la57", "like fill, with five levels of page tables", do="fill:650,account,idle", cpu="max,la57=on"),
     Scenario(
         "novmcoreinfo",
-        "as fill, without QEMU's vmcoreinfo device",
+        "like fill, without QEMU's vmcoreinfo device",
         do="fill:650,account,idle",
         vmcoreinfo=False,
     ),
     Scenario(
         "panic",
-        "accepting fails: dead by `Cannot accept memory: unknown platform`, dumped by QEMU",
+        "accepting fails: dies with `Cannot accept memory: unknown platform`, dumped by QEMU",
         do="fill:100,account,fail,fill:1200",
         ready=PANIC,
     ),
@@ -166,14 +166,14 @@ _ALL = (
     ),
     Scenario(
         "inflight",
-        "dumped while two nodes accept memory, every accept taking a second",
+        "dumped while two nodes accept memory; each accept takes a second",
         ranges=ON_BOTH_NODES,
         do="account,delay:1000000,spin,accepting,idle",
         machine=TWO_NODES,
     ),
     Scenario(
         "early",
-        "stopped in early boot: no VMCOREINFO anywhere yet, struct pages not yet initialised",
+        "stopped in early boot: no VMCOREINFO yet, struct pages not yet initialised",
         ready="SLUB: HWalign",
         accounts=False,
     ),
@@ -205,7 +205,7 @@ _ALL = (
     ),
     Scenario(
         "stock-panic",
-        "a distribution's kernel with memory of type 15 and nobody to accept it: dead after a second",
+        "a distribution's kernel with memory of type 15 on a platform that cannot accept it: dies after a second",
         options=("earlyprintk=serial,ttyS0,115200",),
         seconds=60,
         do="idle",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every part of the lab needs: its cache, running a command, its packages, its own kind of error."""
+"""Shared by all parts of the lab: the cache, running commands, required packages, the error class."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Optional
 
 
 class LabError(Exception):
-    """Something that the user of the lab has to know or do; printed without a traceback."""
+    """A problem that the user of the lab can understand or solve; printed without a traceback."""
 
 
 def cache_dir() -> Path:
-    """Where kernels and captures are kept: `$DRGN_UNACCEPTED_LAB`, or under `~/.cache`."""
+    """Return the directory of kernels and captures: `$DRGN_UNACCEPTED_LAB`, or one in `~/.cache`."""
     return Path(os.environ.get("DRGN_UNACCEPTED_LAB") or Path.home() / ".cache/drgn-unaccepted-lab")
 
 
@@ -29,7 +29,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """One maker of a thing at a time, over all processes: a second one waits."""
+    """Hold a lock that excludes other processes; a second process waits."""
     (cache_dir() / "locks").mkdir(parents=True, exist_ok=True)
     with (cache_dir() / "locks" / name).open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -44,7 +44,10 @@ def run(
     env: Optional[Mapping[str, str]] = None,
     stdin: Optional[str] = None,
 ) -> str:
-    """Run a command and return its standard output; a failure is a LabError with the end of its output."""
+    """Run a command and return its standard output.
+
+    :raises LabError: the command failed; with the end of its output
+    """
     words = [str(word) for word in command]
     try:
         done = subprocess.run(
@@ -59,16 +62,16 @@ def run(
             timeout=timeout,
         )
     except FileNotFoundError as err:
-        raise LabError(f"{words[0]} is not installed; `scripts/lab setup` names what is missing") from err
+        raise LabError(f"{words[0]} is not installed; run `scripts/lab setup`") from err
     except subprocess.TimeoutExpired as err:
-        raise LabError(f"{' '.join(words)}: not done after {timeout:.0f} s") from err
+        raise LabError(f"{' '.join(words)}: timeout after {timeout:.0f} s") from err
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise LabError(f"{' '.join(words)}: exit status {done.returncode}\n{tail}")
     return done.stdout
 
 
-# What the lab needs, and the Debian package that brings it: a program by name, or a file by path.
+# Programs (by name) and files (by path) that the lab needs, with the Debian packages that contain them.
 PACKAGES: dict[str, str] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
@@ -94,7 +97,7 @@ PACKAGES: dict[str, str] = {
 
 
 def missing_packages(extra: Sequence[str] = ()) -> list[str]:
-    """Debian packages that the lab needs and that are not installed, without doubles."""
+    """Return the Debian packages that the lab needs and that are not installed, without duplicates."""
     missing = []
     for thing, package in PACKAGES.items():
         present = Path(thing).exists() if thing.startswith("/") else which(thing) is not None
@@ -104,7 +107,7 @@ def missing_packages(extra: Sequence[str] = ()) -> list[str]:
 
 
 def which(program: str) -> Optional[str]:
-    """`shutil.which()` that also looks into the sbin directories, which a user's PATH often lacks."""
+    """Like `shutil.which()`, but also search the sbin directories, which a user's PATH often lacks."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
     return shutil.which(program, path=path)
 
@@ -114,7 +117,7 @@ def apt_line(packages: Sequence[str]) -> str:
 
 
 def need_packages() -> None:
-    """Fail with the apt line if something is missing."""
+    """Raise LabError with the apt-get command line if a package is missing."""
     missing = missing_packages()
     if missing:
-        raise LabError(f"missing packages; as root: {apt_line(missing)}\n(or `scripts/lab setup`)")
+        raise LabError(f"missing packages; run as root: {apt_line(missing)}\n(or `scripts/lab setup`)")

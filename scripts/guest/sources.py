@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Kernel sources: Debian's `linux-source-*` packages, installed or fetched from another suite of the archive.
 
-A series that the machine's own suite does not have (SUITES) is downloaded with an apt configuration of its
-own in the lab's cache: the archive's address is taken from the machine's apt sources, and the system's
-configuration, lists and package state stay as they are.
+A series that the machine's suite lacks (SUITES) is downloaded with a separate apt configuration in the lab's cache. It
+takes the archive's address from the machine's apt sources, and does not change the system's configuration, lists or
+package state.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from .shell import LabError, apt_line, cache_dir, run, say
 
-# Series that come from another suite than the machine's own; all others come from its own.
+# Series that come from another suite than the machine's own.
 SUITES = {"7.3": "trixie-backports", "7.2": "trixie-backports"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A packed kernel source: `version` is the Debian package's version."""
+    """A packed kernel source; `version` is the version of the Debian package."""
 
     series: str
     version: str
@@ -28,19 +28,19 @@ class Source:
 
 
 def missing_package(series: str) -> str | None:
-    """The package to install for this series; None where it is there or comes from another suite."""
+    """Return the package to install for this series; None if it is installed or comes from another suite."""
     if series in SUITES or _installed_tarball(series).exists():
         return None
     return f"linux-source-{series}"
 
 
 def locate(series: str) -> Source:
-    """The source of this series: the newest fetched or installed one, else fetched now."""
+    """Return the newest source of this series that was fetched or is installed. Fetch it if there is none."""
     if series in SUITES:
         return _fetched(series) or _fetch(series, SUITES[series])
     tarball = _installed_tarball(series)
     if not tarball.exists():
-        raise LabError(f"no {tarball}; as root: {apt_line([f'linux-source-{series}'])} (or `scripts/lab setup`)")
+        raise LabError(f"no {tarball}; run as root: {apt_line([f'linux-source-{series}'])} (or `scripts/lab setup`)")
     version = run(["dpkg-query", "-W", "-f", "${Version}", f"linux-source-{series}"], timeout=30)
     return Source(series, version.strip(), tarball)
 
@@ -91,7 +91,7 @@ def _fetch(series: str, suite: str) -> Source:
 
 
 def _archive_in_suite(suite: str) -> str:
-    """A deb822 source for `suite`, at the address and with the key of the machine's main Debian archive."""
+    """Return a deb822 source for `suite`, with the address and key of the machine's main Debian archive."""
     codename = _codename()
     for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", path.read_text()):
@@ -105,7 +105,7 @@ def _archive_in_suite(suite: str) -> str:
             if one_line and one_line[3] == codename and "main" in one_line[4].split():
                 key = re.search(r"signed-by=(\S+)", one_line[1] or "")
                 return _stanza(one_line[2], suite, key[1] if key else "")
-    raise LabError(f"no apt source for {codename} main on this machine: cannot tell where {suite} would be")
+    raise LabError(f"no apt source for {codename} main on this machine, so the address of {suite} is unknown")
 
 
 def _stanza(uris: str, suite: str, key: str) -> str:

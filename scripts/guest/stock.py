@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A distribution's kernel as its users boot it: Debian's cloud kernel, fetched as packages and unpacked into the cache.
+"""A distribution's unmodified kernel: Debian's cloud kernel, fetched as packages and unpacked into the cache.
 
-Nothing is installed on the system. The packages come from the machine's own apt sources: the image, some 35 MB, and
-its debug symbols, some 320 MB, for a vmlinux to compare with.
+Nothing is installed on the system. The packages come from the machine's apt sources: the image (about 35 MB) and its
+debug symbols (about 320 MB, for vmlinux).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 from .shell import LabError, cache_dir, lock, run, say
 
 SERIES = ("debian",)
-# Depends on the newest kernel of its series.
+# This package depends on the newest kernel of its series.
 META = "linux-image-6.12-cloud-amd64"
-# Larger ones are not worth the traffic.
+# Do not fetch larger packages.
 MAX_PACKAGE_BYTES = 1 << 30
-# QEMU's fw_cfg driver, which writes the vmcoreinfo note; there is no 9p module, and so no share.
+# QEMU's fw_cfg driver writes the vmcoreinfo note. There is no 9p module, so the guest has no share.
 MODULES = ("qemu_fw_cfg",)
 
 
 def directory(series: str) -> Path:
-    """vmlinux, bzImage, config, build-id, kernel.json and modules/, fetched now if they are not in the cache."""
+    """Return the directory of vmlinux, bzImage, config, build-id, kernel.json and modules/. Fetch it if necessary."""
     found = _cached(series)
     if found:
         return found[-1]
@@ -43,7 +43,7 @@ def _cached(series: str) -> list[Path]:
 def _fetch(series: str) -> Path:
     depends = re.search(rf"^Depends: ({META.replace('6.12', '6.12[^ ,]*')})\b", _show(META), re.M)
     if depends is None:
-        raise LabError(f"{META} names no kernel; is bookworm-security among the apt sources? (apt-get update)")
+        raise LabError(f"{META} depends on no kernel; add bookworm-security to the apt sources and run apt-get update")
     image, symbols = depends[1], f"{depends[1]}-dbg"
     version = _field(image, "Version")
     out = cache_dir() / "kernels" / f"{series}-{version}"
@@ -78,19 +78,19 @@ def _show(package: str) -> str:
 def _field(package: str, field: str) -> str:
     match = re.search(rf"^{field}: (\S+)", _show(package), re.M)
     if match is None:
-        raise LabError(f"apt knows no {field} of {package}")
+        raise LabError(f"apt-cache shows no {field} for {package}")
     return match[1]
 
 
 def _unpack(package: str, into: Path, *members: str) -> None:
-    """Fetch a package and unpack all of it, or only these members."""
+    """Fetch a package and unpack all of it, or only ``members``."""
     size = int(_field(package, "Size"))
     if size > MAX_PACKAGE_BYTES:
-        raise LabError(f"{package} has {size >> 20} MiB: more than {MAX_PACKAGE_BYTES >> 20} are not fetched")
+        raise LabError(f"{package} is {size >> 20} MiB, more than the limit of {MAX_PACKAGE_BYTES >> 20} MiB")
     say(f"fetching {package}, {size >> 20} MiB")
     run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], timeout=1800, cwd=into)
     (archive,) = into.glob("*.deb")
-    # dpkg-deb alone unpacks the whole archive: symbols of all modules are some GB.
+    # dpkg-deb alone would unpack everything; the symbols of all modules take several GB.
     run(
         ["sh", "-c", 'dpkg-deb --fsys-tarfile "$1" | { shift; tar -xf - "$@"; }', "sh", archive, *members],
         timeout=900,

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * Starts a Linux EFI stub in a firmware that seems to have unaccepted memory.
+ * Start a Linux EFI stub on a firmware that appears to have unaccepted memory.
  *
- * \lab\ranges    what is to be of type 15 (EfiUnacceptedMemoryType), one range a line, hexadecimal, END exclusive:
- *                    alloc START END     taken from the firmware's free memory
- *                    fake START END      only said: no firmware memory there (RAM of a hotplug DIMM, or nothing)
+ * \lab\ranges    memory to report as type 15 (EfiUnacceptedMemoryType), one range per line, hexadecimal, END exclusive:
+ *                    alloc START END     allocated from the firmware's free memory
+ *                    fake START END      only reported; the firmware has no memory there (a hotplug DIMM, or nothing)
  * \lab\cmdline   the kernel's command line
  * \lab\bzImage   the kernel
  *
- * Each `alloc` range gets a memory type of its own, from the loader's private ones, so that the firmware does not
- * merge neighbours; GetMemoryMap() is wrapped and reports those types as 15. Every map that it hands out is printed
- * ("lab-map") straight to the first serial port: the firmware's console would allocate and so change the map key.
+ * Each `alloc` range gets its own memory type from the OS loader's private types, so that the firmware does not merge
+ * adjacent ranges. A wrapper of GetMemoryMap() reports these types as 15 and prints every map ("lab-map") directly to
+ * the first serial port: the firmware's console would allocate memory and change the map key.
  */
 #include <efi.h>
 #include <efilib.h>
@@ -157,7 +157,7 @@ static void wrap_get_memory_map(void)
 	BS->Hdr.CRC32 = crc;
 }
 
-/* What the firmware would have had, for whoever has to choose another range. */
+/* Print the firmware's own map, which shows the ranges that are free. */
 static void print_firmware_map(void)
 {
 	static UINT8 map[65536] __attribute__((aligned(8)));
