@@ -71,48 +71,13 @@ def test_runs_of_random_bits_over_many_blocks(seed: int) -> None:
     assert list(bits.runs(bitmap)) == runs_of(text_of(bitmap))
 
 
-def test_runs_come_as_a_stream() -> None:
-    """The first run is there before the rest is looked at, so a late change still shows."""
-    bitmap = bytearray(b"\x02" + bytes(1 << 18) + b"\xff")
-    stream = bits.runs(bitmap)
-    assert next(stream) == (1, 2)
-    bitmap[-1] = 0x0F
-    assert next(stream) == (8 + 8 * (1 << 18), 12 + 8 * (1 << 18))
-
-
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_any_bytes_will_do(kind: type) -> None:
-    bitmap = kind(bytes([0b00000110, 0b1]))
-    assert list(bits.runs(bitmap)) == [(1, 3), (8, 9)]
-    assert bits.count(bitmap) == 3
-    assert bits.test_bit(bitmap, 8) is True
-    assert bits.test_bit(bitmap, 9) is False
-    assert bits.states(Geometry(0, 2, UNIT), bitmap, [UNIT]) == bytes([bits.UNACCEPTED])
-
-
 @given(bitmaps)
 def test_round_trip_and_count(bitmap: bytes) -> None:
     assert bits.from_runs(bits.runs(bitmap), len(bitmap)) == bitmap
     assert bits.count(bitmap) == text_of(bitmap).count("1")
-
-
-def test_popcount_without_bit_count() -> None:
-    assert bits._popcount_of_text(0b1011 << 70) == 3
-
-
-@given(bitmaps.filter(bool), st.integers(0, 1 << 20))
-def test_tiles_alternate_and_cover_everything(bitmap: bytes, base_unit: int) -> None:
-    geometry = Geometry(base_unit * UNIT, len(bitmap), UNIT)
-    position, expected = geometry.phys_base, []
-    for value, group in groupby(text_of(bitmap)):
-        end = position + len(list(group)) * UNIT
-        expected.append((Range(position, end), value == "1"))
-        position = end
-    assert list(bits.tile(geometry, bitmap)) == expected
-    assert position == geometry.end
-    ranges = list(bits.unaccepted_ranges(geometry, bitmap))
-    assert ranges == [item for item, unaccepted in expected if unaccepted]
-    assert all(type(item) is Range for item in ranges)
+    geometry = Geometry(7 * UNIT, len(bitmap), UNIT)
+    ranges = [Range((7 + first) * UNIT, (7 + end) * UNIT) for first, end in bits.runs(bitmap)]
+    assert list(bits.unaccepted_ranges(geometry, bitmap)) == ranges
 
 
 @given(st.binary(min_size=1, max_size=6), st.integers(0, 9))
@@ -130,18 +95,7 @@ def test_each_address_has_the_state_of_its_bit(bitmap: bytes, base_unit: int) ->
             assert bits.test_bit(bitmap, unit) == (text[unit] == "1")
             assert geometry.unit(unit).start <= address < geometry.unit(unit).end
     assert list(bits.states(geometry, bitmap, addresses)) == expected
-    # One by one, so that the first are looked up without a table and the last in one.
-    one_by_one = bits.States(geometry, bitmap)
-    assert b"".join(one_by_one.of([address]) for address in addresses) == bytes(expected)
     assert geometry.units == len(text)
-
-
-@pytest.mark.parametrize("unit", [3 * 4096, 1 << 30])
-@pytest.mark.parametrize("base", [0, 4096, 1 << 50])
-def test_states_of_units_that_no_table_can_be_made_of(unit: int, base: int) -> None:
-    geometry = Geometry(base, 1, unit)
-    addresses = [base + unit * number for number in range(9)] * 20
-    assert list(bits.states(geometry, b"\x0f", addresses)) == [1, 1, 1, 1, 0, 0, 0, 0, bits.UNCOVERED] * 20
 
 
 @given(st.integers(0, 9), st.integers(1, 3), st.integers(0, 40 * 4), st.integers(0, 40 * 4))
@@ -215,16 +169,12 @@ def test_guard_pages_are_the_accepted_pages_that_the_kernel_masks(bitmap: bytes,
     text = text_of(bitmap)
     masked = []
     for pfn in range((geometry.end + 2 * UNIT) // 4096):
-        predicate = bits.pfn_is_unaccepted_memory(geometry, bitmap, pfn)
+        predicate = bits.range_contains_unaccepted_memory(geometry, bitmap, pfn * 4096, 4096)
         assert predicate == kernel_walk(geometry, text, pfn * 4096, 4096)
         unit = pfn * 4096 // UNIT - base_unit
         if predicate and not (0 <= unit < len(text) and text[unit] == "1"):
             masked.append(Range(pfn * 4096, (pfn + 1) * 4096))
     assert list(bits.guard_pages(geometry, bitmap)) == masked
-    addresses = range(0, geometry.end + 2 * UNIT, 1024)
-    assert list(bits.kernel_predicates(geometry, bitmap, addresses)) == [
-        kernel_walk(geometry, text, address // 4096 * 4096, 4096) for address in addresses
-    ]
 
 
 def test_addresses_beyond_63_bits_are_not_lost() -> None:
@@ -244,11 +194,8 @@ def test_what_is_outside_the_bitmap_is_refused() -> None:
             bits.runs(b"\xff", start, end)
         with pytest.raises(ValueError, match="outside a bitmap of 8 bits"):
             bits.from_runs([(start, end)], 1)
-    for function in (bits.unaccepted_ranges, bits.tile):
-        with pytest.raises(ValueError, match="2 bytes where the geometry says 1"):
-            function(geometry, bytes(2))
     with pytest.raises(ValueError, match="2 bytes where the geometry says 1"):
-        bits.states(geometry, bytes(2), [0])
+        bits.unaccepted_ranges(geometry, bytes(2))
 
 
 @given(st.binary(max_size=40), st.integers(0, 3))

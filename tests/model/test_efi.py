@@ -194,7 +194,7 @@ def test_a_line_as_kernels_print_it() -> None:
     )
     found = parse_log_lines([text])
     assert found.descriptors == [EfiDescriptor(15, 0x100000000, 0x1C0000000, 0xF)]
-    assert (found.complete, found.reason) == (False, "the log starts at mem104, what came before is lost")
+    assert (found.complete, found.reason) == (False, "the log starts at mem104, earlier entries are lost")
 
 
 MAP = [EfiDescriptor(7, page << 12, (page + 1) << 12, 0xF) for page in range(5)]
