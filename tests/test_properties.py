@@ -28,13 +28,13 @@ from tests.schemas import violation
 from tests.snapshot_strategies import snapshots
 
 #: One example runs many commands; how long they take is not what is tested.
-slow = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 UNIT = 2 << 20
 BASE = 4 << 30
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(snapshots())
 def test_a_snapshot_file_gives_back_what_it_was_given(snapshot: Snapshot) -> None:
     text = dump(snapshot)
