@@ -123,9 +123,7 @@ def test_runs_of_chunks_in_a_list(runs: int, monkeypatch: pytest.MonkeyPatch) ->
     """A list that a hostile snapshot scatters would be an object for each chunk."""
     monkeypatch.setattr(limits, "LISTED_RUNS", 3)
     snapshot = clean()
-    assert snapshot.zones is not None and snapshot.kernel is not None
     *others, normal = snapshot.zones
-    assert normal.listed is not None
     pfns = array("Q", [normal.start_pfn + 2 * n * snapshot.kernel.chunk_pages for n in range(runs)])
     flags, counts, types = normal.listed.flags[:1], normal.listed.refcounts[:1], normal.listed.page_types[:1]
     listed = ListedChunks(pfns, flags * runs, counts * runs, types * runs)

@@ -301,7 +301,6 @@ def test_maps(name: str, tmp_path: Path) -> None:
     path = tmp_path / "snapshot"
     descriptors, ranges = MAPS[name]
     clean = build.clean()
-    assert clean.efi_map is not None
     table = tuple(E820Entry(start, end, number % 20) for number, (start, end) in enumerate(ranges))
     efi_map = replace(clean.efi_map, descriptors=tuple(descriptors))
     write(replace(clean, efi_map=efi_map, e820=E820Tables(table, table, table, table)), str(path))
@@ -352,7 +351,6 @@ def test_two_zones_that_share(way: str) -> None:
     guest.write(guest.at("zone", second, "unaccepted_pages"), struct.pack("<QQ", link, guest.lru(pfns[2])))
     zones = read_zones(guest.prog, read_kernel_build(guest.prog))
     one, two = (zone.listed for zone in zones)
-    assert one is not None and two is not None
     assert (list(one.pfns), one.problems) == (pfns, ())
     assert list(two.pfns) == (pfns[1:] if way == "a list" else [])
     assert f"{other:#x}, which is in no struct page" in two.problems[-1]

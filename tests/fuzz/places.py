@@ -75,7 +75,6 @@ class _Finder:
         self.prog = prog
         self.sample = sample(name)
         tables = kernel_page_tables(self._read_physical, parse_vmcoreinfo(self.sample.vmcoreinfo))
-        assert tables is not None
         self.tables: PageTables = tables
         #: Physical addresses of page-table entries that lead to any field.
         self.entries: set[int] = set()
