@@ -8,7 +8,7 @@ the same bytes. The bitmap has ``size`` bytes, not necessarily a multiple of 8.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from itertools import chain
 from typing import NamedTuple, Optional, Union, cast
@@ -19,9 +19,6 @@ Bitmap = Union[bytes, bytearray, memoryview]
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
-
-#: Results of :func:`states`.
-ACCEPTED, UNACCEPTED, UNCOVERED = 0, 1, 2
 
 _U64 = (1 << 64) - 1
 
@@ -226,22 +223,6 @@ def unset_bytes(geometry: Geometry, bitmap: Bitmap, ranges: Iterable[tuple[int, 
         set_ = sum(last - first for first, last in runs(bitmap, units.start, units.stop))
         unset += max(0, end - start - set_ * geometry.unit_size)
     return unset
-
-
-def states(geometry: Geometry, bitmap: Bitmap, addresses: Sequence[int]) -> bytes:
-    """One byte for each address: :data:`ACCEPTED`, :data:`UNACCEPTED`, or :data:`UNCOVERED`.
-
-    :param addresses: none of them negative
-    """
-    (base, _, unit_size), end = geometry, geometry.end
-    return bytes(
-        [
-            bitmap[(unit := (address - base) // unit_size) >> 3] >> (unit & 7) & 1
-            if base <= address < end
-            else UNCOVERED
-            for address in addresses
-        ]
-    )
 
 
 def range_contains_unaccepted_memory(
