@@ -22,9 +22,11 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 _U64 = (1 << 64) - 1
 
-# Bytes that are compared with zeros and ones at once; only blocks that differ from the bit before them are decoded.
-_BLOCK = 8 << 10
-_UNIFORM = (bytes(_BLOCK), b"\xff" * _BLOCK)
+# Bytes that are compared with zeros and ones at once: a chunk, then its blocks. Only blocks in which bits change are
+# decoded.
+_CHUNK, _BLOCK = 8 << 10, 512
+_UNIFORM_CHUNK = (bytes(_CHUNK), b"\xff" * _CHUNK)
+_UNIFORM_BLOCK = (bytes(_BLOCK), b"\xff" * _BLOCK)
 _NONZERO = re.compile(rb"[^\0]+")
 
 
@@ -80,8 +82,8 @@ def test_bit(bitmap: Bitmap, index: int) -> bool:
 def count(bitmap: Bitmap) -> int:
     """Number of set bits."""
     view = memoryview(bitmap)
-    blocks = (bytes(view[offset : offset + _BLOCK]) for offset in range(0, len(view), _BLOCK))
-    return sum(_popcount(int.from_bytes(block, "little")) for block in blocks if block != _UNIFORM[0])
+    chunks = (bytes(view[offset : offset + _CHUNK]) for offset in range(0, len(view), _CHUNK))
+    return sum(_popcount(int.from_bytes(chunk, "little")) for chunk in chunks if chunk != _UNIFORM_CHUNK[0])
 
 
 class Extent(NamedTuple):
@@ -95,15 +97,15 @@ def extent(bitmap: Bitmap) -> Optional[Extent]:
     """Where the set bits are, without listing the runs; None if no bit is set."""
     view = memoryview(bitmap)
     first, end, number, before = -1, 0, 0, 0
-    for offset in range(0, len(view), _BLOCK):
-        block = bytes(view[offset : offset + _BLOCK])
-        bits = 0 if block == _UNIFORM[0] else int.from_bytes(block, "little")
+    for offset in range(0, len(view), _CHUNK):
+        chunk = bytes(view[offset : offset + _CHUNK])
+        bits = 0 if chunk == _UNIFORM_CHUNK[0] else int.from_bytes(chunk, "little")
         if bits:
             if first < 0:
                 first = 8 * offset + (bits & -bits).bit_length() - 1
             end = 8 * offset + bits.bit_length()
             number += _popcount(bits & ~(bits << 1 | before))
-        before = bits >> (8 * len(block) - 1)
+        before = bits >> (8 * len(chunk) - 1)
     return None if first < 0 else Extent(first, end, number)
 
 
@@ -151,12 +153,10 @@ def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterat
 
     Bit ``i`` becomes ``base + i * unit``, so that addresses need no second pass.
     """
-    view = memoryview(bitmap)[: (end + 7) // 8]
     places = _places(unit)
     inside = 0  # the bit before the block
-    for offset in range(first // 8, len(view), _BLOCK):
-        block = bytes(view[offset : offset + _BLOCK])
-        if block == _UNIFORM[inside]:
+    for offset, block in _blocks(memoryview(bitmap)[: (end + 7) // 8], first // 8):
+        if block == _UNIFORM_BLOCK[inside]:
             continue
         length = len(block)
         bits = int.from_bytes(block, "little")
@@ -172,6 +172,16 @@ def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterat
             yield [address + place for address, byte in zip(addresses, changed.group()) for place in places[byte]]
     if inside:
         yield [base + end * unit]
+
+
+def _blocks(view: memoryview, start: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of the blocks, without those that repeat the last bit of the chunk before them."""
+    last = 0
+    for offset in range(start, len(view), _CHUNK):
+        chunk = bytes(view[offset : offset + _CHUNK])
+        if chunk != _UNIFORM_CHUNK[last]:
+            yield from ((offset + at, chunk[at : at + _BLOCK]) for at in range(0, len(chunk), _BLOCK))
+            last = chunk[-1] >> 7
 
 
 @lru_cache(maxsize=4)
