@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every bound on what is read out of a target, in one place.
+"""All bounds on what is read from a target.
 
 A dump is untrusted input: a size, a count or a pointer found in it is compared with one of these before
-anything is allocated or followed. Reaching a bound is a stated reason, never a silent truncation.
+memory is allocated or the pointer is followed. An answer that reached a bound says so; nothing is truncated silently.
 """
 
 from __future__ import annotations
 
-#: Bytes of bitmap. 256 MiB cover 4 PiB at 2 MiB a unit, the kernel's own stated worst case.
+#: Bytes of bitmap. 256 MiB cover 4 PiB in units of 2 MiB, which the kernel's documentation calls the worst case.
 BITMAP_BYTES = 256 << 20
 
-#: Highest physical address plus one that x86-64 can have (52 bits).
+#: End (exclusive) of the physical addresses of x86-64, which have 52 bits.
 PHYSICAL_END = 1 << 52
 
 #: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of
@@ -27,7 +27,7 @@ BTF_MEMBERS = 1 << 12
 #: Bytes of a structure or an array. The largest array of a kernel has 4 MiB.
 BTF_TYPE_BYTES = 16 << 20
 
-#: Places in BTF's type section that match one name.
+#: Matches of one name in BTF's type section.
 BTF_MATCHES = 1 << 20
 
 #: Copies of one string in BTF's string section. libbpf stores each once.
@@ -60,19 +60,19 @@ VMLINUX_NOTE_BYTES = 1 << 20
 #: Bytes of a vmlinux's symbol tables and their names: 3 million symbols. Distributions have 200 thousand.
 VMLINUX_SYMBOLS_BYTES = 128 << 20
 
-#: Bytes that an ELF dump is read in where it is searched.
+#: Bytes read at once when an ELF dump is searched.
 SEARCH_PIECE_BYTES = 16 << 20
 
-#: Bytes of a dump that are searched for VMCOREINFO, holes not counted. 256 GiB take some minutes.
+#: Bytes of a dump that are searched for VMCOREINFO, without holes. 256 GiB take some minutes.
 VMCOREINFO_SEARCH_BYTES = 256 << 30
 
-#: VMCOREINFO of different kernels in one memory: each kexec may leave one behind.
+#: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
 VMCOREINFO_COPIES = 64
 
-#: Bytes of ``linux_banner`` that are looked at: compiler and builder are named in it.
+#: Bytes of ``linux_banner`` that are read.
 BANNER_BYTES = 256
 
-#: Tables of pages that are kept at once, 4 KiB each.
+#: Page tables that are cached, 4 KiB each.
 PAGE_TABLES_KEPT = 2048
 
 #: Bytes of a VMCOREINFO note. The kernel's own has one page.
@@ -102,39 +102,39 @@ INITRD_BYTES = 1 << 40
 #: Symbols in kallsyms; a distribution's kernel has 100 to 250 thousand.
 KALLSYMS_SYMBOLS = 1 << 20
 
-#: Bytes of kallsyms' names in their code, about 12 a symbol.
+#: Bytes of kallsyms' compressed names, about 12 for each symbol.
 KALLSYMS_NAMES_BYTES = 16 << 20
 
-#: Bytes of the strings that kallsyms' 256 tokens stand for, about 1 KiB.
+#: Bytes of kallsyms' token table; its 256 strings take about 1 KiB.
 KALLSYMS_TOKEN_BYTES = 64 << 10
 
-#: Bytes of a symbol's or type's name with the NUL: the kernel's KSYM_NAME_LEN.
+#: Bytes of the name of a symbol or type, with the NUL: the kernel's KSYM_NAME_LEN.
 SYMBOL_NAME_BYTES = 512
 
-#: Symbols at one address that are looked through for the next address.
+#: Symbols at one address that are skipped to find the next address.
 KALLSYMS_ALIASES = 64
 
-#: Ranges of a bitmap that the checks look at. A guest accepts from one end of each zone, so that a bitmap has few;
-#: this many are 2 TiB with every second chunk accepted.
+#: Ranges of a bitmap that are checked. A guest accepts from one end of each zone, so its bitmap has few ranges;
+#: 2 TiB with every second chunk accepted have this many.
 CHECKED_RANGES = 250_000
 
 #: Ranges that ``ranges`` lists: 512 GiB with every second unit accepted. Real guests have some hundreds.
 DOCUMENT_RANGES = 1 << 18
 
-#: Pieces of one state that ``resolve -f`` keeps in memory; a bitmap that has more is asked address by address.
+#: Pieces of one state that ``resolve -f`` keeps in memory; in a bitmap with more, each address is looked up alone.
 BULK_PIECES = 1 << 18
 
-#: Pieces into which ``resolve`` divides ranges, each with all columns.
+#: Pieces into which ``resolve`` splits ranges.
 RESOLVED_PIECES = 1 << 14
 
 #: Ranges that one finding lists.
 FINDING_RANGES = 1_000
 
-#: Bytes of a snapshot file, and a quarter of it where characters are not ASCII. Real bitmaps compress a hundredfold;
-#: one of 4 PiB fits if it compresses to a third. Reading takes some times as much.
+#: Bytes of a snapshot file; a quarter of it if there are characters beyond ASCII. Real bitmaps compress a
+#: hundredfold; one for 4 PiB fits if it compresses to a third. Reading takes several times as much memory.
 SNAPSHOT_FILE_BYTES = 128 << 20
 
-#: Numbers, texts, lists and objects in a snapshot file: as many runs of pages as there can be, and then some.
+#: JSON values in a snapshot file: enough for PAGE_RUNS.
 SNAPSHOT_FILE_VALUES = 3 << 20
 
 #: Unknown fields of a file that are reported by name.
@@ -162,10 +162,10 @@ LISTED_CHUNKS = 4 << 20
 #: Runs of neighbouring chunks in one list. The kernel lists memory in order of address and takes it from one end.
 LISTED_RUNS = 250_000
 
-#: Bytes that are compressed in a snapshot file: the largest bitmap, and 24 bytes for each chunk of the longest lists.
+#: Bytes of a snapshot file's compressed parts when unpacked: the largest bitmap, and 24 bytes for each listed chunk.
 SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS
 
-#: Wrong links of one list that are told one by one.
+#: Wrong links of one list that are reported one by one.
 LIST_PROBLEMS = 8
 
 #: Bytes of a zone's name.
@@ -177,10 +177,10 @@ ZONE_STATS = 256
 #: Reads of per-CPU counters: populated zones times CPUs.
 PER_CPU_READS = 1 << 20
 
-#: How often a list of a running kernel is read before what is wrong with it is reported.
+#: Reads of a live list before it counts as damaged.
 LIVE_ATTEMPTS = 3
 
-#: Entries of ``accepting_list``: each is a task with interrupts off, so that there is one for each CPU at most.
+#: Entries of ``accepting_list``: each belongs to a task with interrupts off, so each CPU has at most one.
 ACCEPTING_ENTRIES = GLOBAL_ARRAY_LENGTH
 
 #: Bytes of ``struct accept_range``, which has 32.
@@ -189,28 +189,28 @@ ACCEPT_RANGE_BYTES = 256
 #: Tasks, threads included. The kernel itself allows 2^22.
 TASKS = 1 << 19
 
-#: Bytes of ``struct task_struct``. Kernels have 3 to 12 KiB of it.
+#: Bytes of ``struct task_struct``, which has 3 to 12 KiB.
 TASK_STRUCT_BYTES = 64 << 10
 
 #: Bytes of a kernel stack: 16 KiB, 64 KiB with KASAN.
 STACK_BYTES = 256 << 10
 
-#: ``struct page`` that are looked at: 64 GiB of memory, 1 GiB of structures.
+#: ``struct page`` that are scanned: 64 GiB of memory, 1 GiB of structures.
 PAGES_SCANNED = 16 << 20
 
-#: Runs of pages of one state.
+#: Runs of pages in one state.
 PAGE_RUNS = 1 << 18
 
-#: Pages whose content is read to see whether it is masked.
+#: Pages whose content is read to test whether it is masked.
 MASKED_PAGES = 1 << 16
 
-#: Combinations of members of ``struct page`` whose meaning is remembered.
+#: Cached combinations of members of ``struct page``.
 PAGE_STATES = 1 << 14
 
 #: Memory sections that are looked up: 128 TiB.
 SECTIONS = 1 << 20
 
-#: Runs of unaccepted memory outside RAM that a map tells apart. There should be none.
+#: Runs of unaccepted memory outside RAM that a map shows. There should be none.
 MAP_STRAYS = 4096
 
 #: Zones of a node: ZONES_SHIFT is 3 at most.
@@ -225,7 +225,7 @@ REPORT_PIECES = 1 << 22
 #: Bytes of the page that ``report`` writes.
 REPORT_BYTES = 2_000_000
 
-#: Runs in which the bitmap, or a list of chunks, differs from the sample before. More are written whole.
+#: Runs in which the bitmap, or a list of chunks, differs from the sample before. With more, all of it is written.
 RECORDED_RUNS = 1024
 
 #: Bytes of one line of a recording; its first sample is a whole snapshot.
@@ -234,24 +234,24 @@ RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
 #: Seconds of a recording: a hundred years.
 RECORDING_SECONDS = 100 * 366 * 86400
 
-#: Bytes of the header line of a recording, and of a file that the flight recorder keeps beside its snapshots.
+#: Bytes of a recording's header line, and of a file that ``keep`` writes beside its snapshots.
 RECORDING_HEADER_BYTES = 4096
 
 #: Targets of one scan, and records of one merge.
 FLEET_TARGETS = 1 << 22
 
-#: Bytes of one line of a fleet's files: a record, or an entry of a manifest. A finding lists
-#: :data:`FINDING_RANGES` ranges of some 30 bytes, and there are about 50 findings at most.
+#: Bytes of one line of a fleet's files: a record, or an entry of a manifest. Each of about 50 findings lists up to
+#: FINDING_RANGES ranges of 30 bytes.
 FLEET_LINE_BYTES = 4 << 20
 
-#: Bytes that are kept of what a target's process says on its way out.
+#: Bytes that are kept of a dying target process's stderr.
 FLEET_LAST_WORDS_BYTES = 4096
 
-#: Hosts and examples that a summary names in each of its parts; how many there are is always said.
+#: Hosts and examples that each part of a summary names; it always states how many there are.
 FLEET_NAMED = 20
 
-#: Seconds in which something has to come through a named pipe.
+#: Seconds to wait for data from a named pipe.
 PIPE_SECONDS = 10
 
-#: Characters between two blanks in the addresses that ``resolve -f`` reads.
+#: Characters of one address that ``resolve -f`` reads.
 ADDRESS_TEXT_BYTES = 4096

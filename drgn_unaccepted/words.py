@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How values are written for people: addresses in hexadecimal, sizes exact, text from the target made harmless."""
+"""Values as text for people: exact sizes, hexadecimal addresses, and harmless text from the target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")
 
 
 def size(nbytes: Optional[int]) -> str:
-    """Bytes in the largest binary unit that needs no fraction: ``2142 MiB``, ``12 GiB``, ``4060 bytes``."""
+    """Bytes in the largest binary unit without a fraction: ``2142 MiB``, ``12 GiB``, ``4060 bytes``."""
     if nbytes is None:
         return "unknown"
     for unit, name in _UNITS:
@@ -31,7 +31,7 @@ def about(nbytes: Optional[float]) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A part in percent, ``0%`` only for none and ``100%`` only for all; ``!`` for a part of nothing."""
+    """A part in percent: ``0%`` only for nothing, ``100%`` only for everything, ``!`` for a part of nothing."""
     if whole <= 0:
         return "!" if part else ""
     if 0 < part * 100 < whole:
@@ -42,15 +42,15 @@ def share(part: int, whole: int) -> str:
 
 
 def span(start: int, end: int) -> str:
-    """A range, its end exclusive: ``0x100000000-0x140000000``."""
+    """A range with an exclusive end: ``0x100000000-0x140000000``."""
     return f"{start:#x}-{end:#x}"
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, which takes a plain plural: ``1 range``, ``2 ranges``."""
+    """A number with a noun whose plural ends in s: ``1 range``, ``2 ranges``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def safe(text: str) -> str:
-    """Text out of a target on one line, with what a terminal would obey written as an escape."""
+    """Text from a target on one line, with unprintable characters as escapes, so that a terminal cannot obey them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

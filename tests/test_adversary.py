@@ -63,31 +63,26 @@ def ask(tmp_path: Path, capsys: Capsys) -> Ask:
 
 def without_lists(snapshot: Snapshot) -> Snapshot:
     """The heads of all lists lead to themselves."""
-    assert snapshot.zones is not None
     return replace(snapshot, zones=tuple(replace(zone, listed=NO_CHUNKS) for zone in snapshot.zones))
 
 
 def counted(snapshot: Snapshot, pages: int) -> Snapshot:
     """With another NR_UNACCEPTED, in all zones and altogether."""
-    assert snapshot.zones is not None and snapshot.counters is not None
     zones = tuple(replace(zone, unaccepted_pages=pages if zone.name == "Normal" else 0) for zone in snapshot.zones)
     return replace(snapshot, zones=zones, counters=replace(snapshot.counters, unaccepted_pages=pages))
 
 
 def in_state(snapshot: Snapshot, system_state: Optional[str]) -> Snapshot:
-    assert snapshot.kernel is not None
     return replace(snapshot, kernel=replace(snapshot.kernel, system_state=system_state))
 
 
 def listed_chunk(snapshot: Snapshot) -> int:
     """A chunk amid listed ones."""
-    assert snapshot.zones is not None
     chunks = {pfn * PAGE for zone in snapshot.zones if zone.listed for pfn in zone.listed.pfns}
     return next(chunk for chunk in sorted(chunks) if {chunk - CHUNK, chunk + CHUNK} <= chunks)
 
 
 def bytes_listed(snapshot: Snapshot) -> int:
-    assert snapshot.zones is not None
     return sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed) * CHUNK
 
 
@@ -144,7 +139,6 @@ def test_lists_of_a_kernel_that_boots_are_not_all(ask: Ask, source: str, system_
 def test_a_reference_proves_nothing_before_the_page_was_freed_once(ask: Ask, system_state: Optional[str]) -> None:
     """memmap_init() gives every page one reference, and memory is accepted when that is first dropped."""
     snapshot = sample("6.12-fill-kdump")
-    assert snapshot.pages is not None
     chunk = listed_chunk(snapshot)
     first = chunk // PAGE
     runs = [run for run in snapshot.pages.runs if run.end_pfn <= first or run.start_pfn >= first + 1024]
@@ -171,7 +165,6 @@ def test_lists_that_lost_what_the_counters_count(ask: Ask, source: str) -> None:
 def test_a_count_that_cannot_be(ask: Ask) -> None:
     for pages in (-512, 1 << 60):
         snapshot = sample("6.12-fill-kdump")
-        assert snapshot.counters is not None
         snapshot = replace(
             snapshot,
             zones=None,
@@ -212,7 +205,6 @@ def test_a_damaged_list_says_of_no_address_that_it_is_not_listed(ask: Ask) -> No
     """The walk ended after two chunks: all others may be listed too, and their number is not known."""
     snapshot = sample("6.12-fill")
     chunk = listed_chunk(snapshot)
-    assert snapshot.zones is not None
     cut = ListedChunks(
         array("Q", [chunk // PAGE]), array("Q", [0]), array("i", [0]), array("I", [0]), ("entry 1: NULL",)
     )
@@ -246,7 +238,6 @@ def test_a_damaged_accepting_list_says_of_no_address_that_it_is_not_in_flight(as
 def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> None:
     """Unit 0 is where the loader's type 15 memory begins."""
     snapshot = sample("6.12-panic")
-    assert snapshot.accepting is not None
     (entry,) = snapshot.accepting.entries
     ((base, _),) = json.loads((SAMPLES / "6.12-panic" / "truth.json").read_text())["type15"]
     start, end = base + entry.start_unit * 2 * MIB, base + entry.end_unit * 2 * MIB
@@ -268,7 +259,6 @@ def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> 
 def test_a_column_that_is_not_known_says_why_and_one_without_a_holder_says_so(ask: Ask) -> None:
     """The kdump of 7.3 lacks the slab page of e820_table. Its EFI map is taken away, but for what a runtime map has."""
     kdump, whole = sample("7.3-fill-kdump"), sample("7.3-fill")
-    assert kdump.efi_map is not None
     kdump = replace(kdump, efi_map=replace(kdump.efi_map, complete=False, note="for services only", descriptors=()))
     nobody = "0xfffffffffffff"
     _, answer, _ = ask(kdump, "resolve", hex(listed_chunk(kdump)), nobody)
@@ -281,7 +271,7 @@ def test_a_column_that_is_not_known_says_why_and_one_without_a_holder_says_so(as
     _, answer, _ = ask(whole, "resolve", nobody)
     assert (answer["missing"], answer["addresses"][0]["efi"]) == ({}, None)
     _, text, _ = ask(whole, "resolve", nobody, text="text")
-    assert "unknown" not in text and "no one descriptor holds it" in text
+    assert "unknown" not in text and "in no single descriptor" in text
     bare = {"zones": "node_data: not in this dump", "accepting": "no accepting_list"}
     _, answer, _ = ask(replace(whole, zones=None, accepting=None, missing=bare), "resolve", nobody)
     assert answer["missing"] == {"zone": bare["zones"], "listed": bare["zones"], "in_flight": bare["accepting"]}
@@ -302,7 +292,6 @@ def test_without_a_table_there_is_no_bitmap_to_be_outside_of(ask: Ask, tmp_path:
 def test_nagios_has_no_zero_for_a_little(ask: Ask) -> None:
     """40 MiB are not 0.0 GiB."""
     snapshot = sample("6.12-fill-kdump")
-    assert snapshot.zones is not None
     few = array("Q", [pfn for zone in snapshot.zones if zone.listed for pfn in zone.listed.pfns][:10])
     lists = ListedChunks(few, array("Q", [0] * 10), array("i", [0] * 10), array("I", [0xF7000000] * 10))
     zones = tuple(replace(z, listed=lists) if z.name == "Normal" else z for z in snapshot.zones)
@@ -315,7 +304,6 @@ def test_a_saved_bitmap_of_zeros_is_no_bound_where_chunks_are_listed(ask: Ask) -
     """A table saved in another boot, at the same address as ever, in which everything had been accepted."""
     snapshot = sample("6.12-fill")
     table = snapshot.table
-    assert table.bitmap is not None and table.bitmap_bytes is not None
     saved = replace(
         table,
         bitmap=bytes(table.bitmap_bytes),
@@ -342,9 +330,7 @@ def test_summary_of_a_bitmap_that_is_not_exact_says_why(ask: Ask, saved: bool) -
         table = replace(snapshot.table, read_through="file", reason="saved in this boot, 1-2-3", same_boot=True)
     else:
         bitmap_bytes = snapshot.table.bitmap_bytes
-        assert bitmap_bytes is not None
         table = replace(snapshot.table, bitmap=bytes(bitmap_bytes), reason="the bits are all 0: overwritten")
-    assert table.reason is not None
     _, text, _ = ask(replace(snapshot, table=table), "summary", text="text")
     assert table.reason in text
     _, answer, _ = ask(replace(snapshot, table=table), "summary")
@@ -356,7 +342,6 @@ def test_a_doubted_bitmap_proves_nothing_accepted(ask: Ask) -> None:
     """Zeros under listed chunks, even where the bitmap is asked for by name: a 0 says nothing, a 1 does."""
     snapshot = sample("6.12-fill")
     table = snapshot.table
-    assert table.bitmap is not None and table.geometry is not None and table.phys_base is not None
     bitmap = bytes(len(table.bitmap) - 1) + table.bitmap[-1:]
     snapshot = replace(snapshot, table=replace(table, bitmap=bitmap, reason="zeros where 73 chunks are listed"))
     chunk = listed_chunk(snapshot)
@@ -380,7 +365,6 @@ def test_a_doubted_bitmap_proves_nothing_accepted(ask: Ask) -> None:
 def test_a_zone_that_reads_as_zeros_is_missing_in_the_lists(ask: Ask) -> None:
     """present_pages is 0, so that the zone with all unaccepted memory counts as never populated."""
     snapshot = sample("6.12-fill-kdump")
-    assert snapshot.zones is not None
     snapshot = replace(snapshot, zones=tuple(zone for zone in snapshot.zones if zone.name != "Normal"))
     status, answer, _ = ask(snapshot, "summary")
     assert (status, answer["source"], answer["unaccepted_bytes"]) == (0, "counters", 292 * MIB)
@@ -397,7 +381,6 @@ def test_check_of_a_kernel_that_boots_is_unknown_without_the_bitmap(ask: Ask) ->
 def test_unknown_beside_a_damaged_list_says_that_it_is_damaged(ask: Ask) -> None:
     """With a saved table, whose set bits the lists confirm as far as they go."""
     snapshot = sample("6.12-fill")
-    assert snapshot.zones is not None and snapshot.pages is not None
     cut = replace(NO_CHUNKS, problems=("entry 0: NULL",))
     snapshot = replace(
         snapshot,
@@ -414,7 +397,6 @@ def test_a_few_bits_that_a_saved_table_lacks_are_not_proof_against_the_lists(ask
     """Too few to doubt the whole table; of these addresses nothing is known."""
     snapshot = sample("6.12-fill")
     table, chunk = snapshot.table, listed_chunk(snapshot)
-    assert table.bitmap is not None and table.phys_base is not None
     bitmap = bytearray(table.bitmap)
     for unit in (chunk, chunk + 2 * MIB):
         index = (unit - table.phys_base) // (2 * MIB)
@@ -448,7 +430,6 @@ def test_a_bit_that_is_0_in_a_table_of_another_boot(ask: Ask, same_boot: bool) -
     snapshot = sample("6.12-fill")
     truth = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
     bitmap = snapshot.table.bitmap
-    assert bitmap is not None and snapshot.table.geometry is not None
     last = snapshot.table.geometry.end - 2 * MIB
     assert last // (2 * MIB) == truth["unaccepted_units"][-1] and bitmap[-1] & 0x80
     snapshot = replace(snapshot, table=saved_table(snapshot, bitmap[:-1] + bytes([bitmap[-1] & 0x7F]), same_boot))
@@ -468,7 +449,6 @@ def test_a_bit_that_is_0_in_a_table_of_another_boot(ask: Ask, same_boot: bool) -
 
 def test_a_saved_table_of_a_kernel_that_sets_bits_again(ask: Ask) -> None:
     snapshot = sample("6.12-fill")
-    assert snapshot.table.bitmap is not None and snapshot.kernel is not None
     kernel = replace(snapshot.kernel, unaccepts=True)
     snapshot = replace(snapshot, kernel=kernel, pages=None, missing={**snapshot.missing, "pages": "not in this dump"})
     snapshot = replace(snapshot, table=saved_table(snapshot, snapshot.table.bitmap, True))
@@ -482,7 +462,6 @@ def test_a_saved_table_of_a_kernel_that_sets_bits_again(ask: Ask) -> None:
 def test_pages_that_nobody_looked_at_prove_nothing_and_it_says_so(ask: Ask) -> None:
     """A snapshot of a dump with its bitmap has the pages under set bits only."""
     snapshot = sample("6.12-fill")
-    assert snapshot.pages is not None and snapshot.table.phys_base is not None
     address = snapshot.table.phys_base
     assert not any(start <= address < end for start, end in snapshot.pages.scanned)
     _, answer, _ = ask(snapshot, "--source", "page-lists", "resolve", hex(address))
@@ -506,7 +485,6 @@ def test_pages_in_use_prove_nothing_where_the_kernel_accepts_nothing(ask: Ask) -
 
 def test_no_rule_passes_on_a_bitmap_that_is_not_believed(ask: Ask) -> None:
     snapshot = sample("6.12-fill")
-    assert snapshot.table.bitmap is not None
     zeros = replace(snapshot.table, bitmap=bytes(len(snapshot.table.bitmap)), reason="zeros under listed chunks")
     _, before, _ = ask(snapshot, "check")
     status, after, _ = ask(replace(snapshot, table=zeros), "check")

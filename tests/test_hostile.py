@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Damaged dumps, snapshot files and recordings: an answer or one line that says why not, within limits.
+"""Damaged dumps, snapshot files and recordings give an answer, or one line with the reason, within limits.
 
-A bounded part of what scripts/fuzz does for as long as one likes, and what it found before.
+A bounded part of what scripts/fuzz does, and everything that it has found.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import struct
@@ -24,12 +25,11 @@ from drgn_unaccepted.snapshot_file import write
 from tests.counted import Counted
 from tests.fuzz import files, inputs, mutate, run
 from tests.fuzz.case import Case, clean, truth
-from tests.kernel.elf_dump import SAMPLES
 from tests.test_properties import of_bitmap
 
 CORPUS = sorted((Path(__file__).parent / "fuzz" / "corpus").glob("*.json"))
 
-#: Another one tries other damage: DRGN_UNACCEPTED_SEED=today
+#: Another seed gives other damage: DRGN_UNACCEPTED_SEED=today
 SEED = os.environ.get("DRGN_UNACCEPTED_SEED", "1")
 DUMPS, FILES = 40, 40
 
@@ -41,6 +41,7 @@ def verdict(outcome: run.Outcome) -> str:
     return f"{outcome.kind}: {outcome.text}\n{outcome.details}" if outcome.failed else ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(4))
 def test_damaged_dumps(number: int, tmp_path: Path) -> None:
     """A dump that kills drgn or libkdumpfile is not counted: see test_scan_survives_what_kills_the_reader."""
@@ -55,6 +56,7 @@ def test_damaged_dumps(number: int, tmp_path: Path) -> None:
     assert run.ANSWERED in kinds, "some damage leaves an answer"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ("snapshot", "recording"))
 def test_damaged_files(kind: str, tmp_path: Path) -> None:
     kinds = set()
@@ -70,6 +72,7 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
     assert run.REFUSED in kinds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", inputs.KINDS)
 def test_damaged_inputs(kind: str, tmp_path: Path) -> None:
     for number in range(FILES // 4):
@@ -78,6 +81,7 @@ def test_damaged_inputs(kind: str, tmp_path: Path) -> None:
         assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_what_was_found_before(path: Path, tmp_path: Path) -> None:
     case = Case.from_json(path.read_text())
@@ -88,10 +92,6 @@ def test_what_was_found_before(path: Path, tmp_path: Path) -> None:
         assert outcome.kind in (run.ANSWERED, run.REFUSED), verdict(outcome)
 
 
-def test_there_is_a_corpus() -> None:
-    assert len(CORPUS) >= 4
-
-
 @pytest.mark.parametrize("form", ("elf", "bare", "encrypted", "kdump"))
 def test_the_undamaged_dump_answers_in_every_form(form: str, tmp_path: Path) -> None:
     """So that a refusal comes from the damage."""
@@ -99,58 +99,36 @@ def test_the_undamaged_dump_answers_in_every_form(form: str, tmp_path: Path) -> 
     assert (outcome.kind, outcome.text) == (run.ANSWERED, "bitmap"), outcome
 
 
-# That the harness sees what it looks for
+# The harness sees what it looks for
 
 
-def test_a_traceback_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import drgn_unaccepted.kernel.capture
-
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError("planted")
-
-    monkeypatch.setattr(drgn_unaccepted.kernel.capture, "read_zones", broken)
-    outcome = run.isolated(lambda: run.check_dump(Case("6.12-fill", "zones"), tmp_path))
-    assert outcome.kind == "traceback" and "ZeroDivisionError" in outcome.text
-
-
-def test_a_hang_too_much_memory_and_a_death_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_harness_tells_failures_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(run, "SECONDS", 1)
 
     def hang() -> run.Outcome:
         while True:
             pass
 
-    def grow() -> run.Outcome:
-        return run.Outcome("answered", str(len(bytes(2 << 30))))
-
     def die() -> run.Outcome:
         os.kill(os.getpid(), 11)
         raise AssertionError
 
-    assert [run.isolated(check).kind for check in (hang, grow, die)] == ["hang", "memory", run.DIED]
+    def wrong() -> run.Outcome:
+        """Damage to the table, declared as damage to the zones."""
+        address = truth("6.12-fill")["table_address"]
+        return run.check_dump(Case("6.12-fill", "zones", memory=((address + 24, "ffffffff"),)), tmp_path)
 
-
-def test_a_bitmap_that_answers_otherwise_is_a_failure(tmp_path: Path) -> None:
-    """Damage to the table, given out as damage to the zones."""
-    case = Case("6.12-fill", "zones")
-    address = case.truth()["table_address"]
-    wrong = Case("6.12-fill", "zones", memory=((address + 24, "ffffffff"),))
-    assert run.isolated(lambda: run.check_dump(wrong, tmp_path)).kind == "wrong"
-    right = Case("6.12-fill", "table", memory=((address + 24, "ffffffff"),))
-    assert run.isolated(lambda: run.check_dump(right, tmp_path)).kind == run.ANSWERED
+    assert [run.isolated(check).kind for check in (hang, lambda: bytes(2 << 30), die, lambda: 1 // 0)] == [
+        "hang",
+        "memory",
+        run.DIED,
+        "traceback",
+    ]
+    monkeypatch.undo()
+    assert run.isolated(wrong).kind == "wrong"
 
 
 # The program itself, as a user starts it
-
-
-def start(*argv: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["prlimit", f"--as={run.MEMORY}", sys.executable, "-m", "drgn_unaccepted", *map(str, argv)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +143,13 @@ def start(*argv: object) -> subprocess.CompletedProcess[str]:
     ids=("whole", "program headers elsewhere", "65535 program headers", "cut", "escapes in the release"),
 )
 def test_the_program_within_its_limits(case: Case, tmp_path: Path) -> None:
-    done = start("-c", case.write(tmp_path / "dump"), "summary")
+    done = subprocess.run(
+        ["prlimit", f"--as={run.MEMORY}", sys.executable, "-m", "drgn_unaccepted", "-c", case.write(tmp_path / "dump")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode in (0, 3)
     assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
     if done.returncode == 3:
@@ -179,7 +163,7 @@ def test_a_name_that_the_terminal_cannot_print(tmp_path: Path) -> None:
         [sys.executable, "-m", "drgn_unaccepted", "-c", case.write(tmp_path / "dump"), "summary"],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -191,8 +175,6 @@ def test_a_name_that_the_terminal_cannot_print(tmp_path: Path) -> None:
 
 def test_scan_survives_what_kills_the_reader(tmp_path: Path) -> None:
     """Among good dumps: one that kills libkdumpfile, one that is garbage, a pipe that never speaks."""
-    import json
-
     killer = next(path for path in CORPUS if json.loads(path.read_text())["about"].startswith(run.DIED))
     dumps = tmp_path / "dumps"
     dumps.mkdir()
@@ -206,7 +188,7 @@ def test_scan_survives_what_kills_the_reader(tmp_path: Path) -> None:
         [sys.executable, "-m", "drgn_unaccepted", "scan", "--timeout", "5", "-o", tmp_path / "out", *targets],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
@@ -216,12 +198,6 @@ def test_scan_survives_what_kills_the_reader(tmp_path: Path) -> None:
     assert {name for name, said in status.items() if said in ("ok", "warning", "critical")} == {"good", "snapshot"}, (
         status
     )
-
-
-def test_samples_are_what_they_were() -> None:
-    """Nothing above writes to a sample."""
-    for path in SAMPLES.glob("*/vmcore"):
-        assert path.stat().st_mode & 0o400
 
 
 # Sizes that are allowed, at their worst
@@ -237,21 +213,19 @@ def worst(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ("summary", "map", "check", "report", "ranges", "resolve"))
 def test_a_bitmap_of_4_pib_with_every_second_unit_accepted(name: str, worst: Path, tmp_path: Path) -> None:
     argv = {"resolve": ("0", "0-4096T"), "report": ("-o", tmp_path / "page")}.get(name, ())
 
-    def check() -> run.Outcome:
-        status, _, said = run.command("--snapshot", worst, name, *argv, fails=run.CHECK_STATUS)
-        return run.Outcome(run.REFUSED if status == 3 else run.ANSWERED, "".join(said))
-
-    outcome = run.isolated(check)
+    outcome = run.isolated(lambda: run.answered("--snapshot", worst, name, *argv))
     wanted = {run.REFUSED} if name in ("ranges", "resolve") else {run.ANSWERED, run.REFUSED}
     assert outcome.kind in wanted, outcome
     if name in ("ranges", "resolve"):
         assert "more than" in outcome.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ("check", "map", "ranges"))
 def test_a_bitmap_of_random_bits_in_a_dump(name: str, tmp_path: Path) -> None:
     """4 TiB: half a million runs of set bits, more than any check looks at."""
@@ -260,11 +234,7 @@ def test_a_bitmap_of_random_bits_in_a_dump(name: str, tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<IIQQ", 1, 2 << 20, 0, len(bitmap)) + bitmap)
     address = truth(inputs.NAME)["table_address"]
 
-    def check() -> run.Outcome:
-        run.command("-c", inputs.DUMP, "--table", f"{path}@{address:#x}", name, fails=run.CHECK_STATUS)
-        return run.Outcome(run.ANSWERED, "")
-
-    outcome = run.isolated(check)
+    outcome = run.isolated(lambda: run.answered("-c", inputs.DUMP, "--table", f"{path}@{address:#x}", name))
     assert outcome.kind == run.ANSWERED and outcome.peak_bytes < 200 << 20, outcome
 
 

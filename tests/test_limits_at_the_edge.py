@@ -26,20 +26,42 @@ from tests.fuzz.run import command, document
 from tests.kernel.elf_dump import SAMPLES
 
 
-@pytest.fixture
-def snapshot(tmp_path: Path) -> Path:
+def edge(monkeypatch: pytest.MonkeyPatch, holder: object, name: str, value: int, argv: tuple[object, ...]) -> str:
+    """The command answers if the limit is ``value``; the one line that it prints if it is one less."""
+    monkeypatch.setattr(holder, name, value)
+    assert command(*argv)[0] == 0
+    monkeypatch.setattr(holder, name, value - 1)
+    status, _, said = command(*argv)
+    assert status == 3 and len(said) == 1
+    return said[0]
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "snapshot"
     path.write_text(files.snapshot_text("6.12-fill"))
-    return path
+    size, argv = path.stat().st_size, ("--snapshot", path, "header")
+    assert f"more than {size - 1} bytes" in edge(monkeypatch, limits, "SNAPSHOT_FILE_BYTES", size, argv)
+    path, text = tmp_path / "vmcoreinfo", sample("6.12-fill").vmcoreinfo
+    path.write_bytes(text)
+    argv = ("-c", SAMPLES / "6.12-fill" / "vmcore", "--vmcoreinfo", path, "header")
+    said = edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
+    assert f"{path}: not the text of a VMCOREINFO note" in said
+    path, lines = tmp_path / "recording", files.recording_lines()
+    path.write_text("\n".join(lines) + "\n")
+    size = len(lines[0]) + 1
+    said = edge(monkeypatch, limits, "RECORDING_HEADER_BYTES", size, ("replay", path))
+    assert f"line 1: more than {size - 1} bytes" in said
 
 
-def test_snapshot_file_bytes(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = snapshot.stat().st_size
-    monkeypatch.setattr(limits, "SNAPSHOT_FILE_BYTES", size)
-    assert command("--snapshot", snapshot, "header")[0] == 0
-    monkeypatch.setattr(limits, "SNAPSHOT_FILE_BYTES", size - 1)
-    status, _, said = command("--snapshot", snapshot, "header")
-    assert status == 3 and f"more than {size - 1} bytes" in said[0]
+def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "snapshot"
+    path.write_text(files.snapshot_text("6.12-fill"))
+    argv: tuple[object, ...] = ("--snapshot", path, "ranges")
+    there = len(document(*argv)["ranges"])
+    assert f"more than {there - 1} ranges" in edge(monkeypatch, ranges_question, "DOCUMENT_RANGES", there, argv)
+    argv = ("--snapshot", path, "resolve", "0-4G", "4G-8G")
+    there = len(document(*argv)["addresses"])
+    assert f"more than {there - 1} pieces" in edge(monkeypatch, resolve_question, "RESOLVED_PIECES", there, argv)
 
 
 def test_snapshot_file_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,26 +71,6 @@ def test_snapshot_file_values(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_json(bytearray(b"[1,2,3,4]"))
 
 
-def test_document_ranges(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = len(document("--snapshot", snapshot, "ranges")["ranges"])
-    monkeypatch.setattr(ranges_question, "DOCUMENT_RANGES", there)
-    assert len(document("--snapshot", snapshot, "ranges")["ranges"]) == there
-    monkeypatch.setattr(ranges_question, "DOCUMENT_RANGES", there - 1)
-    status, _, said = command("--snapshot", snapshot, "ranges")
-    assert status == 3 and f"more than {there - 1} ranges" in said[0]
-
-
-def test_vmcoreinfo_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, text = tmp_path / "vmcoreinfo", sample("6.12-fill").vmcoreinfo
-    path.write_bytes(text)
-    argv = ("-c", SAMPLES / "6.12-fill" / "vmcore", "--vmcoreinfo", path, "header")
-    monkeypatch.setattr(limits, "VMCOREINFO_BYTES", len(text))
-    assert command(*argv)[0] == 0
-    monkeypatch.setattr(limits, "VMCOREINFO_BYTES", len(text) - 1)
-    status, _, said = command(*argv)
-    assert status == 3 and f"{path}: not the text of a VMCOREINFO note" in said[0]
-
-
 def test_fleet_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FLEET_TARGETS", 2)
     assert len(list(find_targets([str(tmp_path / name) for name in "ab"]))) == 2
@@ -76,20 +78,8 @@ def test_fleet_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         list(find_targets([str(tmp_path / name) for name in "abc"]))
 
 
-def test_recording_header_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = files.recording_lines()
-    path = tmp_path / "recording"
-    path.write_text("\n".join(lines) + "\n")
-    size = len(lines[0]) + 1
-    monkeypatch.setattr(limits, "RECORDING_HEADER_BYTES", size)
-    assert command("replay", path)[0] == 0
-    monkeypatch.setattr(limits, "RECORDING_HEADER_BYTES", size - 1)
-    status, _, said = command("replay", path)
-    assert status == 3 and f"line 1: more than {size - 1} bytes" in said[0]
-
-
 def test_snapshot_unpacked_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all that is packed in a file together."""
+    """For all packed values of a file together."""
 
     def packed(size: int) -> str:
         return base64.b64encode(zlib.compress(bytes(size))).decode()
@@ -105,27 +95,12 @@ def test_snapshot_unpacked_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
             assert decode(packed(second), bytes, "two", context) == bytes(second)
 
 
-def test_resolved_pieces(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    argv = ("--snapshot", snapshot, "resolve", "0-4G", "4G-8G")
-    there = len(document(*argv)["addresses"])
-    assert there > 3
-    monkeypatch.setattr(resolve_question, "RESOLVED_PIECES", there)
-    assert len(document(*argv)["addresses"]) == there
-    monkeypatch.setattr(resolve_question, "RESOLVED_PIECES", there - 1)
-    status, _, said = command(*argv)
-    assert status == 3 and said == [
-        f"drgn-unaccepted: more than {there - 1} pieces: ask for a smaller range, or see map"
-    ]
-
-
 @pytest.mark.parametrize("runs", [3, 4])
 def test_runs_of_chunks_in_a_list(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that a hostile snapshot scatters would be an object for each chunk."""
+    """A scattered list in a hostile snapshot would be an object for each chunk."""
     monkeypatch.setattr(limits, "LISTED_RUNS", 3)
     snapshot = clean()
-    assert snapshot.zones is not None and snapshot.kernel is not None
     *others, normal = snapshot.zones
-    assert normal.listed is not None
     pfns = array("Q", [normal.start_pfn + 2 * n * snapshot.kernel.chunk_pages for n in range(runs)])
     flags, counts, types = normal.listed.flags[:1], normal.listed.refcounts[:1], normal.listed.page_types[:1]
     listed = ListedChunks(pfns, flags * runs, counts * runs, types * runs)

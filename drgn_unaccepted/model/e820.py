@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The e820 tables: what the kernel takes each physical range for.
+"""The e820 tables: the type of each physical range.
 
-No type stands for unaccepted memory; the stub reports it as RAM.
+There is no type for unaccepted memory; the stub reports it as RAM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drgn_unaccepted.model.ranges import Range
 
 RAM, RESERVED, ACPI, NVS = 1, 2, 3, 4
 
-#: ``enum e820_type`` (arch/x86/include/asm/e820/types.h), named after its constants. The kernel's log has
+#: ``enum e820_type`` (arch/x86/include/asm/e820/types.h), by its constants. The kernel's log uses
 #: other words: "usable", "reserved", "ACPI data", "ACPI NVS" in 6.x, "System RAM", "device reserved" in 7.x.
 TYPES = {
     RAM: "RAM",
@@ -32,7 +32,6 @@ TYPES = {
 
 # struct e820_entry and struct boot_e820_entry, both packed: u64 addr; u64 size; u32 type.
 _ENTRY = struct.Struct("<QQI")
-_NR_ENTRIES = struct.Struct("<I")
 
 
 class E820Entry(NamedTuple):
@@ -49,24 +48,14 @@ class E820Entry(NamedTuple):
 
 
 def type_name(type_: int) -> str:
-    """A word for an e820 type; ``type N`` for one that has none, as the kernel prints it."""
+    """The name of an e820 type; ``type N`` without one, as the kernel prints it."""
     return TYPES.get(type_, f"type {type_}")
 
 
-def decode_e820_table(data: bytes) -> list[E820Entry]:
-    """Decode a ``struct e820_table``: ``__u32 nr_entries`` and the packed entries, in table order.
+def decode_e820_entries(data: bytes, number: int) -> list[E820Entry]:
+    """Decode the first ``number`` entries of an array, for example ``boot_params.e820_table``, in its order.
 
     :raises ValueError: more entries than a table can have or than there are bytes for, or an entry wraps
-    """
-    if len(data) < _NR_ENTRIES.size:
-        raise ValueError(f"an e820 table of {len(data)} bytes")
-    return decode_e820_entries(data[_NR_ENTRIES.size :], _NR_ENTRIES.unpack_from(data)[0])
-
-
-def decode_e820_entries(data: bytes, number: int) -> list[E820Entry]:
-    """Decode the first ``number`` entries, as of ``boot_params.e820_table`` (and ``e820_entries``).
-
-    :raises ValueError: as in :func:`decode_e820_table`
     """
     if not 0 <= number <= limits.E820_ENTRIES:
         raise ValueError(f"an e820 table of {number} entries, over the limit of {limits.E820_ENTRIES}")
@@ -81,27 +70,27 @@ def decode_e820_entries(data: bytes, number: int) -> list[E820Entry]:
 
 
 def decode_e820_ext(data: bytes) -> list[E820Entry]:
-    """Decode what a ``struct setup_data`` of type SETUP_E820_EXT carries: the entries that found no room.
+    """Decode the payload of a ``struct setup_data`` of type SETUP_E820_EXT: entries that did not fit in boot_params.
 
     Like the kernel's e820__memory_setup_extended() this takes ``len / 20`` entries.
 
     :param data: the payload, ``len`` bytes, without the ``struct setup_data`` before it
-    :raises ValueError: as in :func:`decode_e820_table`
+    :raises ValueError: as in :func:`decode_e820_entries`
     """
     return decode_e820_entries(data, len(data) // _ENTRY.size)
 
 
 def find_entry(entries: Sequence[E820Entry], address: int) -> Optional[E820Entry]:
-    """The entry that holds ``address``, or None. Any order; where two overlap the higher type wins."""
+    """The entry with ``address``, or None. The order does not matter; if entries overlap, the highest type wins."""
     holding = [entry for entry in entries if entry.start <= address < entry.end]
     return max(holding, key=lambda entry: entry.type) if holding else None
 
 
 def flatten(entries: Sequence[E820Entry]) -> list[E820Entry]:
-    """Sorted, disjoint, neighbours of one type joined; where entries overlap the higher type wins.
+    """Sort, merge neighbours of the same type; if entries overlap, the highest type wins.
 
-    The kernel's own rule, e820__update_table(); only the neighbours of types 12 (PRAM) and 0xefffffff (soft
-    reserved) it keeps apart.
+    This is the rule of the kernel's e820__update_table(), which keeps only neighbours of types 12 (PRAM) and
+    0xefffffff (soft reserved) apart.
     """
     edges = sorted(
         edge for start, end, type_ in entries if start < end for edge in ((start, 1, type_), (end, -1, type_))

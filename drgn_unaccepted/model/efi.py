@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The EFI memory map: ``efi_memory_desc_t``, as the firmware gave it and as the kernel prints it."""
+"""The EFI memory map: ``efi_memory_desc_t`` as firmware writes it, and as the kernel prints it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.bounds import U32, U64, Edge
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT
 
-#: Memory types of the UEFI specification, in the words of the kernel's memory_type_name[] (efi.c).
+#: Memory types of the UEFI specification, named as in the kernel's memory_type_name[] (efi.c).
 TYPES = (
     "Reserved",
     "Loader Code",
@@ -34,7 +34,7 @@ TYPES = (
 
 RESERVED, BOOT_CODE, BOOT_DATA, CONVENTIONAL, ACPI_RECLAIM, UNACCEPTED = 0, 3, 4, 7, 9, 15
 
-#: ``EFI_MEMORY_*``, by the short names of the kernel's efi_md_typeattr_format(), in its order.
+#: ``EFI_MEMORY_*`` by the short names in the kernel's efi_md_typeattr_format(), in its order.
 ATTRIBUTES = {
     "RUN": 1 << 63,
     "HP": 1 << 20,
@@ -66,7 +66,7 @@ class EfiDescriptor(NamedTuple):
     :ivar type: ``u32 type``, see :func:`type_name`
     :ivar start: ``u64 phys_addr``
     :ivar end: end (exclusive), ``phys_addr + num_pages * 4096``
-    :ivar attribute: ``u64 attribute``; None if it comes from a log line with a word unknown here
+    :ivar attribute: ``u64 attribute``; None if a log line has a word unknown here
     """
 
     type: U32
@@ -76,15 +76,15 @@ class EfiDescriptor(NamedTuple):
 
 
 def type_name(type_: int) -> str:
-    """The kernel's word for an EFI memory type; ``type=N`` for one that has none, as the kernel prints it."""
+    """The kernel's name for an EFI memory type; ``type=N`` without one, as the kernel prints it."""
     return TYPES[type_] if 0 <= type_ < len(TYPES) else f"type={type_}"
 
 
 def decode_memory_map(data: bytes, stride: int) -> list[EfiDescriptor]:
-    """Decode a memory map, in map order, entries without pages included.
+    """Decode a memory map, in map order, including entries without pages.
 
     :param stride: bytes from one entry to the next (``efi_memdesc_size``): 48 on OVMF, more than sizeof()
-    :raises ValueError: the stride or the length cannot be, or an entry (named as in the log) wraps
+    :raises ValueError: the stride or the length is impossible, or an entry (named as in the log) wraps
     """
     if not _DESCRIPTOR.size <= stride <= limits.EFI_DESCRIPTOR_BYTES:
         raise ValueError(f"EFI descriptors of {stride} bytes, not {_DESCRIPTOR.size} to {limits.EFI_DESCRIPTOR_BYTES}")
@@ -106,10 +106,10 @@ def decode_memory_map(data: bytes, stride: int) -> list[EfiDescriptor]:
 def undo_merge_regions(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescriptor]:
     """The map as it was before efi_merge_regions() (arch/x86/platform/efi/efi.c) edited it in place.
 
-    That function lets an entry grow over the neighbours of the same type and attribute that follow it in the
-    map, and leaves those where they are, with type 0 and attribute 0. So such entries behind another one are
-    absorbed ones if they end where it ends and touch each other; they get its type and attribute back, and it
-    shrinks to what lies before them. Entries that do not fit this are left alone.
+    That function extends an entry over the neighbours of the same type and attribute that follow it, and sets their
+    type and attribute to 0. So entries with zeros that touch each other, and end where the entry before them ends,
+    were absorbed by it: they get its type and attribute back, and it ends where they start. Other entries are left
+    alone.
     """
     restored = list(descriptors)
     index = 0
@@ -127,7 +127,7 @@ def undo_merge_regions(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescript
 
 
 def _can_be_absorbed(descriptors: Sequence[EfiDescriptor], grown: int, index: int) -> bool:
-    """Whether entry ``index`` continues the ones that entry ``grown`` has absorbed so far."""
+    """Whether entry ``index`` continues those that entry ``grown`` has absorbed so far."""
     entry = descriptors[index]
     if entry.type != RESERVED or entry.attribute != 0 or entry.end > descriptors[grown].end:
         return False
@@ -137,10 +137,10 @@ def _can_be_absorbed(descriptors: Sequence[EfiDescriptor], grown: int, index: in
 
 
 def undo_reserve_boot_services(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescriptor]:
-    """The map without the EFI_MEMORY_RUNTIME that efi_reserve_boot_services() (quirks.c) puts in its buffer.
+    """The map without the EFI_MEMORY_RUNTIME that efi_reserve_boot_services() (quirks.c) adds in its buffer.
 
-    The kernel tags boot services memory that it must not free so. Firmware never sets it there: boot services
-    are gone when the operating system runs.
+    The kernel marks boot services memory that it must not free in this way. Firmware never sets the attribute there:
+    boot services are gone when the operating system runs.
     """
     return [
         entry._replace(attribute=entry.attribute & ~RUNTIME)
@@ -151,10 +151,10 @@ def undo_reserve_boot_services(descriptors: Sequence[EfiDescriptor]) -> list[Efi
 
 
 class LogMap(NamedTuple):
-    """A memory map out of the kernel's log.
+    """A memory map from the kernel's log.
 
-    :ivar descriptors: what was found, in map order
-    :ivar complete: whether it is the whole boot map
+    :ivar descriptors: those that were found, in map order
+    :ivar complete: whether this is the whole boot map
     :ivar reason: why it is not
     """
 
@@ -163,9 +163,9 @@ class LogMap(NamedTuple):
     reason: Optional[str]
 
 
-# efi_print_memmap(): "efi: mem%02u: %s range=[0x%016llx-0x%016llx] (%lluMB)", where %s is
-# "[%-12s|RUN|HP|..." with empty columns for what is not set, "|attr=0x%016llx]" for an attribute without a
-# column, and "[type=%u" for a type without a name. With "(invalid)" for the size it is an entry about to go.
+# efi_print_memmap(): "efi: mem%02u: %s range=[0x%016llx-0x%016llx] (%lluMB)", where %s is "[%-12s|RUN|HP|..." with an
+# empty column for each attribute that is not set, "|attr=0x%016llx]" if there are attributes without a column, and
+# "[type=%u" for a type without a name. The kernel drops entries that it prints with the size "(invalid)".
 _LINE = re.compile(
     r"\befi: mem(\d{2,10}): \[([^|\]]{1,32})\|([^\]]{0,128})\] "
     r"range=\[0x([0-9a-f]{16})-0x([0-9a-f]{16})\] \(\d+MB\)"
@@ -174,14 +174,13 @@ _RUNTIME_MAP = "efi: EFI runtime memory map:"
 
 
 def parse_log_lines(lines: Iterable[str]) -> LogMap:
-    """The boot map out of the lines that ``efi=debug`` prints (efi_print_memmap(), the same in Linux 6.12 and 7.3).
+    """The boot map from the lines that ``efi=debug`` prints (efi_print_memmap(), the same in Linux 6.12 and 7.3).
 
-    The kernel prints it twice: the whole map first, and after "EFI runtime memory map:" the runtime entries
-    alone. Only the first is taken. The log buffer loses its oldest records first, so the map is whole if it
-    starts at mem00 and has no gap. A kernel started by kexec prints runtime entries in the first place too;
-    that cannot be seen here.
+    The kernel prints the whole map first, and after "EFI runtime memory map:" the runtime entries again; only the
+    first is used. The log buffer loses its oldest records first, so the map is complete if it starts at mem00 and has
+    no gap. A kernel started by kexec prints only runtime entries the first time too, which the log does not show.
 
-    :param lines: text of the log, a record each, with or without time stamps
+    :param lines: records of the log, with or without time stamps
     """
     descriptors: list[EfiDescriptor] = []
     first: Optional[int] = None
@@ -195,7 +194,7 @@ def parse_log_lines(lines: Iterable[str]) -> LogMap:
         if first is None:
             first = index
         elif index < first + len(descriptors):
-            break  # it is printed once more
+            break  # the map is printed again
         if index != first + len(descriptors):
             return LogMap(descriptors, False, f"the log has no mem{first + len(descriptors):02}")
         if index >= limits.EFI_DESCRIPTORS:
@@ -208,7 +207,7 @@ def parse_log_lines(lines: Iterable[str]) -> LogMap:
     if first is None:
         return LogMap([], False, "the log has no efi: mem lines (the kernel prints them with efi=debug)")
     if first:
-        return LogMap(descriptors, False, f"the log starts at mem{first:02}, what came before is lost")
+        return LogMap(descriptors, False, f"the log starts at mem{first:02}, earlier entries are lost")
     return LogMap(descriptors, True, None)
 
 

@@ -18,7 +18,7 @@ VERSION = 1
 #: EFI_UNACCEPTED_UNIT_SIZE on x86, PMD_SIZE, the smallest unit that a kernel uses.
 X86_UNIT_SIZE = 2 << 20
 
-#: States of a table that has been located, as in the interface; ``absent`` is for one that has not.
+#: States of a table whose address is known; ``absent`` is the state without a table.
 PRESENT, NOT_CAPTURED, UNSUPPORTED, INVALID = "present", "not-captured", "unsupported", "invalid"
 
 
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
     @property
     def geometry(self) -> Geometry:
-        """What the bitmap covers; to be used only if :func:`judge_header` says "present"."""
+        """The addresses that the bitmap covers; valid only if :func:`judge_header` returns "present"."""
         return Geometry(self.phys_base, self.bitmap_bytes, self.unit_size)
 
 
@@ -58,13 +58,13 @@ def is_unit_size(unit_size: int) -> bool:
 
 
 def judge_header(header: Header, address: int) -> tuple[str, Optional[str]]:
-    """Whether the bitmap behind this header may be read: the table's state and the reason, None if present.
+    """Whether the bitmap behind this header may be read: the table's state and the reason (None if present).
 
     :param address: physical address of the table (``efi.unaccepted``)
     """
     version, unit_size, phys_base, size = header
     if not any(header):
-        # A filtered vmcore returns zeros for pages it does not hold; they are no evidence of a table.
+        # A filtered vmcore returns zeros for pages that it lacks; they are no evidence of a table.
         return NOT_CAPTURED, "the header reads as zeros"
     if version == 2:
         return UNSUPPORTED, (
@@ -95,25 +95,16 @@ def judge_header(header: Header, address: int) -> tuple[str, Optional[str]]:
     return PRESENT, None
 
 
-def reservation_short(address: int, bitmap_bytes: int) -> bool:
-    """Whether reserve_unaccepted() before its fix leaves the end of such a table unreserved.
+def unreserved_tail(address: int, bitmap_bytes: int) -> Optional[Range]:
+    """The end of a table that reserve_unaccepted() left unreserved before its fix; None if it reserved all.
 
-    From Linux 6.6 (8dbe33956d96) the kernel reserved ``PAGE_ALIGN(24 + size)`` bytes from the start of the
-    table's first page and forgot the table's offset in that page. 0862438c9048 (7.0; 6.12.75) mends it. The
-    predicate says what an unfixed kernel does, not whether this kernel is one.
+    From Linux 6.6 on (8dbe33956d96) the kernel reserved ``PAGE_ALIGN(24 + size)`` bytes from the start of the
+    table's first page, and forgot the table's offset in that page. 0862438c9048 (7.0; 6.12.75) fixes it. This says
+    what a kernel without the fix does, not whether this kernel has it.
 
     :param address: physical address of the table
     :param bitmap_bytes: ``size`` of the header
     """
-    return unreserved_tail(address, bitmap_bytes) is not None
-
-
-def unreserved_tail(address: int, bitmap_bytes: int) -> Optional[Range]:
-    """The bytes of the table that :func:`reservation_short` is about, or None if all are reserved."""
-    reserved = address - address % PAGE_SIZE + _page_align(HEADER.size + bitmap_bytes)
+    reserved = address - address % PAGE_SIZE + -(-(HEADER.size + bitmap_bytes) // PAGE_SIZE) * PAGE_SIZE
     end = address + HEADER.size + bitmap_bytes
     return Range(reserved, end) if reserved < end else None
-
-
-def _page_align(size: int) -> int:
-    return -(-size // PAGE_SIZE) * PAGE_SIZE

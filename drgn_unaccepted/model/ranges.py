@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Sorted, merged lists of physical address ranges.
 
-Everything but :func:`merge` takes lists as :func:`merge` returns them (sorted, disjoint, not adjacent, none
-empty) and returns such lists, in time linear in their length.
+All functions but :func:`merge` take lists as :func:`merge` returns them (sorted, disjoint, not adjacent, without
+empty ranges) and return such lists, in time linear in their length.
 """
 
 from __future__ import annotations
 
-import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ class Range(NamedTuple):
 
 
 def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
-    """Sort, join what overlaps or touches, drop what is empty.
+    """Sort the ranges, join those that overlap or touch, drop empty ones.
 
     :raises ValueError: a range ends before it starts
     """
@@ -51,16 +50,16 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
 
 
 def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
-    """Chunks by their first PFN, in any order, as merged ranges; makes no object per chunk of a run in order."""
+    """The chunks with these first PFNs, in any order, as merged ranges."""
     return merge(chunk_runs(pfns if isinstance(pfns, array) else array("Q", pfns), chunk_pages))
 
 
 def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
-    """Runs of chunks that follow each other in the list and in memory, in listed order, as addresses."""
+    """Runs of chunks that follow each other both in the list and in memory, in listed order, as addresses."""
     first = end = 0
     for at in range(0, len(pfns), _BLOCK):
         block = pfns[at : at + _BLOCK]
-        # Almost all blocks of a large guest continue the run.
+        # In a large guest almost all blocks continue the run.
         following = range(end, end + len(block) * chunk_pages, chunk_pages)
         if block[0] == end and following.stop < 1 << 64 and block == array("Q", following):
             end = following.stop
@@ -75,25 +74,18 @@ def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
         yield first << _PAGE_SHIFT, end << _PAGE_SHIFT
 
 
-def are_aligned(values: array[int], alignment: int) -> bool:
-    """Whether all of these are multiples of ``alignment``; of a power of two it shows in columns of their bytes."""
-    if alignment & (alignment - 1):
-        return not any(value % alignment for value in values)
-    data = values.tobytes()
-    zero_bytes, zero_bits = divmod(alignment.bit_length() - 1, 8)
-    places = range(values.itemsize) if sys.byteorder == "little" else range(values.itemsize - 1, -1, -1)
-    low = [data[place :: values.itemsize] for place in places[: zero_bytes + 1]]
-    multiples = bytes(range(0, 256, 1 << zero_bits))
-    return not any(column.strip(b"\0") for column in low[:-1]) and not low[-1].translate(None, multiples)
+def are_aligned(values: Iterable[int], alignment: int) -> bool:
+    """Whether all values are multiples of ``alignment``."""
+    return not any(map(alignment.__rmod__, values))
 
 
 def trim(ranges: Iterable[Range], edge: int) -> Iterator[Range]:
-    """Each range without its first and last ``edge`` bytes, where something is left."""
+    """Each range without its first and last ``edge`` bytes, if something is left."""
     return (Range(start + edge, end - edge) for start, end in ranges if end - start > 2 * edge)
 
 
 def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
-    """What lies in both."""
+    """The addresses that are in both."""
     common = []
     i = j = 0
     while i < len(a) and j < len(b):
@@ -109,7 +101,7 @@ def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
 
 
 def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
-    """What lies in ``a`` and not in ``b``."""
+    """The addresses in ``a`` that are not in ``b``."""
     rest = []
     j = 0
     for start, end in a:
@@ -121,7 +113,7 @@ def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
                 rest.append(Range(start, b[k].start))
             start = b[k].end
             k += 1
-        # The last of these can reach into the next range of a; those before it cannot.
+        # Only the last of these can reach into the next range of a.
         j = max(j, k - 1)
         if start < end:
             rest.append(Range(start, end))
@@ -129,7 +121,7 @@ def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
 
 
 def clip(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
-    """What of them lies in [start, end); none before that is looked at."""
+    """The parts of the ranges in [start, end). Ranges before it are not read."""
     # A one-element tuple sorts before every range that starts at its value.
     for index in range(max(0, bisect_left(ranges, (start + 1,)) - 1), len(ranges)):
         found = Range(max(ranges[index].start, start), min(ranges[index].end, end))
@@ -140,12 +132,12 @@ def clip(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
 
 
 def total(ranges: Iterable[tuple[int, int]]) -> int:
-    """Bytes in all of them together."""
+    """The sum of their sizes, in bytes."""
     return sum(end - start for start, end in ranges)
 
 
 def find(ranges: Sequence[Range], address: int) -> Optional[Range]:
-    """The range that holds ``address``, or None."""
+    """The range with ``address``, or None."""
     # A one-element tuple sorts before every range that starts at its value.
     after = bisect_left(ranges, (address + 1,))
     if after and address < ranges[after - 1].end:

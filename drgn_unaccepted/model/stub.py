@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the EFI stub makes of the memory map: which bits it sets, and what it accepts at once.
+"""The EFI stub: which bits it sets for a memory map, and which memory it accepts at once.
 
-The two functions carry the names of drivers/firmware/efi/libstub/unaccepted_memory.c, which is the same in
-Linux 6.12 to 7.3. The kernel calls process_unaccepted_memory() from setup_e820() for each descriptor of type
-15 of the final map, in map order, without joining neighbours; the map given here has to be as it was then.
+The two functions are named after those in drivers/firmware/efi/libstub/unaccepted_memory.c, which is the same in
+Linux 6.12 to 7.3. setup_e820() calls process_unaccepted_memory() for each descriptor of type 15 of the final map, in
+map order, without merging neighbours. So the map given here must be as it was then.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from drgn_unaccepted.model.ranges import Range, merge
 
 
 def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: int) -> Optional[Geometry]:
-    """The bitmap that the stub allocates for this map, or None if it has no type 15: then there is no table.
+    """The bitmap that the stub allocates for this map. None without type 15: then there is no table.
 
-    The stub does this before ExitBootServices(), on a map that is not kept; the final map may have less
-    unaccepted memory at the edges. And it takes a table that an earlier stage installed as it is.
+    The stub allocates it before ExitBootServices(), for a map that is not kept; the final map may have less
+    unaccepted memory at the edges. If an earlier stage has installed a table, the stub uses that one unchanged.
 
     :param unit_size: ``EFI_UNACCEPTED_UNIT_SIZE``, bytes, a power of two (2 MiB on x86)
     """
@@ -35,12 +35,10 @@ def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: 
 def process_unaccepted_memory(descriptors: Iterable[EfiDescriptor], geometry: Geometry) -> tuple[bytes, list[Range]]:
     """The initial bitmap, and the ranges accepted up front (merged).
 
-    A set bit means that the whole unit was unaccepted: what does not fill a unit is accepted at once, and so
-    is a descriptor of less than two units, even if it holds a whole one.
+    A set bit means that the whole unit was unaccepted. The stub accepts parts of a unit at once, and whole
+    descriptors smaller than two units. Descriptors that :func:`beyond_bitmap` returns set no bit here.
 
-    The descriptors that :func:`beyond_bitmap` returns set no bit here.
-
-    :param descriptors: the final memory map, in map order; other types than 15 are passed over
+    :param descriptors: the final memory map, in map order; types other than 15 are skipped
     :param geometry: of the table; ``phys_base`` is a multiple of ``unit_size``
     """
     runs = []
@@ -51,21 +49,17 @@ def process_unaccepted_memory(descriptors: Iterable[EfiDescriptor], geometry: Ge
         now, rest = _split(descriptor.start, descriptor.end, geometry)
         accepted += now
         if rest:
-            runs.append(
-                (
-                    (rest.start - geometry.phys_base) // geometry.unit_size,
-                    (rest.end - geometry.phys_base) // geometry.unit_size,
-                )
-            )
+            first, end = ((address - geometry.phys_base) // geometry.unit_size for address in rest)
+            runs.append((first, end))
     return from_runs(runs, geometry.bitmap_bytes), merge(accepted)
 
 
 def beyond_bitmap(descriptors: Sequence[EfiDescriptor], geometry: Geometry) -> list[EfiDescriptor]:
-    """Descriptors on which the stub's own arithmetic fails: they start above all that the bitmap covers.
+    """Descriptors that start above the bitmap, for which the stub's arithmetic fails.
 
-    The stub accepts from the end of the bitmap to the end of the descriptor, and whatever lies between; then
-    its count of bits to set is below zero, a huge one to bitmap_set(), and it writes far beyond the bitmap.
-    It takes a table from an earlier stage, too small for this map, to get there.
+    The stub accepts everything from the end of the bitmap to the end of the descriptor. Then its number of bits
+    to set is negative, huge for bitmap_set(), and it writes far beyond the bitmap. This takes a table from an
+    earlier stage that is too small for this map.
     """
     return [
         descriptor
@@ -77,7 +71,7 @@ def beyond_bitmap(descriptors: Sequence[EfiDescriptor], geometry: Geometry) -> l
 
 
 def _split(start: int, end: int, geometry: Geometry) -> tuple[list[Range], Optional[Range]]:
-    """One descriptor's range into what is accepted now and the whole units that get a bit."""
+    """Split a descriptor's range into what is accepted at once and the whole units that get a bit."""
     unit_size, phys_base, top = geometry.unit_size, geometry.phys_base, geometry.end
     if end - start < 2 * unit_size:
         return [Range(start, end)], None

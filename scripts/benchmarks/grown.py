@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A real guest, grown: a bundled sample with any amount of memory behind its own, unaccepted and listed.
 
-The sample is opened as usual, and memory segments over it change what has to change: the table, a zone, its counters,
-``mem_section``, the e820 tables, the EFI memory map, and the ``struct page`` of the new memory, made when they
-are read. All else is the sample's, its types and symbols too. A user's loop and the program read the same.
+Memory segments over the opened sample change the table, a zone, its counters, ``mem_section``, the e820 tables, the
+EFI memory map, and the ``struct page`` of the new memory, which are made when they are read. All else, with types and
+symbols, is the sample's own. A user's loop and the program read the same.
 """
 
 from __future__ import annotations

@@ -22,20 +22,7 @@ from tests.samples_over_time import series
 Place = tuple[Union[str, int], ...]
 
 NUMBERS = (
-    0,
-    1,
-    -1,
-    2,
-    3,
-    4095,
-    1 << 21,
-    1 << 31,
-    1 << 32,
-    1 << 52,
-    1 << 63,
-    (1 << 64) - 1,
-    1 << 64,
-    1 << 100,
+    *(0, 1, -1, 2, 3, 4095, 1 << 21, 1 << 31, 1 << 32, 1 << 52, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 100),
     10**5000,
 )
 TEXTS = ("", "x", "present", "absent", "not-captured", "file", "live", "\x1b[2J", "\udc80", "a" * 100_000, "\n", "1e9")

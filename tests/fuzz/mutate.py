@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Cases out of random numbers: a field set to a value that hurts, bytes at random, headers, text, length."""
+"""Cases made from random numbers: fields with harmful values, random bytes, headers, text, length."""
 
 from __future__ import annotations
 
 import random
 import struct
-from typing import Callable
 
 from tests.fuzz.case import NAMES, Case, clean, sample
 from tests.fuzz.places import Place, places
@@ -13,73 +12,26 @@ from tests.fuzz.places import Place, places
 PAGE = 4096
 U64 = (1 << 64) - 1
 
-#: What a damaged dump or somebody with intent puts where a number or a pointer is wanted.
+#: Harmful numbers and pointers: edges of integers; addresses of user space, not canonical, LIST_POISON1, a poisoned
+#: struct page, the start of the direct map, kernel text.
 NASTY = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    24,
-    0x7F,
-    0x80,
-    0xFF,
-    0x1000,
-    0xFFFF,
-    1 << 16,
-    1 << 20,
-    (1 << 31) - 1,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 32,
-    1 << 40,
-    (1 << 52) - 4096,
-    1 << 52,
-    1 << 62,
-    (1 << 63) - 1,
-    1 << 63,
-    U64,
-    U64 - 7,
-    U64 - 4095,
-    # Of user space, not canonical, LIST_POISON1, a poisoned struct page, the start of the direct map, kernel text.
-    0x7FFF00001000,
-    0x0000900000000000,
-    0xDEAD000000000100,
-    0x6B6B6B6B6B6B6B6B,
-    0xFFFF888000000000,
-    0xFFFFFFFF81000000,
+    *(0, 1, 2, 3, 7, 24, 0x7F, 0x80, 0xFF, 0x1000, 0xFFFF, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1),
+    *(1 << 32, 1 << 40, (1 << 52) - 4096, 1 << 52, 1 << 62, (1 << 63) - 1, 1 << 63, U64, U64 - 7, U64 - 4095),
+    *(0x7FFF00001000, 0x0000900000000000, 0xDEAD000000000100, 0x6B6B6B6B6B6B6B6B),
+    *(0xFFFF888000000000, 0xFFFFFFFF81000000),
 )
 
-#: Damage to these must not change what the bitmap says: the answer rests on other bytes.
-BESIDE_THE_TABLE = (
-    "boot_params",
-    "efi_map",
-    "e820",
-    "zones",
-    "lists",
-    "pages",
-    "sections",
-    "percpu",
-    "log",
-    "accepting",
-    "tasks",
-    "platform",
-)
+#: Damage to these must not change the bitmap's answer, which rests on other bytes.
+BESIDE_THE_TABLE = """
+    boot_params efi_map e820 zones lists pages sections percpu log accepting tasks platform
+""".split()
 
 
 def generate(rng: random.Random, names: tuple[str, ...] = NAMES) -> Case:
-    """A case; the same numbers make the same one."""
+    """A case; the same random numbers make the same case."""
     name = rng.choice(names)
-    makers: list[tuple[int, Callable[[random.Random, str], Case]]] = [
-        (60, _fields),
-        (10, _bytes),
-        (12, _vmcoreinfo),
-        (8, _elf_headers),
-        (8, _kdump_headers),
-        (2, _cut),
-    ]
-    make = rng.choices([maker for _, maker in makers], [weight for weight, _ in makers])[0]
-    return make(rng, name)
+    makers = (_fields, _bytes, _vmcoreinfo, _elf_headers, _kdump_headers, _cut)
+    return rng.choices(makers, (60, 10, 12, 8, 8, 2))[0](rng, name)
 
 
 def _form(rng: random.Random) -> str:
@@ -165,20 +117,7 @@ def _elf_headers(rng: random.Random, name: str) -> Case:
     """Fields of the ELF header, of program headers, of the note's header."""
     data = clean(name, "elf").data
     (count,) = struct.unpack_from("<H", data, 56)
-    header = [
-        (16, 2),
-        (18, 2),
-        (20, 4),
-        (24, 8),
-        (32, 8),
-        (40, 8),
-        (48, 4),
-        (52, 2),
-        (54, 2),
-        (56, 2),
-        (58, 2),
-        (60, 2),
-    ]
+    header = [*((at, 2) for at in (16, 18, *range(52, 62, 2))), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)]
     fields = [*header, *((at, 1) for at in range(16))]
     for number in range(count):
         at = 64 + 56 * number

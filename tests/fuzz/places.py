@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where in a sample what lies: fields of the structures that the program reads, with their physical addresses.
+"""Physical addresses of the fields that the program reads, in a sample: what to damage.
 
-Found with drgn's types on the undamaged dump. That the addresses come through the package's own finders does no harm:
-they only choose what to damage.
+They are found with drgn's types and the package's own finders on the undamaged dump.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -36,48 +36,25 @@ class Place(NamedTuple):
 
 Places = dict[str, list[Place]]
 
-#: Types whose BTF is worth damaging.
-TYPES = (
-    "accept_range",
-    "boot_params",
-    "cpuinfo_x86",
-    "cpumask",
-    "e820_table",
-    "efi",
-    "efi_info",
-    "efi_memory_map",
-    "free_area",
-    "kimage",
-    "list_head",
-    "mem_section",
-    "mem_section_usage",
-    "page",
-    "per_cpu_zonestat",
-    "pglist_data",
-    "prb_data_ring",
-    "prb_desc",
-    "prb_desc_ring",
-    "printk_info",
-    "printk_ringbuffer",
-    "qspinlock",
-    "setup_header",
-    "signal_struct",
-    "spinlock",
-    "task_struct",
-    "thread_info",
-    "zone",
-)
-ENUMERATIONS = (
-    "migratetype",
-    "pageflags",
-    "pagetype",
-    "system_states",
-    "zone_stat_item",
-    "zone_type",
-    "zone_watermarks",
-)
-TASK_FIELDS = ("pid", "comm", "flags", "stack", "reclaim_state", "signal", "tasks", "thread_node", "thread_info")
-PAGE_FIELDS = ("flags", "lru", "page_type", "_refcount", "private", "compound_head", "compound_info")
+#: Types whose BTF is damaged.
+STRUCTS = """
+    accept_range boot_params cpuinfo_x86 cpumask e820_table efi efi_info efi_memory_map free_area kimage list_head
+    mem_section mem_section_usage page per_cpu_zonestat pglist_data prb_data_ring prb_desc prb_desc_ring printk_info
+    printk_ringbuffer qspinlock setup_header signal_struct spinlock task_struct thread_info zone
+""".split()
+ENUMS = "migratetype pageflags pagetype system_states zone_stat_item zone_type zone_watermarks".split()
+TASK_FIELDS = "pid comm flags stack reclaim_state signal tasks thread_node thread_info".split()
+PAGE_FIELDS = "flags lru page_type _refcount private compound_head compound_info".split()
+ZONE_FIELDS = """
+    _watermark name zone_start_pfn spanned_pages present_pages managed_pages vm_stat unaccepted_pages
+    per_cpu_zonestats lock free_area
+""".split()
+PLATFORM = """
+    cc_vendor sev_status lazy_accept system_state page_offset_base vmemmap_base zones_with_unaccepted_pages
+""".split()
+GROUPS = """
+    table efi boot_params efi_map e820 zones lists pages sections percpu log accepting tasks platform kallsyms btf
+""".split()
 
 
 @cache
@@ -98,9 +75,8 @@ class _Finder:
         self.prog = prog
         self.sample = sample(name)
         tables = kernel_page_tables(self._read_physical, parse_vmcoreinfo(self.sample.vmcoreinfo))
-        assert tables is not None
         self.tables: PageTables = tables
-        #: Physical addresses of page-table entries on the way to anything that was looked at.
+        #: Physical addresses of page-table entries that lead to any field.
         self.entries: set[int] = set()
 
     def _read_physical(self, address: int, size: int) -> bytes:
@@ -110,8 +86,7 @@ class _Finder:
             raise drgn.FaultError("not in the sample", address) from None
 
     def physical(self, virtual: int) -> int:
-        root = self.sample.physical("swapper_pg_dir")
-        table = root
+        table = self.sample.physical("swapper_pg_dir")
         for shift in (39, 30, 21, 12):
             at = table + 8 * (virtual >> shift & 511)
             self.entries.add(at)
@@ -123,29 +98,11 @@ class _Finder:
 
     def all(self) -> Places:
         places: Places = {}
-        for group, find in (
-            ("table", self.table),
-            ("efi", self.efi),
-            ("boot_params", self.boot_params),
-            ("efi_map", self.efi_map),
-            ("e820", self.e820),
-            ("zones", self.zones),
-            ("lists", self.lists),
-            ("pages", self.pages),
-            ("sections", self.sections),
-            ("percpu", self.percpu),
-            ("log", self.log),
-            ("accepting", self.accepting),
-            ("tasks", self.tasks),
-            ("platform", self.platform),
-            ("kallsyms", self.kallsyms),
-            ("btf", self.btf),
-        ):
+        for group in GROUPS:
             places[group] = []
-            try:
-                places[group].extend(find())
-            except (LookupError, drgn.FaultError, AttributeError):
-                continue  # a kdump lacks the table and more
+            # A kdump lacks the table and more.
+            with contextlib.suppress(LookupError, drgn.FaultError, AttributeError):
+                places[group].extend(getattr(self, group)())
         places["page_tables"] = [Place("entry", at, 8) for at in sorted(self.entries)]
         return places
 
@@ -230,20 +187,7 @@ class _Finder:
                 continue
             yield from self.fields(node[0], "node_start_pfn", "node_spanned_pages", "first_deferred_pfn")
             for zone in node.node_zones:
-                for name in (
-                    "_watermark",
-                    "name",
-                    "zone_start_pfn",
-                    "spanned_pages",
-                    "present_pages",
-                    "managed_pages",
-                    "vm_stat",
-                    "unaccepted_pages",
-                    "per_cpu_zonestats",
-                    "lock",
-                    "free_area",
-                ):
-                    yield from self.fields(zone, name)
+                yield from self.fields(zone, *ZONE_FIELDS)
         yield from self.fields(self.prog["vm_zone_stat"])
 
     def _listed(self) -> Iterator[drgn.Object]:
@@ -332,19 +276,9 @@ class _Finder:
 
     def platform(self) -> Iterator[Place]:
         yield from self.fields(self.prog["boot_cpu_data"], "x86_capability")
-        for name in (
-            "cc_vendor",
-            "sev_status",
-            "lazy_accept",
-            "system_state",
-            "page_offset_base",
-            "vmemmap_base",
-            "zones_with_unaccepted_pages",
-        ):
-            try:
+        for name in PLATFORM:
+            with contextlib.suppress(LookupError):
                 yield from self.fields(self.prog[name])
-            except LookupError:
-                continue
 
     def kallsyms(self) -> Iterator[Place]:
         number = self.sample.number
@@ -366,7 +300,7 @@ class _Finder:
         btf = Btf(data)
         header, type_off = struct.unpack_from("<4xII", data)
         base = start + header + type_off
-        for kinds, names, element in (((Kind.STRUCT,), TYPES, 12), ((Kind.ENUM,), ENUMERATIONS, 8)):
+        for kinds, names, element in (((Kind.STRUCT,), STRUCTS, 12), ((Kind.ENUM,), ENUMS, 8)):
             for name in names:
                 number = btf.find(name, kinds)
                 if number is None:

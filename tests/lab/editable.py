@@ -111,7 +111,6 @@ class EditableDump:
         :return: how many entries were changed
         """
         text = self.vmcoreinfo()
-        assert text is not None
 
         def number(key: bytes, base: int = 10) -> int:
             match = re.search(rb"^" + key + rb"=(\S+)$", text, re.M)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dumps of real guests in which a part lies, lacks or is not finished: what is not known is not called accepted."""
+"""Dumps of real guests in which a part is wrong, missing or not finished: unknown memory is not called accepted."""
 
 from __future__ import annotations
 
@@ -22,28 +22,13 @@ from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
+from tests.lab.asking import NEEDS_CAPTURES, ids, units
 from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap
 from tests.lab.test_planted import Target, open_target
 
-pytestmark = pytest.mark.lab
-
-if not captures():
-    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+pytestmark = NEEDS_CAPTURES
 
 EVERYTHING = Wanted(ALL_PARTS, ALL_MEMORY)
-
-
-def named(capture_: Capture) -> str:
-    return capture_.name
-
-
-def units(answer: dict[str, Any], state: str) -> set[int]:
-    return {
-        number
-        for entry in answer["ranges"]
-        if entry["state"] == state
-        for number in range(entry["start"] // UNIT, entry["end"] // UNIT)
-    }
 
 
 def total(snapshot: Snapshot, source: str = "auto") -> dict[str, Any]:
@@ -57,12 +42,11 @@ def zero_bitmap(target: Target) -> None:
 
 
 def zeros_at(target: Target, obj: drgn.Object) -> None:
-    assert obj.address_ is not None
     target.write(obj.address_, bytes(drgn.sizeof(obj)))
 
 
 @pytest.mark.parametrize("parts", [frozenset(), frozenset(("efi_map",)), ALL_PARTS], ids=("header", "efi", "all"))
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_zeros_under_listed_chunks_are_no_answer_to_any_question(capture_: Capture, parts: frozenset[str]) -> None:
     """header, efi and accepting need no lists; what all answers say of the total comes from them all the same."""
     target = open_target(capture_)
@@ -75,7 +59,7 @@ def test_zeros_under_listed_chunks_are_no_answer_to_any_question(capture_: Captu
     assert (entry["state"], entry["kernel_predicate"], entry["unit"]["bit"]) == ("unaccepted", None, None)
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_zeros_are_doubted_where_the_counter_alone_is_left(capture_: Capture) -> None:
     target = open_target(capture_)
     zero_bitmap(target)
@@ -87,7 +71,7 @@ def test_zeros_are_doubted_where_the_counter_alone_is_left(capture_: Capture) ->
     assert not units(ranges(snapshot, choose_source(snapshot, "bitmap")), "accepted")
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_helpers_do_not_call_zeros_accepted(capture_: Capture) -> None:
     target = open_target(capture_)
     pfn = target.unaccepted() >> 12
@@ -101,7 +85,7 @@ def test_helpers_do_not_call_zeros_accepted(capture_: Capture) -> None:
         list(helpers.for_each_unaccepted_range(target.prog))
 
 
-@pytest.mark.parametrize("capture_", find("big"), ids=named)
+@pytest.mark.parametrize("capture_", find("big"), ids=ids)
 @pytest.mark.parametrize("lists", [True, False], ids=["lists", "no lists"])
 def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bool) -> None:
     """A bitmap of several pages, of which makedumpfile left out the second, which is not the header's."""
@@ -130,7 +114,7 @@ def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bo
     assert not [f for f in report.values() if f.status == "pass" and any(n.startswith("bitmap") for n in f.needs)]
 
 
-@pytest.mark.parametrize("capture_", find("eager", "all"), ids=named)
+@pytest.mark.parametrize("capture_", find("eager", "all"), ids=ids)
 def test_zeros_are_believed_where_nothing_is_listed(capture_: Capture) -> None:
     """A guest that has accepted everything: the one case in which 0 is the answer."""
     snapshot = capture(open_target(capture_).opened, EVERYTHING)
@@ -143,14 +127,14 @@ def test_zeros_are_believed_where_nothing_is_listed(capture_: Capture) -> None:
 OPENED = [c for c in captures() if c.dump.exists() and c.path.name not in ("early", "stock-panic", "stock-idle")]
 
 
-@pytest.mark.parametrize("capture_", OPENED, ids=named)
+@pytest.mark.parametrize("capture_", OPENED, ids=ids)
 def test_no_bitmap_of_a_real_guest_is_doubted(capture_: Capture) -> None:
     snapshot = capture(open_target(capture_).opened, Wanted(ALL_PARTS - {"pages"}))
     assert not snapshot.table.is_doubted
     assert choose_source(snapshot).exact == (snapshot.table.state == "present")
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_a_bitmap_that_ends_early_is_doubted(capture_: Capture) -> None:
     """size says 2 bytes: what lies beyond is outside the bitmap, which the kernel takes as accepted, and listed."""
     target = open_target(capture_)
@@ -160,7 +144,7 @@ def test_a_bitmap_that_ends_early_is_doubted(capture_: Capture) -> None:
     assert "have no bit set" in answer["source_reason"]
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_a_listed_address_without_its_bit_says_so(capture_: Capture) -> None:
     """phys_base is 64 MiB above the real one: most bits still fall on listed chunks, and some chunks have none."""
     target = open_target(capture_)
@@ -173,7 +157,7 @@ def test_a_listed_address_without_its_bit_says_so(capture_: Capture) -> None:
     assert "list-entries-without-bits" in entry["reason"]
 
 
-@pytest.mark.parametrize("capture_", find("early"), ids=named)
+@pytest.mark.parametrize("capture_", find("early"), ids=ids)
 def test_early_lists_are_not_all(capture_: Capture) -> None:
     """Nothing is listed and counted yet, while the bitmap has hundreds of megabytes."""
     snapshot = capture(open_vmcore(str(capture_.dump), [capture_.vmlinux]), EVERYTHING)
@@ -185,7 +169,7 @@ def test_early_lists_are_not_all(capture_: Capture) -> None:
         assert "system_state is booting" in answer["source_reason"]
 
 
-@pytest.mark.parametrize("capture_", find("add_efi_memmap", "early", "inflight", "panic", "low", "edges"), ids=named)
+@pytest.mark.parametrize("capture_", find("add_efi_memmap", "early", "inflight", "panic", "low", "edges"), ids=ids)
 def test_lists_call_nothing_accepted_that_has_its_bit(capture_: Capture) -> None:
     """Where memory is kept from the page allocator, not given to it yet, or between list and bitmap."""
     opened = open_vmcore(str(capture_.dump), [capture_.vmlinux])
@@ -196,7 +180,7 @@ def test_lists_call_nothing_accepted_that_has_its_bit(capture_: Capture) -> None
         assert bits and not units(ranges(snapshot, lists), "accepted") & bits
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_a_unit_larger_than_a_chunk_is_no_zero_on_the_map(capture_: Capture) -> None:
     """128 MiB for each bit: a single listed chunk is less than one unit, and still unaccepted."""
     target = open_target(capture_)
@@ -211,7 +195,7 @@ def test_a_unit_larger_than_a_chunk_is_no_zero_on_the_map(capture_: Capture) -> 
     assert picture["totals"]["units"] == len(touched)
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_another_reader_has_its_turn_where_the_bitmap_ends_the_first(capture_: Capture) -> None:
     """A header that is readable physically and a bitmap that is not: BPF may still have both."""
     address = capture_.table_address()
@@ -234,7 +218,7 @@ def test_another_reader_has_its_turn_where_the_bitmap_ends_the_first(capture_: C
     assert table.reason is not None and "header read, bitmap not" in table.reason
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=named)
+@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_a_zero_means_no_feature_only_if_struct_zone_says_so(capture_: Capture) -> None:
     """efi.unaccepted is 0 in a kernel without the feature, and in a page of zeros of one that has it."""
     target = open_target(capture_)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dumps of real guests that drgn does not open, or does not read: answers all the same, and the same ones."""
+"""Dumps of real guests that drgn cannot open or read: the answers are the same."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,23 +11,20 @@ from typing import Any
 import drgn
 import pytest
 
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
 from tests.lab.captures import LAB, UNIT, Capture, read_bitmap
 from tests.lab.editable import EditableDump, copy
 
-pytestmark = pytest.mark.lab
+pytestmark = NEEDS_CAPTURES
 
 C_BIT = 51
 COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
 ALL = [Capture(path.parent) for path in sorted(LAB.glob("captures/*/*/scenario.json"))]
 DUMPS = [capture for capture in ALL if (capture.path / "dump.elf").exists()]
-
-if not ALL:
-    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -37,18 +33,8 @@ def named(*names: str) -> list[Capture]:
     return [capture for capture in ALL if capture.path.name in names]
 
 
-def ids(capture: Capture) -> str:
-    return capture.name
-
-
-def ask(capsys: Capsys, *argv: object) -> tuple[int, Any, str]:
-    status = main([*map(str, argv), "--format", "json"])
-    out, err = capsys.readouterr()
-    return status, json.loads(out) if out else None, err
-
-
 def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
-    """All answers, without what tells one dump of a guest from another one."""
+    """All answers, without what differs between dumps of the same guest."""
     found = []
     for command in COMMANDS:
         status, document, _ = ask(capsys, "-c", *target, *command)
@@ -58,18 +44,8 @@ def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
     return found
 
 
-def unaccepted(document: Any) -> set[int]:
-    return {
-        n
-        for entry in document["ranges"]
-        if entry["state"] == "unaccepted"
-        for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
-    }
-
-
 def note_of(capture: Capture) -> bytes:
     text = EditableDump(capture.dump, "rb").vmcoreinfo()
-    assert text is not None
     return text
 
 
@@ -84,14 +60,12 @@ WITH_NOTE = [capture for capture in DUMPS if EditableDump(capture.dump, "rb").vm
 def test_vmcoreinfo_in_memory_is_the_note(capture: Capture) -> None:
     """The guest's driver told QEMU where it is; we find it without that, also after a kexec."""
     core = read_elf_core(str(capture.dump))
-    assert core is not None
     assert find_vmcoreinfo(core).vmcoreinfo.text == note_of(capture)
 
 
 @pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
 def test_vmcoreinfo_from_registers_agrees_with_the_note(capture: Capture) -> None:
     core = read_elf_core(str(capture.dump))
-    assert core is not None
     worked = entries(work_out_vmcoreinfo(core, [capture.vmlinux]).text)
     noted = entries(note_of(capture))
     assert len(worked) >= 15
@@ -107,7 +81,6 @@ def test_a_vmlinux_of_another_kernel_fits_no_cpu() -> None:
     if old.vmlinux == new.vmlinux:
         pytest.skip("captures of one kernel only: scripts/lab run fill --kernel 7.3")
     core = read_elf_core(str(old.dump))
-    assert core is not None
     with pytest.raises(Unavailable, match="no CPU of it was in the kernel of"):
         work_out_vmcoreinfo(core, [new.vmlinux])
 
@@ -120,12 +93,11 @@ def test_a_dump_without_the_note_opens(capture: Capture, capsys: Capsys, tmp_pat
     assert status == 0
     assert re.fullmatch(r"drgn-unaccepted: warning: \S+: no VMCOREINFO note; it was found in .* at 0x[0-9a-f]+\n", err)
     assert (document["source"], document["exact"]) == ("bitmap", True)
-    assert unaccepted(document) == capture.unaccepted_units()
+    assert units(document, "unaccepted") == capture.unaccepted_units()
     assert document["nr_unaccepted_bytes"] == capture.nr_unaccepted()
     # As with the text from a file, which is then not sought.
     file = tmp_path / "vmcoreinfo"
     core = read_elf_core(str(capture.dump))
-    assert core is not None
     file.write_bytes(find_vmcoreinfo(core).vmcoreinfo.text)
     status, given, err = ask(capsys, "-c", capture.dump, "--vmcoreinfo", file, "ranges")
     assert (status, err) == (0, "")
@@ -146,7 +118,7 @@ def test_a_guest_that_died_before_vmcoreinfo(capture: Capture, kind: str, capsys
     # No more than what the loader gave and the stub left; and what the bitmap says without any reader of ours.
     base, unit, bitmap = read_bitmap(capture.dump, document["table"]["address"])
     bits = {base // unit + i for i in range(len(bitmap) * 8) if bitmap[i >> 3] >> (i & 7) & 1}
-    assert unaccepted(document) == bits <= capture.initial_units()
+    assert units(document, "unaccepted") == bits <= capture.initial_units()
     assert len(bits) > 100
 
 
@@ -155,7 +127,7 @@ def test_a_stock_kernel_dead_of_unaccepted_memory_tells_all(capture: Capture, ca
     """Nobody could accept anything, so the bitmap is the stub's; and the accept that it died of is in flight."""
     types = ("-s", capture.vmlinux)
     _, document, _ = ask(capsys, "-c", capture.dump, *types, "ranges")
-    assert unaccepted(document) == capture.initial_units()
+    assert units(document, "unaccepted") == capture.initial_units()
     logged = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", (capture.path / "serial.log").read_text(errors="replace"))
     assert logged and document["table"]["address"] == int(logged[1], 16)
     _, document, _ = ask(capsys, "-c", capture.dump, *types, "accepting")
@@ -207,9 +179,9 @@ def test_with_the_c_bit_set_all_answers_stay(capture: Capture, dump: str, capsys
         assert found == answers(capsys, source, *types)
     ranges = found[1][1]
     if dump == "dump.elf":
-        assert unaccepted(ranges) == capture.unaccepted_units()
+        assert units(ranges, "unaccepted") == capture.unaccepted_units()
     else:
-        assert unaccepted(ranges) >= capture.unaccepted_units()
+        assert units(ranges, "unaccepted") >= capture.unaccepted_units()
     assert ranges["nr_unaccepted_bytes"] == capture.nr_unaccepted()
 
 
@@ -227,7 +199,7 @@ def test_the_second_page_of_a_table_read_as_zeros(capture: Capture, capsys: Caps
     status, document, _ = ask(capsys, "-c", path, "ranges")
     assert (status, document["source"], document["exact"]) == (0, "page-lists", False)
     assert f"{second:#x} are all 0" in document["table"]["reason"]
-    listed = unaccepted(document)
+    listed = units(document, "unaccepted")
     assert listed >= capture.unaccepted_units()
     assert any(n * UNIT >= 72 << 30 for n in listed)
     _, document, _ = ask(capsys, "-c", path, "resolve", hex(72 << 30))

@@ -15,12 +15,10 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
+from tests.lab.asking import NEEDS_CAPTURES, ids
 from tests.lab.captures import UNIT, Capture, captures, find
 
-pytestmark = pytest.mark.lab
-
-if not captures():
-    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+pytestmark = NEEDS_CAPTURES
 
 Expected = dict[str, str]
 
@@ -110,7 +108,7 @@ def test_the_expected_findings(capture_: Capture, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ("dump.elf", "kdump.elf", "kdump.z"))
-@pytest.mark.parametrize("capture_", find("panic", "panic-kdump"), ids=lambda c: c.name)
+@pytest.mark.parametrize("capture_", find("panic", "panic-kdump"), ids=ids)
 def test_the_accept_that_killed_the_guest_is_named(
     capture_: Capture, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

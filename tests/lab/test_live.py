@@ -20,7 +20,7 @@ import pytest
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.snapshot_file import read
-from tests.lab.captures import CHUNK, LAB, UNIT, listed_chunks, read_bitmap, read_physical
+from tests.lab.captures import CHUNK, LAB, listed_chunks, read_bitmap, read_physical
 
 pytestmark = pytest.mark.lab
 
@@ -275,6 +275,4 @@ def test_what_a_sample_costs(tmp_path: Path) -> None:
     assert len(list(recording)) == 60 and recording.dropped is None
     a_day = size / 60 * 86400
     print(f"{json.dumps(found)}; recording {size} bytes, a day at 1 s {a_day / 1e6:.1f} MB")
-    assert found["seconds_a_sample"] < 0.5, "under emulation"
     assert a_day < 60e6
-    assert UNIT == 2 << 20

@@ -1,35 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page lists against the bitmap of the same guest at the same moment: they differ by guard units alone."""
+"""Page lists and the bitmap of the same guest at the same moment differ only by guard units."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from drgn_unaccepted.cli import main
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
 from tests.lab.captures import CHUNK, UNIT, Capture, captures
 
-pytestmark = pytest.mark.lab
-
-if not captures():
-    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+pytestmark = NEEDS_CAPTURES
 
 #: Its lists hold nothing of the memory that add_efi_memmap took away, and two chunks of inflight are on no list.
 LISTS_SHORT = ("add_efi_memmap", "inflight", "panic")
 WITH_TABLE = [c for c in captures() if c.has_account and c.dump.exists() and c.path.name != "none"]
 UNITS_OF_CHUNK = CHUNK // UNIT
-
-
-def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
-    assert main([*map(str, argv), "--format", "json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def units(ranges: Any, state: str) -> set[int]:
-    return {n for r in ranges if r["state"] == state for n in range(-(-r["start"] // UNIT), r["end"] // UNIT)}
 
 
 def guards(capture: Capture, listed: set[int], unaccepted: set[int]) -> set[int]:
@@ -49,14 +35,14 @@ def guards(capture: Capture, listed: set[int], unaccepted: set[int]) -> set[int]
     return found
 
 
-@pytest.mark.parametrize("capture", WITH_TABLE, ids=lambda c: c.name)
+@pytest.mark.parametrize("capture", WITH_TABLE, ids=ids)
 def test_every_disagreement_is_a_guard_unit(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
-    lists = ask(capsys, "-c", capture.dump, "--source", "page-lists", "ranges")
-    bitmap = ask(capsys, "-c", capture.dump, "--source", "bitmap", "ranges")
+    _, lists, _ = ask(capsys, "-c", capture.dump, "--source", "page-lists", "ranges")
+    _, bitmap, _ = ask(capsys, "-c", capture.dump, "--source", "bitmap", "ranges")
     assert (lists["source"], lists["exact"]) == ("page-lists", False)
-    unaccepted = units(bitmap["ranges"], "unaccepted")
-    listed = units(lists["ranges"], "unaccepted")
-    assert not units(lists["ranges"], "accepted") & unaccepted, "called accepted, and is not"
+    unaccepted = units(bitmap, "unaccepted")
+    listed = units(lists, "unaccepted")
+    assert not units(lists, "accepted") & unaccepted, "called accepted, and is not"
     assert listed - unaccepted == guards(capture, listed, unaccepted)
     assert len(listed) * UNIT == lists["unaccepted_bytes"]
     if capture.path.name not in LISTS_SHORT:
@@ -71,10 +57,10 @@ def test_a_kdump_never_calls_unaccepted_memory_accepted(
     capture: Capture, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The kdump is a little later than the account: the guest accepted a few chunks more until it crashed."""
-    answer = ask(capsys, "-c", path, "ranges")
+    _, answer, _ = ask(capsys, "-c", path, "ranges")
     assert answer["source"] == "page-lists" and answer["table"]["state"] == "not-captured"
-    listed = units(answer["ranges"], "unaccepted")
-    accepted = units(answer["ranges"], "accepted")
+    listed = units(answer, "unaccepted")
+    accepted = units(answer, "accepted")
     before = capture.unaccepted_units()
     assert listed - before == guards(capture, listed, before & listed)
     assert len(before - listed) <= 16 * UNITS_OF_CHUNK

@@ -18,12 +18,10 @@ from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
-from tests.lab.captures import CHUNK, MIB, UNIT, Capture, captures, find, read_bitmap
+from tests.lab.asking import NEEDS_CAPTURES, ids
+from tests.lab.captures import CHUNK, MIB, UNIT, Capture, find, read_bitmap
 
-pytestmark = pytest.mark.lab
-
-if not captures():
-    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
+pytestmark = NEEDS_CAPTURES
 
 PAGE = 4096
 FAILED = ("warning", "critical")
@@ -49,7 +47,6 @@ class Target:
         self.prog.add_memory_segment(address, len(data), read, physical=physical)
 
     def patch(self, obj: drgn.Object, value: int) -> None:
-        assert obj.address_ is not None
         self.write(obj.address_, value.to_bytes(drgn.sizeof(obj), "little"))
 
     def header(self, version: int = 1, unit: int = UNIT, base: int | None = None, size: int | None = None) -> None:
@@ -245,7 +242,7 @@ def test_a_planted_fault_is_found(case: tuple[Capture, Plant, str, str, set[str]
     assert set(found) - set(clean) - (also - {rule}) == {rule}
 
 
-@pytest.mark.parametrize("capture_", find("big"), ids=lambda c: c.name)
+@pytest.mark.parametrize("capture_", find("big"), ids=ids)
 def test_an_unmapped_page_of_the_table_is_seen(capture_: Capture) -> None:
     """The other face of the short reservation: the last page has no direct-map address, and the kernel oopses."""
     target = open_target(capture_)

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The answers on dumps of kernels that booted, against what the guest said of itself."""
+"""The answers on dumps of kernels that booted, compared with the guest's own account."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
-from drgn_unaccepted.cli import main
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
 from tests.lab.captures import CHUNK, UNIT, Capture, captures, find, listed_chunks, read_bitmap
 
-pytestmark = pytest.mark.lab
+pytestmark = NEEDS_CAPTURES
 
 NO_TABLE = ("none",)
 #: Guests that were accepting when they were captured: their account is a little older than their dump.
@@ -24,29 +21,9 @@ WITH_TABLE = [c for c in captures() if c.has_account and c.path.name not in NO_T
 WITH_KDUMP = [c for c in WITH_TABLE if (c.path / "kdump.elf").exists()]
 KINDS = ("btf", "dwarf")
 
-if not captures():
-    pytest.skip("no captures of the guest lab: make them with scripts/lab all", allow_module_level=True)
-
-
-def ids(capture: Capture) -> str:
-    return capture.name
-
-
-def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, Any, str]:
-    """Exit status, JSON document and stderr of one run."""
-    status = main([*map(str, argv), "--format", "json"])
-    out, err = capsys.readouterr()
-    return status, json.loads(out) if out else None, err
-
 
 def types(capture: Capture, kind: str) -> list[str]:
     return ["-s", capture.vmlinux] if kind == "dwarf" else []
-
-
-def units(ranges: Any, state: str) -> set[int]:
-    return {
-        n for entry in ranges if entry["state"] == state for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
-    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,7 +50,7 @@ def test_unaccepted_is_what_nobody_accepted(capture: Capture, capsys: pytest.Cap
     """Type 15 memory, without what the stub and the kernel recorded as they accepted it."""
     status, answer, _ = ask(capsys, "-c", capture.dump, "ranges")
     assert status == 0
-    unaccepted = units(answer["ranges"], "unaccepted")
+    unaccepted = units(answer, "unaccepted")
     if capture.path.name in (*MOVING, *SECOND_KERNEL):
         assert unaccepted <= capture.unaccepted_units()
     else:
@@ -84,7 +61,7 @@ def test_unaccepted_is_what_nobody_accepted(capture: Capture, capsys: pytest.Cap
 def test_counter_and_bitmap_differ_by_guard_units_alone(capture: Capture, capsys: pytest.CaptureFixture[str]) -> None:
     """NR_UNACCEPTED counts whole chunks; a unit of one can be accepted already, as the guard of what lies before it."""
     _, answer, _ = ask(capsys, "-c", capture.dump, "ranges")
-    unaccepted = units(answer["ranges"], "unaccepted")
+    unaccepted = units(answer, "unaccepted")
     listed = {
         n
         for chunk in listed_chunks(capture.dump, capture.vmlinux)

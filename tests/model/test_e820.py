@@ -14,11 +14,9 @@ from drgn_unaccepted.model.e820 import (
     E820Entry,
     decode_e820_entries,
     decode_e820_ext,
-    decode_e820_table,
     differences,
     find_entry,
     flatten,
-    type_name,
 )
 
 TOP = 40
@@ -49,33 +47,17 @@ def types(table: list[E820Entry]) -> list[int | None]:
 def test_round_trip(entries: list[E820Entry]) -> None:
     packed = encode(entries)
     room = bytes(20 * 3)  # the array has more room than entries
-    assert decode_e820_table(struct.pack("<I", len(entries)) + packed + room) == entries
     assert decode_e820_entries(packed + room, len(entries)) == entries
     assert decode_e820_ext(packed) == entries
 
 
 def test_bounds() -> None:
     with pytest.raises(ValueError, match="of 3201 entries, over the limit of 3200"):
-        decode_e820_table(struct.pack("<I", limits.E820_ENTRIES + 1) + bytes(20 * 4000))
-    with pytest.raises(ValueError, match="4294967295 entries"):
-        decode_e820_table(b"\xff" * 4)
+        decode_e820_entries(bytes(20 * 4000), limits.E820_ENTRIES + 1)
     with pytest.raises(ValueError, match="2 entries in 39 bytes"):
         decode_e820_entries(bytes(39), 2)
-    with pytest.raises(ValueError, match="of 3 bytes"):
-        decode_e820_table(bytes(3))
     with pytest.raises(ValueError, match="entry 1: 0x2000 bytes from 0xfffffffffffff000 wrap"):
         decode_e820_ext(encode([E820Entry(0, 1, 1)]) + struct.pack("<QQI", (1 << 64) - 4096, 8192, 1))
-
-
-def test_names() -> None:
-    assert [type_name(type_) for type_ in (1, 2, 3, 4, 0xEFFFFFFF, 77)] == [
-        "RAM",
-        "Reserved",
-        "ACPI",
-        "NVS",
-        "Soft Reserved",
-        "type 77",
-    ]
 
 
 @given(tables)

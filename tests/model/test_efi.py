@@ -15,7 +15,6 @@ from drgn_unaccepted.model.efi import (
     EfiDescriptor,
     decode_memory_map,
     parse_log_lines,
-    type_name,
     undo_merge_regions,
     undo_reserve_boot_services,
 )
@@ -66,13 +65,6 @@ def test_an_entry_that_wraps_is_named() -> None:
 def test_a_map_that_cannot_be_is_refused(data: bytes, stride: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         decode_memory_map(data, stride)
-
-
-def test_names() -> None:
-    assert type_name(15) == "Unaccepted"
-    assert type_name(7) == "Conventional"
-    assert type_name(16) == "type=16"
-    assert len(TYPES) == 16
 
 
 # efi_merge_regions()
@@ -130,21 +122,10 @@ def test_reserved_entries_that_do_not_fit_are_left_alone() -> None:
 
 # efi=debug
 
+#: Attribute, width of its column, bit; in the kernel's order.
 FLAGS = [
-    ("RUN", 3, 63),
-    ("HP", 2, 20),
-    ("MR", 2, 16),
-    ("CC", 2, 19),
-    ("SP", 2, 18),
-    ("NV", 2, 15),
-    ("XP", 2, 14),
-    ("RP", 2, 13),
-    ("WP", 2, 12),
-    ("RO", 2, 17),
-    ("UCE", 3, 4),
-    ("WB", 2, 3),
-    ("WT", 2, 2),
-    ("WC", 2, 1),
+    *(("RUN", 3, 63), ("HP", 2, 20), ("MR", 2, 16), ("CC", 2, 19), ("SP", 2, 18), ("NV", 2, 15), ("XP", 2, 14)),
+    *(("RP", 2, 13), ("WP", 2, 12), ("RO", 2, 17), ("UCE", 3, 4), ("WB", 2, 3), ("WT", 2, 2), ("WC", 2, 1)),
     ("UC", 2, 0),
 ]
 
@@ -194,41 +175,30 @@ def test_a_line_as_kernels_print_it() -> None:
     )
     found = parse_log_lines([text])
     assert found.descriptors == [EfiDescriptor(15, 0x100000000, 0x1C0000000, 0xF)]
-    assert (found.complete, found.reason) == (False, "the log starts at mem104, what came before is lost")
+    assert (found.complete, found.reason) == (False, "the log starts at mem104, earlier entries are lost")
 
 
 MAP = [EfiDescriptor(7, page << 12, (page + 1) << 12, 0xF) for page in range(5)]
 
 
-def test_a_gap_makes_the_map_incomplete() -> None:
-    lines = log(MAP)
-    assert parse_log_lines(lines[:2] + lines[3:]) == (MAP[:2], False, "the log has no mem02")
+BAD = line(1, MAP[1]).replace("range=[0x0000000000001000", "range=[0x0000000000009000")
+NO_LINES = "the log has no efi: mem lines (the kernel prints them with efi=debug)"
 
 
-def test_a_second_print_is_not_the_same_map() -> None:
-    assert parse_log_lines([*log(MAP), *log(MAP[:2])]) == (MAP, True, None)
-
-
-def test_a_log_without_the_lines() -> None:
-    found = parse_log_lines(["efi: EFI v2.7 by EDK II", "efi: Remove mem58: MMIO range=[0xffc00000-0xffffffff]"])
-    assert found.descriptors == []
-    assert not found.complete
-    assert "efi=debug" in (found.reason or "")
-
-
-def test_runtime_entries_alone_are_not_the_boot_map() -> None:
-    found = parse_log_lines(["efi: EFI runtime memory map:", *log(MAP)])
-    assert (found.descriptors, found.complete) == ([], False)
-
-
-def test_a_line_that_contradicts_itself_ends_the_map() -> None:
-    bad = line(1, MAP[1]).replace("range=[0x0000000000001000", "range=[0x0000000000009000")
-    assert parse_log_lines([line(0, MAP[0]), bad]) == (MAP[:1], False, "mem01 cannot be read")
-
-
-def test_an_unknown_attribute_is_none_and_not_a_guess() -> None:
-    text = line(0, MAP[0]).replace("|WB|", "|XX|")
-    assert parse_log_lines([text]) == ([MAP[0]._replace(attribute=None)], True, None)
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (log(MAP)[:2] + log(MAP)[3:], (MAP[:2], False, "the log has no mem02")),
+        ([*log(MAP), *log(MAP[:2])], (MAP, True, None)),
+        (["efi: EFI v2.7 by EDK II", "efi: Remove mem58: MMIO range=[0xffc00000-0xffffffff]"], ([], False, NO_LINES)),
+        (["efi: EFI runtime memory map:", *log(MAP)], ([], False, NO_LINES)),
+        ([line(0, MAP[0]), BAD], (MAP[:1], False, "mem01 cannot be read")),
+        ([line(0, MAP[0]).replace("|WB|", "|XX|")], ([MAP[0]._replace(attribute=None)], True, None)),
+    ],
+    ids=["gap", "printed twice", "no lines", "runtime entries alone", "contradicts itself", "unknown attribute"],
+)
+def test_logs(lines: list[str], expected: object) -> None:
+    assert parse_log_lines(lines) == expected
 
 
 @given(st.lists(st.text(max_size=80) | st.sampled_from(log(MAP)).map(lambda text: text[:70]), max_size=8))

@@ -12,7 +12,6 @@ from drgn_unaccepted.model.header import (
     Header,
     decode_header,
     judge_header,
-    reservation_short,
     unreserved_tail,
 )
 from drgn_unaccepted.model.ranges import Range
@@ -33,20 +32,13 @@ def test_the_reported_header() -> None:
 
 def test_the_reported_reservation_is_twelve_bytes_short() -> None:
     """The fault was at ...625008, in the first page after the reservation."""
-    assert reservation_short(EDGELESS_ADDRESS, EDGELESS.bitmap_bytes)
     assert unreserved_tail(EDGELESS_ADDRESS, EDGELESS.bitmap_bytes) == Range(0x7D625000, 0x7D62500C)
 
 
 @given(st.integers(0, 1 << 40).map(lambda n: n * 8), st.integers(1, 1 << 20))
 def test_reservation_predicate_is_the_references(address: int, size: int) -> None:
     page_aligned = (24 + size + 4095) & ~4095
-    assert reservation_short(address, size) == ((address & 0xFFF) + 24 + size > page_aligned)
-
-
-@pytest.mark.parametrize(("size", "short"), [(4048, False), (4049, True), (4072, True), (4073, False)])
-def test_reservation_is_short_for_these_sizes_at_ovmfs_offset(size: int, short: bool) -> None:
-    for pages in (0, 7):
-        assert reservation_short(0x7FB73018, size + pages * 4096) is short
+    assert (unreserved_tail(address, size) is not None) == ((address & 0xFFF) + 24 + size > page_aligned)
 
 
 def judge(**changed: int) -> tuple[str, str | None]:
@@ -63,7 +55,6 @@ def test_a_header_of_zeros_is_not_captured() -> None:
 def test_other_versions_are_unsupported() -> None:
     state, reason = judge(version=2)
     assert state == "unsupported"
-    assert reason is not None
     assert "two bitmaps" in reason
     assert judge(version=0) == ("unsupported", "version 0, only version 1 is known")
     assert judge(version=0xFFFFFFFF)[0] == "unsupported"
@@ -82,38 +73,26 @@ def test_other_versions_are_unsupported() -> None:
         ({"bitmap_bytes": (256 << 20) + 1}, "size"),
         ({"bitmap_bytes": 1 << 60}, "size"),
         ({"phys_base": (1 << 52) - 0x200000}, "phys_base"),
-        ({"phys_base": (1 << 64) - 0x200000}, "phys_base"),
+        (
+            {"phys_base": (1 << 64) - 0x200000},
+            "phys_base, size: the bitmap covers up to 0x10000000fdbe00000, which wraps",
+        ),
         ({"unit_size": 1 << 31, "bitmap_bytes": 1 << 28}, "phys_base"),
     ],
 )
 def test_invalid_headers_name_the_field(changed: dict[str, int], field: str) -> None:
     state, reason = judge(**changed)
     assert state == "invalid"
-    assert reason is not None
     assert reason.startswith(field)
 
 
-def test_a_wrap_in_64_bits_is_named() -> None:
-    assert "wraps in 64 bits" in (judge(phys_base=(1 << 64) - 0x200000)[1] or "")
-
-
-def test_a_table_that_reaches_beyond_physical_memory_is_invalid() -> None:
-    assert judge_header(EDGELESS, (1 << 52) - 24)[0] == "invalid"
-
-
-@pytest.mark.parametrize("unit_size", [4096, 2 << 20, 128 << 20, 256 << 20])
-def test_any_power_of_two_is_a_unit(unit_size: int) -> None:
-    assert judge(unit_size=unit_size) == ("present", None)
-
-
 def test_the_bounds_themselves_are_valid() -> None:
+    for unit_size in (4096, 128 << 20, 256 << 20):
+        assert judge(unit_size=unit_size) == ("present", None)
+    assert judge_header(EDGELESS, (1 << 52) - 24)[0] == "invalid"
     whole = Header(1, 2 << 20, 0, 256 << 20)
     assert whole.geometry.end == 1 << 52
     assert judge_header(whole, EDGELESS_ADDRESS) == ("present", None)
-
-
-def test_alignment_is_not_judged_here() -> None:
-    assert judge_header(EDGELESS, EDGELESS_ADDRESS + 1) == ("present", None)
 
 
 @given(st.binary(min_size=24, max_size=24), st.integers(0, (1 << 64) - 1))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,28 +105,19 @@ def test_a_measured_guest() -> None:
     assert process_unaccepted_memory([given_range], geometry) == (b"\xff" * 192, [])
 
 
-def test_neighbours_are_not_joined() -> None:
-    two = [descriptor(0x100000000, 0x100300000), descriptor(0x100300000, 0x100600000)]
-    one = [descriptor(0x100000000, 0x100600000)]
-    geometry = Geometry(0x100000000, 1, 2 * MIB)
-    assert process_unaccepted_memory(two, geometry) == (b"\x00", [Range(0x100000000, 0x100600000)])
-    assert process_unaccepted_memory(one, geometry) == (b"\x07", [])
-
-
-def test_less_than_two_units_is_accepted_even_if_it_holds_one() -> None:
-    """The case in the comment of the kernel's process_unaccepted_memory(): 4 KiB, 2044 KiB, 2048 KiB."""
-    geometry = Geometry(0, 1, 2 * MIB)
-    entry = descriptor(4096, 4 * MIB)
-    assert process_unaccepted_memory([entry], geometry) == (b"\x00", [Range(4096, 4 * MIB)])
-
-
-def test_edges_are_accepted() -> None:
-    geometry = Geometry(0, 1, 2 * MIB)
-    entry = descriptor(2 * MIB - 4096, 8 * MIB + 4096)
-    assert process_unaccepted_memory([entry], geometry) == (
-        b"\x0e",
-        [Range(2 * MIB - 4096, 2 * MIB), Range(8 * MIB, 8 * MIB + 4096)],
-    )
+@pytest.mark.parametrize(
+    ("ranges", "bitmap", "accepted"),
+    [
+        ([(0, 0x300000), (0x300000, 0x600000)], b"\x00", [(0, 0x600000)]),
+        ([(0, 0x600000)], b"\x07", []),
+        ([(4096, 4 * MIB)], b"\x00", [(4096, 4 * MIB)]),
+        ([(2 * MIB - 4096, 8 * MIB + 4096)], b"\x0e", [(2 * MIB - 4096, 2 * MIB), (8 * MIB, 8 * MIB + 4096)]),
+    ],
+    ids=["neighbours are not merged", "one descriptor", "less than two units (the kernel's comment)", "edges"],
+)
+def test_examples(ranges: list[tuple[int, int]], bitmap: bytes, accepted: list[tuple[int, int]]) -> None:
+    found = process_unaccepted_memory([descriptor(*each) for each in ranges], Geometry(0, 1, 2 * MIB))
+    assert found == (bitmap, accepted)
 
 
 def test_a_descriptor_above_the_bitmap_is_reported() -> None:

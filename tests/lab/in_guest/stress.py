@@ -44,7 +44,6 @@ class Stress:
         self.opened = opened
         self.reader = KernelReader()
         table = self.take().table
-        assert table.bitmap is not None and table.address is not None and table.phys_base is not None
         self.at = opened.prog["page_offset_base"].value_() + table.address + 24
         self.first = table.phys_base // UNIT
         self.size = len(table.bitmap)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What scripts/bench measures: each function returns rows for one subject."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import struct
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import drgn
+from drgn.helpers.linux.bitops import test_bit
+from drgn.helpers.linux.list import list_for_each_entry
+
+from benchmarks.grown import Grown
+from benchmarks.measure import SAMPLE, Row, row, run, timed, turns
+from drgn_unaccepted.checks import run_checks
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.model.bitmap import Geometry, from_runs, runs, unaccepted_ranges
+from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
+
+MIB, TIB = 1 << 20, 1 << 40
+UNIT, BASE = 2 * MIB, 4 << 30
+#: Start of the kernel's direct map, where a made dump has its bitmap.
+DIRECT_MAP = 0xFFFF_8880_0000_0000
+MILLION = 1_000_000
+#: A whole dump of a guest.
+LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
+CAPTURE = LAB / "captures" / "6.12" / "fill" / "dump.elf"
+
+
+class Missing(Exception):
+    """The input of a subject does not exist; the text says how to make it."""
+
+
+def start(quick: bool = False) -> list[Row]:
+    """time and peak memory of the summary of a sample / a bare drgn that opens it"""
+    ours = (sys.executable, "-m", "drgn_unaccepted", "-c", SAMPLE, "summary")
+    bare = (sys.executable, "-m", "drgn", "-q", "-c", SAMPLE, "--no-default-symbols", "-e", "print(1)")
+    # drgn starts as for a user who has not installed this program.
+    env = {"DRGN_DISABLE_PLUGINS": "unaccepted"}
+    both = turns(lambda: run(ours), lambda: run(bare, env), 1 if quick else 15)
+    name = "summary of a sample / bare drgn"
+    return [
+        row(f"{name}: time", ((one.seconds, two.seconds) for one, two in both), 1.3),
+        row(f"{name}: peak memory", ((one.peak_bytes, two.peak_bytes) for one, two in both), 1.3, "bytes"),
+    ]
+
+
+def lists(quick: bool = False) -> list[Row]:
+    """check of a million listed chunks (4 TiB) / a plain list_for_each_entry walk in drgn"""
+    guest = Grown(4 * TIB)
+
+    def check() -> None:
+        run_checks(capture(guest.opened, Wanted(ALL_PARTS)))
+
+    def walk() -> None:
+        deque(list_for_each_entry("struct page", guest.list_head, "lru"), maxlen=0)
+
+    both = turns(timed(check), timed(walk), 1 if quick else 5)
+    return [row("check of a million listed chunks / list_for_each_entry", both, 1.1)]
+
+
+def resolve(quick: bool = False) -> list[Row]:
+    """resolve -f of a million addresses, from a file to printed lines / the quicker test_bit loop in drgn"""
+    if not CAPTURE.exists():
+        raise Missing(f"no {CAPTURE}: scripts/lab run fill --kernel 6.12 (the samples lack the table's page tables)")
+    prog = open_vmcore(str(CAPTURE)).prog
+    address = prog["page_offset_base"].value_() + prog["efi"].unaccepted.value_()
+    _version, unit, base, size = struct.unpack("<IIQQ", prog.read(address, 24))
+    bitmap = drgn.Object(prog, prog.pointer_type(prog.type("unsigned long")), address + 24)
+    end = base + 8 * size * unit
+    number = MILLION // 10 if quick else MILLION
+    with TemporaryDirectory(prefix="bench-") as directory:
+        addresses = Path(directory) / "addresses"
+        numbers = random.Random(3)
+        addresses.write_text("".join(f"{numbers.randrange(base, end):#x}\n" for _ in range(number)))
+
+        def loop() -> None:
+            # As a user types it who reads the table's fields once; with them in the loop it takes twice as long.
+            with addresses.open() as lines:
+                for line in lines:
+                    x = int(line, 16)
+                    is_set = base <= x < end and test_bit((x - base) // unit, bitmap)
+                    print(hex(x), "unaccepted" if is_set else "accepted")
+
+        def ours() -> None:
+            main(["-c", str(CAPTURE), "resolve", "-f", str(addresses)])
+
+        outputs = [Path(directory) / name for name in ("ours", "loop")]
+        both = turns(
+            timed(lambda: _printed(ours, outputs[0])), timed(lambda: _printed(loop, outputs[1])), 1 if quick else 3
+        )
+        answers = [
+            [line.split()[:2] for line in path.read_text().splitlines() if line.startswith("0x")] for path in outputs
+        ]
+        if answers[0] != answers[1]:
+            raise SystemExit("resolve -f and the test_bit loop give different answers")
+    return [row(f"resolve -f of {number:,} addresses / test_bit loop", both, 0.5)]
+
+
+def _printed(work, output: Path) -> None:  # type: ignore[no-untyped-def]
+    with output.open("w") as out, contextlib.redirect_stdout(out):
+        work()
+
+
+def ranges(quick: bool = False) -> list[Row]:
+    """256 MiB of bitmap (4 PiB of guest) to ranges / one prog.read() of it"""
+    rows = []
+    for name, bitmap in (("two runs", _stretched_sample(256 * MIB)), ("1,000 holes", _with_holes(256 * MIB, 1000))):
+        with _dump_of(bitmap) as prog:
+            geometry = Geometry(BASE, len(bitmap), UNIT)
+            both = turns(
+                timed(lambda g=geometry, b=bitmap: deque(unaccepted_ranges(g, b), maxlen=0)),  # type: ignore[misc]
+                timed(lambda p=prog, b=bitmap: p.read(DIRECT_MAP, len(b))),  # type: ignore[misc]
+                1 if quick else 9,
+            )
+            rows.append(row(f"256 MiB of bitmap to ranges, {name} / one prog.read()", both, 0.5))
+    return rows
+
+
+def _stretched_sample(nbytes: int) -> bytes:
+    """The sample's bitmap, stretched. A guest accepts from one end of each zone, so that it has two runs."""
+    bitmap = capture(open_vmcore(str(SAMPLE)), Wanted(frozenset())).table.bitmap
+    assert bitmap is not None
+    factor = nbytes // len(bitmap)
+    return from_runs(((first * factor, end * factor) for first, end in runs(bitmap)), nbytes)
+
+
+def _with_holes(nbytes: int, holes: int) -> bytes:
+    """All bits set but ``holes`` pairs of neighbours."""
+    bitmap = bytearray(b"\xff") * nbytes
+    for byte in random.Random(1).sample(range(nbytes), holes):
+        bitmap[byte] = 0b11100111
+    return bytes(bitmap)
+
+
+@contextlib.contextmanager
+def _dump_of(bitmap: bytes) -> Iterator[drgn.Program]:
+    """A core dump file with nothing but this bitmap, at DIRECT_MAP."""
+    size, offset = len(bitmap), 4096
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 4, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 4, offset, DIRECT_MAP, BASE, size, size, 4096)
+    with TemporaryDirectory(prefix="bench-") as directory:
+        path = Path(directory) / "dump"
+        path.write_bytes((header + segment).ljust(offset, b"\0") + bitmap)
+        prog = drgn.Program()
+        prog.set_core_dump(path)
+        yield prog
+
+
+ROWS = {function.__name__: function for function in (start, lists, resolve, ranges)}
