@@ -27,7 +27,7 @@ from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, PAGE_SHIFT, PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import ALL_MEMORY, PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import safe, span
 
 
@@ -165,111 +165,96 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Res
                 if len(entries) >= RESOLVED_PIECES:
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
-    return {**head(snapshot, source, "resolve"), "missing": context.missing(), "addresses": entries}
+    return {**head(snapshot, source, "resolve"), "missing": context.missing, "addresses": entries}
 
 
 class _Context:
-    """The columns beside the state: unit, predicate, EFI, e820, zone, list, in-flight accepts."""
+    """The columns beside the state: unit, predicate, EFI, e820, zone, list, accepts in flight."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._listed = listed_ranges(snapshot)
-        self._cut = self._cut_lists() is not None
+        table, tables, efi_map, accepting = snapshot.table, snapshot.e820, snapshot.efi_map, snapshot.accepting
+        self._table, self._zones, self._efi_map = table, snapshot.zones or (), efi_map
+        self._current = None if tables is None else tables.current
+        self._listed = None if no_zones(snapshot) else listed_ranges(snapshot)
+        base = snapshot.unit_base()[0]
+        self._in_flight: Optional[list[Range]] = None
+        if accepting is not None and (base is not None or not accepting.entries):
+            start, unit = base or (0, 0)
+            units = ((entry.start_unit, entry.end_unit) for entry in accepting.entries)
+            self._in_flight = rng.merge((start + low * unit, start + high * unit) for low, high in units if low < high)
+        no_table = None if table.state == "absent" else f"table {table.state}: {table.reason}"
+        no_bits = table.reason if table.is_saved or table.is_doubted else None
+        no_efi = snapshot.missing.get("efi_map")
+        if efi_map is not None:
+            partial = f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
+            no_efi = None if efi_map.complete else partial
+        no_e820 = snapshot.missing.get("e820") if tables is None else snapshot.missing.get("e820.current")
+        if accepting is None:
+            no_accepting = snapshot.missing["accepting"]
+        elif accepting.problems:
+            no_accepting = f"accepting_list: {accepting.problems[0]}"
+        else:
+            no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
+        reasons = {
+            "unit": no_table if table.geometry is None else None,
+            "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
+            "efi": no_efi,
+            "e820": no_e820 if self._current is None else None,
+            "zone": no_zones(snapshot),
+            "listed": no_zones(snapshot) or self._cut_lists(),
+            "in_flight": no_accepting if self._in_flight is None or (accepting and accepting.problems) else None,
+        }
+        #: Why a column cannot be known, by its name.
+        self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
 
     def entry(self, piece: Piece) -> AddressDocument:
         where = Range(piece.start, piece.end)
-        node, zone = self._zone(where)
-        listed, in_flight, reason = self._is_listed(where), self._in_flight(where), piece.reason
+        # The spans of nodes can interleave.
+        spans = ((zone, zone.start_pfn * PAGE_SIZE, zone.spanned_pages * PAGE_SIZE) for zone in self._zones)
+        zones = [zone for zone, start, size in spans if start <= where.start and where.end <= start + size]
+        zone = zones[0] if len(zones) == 1 else None
+        listed = self._within("listed", self._listed, where)
+        in_flight = self._within("in_flight", self._in_flight, where)
+        reason = piece.reason
         if listed and piece.state == ACCEPTED:
             reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)"
         if in_flight and piece.state == UNKNOWN:
             reason += "; an accept of it is in flight (see accepting)"
+        descriptors = () if self._efi_map is None else self._efi_map.descriptors
         return {
             "address": piece.start,
             "state": piece.state,
             "covered": piece.covered,
             "unit": self._unit(piece.start),
             "kernel_predicate": self._kernel_predicate(where),
-            "efi": self._efi(where),
-            "e820": self._e820(where),
-            "node": node,
-            "zone": zone,
+            "efi": _holder(descriptors, where, efi_model.type_name),
+            "e820": _holder(self._current or (), where, e820_model.type_name),
+            "node": None if zone is None else zone.node,
+            "zone": None if zone is None else zone.name,
             "listed": listed,
             "in_flight": in_flight,
             "reason": reason,
         }
 
-    def missing(self) -> dict[str, str]:
-        """Why a column cannot be known, by its name."""
-        snapshot = self._snapshot
-        reasons = {
-            "unit": self._no_table() if snapshot.table.geometry is None else None,
-            "kernel_predicate": self._no_predicate(),
-            "efi": self._no_efi(),
-            "e820": self._no_e820(),
-            "zone": no_zones(snapshot),
-            "listed": no_zones(snapshot) or self._cut_lists(),
-            "in_flight": self._no_accepting(),
-        }
-        return {name: reason for name, reason in reasons.items() if reason is not None}
-
-    def _no_table(self) -> Optional[str]:
-        table = self._snapshot.table
-        return None if table.state == "absent" else f"table {table.state}: {table.reason}"
-
-    def _no_predicate(self) -> Optional[str]:
-        table = self._snapshot.table
-        if table.geometry is None or table.bitmap is None:
-            return self._no_table()
-        return table.reason if table.is_saved or table.is_doubted else None
-
-    def _no_efi(self) -> Optional[str]:
-        efi_map = self._snapshot.efi_map
-        if efi_map is None:
-            return self._snapshot.missing["efi_map"]
-        if efi_map.complete:
-            return None
-        return f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
-
-    def _no_e820(self) -> Optional[str]:
-        snapshot = self._snapshot
-        if snapshot.e820 is None:
-            return snapshot.missing["e820"]
-        return None if snapshot.e820.current is not None else snapshot.missing["e820.current"]
-
     def _cut_lists(self) -> Optional[str]:
-        """What ended the walk of a list early: what it did not find can be listed."""
-        for zone in self._snapshot.zones or ():
+        """Why the walk of a list ended early: the rest of it is not known."""
+        for zone in self._zones:
             if zone.listed is not None and zone.listed.problems:
                 return f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
         return None
 
-    def _no_accepting(self) -> Optional[str]:
-        accepting = self._snapshot.accepting
-        if accepting is None:
-            return self._snapshot.missing["accepting"]
-        if accepting.problems:
-            return f"accepting_list: {accepting.problems[0]}"
-        if accepting.entries and self._snapshot.unit_base()[0] is None:
-            return f"accepting_list has units, and where unit 0 is is not known: {self._no_table()}"
-        return None
-
     def _unit(self, address: int) -> Optional[UnitDocument]:
-        geometry, bitmap = self._snapshot.table.geometry, self._snapshot.table.bitmap
-        if geometry is None:
+        geometry, bitmap = self._table.geometry, self._table.bitmap
+        index = None if geometry is None else geometry.index(address)
+        if geometry is None or index is None:
             return None
-        index = geometry.index(address)
-        if index is None:
-            return None
-        unit = geometry.unit(index)
         bit = None if bitmap is None else int(bits.test_bit(bitmap, index))
-        if bit == 0 and self._snapshot.table.is_doubted:
-            bit = None
-        return {"index": index, "start": unit.start, "end": unit.end, "bit": bit}
+        start, end = geometry.unit(index)
+        return {"index": index, "start": start, "end": end, "bit": None if not bit and self._table.is_doubted else bit}
 
     def _kernel_predicate(self, where: Range) -> Optional[bool]:
         """range_contains_unaccepted_memory() of its pages; of one page pfn_is_unaccepted_memory()."""
-        table = self._snapshot.table
+        table = self._table
         if table.state == "absent":
             return False
         if table.geometry is None or table.bitmap is None or table.is_saved:
@@ -279,56 +264,14 @@ class _Context:
         found = bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
         return None if table.is_doubted and not found else found
 
-    def _efi(self, where: Range) -> Optional[TypedRange]:
-        efi_map = self._snapshot.efi_map
-        return None if efi_map is None else _holder(efi_map.descriptors, where, efi_model.type_name)
-
-    def _e820(self, where: Range) -> Optional[TypedRange]:
-        tables = self._snapshot.e820
-        if tables is None or tables.current is None:
+    def _within(self, name: str, ranges: Optional[Sequence[Range]], where: Range) -> Optional[bool]:
+        """Whether all of it (True) or none of it (False) is in ``ranges``; None for a part of it, or if not known."""
+        if ranges is None:
             return None
-        return _holder(tables.current, where, e820_model.type_name)
-
-    def _zone(self, where: Range) -> tuple[Optional[int], Optional[str]]:
-        """Node and zone whose span alone holds the range; spans of nodes can interleave."""
-        if self._snapshot.zones is None:
-            return None, None
-        holders = [
-            zone
-            for zone in self._snapshot.zones
-            if zone.start_pfn << PAGE_SHIFT <= where.start
-            and where.end <= (zone.start_pfn + zone.spanned_pages) << PAGE_SHIFT
-        ]
-        return (holders[0].node, holders[0].name) if len(holders) == 1 else (None, None)
-
-    def _is_listed(self, where: Range) -> Optional[bool]:
-        if not self._snapshot.zones:
-            return None
-        listed = self._within(self._listed, where)
-        return None if self._cut and not listed else listed
-
-    def _within(self, ranges: Sequence[Range], where: Range) -> Optional[bool]:
-        """Whether all of it (True) or none of it (False) lies in ``ranges``; None for some of it."""
         inside = rng.total(rng.intersect(ranges, [where]))
-        return None if 0 < inside < where.end - where.start else bool(inside)
-
-    def _in_flight(self, where: Range) -> Optional[bool]:
-        accepting = self._snapshot.accepting
-        if accepting is None:
+        if 0 < inside < where.end - where.start or (not inside and name in self.missing):
             return None
-        if not accepting.entries:
-            return None if accepting.problems else False
-        counted, _ = self._snapshot.unit_base()
-        if counted is None:
-            return None
-        base, unit_size = counted
-        ends = rng.merge(
-            Range(base + entry.start_unit * unit_size, base + entry.end_unit * unit_size)
-            for entry in accepting.entries
-            if entry.start_unit < entry.end_unit
-        )
-        found = self._within(ends, where)
-        return None if accepting.problems and not found else found
+        return bool(inside)
 
 
 def _holder(
