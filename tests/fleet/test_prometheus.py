@@ -95,6 +95,7 @@ EXPRESSIONS = [
 ]
 
 
+@pytest.mark.long
 def test_the_alerts_fire_when_they_should_and_all_queries_are_promql(tmp_path: Path) -> None:
     promtool = tool("promtool", "prometheus")
     dashboard = tmp_path / "rules.yml"
