@@ -236,8 +236,9 @@ class MapView {
     };
     for (let x = 0; x < this.plot; x++) {
       const low = at(x), high = at(x + 1), ram = layers.ram.inside(low, high), waiting = unaccepted.inside(low, high);
-      ctx.fillStyle = waiting || ram ? this.levels[eighths(waiting, Math.max(waiting, ram))] : this.color("hole");
-      if (!waiting && layers.unknown.inside(low, high)) fill(ctx, this.color("unknown"), this.left + x, 4, 1, 14);
+      const level = waiting || ram ? this.levels[eighths(waiting, Math.max(waiting, ram))] : this.color("hole");
+      const isUnknown = !waiting && layers.unknown.inside(low, high);
+      fill(ctx, isUnknown ? this.color("unknown") : level, this.left + x, 4, 1, 14);
       if (waiting) {
         // A mark for any amount.
         fill(ctx, this.color("unaccepted"), this.left + x - 1, 22, 3, 4);
