@@ -293,17 +293,23 @@ class KexecSegment(NamedTuple):
     end: Edge
 
 
-_PAGE_STATES = ("buddy", "in-use", "unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent")
+#: States of pages that were given to the buddy allocator once.
+GIVEN_STATES = ("buddy", "in-use", "per-cpu")
+_PAGE_STATES = (
+    *GIVEN_STATES,
+    *("unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent", "damaged"),
+)
 
 
 class PageRun(NamedTuple):
     """Consecutive pages of one state; ``end_pfn`` is exclusive.
 
-    States: ``buddy`` (in a free list), ``in-use`` (allocated), ``unaccepted`` (head and body of a listed chunk),
-    ``reserved`` (PageReserved), ``offline``, ``free`` (no references, in no free list that its page shows: a per-CPU
-    list, a body of an allocation without compound head, or on the way from one state to another), ``uninitialised``
-    (by deferred initialisation: poisoned, all zeros, or from ``pgdat->first_deferred_pfn`` on), ``device``
-    (ZONE_DEVICE), ``absent`` (no ``struct page``). Pages whose ``struct page`` is not in the dump are in no run.
+    States: ``buddy`` (in a free list), ``in-use`` (allocated), ``per-cpu`` (on ``zone->per_cpu_pageset``),
+    ``unaccepted`` (head and body of a listed chunk), ``reserved`` (PageReserved), ``offline``, ``free`` (no references,
+    in no free list: a body of an allocation without compound head, or on the way from one state to another),
+    ``uninitialised`` (by deferred initialisation: poisoned, all zeros, or from ``pgdat->first_deferred_pfn`` on),
+    ``device`` (ZONE_DEVICE), ``absent`` (no ``struct page``), ``damaged`` (its node and zone are impossible, or those
+    of a neighbour in the same page of the memmap). Pages whose ``struct page`` is not in the dump are in no run.
     """
 
     start_pfn: PfnEnd
@@ -322,6 +328,8 @@ class Pages:
     limited: Optional[str]
     #: PFNs of accepted pages right before an unaccepted unit that are in use and read as zeros.
     masked_pfns: Annotated[tuple[Pfn, ...], Bounds(0, limits.MASKED_PAGES)] = ()
+    #: In a dump of /proc/vmcore, pages that are not all zeros, of memory whose struct pages do not tell its state.
+    written: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, SourceName
-from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
-from drgn_unaccepted.answer.head import head, unaccepted_bytes
+from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
-from drgn_unaccepted.answer.source import Source, choose_source
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
@@ -51,16 +50,16 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     """
     slices: list[_Slice] = []
     axis: Optional[_Axis] = None
-    last: Optional[tuple[Snapshot, Source]] = None
+    last: Optional[tuple[Snapshot, Judgement]] = None
     per_slice = 1
     known: set[int] = set()
     for _, elapsed, _, snapshot in samples:
-        source = choose_source(snapshot, wanted)
-        last = snapshot, source
+        judgement = judge(snapshot, wanted)
+        last = snapshot, judgement
         if axis is None:
-            axis = _axis(snapshot, columns)
-        bins = _bins(snapshot, source, axis, known)
-        now = _Slice(elapsed, 1, source.name, unaccepted_bytes(snapshot, source), bins)
+            axis = _axis(snapshot, judgement, columns)
+        bins = _bins(snapshot, judgement, axis, known)
+        now = _Slice(elapsed, 1, judgement.name, judgement.unaccepted_bytes, bins)
         if slices and slices[-1].samples < per_slice:
             slices[-1] = now._replace(samples=slices[-1].samples + 1)
         else:
@@ -95,10 +94,10 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     }
 
 
-def _axis(snapshot: Snapshot, columns: int) -> _Axis:
-    geometry, unit = snapshot.table.geometry, unit_size(snapshot)
+def _axis(snapshot: Snapshot, judgement: Judgement, columns: int) -> _Axis:
+    geometry, unit = snapshot.table.geometry, judgement.evidence.unit
     origin = 0 if geometry is None else geometry.phys_base % (UNITS_PER_BYTE * unit)
-    listed = listed_ranges(snapshot)
+    listed = judgement.evidence.listed
     waiting = [Range(listed[0].start, listed[-1].end)] if listed else []
     if geometry is not None:
         waiting = [Range(geometry.phys_base, geometry.end)]
@@ -111,17 +110,17 @@ def _axis(snapshot: Snapshot, columns: int) -> _Axis:
     return _Axis([grid.start(number) for number in numbers], grid, unit)
 
 
-def _bins(snapshot: Snapshot, source: Source, axis: _Axis, known: set[int]) -> Optional[list[Optional[int]]]:
+def _bins(snapshot: Snapshot, judgement: Judgement, axis: _Axis, known: set[int]) -> Optional[list[Optional[int]]]:
     """Unaccepted bytes of each bin, None for an unknown one; None where the source knows no addresses.
 
     :param known: indexes of the bins whose state is known since an earlier sample; those of this one are added
     """
-    if source.exact:
+    if judgement.by_bits:
         known.update(range(len(axis.starts)))
         return [set_bits(snapshot, axis.grid, start)[0] * axis.unit for start in axis.starts]
-    if source.name != "page-lists":
+    if judgement.name != "page-lists":
         return None
-    listed = listed_ranges(snapshot)
+    listed = judgement.evidence.listed
     bins: list[Optional[int]] = [bytes_inside(listed, axis.grid, start)[0] for start in axis.starts]
     known.update(index for index, nbytes in enumerate(bins) if nbytes)
     return [nbytes if nbytes or index in known else None for index, nbytes in enumerate(bins)]

@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, Span, TypedRange
-from drgn_unaccepted.answer.evidence import listed_ranges, possible_guards, unit_size
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import UNACCEPTED, UNKNOWN, StateMap
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
@@ -86,7 +85,7 @@ class Grid(NamedTuple):
 
 def map_document(
     snapshot: Snapshot,
-    source: Source,
+    judgement: Judgement,
     *,
     window: Optional[Range] = None,
     columns: int = 64,
@@ -102,11 +101,11 @@ def map_document(
     :param wide: bins in a row for guests that need larger bins, ``columns`` by default
     :param finest: units of the smallest bin; by default 8, with a window 1
     """
-    geometry, unit = snapshot.table.geometry, unit_size(snapshot)
-    unaccepted, unknown = _states(snapshot, source)
-    shown = layers(snapshot, source, unaccepted, unknown)
+    geometry, unit = snapshot.table.geometry, judgement.evidence.unit
+    unaccepted, unknown = _states(snapshot, judgement)
+    shown = layers(snapshot, judgement, unaccepted, unknown)
     memory = shown.memory
-    filled = filled_ranges(snapshot, source, memory)
+    filled = filled_ranges(snapshot, judgement, memory)
     if window is not None:
         filled = rng.intersect(filled, [window]) or [window]
     if finest is None:
@@ -117,7 +116,7 @@ def map_document(
     rows: list[MapRow] = []
     for number in numbers:
         start = grid.start(number)
-        if source.exact:
+        if judgement.by_bits:
             units = set_bits(snapshot, grid, start)
             unaccepted_bytes = [count * unit for count in units]
         else:
@@ -137,7 +136,7 @@ def map_document(
             }
         )
     return {
-        **head(snapshot, source, "map"),
+        **head(snapshot, judgement, "map"),
         "window": None if window is None else list(window),
         "unit_size": unit,
         "unit_size_from": "table" if geometry is not None else "x86",
@@ -160,20 +159,20 @@ def map_document(
     }
 
 
-def layers(snapshot: Snapshot, source: Source, unaccepted: Sequence[Range], unknown: Sequence[Range]) -> Layers:
+def layers(snapshot: Snapshot, judgement: Judgement, unaccepted: Sequence[Range], unknown: Sequence[Range]) -> Layers:
     """Memory of each kind, given the ranges of these two states. An exact source needs no ``unaccepted``."""
     memory = memory_of(snapshot)
     return Layers(
         memory,
         rng.intersect(memory.ram, unknown),
-        rng.subtract(memory.ram, _covered(snapshot)) if source.name == "bitmap" else [],
-        [] if source.exact else rng.intersect(possible_guards(snapshot), unaccepted),
+        rng.subtract(memory.ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
+        [] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
     )
 
 
-def filled_ranges(snapshot: Snapshot, source: Source, memory: Memory) -> list[Range]:
+def filled_ranges(snapshot: Snapshot, judgement: Judgement, memory: Memory) -> list[Range]:
     """What is worth a row: RAM and unaccepted memory."""
-    return rng.merge(memory.ram + _strays(snapshot, source, memory.ram))
+    return rng.merge(memory.ram + _strays(snapshot, judgement, memory.ram))
 
 
 def lanes(snapshot: Snapshot) -> Lanes:
@@ -269,21 +268,21 @@ def _sorted_out(entries: Iterable[tuple[int, int, bool]], provenance: MemoryFrom
     return Memory(rng.subtract(rng.merge(kinds[True]), reserved), reserved, provenance)
 
 
-def _states(snapshot: Snapshot, source: Source) -> tuple[list[Range], list[Range]]:
+def _states(snapshot: Snapshot, judgement: Judgement) -> tuple[list[Range], list[Range]]:
     """Unaccepted and unknown ranges, where they are not simply the bits of the bitmap."""
-    if source.exact:
+    if judgement.by_bits:
         return [], []
     found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
-    for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+    for piece in judgement.pieces(0, limits.PHYSICAL_END):
         if piece.state in found:
             found[piece.state].append(Range(piece.start, piece.end))
     return rng.merge(found[UNACCEPTED]), rng.merge(found[UNKNOWN])
 
 
-def _strays(snapshot: Snapshot, source: Source, ram: Sequence[Range]) -> list[Range]:
+def _strays(snapshot: Snapshot, judgement: Judgement, ram: Sequence[Range]) -> list[Range]:
     """Unaccepted memory that is not RAM, which should not exist, in whole units."""
-    if source.name != "bitmap":
-        return rng.subtract(listed_ranges(snapshot), ram) if source.name == "page-lists" else []
+    if not judgement.by_bits:
+        return rng.subtract(judgement.evidence.listed, ram) if judgement.name == "page-lists" else []
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
     found: list[Range] = []

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union
 
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.errors import EXIT_ANSWERED
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Snapshot
@@ -20,7 +20,7 @@ Arguments = argparse.Namespace
 Parser = argparse.ArgumentParser
 
 #: The parts of a snapshot that tell the state of memory, beside the table and the pages.
-STATE = frozenset(("kernel", "zones", "counters"))
+STATE = frozenset(("kernel", "zones", "counters", "efi_map", "e820", "kernel_memory", "accepting"))
 
 A = TypeVar("A")
 
@@ -44,7 +44,7 @@ class Question(Generic[A]):
         """The text that answers without a target; None where a target is needed."""
         return None
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> A:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> A:
         """The answer, out of the snapshot alone.
 
         :raises CommandError: the question cannot be answered at all
@@ -59,9 +59,9 @@ class Question(Generic[A]):
         """Whether a second sample of a live kernel has to confirm the answer."""
         return False
 
-    def confirmed(self, before: Snapshot, now: Snapshot, source: Source, args: Arguments) -> A:
+    def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> A:
         """The answer of two samples of a live kernel."""
-        return self.answer(now, source, args)
+        return self.answer(now, judgement, args)
 
     def exit_status(self, answer: A) -> int:
         return EXIT_ANSWERED

@@ -8,13 +8,14 @@ from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
 from drgn_unaccepted.answer.head import head, platform_document
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import Finding, confirm, explain, rule_names, run_checks
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, CommandError, one_line
 from drgn_unaccepted.files import write_atomically
-from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
 from drgn_unaccepted.views.junit import junit
 from drgn_unaccepted.views.nagios import nagios
 from drgn_unaccepted.views.prometheus import prometheus
@@ -37,14 +38,17 @@ class Check(Question[CheckAnswer]):
     def offline(self, args: Arguments) -> Optional[str]:
         return None if args.explain is None else explain(args.explain)
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
-        return check(snapshot, source, args.rule)
+    def where(self, args: Arguments) -> tuple[Range, ...]:
+        return ALL_MEMORY
+
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
+        return check(snapshot, judgement, args.rule)
 
     def is_suspect(self, answer: CheckAnswer) -> bool:
         return answer["status"] != "ok"
 
-    def confirmed(self, before: Snapshot, now: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
-        return check(now, source, args.rule, before)
+    def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
+        return check(now, judgement, args.rule, before)
 
     def lack(self, answer: CheckAnswer) -> Optional[str]:
         if answer["status"] != "unknown":
@@ -87,7 +91,7 @@ def _rule(text: str) -> str:
 
 
 def check(
-    snapshot: Snapshot, source: Source, only: Optional[Collection[str]] = None, earlier: Optional[Snapshot] = None
+    snapshot: Snapshot, judgement: Judgement, only: Optional[Collection[str]] = None, earlier: Optional[Snapshot] = None
 ) -> CheckAnswer:
     """The findings, and the worst of them as the overall status.
 
@@ -99,7 +103,7 @@ def check(
     if earlier is not None:
         report = confirm(run_checks(earlier, only), report)
     return {
-        **head(snapshot, source, "check"),
+        **head(snapshot, judgement, "check"),
         "platform": platform_document(snapshot.platform),
         "status": report.status,
         "findings": [_finding_document(finding) for finding in report.findings],

@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.accepting import accepting
 from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
 
@@ -38,17 +38,17 @@ class Progress:
     def document(self, sample: Sample) -> ProgressAnswer:
         """The answer for one sample, compared with those before."""
         snapshot = sample.snapshot
-        source = choose_source(snapshot, self._wanted)
-        shared, zones = head(snapshot, source, self._command), snapshot.zones
+        judgement = judge(snapshot, self._wanted)
+        shared, zones = head(snapshot, judgement, self._command), snapshot.zones
         now = _Point(
             sample.elapsed,
-            source.name,
+            judgement.name,
             shared["unaccepted_bytes"],
             {(zone.node, zone.name): _bytes(zone.unaccepted_pages) for zone in zones or ()},
         )
         then = self._then(now)
         rate = _rate(then, now, then and then.unaccepted, now.unaccepted)
-        flight = accepting(snapshot, source)
+        flight = accepting(snapshot, judgement)
         return {
             **shared,
             "sample": sample.number,

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
@@ -90,7 +90,7 @@ def _history(recording: Recording, args: Arguments, columns: int, lines: int) ->
 def _page(recording: Recording, args: Arguments) -> str:
     past = _history(recording, args, *_FIGURE)
     last = deque(recording, maxlen=1).pop().snapshot
-    return written_line(write_page(report(last, choose_source(last, args.source), past=past), args.report))
+    return written_line(write_page(report(last, judge(last, args.source), past=past), args.report))
 
 
 COMMAND = Replay()

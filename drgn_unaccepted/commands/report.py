@@ -27,10 +27,9 @@ from drgn_unaccepted.answer.documents import (
     ReportAnswer,
     State,
 )
-from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import filled_ranges, lanes, layers
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import UNACCEPTED, UNKNOWN, StateMap
+from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
 from drgn_unaccepted.checks import explain
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.accepting import accepting
@@ -62,8 +61,8 @@ class Report(Question[PageDocument]):
     def where(self, args: Arguments) -> tuple[Range, ...]:
         return ALL_MEMORY
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> PageDocument:
-        return report(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> PageDocument:
+        return report(snapshot, judgement)
 
     def output(self, answer: PageDocument, args: Arguments) -> Iterable[str]:
         written = write_page(answer, args.output)
@@ -86,7 +85,7 @@ def written_line(answer: ReportAnswer) -> str:
 
 
 def report(
-    snapshot: Snapshot, source: Source, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
+    snapshot: Snapshot, judgement: Judgement, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
 ) -> PageDocument:
     """The data of the page.
 
@@ -94,12 +93,12 @@ def report(
     :param past: the answer of :func:`~drgn_unaccepted.answer.history.history` for a recording that ends here
     :raises CommandError: the state of memory changes too often for a page
     """
-    found = _states(snapshot, source)
-    unaccepted = [] if source.exact else _ranges(found, UNACCEPTED)
-    shown = layers(snapshot, source, unaccepted, _ranges(found, UNKNOWN))
+    found = _states(snapshot, judgement)
+    unaccepted = [] if judgement.by_bits else _ranges(found, UNACCEPTED)
+    shown = layers(snapshot, judgement, unaccepted, _ranges(found, UNKNOWN))
     memory = shown.memory
-    findings = check(snapshot, source) if checks is None else checks
-    zone_list, efi_map = zones(snapshot, source), efi(snapshot, source)
+    findings = check(snapshot, judgement) if checks is None else checks
+    zone_list, efi_map = zones(snapshot, judgement), efi(snapshot, judgement)
     for zone in zone_list["zones"] or ():
         zone["listed"] = None  # in "listed", packed
     for descriptor in efi_map["descriptors"] or ():
@@ -111,24 +110,24 @@ def report(
         for finding in findings["findings"]
         if finding["status"] not in ("pass", "skip")
     }
-    summed = summary(snapshot, source)
+    summed = summary(snapshot, judgement)
     if zone_list["missing"]:
         summed["missing"]["zones"] = zone_list["missing"]
     return {
         **summed,
         "command": "report",
-        "unit_size": unit_size(snapshot),
+        "unit_size": judgement.evidence.unit,
         "saved": snapshot.table.is_saved,
-        "bits": None if source.exact else pack(_set_bits(snapshot)),
+        "bits": None if judgement.by_bits else pack(_set_bits(snapshot)),
         "states": [
             {"state": state, "covered": covered, "reason": reason, "runs": _pack(edges)}
             for (state, covered, reason), edges in found.items()
         ],
-        "listed": pack(listed_ranges(snapshot)),
+        "listed": pack(judgement.evidence.listed),
         "accepting_ranges": lanes(snapshot)["accepting"] or [],
         "elsewhere": _elsewhere(snapshot),
         "memory_from": memory.provenance,
-        "filled": pack(filled_ranges(snapshot, source, memory)),
+        "filled": pack(filled_ranges(snapshot, judgement, memory)),
         "layers": {
             "reserved": pack(memory.reserved),
             "ram": pack(memory.ram),
@@ -137,9 +136,9 @@ def report(
             "guard": pack(shown.guards),
         },
         "efi": efi_map,
-        "e820": e820(snapshot, source),
+        "e820": e820(snapshot, judgement),
         "zones": zone_list["zones"],
-        "accepting": accepting(snapshot, source),
+        "accepting": accepting(snapshot, judgement),
         "checks": {**findings, "explain": explained},
         "recording": None if past is None else _recording(past),
     }
@@ -177,11 +176,11 @@ def _recording(past: HistoryAnswer) -> PageHistory:
     return {**past, "slices": slices, "unaccepted": _deflated(nbytes.tobytes())}
 
 
-def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
+def _states(snapshot: Snapshot, judgement: Judgement) -> dict[Said, array[int]]:
     """Starts and ends in turns, by what is said of the ranges. Together they are all addresses."""
     found: dict[Said, array[int]] = {}
     count = 0
-    for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+    for piece in judgement.pieces(0, limits.PHYSICAL_END):
         edges = found.setdefault((piece.state, piece.covered, piece.reason), array("Q"))
         if edges and edges[-1] == piece.start:
             edges[-1] = piece.end

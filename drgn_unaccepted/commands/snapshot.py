@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drgn_unaccepted.answer.documents import SnapshotAnswer
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.errors import CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.model.ranges import Range
@@ -32,8 +32,8 @@ class WriteSnapshot(Question[Taken]):
     def where(self, args: Arguments) -> tuple[Range, ...]:
         return ALL_MEMORY
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> Taken:
-        shared = head(snapshot, source, "snapshot")
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Taken:
+        shared = head(snapshot, judgement, "snapshot")
         return Taken({**shared, "file": args.output, "missing": dict(snapshot.missing)}, snapshot)
 
     def output(self, answer: Taken, args: Arguments) -> Iterable[str]:
