@@ -127,6 +127,8 @@ class EfiMap:
     buffer: Optional[Range] = None
     #: Some merged entries could not be split again, so the replayed bitmap may have too many bits set.
     ambiguous: bool = False
+    #: How the map in memory differs from the one in the log.
+    conflict: Optional[str] = None
 
 
 @dataclass(frozen=True)

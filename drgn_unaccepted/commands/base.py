@@ -13,7 +13,6 @@ from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union
 
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.errors import EXIT_ANSWERED
-from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Snapshot
 
 Arguments = argparse.Namespace
@@ -35,10 +34,6 @@ class Question(Generic[A]):
 
     def add_arguments(self, parser: Parser) -> None:
         """Declare the options of this command alone."""
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        """The physical ranges whose state is asked for, where the bitmap does not tell it."""
-        return ()
 
     def offline(self, args: Arguments) -> Optional[str]:
         """The text that answers without a target; None where a target is needed."""

@@ -14,8 +14,7 @@ from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, CommandError, one_line
 from drgn_unaccepted.files import write_atomically
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.junit import junit
 from drgn_unaccepted.views.nagios import nagios
 from drgn_unaccepted.views.prometheus import prometheus
@@ -37,9 +36,6 @@ class Check(Question[CheckAnswer]):
 
     def offline(self, args: Arguments) -> Optional[str]:
         return None if args.explain is None else explain(args.explain)
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
         return check(snapshot, judgement, args.rule)

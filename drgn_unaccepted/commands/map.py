@@ -13,7 +13,7 @@ from drgn_unaccepted.commands import drawing, lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
 from drgn_unaccepted.model.addresses import parse_query
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.map import bins_for, map_lines
 
@@ -31,9 +31,6 @@ class Map(Question[MapAnswer]):
             "--range", dest="window", metavar="START-END", type=_window, help="only these addresses, finer if they fit"
         )
         drawing.add_style_arguments(parser)
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY if args.window is None else (args.window,)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:
         """Bins as fine as the columns of a terminal or the pixels of a figure."""

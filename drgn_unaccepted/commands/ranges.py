@@ -15,16 +15,12 @@ from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import size
 
 
 class Ranges(Question[RangesAnswer]):
     parts = STATE | {"efi_map"}
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> RangesAnswer:
         return ranges(snapshot, judgement)

@@ -43,7 +43,7 @@ from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.report import Elsewhere, PackedRanges, PageDocument, PageHistory, report_page
 
 #: What a source says of an address: state, covered, reason.
@@ -57,9 +57,6 @@ class Report(Question[PageDocument]):
         parser.add_argument(
             "-o", "--output", metavar="FILE.html", required=True, help="a page that needs no other file"
         )
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> PageDocument:
         return report(snapshot, judgement)

@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple, Optional, Union
 from drgn_unaccepted.answer.documents import AddressDocument, ResolveAnswer, TypedRange, UnitDocument
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN, Piece
+from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
 from drgn_unaccepted.commands.bulk import Bulk
@@ -26,7 +26,7 @@ from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import safe, span
 
 
@@ -56,9 +56,6 @@ class Resolve(Question[Resolved]):
             type=_query,
             help="physical address or range: hexadecimal with 0x, or a number with K, M, G or T; END is exclusive",
         )
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY if args.file is not None else tuple(query.range for query in args.queries)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
         if args.file is not None:
@@ -106,6 +103,9 @@ def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
     is_range = "end" in entry
     where = span(entry["address"], entry["end"]) if is_range else f"{entry['address']:#x}"
     rows = [(where, entry["state"]), ("reason", safe(entry["reason"]))]
+    hint = entry.get("hint")
+    if hint is not None:
+        rows.append(("hint", hint))
     unit = entry["unit"]
     if unit is not None:
         # A bit of a present table is null where it is 0 and not believed.
@@ -158,6 +158,8 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
             raise ValueError(f"{start:#x}-{end:#x}: not a physical range below 2^52 ({PHYSICAL_END:#x})")
         for piece in states.pieces(start, end):
             entry = context.entry(piece)
+            entry["asked"] = query.text
+            entry["hint"] = _hint(judgement, piece) if query.end is None else None
             if query.end is not None:
                 entry["end"] = piece.end
                 entry["query"] = [start, end]
@@ -165,6 +167,16 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
     return {**head(snapshot, judgement, "resolve"), "missing": context.missing, "addresses": entries}
+
+
+def _hint(judgement: Judgement, piece: Piece) -> Optional[str]:
+    """What an address without RAM may be meant for: memory, with a bit that marks it as encrypted or shared."""
+    if piece.state == NO_RAM:
+        for bit in range(51, 35, -1):
+            if piece.start >> bit & 1 and judgement.at(piece.start ^ 1 << bit).state != NO_RAM:
+                other = judgement.at(piece.start ^ 1 << bit)
+                return f"without bit {bit} (C-bit or shared bit?): {other.start:#x}, {other.state}"
+    return None
 
 
 class _Context:

@@ -12,8 +12,7 @@ from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.errors import CommandError, SnapshotFileError, one_line
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.words import safe
 
@@ -28,9 +27,6 @@ class WriteSnapshot(Question[Taken]):
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("-o", "--output", metavar="FILE", required=True, help="written whole or not at all")
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Taken:
         shared = head(snapshot, judgement, "snapshot")

@@ -12,16 +12,12 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, safe, size, span
 
 
 class Summary(Question[SummaryAnswer]):
     parts = STATE | {"platform", "accepting"}
-
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SummaryAnswer:
         return summary(snapshot, judgement)

@@ -74,6 +74,7 @@ def read_efi_map(prog: Program) -> EfiMap:
         ("runtime-map", _from_runtime_map),
     ]
     failed: list[str] = []
+    found: list[EfiMap] = []
     try:
         boot = _read_efi_info(prog)
     except _NotEfi:
@@ -82,21 +83,36 @@ def read_efi_map(prog: Program) -> EfiMap:
         boot = None
         failed.append(f"boot-map: {one_line(error)}")
         del sources[0]
-    best: Optional[EfiMap] = None
     for name, read in sources:
+        # The log is read too where the buffer is whole: to compare them.
+        if name == "runtime-map" and any(efi_map.complete and not efi_map.ambiguous for efi_map in found):
+            break
         try:
-            efi_map = read(prog, boot)
+            found.append(read(prog, boot))
         except _UNREADABLE as error:
             failed.append(f"{name}: {one_line(error)}")
-            continue
-        if efi_map.complete and not efi_map.ambiguous:
-            return efi_map
-        # An earlier source can hold more.
-        if best is None:
-            best = replace(efi_map, note="; ".join(filter(None, (efi_map.note, *failed))))
-    if best is None:
+    if not found:
         raise Unavailable("; ".join(failed))
-    return best
+    whole = [efi_map for efi_map in found if efi_map.complete and not efi_map.ambiguous]
+    if not whole:
+        # An earlier source can hold more.
+        return replace(found[0], note="; ".join(filter(None, (found[0].note, *failed))))
+    conflict = _conflict(found) if found[0].provenance == "boot-map" else None
+    # The kernel printed the log before anything could overwrite the buffer.
+    return whole[0] if conflict is None else replace(whole[-1], conflict=conflict)
+
+
+def _conflict(found: Sequence[EfiMap]) -> Optional[str]:
+    """How the buffer and a whole log of the same map differ; the kernel's own edits of the buffer are undone by now."""
+    logs = [efi_map for efi_map in found if efi_map.provenance == "kernel-log" and efi_map.complete]
+    if not logs:
+        return None
+    buffer, log = found[0].descriptors, logs[0].descriptors
+    differing = [n for n, (a, b) in enumerate(zip(buffer, log)) if (a.type, a.start, a.end) != (b.type, b.start, b.end)]
+    if not differing and len(buffer) == len(log):
+        return None
+    names = ", ".join(map(str, differing[:4])) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
+    return f"the EFI memory map in memory differs from the kernel's log in entries {names or 'that one of them lacks'}"
 
 
 def _read_efi_info(prog: Program) -> _BootMap:
