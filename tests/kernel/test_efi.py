@@ -116,8 +116,8 @@ def test_the_kernels_edits_are_undone_and_named() -> None:
     assert [tuple(entry) for entry in efi_map.descriptors] == FIRMWARE
     assert efi_map.complete and not efi_map.ambiguous
     assert efi_map.note is not None
-    assert "efi_merge_regions(), 5 of 12 entries" in efi_map.note
-    assert "efi_reserve_boot_services(), 1 of 12 entries" in efi_map.note
+    assert "5 of 12 entries that efi_merge_regions() changed were restored" in efi_map.note
+    assert "1 of 12 entries that efi_reserve_boot_services() changed were restored" in efi_map.note
 
 
 @pytest.mark.parametrize("zeros", [False, True])
