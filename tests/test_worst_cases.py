@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from drgn import Architecture, Program
 from drgn import Platform as Machine
-from drgn_unaccepted.kernel.page_list import walk_page_list
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.btf import Btf, Kind
 from drgn_unaccepted.kernel.btf_finder import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.lists import walk_page_list
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.target import open_vmcore

@@ -9,8 +9,8 @@ from typing import Optional, cast
 from drgn_unaccepted.answer.documents import E820Answer, E820Tables, TypedRange
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.snapshot import Snapshot
@@ -38,7 +38,7 @@ class E820(Question[E820Answer]):
                 yield f"{title}: {safe(answer['missing'][name])}"
             else:
                 yield f"{title}: {len(entries)} entries"
-                yield from lines.table(
+                yield from table(
                     ((f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"]) for e in entries),
                     ("start", "end", "size", "type"),
                 )
@@ -49,7 +49,7 @@ class E820(Question[E820Answer]):
             yield "firmware and current: no difference"
         else:
             yield "firmware and current differ:"
-            yield from lines.table(
+            yield from table(
                 (
                     (f"{d['start']:#x}", f"{d['end']:#x}", d["firmware"] or "absent", d["current"] or "absent")
                     for d in answer["differences"]

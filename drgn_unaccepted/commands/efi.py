@@ -9,8 +9,8 @@ from typing import Any, Optional, cast
 from drgn_unaccepted.answer.documents import EfiAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, size
@@ -32,7 +32,7 @@ class Efi(Question[EfiAnswer]):
         number = count(len(descriptors), "descriptor")
         yield f"EFI memory map from the {answer['provenance']}, {kind}, {number}{note}"
         yield ""
-        yield from lines.table(
+        yield from table(
             (
                 (
                     f"{d['start']:#x}",

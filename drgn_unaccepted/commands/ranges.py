@@ -13,6 +13,7 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import NO_RAM, UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
 from drgn_unaccepted.snapshot import Snapshot
@@ -40,7 +41,7 @@ class Ranges(Question[RangesAnswer]):
             rows.append([f"{start:#x}", f"{end:#x}", size(end - start), entry["state"]])
             if guards:
                 rows[-1].append("its first and last unit may be accepted already" if start in guards else "")
-        yield from lines.table(rows, [*headers, "note"] if guards else headers)
+        yield from table(rows, [*headers, "note"] if guards else headers)
 
 
 def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:

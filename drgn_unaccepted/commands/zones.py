@@ -11,6 +11,7 @@ from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import safe, size, span
@@ -26,7 +27,7 @@ class Zones(Question[ZonesAnswer]):
     def text(self, answer: ZonesAnswer, args: Arguments) -> Iterator[str]:
         yield from lines.preface(answer)
         found = answer["zones"] or []
-        yield from lines.table(
+        yield from table(
             (
                 (
                     z["node"],

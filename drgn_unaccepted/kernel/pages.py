@@ -20,7 +20,7 @@ from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import nodes, per_cpu_pages
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, clip, intersect, merge, subtract, total
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, chunk_runs, clip, intersect, merge, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
@@ -43,14 +43,14 @@ def read_pages(prog: Program, ranges: Iterable[Range], build: KernelBuild, zones
     wanted = merge(
         (start // chunk * chunk, min(-(-end // chunk) * chunk, limits.PHYSICAL_END)) for start, end in ranges
     )
-    listed = sorted(chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None))
-    scan = _Scan(prog, build, listed, zones)
+    lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
+    scan = _Scan(prog, build, lists, zones)
     present = scan.present(wanted)
     beyond = []
     if total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
         # A listed page that is not the first of a chunk proves nothing about its neighbours.
-        whole = [pfn for pfn in listed if not pfn % build.chunk_pages]
-        beyond = intersect(chunk_ranges(whole, build.chunk_pages), present)
+        runs = chain.from_iterable(chunk_runs(pfns, build.chunk_pages) for pfns in lists)
+        beyond = intersect(merge(run for run in runs if not run[0] % chunk), present)
         present = subtract(present, beyond)
         scan.notes.append(
             f"of {total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
@@ -188,7 +188,9 @@ class _States(dict[tuple[int, int, int, int], str]):
 class _Scan:
     """Judges structures in ascending order and keeps the runs."""
 
-    def __init__(self, prog: Program, build: KernelBuild, listed: Sequence[int], zones: Sequence[Zone]) -> None:
+    def __init__(
+        self, prog: Program, build: KernelBuild, lists: Sequence[Sequence[int]], zones: Sequence[Zone]
+    ) -> None:
         self._prog = prog
         self._zones = [zone for zone in zones if zone.zone_id is not None]
         self._layout = page_layout(prog)
@@ -196,7 +198,7 @@ class _Scan:
         self._states = _States(self._layout, self._types)
         self._chunk_pages = build.chunk_pages
         # Before PGTY_unaccepted only the list tells a listed chunk.
-        self._listed = frozenset(listed) if self._types.unaccepted is None else frozenset()
+        self._listed = frozenset(chain.from_iterable(lists)) if self._types.unaccepted is None else frozenset()
         chunk_bytes = build.chunk_pages * self._layout.size
         self._uninitialised = (bytes(chunk_bytes), b"\xff" * chunk_bytes)
         # Ends of the free block and of the unaccepted chunk whose first page was seen last.
