@@ -52,6 +52,9 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     if snapshot.target.kind == "live":
         # The lists and counters of a running kernel change while they are read.
         return
+    used = rng.intersect(evidence.given, ones)
+    if used:
+        yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
     yield from _bare_lists(evidence, geometry, ones)
     yield from _counted(evidence, geometry, bitmap)
     if evidence.lists_damaged is not None and _has_zero_page(snapshot.table.address or 0, bitmap):
