@@ -10,20 +10,7 @@ from typing import Literal, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import (
-    CRITICAL,
-    INFO,
-    PASS,
-    SKIP,
-    STATUSES,
-    WARNING,
-    Fault,
-    Finding,
-    Pass,
-    Severity,
-    Skip,
-    some,
-)
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Finding, Pass, Severity, Skip, some
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import RULES, Rule, rules
 from drgn_unaccepted.model.ranges import intersect
@@ -92,10 +79,10 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
         # A set bit that is wrong is a fault all the same, but a zero proves nothing.
         outcome = Skip(f"the bitmap cannot be trusted: {table.reason}")
     if isinstance(outcome, Skip):
-        return Finding(rule.name, SKIP, outcome.message, needs=rule.needs)
+        return Finding(rule.name, "skip", outcome.message, needs=rule.needs)
     examined = f"in the first {limits.CHECKED_RANGES} ranges of the bitmap" if needs_bitmap and facts.bitmap_cut else ""
     if isinstance(outcome, Pass):
-        return Finding(rule.name, PASS, outcome.message + (f" ({examined})" if examined else ""), needs=rule.needs)
+        return Finding(rule.name, "pass", outcome.message + (f" ({examined})" if examined else ""), needs=rule.needs)
     faults = [outcome] if isinstance(outcome, Fault) else outcome
     weighed = [_weigh(rule, facts, fault) for fault in faults]
     ranges = merged(range_ for fault in faults for range_ in fault.ranges)
@@ -104,7 +91,7 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
         message += f" (ranges: the first {limits.FINDING_RANGES} of {len(ranges)})"
     if examined:
         message += f" (at least: {examined})"
-    severity = max((severity for severity, _ in weighed), key=STATUSES.index)
+    severity = max((severity for severity, _ in weighed), key=(INFO, WARNING, CRITICAL).index)
     return Finding(rule.name, severity, message, tuple(ranges[: limits.FINDING_RANGES]), rule.needs)
 
 

@@ -64,12 +64,10 @@ class Facts:
         self.version = version(snapshot.target.release)
         #: The fields of the header, if all were read; the table's state by them, and the reason.
         self.header = _header(table)
-        self.header_state, self.header_reason = (
-            judge_header(self.header, table.address or 0) if self.header else ("", None)
-        )
+        self.judged = judge_header(self.header, table.address or 0) if self.header else ("", None)
         #: The range that the bitmap covers, if the header is valid.
         self.geometry: Optional[Geometry] = None
-        if self.header is not None and self.header_state == PRESENT and table.state in ("present", "not-captured"):
+        if self.header is not None and self.judged[0] == PRESENT and table.state in ("present", "not-captured"):
             self.geometry = self.header.geometry
         #: The memory of the table, header and bitmap.
         self.table_range: Optional[Range] = None
@@ -94,16 +92,12 @@ class Facts:
         return finding if finding is not None and finding.status in statuses else None
 
     def has_fix(self, mainline: Version, *stable: Version) -> bool:
-        """Whether the kernel has a fix according to its version.
-
-        A distribution may have backported it to another version, so False means "likely not".
+        """Whether the kernel's version has a fix; False means "likely not", because distributions backport fixes.
 
         :param mainline: first release with the fix
         :param stable: first stable releases with it, each for its own series
         """
-        this = self.version
-        if this is None:
-            return False
+        this = self.version or ()
         return this >= mainline or any(this[:2] == fixed[:2] and this >= fixed for fixed in stable)
 
     @property

@@ -14,18 +14,13 @@ from drgn_unaccepted.words import count, span
 
 T = TypeVar("T")
 
-Status = Literal["skip", "pass", "info", "warning", "critical"]
 #: The weight of a fault. ``critical``: it cannot be in a correct kernel. ``warning``: it should not be, but has rare
 #: legal reasons, or is a hazard. ``info``: worth knowing.
 Severity = Literal["info", "warning", "critical"]
 
-SKIP: Final = "skip"
-PASS: Final = "pass"
 INFO: Final = "info"
 WARNING: Final = "warning"
 CRITICAL: Final = "critical"
-#: From best to worst.
-STATUSES: tuple[Status, ...] = (SKIP, PASS, INFO, WARNING, CRITICAL)
 
 #: Ranges and other parts that a message spells out; it counts the rest.
 SHOWN = 3
@@ -58,7 +53,7 @@ Outcome = Union[Pass, Skip, Fault, Sequence[Fault], None]
 class Finding:
     #: Name of the rule.
     rule: str
-    status: Status
+    status: Literal["skip", "pass", "info", "warning", "critical"]
     message: str
     #: Physical addresses at fault, sorted and merged, at most :data:`limits.FINDING_RANGES`.
     ranges: tuple[Range, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, spans
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
@@ -27,7 +27,7 @@ def _unaccepted_bytes(facts: Facts) -> int:
     return (facts.nr_unaccepted_pages or 0) * PAGE_SIZE
 
 
-@rule(INFO, fixed_by="0862438c9048 (7.0, 6.12.75)")
+@Rule(INFO, fixed_by="0862438c9048 (7.0, 6.12.75)")
 def reservation_short(facts: Facts) -> Outcome:
     """The table's last page is left out of its reservation.
 
@@ -38,23 +38,20 @@ def reservation_short(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or give the guest a little more or less memory.
     """
-    if facts.geometry is None or facts.table_range is None:
-        return None
-    address, end = facts.table_range
-    tail = unreserved_tail(address, facts.geometry.bitmap_bytes)
+    table, covered = facts.table_range, facts.geometry
+    tail = unreserved_tail(table.start, covered.bitmap_bytes) if table and covered else None
     if tail is None:
         return None
-    message = f"{span(*tail)} of the table ending at {end:#x} is likely not reserved by {facts.release}"
+    message = f"{span(*tail)} of the table ending at {tail.end:#x} is likely not reserved by {facts.release}"
     if facts.finding("table-reserved", WARNING, CRITICAL):
         return Fault(f"{message}, and table-reserved fails", [tail], severity=WARNING)
-    if facts.snapshot.table.unmapped == () or facts.has_fix((7, 0, 0), (6, 12, 75)):
-        return None
-    if facts.version is not None and facts.version < (6, 6, 0):
+    mapped, early = facts.snapshot.table.unmapped == (), facts.version is not None and facts.version < (6, 6, 0)
+    if mapped or early or facts.has_fix((7, 0, 0), (6, 12, 75)):
         return None
     return Fault(message, [tail], severity=INFO if facts.version is None else WARNING)
 
 
-@rule(WARNING, fixed_by="fefc07518227 (6.15, 6.14.8, 6.12.30, 6.6.92)")
+@Rule(WARNING, fixed_by="fefc07518227 (6.15, 6.14.8, 6.12.30, 6.6.92)")
 def static_key_race(facts: Facts) -> Outcome:
     """The allocator does not look at its lists of unaccepted memory.
 
@@ -69,7 +66,7 @@ def static_key_race(facts: Facts) -> Outcome:
     return Fault(f"likely the race of the static key: {finding.message}", finding.ranges)
 
 
-@rule(INFO, fixed_by="800f1059c99e (6.15, 6.12.21)")
+@Rule(INFO, fixed_by="800f1059c99e (6.15, 6.12.21)")
 def watermark_zero(facts: Facts) -> Outcome:
     """Memory ran out early in boot, before the watermarks were set.
 
@@ -90,7 +87,7 @@ def watermark_zero(facts: Facts) -> Outcome:
     return Fault(message, severity=WARNING if panic else INFO)
 
 
-@rule(WARNING, fixed_by="caeb8ba598f0 (6.15)")
+@Rule(WARNING, fixed_by="caeb8ba598f0 (6.15)")
 def kexec_unaccepted(facts: Facts) -> Outcome:
     """kexec copies into unaccepted memory.
 
@@ -105,7 +102,7 @@ def kexec_unaccepted(facts: Facts) -> Outcome:
     return Fault(f"{facts.release} likely does not accept the destinations of kexec", finding.ranges)
 
 
-@rule(WARNING, fixed_by="807174a93d24 (6.11, 6.10.7)")
+@Rule(WARNING, fixed_by="807174a93d24 (6.11, 6.10.7)")
 def endless_reclaim(facts: Facts) -> Outcome:
     """Tasks reclaim for ever while memory waits to be accepted.
 
@@ -119,7 +116,7 @@ def endless_reclaim(facts: Facts) -> Outcome:
     return Fault(f"{facts.release} likely reclaims instead of accepting")
 
 
-@rule(INFO, fixed_by="948a013a54c4 (7.0)")
+@Rule(INFO, fixed_by="948a013a54c4 (7.0)")
 def guard_skipped(facts: Facts) -> Outcome:
     """Memory in use ends right before unaccepted memory, without a guard.
 
@@ -134,7 +131,7 @@ def guard_skipped(facts: Facts) -> Outcome:
     return Fault(f"{facts.release} likely skips the guard of unaligned ranges", finding.ranges)
 
 
-@rule(INFO, fixed_by="50e782a86c98 (6.6, 6.5.9)")
+@Rule(INFO, fixed_by="50e782a86c98 (6.6, 6.5.9)")
 def accept_lock_held(facts: Facts) -> Outcome:
     """accept_memory() holds its spinlock while the platform accepts.
 
@@ -150,7 +147,7 @@ def accept_lock_held(facts: Facts) -> Outcome:
     return Fault(message) if unaccepted else None
 
 
-@rule(INFO, fixed_by="01b1e3ca0e5c (6.7, 6.6.5)")
+@Rule(INFO, fixed_by="01b1e3ca0e5c (6.7, 6.6.5)")
 def accept_overlap_spin(facts: Facts) -> Outcome:
     """An accept waits for a neighbour that it does not overlap.
 
@@ -167,7 +164,7 @@ def accept_overlap_spin(facts: Facts) -> Outcome:
     return Fault(message) if touching else None
 
 
-@rule(WARNING, fixed_by="1c5a1627f481 (6.9, 6.8.10)")
+@Rule(WARNING, fixed_by="1c5a1627f481 (6.9, 6.8.10)")
 def accept_softlockup(facts: Facts) -> Outcome:
     """A long accept looks like a soft lockup.
 
@@ -181,7 +178,7 @@ def accept_softlockup(facts: Facts) -> Outcome:
     return Fault(f"{count(len(facts.accepts), 'accept')} in flight at a lockup panic: likely a long accept")
 
 
-@rule(INFO, fixed_by="e538a5820978 and 7cd34dd3c9bf (6.7)")
+@Rule(INFO, fixed_by="e538a5820978 and 7cd34dd3c9bf (6.7)")
 def kcore_touches_unaccepted(facts: Facts) -> Outcome:
     """Reading /proc/kcore or /proc/vmcore touches unaccepted memory.
 
@@ -196,7 +193,7 @@ def kcore_touches_unaccepted(facts: Facts) -> Outcome:
     return Fault(message, severity=WARNING if facts.live else INFO) if unaccepted else None
 
 
-@rule(INFO, fixed_by="8e5647a723c4 (6.9)")
+@Rule(INFO, fixed_by="8e5647a723c4 (6.9)")
 def snp_high_memory(facts: Facts) -> Outcome:
     """SEV-SNP accepts the wrong pages above 1 TiB.
 
@@ -215,7 +212,7 @@ def snp_high_memory(facts: Facts) -> Outcome:
     return Fault(f"the bitmap ends at {facts.geometry.end:#x}; {facts.release} likely cannot accept above 1 TiB")
 
 
-@rule(INFO, fixed_by="open in 7.3")
+@Rule(INFO, fixed_by="open in 7.3")
 def type_15_reserved(facts: Facts) -> Outcome:
     """Unaccepted RAM became Reserved.
 
@@ -230,7 +227,7 @@ def type_15_reserved(facts: Facts) -> Outcome:
     return Fault(f"{size(total(lost))} of type 15 {why}: {spans(lost)}", lost) if lost else None
 
 
-@rule(INFO, fixed_by="open in 7.3")
+@Rule(INFO, fixed_by="open in 7.3")
 def specific_purpose_ignored(facts: Facts) -> Outcome:
     """Special-purpose memory that is unaccepted becomes ordinary RAM.
 
@@ -244,7 +241,7 @@ def specific_purpose_ignored(facts: Facts) -> Outcome:
     return Fault(message, ignored) if ignored else None
 
 
-@rule(WARNING, fixed_by="open in 7.3")
+@Rule(WARNING, fixed_by="open in 7.3")
 def stub_beyond_bitmap(facts: Facts) -> Outcome:
     """The EFI stub wrote beyond the bitmap.
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from functools import partial
 
 from drgn_unaccepted.checks.facts import Facts, merged, zone_name
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.ranges import Range, are_aligned, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
 from drgn_unaccepted.words import count, size
@@ -26,7 +25,7 @@ _X86_CHUNK = 4 << 20
 _MANY_CHUNKS = 8
 
 
-@rule(CRITICAL, "zones.listed", number=18, settled=True, confirmed=CRITICAL)
+@Rule(CRITICAL, ("zones.listed",), number=18, settled=True, confirmed=CRITICAL)
 def list_entries_sane(facts: Facts) -> Outcome:
     """Every entry of zone->unaccepted_pages is an aligned, free chunk of its zone, properly linked.
 
@@ -74,11 +73,7 @@ def _insane_entries(facts: Facts, zone: Zone, listed: ListedChunks) -> Iterator[
         yield "with a page type", [pfn for pfn, type_ in zip(pfns, listed.page_types) if type_ != _NO_TYPE]
 
 
-def _typed(pfns: array[int], types: array[int], index: int) -> str:
-    return f"{pfns[index] << PAGE_SHIFT:#x} ({types[index]:#010x})"
-
-
-@rule(CRITICAL, "zones.listed", number=19, settled=True)
+@Rule(CRITICAL, ("zones.listed",), number=19, settled=True)
 def list_page_type(facts: Facts) -> Outcome:
     """A page is on zone->unaccepted_pages if and only if it is PageUnaccepted.
 
@@ -92,15 +87,8 @@ def list_page_type(facts: Facts) -> Outcome:
     wanted = given(facts.snapshot.kernel).unaccepted_page_type
     if wanted is None:
         return Pass("this kernel has no PageUnaccepted")
-    faults = []
-    for zone in facts.zones:
-        pfns, types = given(zone.listed).pfns, given(zone.listed).page_types
-        if types.count(wanted) == len(types):
-            continue
-        wrong = [index for index, (_, type_) in enumerate(zip(pfns, types)) if type_ != wanted]
-        at = some(wrong, partial(_typed, pfns, types))
-        what = f"{count(len(wrong), 'listed page')} without PageUnaccepted ({wanted:#010x})"
-        faults.append(Fault(f"{zone_name(zone)}: {what}: {at}", facts.chunks(pfns[i] for i in wrong), zone=zone))
+    columns = [(zone, given(zone.listed).pfns, given(zone.listed).page_types) for zone in facts.zones]
+    faults = [_untyped(facts, *each, wanted) for each in columns if each[2].count(wanted) != len(each[2])]
     if not any(zone.listed and zone.listed.problems for zone in facts.zones):
         lost = subtract(facts.pages_in_state("unaccepted"), facts.listed)
         if lost:
@@ -108,10 +96,16 @@ def list_page_type(facts: Facts) -> Outcome:
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
 
 
-@rule(
+def _untyped(facts: Facts, zone: Zone, pfns: array[int], types: array[int], wanted: int) -> Fault:
+    wrong = [index for index, (_, type_) in enumerate(zip(pfns, types)) if type_ != wanted]
+    at = some(wrong, lambda index: f"{pfns[index] << PAGE_SHIFT:#x} ({types[index]:#010x})")
+    what = f"{count(len(wrong), 'listed page')} without PageUnaccepted ({wanted:#010x})"
+    return Fault(f"{zone_name(zone)}: {what}: {at}", facts.chunks(pfns[index] for index in wrong), zone=zone)
+
+
+@Rule(
     INFO,
-    "bitmap.now",
-    "nr_unaccepted",
+    ("bitmap.now", "nr_unaccepted"),
     number=20,
     nuance="warning if most of a long list has no bits, critical if besides the bitmap is all zero",
 )
@@ -181,7 +175,7 @@ def _many(unit_size: int, chunk_bytes: int) -> int:
     return _MANY_CHUNKS * max(1, 2 * unit_size // chunk_bytes)
 
 
-@rule(CRITICAL, "zones.listed", "zones.nr_unaccepted", number=21, settled=True)
+@Rule(CRITICAL, ("zones.listed", "zones.nr_unaccepted"), number=21, settled=True)
 def zone_counter_matches_list(facts: Facts) -> Outcome:
     """NR_UNACCEPTED of every zone is the number of pages on its list.
 
@@ -203,7 +197,7 @@ def zone_counter_matches_list(facts: Facts) -> Outcome:
     return faults or Pass(f"NR_UNACCEPTED matches the list in {count(len(facts.zones), 'zone')}")
 
 
-@rule(CRITICAL, "counters", "zones.nr_unaccepted", number=22, settled=True)
+@Rule(CRITICAL, ("counters", "zones.nr_unaccepted"), number=22, settled=True)
 def global_counter_matches_zones(facts: Facts) -> Outcome:
     """The global NR_UNACCEPTED is the sum of the zones', and no CPU holds a part of it back.
 
@@ -224,9 +218,9 @@ def global_counter_matches_zones(facts: Facts) -> Outcome:
     return faults or Pass(f"vm_zone_stat[NR_UNACCEPTED] is {count(of_zones, 'page')}, as in the zones")
 
 
-@rule(
+@Rule(
     CRITICAL,
-    "zones.nr_unaccepted",
+    ("zones.nr_unaccepted",),
     number=23,
     settled=True,
     nuance="warning if only the sum is wrong, info if that is by less than a chunk",
@@ -258,7 +252,7 @@ def free_pages_include_unaccepted(facts: Facts) -> Outcome:
     return faults or Pass("NR_FREE_PAGES includes the unaccepted pages of every zone")
 
 
-@rule(CRITICAL, "platform.lazy", "zones.nr_unaccepted", number=24)
+@Rule(CRITICAL, ("platform.lazy", "zones.nr_unaccepted"), number=24)
 def eager_means_empty(facts: Facts) -> Outcome:
     """With accept_memory=eager nothing is listed or counted as unaccepted.
 
@@ -278,8 +272,11 @@ def eager_means_empty(facts: Facts) -> Outcome:
     return faults or Pass("accept_memory=eager, and nothing is listed")
 
 
-@rule(
-    WARNING, "kernel.static_key", "zones.listed.whole", number=30, nuance="info if the key is on and nothing is listed"
+@Rule(
+    WARNING,
+    ("kernel.static_key", "zones.listed.whole"),
+    number=30,
+    nuance="info if the key is on and nothing is listed",
 )
 def static_key_matches_lists(facts: Facts) -> Outcome:
     """The static key zones_with_unaccepted_pages is enabled if and only if a list has entries.

@@ -7,7 +7,7 @@ from typing import Optional
 
 from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, spans
-from drgn_unaccepted.checks.rule import rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
 from drgn_unaccepted.model.bitmap import unaccepted_ranges
@@ -26,7 +26,7 @@ def _bits(facts: Facts, ranges: list[Range]) -> str:
     return count(total(ranges) // facts.covered.unit_size, "bit")
 
 
-@rule(WARNING, "bitmap", "efi_map.complete", number=8)
+@Rule(WARNING, ("bitmap", "efi_map.complete"), number=8)
 def padding_bits_clear(facts: Facts) -> Outcome:
     """The bits above the last unaccepted memory of the EFI memory map are 0.
 
@@ -46,7 +46,7 @@ def padding_bits_clear(facts: Facts) -> Outcome:
     return Fault(f"{_bits(facts, stray)} {where}: {spans(stray)}", stray) if stray else Pass(f"no bit is {where}")
 
 
-@rule(CRITICAL, "bitmap", "efi_map.complete", number=9, nuance="warning if the map or the kernel leaves a doubt")
+@Rule(CRITICAL, ("bitmap", "efi_map.complete"), number=9, nuance="warning if the map or the kernel leaves a doubt")
 def bits_within_initial_map(facts: Facts) -> Outcome:
     """Every unaccepted unit was unaccepted when the kernel started, according to the EFI memory map.
 
@@ -66,9 +66,7 @@ def bits_within_initial_map(facts: Facts) -> Outcome:
         return Pass(f"every set bit was set at boot ({size(total(initial))})")
     doubt = _doubt_about_initial_map(facts)
     message = f"{_bits(facts, stray)} set that the EFI stub did not set: {spans(stray)}"
-    if doubt is None:
-        return Fault(message, stray)
-    return Fault(f"{message} ({doubt})", stray, severity=WARNING)
+    return Fault(f"{message} ({doubt})", stray, severity=WARNING) if doubt else Fault(message, stray)
 
 
 def _doubt_about_initial_map(facts: Facts) -> Optional[str]:
@@ -82,7 +80,7 @@ def _doubt_about_initial_map(facts: Facts) -> Optional[str]:
     return None
 
 
-@rule(WARNING, "table.geometry", "efi_map.complete", number=10)
+@Rule(WARNING, ("table.geometry", "efi_map.complete"), number=10)
 def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     """The bitmap covers all unaccepted memory of the EFI memory map.
 
@@ -100,7 +98,9 @@ def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     return Pass(f"the bitmap covers all type 15 memory ({size(total(facts.efi_unaccepted))})")
 
 
-@rule(CRITICAL, "efi_map.complete", number=11, nuance="warning if the memory is lost, or if no e820 table was captured")
+@Rule(
+    CRITICAL, ("efi_map.complete",), number=11, nuance="warning if the memory is lost, or if no e820 table was captured"
+)
 def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     """If the EFI memory map has unaccepted memory, the kernel has a table.
 
@@ -128,10 +128,9 @@ def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     return Fault(f"{what}: it is lost to the kernel", unaccepted, severity=WARNING)
 
 
-@rule(
+@Rule(
     CRITICAL,
-    "bitmap",
-    "e820.firmware",
+    ("bitmap", "e820.firmware"),
     number=12,
     nuance="warning on a kernel that was, or may have been, started by kexec",
 )
@@ -149,15 +148,14 @@ def bits_within_firmware_ram(facts: Facts) -> Outcome:
     if not stray:
         return Pass("all unaccepted memory is RAM in e820_table_firmware")
     message = f"{_of(stray)} unaccepted, but not RAM in e820_table_firmware"
-    kernel = facts.snapshot.kernel
-    kexec_booted = None if kernel is None else kernel.kexec_booted
-    if kexec_booted is not False:
-        how = "started by kexec" if kexec_booted else "possibly started by kexec"
-        return Fault(f"{message} ({how})", stray, severity=WARNING)
-    return Fault(message, stray)
+    kexec_booted = facts.snapshot.kernel and facts.snapshot.kernel.kexec_booted
+    if kexec_booted is False:
+        return Fault(message, stray)
+    how = "started by kexec" if kexec_booted else "possibly started by kexec"
+    return Fault(f"{message} ({how})", stray, severity=WARNING)
 
 
-@rule(INFO, "bitmap", "e820.current", "e820.firmware", number=13)
+@Rule(INFO, ("bitmap", "e820.current", "e820.firmware"), number=13)
 def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     """All unaccepted memory is RAM in e820_table, which the kernel uses.
 
@@ -175,7 +173,7 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     return Fault(f"{_of(trimmed)} unaccepted: RAM in e820_table_firmware, but {where} in e820_table", trimmed)
 
 
-@rule(INFO, "platform.kind", "e820", number=28)
+@Rule(INFO, ("platform.kind", "e820"), number=28)
 def table_expected(facts: Facts) -> Outcome:
     """A TDX or SNP guest with RAM above 4 GiB has a table.
 
@@ -188,21 +186,18 @@ def table_expected(facts: Facts) -> Outcome:
     """
     if facts.snapshot.table.state != "absent":
         return Pass("there is a table")
-    kind = given(facts.platform)
-    if kind not in ("tdx", "snp"):
+    if facts.platform not in ("tdx", "snp"):
         return Pass("not a TDX or SNP guest")
     high = subtract(facts.used_ram or [], [Range(0, FOUR_GIB)])
     if not high:
         return Pass("no RAM above 4 GiB")
     if facts.efi_unaccepted:
         return Pass("the EFI memory map has type 15 memory: see efi-unaccepted-has-table")
-    return Fault(
-        f"no table in a {kind.upper()} guest with {size(total(high))} of RAM above 4 GiB: "
-        "all of it was accepted before the kernel started"
-    )
+    guest = f"a {facts.platform.upper()} guest with {size(total(high))} of RAM above 4 GiB"
+    return Fault(f"no table in {guest}: all of it was accepted before the kernel started")
 
 
-@rule(CRITICAL, "bitmap", "kernel_memory", number=14)
+@Rule(CRITICAL, ("bitmap", "kernel_memory"), number=14)
 def kernel_memory_accepted(facts: Facts) -> Outcome:
     """No unaccepted unit overlaps memory that the kernel uses from its first instruction on.
 
@@ -225,7 +220,7 @@ def _under(facts: Facts, used: list[tuple[str, Range]]) -> list[Fault]:
     return [Fault(f"{where}: unaccepted at {spans(under)}", under) for where, under in found if under]
 
 
-@rule(WARNING, "bitmap.now", "kexec_segments", number=29)
+@Rule(WARNING, ("bitmap.now", "kexec_segments"), number=29)
 def kexec_segments_accepted(facts: Facts) -> Outcome:
     """The destinations of loaded kexec segments are accepted.
 

@@ -66,6 +66,7 @@ def _part(*paths: str, otherwise: str = "not in this snapshot") -> Lack:
     return lack
 
 
+_address = _table(lambda facts: facts.snapshot.table.address)
 _header = _table(lambda facts: facts.header)
 _geometry = _table(lambda facts: facts.geometry)
 _has_bitmap = _table(lambda facts: facts.snapshot.table.bitmap)
@@ -138,9 +139,7 @@ def _static_key(facts: Facts) -> Optional[str]:
 
 
 NEEDS: dict[str, Need] = {
-    "table.address": Need(
-        "`efi.unaccepted`, the table's physical address", _table(lambda facts: facts.snapshot.table.address)
-    ),
+    "table.address": Need("`efi.unaccepted`, the table's physical address", _address),
     "table.header": Need("the table's header", _header),
     "table.layout": Need("the table's header, of version 1", _layout),
     "table.geometry": Need("a valid header", _geometry),

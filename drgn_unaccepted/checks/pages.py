@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
-from drgn_unaccepted.checks.rule import rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
 from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
 from drgn_unaccepted.words import size
@@ -25,7 +25,7 @@ _EXPLAINED = {
 _BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
 
 
-@rule(CRITICAL, "bitmap.now", "pages", number=15)
+@Rule(CRITICAL, ("bitmap.now", "pages"), number=15)
 def buddy_pages_accepted(facts: Facts) -> Outcome:
     """No page in a buddy list is unaccepted.
 
@@ -40,7 +40,7 @@ def buddy_pages_accepted(facts: Facts) -> Outcome:
     return _none_unaccepted(facts, "buddy", "in a buddy list")
 
 
-@rule(CRITICAL, "bitmap.now", "pages", number=16)
+@Rule(CRITICAL, ("bitmap.now", "pages"), number=16)
 def allocated_pages_accepted(facts: Facts) -> Outcome:
     """No allocated page is unaccepted.
 
@@ -67,7 +67,7 @@ def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
     return Pass(f"no page under a set bit is {words}{but}")
 
 
-@rule(WARNING, "bitmap.now", "pages", number=17)
+@Rule(WARNING, ("bitmap.now", "pages"), number=17)
 def guard_unit_accepted(facts: Facts) -> Outcome:
     """The unit behind a page in use that ends on a unit boundary is accepted.
 
@@ -91,7 +91,7 @@ def guard_unit_accepted(facts: Facts) -> Outcome:
     return Pass("no page in use ends where unaccepted memory starts")
 
 
-@rule(INFO, "bitmap.now", "zones.listed.whole", number=25, nuance="warning for memory without a known reason")
+@Rule(INFO, ("bitmap.now", "zones.listed.whole"), number=25, nuance="warning for memory without a known reason")
 def orphan_bits(facts: Facts) -> Outcome:
     """All unaccepted memory is on a zone's list, or there is a known reason why not.
 
@@ -108,9 +108,8 @@ def orphan_bits(facts: Facts) -> Outcome:
     if not orphans:
         return Pass("all unaccepted memory is on a list or being accepted")
     reasons, unknown = _sort_out(facts, orphans)
-    shares = [f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes]
-    message = f"{size(total(orphans))} unaccepted on no list"
-    message += f": {', '.join(shares)}" if shares else ""
+    shares = ", ".join(f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes)
+    message = f"{size(total(orphans))} unaccepted on no list{shares and ': '}{shares}"
     if facts.booting:
         return Fault(f"{message} ({_BOOTING})", orphans)
     if unknown:
@@ -151,7 +150,7 @@ def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
     return ranges if free and chunks <= (cpus or _LIMBO_CHUNKS) else []
 
 
-@rule(INFO, "bitmap.now", "pages", number=31)
+@Rule(INFO, ("bitmap.now", "pages"), number=31)
 def masked_pages_in_use(facts: Facts) -> Outcome:
     """No page in use is shown as zeros because unaccepted memory follows it.
 

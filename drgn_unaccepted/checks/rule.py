@@ -3,7 +3,7 @@
 
 A rule is a function in a module of its subject::
 
-    @rule(CRITICAL, "bitmap", "pages")
+    @Rule(CRITICAL, ("bitmap", "pages"))
     def name_of_the_rule(facts: Facts) -> Outcome:
         '''The sentence that must hold.
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 from drgn_unaccepted.checks.facts import Facts
@@ -32,20 +32,34 @@ from drgn_unaccepted.checks.needs import NEEDS
 Function = Callable[[Facts], Outcome]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rule:
-    """A function and the arguments of :func:`rule`."""
+    """The decorator of a rule, and all that is known of it."""
 
-    name: str
-    function: Function
     #: Severity in a vmcore.
     severity: Severity
-    needs: tuple[str, ...]
-    number: Optional[int]
-    settled: bool
-    confirmed: Optional[Severity]
-    nuance: str
-    fixed_by: str
+    #: Names of :data:`drgn_unaccepted.checks.needs.NEEDS`; without one of these the rule is skipped.
+    needs: tuple[str, ...] = ()
+    #: Place in the interface's table (C1 to C32).
+    number: Optional[int] = None
+    #: The data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free and no accept
+    #: was in flight; else a fault is a warning there. On a live kernel it is a warning, or info if the zone is known to
+    #: have been changing.
+    settled: bool = False
+    #: Severity on a live kernel where two samples agree; by default that of one sample.
+    confirmed: Optional[Severity] = None
+    #: Where a fault has another severity.
+    nuance: str = ""
+    #: For a known kernel bug: the commit of the fix and the releases that have it.
+    fixed_by: str = ""
+    name: str = field(init=False)
+    function: Function = field(init=False)
+
+    def __call__(self, function: Function) -> Function:
+        self.name = ("advisory-" if self.fixed_by else "") + function.__name__.replace("_", "-")
+        self.function = function
+        RULES[self.name] = self
+        return function
 
     @property
     def live(self) -> Severity:
@@ -75,37 +89,8 @@ class Rule:
         return f"{text}; {self.nuance}." if self.nuance else f"{text}."
 
 
-#: All rules by name, filled by :func:`rule`.
+#: All rules by name.
 RULES: dict[str, Rule] = {}
-
-
-def rule(
-    severity: Severity,
-    *needs: str,
-    number: Optional[int] = None,
-    settled: bool = False,
-    confirmed: Optional[Severity] = None,
-    nuance: str = "",
-    fixed_by: str = "",
-) -> Callable[[Function], Function]:
-    """Register the function below as a rule.
-
-    :param needs: names of :data:`drgn_unaccepted.checks.needs.NEEDS`; without one of these the rule is skipped
-    :param number: place in the interface's table (C1 to C32)
-    :param settled: the data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free
-        and no accept was in flight, else a fault is a warning there. On a live kernel it is a warning, and info where
-        the zone is known to have been changing.
-    :param confirmed: severity on a live kernel where two samples agree; by default that of one sample
-    :param nuance: where a fault has another severity
-    :param fixed_by: for a known kernel bug: the commit of the fix and the releases that have it
-    """
-
-    def register(function: Function) -> Function:
-        name = ("advisory-" if fixed_by else "") + function.__name__.replace("_", "-")
-        RULES[name] = Rule(name, function, severity, needs, number, settled, confirmed, nuance, fixed_by)
-        return function
-
-    return register
 
 
 def rules() -> list[Rule]:

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from drgn_unaccepted.checks.facts import Facts, zone_name
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, some
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
-from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Zone
+from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
 from drgn_unaccepted.words import count, size, span
 
 
-@rule(INFO, "accepting", number=26, nuance="critical in a vmcore if entries overlap")
+@Rule(INFO, ("accepting",), number=26, nuance="critical in a vmcore if entries overlap")
 def accepting_ranges_sane(facts: Facts) -> Outcome:
     """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
 
@@ -27,23 +28,23 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     Fix: For an entry without a task, or beyond the bitmap: the list led into a stack that was in use again. For an
     accept in flight look at the task's stack; panics of arch_accept_memory() end there.
     """
-    entries = facts.accepts
+    entries, write = facts.accepts, partial(_entry, facts)
     faults = [Fault(f"accepting_list: {problem}") for problem in given(facts.snapshot.accepting).problems]
     overlapping = _overlapping(entries)
     if overlapping:
         one, other = overlapping[0]
         more = f" and {count(len(overlapping) - 1, 'more pair')}" if len(overlapping) > 1 else ""
-        message = f"{_entry(facts, one)} and {_entry(facts, other)} overlap{more}"
+        message = f"{write(one)} and {write(other)} overlap{more}"
         faults.append(Fault(message, severity=INFO if facts.live else CRITICAL))
     insane = [entry for entry in entries if _is_insane(facts, entry)]
     ownerless = [entry for entry in entries if entry.task is None]
     for wrong, what in ((insane, "not a range of the bitmap"), (ownerless, "on no task's stack")):
         if wrong:
-            faults.append(Fault(f"{what}: {_some(facts, wrong)}"))
+            faults.append(Fault(f"{what}: {some(wrong, write)}"))
     in_flight = f"{count(len(entries), 'accept')} in flight"
     if entries and not facts.live and not faults:
         panic = f"; panic: {facts.snapshot.panic}" if facts.snapshot.panic else ""
-        return Fault(f"{in_flight}: {_some(facts, entries)}{panic}")
+        return Fault(f"{in_flight}: {some(entries, write)}{panic}")
     return faults or Pass(in_flight)
 
 
@@ -70,10 +71,6 @@ def _overlapping(entries: Sequence[Accept]) -> list[tuple[Accept, Accept]]:
     return pairs
 
 
-def _some(facts: Facts, entries: Sequence[Accept]) -> str:
-    return some(entries, lambda entry: _entry(facts, entry))
-
-
 def _entry(facts: Facts, entry: Accept) -> str:
     task = "no task"
     if entry.task is not None:
@@ -88,7 +85,7 @@ def _entry(facts: Facts, entry: Accept) -> str:
     return f"{units} ({where}{'' if provenance == 'table' else f' by the {provenance}'}) by {task}"
 
 
-@rule(INFO, "platform.kind", number=27, nuance="warning if RAM is unaccepted")
+@Rule(INFO, ("platform.kind",), number=27, nuance="warning if RAM is unaccepted")
 def platform_can_accept(facts: Facts) -> Outcome:
     """A guest with unaccepted memory is a TDX or an SNP guest.
 
@@ -121,7 +118,7 @@ def _unaccepted_ram(facts: Facts) -> list[Range]:
     return [] if lacking(facts, "zones.listed") else facts.listed
 
 
-@rule(INFO, "zones.nr_unaccepted", "reclaiming", number=32)
+@Rule(INFO, ("zones.nr_unaccepted", "reclaiming"), number=32)
 def watermark_starvation(facts: Facts) -> Outcome:
     """No task reclaims while a zone has unaccepted memory that would lift it over its watermark.
 
@@ -133,26 +130,14 @@ def watermark_starvation(facts: Facts) -> Outcome:
     it accepts (see `accepting`), it is only busy.
     """
     reclaiming = given(facts.snapshot.reclaiming)
-    starved = [zone for zone in facts.zones if zone.unaccepted_pages and _accepted(zone) < _target(zone)]
+    starved = []
+    for zone in facts.zones:
+        waiting, marks = zone.unaccepted_pages or 0, zone.watermarks
+        accepted, target = zone.free_pages - waiting, (marks.high if marks.promo is None else marks.promo) + marks.boost
+        if waiting and accepted < target:
+            counts = f"{accepted} free pages are accepted, the watermark is {target}"
+            starved.append(f"{zone_name(zone)}: {counts}, {size(waiting * PAGE_SIZE)} wait to be accepted")
     if not starved or not reclaiming:
         return Pass("no zone is short of accepted memory" if not starved else "no task is in direct reclaim")
     tasks = some(reclaiming, lambda task: f"{task.comm} (pid {task.pid})")
-    who = f"{count(len(reclaiming), 'task')} in direct reclaim: {tasks}"
-    return [
-        Fault(
-            f"{zone_name(zone)}: {_accepted(zone)} free pages are accepted, the watermark is {_target(zone)}, "
-            f"{size((zone.unaccepted_pages or 0) * PAGE_SIZE)} wait to be accepted; {who}"
-        )
-        for zone in starved
-    ]
-
-
-def _accepted(zone: Zone) -> int:
-    """Free pages that are accepted."""
-    return zone.free_pages - (zone.unaccepted_pages or 0)
-
-
-def _target(zone: Zone) -> int:
-    """``promo_wmark_pages(zone)``, before 6.12 ``high_wmark_pages(zone)``."""
-    marks = zone.watermarks
-    return (marks.high if marks.promo is None else marks.promo) + marks.boost
+    return [Fault(f"{where}; {count(len(reclaiming), 'task')} in direct reclaim: {tasks}") for where in starved]

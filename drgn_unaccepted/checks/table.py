@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
-from drgn_unaccepted.checks.rule import rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
@@ -14,7 +14,7 @@ from drgn_unaccepted.model.ranges import Range, intersect, subtract
 from drgn_unaccepted.words import count, size, span
 
 
-@rule(INFO, number=1, nuance="warning if its bitmap was read but cannot be trusted")
+@Rule(INFO, number=1, nuance="warning if its bitmap was read but cannot be trusted")
 def table_captured(facts: Facts) -> Outcome:
     """If the kernel has a table, the capture contains it.
 
@@ -40,7 +40,7 @@ def table_captured(facts: Facts) -> Outcome:
     return Pass(f"{name} was read")
 
 
-@rule(CRITICAL, "table.header", number=2)
+@Rule(CRITICAL, ("table.header",), number=2)
 def header_version(facts: Facts) -> Outcome:
     """The table's version is 1.
 
@@ -58,7 +58,7 @@ def header_version(facts: Facts) -> Outcome:
     return Pass("version is 1")
 
 
-@rule(CRITICAL, "table.layout", number=3, nuance="warning for a power of two other than 2 MiB")
+@Rule(CRITICAL, ("table.layout",), number=3, nuance="warning for a power of two other than 2 MiB")
 def unit_size_valid(facts: Facts) -> Outcome:
     """The unit size is a power of two of at least 4096, and 2 MiB on x86.
 
@@ -76,7 +76,7 @@ def unit_size_valid(facts: Facts) -> Outcome:
     return Pass(f"unit_size is {size(unit_size)}")
 
 
-@rule(CRITICAL, "table.layout", number=4)
+@Rule(CRITICAL, ("table.layout",), number=4)
 def bitmap_geometry(facts: Facts) -> Outcome:
     """phys_base is unit aligned, the bitmap is not empty, and it covers only addresses of at most 52 bits.
 
@@ -90,13 +90,14 @@ def bitmap_geometry(facts: Facts) -> Outcome:
     table, header = facts.snapshot.table, given(facts.header)
     if not is_unit_size(header.unit_size):
         return Skip(f"unit_size {header.unit_size} is invalid, so the other fields mean nothing")
-    if INVALID in (facts.header_state, table.state):
-        return Fault(f"the header is invalid: {facts.header_reason or table.reason}")
+    state, reason = facts.judged
+    if INVALID in (state, table.state):
+        return Fault(f"the header is invalid: {reason or table.reason}")
     start, end = header.geometry.phys_base, header.geometry.end
     return Pass(f"{count(header.bitmap_bytes, 'byte')} of bitmap cover {span(start, end)} ({size(end - start)})")
 
 
-@rule(CRITICAL, "table.address", number=5)
+@Rule(CRITICAL, ("table.address",), number=5)
 def table_aligned(facts: Facts) -> Outcome:
     """The table's address is a physical address and a multiple of 8.
 
@@ -115,7 +116,7 @@ def table_aligned(facts: Facts) -> Outcome:
     return Pass(f"{address:#x} is a multiple of 8")
 
 
-@rule(CRITICAL, "table.address", "table.geometry", "pages", number=6)
+@Rule(CRITICAL, ("table.address", "table.geometry", "pages"), number=6)
 def table_reserved(facts: Facts) -> Outcome:
     """Every page of the table is PageReserved and mapped.
 
@@ -151,7 +152,7 @@ def table_reserved(facts: Facts) -> Outcome:
     return Pass(f"the table at {span(*table)} is reserved")
 
 
-@rule(WARNING, "table.address", "table.geometry", "e820.firmware", number=7)
+@Rule(WARNING, ("table.address", "table.geometry", "e820.firmware"), number=7)
 def table_in_acpi_memory(facts: Facts) -> Outcome:
     """The table lies in ACPI memory of the firmware's e820 table.
 
