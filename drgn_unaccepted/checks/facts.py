@@ -171,10 +171,16 @@ class Facts:
         counters = self.snapshot.counters
         return sum(of_zones) if of_zones else None if counters is None else counters.unaccepted_pages
 
+    @cached_property
+    def _page_runs(self) -> dict[str, list[tuple[int, int]]]:
+        runs: dict[str, list[tuple[int, int]]] = {}
+        for start, end, state in self.snapshot.pages.runs if self.snapshot.pages else ():
+            runs.setdefault(state, []).append((start << PAGE_SHIFT, end << PAGE_SHIFT))
+        return runs
+
     def pages_in_state(self, *states: str) -> list[Range]:
         """The pages in one of ``states`` (see :class:`~drgn_unaccepted.snapshot.PageRun`)."""
-        runs = self.snapshot.pages.runs if self.snapshot.pages else ()
-        return merged((start << PAGE_SHIFT, end << PAGE_SHIFT) for start, end, state in runs if state in states)
+        return merged(chain.from_iterable(self._page_runs.get(state, ()) for state in states))
 
     @property
     def in_flight(self) -> list[Range]:
