@@ -13,6 +13,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main as command_line
@@ -21,12 +22,8 @@ from drgn_unaccepted.files import open_dump
 
 def limit(memory: int, seconds: int) -> None:
     """Limit this process: address space, CPU time, wall time, bytes of a file; no core dumps."""
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, limits.FLEET_LINE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    bounds = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0}
+    for what, most in {**bounds, resource.RLIMIT_FSIZE: limits.FLEET_LINE_BYTES}.items():
         _, hard = resource.getrlimit(what)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
@@ -37,13 +34,10 @@ def main(argv: Sequence[str]) -> int:
     memory, seconds, path, *options = argv
     limit(int(memory), int(seconds))
     kind = "-c"
-    try:
-        with open_dump(path) as file:
-            # A snapshot is JSON, and no dump starts like it.
-            kind = "--snapshot" if file.read(1) == b"{" else "-c"
-    except OSError:
-        # The command line reports it.
-        pass
+    # The command line reports what cannot be opened.
+    with suppress(OSError), open_dump(path) as file:
+        # A snapshot is JSON, and no dump starts like it.
+        kind = "--snapshot" if file.read(1) == b"{" else "-c"
     while kind == "--snapshot" and "-s" in options:
         # The symbols of a scan are for its dumps.
         at = options.index("-s")
