@@ -31,7 +31,8 @@ class Scan(Action):
     def add_arguments(self, parser: Parser) -> None:
         help_ = (
             "a vmcore, a snapshot, a directory of them, or a list: *.txt and *.list with one path a line, *.jsonl with "
-            "objects that have path and optionally host, symbols, table, vmcoreinfo; - is a list on standard input"
+            "objects that have path and optionally host, symbols, table, vmcoreinfo; files are relative to the list; "
+            "- is a list on standard input"
         )
         parser.add_argument("places", metavar="PATH|MANIFEST", nargs="+", help=help_)
         where = parser.add_mutually_exclusive_group()

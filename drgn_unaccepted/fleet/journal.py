@@ -29,9 +29,7 @@ class Output:
         self.done: dict[str, bool] = {}
 
     def write(self, document: Document) -> None:
-        """
-        :raises CommandError: it cannot be written
-        """
+        """:raises CommandError: it cannot be written"""
         to_stdout([json.dumps(document)])
 
     def close(self) -> None:

@@ -38,19 +38,17 @@ def result_files(places: Sequence[str]) -> list[str]:
 
     :raises CommandError: there is no such file, or a directory has none
     """
-    files: dict[str, None] = {}
+    files: list[str] = []
     for place in places:
-        path = Path(place)
+        path, found = Path(place), [place]
         if path.is_dir():
             found = sorted(str(file) for file in path.rglob("*") if file.suffix in _RESULTS and file.is_file())
             if not found:
                 raise CommandError(f"{place}: no file in it ends in {' or '.join(_RESULTS)}")
-            files.update(dict.fromkeys(found))
-        elif path.is_file():
-            files[place] = None
-        else:
+        elif not path.is_file():
             raise CommandError(f"{place}: {'not a regular file' if path.exists() else 'no such file or directory'}")
-    return list(files)
+        files += found
+    return list(dict.fromkeys(files))
 
 
 def read(files: Sequence[str]) -> Iterator[Line]:

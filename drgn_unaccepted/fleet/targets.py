@@ -73,12 +73,9 @@ def parse_shard(text: str) -> Shard:
     :raises argparse.ArgumentTypeError: it is none
     """
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text}: not I/N, for example 0/4")
-    index, parts = int(found[1]), int(found[2])
-    if index >= parts:
-        raise argparse.ArgumentTypeError(f"{text}: shards count from 0; the last of {parts} is {parts - 1}")
-    return index, parts
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text}: not I/N with I from 0 to N-1, for example 0/4")
+    return int(found[1]), int(found[2])
 
 
 def shard_of_environment(environment: Mapping[str, str]) -> Shard:

@@ -98,7 +98,7 @@ def test_the_worst_finding_is_the_first_line_and_no_verdict_follows_the_warnings
 
 
 def test_counts_by_rule_release_platform_and_host(merged: Merged) -> None:
-    summary = merged(
+    summary: Any = merged(
         [
             scanned(1, [("orphan-bits", "warning")], host="a"),
             scanned(2, [("orphan-bits", "warning")], host="a", release="7.3.4"),
@@ -107,21 +107,24 @@ def test_counts_by_rule_release_platform_and_host(merged: Merged) -> None:
         ]
     )
     assert (summary["targets"], summary["hosts"], summary["doubles"]) == (4, 3, 0)
-    assert summary["statuses"] == {"critical": 0, "warning": 2, "ok": 1, "unknown": 0, "failed": 1}
     (found,) = summary["findings"]
     assert (found["rule"], found["status"], found["targets"], found["hosts"]) == ("orphan-bits", "warning", 2, 1)
     assert found["releases"] == {"6.12.117": 1, "7.3.4": 1} and found["platforms"] == {"tdx": 2}
     example = {"host": "c", "path": "/crash/4/vmcore", "message": "because 4"}
     assert summary["failed"] == [{"kind": "crash", "targets": 1, "examples": [example]}]
-    columns = ("targets", "critical", "warning", "ok", "unknown", "failed")
-    rows: Any = [*summary["releases"], *summary["platforms"]]
-    assert {row.get("release") or row.get("platform"): [row[c] for c in columns] for row in rows} == {
-        "6.12.117": [2, 0, 1, 1, 0, 0],
-        "7.3.4": [2, 0, 1, 0, 0, 1],
-        "tdx": [2, 0, 2, 0, 0, 0],
-        "snp": [1, 0, 0, 1, 0, 0],
-        None: [1, 0, 0, 0, 0, 1],
-    }
+    names = ("critical", "warning", "ok", "unknown", "failed")
+    assert summary["statuses"] == dict(zip(names, (0, 2, 1, 0, 1)))
+    rows = [
+        (row.get("release") or row.get("platform"), *(row[n] for n in ("targets", *names)))
+        for row in (*summary["releases"], *summary["platforms"])
+    ]
+    assert rows == [
+        ("6.12.117", 2, 0, 1, 1, 0, 0),
+        ("7.3.4", 2, 0, 1, 0, 0, 1),
+        ("tdx", 2, 0, 2, 0, 0, 0),
+        (None, 1, 0, 0, 0, 0, 1),
+        ("snp", 1, 0, 0, 1, 0, 0),
+    ]
 
 
 def test_duplicates_count_once_and_an_answer_beats_a_failure(merged: Merged) -> None:

@@ -53,9 +53,7 @@ def test_every_sample() -> None:
         "efi_unaccepted_last_run_timestamp_seconds 1793534400.25",
     ]
     assert samples(unaccepted_bytes=0)[0] == "efi_unaccepted_memory_bytes 0"
-
-
-def test_unknown_has_no_sample_and_never_a_zero() -> None:
+    # What is not known has no sample, and never a zero.
     table = {**check_document()["table"], "state": "not-captured", "version": None, "unit_size": None}
     unknown = dict.fromkeys(("covered_bytes", "unaccepted_bytes", "platform"))
     assert samples(table=table, source="none", exact=False, status="unknown", **unknown) == [
