@@ -45,19 +45,16 @@ def _of_table(table: Table) -> Iterator[str]:
         yield f"table is {table.state} without a reason"
     if (table.state == PRESENT) != (table.bitmap is not None):
         yield f"table is {table.state} {'without' if table.bitmap is None else 'with'} a bitmap"
-    version, unit_size, phys_base, bitmap_bytes = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
-    if version is None or unit_size is None or phys_base is None or bitmap_bytes is None:
-        if table.state == PRESENT or (version, unit_size, phys_base, bitmap_bytes) != (None,) * 4:
-            yield "table has a part of a header"
+    header = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+    if table.address is None or None in header:
+        if table.state == PRESENT or header.count(None) < len(header):
+            yield "table has a part of a header, or no address"
         return
-    if table.address is None:
-        yield "table has a header and no address"
-        return
-    state, reason = judge_header(Header(version, unit_size, phys_base, bitmap_bytes), table.address)
+    state, reason = judge_header(Header(*header), table.address)  # type: ignore[arg-type]
     if table.state in (PRESENT, "not-captured") and state != PRESENT:
         yield f"table is {table.state}, and its header is {state}: {reason}"
-    if table.bitmap is not None and len(table.bitmap) != bitmap_bytes:
-        yield f"table has a bitmap of {len(table.bitmap)} bytes and a header that says {bitmap_bytes}"
+    if table.bitmap is not None and len(table.bitmap) != table.bitmap_bytes:
+        yield f"table has a bitmap of {len(table.bitmap)} bytes and a header that says {table.bitmap_bytes}"
 
 
 def _of_lists(snapshot: Snapshot) -> Iterator[str]:

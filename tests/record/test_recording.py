@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.codec import Context, annotations_of
+from drgn_unaccepted.codec import Context
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.record import file as recording_file
 from drgn_unaccepted.record.change import apply, change
@@ -22,7 +22,7 @@ from drgn_unaccepted.record.file import Recording, Writer
 from drgn_unaccepted.snapshot import Counters, Snapshot
 from tests.checks.build import BITMAP, LISTED, clean
 from tests.samples_over_time import listed, series, with_bitmap, with_list, write_recording
-from tests.snapshot_strategies import of
+from tests.snapshot_strategies import snapshots
 
 
 def read(path: Path) -> list[Snapshot]:
@@ -33,26 +33,8 @@ def applied(old: Snapshot, changed: object) -> Snapshot:
     return apply(old, json.loads(json.dumps(changed)), Context())
 
 
-@st.composite
-def snapshots(draw: st.DrawFn) -> Snapshot:
-    """What a sample can look like next."""
-    snapshot = with_bitmap(clean(), draw(st.just(BITMAP) | st.binary(min_size=4, max_size=40)))
-    pfns = st.lists(st.integers(0, 1 << 30) | st.integers(0, 9), max_size=12)
-    chunks = st.builds(listed, pfns, st.sampled_from([(), ("entry 3: a cycle",)]), st.sampled_from([0, 0, 1 << 60]))
-    snapshot = with_list(snapshot, draw(st.none() | chunks))
-    if draw(st.booleans()):
-        snapshot = replace(snapshot, table=replace(snapshot.table, state="not-captured", reason="no", bitmap=None))
-    zones = draw(st.sampled_from([None, (), snapshot.zones, (snapshot.zones or ())[:1]]))
-    parts = {name: draw(of(annotations_of(Snapshot)[name])) for name in ("counters", "accepting", "panic", "torn")}
-    snapshot = replace(snapshot, zones=zones, **parts)
-    taken_at = draw(st.sampled_from([f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2)]))
-    absent = [part for part in ("zones", *parts) if getattr(snapshot, part) is None]
-    missing = {part: draw(st.sampled_from(["no", "never"])) for part in ("pages", *absent)}
-    return replace(snapshot, target=replace(snapshot.target, taken_at=taken_at), missing=missing)
-
-
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
-@given(st.lists(snapshots(), min_size=1, max_size=4))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
+@given(st.lists(snapshots(), min_size=1, max_size=3))
 def test_what_goes_in_comes_out(tmp_path: Path, taken: list[Snapshot]) -> None:
     path = tmp_path / "recording"
     path.unlink(missing_ok=True)
@@ -118,26 +100,21 @@ def test_a_change_of_too_many_runs_is_written_whole(last: bytes, whole: bool) ->
         ([], "dict is wanted"),
         ({"table": {"bitmap": {"cleared": [0, 1]}}}, "clears bits that are not set"),
         ({"table": {"bitmap": {"set": [13, 14]}}}, "sets bits that are"),
-        ({"table": {"bitmap": {"cleared": [13, 33]}}}, "numbers from 0 to 32"),
-        ({"table": {"bitmap": {"cleared": [16, 13]}}}, "ascending"),
+        ({"table": {"bitmap": {"cleared": [16, 13]}}}, "numbers from 0 to 32 are wanted, ascending"),
         ({"table": {"bitmap": {"cleared": [13]}}}, "pairs"),
         ({"table": {"bitmap": {"cleared": [True, 14]}}}, "int is wanted"),
         ({"table": {"bitmap": {"flipped": []}}}, "unknown '?flipped"),
         ({"table": {"bitmap": [1]}}, "str is wanted"),
         ({"zones": {"7": {}}}, "no item '7'"),
-        ({"zones": {"-1": {}}}, "no item '-1'"),
         ({"zones": {"1" * 5000: {}}}, "no item"),
         ({"zones": {"1": {"listed": {"kept": [0, 9, 0, 9]}}}}, "ascending"),
         ({"zones": {"1": {"listed": {"kept": [0, 10]}}}}, "numbers from 0 to 9"),
-        ({"zones": {"1": {"listed": {"kept": [*PAIRS, 1, 2]}}}}, r"\.kept: at most 1024 pairs are wanted"),
         ({"table": {"bitmap": {"set": [*PAIRS, 1, 2]}}}, r"\.set: at most 1024 pairs are wanted"),
         ({"zones": {"1": {"listed": {"kept": [], "more": 1}}}}, "unknown '?more"),
         ({"zones": {"1": {"listed": {"kept": [], "added": {}}}}}, "no 'pfns'"),
         ({"zones": {"1": {"free_pages": "many"}}}, "int is wanted"),
         ({"accepting": {"entries": {"0": {}}}}, "no item '0'"),
-        ({"missing": {"zones": 5}}, "str is wanted"),
         ({"target": None}, "dict is wanted"),
-        ({"kernel": {"cpus": {}}}, "int is wanted"),
         ({"kernel": {"cpus": 8193}}, "change.kernel.cpus: 8193 is not from 0 to 8192"),
         # Parts of what was not there before.
         ({"pages": {"limited": "no"}}, "no 'runs'"),
@@ -177,45 +154,40 @@ def test_a_file_cut_anywhere_gives_the_samples_before_the_cut(tmp_path: Path) ->
         rest = length - max(end for end in ends if end <= length)
         dropped = f"line {complete + 2} was dropped: it is cut short after {rest} bytes" if rest else "None"
         assert str(recording.dropped).startswith(dropped)
-
-
-def test_zeros_at_the_end_are_dropped_too(tmp_path: Path) -> None:
-    # What a file system may leave of a file that grew when the power went.
-    path = write_recording(tmp_path / "r", series(3))
-    path.write_bytes(path.read_bytes() + bytes(512))
-    recording = Recording(str(path))
-    assert len(list(recording)) == 3
-    assert recording.dropped is not None and "line 5" in recording.dropped
+    # A file system may leave zeros when the power fails.
+    cut.write_bytes(whole + bytes(512))
+    recording = Recording(str(cut))
+    assert len(list(recording)) == 6
+    assert recording.dropped is not None and "line 8" in recording.dropped
 
 
 def sample_line(**changes: object) -> bytes:
-    return json.dumps({"sample": 2, "elapsed": 1, "cost": 0, "taken_at": "x", "change": {}, **changes}).encode() + b"\n"
+    line = {"sample": 2, "elapsed": 1, "cost": 0, "taken_at": "2026-01-01T00:00:00+00:00", "change": {}, **changes}
+    return json.dumps(line).encode() + b"\n"
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (b"{\n", "not JSON"),
-        (b"[" * 100000 + b"\n", "not JSON"),
+        (b"[" * 50_000 + b"\n", "not JSON"),
         (b"\xff\xfe\n", "not JSON"),
         (b"7\n", "sample 2 is wanted"),
         (sample_line(sample=3), "sample 2 is wanted"),
-        (sample_line(), "target.taken_at is no time"),
+        (sample_line(taken_at="x"), "target.taken_at is no time"),
         (sample_line(taken_at=None), "taken_at: str is wanted"),
         (sample_line(elapsed=float("nan")), "not JSON"),
-        (sample_line(taken_at="2026-01-01T00:00:00+00:00", elapsed=limits.RECORDING_SECONDS), "elapsed: seconds are"),
-        (sample_line(taken_at="2026-01-01T00:00:00+00:00", cost=True), "cost: seconds are wanted"),
-        (b"x" * (limits.RECORDING_HEADER_BYTES + 1) + b"\n", "more than [0-9]+ bytes"),
+        (sample_line(elapsed=limits.RECORDING_SECONDS), "elapsed: seconds are wanted"),
+        (sample_line(cost=True), "cost: seconds are wanted"),
+        (b"x" * 100_000 + b"\n", "more than 90000 bytes"),
     ],
 )
 def test_a_damaged_line_is_named_after_what_could_be_read(
     damage: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "RECORDING_LINE_BYTES", 90_000)
     path = write_recording(tmp_path / "r", series(5))
     lines = path.read_bytes().splitlines(keepends=True)
-    if b"xx" in damage:
-        monkeypatch.setattr(limits, "RECORDING_LINE_BYTES", max(map(len, lines)))
-        damage = damage.replace(b"x", b"x" * 10)
     path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
     seen = []
     with pytest.raises(SnapshotFileError, match=f"^line 4: .*{words}"):
@@ -243,25 +215,20 @@ def test_another_file_is_refused(data: bytes, words: str, tmp_path: Path) -> Non
 
 
 def test_a_recording_is_its_owners_and_never_overwritten(tmp_path: Path) -> None:
-    before = os.umask(0)
+    first, second = series(2)
+    path, before = tmp_path / "r", os.umask(0)
     try:
-        path = write_recording(tmp_path / "r", series(1))
+        with Writer(str(path), 1.0) as writer:
+            writer.add(first, 0, 0)
+            # What could not be read again is not written.
+            with pytest.raises(SnapshotFileError, match="free_pages: "):
+                writer.add(replace(second, counters=Counters(1 << 200, None, None)), 1, 0)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
-    data = path.read_bytes()
     with pytest.raises(FileExistsError):
         Writer(str(path), 1.0)
-    assert path.read_bytes() == data
-
-
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
-    first, second = series(2)
-    with Writer(str(tmp_path / "r"), 1.0) as writer:
-        writer.add(first, 0, 0)
-        with pytest.raises(SnapshotFileError, match="free_pages: "):
-            writer.add(replace(second, counters=Counters(1 << 200, None, None)), 1, 0)
-    assert read(tmp_path / "r") == [first]
+    assert read(path) == [first]
 
 
 def test_fields_of_a_later_version_are_left_out_with_a_warning(
