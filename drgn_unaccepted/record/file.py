@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
@@ -32,7 +32,7 @@ _SYNC_SECONDS = 1.0
 
 
 class Writer:
-    """Writes a new recording.
+    """Writes a new recording; deletes it if an exception comes before the first sample.
 
     :raises FileExistsError: the file exists; a recording is never overwritten
     :raises OSError: it cannot be written
@@ -49,20 +49,23 @@ class Writer:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._line({"schema": SCHEMA, "interval": interval})
-        except OSError:
-            os.close(self._file)
+        except OSError as error:
+            self.__exit__(error)
             raise
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: Optional[object], *_: object) -> None:
         os.close(self._file)
+        if error is not None and not self.samples:
+            # A file without a sample would block the next recording.
+            Path(self._path).unlink()
 
     def add(self, snapshot: Snapshot, elapsed: float, cost: float) -> None:
         """Append one sample.
 
-        :raises OSError: it cannot be written; the file ends with the previous sample, or is gone if there is none
+        :raises OSError: it cannot be written; the file ends with the previous sample
         :raises SnapshotFileError: it could not be read again
         """
         line: dict[str, Any] = {"sample": self.samples, "elapsed": round(elapsed, 3), "cost": round(cost, 4)}
@@ -82,12 +85,7 @@ class Writer:
             while data:
                 data = data[os.write(self._file, data) :]
         except OSError:
-            # Leave no part of a line, and no file without a sample: it would block the next recording.
-            with suppress(OSError):
-                if self.samples:
-                    os.ftruncate(self._file, self._end)
-                else:
-                    Path(self._path).unlink()
+            os.ftruncate(self._file, self._end)
             raise
         self._end += len(line)
         now = time.monotonic()
