@@ -237,7 +237,7 @@ RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
 #: Seconds of a recording: a hundred years.
 RECORDING_SECONDS = 100 * 366 * 86400
 
-#: Bytes of a recording's header line, and of a file that ``keep`` writes beside its snapshots.
+#: Bytes of a recording's header line.
 RECORDING_HEADER_BYTES = 4096
 
 #: Targets of one scan, and records of one merge.

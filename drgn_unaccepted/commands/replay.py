@@ -16,8 +16,8 @@ from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.commands.report import report, write_page, written_line
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
-from drgn_unaccepted.record.file import Recording, RecordingError
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
+from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.history import bins_for, history_lines
@@ -41,7 +41,7 @@ class Replay(Action):
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         try:
             recording = Recording(args.recording)
-        except (RecordingError, OSError) as error:
+        except (SnapshotFileError, OSError) as error:
             raise CommandError(one_line(error, args.recording)) from None
         to_stdout(_lines(recording, args))
         for warning in recording.warnings:
@@ -76,7 +76,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
             for sample in recording:
                 document = progress.document(sample)
                 yield json.dumps(document) if args.format == "json" else line(document)
-    except (RecordingError, OSError) as error:
+    except (SnapshotFileError, OSError) as error:
         raise CommandError(one_line(error, args.recording)) from None
 
 

@@ -20,20 +20,9 @@ CHUNK = 1024
 CHUNKS = 64
 
 LAYOUT = PageLayout(
-    base=BASE,
-    size=SIZE,
-    flags=0,
-    lru=LRU,
-    compound=8,
-    page_type=48,
-    refcount=52,
-    private=40,
-    reserved_flag=1 << 12,
-    zone_shift=60,
-    zone_mask=7,
-    zone_device=None,
-)
-
+    BASE, SIZE, flags=0, lru=LRU, compound=8, page_type=48, refcount=52, private=40, reserved_flag=1 << 12,
+    zone_shift=60, zone_mask=7, zone_device=None
+)  # fmt: skip
 PAGE = struct.Struct("<QQQ24xIi8x")
 
 
@@ -91,14 +80,8 @@ def type_of(pfn: int) -> int:
 
 def order(rng: random.Random) -> list[int]:
     pfns = [CHUNK * number for number in rng.sample(range(1, 3 * CHUNKS), rng.randint(0, CHUNKS))]
-    kind = rng.randrange(4)
-    if kind == 0:
-        return sorted(pfns)
-    if kind == 1:
-        return sorted(pfns, reverse=True)
-    if kind == 2:
-        return [CHUNK * number for number in range(1, len(pfns) + 1)]
-    return pfns
+    kind = rng.randrange(3)
+    return sorted(pfns, reverse=kind == 1) if kind < 2 else pfns
 
 
 @pytest.fixture(params=(1, 3, 4096))
