@@ -15,7 +15,7 @@ from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
-from drgn_unaccepted.commands.report import report, write_page, written_line
+from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
 from drgn_unaccepted.record.file import Recording, RecordingError
 from drgn_unaccepted.run import to_stdout
@@ -90,7 +90,7 @@ def _history(recording: Recording, args: Arguments, columns: int, lines: int) ->
 def _page(recording: Recording, args: Arguments) -> str:
     past = _history(recording, args, *_FIGURE)
     last = deque(recording, maxlen=1).pop().snapshot
-    return written_line(write_page(report(last, choose_source(last, args.source), past=past), args.report))
+    return write_page(report(last, choose_source(last, args.source), past=past), args.report, args.format)
 
 
 COMMAND = Replay()
