@@ -15,7 +15,7 @@ from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
 from drgn_unaccepted.answer.head import head, unaccepted_bytes
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
 from drgn_unaccepted.answer.source import Source, choose_source
-from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Sample, Snapshot
@@ -38,7 +38,7 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     page lists was accepted; a bin of which no sample so far knew anything is unknown.
 
     :param wanted: source, for each sample
-    :raises CommandError: there is no sample
+    :raises SnapshotFileError: there is no sample
     """
     slices: list[_Slice] = []
     last: Optional[tuple[Snapshot, Source]] = None
@@ -62,7 +62,7 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
             slices = [slices[0], *merged, *(slices[-1:] if len(slices) % 2 == 0 else ())]
             per_slice *= 2
     if last is None:
-        raise CommandError("the recording has no samples")
+        raise SnapshotFileError("the recording has no samples")
     return {
         **head(*last, "history"),
         "samples": sum(now.samples for now in slices),

@@ -7,10 +7,10 @@ Characters say everything. Colour only repeats it, in orange and blue, which eve
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Callable, NamedTuple, Optional, TextIO
+from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import MapAnswer, MapGap, MapRow
 from drgn_unaccepted.answer.head import source_name
@@ -78,25 +78,6 @@ _TICK = 16
 
 #: Above the numbers on the right of rows: unaccepted units, and units of RAM.
 _HEADING = "units/RAM"
-
-
-def style_for(
-    stream: TextIO, environ: Mapping[str, str], color: str = "auto", ascii_only: bool = False, width: int = 80
-) -> Style:
-    """How to draw on ``stream``.
-
-    :param environ: ``TERM`` (``dumb``: ASCII, no colour) and ``NO_COLOR`` (no-color.org: any value but an empty one)
-    :param color: ``auto`` (on a terminal only), ``always`` or ``never``
-    :param width: columns of the terminal
-    """
-    dumb = environ.get("TERM") == "dumb"
-    try:
-        "".join(entry.text for entry in GLYPHS.values()).encode(stream.encoding or "utf-8")
-        plain = False
-    except (LookupError, UnicodeEncodeError):
-        plain = True
-    wanted = stream.isatty() and not dumb and not environ.get("NO_COLOR")
-    return Style(width, ascii_only or dumb or plain, {"always": True, "never": False}.get(color, wanted))
 
 
 def bins_for(width: int) -> int:
