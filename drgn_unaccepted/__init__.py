@@ -1,27 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Unaccepted memory of confidential guests, in a live Linux kernel or a vmcore.
 
-The public names are those of :mod:`drgn_unaccepted.helpers`. They are loaded when they are first used: the command
-line reads this file before it knows whether it needs drgn.
+The public names are those of :mod:`drgn_unaccepted.helpers`, which is imported when one of them is first used: the
+command line imports this package before it knows whether it needs drgn.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from drgn_unaccepted.helpers import (
-        e820_table,
-        efi_memory_map,
-        efi_unaccepted_table,
-        for_each_accepting_range,
-        for_each_unaccepted_page,
-        for_each_unaccepted_range,
-        pfn_is_unaccepted_memory,
-        phys_to_unit,
-        range_contains_unaccepted_memory,
-        take_snapshot,
-    )
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -41,7 +28,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from drgn_unaccepted import helpers
-
-        return getattr(helpers, name)
+        return getattr(importlib.import_module("drgn_unaccepted.helpers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,13 +3,13 @@
 Unaccepted Memory
 -----------------
 
-Helpers on a :class:`drgn.Program`, named after the kernel's own functions where it has one. Each takes ``prog`` first
-or uses drgn's default program. They read the target at each call; for several questions about one state take a
-snapshot and ask that.
+Helpers on a :class:`drgn.Program`, named after the kernel's functions where there are such functions. Each takes
+``prog`` first or uses drgn's default program, and reads the target at each call. To ask several questions about one
+state, take a snapshot.
 
 Addresses are physical and in bytes, ends exclusive. A part that is not in the target raises
-:class:`~drgn_unaccepted.kernel.errors.Unavailable`, whose text says why: a kdump of Linux 6.6 and later has no table,
-and a missing table is no evidence that memory is accepted.
+:class:`~drgn_unaccepted.kernel.errors.Unavailable` with the reason. A missing table, as in a kdump of Linux 6.6 and
+later, is no evidence that memory is accepted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Callable, TypeVar
 from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
+from drgn_unaccepted import __all__ as __all__
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820
@@ -37,19 +38,6 @@ from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, EfiMap, Snapshot, Table, Wanted
 
-__all__ = (
-    "e820_table",
-    "efi_memory_map",
-    "efi_unaccepted_table",
-    "for_each_accepting_range",
-    "for_each_unaccepted_page",
-    "for_each_unaccepted_range",
-    "pfn_is_unaccepted_memory",
-    "phys_to_unit",
-    "range_contains_unaccepted_memory",
-    "take_snapshot",
-)
-
 _Part = TypeVar("_Part")
 
 
@@ -61,16 +49,14 @@ def efi_unaccepted_table(prog: Program) -> Table:
     >>> efi_unaccepted_table(prog).state
     'present'
 
-    Where pages of the bitmap read as zeros although memory waits to be accepted, or nothing was there to hold them
-    against, :attr:`Table.is_doubted` is true.
-
     It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 ("efi/libstub: Implement support for
-    unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; it never raises
-    for a table that is absent or not captured.
+    unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; a table that is
+    absent or not captured raises nothing. :attr:`Table.is_doubted` is true if pages of the bitmap read as zeros, and
+    the page allocator contradicts them or could not be read.
     """
     opened = adopt(prog)
     table = read_table(opened.prog, table_readers(opened))
-    # A page of zeros is held against the page allocator.
+    # Zeros are compared with the page allocator.
     return capture(opened, Wanted(frozenset())).table if has_zero_page(table) else table
 
 
@@ -91,11 +77,10 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
     Return whether any unit of a range is unaccepted, or the unit after it where the range ends on a unit boundary (the
     guard for ``load_unaligned_zeropad()``).
 
-    It is true wherever the kernel's function of this name is, of any version, and where that misses something: where
-    one of the two is wrong, it is not the one that looks at more. The range is rounded outwards to whole pages, as by
-    Linux kernel commit 948a013a54c4 (in v7.0); before, a range that ended amid a page had no guard. And the kernel
-    steps by units from where the range starts, and misses the last one if the range ends less far into its unit than
-    it started; blocks of the page allocator never do.
+    True whenever the kernel's function of any version is, and for the last unit that its walk can miss: it steps by
+    units from where the range starts, and misses the last one if the range ends less far into its unit than it started
+    (blocks of the page allocator never do). The range is rounded outwards to whole pages, as by Linux kernel commit
+    948a013a54c4 (in v7.0); before, a range that ended inside a page had no guard.
 
     :param start: ``phys_addr_t``
     :param size: ``unsigned long``, bytes
@@ -118,8 +103,8 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
 @takes_program_or_default
 def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
     """
-    Return what the kernel's function of this name would, guard included: it is also true for the last page of an
-    accepted unit in front of an unaccepted one.
+    Return what the kernel's function of this name would, guard included: the last page of an accepted unit before an
+    unaccepted one also counts.
 
     :param pfn: ``unsigned long``
     :raises ValueError: the page is not below 2^52
@@ -133,7 +118,7 @@ def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
 @takes_program_or_default
 def phys_to_unit(prog: Program, address: int) -> int | None:
     """
-    Get the unit (the bit's index) that a physical address is in; ``None`` outside the bitmap, which the kernel takes as
+    Get the unit (the bit's index) of a physical address; ``None`` outside the bitmap, where the kernel takes memory as
     accepted.
 
     :param address: ``phys_addr_t``

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer import ranges as ranges_question
-from drgn_unaccepted.answer import resolve as resolve_question
 from drgn_unaccepted.codec import Context, decode, parse_json
+from drgn_unaccepted.commands import ranges as ranges_question
+from drgn_unaccepted.commands import resolve as resolve_question
 from drgn_unaccepted.consistency import contradiction
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.fleet.targets import find_targets

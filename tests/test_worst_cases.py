@@ -37,7 +37,7 @@ from tests.kernel import btf_writer as w
 from tests.kernel.elf_dump import SAMPLES
 from tests.kernel.firmware_program import FirmwareProgram
 from tests.kernel.printk_writer import PrintkWriter
-from tests.kernel.test_page_list import BASE, HEAD, LAYOUT
+from tests.kernel.test_lists import BASE, HEAD, LAYOUT
 from tests.kernel.test_zones import CHUNK_PAGES, NORMAL, START, Guest
 
 pytestmark = pytest.mark.long

@@ -162,7 +162,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     ):
         entries = sum(a != b for a, b in zip(before, after))
         if entries:
-            notes.append(f"undone: {function}(), {entries} of {boot.nr_map} entries")
+            notes.append(f"{entries} of {boot.nr_map} entries that {function}() changed were restored")
     overlap = _first_overlap(descriptors)
     if overlap is not None:
         notes.append(f"ambiguous: entries overlap at {overlap:#x}")

@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from operator import itemgetter
 from typing import Callable, NamedTuple, Optional, TypeVar
 
 from drgn import FaultError, Program, ProgramFlags
@@ -150,12 +149,11 @@ def walk_page_list(prog: Program, layout: PageLayout, head: int, most: int) -> L
     base, size, pfn_end = layout.base + layout.lru, layout.size, limits.PHYSICAL_END >> PAGE_SHIFT
 
     def pfns_of(links: array[int]) -> array[int]:
-        offsets = [link - base for link in links]
-        pfns = [offset // size for offset in offsets]
-        # All remainders are 0 if their sum is.
-        if min(pfns) < 0 or max(pfns) >= pfn_end or sum(pfns) * size != sum(offsets):
-            good = (0 <= pfn < pfn_end and pfn * size == offset for pfn, offset in zip(pfns, offsets))
-            pfns = [pfn for pfn, _ in takewhile(itemgetter(1), zip(pfns, good))]
+        pfns = [(link - base) // size for link in links]
+        # All links are those of pages if the sums are the same.
+        if min(pfns) < 0 or max(pfns) >= pfn_end or sum(pfns) * size + len(pfns) * base != sum(links):
+            pages = zip(pfns, links)
+            pfns = [pfn for pfn, _ in takewhile(lambda p: 0 <= p[0] < pfn_end and p[0] * size + base == p[1], pages)]
         return array("Q", pfns)
 
     walk = ListWalk(prog, head, Entries(size, layout.lru, pfns_of, "struct page of ", "in no struct page"), most)

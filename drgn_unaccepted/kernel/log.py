@@ -37,8 +37,8 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
 
     ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
     lockless ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read,
-    are left out. One that could still be continued is not: a dead kernel continues nothing, although
-    ``/dev/kmsg`` would wait for it. Bytes that are no UTF-8 are replaced.
+    are omitted. A record that could still be continued is returned: a dead kernel continues nothing, although
+    ``/dev/kmsg`` would wait for it. Bytes that are not UTF-8 are replaced.
 
     :param containing: leave out lines without these bytes
     :raises Unavailable: a size in the target is out of bounds, or the log has more lines than records can be

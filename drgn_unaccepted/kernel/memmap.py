@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page``: where it lies, how it is laid out, and which pages have one.
+"""``struct page``: where it is, how it is laid out, and which pages have one.
 
-x86-64 has SPARSEMEM_VMEMMAP: the structures of all pages form one virtual array, ``vmemmap``, of which only the parts
-for memory sections that exist are mapped.
+x86-64 has SPARSEMEM_VMEMMAP: the structures of all pages form one virtual array, ``vmemmap``, which is mapped only for
+memory sections that exist.
 """
 
 from __future__ import annotations
@@ -139,14 +139,6 @@ _EARLY = _SECTION_HAS_MEM_MAP | _SECTION_IS_EARLY
 _IS_EARLY = bytes(flags & _EARLY == _EARLY for flags in range(256))
 
 
-class _Root(NamedTuple):
-    """One page of ``struct mem_section``."""
-
-    data: bytes
-    #: For each of them, 1 if all its pages have had a ``struct page`` since boot.
-    early: bytes
-
-
 class Piece(NamedTuple):
     """PFNs from ``start`` up to ``end`` (exclusive)."""
 
@@ -176,7 +168,7 @@ class Sections:
             raise Unavailable(f"memory sections of {self.section_pages} pages: at most {limits.SECTION_PAGES}")
         # MAX_PHYSMEM_BITS; vmemmap lies lower with page tables of five levels.
         self._end = 1 << ((46 if layout.base >= _KERNEL_START_4_LEVELS else 52) - PAGE_SHIFT)
-        self._read_roots: dict[int, Optional[_Root]] = {}
+        self._roots: dict[int, Optional[bytes]] = {}
         self._looked_up = 0
 
     def valid(self, start: int, end: int) -> Iterator[Piece]:
@@ -213,28 +205,23 @@ class Sections:
         root = self._root(index)
         if root is None:
             return (index + 1) * per_root * self.section_pages, False
-        last = root.early.find(0, slot)
+        early = root[self._map : per_root * self._section_size : self._section_size].translate(_IS_EARLY)
+        last = early.find(0, slot)
         if last != slot:
-            # All up to there have memory since boot, as almost all have.
+            # All sections up to there have had memory since boot, as almost all have.
             return (index * per_root + (per_root if last < 0 else last)) * self.section_pages, True
         entry = slot * self._section_size
-        mem_map = int.from_bytes(root.data[entry + self._map : entry + self._map + 8], "little")
-        if not mem_map & _SECTION_HAS_MEM_MAP:
-            return section_end, False
-        usage = int.from_bytes(root.data[entry + self._usage : entry + self._usage + 8], "little")
-        if not usage:
+        mem_map = int.from_bytes(root[entry + self._map : entry + self._map + 8], "little")
+        usage = int.from_bytes(root[entry + self._usage : entry + self._usage + 8], "little")
+        if not mem_map & _SECTION_HAS_MEM_MAP or not usage:
             return section_end, False
         subsection = within // _SUBSECTION_PAGES
         byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & _MASK)
         return pfn - pfn % _SUBSECTION_PAGES + _SUBSECTION_PAGES, bool(byte >> subsection % 8 & 1)
 
-    def _root(self, index: int) -> Optional[_Root]:
+    def _root(self, index: int) -> Optional[bytes]:
         """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""
-        if index not in self._read_roots:
+        if index not in self._roots:
             address = self._prog.read_u64(self._table + 8 * index & _MASK)
-            self._read_roots[index] = None
-            if address:
-                data = self._prog.read(address, PAGE_SIZE)
-                flags = data[self._map : PAGE_SIZE // self._section_size * self._section_size : self._section_size]
-                self._read_roots[index] = _Root(data, flags.translate(_IS_EARLY))
-        return self._read_roots[index]
+            self._roots[index] = self._prog.read(address, PAGE_SIZE) if address else None
+        return self._roots[index]

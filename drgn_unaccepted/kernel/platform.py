@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""On what a kernel runs, and with what it was built."""
+"""The platform that a kernel runs on, and how it was built."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import KernelBuild, Platform
 
-# arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8. Word 8 is Linux's own (virtualization)
-# and the bit is the same from v5.17 on.
-_TDX_GUEST_WORD = 8
-_TDX_GUEST_BIT = 1 << 22
-
+# arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8 from v5.17 on. Word 8 is Linux's own.
+_TDX_GUEST_WORD, _TDX_GUEST_BIT = 8, 1 << 22
 # arch/x86/include/asm/msr-index.h
 _SEV_SNP_ENABLED = 1 << 2
+# Where a variable or type is not there, or not in the target.
+_ABSENT = (LookupError, AttributeError, FaultError)
 
 
 def read_platform(prog: Program) -> Platform:
@@ -31,23 +30,19 @@ def read_platform(prog: Program) -> Platform:
     """
     tdx = _tdx_guest(prog)
     sev_status = _integer(prog, "sev_status")
-    cc_vendor = _cc_vendor(prog)
+    cc_vendor = _constant(prog, "cc_vendor", "cc_vendor")
     lazy = _integer(prog, "lazy_accept")
-    kind: Optional[str] = None
     if tdx:
-        kind = "tdx"
+        kind: Optional[str] = "tdx"
     elif sev_status is not None and sev_status & _SEV_SNP_ENABLED:
         kind = "snp"
-    elif tdx is not None:
+    else:
         # A kernel without CONFIG_AMD_MEM_ENCRYPT has no sev_status and cannot be an SNP guest.
-        kind = "none"
+        kind = None if tdx is None else "none"
     if kind is None and sev_status is None and cc_vendor is None and lazy is None:
         raise Unavailable("neither boot_cpu_data, sev_status, cc_vendor nor lazy_accept can be read")
     return Platform(
-        kind=kind,
-        cc_vendor=cc_vendor,
-        sev_status=sev_status,
-        lazy=None if lazy is None else bool(lazy),
+        kind, cc_vendor and cc_vendor.removeprefix("CC_VENDOR_"), sev_status, None if lazy is None else bool(lazy)
     )
 
 
@@ -64,6 +59,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         raise Unavailable(f"zone->free_area has {orders} elements: at most {limits.PAGE_ORDERS} are expected")
     layout = page_layout(prog)
     page_type = enumerators(prog, "pagetype").get("PGTY_unaccepted")
+    efi_setup = _integer(prog, "efi_setup")
     exported = vmcoreinfo_of(prog).number("PAGE_UNACCEPTED_MAPCOUNT_VALUE")
     return KernelBuild(
         unaccepted_memory=zone.has_member("unaccepted_pages"),
@@ -73,7 +69,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         static_key=_static_key(prog),
         # Linux v6.16
         vmcoreinfo_unaccepted=exported is not None,
-        kexec_booted=_not_zero(_integer(prog, "efi_setup")),
+        kexec_booted=None if efi_setup is None else efi_setup != 0,
         unaccepts=_unaccepts(prog),
         system_state=_system_state(prog),
         reserved_flag=layout.reserved_flag,
@@ -90,26 +86,18 @@ def _integer(prog: Program, name: str) -> Optional[int]:
         return None
 
 
-def _not_zero(value: Optional[int]) -> Optional[bool]:
-    return None if value is None else value != 0
+def _constant(prog: Program, name: str, enum: str) -> Optional[str]:
+    """The name of the value of a variable of type ``enum``; its number where it has none."""
+    value = _integer(prog, name)
+    names = (constant for constant, number in enumerators(prog, enum).items() if number == value)
+    return next(names, None if value is None else str(value))
 
 
 def _tdx_guest(prog: Program) -> Optional[bool]:
     try:
-        words = prog["boot_cpu_data"].x86_capability
-        return bool(words[_TDX_GUEST_WORD].value_() & _TDX_GUEST_BIT)
-    except (LookupError, AttributeError, FaultError):
+        return bool(prog["boot_cpu_data"].x86_capability[_TDX_GUEST_WORD].value_() & _TDX_GUEST_BIT)
+    except _ABSENT:
         return None
-
-
-def _cc_vendor(prog: Program) -> Optional[str]:
-    value = _integer(prog, "cc_vendor")
-    if value is None:
-        return None
-    for name, number in enumerators(prog, "cc_vendor").items():
-        if number == value:
-            return name.removeprefix("CC_VENDOR_")
-    return str(value)
 
 
 def _static_key(prog: Program) -> Optional[int]:
@@ -118,7 +106,7 @@ def _static_key(prog: Program) -> Optional[int]:
     """
     try:
         return int(prog["zones_with_unaccepted_pages"].key.enabled.counter.value_())
-    except (LookupError, AttributeError, FaultError):
+    except _ABSENT:
         return None
 
 
@@ -138,18 +126,14 @@ def _has_symbol(prog: Program, name: str) -> bool:
 
 
 def _system_state(prog: Program) -> Optional[str]:
-    value = _integer(prog, "system_state")
-    for name, number in enumerators(prog, "system_states").items():
-        if number == value:
-            return name.removeprefix("SYSTEM_").lower().replace("_", "-")
-    return None
+    name = _constant(prog, "system_state", "system_states")
+    return name.removeprefix("SYSTEM_").lower().replace("_", "-") if name and not name.isdecimal() else None
 
 
 def _present_cpus(prog: Program) -> Optional[int]:
     try:
         return len(cpus_in(prog, "__cpu_present_mask"))
     except LookupError:
-        # Without CONFIG_SMP there is no mask.
-        return 1
+        return 1  # without CONFIG_SMP there is no mask
     except FaultError:
         return None

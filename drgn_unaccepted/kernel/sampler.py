@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One running kernel, captured again and again: what cannot change is read once."""
+"""Capture one running kernel again and again; parts that cannot change are read once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from drgn_unaccepted.kernel.errors import TargetError
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
 
-#: What changes while memory is accepted. The page allocator's own walk over all pages is not for every second.
+#: Parts that change while memory is accepted. Reading every struct page each second would take too long.
 MOVING = frozenset(("kernel", "zones", "counters", "accepting"))
 
-#: What stays as it was at boot.
+#: Parts that stay as they were at boot.
 FIXED = ALL_PARTS - MOVING - {"pages", "reclaiming", "panic"}
 
 
@@ -25,7 +25,7 @@ class Sampler:
 
     def __init__(self, opened: Opened) -> None:
         if opened.kind != "live":
-            raise TargetError(f"{opened.path}: samples over time can be taken of the running kernel only")
+            raise TargetError(f"{opened.path}: watch and record need a running kernel")
         self._opened = opened
         self._first = capture(opened, Wanted(FIXED))
 

@@ -26,7 +26,7 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Table
 _NO_TABLE = (1 << 64) - 1
 _MASK = (1 << 64) - 1
 _WHY_NOT_CAPTURED = (
-    "Since Linux 6.6 the table lies in ACPI memory, which kdump and /proc/kcore leave out. Dumps of all RAM have it"
+    "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"
 )
 
 #: Reads ``size`` bytes of the table at a physical address, or raises Unavailable.

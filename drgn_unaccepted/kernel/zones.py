@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``struct zone``: counters, watermarks and the list of unaccepted chunks.
 
-Linux keeps memory that it has not accepted in chunks of MAX_PAGE_ORDER on ``zone->unaccepted_pages`` (Linux kernel
-commit dcdfdd40fa82 ("mm: Add support for unaccepted memory") (in v6.5)). They count as free, and are on no
-``free_area``.
+Linux keeps unaccepted memory in chunks of MAX_PAGE_ORDER on ``zone->unaccepted_pages`` (Linux kernel commit
+dcdfdd40fa82 ("mm: Add support for unaccepted memory") (in v6.5)). They count as free, but are on no ``free_area``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Optional
 
@@ -22,6 +22,8 @@ from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.model.ranges import chunk_runs, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
+
+_MASK = (1 << 64) - 1
 
 
 def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
@@ -110,46 +112,33 @@ class _PerCpuDiffs:
         self._prog = prog
         self._cpus: Optional[list[Cpu]] = None
         self._reads = 0
-        self._last: tuple[int, list[int], Optional[str]] = (0, [], None)
 
     def sum(self, zone: Object, item: int) -> tuple[int, Optional[str]]:
         """The sum of one item's differences, and why CPUs are missing in it."""
-        address = zone.per_cpu_zonestats.value_()
-        if address != self._last[0]:
-            self._last = (address, *self._read(zone, address))
-        _address, sums, problem = self._last
-        return (sums[item] if sums else 0), problem
-
-    def _read(self, zone: Object, address: int) -> tuple[list[int], Optional[str]]:
         structure = self._prog.type("struct per_cpu_zonestat")
-        if not structure.has_member("vm_stat_diff"):
-            # Without CONFIG_SMP counters are changed in place.
-            return [], None
-        member = structure.member("vm_stat_diff")
-        offset, size = offsetof(structure, "vm_stat_diff"), sizeof(member.type)
-        if size > limits.ZONE_STATS:
+        base = zone.per_cpu_zonestats.value_()
+        if not base or not structure.has_member("vm_stat_diff"):
+            return 0, None  # without CONFIG_SMP counters are changed in place
+        size = sizeof(structure.member("vm_stat_diff").type)
+        if not item < size <= limits.ZONE_STATS:
             raise Unavailable(f"vm_stat_diff has {size} bytes: at most {limits.ZONE_STATS} are expected")
         if self._cpus is None:
             self._cpus = possible_cpus(self._prog)
         self._reads += len(self._cpus)
         if self._reads > limits.PER_CPU_READS:
             raise Unavailable(f"per-CPU counters of zones times CPUs: more than {limits.PER_CPU_READS}")
-        sums = [0] * size
+        address = base + offsetof(structure, "vm_stat_diff") + item
+        diff = 0
         lost: list[int] = []
         for cpu in self._cpus:
             try:
-                data = self._prog.read(address + cpu.offset + offset & _MASK, size)
+                # s8 vm_stat_diff[]
+                diff += (self._prog.read_u8(address + cpu.offset & _MASK) ^ 0x80) - 0x80
             except FaultError:
                 lost.append(cpu.number)
-                continue
-            # s8 vm_stat_diff[]
-            sums = [total + (value ^ 0x80) - 0x80 for total, value in zip(sums, data)]
         if lost:
-            return sums, f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})"
-        return sums, None
-
-
-_MASK = (1 << 64) - 1
+            return diff, f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})"
+        return diff, None
 
 
 class _ZoneReader:
@@ -262,14 +251,12 @@ def _first_runs(listed: ListedChunks, chunk_pages: int) -> ListedChunks:
 
 
 def _is_locked(lock: Object) -> Optional[bool]:
-    """Whether a ``spinlock_t`` is held. None where the kernel has no such thing (no SMP)."""
-    try:
-        # struct qspinlock
+    """Whether a ``spinlock_t`` is held: a ``struct qspinlock``, or a ``struct rt_mutex_base`` with CONFIG_PREEMPT_RT.
+
+    None where the kernel has no such thing (no SMP).
+    """
+    with suppress(AttributeError):
         return bool(lock.rlock.raw_lock.val.counter.value_())
-    except AttributeError:
-        pass
-    try:
-        # CONFIG_PREEMPT_RT: struct rt_mutex_base
+    with suppress(AttributeError):
         return bool(lock.lock.owner.value_())
-    except AttributeError:
-        return None
+    return None

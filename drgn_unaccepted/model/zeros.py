@@ -115,7 +115,7 @@ def _without_lists(zeros: Sequence[_ZeroPages]) -> Optional[str]:
         if run.without_header:
             return (
                 f"the bits from its page at {run.page:#x} on are all 0 for {size(total([run.covered]))}, and no lists "
-                "were read to hold them against: all accepted, or not captured"
+                "were read to compare them with: all accepted, or not captured"
             )
     return None
 

@@ -116,8 +116,8 @@ def test_the_kernels_edits_are_undone_and_named() -> None:
     assert [tuple(entry) for entry in efi_map.descriptors] == FIRMWARE
     assert efi_map.complete and not efi_map.ambiguous
     assert efi_map.note is not None
-    assert "efi_merge_regions(), 5 of 12 entries" in efi_map.note
-    assert "efi_reserve_boot_services(), 1 of 12 entries" in efi_map.note
+    assert "5 of 12 entries that efi_merge_regions() changed were restored" in efi_map.note
+    assert "1 of 12 entries that efi_reserve_boot_services() changed were restored" in efi_map.note
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -170,32 +170,20 @@ def test_a_part_of_the_buffer_reads_as_zeros() -> None:
     assert read_efi_map(program.prog).provenance == "kernel-log"
 
 
-def test_kexec_by_efi_setup() -> None:
+@pytest.mark.parametrize("way", ["efi_setup", "setup_data", "no free memory", "no free memory, log"])
+def test_a_kernel_that_kexec_started_has_no_whole_map(way: str) -> None:
     runtime = [entry for entry in FIRMWARE if entry[3] & RUNTIME]
-    program = booted(runtime, count=len(runtime))
-    program.set_number("efi_setup", 0x12345000)
+    if way == "setup_data":
+        program = booted(FIRMWARE, log_lines(FIRMWARE))
+        program.set_setup_data([(0x11000000, SETUP_RNG_SEED, bytes(32)), (0x11001000, SETUP_EFI, bytes(64))])
+    elif way == "no free memory, log":
+        program = booted(None, log_lines(runtime), count=len(runtime))
+    else:
+        program = booted(runtime, count=len(runtime))
+        program.set_number("efi_setup", 0x12345000 if way == "efi_setup" else 0)
     efi_map = read_efi_map(program.prog)
-    assert efi_map.provenance == "boot-map" and not efi_map.complete
+    assert efi_map.provenance == ("kernel-log" if way.endswith("log") else "boot-map") and not efi_map.complete
     assert efi_map.note is not None and "kexec" in efi_map.note
-
-
-def test_kexec_by_setup_data() -> None:
-    program = booted(FIRMWARE, log_lines(FIRMWARE))
-    program.set_setup_data([(0x11000000, SETUP_RNG_SEED, bytes(32)), (0x11001000, SETUP_EFI, bytes(64))])
-    efi_map = read_efi_map(program.prog)
-    assert not efi_map.complete
-    assert efi_map.note is not None and "kexec" in efi_map.note
-
-
-def test_kexec_by_a_map_without_free_memory() -> None:
-    runtime = [entry for entry in FIRMWARE if entry[3] & RUNTIME]
-    for program in (
-        booted(runtime, count=len(runtime)),
-        booted(None, log_lines(runtime), count=len(runtime)),
-    ):
-        efi_map = read_efi_map(program.prog)
-        assert not efi_map.complete
-        assert efi_map.note is not None and "kexec" in efi_map.note
 
 
 def overlapping() -> list[Entry]:

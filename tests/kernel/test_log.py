@@ -42,7 +42,7 @@ def test_an_empty_log() -> None:
 
 
 @pytest.mark.parametrize("wrap_exact_fit", [True, False])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_many_laps(seed: int, wrap_exact_fit: bool) -> None:
     rng = random.Random(seed)
     writer = PrintkWriter(wrap_exact_fit=wrap_exact_fit)
@@ -55,7 +55,7 @@ def test_many_laps(seed: int, wrap_exact_fit: bool) -> None:
 @pytest.mark.parametrize("wrap_exact_fit", [True, False])
 def test_every_place_of_the_end(wrap_exact_fit: bool) -> None:
     wrapped = exact = 0
-    for length in range(1, 200):
+    for length in range(1, 200, 3):
         writer = PrintkWriter(size_bits=9, wrap_exact_fit=wrap_exact_fit)
         for number in range(12):
             writer.write(b"%02d" % number + b"y" * length)

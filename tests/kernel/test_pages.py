@@ -157,7 +157,7 @@ def test_page_types_that_cannot_be_told() -> None:
         guest.read()
 
 
-@pytest.mark.parametrize("order", range(11))
+@pytest.mark.parametrize("order", [0, 1, 9, 10])
 def test_a_free_block_shows_in_its_first_page_only(order: int) -> None:
     guest = make()
     first = START + 7 * CHUNK_PAGES
@@ -221,9 +221,6 @@ def test_a_listed_chunk_before_6_12() -> None:
         PageRun(first + 5 * CHUNK_PAGES + 9, first + 5 * CHUNK_PAGES + 10, "in-use"),
         PageRun(first + 5 * CHUNK_PAGES + 10, first + 6 * CHUNK_PAGES, "unaccepted"),
     ]
-
-
-KINDS = ("buddy", "compound", "slab", "reserved", "pages", "nothing", "guard", "unaccepted", "zero")
 
 
 def test_random_memory() -> None:
@@ -521,17 +518,11 @@ def test_states_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- content ---
 
 
-def test_masked_pages() -> None:
+def test_masked_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     guest = make()
     guest.write_physical(10, bytes(PAGE))
     guest.write_physical(11, bytes(PAGE - 1) + b"\1")
     guest.write_physical(13, bytes(PAGE))
     assert masked_pages(guest.prog, [10, 11, 12, 13]) == (10, 13)
-
-
-def test_masked_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MASKED_PAGES", 2)
-    guest = make()
-    for pfn in range(5):
-        guest.write_physical(pfn, bytes(PAGE))
-    assert masked_pages(guest.prog, range(5)) == (0, 1)
+    monkeypatch.setattr(limits, "MASKED_PAGES", 3)
+    assert masked_pages(guest.prog, [10, 11, 12, 13]) == (10,)

@@ -8,7 +8,7 @@ import pytest
 
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
-from drgn_unaccepted.snapshot import Platform
+from drgn_unaccepted.snapshot import KernelBuild, Platform
 from tests.kernel.allocator_program import UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram
 
 # SEV, SEV-ES, SEV-SNP
@@ -73,18 +73,19 @@ def test_build() -> None:
     guest.set_global("efi_setup", "unsigned long", bytes(8))
     guest.set_global("system_state", "enum system_states", struct.pack("<I", 2))
     guest.symbols["accept_memory"] = 0xFFFFFFFF81000000
-    build = read_kernel_build(guest.prog)
-    assert build.unaccepted_memory is True
-    assert build.unaccepted_page_type == UNACCEPTED
-    assert build.chunk_pages == 1024
-    assert build.static_key is None
-    assert build.vmcoreinfo_unaccepted is False
-    assert build.kexec_booted is False
-    assert build.unaccepts is False
-    assert build.system_state == "freeing-initmem"
-    assert build.reserved_flag == 1 << 13
-    assert build.zone_id_shift == ZONE_ID_SHIFT
-    assert build.cpus == 4
+    assert read_kernel_build(guest.prog) == KernelBuild(
+        unaccepted_memory=True,
+        unaccepted_page_type=UNACCEPTED,
+        chunk_pages=1024,
+        static_key=None,
+        vmcoreinfo_unaccepted=False,
+        kexec_booted=False,
+        unaccepts=False,
+        system_state="freeing-initmem",
+        reserved_flag=1 << 13,
+        cpus=4,
+        zone_id_shift=ZONE_ID_SHIFT,
+    )
 
 
 def test_another_build() -> None:
@@ -100,17 +101,18 @@ def test_another_build() -> None:
     guest.set_global("efi_setup", "unsigned long", struct.pack("<Q", 0x1234000))
     guest.set_global("zones_with_unaccepted_pages", "static_key_false", struct.pack("<i", 3))
     guest.symbols["accept_memory"] = guest.symbols["unaccept_memory"] = 0xFFFFFFFF81000000
-    build = read_kernel_build(guest.prog)
-    assert build.unaccepted_memory is False
-    assert build.unaccepted_page_type is None
-    assert build.chunk_pages == 256
-    assert build.static_key == 3
-    assert build.vmcoreinfo_unaccepted is True
-    assert build.kexec_booted is True
-    assert build.unaccepts is True
-    assert build.reserved_flag == 1 << 14
-    # No CONFIG_SMP.
-    assert build.cpus == 1
+    assert read_kernel_build(guest.prog) == KernelBuild(
+        unaccepted_memory=False,
+        unaccepted_page_type=None,
+        chunk_pages=256,
+        static_key=3,
+        vmcoreinfo_unaccepted=True,
+        kexec_booted=True,
+        unaccepts=True,
+        reserved_flag=1 << 14,
+        cpus=1,  # no CONFIG_SMP
+        zone_id_shift=ZONE_ID_SHIFT,
+    )
 
 
 def test_what_cannot_be_told_is_none() -> None:

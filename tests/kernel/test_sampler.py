@@ -57,5 +57,5 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_dump_has_no_samples_over_time() -> None:
-    with pytest.raises(TargetError, match="of the running kernel only"):
+    with pytest.raises(TargetError, match="watch and record need a running kernel"):
         sampler.Sampler(opened("vmcore"))

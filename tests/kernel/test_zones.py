@@ -165,105 +165,81 @@ def test_an_isolate_list_that_leads_nowhere() -> None:
     assert problem == "buddy pages: isolated blocks of order 3: entry 0: the entry before it points to NULL"
 
 
-@pytest.mark.parametrize("value", [0, 1, 1 << 8])
-def test_the_lock(value: int) -> None:
+@pytest.mark.parametrize(
+    ("type_name", "members", "set_member", "locked"),
+    [
+        ("spinlock_t", [("rlock", "raw_spinlock")], ("lock.rlock.raw_lock.val.counter", 0), False),
+        ("spinlock_t", [("rlock", "raw_spinlock")], ("lock.rlock.raw_lock.val.counter", 1 << 8), True),
+        # PREEMPT_RT
+        ("spinlock_t", [("lock", "rt_mutex_base")], ("lock.lock.owner", 0xFFFF888000001000), True),
+        # No SMP
+        ("raw_spinlock", [("magic", "unsigned int")], ("present_pages", 5), None),
+    ],
+)
+def test_the_lock(
+    type_name: str, members: list[tuple[str, str]], set_member: tuple[str, int], locked: Optional[bool]
+) -> None:
     guest = Guest()
-    guest.set("zone", guest.zone, "lock.rlock.raw_lock.val.counter", value)
-    assert guest.read().locked is bool(value)
+    guest.structs[type_name] = members
+    guest.set("zone", guest.zone, *set_member)
+    assert guest.read().locked is locked
 
 
-def test_the_lock_of_preempt_rt() -> None:
-    guest = Guest()
-    guest.structs["spinlock_t"] = [("lock", "rt_mutex_base")]
-    guest.set("zone", guest.zone, "lock.lock.owner", 0xFFFF888000001000)
-    assert guest.read().locked is True
-
-
-def test_no_lock_without_smp() -> None:
-    guest = Guest()
-    guest.structs["raw_spinlock"] = [("magic", "unsigned int")]
-    guest.set("zone", guest.zone, "present_pages", 5)
-    assert guest.read().locked is None
-
-
-# --- lists that are not sane ---
+# --- damaged lists ---
 
 
 def chunk(number: int) -> int:
     return START + number * CHUNK_PAGES
 
 
-def test_null_within_the_list() -> None:
-    guest = Guest()
-    guest.list_chunks(guest.zone, map(chunk, range(4)))
-    guest.set("page", guest.page(chunk(2)), "lru.next", 0)
-    listed = guest.listed()
-    assert list(listed.pfns) == [chunk(0), chunk(1), chunk(2)]
-    assert listed.problems == ("entry 3: the entry before it points to NULL",)
-
-
-def test_null_in_the_head() -> None:
-    guest = Guest()
-    guest.write(guest.at("zone", guest.zone, "unaccepted_pages"), bytes(16))
-    listed = guest.listed()
-    assert len(listed.pfns) == 0
-    assert listed.problems == ("entry 0: the entry before it points to NULL",)
+OUTSIDE = "in no struct page"
+LRU = [VMEMMAP + 64 * chunk(number) + 8 for number in range(4)]
 
 
 @pytest.mark.parametrize(
-    "address", [0xDEAD000000000100, 0xFFFF888000000000, VMEMMAP, VMEMMAP + 64 * chunk(3) + 16, VMEMMAP - 56]
+    ("number", "member", "value", "entries", "problem"),
+    [
+        (2, "lru.next", 0, 3, "entry 3: the entry before it points to NULL"),
+        *(
+            (
+                1,
+                "lru.next",
+                address,
+                2,
+                f"entry 2: the entry before it points to {address:#x}, which is in no struct page",
+            )
+            for address in (0xDEAD000000000100, 0xFFFF888000000000, VMEMMAP, LRU[3] + 8, VMEMMAP - 56)
+        ),
+        (1, "lru.next", LRU[2] + (1 << 40), 2, "entry 2: struct page of 0x400100800 is not in this target"),
+        *((3, "lru.next", LRU[to], 4, f"entry 4: struct page of {chunk(to):#x} again: a cycle") for to in (0, 1, 2, 3)),
+        (
+            2,
+            "lru.prev",
+            LRU[0],
+            4,
+            f"entry 2: struct page of {chunk(2):#x} has prev {LRU[0]:#x}, it was reached from {LRU[1]:#x}",
+        ),
+    ],
 )
-def test_a_pointer_into_nowhere(address: int) -> None:
+def test_a_damaged_list(number: int, member: str, value: int, entries: int, problem: str) -> None:
     guest = Guest()
     guest.list_chunks(guest.zone, map(chunk, range(4)))
-    guest.set("page", guest.page(chunk(1)), "lru.next", address)
+    guest.set("page", guest.page(chunk(number)), member, value)
     listed = guest.listed()
-    assert list(listed.pfns) == [chunk(0), chunk(1)]
-    assert listed.problems == (f"entry 2: the entry before it points to {address:#x}, which is in no struct page",)
+    assert list(listed.pfns) == list(map(chunk, range(entries)))
+    assert len(listed.flags) == len(listed.page_types) == len(listed.refcounts) == entries
+    assert listed.problems[-1] == problem
 
 
-def test_a_page_that_is_not_captured() -> None:
-    guest = Guest()
-    guest.list_chunks(guest.zone, map(chunk, range(4)))
-    guest.drop(guest.page(chunk(2)))
-    listed = guest.listed()
-    assert list(listed.pfns) == [chunk(0), chunk(1)]
-    assert listed.problems == (f"entry 2: struct page of {chunk(2):#x} is not in this target",)
-
-
-@pytest.mark.parametrize(
-    ("length", "back_to"), [(n, to) for n in (1, 2, 3, 4, 7, 8, 9, 31) for to in (0, 1, 2, 5, n - 1) if to < n]
-)
-def test_a_cycle(length: int, back_to: int) -> None:
-    guest = Guest()
-    guest.list_chunks(guest.zone, map(chunk, range(length)))
-    guest.set("page", guest.page(chunk(length - 1)), "lru.next", guest.lru(chunk(back_to)))
-    listed = guest.listed()
-    assert list(listed.pfns) == list(map(chunk, range(length)))
-    assert len(listed.flags) == len(listed.page_types) == len(listed.refcounts) == length
-    assert listed.problems[-1] == f"entry {length}: struct page of {chunk(back_to):#x} again: a cycle"
-
-
-def test_a_wrong_prev() -> None:
-    guest = Guest()
-    guest.list_chunks(guest.zone, map(chunk, range(4)))
-    guest.set("page", guest.page(chunk(2)), "lru.prev", guest.lru(chunk(0)))
-    listed = guest.listed()
-    assert list(listed.pfns) == list(map(chunk, range(4)))
-    assert listed.problems == (
-        f"entry 2: struct page of {chunk(2):#x} has prev {guest.lru(chunk(0)):#x}, "
-        f"it was reached from {guest.lru(chunk(1)):#x}",
-    )
-
-
-def test_a_wrong_prev_in_the_head() -> None:
+def test_a_damaged_head() -> None:
     guest = Guest()
     guest.list_chunks(guest.zone, map(chunk, range(2)))
     head = guest.at("zone", guest.zone, "unaccepted_pages")
-    guest.write(head + 8, struct.pack("<Q", guest.lru(chunk(0))))
-    assert guest.listed().problems == (
-        f"list head has prev {guest.lru(chunk(0)):#x}, the last entry is {guest.lru(chunk(1)):#x}",
-    )
+    guest.write(head + 8, struct.pack("<Q", LRU[0]))
+    assert guest.listed().problems == (f"list head has prev {LRU[0]:#x}, the last entry is {LRU[1]:#x}",)
+    guest.write(head, bytes(16))
+    listed = guest.listed()
+    assert (len(listed.pfns), listed.problems) == (0, ("entry 0: the entry before it points to NULL",))
 
 
 def test_many_wrong_links_are_counted() -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Lists of pages read in blocks: lists in any order, with any damage, against a walk with a set of what was seen."""
+"""Lists of pages in any order, with any damage, compared with a walk that keeps a set of what was seen."""
 
 from __future__ import annotations
 
 import random
 import struct
-from array import array
 
 import pytest
 from drgn import Architecture, FaultError, Platform, Program
@@ -102,14 +101,14 @@ def order(rng: random.Random) -> list[int]:
     return pfns
 
 
-@pytest.fixture(params=(1, 2, 3, 8, 4096))
+@pytest.fixture(params=(1, 3, 4096))
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     size: int = request.param
     monkeypatch.setattr(lists, "_BLOCK", size)
     return size
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_sane_list(seed: int, block: int) -> None:
     expected = order(random.Random(seed))
     listed = walk_page_list(Pages(expected).prog, LAYOUT, HEAD, CHUNKS + 1)
@@ -121,7 +120,7 @@ def test_a_sane_list(seed: int, block: int) -> None:
     assert (listed.pfns.typecode, listed.refcounts.typecode, listed.page_types.typecode) == ("Q", "i", "I")
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(50))
 def test_a_list_that_cannot_be_followed(seed: int, block: int) -> None:
     rng = random.Random(1000 + seed)
     pages = Pages(order(rng) or [CHUNK])
@@ -131,13 +130,8 @@ def test_a_list_that_cannot_be_followed(seed: int, block: int) -> None:
     expected, end = pages.walk()
     listed = walk_page_list(pages.prog, LAYOUT, HEAD, CHUNKS + 1)
     found = list(listed.pfns)
-    if end == "a cycle" and listed.problems[-1] == f"more than {CHUNKS + 1} entries":
-        # A long cycle, and there may not be as many entries as it takes to see it.
-        assert len(found) == CHUNKS + 1
-        end, found = "more than", found[: len(expected)]
-    else:
-        assert len(found) == len(listed.refcounts) == len(listed.page_types)
-        assert list(listed.flags) == list(map(flags_of, found))
+    assert len(found) == len(listed.refcounts) == len(listed.page_types)
+    assert list(listed.flags) == list(map(flags_of, found))
     assert found == expected
     if end == "the end":
         # Entries were skipped, or it leads back to itself: only what leads backward shows it.
@@ -146,7 +140,7 @@ def test_a_list_that_cannot_be_followed(seed: int, block: int) -> None:
         assert any(end in problem for problem in listed.problems)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_wrong_prev_is_told_and_followed_past(seed: int, block: int) -> None:
     rng = random.Random(2000 + seed)
     expected = order(rng) or [CHUNK]
@@ -165,8 +159,3 @@ def test_no_more_than_asked_for(most: int, block: int) -> None:
     listed = walk_page_list(Pages(expected).prog, LAYOUT, HEAD, most)
     assert list(listed.pfns) == expected[:most]
     assert listed.problems == (() if most >= 10 else (f"more than {most} entries",))
-
-
-def test_columns() -> None:
-    words = array("Q", range(12))
-    assert list(lists.column(words, 8, 24)) == [1, 4, 7, 10]
