@@ -9,6 +9,7 @@ from typing import Optional, Union
 from tabulate import tabulate
 
 from drgn_unaccepted.answer.documents import Document, TableDocument
+from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.words import safe, size
 
 LISTED_CAVEAT = (
@@ -34,12 +35,6 @@ def table(rows: Iterable[Sequence[Union[str, int]]], headers: Sequence[str]) -> 
     align = ["right" if name in _RIGHT else "left" for name in headers]
     text = tabulate(list(rows), headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
     return (line.rstrip() for line in text.splitlines())
-
-
-def source_name(answer: Document) -> str:
-    if answer["source"] == "none":
-        return "none"
-    return f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
 
 
 def source(answer: Document) -> str:
