@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.answer.state import Piece, StateMap
+
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Table
 from drgn_unaccepted.snapshot_file import write

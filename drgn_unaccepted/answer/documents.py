@@ -17,7 +17,6 @@ Span = list[int]
 State = Literal["unaccepted", "accepted", "unknown", "no-ram"]
 TableState = Literal["present", "absent", "not-captured", "unsupported", "invalid"]
 SourceName = Literal["bitmap", "reconstructed", "page-lists", "counters", "none"]
-#: The overall status of ``check``.
 Status = Literal["ok", "warning", "critical", "unknown"]
 
 
@@ -32,7 +31,6 @@ class TargetRequired(TypedDict):
 
 
 class TargetDocument(TargetRequired, total=False):
-    #: When the kernel crashed, where a dump has it.
     crashed_at: Optional[str]
 
 
@@ -58,19 +56,15 @@ class DocumentRequired(TypedDict):
     target: TargetDocument
     table: TableDocument
     source: SourceName
-    #: Whether every unit is proven.
     exact: bool
     source_reason: Optional[str]
     covered_bytes: Optional[int]
     unaccepted_bytes: Optional[int]
     nr_unaccepted_bytes: Optional[int]
-    #: Parts that changed while they were read from a live kernel.
     torn: list[str]
 
 
 class Document(DocumentRequired, total=False):
-    """The keys that all answers share."""
-
     unaccepted_bytes_min: Optional[int]
     unaccepted_bytes_max: Optional[int]
     initially_unaccepted_bytes: Optional[int]
@@ -82,13 +76,14 @@ class PlatformDocument(TypedDict):
     lazy: Optional[bool]
 
 
-class TypedRange(TypedDict):
-    """An EFI memory descriptor, or an entry of e820."""
-
-    type: int
-    name: str
+class Extent(TypedDict):
     start: int
     end: int
+
+
+class TypedRange(Extent):
+    type: int
+    name: str
 
 
 class SummaryAnswer(Document):
@@ -117,9 +112,7 @@ class HeaderAnswer(Document):
     header: HeaderFields
 
 
-class StateRangeRequired(TypedDict):
-    start: int
-    end: int
+class StateRangeRequired(Extent):
     state: State
 
 
@@ -133,10 +126,8 @@ class RangesAnswer(Document):
     possible_guards: list[Span]
 
 
-class UnitDocument(TypedDict):
+class UnitDocument(Extent):
     index: int
-    start: int
-    end: int
     bit: Optional[int]
 
 
@@ -166,7 +157,6 @@ class AddressDocument(AddressRequired, total=False):
 class ResolveAnswer(Document):
     #: None with ``-f``: they follow, as JSON lines.
     addresses: Optional[list[AddressDocument]]
-    #: Why a column is null, by its name.
     missing: dict[str, str]
 
 
@@ -188,9 +178,7 @@ class E820Tables(TypedDict):
     boot_params: Optional[list[TypedRange]]
 
 
-class E820Difference(TypedDict):
-    start: int
-    end: int
+class E820Difference(Extent):
     #: Names of the types; None where the table has no entry.
     firmware: Optional[str]
     current: Optional[str]
@@ -210,11 +198,9 @@ class WatermarksDocument(TypedDict):
     boost: int
 
 
-class ZoneDocument(TypedDict):
+class ZoneDocument(Extent):
     node: int
     name: str
-    start: int
-    end: int
     present_bytes: int
     managed_bytes: int
     free_bytes: int
@@ -240,8 +226,6 @@ class TaskDocument(TypedDict):
 
 
 class AcceptDocument(TypedDict):
-    """An entry of ``accepting_list``."""
-
     start_unit: int
     end_unit: int
     start: Optional[int]
@@ -286,11 +270,7 @@ class MapRow(TypedDict):
     guard_bytes: list[int]
 
 
-class MapGap(TypedDict):
-    """Rows that are left out."""
-
-    start: int
-    end: int
+class MapGap(Extent):
     ram_bytes: int
     reserved_bytes: int
 
@@ -304,9 +284,7 @@ class MapTotals(TypedDict):
     uncovered_bytes: int
 
 
-class ZoneSpan(TypedDict):
-    start: int
-    end: int
+class ZoneSpan(Extent):
     node: int
     name: str
 

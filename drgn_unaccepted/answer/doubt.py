@@ -46,9 +46,9 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
         stray = rng.subtract(ones, evidence.memory)
         if stray:
             yield f"bits are set where no RAM is, the first at {stray[0].start:#x}"
-    for used in evidence.kernel_memory:
-        if rng.intersect([Range(used.start, used.end)], ones):
-            yield f"bits are set under {used.proof.partition(': ')[2]} at {span(used.start, used.end)}"
+    for start, end, proof in evidence.kernel_memory:
+        if rng.intersect([Range(start, end)], ones):
+            yield f"bits are set under {proof.partition(': ')[2]} at {span(start, end)}"
     if snapshot.target.kind == "live":
         # The lists and counters of a running kernel change while they are read.
         return

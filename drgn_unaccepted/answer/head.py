@@ -49,6 +49,13 @@ def head(snapshot: Snapshot, judgement: Judgement, command: str) -> Document:
     }
 
 
+def source_name(answer: Document) -> str:
+    """The source of an answer, and whether it is exact."""
+    if answer["source"] == "none":
+        return "none"
+    return f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
+
+
 def platform_document(platform: Optional[Platform]) -> Optional[PlatformDocument]:
     if platform is None:
         return None

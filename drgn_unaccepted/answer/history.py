@@ -14,7 +14,7 @@ from drgn_unaccepted.answer.documents import HistoryAnswer, SourceName
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
-from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Sample, Snapshot
@@ -30,15 +30,6 @@ class _Slice(NamedTuple):
     bins: Optional[list[Optional[int]]]
 
 
-class _Axis(NamedTuple):
-    """The bins of memory that waited for acceptance when the recording began."""
-
-    starts: list[int]
-    #: Each bin is a row of one column.
-    grid: Grid
-    unit: int
-
-
 def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40) -> HistoryAnswer:
     """The state of each bin over time, in at most ``columns`` bins and from ``lines / 2`` to ``lines`` slices of time.
 
@@ -46,19 +37,19 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     page lists was accepted; a bin of which no sample so far knew anything is unknown.
 
     :param wanted: source, for each sample
-    :raises CommandError: there is no sample
+    :raises SnapshotFileError: there is no sample
     """
     slices: list[_Slice] = []
-    axis: Optional[_Axis] = None
     last: Optional[tuple[Snapshot, Judgement]] = None
     per_slice = 1
     known: set[int] = set()
     for _, elapsed, _, snapshot in samples:
         judgement = judge(snapshot, wanted)
+        if last is None:
+            grid, starts = _axis(snapshot, judgement, columns)
+            unit = judgement.evidence.unit
         last = snapshot, judgement
-        if axis is None:
-            axis = _axis(snapshot, judgement, columns)
-        bins = _bins(snapshot, judgement, axis, known)
+        bins = _bins(snapshot, judgement, grid, starts, known)
         now = _Slice(elapsed, 1, judgement.name, judgement.unaccepted_bytes, bins)
         if slices and slices[-1].samples < per_slice:
             slices[-1] = now._replace(samples=slices[-1].samples + 1)
@@ -70,23 +61,25 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
             merged = [after._replace(samples=before.samples + after.samples) for before, after in pairs]
             slices = [slices[0], *merged, *(slices[-1:] if len(slices) % 2 == 0 else ())]
             per_slice *= 2
-    if last is None or axis is None:
-        raise CommandError("the recording has no samples")
+    if last is None:
+        raise SnapshotFileError("the recording has no samples")
     return {
         **head(*last, "history"),
         "samples": sum(now.samples for now in slices),
         "elapsed_seconds": slices[-1].elapsed - slices[0].elapsed,
-        "unit_size": axis.unit,
-        "bytes_per_bin": axis.grid.bin,
-        "units_per_bin": axis.grid.bin // axis.unit,
-        "bins": axis.starts,
+        "unit_size": unit,
+        "bytes_per_bin": grid.bin,
+        "units_per_bin": grid.bin // unit,
+        "bins": starts,
         "slices": [
             {
                 "elapsed_seconds": now.elapsed,
                 "samples": now.samples,
                 "source": now.source,
                 "unaccepted_bytes": now.unaccepted,
-                "rate_bytes_per_second": _rate(before, now),
+                "rate_bytes_per_second": None
+                if before is None or before.source != now.source
+                else rate(before.unaccepted, now.unaccepted, now.elapsed - before.elapsed),
                 "bins_unaccepted_bytes": now.bins,
             }
             for before, now in zip((None, *slices), slices)
@@ -94,41 +87,41 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     }
 
 
-def _axis(snapshot: Snapshot, judgement: Judgement, columns: int) -> _Axis:
+def rate(before: Optional[int], after: Optional[int], seconds: float) -> Optional[float]:
+    """Bytes accepted in a second; None without two values to compare."""
+    return None if before is None or after is None or seconds <= 0 else (before - after) / seconds
+
+
+def _axis(snapshot: Snapshot, judgement: Judgement, columns: int) -> tuple[Grid, list[int]]:
+    """The bins of memory that waited for acceptance when the recording began. Each is a row of one column."""
     geometry, unit = snapshot.table.geometry, judgement.evidence.unit
     origin = 0 if geometry is None else geometry.phys_base % (UNITS_PER_BYTE * unit)
     listed = judgement.evidence.listed
     waiting = [Range(listed[0].start, listed[-1].end)] if listed else []
     if geometry is not None:
         waiting = [Range(geometry.phys_base, geometry.end)]
-    where = rng.intersect(memory_of(snapshot).ram, waiting)
+    where = rng.intersect(memory_of(snapshot)[0], waiting)
     grid = Grid(origin, UNITS_PER_BYTE * unit, 1)
     numbers = grid.rows(where, columns)
     while numbers is None:
         grid = grid._replace(bin=2 * grid.bin)
         numbers = grid.rows(where, columns)
-    return _Axis([grid.start(number) for number in numbers], grid, unit)
+    return grid, [grid.start(number) for number in numbers]
 
 
-def _bins(snapshot: Snapshot, judgement: Judgement, axis: _Axis, known: set[int]) -> Optional[list[Optional[int]]]:
+def _bins(
+    snapshot: Snapshot, judgement: Judgement, grid: Grid, starts: list[int], known: set[int]
+) -> Optional[list[Optional[int]]]:
     """Unaccepted bytes of each bin, None for an unknown one; None where the source knows no addresses.
 
-    :param known: indexes of the bins whose state is known since an earlier sample; those of this one are added
+    :param known: starts of the bins whose state is known since an earlier sample; those of this one are added
     """
     if judgement.by_bits:
-        known.update(range(len(axis.starts)))
-        return [set_bits(snapshot, axis.grid, start)[0] * axis.unit for start in axis.starts]
+        known.update(starts)
+        return [set_bits(snapshot, grid, start)[0] * judgement.evidence.unit for start in starts]
     if judgement.name != "page-lists":
         return None
     listed = judgement.evidence.listed
-    bins: list[Optional[int]] = [bytes_inside(listed, axis.grid, start)[0] for start in axis.starts]
-    known.update(index for index, nbytes in enumerate(bins) if nbytes)
-    return [nbytes if nbytes or index in known else None for index, nbytes in enumerate(bins)]
-
-
-def _rate(before: Optional[_Slice], now: _Slice) -> Optional[float]:
-    """Bytes accepted in a second since the slice before; None where the two cannot be compared."""
-    if before is None or before.unaccepted is None or now.unaccepted is None or before.source != now.source:
-        return None
-    seconds = now.elapsed - before.elapsed
-    return (before.unaccepted - now.unaccepted) / seconds if seconds > 0 else None
+    bins = [bytes_inside(listed, grid, start)[0] for start in starts]
+    known.update(start for start, nbytes in zip(starts, bins) if nbytes)
+    return [nbytes if start in known else None for start, nbytes in zip(starts, bins)]

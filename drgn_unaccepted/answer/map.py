@@ -8,20 +8,21 @@ Rows with neither RAM nor unaccepted memory are left out, and named in the docum
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Optional
+from collections.abc import Sequence
+from typing import Callable, Literal, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, Span, TypedRange
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
+from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED, UNKNOWN
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 
 UNITS_PER_BYTE = 8
 
@@ -35,28 +36,29 @@ _EFI_RAM = frozenset((1, 2, 3, 4, 7, efi_model.UNACCEPTED))
 #: e820 types that are RAM in the kernel's hands; 128 (E820_TYPE_RESERVED_KERN) is RAM that it uses itself.
 _E820_RAM = frozenset((e820_model.RAM, 128))
 
+OUTSIDE, HOLE, RESERVED, GUARD = "outside", "hole", "reserved", "guard"
+#: How a bin is shown: its unaccepted eighths (1 to 8), a word above, :data:`ACCEPTED` or :data:`UNKNOWN`.
+Kind = Union[int, str]
 
 MemoryFrom = Optional[Literal["e820", "efi", "zones"]]
-
-
-class Memory(NamedTuple):
-    """RAM and reserved memory, from the best map at hand."""
-
-    ram: list[Range]
-    reserved: list[Range]
-    #: ``zones`` are their spans. None: without a map, all that the bitmap covers counts as RAM.
-    provenance: MemoryFrom
 
 
 class Layers(NamedTuple):
     """Memory of each kind, as it is drawn."""
 
-    memory: Memory
+    ram: list[Range]
+    reserved: list[Range]
+    #: ``zones`` are their spans. None: without a map, all that the bitmap covers counts as RAM.
+    memory_from: MemoryFrom
+    #: Empty for an exact source: the bits say it.
+    unaccepted: list[Range]
     #: RAM of unknown state, and RAM outside the bitmap where the bitmap is the source.
     unknown: list[Range]
     uncovered: list[Range]
     #: Unaccepted units that may be accepted as guards.
     guards: list[Range]
+    #: RAM and unaccepted memory: what is worth a row.
+    filled: list[Range]
 
 
 class Grid(NamedTuple):
@@ -102,33 +104,28 @@ def map_document(
     :param finest: units of the smallest bin; by default 8, with a window 1
     """
     geometry, unit = snapshot.table.geometry, judgement.evidence.unit
-    unaccepted, unknown = _states(snapshot, judgement)
-    shown = layers(snapshot, judgement, unaccepted, unknown)
-    memory = shown.memory
-    filled = filled_ranges(snapshot, judgement, memory)
-    if window is not None:
-        filled = rng.intersect(filled, [window]) or [window]
+    shown = layers(snapshot, judgement)
+    filled = shown.filled if window is None else rng.intersect(shown.filled, [window]) or [window]
     if finest is None:
         finest = UNITS_PER_BYTE if window is None else 1
     phys_base = 0 if geometry is None else geometry.phys_base
     grid, numbers = _grid(filled, unit, phys_base, columns, wide or columns, finest)
-    touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (unaccepted, shown.guards))
+    touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guards))
     rows: list[MapRow] = []
-    for number in numbers:
-        start = grid.start(number)
+    for start in map(grid.start, numbers):
         if judgement.by_bits:
             units = set_bits(snapshot, grid, start)
             unaccepted_bytes = [count * unit for count in units]
         else:
             units = [inside // unit for inside in bytes_inside(touched, grid, start)]
-            unaccepted_bytes = bytes_inside(unaccepted, grid, start)
+            unaccepted_bytes = bytes_inside(shown.unaccepted, grid, start)
         rows.append(
             {
                 "start": start,
                 "unaccepted_units": units,
                 "unaccepted_bytes": unaccepted_bytes,
-                "ram_bytes": bytes_inside(memory.ram, grid, start),
-                "reserved_bytes": bytes_inside(memory.reserved, grid, start),
+                "ram_bytes": bytes_inside(shown.ram, grid, start),
+                "reserved_bytes": bytes_inside(shown.reserved, grid, start),
                 "unknown_bytes": bytes_inside(shown.unknown, grid, start),
                 "uncovered_bytes": bytes_inside(shown.uncovered, grid, start),
                 "guard_units": [inside // unit for inside in bytes_inside(touched_guards, grid, start)],
@@ -141,12 +138,12 @@ def map_document(
         "unit_size": unit,
         "unit_size_from": "table" if geometry is not None else "x86",
         "covered": None if geometry is None else [geometry.phys_base, geometry.end],
-        "memory_from": memory.provenance,
+        "memory_from": shown.memory_from,
         "bytes_per_bin": grid.bin,
         "units_per_bin": grid.bin // unit,
         "bins_per_row": grid.columns,
         "rows": rows,
-        "left_out": _left_out(grid, numbers, memory),
+        "left_out": _left_out(grid, numbers, shown),
         "totals": {
             "units": sum(sum(row["unaccepted_units"]) for row in rows),
             "unaccepted_bytes": sum(sum(row["unaccepted_bytes"]) for row in rows),
@@ -159,57 +156,71 @@ def map_document(
     }
 
 
-def layers(snapshot: Snapshot, judgement: Judgement, unaccepted: Sequence[Range], unknown: Sequence[Range]) -> Layers:
-    """Memory of each kind, given the ranges of these two states. An exact source needs no ``unaccepted``."""
-    memory = memory_of(snapshot)
+def kind(row: MapRow, index: int, bytes_per_bin: int) -> Kind:
+    """How the bin is shown. Unaccepted memory is never hidden; unknown memory never looks like accepted memory."""
+    unaccepted = row["unaccepted_bytes"][index]
+    if unaccepted:
+        return GUARD if unaccepted == row["guard_bytes"][index] else level(unaccepted, bytes_per_bin)
+    if row["unknown_bytes"][index]:
+        return UNKNOWN
+    ram = row["ram_bytes"][index]
+    if ram:
+        return OUTSIDE if row["uncovered_bytes"][index] == ram else ACCEPTED
+    return RESERVED if row["reserved_bytes"][index] else HOLE
+
+
+def level(unaccepted: int, whole: int) -> int:
+    """Eighths of a bin: 0 only for none of its bytes, 8 only for all."""
+    if not 0 < unaccepted < whole:
+        return 8 if unaccepted else 0
+    return max(1, min(7, round(unaccepted * 8 / whole)))
+
+
+def layers(snapshot: Snapshot, judgement: Judgement) -> Layers:
+    """Memory of each kind, by the best map and this source."""
+    ram, reserved, memory_from = memory_of(snapshot)
+    found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
+    for piece in () if judgement.by_bits else judgement.pieces(0, limits.PHYSICAL_END):
+        if piece.state in found:
+            found[piece.state].append(Range(piece.start, piece.end))
+    unaccepted = rng.merge(found[UNACCEPTED])
     return Layers(
-        memory,
-        rng.intersect(memory.ram, unknown),
-        rng.subtract(memory.ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
-        [] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
+        ram,
+        reserved,
+        memory_from,
+        unaccepted,
+        unknown=rng.intersect(ram, rng.merge(found[UNKNOWN])),
+        uncovered=rng.subtract(ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
+        guards=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
+        filled=rng.merge(ram + _strays(snapshot, judgement, ram)),
     )
-
-
-def filled_ranges(snapshot: Snapshot, judgement: Judgement, memory: Memory) -> list[Range]:
-    """What is worth a row: RAM and unaccepted memory."""
-    return rng.merge(memory.ram + _strays(snapshot, judgement, memory.ram))
 
 
 def lanes(snapshot: Snapshot) -> Lanes:
     """The other maps as segments of one value, by address, neighbours joined; None where one was not captured."""
-    efi_map, tables = snapshot.efi_map, snapshot.e820
-    current = None if tables is None else tables.current
+    efi_map, tables, zones = snapshot.efi_map, snapshot.e820, snapshot.zones
+    efi_entries = None if efi_map is None else [E820Entry(d.start, d.end, d.type) for d in efi_map.descriptors]
     return {
-        "efi": None
-        if efi_map is None
-        else [
-            _typed(start, end, type_, efi_model.type_name(type_))
-            for start, end, type_ in _segments((d.start, d.end, d.type) for d in efi_map.descriptors)
-        ],
+        "efi": _segments(efi_entries, efi_model.type_name),
         "efi_provenance": None if efi_map is None else efi_map.provenance,
         "efi_complete": None if efi_map is None else efi_map.complete,
-        "e820": None
-        if current is None
-        else [
-            _typed(start, end, type_, e820_model.type_name(type_)) for start, end, type_ in e820_model.flatten(current)
-        ],
+        "e820": _segments(None if tables is None else tables.current, e820_model.type_name),
         "zones": None
-        if snapshot.zones is None
+        if zones is None
         else [
-            {
-                "start": zone.start_pfn * PAGE_SIZE,
-                "end": (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
-                "node": zone.node,
-                "name": zone.name,
-            }
-            for zone in snapshot.zones
+            {"start": _extent(zone).start, "end": _extent(zone).end, "node": zone.node, "name": zone.name}
+            for zone in zones
         ],
         "accepting": _accepting(snapshot),
     }
 
 
-def _typed(start: int, end: int, type_: int, name: str) -> TypedRange:
-    return {"start": start, "end": end, "type": type_, "name": name}
+def _segments(entries: Optional[Sequence[E820Entry]], name: Callable[[int], str]) -> Optional[list[TypedRange]]:
+    """The entries of a map by address; if they overlap, the highest type wins."""
+    if entries is None:
+        return None
+    flat = e820_model.flatten(entries)
+    return [{"start": start, "end": end, "type": type_, "name": name(type_)} for start, end, type_ in flat]
 
 
 def _accepting(snapshot: Snapshot) -> Optional[list[Span]]:
@@ -223,41 +234,20 @@ def _accepting(snapshot: Snapshot) -> Optional[list[Span]]:
     return [list(range_) for range_ in rng.merge((start, end) for start, end in ends if start < end)]
 
 
-def _segments(entries: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Sorted by address, neighbours of one value joined, cut at the end of physical memory."""
-    joined: list[tuple[int, int, int]] = []
-    for start, end, type_ in sorted(entries):
-        end = min(end, limits.PHYSICAL_END)
-        if start >= end:
-            continue
-        if joined and joined[-1][1] == start and joined[-1][2] == type_:
-            joined[-1] = (joined[-1][0], end, type_)
-        else:
-            joined.append((start, end, type_))
-    return joined
-
-
-def memory_of(snapshot: Snapshot) -> Memory:
-    """RAM and reserved memory: from the first e820 table that was captured, else the EFI map, else the zones."""
-    if snapshot.e820 is not None:
-        for table in (snapshot.e820.current, snapshot.e820.firmware, snapshot.e820.kexec, snapshot.e820.boot_params):
-            if table is not None:
-                return _sorted_out(((e.start, e.end, e.type in _E820_RAM) for e in table), "e820")
-    efi_map = snapshot.efi_map
-    if efi_map is not None and efi_map.complete:
-        return _sorted_out(((d.start, d.end, d.type in _EFI_RAM) for d in efi_map.descriptors), "efi")
-    if snapshot.zones:
-        spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE, True) for z in snapshot.zones)
-        return _sorted_out(spans, "zones")
-    return Memory(_covered(snapshot), [], None)
-
-
-def _covered(snapshot: Snapshot) -> list[Range]:
-    geometry = snapshot.table.geometry
-    return [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
-
-
-def _sorted_out(entries: Iterable[tuple[int, int, bool]], provenance: MemoryFrom) -> Memory:
+def memory_of(snapshot: Snapshot) -> tuple[list[Range], list[Range], MemoryFrom]:
+    """RAM, reserved memory, and where they are from: the first e820 table, else the EFI map, else the zones."""
+    e820, efi_map = snapshot.e820, snapshot.efi_map
+    tables = () if e820 is None else (e820.current, e820.firmware, e820.kexec, e820.boot_params)
+    table = next((one for one in tables if one is not None), None)
+    memory_from: MemoryFrom = "e820"
+    if table is not None:
+        entries = [(e.start, e.end, e.type in _E820_RAM) for e in table]
+    elif efi_map is not None and efi_map.complete:
+        entries, memory_from = [(d.start, d.end, d.type in _EFI_RAM) for d in efi_map.descriptors], "efi"
+    elif snapshot.zones:
+        entries, memory_from = [(*_extent(zone), True) for zone in snapshot.zones], "zones"
+    else:
+        return _covered(snapshot), [], None
     kinds: dict[bool, list[Range]] = {True: [], False: []}
     for start, end, is_ram in entries:
         end = min(end, limits.PHYSICAL_END)
@@ -265,18 +255,16 @@ def _sorted_out(entries: Iterable[tuple[int, int, bool]], provenance: MemoryFrom
             kinds[is_ram].append(Range(start, end))
     # Where entries overlap, the kernel takes the higher type. RAM has the lowest, 1.
     reserved = rng.merge(kinds[False])
-    return Memory(rng.subtract(rng.merge(kinds[True]), reserved), reserved, provenance)
+    return rng.subtract(rng.merge(kinds[True]), reserved), reserved, memory_from
 
 
-def _states(snapshot: Snapshot, judgement: Judgement) -> tuple[list[Range], list[Range]]:
-    """Unaccepted and unknown ranges, where they are not simply the bits of the bitmap."""
-    if judgement.by_bits:
-        return [], []
-    found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
-    for piece in judgement.pieces(0, limits.PHYSICAL_END):
-        if piece.state in found:
-            found[piece.state].append(Range(piece.start, piece.end))
-    return rng.merge(found[UNACCEPTED]), rng.merge(found[UNKNOWN])
+def _extent(zone: Zone) -> Range:
+    return Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE)
+
+
+def _covered(snapshot: Snapshot) -> list[Range]:
+    geometry = snapshot.table.geometry
+    return [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
 
 
 def _strays(snapshot: Snapshot, judgement: Judgement, ram: Sequence[Range]) -> list[Range]:
@@ -334,37 +322,33 @@ def set_bits(snapshot: Snapshot, grid: Grid, start: int) -> list[int]:
     """Set bits of each bin of the row that begins at ``start``."""
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
-    per_bin = grid.bin // geometry.unit_size
-    before = (start - geometry.phys_base) // geometry.unit_size
     counts = []
-    for first in range(before, before + per_bin * grid.columns, per_bin):
-        end = min(first + per_bin, geometry.units)
-        first = max(first, 0)
-        if first >= end:
-            counts.append(0)
-        elif per_bin >= UNITS_PER_BYTE:
+    for low in range(start, start + grid.row, grid.bin):
+        units = bits.units_of(geometry, low, low + grid.bin)
+        if len(units) >= UNITS_PER_BYTE:
             # The grid begins where a byte of the bitmap does, and so does each of its bins.
-            counts.append(bits.count(bitmap[first >> 3 : end >> 3]))
+            counts.append(bits.count(bitmap[units.start >> 3 : units.stop >> 3]))
         else:
-            byte = bitmap[first >> 3] >> (first & 7) & (1 << end - first) - 1
-            counts.append(bin(byte).count("1"))
+            of_byte = bitmap[units.start >> 3] >> (units.start & 7) & (1 << len(units)) - 1 if units else 0
+            counts.append(bin(of_byte).count("1"))
     return counts
 
 
-def _left_out(grid: Grid, numbers: Sequence[int], memory: Memory) -> list[MapGap]:
+def _left_out(grid: Grid, numbers: Sequence[int], shown: Layers) -> list[MapGap]:
     """Memory between the rows, and before the first where the grid does not begin at 0."""
-    gaps = []
-    if numbers and grid.origin and memory.ram and memory.ram[0].start < grid.origin:
-        gaps.append(Range(0, grid.origin))
-    for before, after in zip(numbers, numbers[1:]):
-        if before + 1 < after:
-            gaps.append(Range(grid.start(before + 1), grid.start(after)))
+    gaps = [
+        Range(grid.start(before + 1), grid.start(after))
+        for before, after in zip(numbers, numbers[1:])
+        if before + 1 < after
+    ]
+    if numbers and grid.origin and shown.ram and shown.ram[0].start < grid.origin:
+        gaps.insert(0, Range(0, grid.origin))
     return [
         {
             "start": gap.start,
             "end": gap.end,
-            "ram_bytes": rng.total(rng.intersect(memory.ram, [gap])),
-            "reserved_bytes": rng.total(rng.intersect(memory.reserved, [gap])),
+            "ram_bytes": rng.total(rng.clip(shown.ram, *gap)),
+            "reserved_bytes": rng.total(rng.clip(shown.reserved, *gap)),
         }
         for gap in gaps
     ]

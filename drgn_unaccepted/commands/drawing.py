@@ -7,12 +7,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Callable, Optional, TextIO, Union
 
 from drgn_unaccepted.commands.base import Arguments, Parser, refuse
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import write_atomically
-from drgn_unaccepted.views.map import Style, style_for
+from drgn_unaccepted.views import figure
+from drgn_unaccepted.views.map import GLYPHS, Style
 
 #: A narrower terminal has no room for a map.
 _NARROWEST = 40
@@ -38,9 +39,20 @@ def _width(text: str) -> int:
     return int(text)
 
 
-def style(args: Arguments) -> Style:
-    """How to draw on standard output."""
-    return style_for(sys.stdout, os.environ, args.color, args.ascii, args.width)
+def style(args: Arguments, stream: Optional[TextIO] = None) -> Style:
+    """How to draw on ``stream``, by default standard output.
+
+    ``TERM=dumb`` means ASCII without colour, ``NO_COLOR`` no colour (no-color.org: any value but an empty one).
+    """
+    stream = stream or sys.stdout
+    is_dumb = os.environ.get("TERM") == "dumb"
+    is_colored = stream.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
+    try:
+        "".join(entry.text for entry in GLYPHS.values()).encode(stream.encoding or "utf-8")
+        is_ascii = args.ascii or is_dumb
+    except (LookupError, UnicodeEncodeError):
+        is_ascii = True
+    return Style(args.width, is_ascii, {"always": True, "never": False}.get(args.color, is_colored))
 
 
 def figure_format(args: Arguments) -> Optional[str]:
@@ -48,16 +60,22 @@ def figure_format(args: Arguments) -> Optional[str]:
 
     :raises CommandError: one without the other
     """
-    if args.format in ("svg", "png"):
+    if args.format in figure.FORMATS:
         if args.output is None:
             raise CommandError(f"--format {args.format} needs -o FILE")
         return str(args.format)
     if args.output is None:
         return None
     format_ = Path(args.output).suffix[1:].lower()
-    if format_ not in ("svg", "png") or args.format != "text":
+    if format_ not in figure.FORMATS or args.format != "text":
         raise CommandError(f"-o {args.output}: for figures alone, --format svg or png; {args.format} goes to stdout")
     return format_
+
+
+def save_figure(args: Arguments, drawing: Callable[[Any], Any], answer: object) -> str:
+    """Write the figure that the options ask for, and return the line that says so."""
+    save(args.output, figure.image(drawing, answer, figure_format(args) or ""))
+    return f"{args.output}: written"
 
 
 def save(path: str, data: Union[str, bytes]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import Document, TableDocument
+from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.words import safe, size
 
 LISTED_CAVEAT = (
@@ -23,12 +24,6 @@ def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return (f"{name:{width}}  {value}" for name, value in rows)
-
-
-def source_name(answer: Document) -> str:
-    if answer["source"] == "none":
-        return "none"
-    return f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
 
 
 def source(answer: Document) -> str:

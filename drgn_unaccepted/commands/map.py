@@ -46,11 +46,9 @@ class Map(Question[MapAnswer]):
         return map_lines(answer, drawing.style(args))
 
     def output(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
-        format_ = drawing.figure_format(args)
-        if format_ is None or self.lack(answer) is not None:
+        if drawing.figure_format(args) is None or self.lack(answer) is not None:
             return super().output(answer, args)
-        drawing.save(args.output, figure.image(figure.draw, answer, format_))
-        return (f"{args.output}: written",)
+        return (drawing.save_figure(args, figure.draw, answer),)
 
 
 def _window(text: str) -> Range:

@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
-from drgn_unaccepted.commands.report import report, write_page, written_line
+from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.run import to_stdout
@@ -56,41 +55,29 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
 
     :raises CommandError: a sample cannot be read, or a file cannot be written
     """
-    format_ = drawing.figure_format(args)
-    if args.report is not None and format_ is not None:
+    is_figure = drawing.figure_format(args) is not None
+    if args.report is not None and is_figure:
         raise CommandError("--report and a figure: one of them at a time")
     try:
-        if args.report is not None:
-            yield _page(recording, args)
-        elif format_ is not None:
-            drawing.save(args.output, figure.image(figure.draw_history, _history(recording, args, *_FIGURE), format_))
-            yield f"{args.output}: written"
-        elif args.map:
-            answer = _history(recording, args, bins_for(args.width), _LINES)
-            if args.format == "json":
-                yield json.dumps(answer)
-            else:
-                yield from history_lines(answer, drawing.style(args))
-        else:
+        if args.report is None and not is_figure and not args.map:
             progress = Progress("replay", args.source)
             for sample in recording:
                 document = progress.document(sample)
                 yield json.dumps(document) if args.format == "json" else line(document)
+            return
+        columns, lines = (bins_for(args.width), _LINES) if args.report is None and not is_figure else _FIGURE
+        past = history(recording, args.source, columns, lines)
+        if args.report is not None:
+            last = deque(recording, maxlen=1).pop().snapshot
+            yield write_page(report(last, judge(last, args.source), past=past), args.report, args.format)
+        elif is_figure:
+            yield drawing.save_figure(args, figure.draw_history, past)
+        elif args.format == "json":
+            yield json.dumps(past)
+        else:
+            yield from history_lines(past, drawing.style(args))
     except (SnapshotFileError, OSError) as error:
         raise CommandError(one_line(error, args.recording)) from None
-
-
-def _history(recording: Recording, args: Arguments, columns: int, lines: int) -> HistoryAnswer:
-    try:
-        return history(recording, args.source, columns, lines)
-    except CommandError as error:
-        raise CommandError(f"{args.recording}: {error}") from None
-
-
-def _page(recording: Recording, args: Arguments) -> str:
-    past = _history(recording, args, *_FIGURE)
-    last = deque(recording, maxlen=1).pop().snapshot
-    return written_line(write_page(report(last, judge(last, args.source), past=past), args.report))
 
 
 COMMAND = Replay()

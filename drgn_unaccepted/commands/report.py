@@ -10,26 +10,17 @@ from __future__ import annotations
 import base64
 import json
 import math
-import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import reduce
 from itertools import chain
 from typing import Optional, cast
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.documents import (
-    CheckAnswer,
-    Document,
-    HistoryAnswer,
-    HistorySlice,
-    ReportAnswer,
-    State,
-)
+from drgn_unaccepted.answer.documents import CheckAnswer, Document, HistoryAnswer, ReportAnswer, State
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.map import filled_ranges, lanes, layers
-from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
+from drgn_unaccepted.answer.map import lanes, layers
 from drgn_unaccepted.checks import explain
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.accepting import accepting
@@ -41,10 +32,9 @@ from drgn_unaccepted.commands.summary import summary
 from drgn_unaccepted.commands.zones import zones
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
-from drgn_unaccepted.views.report import Elsewhere, PackedRanges, PageDocument, PageHistory, report_page
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Table
+from drgn_unaccepted.views.report import Elsewhere, PackedRanges, PageDocument, report_page
 
 #: What a source says of an address: state, covered, reason.
 Said = tuple[State, Optional[bool], str]
@@ -58,27 +48,27 @@ class Report(Question[PageDocument]):
             "-o", "--output", metavar="FILE.html", required=True, help="a page that needs no other file"
         )
 
+    def where(self, args: Arguments) -> tuple[Range, ...]:
+        return ALL_MEMORY
+
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> PageDocument:
         return report(snapshot, judgement)
 
     def output(self, answer: PageDocument, args: Arguments) -> Iterable[str]:
-        written = write_page(answer, args.output)
-        return (json.dumps(written) if args.format == "json" else written_line(written),)
+        return (write_page(answer, args.output, args.format),)
 
 
-def write_page(answer: PageDocument, path: str) -> ReportAnswer:
-    """Write the page.
+def write_page(answer: PageDocument, path: str, format_: str) -> str:
+    """Write the page, and return the line that says so.
 
     :raises CommandError: it is too large, or cannot be written
     """
     page = report_page(answer)
     drawing.save(path, page)
     head = cast(Document, {key: value for key, value in answer.items() if key in Document.__annotations__})
-    return {**head, "file": path, "file_bytes": len(page.encode()), "status": answer["checks"]["status"]}
-
-
-def written_line(answer: ReportAnswer) -> str:
-    return f"{answer['file']}: {answer['file_bytes']} bytes; checks: {answer['status']}"
+    size, status = len(page.encode()), answer["checks"]["status"]
+    written: ReportAnswer = {**head, "file": path, "file_bytes": size, "status": status}
+    return json.dumps(written) if format_ == "json" else f"{path}: {size} bytes; checks: {status}"
 
 
 def report(
@@ -91,9 +81,7 @@ def report(
     :raises CommandError: the state of memory changes too often for a page
     """
     found = _states(snapshot, judgement)
-    unaccepted = [] if judgement.by_bits else _ranges(found, UNACCEPTED)
-    shown = layers(snapshot, judgement, unaccepted, _ranges(found, UNKNOWN))
-    memory = shown.memory
+    shown = layers(snapshot, judgement)
     findings = check(snapshot, judgement) if checks is None else checks
     zone_list, efi_map = zones(snapshot, judgement), efi(snapshot, judgement)
     for zone in zone_list["zones"] or ():
@@ -115,19 +103,19 @@ def report(
         "command": "report",
         "unit_size": judgement.evidence.unit,
         "saved": snapshot.table.is_saved,
-        "bits": None if judgement.by_bits else pack(_set_bits(snapshot)),
+        "bits": None if judgement.by_bits else pack(_set_bits(snapshot.table)),
         "states": [
-            {"state": state, "covered": covered, "reason": reason, "runs": _pack(edges)}
+            {"state": state, "covered": covered, "reason": reason, "runs": pack(zip(edges[::2], edges[1::2]))}
             for (state, covered, reason), edges in found.items()
         ],
         "listed": pack(judgement.evidence.listed),
         "accepting_ranges": lanes(snapshot)["accepting"] or [],
         "elsewhere": _elsewhere(snapshot),
-        "memory_from": memory.provenance,
-        "filled": pack(filled_ranges(snapshot, judgement, memory)),
+        "memory_from": shown.memory_from,
+        "filled": pack(shown.filled),
         "layers": {
-            "reserved": pack(memory.reserved),
-            "ram": pack(memory.ram),
+            "reserved": pack(shown.reserved),
+            "ram": pack(shown.ram),
             "outside": pack(shown.uncovered),
             "unknown": pack(shown.unknown),
             "guard": pack(shown.guards),
@@ -137,15 +125,14 @@ def report(
         "zones": zone_list["zones"],
         "accepting": accepting(snapshot, judgement),
         "checks": {**findings, "explain": explained},
-        "recording": None if past is None else _recording(past),
+        "recording": None if past is None else _deflated(json.dumps(past).encode()),
     }
 
 
-def _set_bits(snapshot: Snapshot) -> Iterator[Range]:
-    geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
-    if geometry is not None and bitmap is not None:
-        for first, end in bits.runs(bitmap):
-            yield Range(geometry.unit(first).start, geometry.unit(end - 1).end)
+def _set_bits(table: Table) -> Iterable[Range]:
+    if table.geometry is None or table.bitmap is None:
+        return ()
+    return bits.unaccepted_ranges(table.geometry, table.bitmap)
 
 
 def _elsewhere(snapshot: Snapshot) -> Elsewhere:
@@ -159,18 +146,6 @@ def _elsewhere(snapshot: Snapshot) -> Elsewhere:
         "listed": False if snapshot.zones and not cut else None,
         "in_flight": False if flight is not None and is_placed and not flight.problems else None,
     }
-
-
-def _recording(past: HistoryAnswer) -> PageHistory:
-    nbytes = array("d")
-    slices: list[HistorySlice] = []
-    for now in past["slices"]:
-        bins = now["bins_unaccepted_bytes"] or [None] * len(past["bins"])
-        nbytes.extend(math.nan if one is None else one for one in bins)
-        slices.append({**now, "bins_unaccepted_bytes": None})
-    if sys.byteorder == "big":
-        nbytes.byteswap()
-    return {**past, "slices": slices, "unaccepted": _deflated(nbytes.tobytes())}
 
 
 def _states(snapshot: Snapshot, judgement: Judgement) -> dict[Said, array[int]]:
@@ -189,21 +164,12 @@ def _states(snapshot: Snapshot, judgement: Judgement) -> dict[Said, array[int]]:
     return found
 
 
-def _ranges(found: dict[Said, array[int]], state: State) -> list[Range]:
-    """The ranges of a state."""
-    groups = (edges for said, edges in found.items() if said[0] == state)
-    return rng.merge(chain.from_iterable(zip(edges[::2], edges[1::2]) for edges in groups))
-
-
-def pack(ranges: Iterable[Range]) -> PackedRanges:
+def pack(ranges: Iterable[tuple[int, int]]) -> PackedRanges:
     """Sorted, disjoint ranges as LEB128 pairs (gap since the last end, length), deflated, in base64.
 
     The numbers are multiples of ``grain``, which makes most of them one byte.
     """
-    return _pack(array("Q", chain.from_iterable(ranges)))
-
-
-def _pack(edges: array[int]) -> PackedRanges:
+    edges = array("Q", chain.from_iterable(ranges))
     grain = reduce(math.gcd, edges, 0) or 1
     packed = bytearray()
     last = 0

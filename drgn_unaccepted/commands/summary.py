@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import SummaryAnswer
-from drgn_unaccepted.answer.head import head, platform_document
+from drgn_unaccepted.answer.head import head, platform_document, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
@@ -69,7 +69,7 @@ def _source_beside_table(answer: SummaryAnswer) -> str:
     """The source, and why no better one was used where the table's own line does not say it."""
     table, reason = answer["table"], answer["source_reason"] or ""
     beyond = reason.removeprefix(f"bitmap: table {table['state']}: {table['reason']}").removeprefix("; ")
-    return lines.source_name(answer) + (f"; {safe(beyond)}" if beyond else "")
+    return source_name(answer) + (f"; {safe(beyond)}" if beyond else "")
 
 
 def _counter(answer: SummaryAnswer) -> str:

@@ -7,23 +7,15 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, MapAnswer, MapRow
+from drgn_unaccepted.answer.head import source_name
+from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
+from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.views.history import bin_kind
-from drgn_unaccepted.views.map import (
-    ACCEPTED,
-    GLYPHS,
-    GUARD,
-    HOLE,
-    OUTSIDE,
-    RESERVED,
-    UNKNOWN,
-    Kind,
-    kind,
-    unaccepted,
-)
+from drgn_unaccepted.views.map import GLYPHS, Segment, gap_words, segments, unaccepted
 from drgn_unaccepted.words import about, safe, share, span
 
 if TYPE_CHECKING:
@@ -46,9 +38,16 @@ _COLORS: dict[Kind, str] = {
     HOLE: "#f0f1f3",
     GUARD: "#d4b45c",
 }
-_EFI = {**dict.fromkeys((1, 2), "#56b4e9"), **dict.fromkeys((3, 4), "#7cc4ad"), **dict.fromkeys((5, 6), "#cc79a7")}
-_EFI.update({0: "#a9b0b9", 7: "#e2ddd3", 8: "#8c1c13", 9: "#f0e442", 10: "#c9b300", 11: "#6b7480", 15: "#f5dca5"})
-_E820 = {1: "#e2ddd3", 2: "#a9b0b9", 3: "#f0e442", 4: "#c9b300", 5: "#8c1c13", 128: "#56b4e9"}
+#: By the types of each map.
+_LANES: dict[str, dict[int, str]] = {
+    "EFI": {
+        **dict.fromkeys((1, 2), "#56b4e9"),
+        **dict.fromkeys((3, 4), "#7cc4ad"),
+        **dict.fromkeys((5, 6), "#cc79a7"),
+        **{0: "#a9b0b9", 7: "#e2ddd3", 8: "#8c1c13", 9: "#f0e442", 10: "#c9b300", 11: "#6b7480", 15: "#f5dca5"},
+    },
+    "e820": {1: "#e2ddd3", 2: "#a9b0b9", 3: "#f0e442", 4: "#c9b300", 5: "#8c1c13", 128: "#56b4e9"},
+}
 _OTHER = "#8f7dbd"
 _ZONES = ("#c8dcc6", "#94bd91")
 
@@ -89,58 +88,82 @@ def draw(answer: MapAnswer) -> Figure:
     """The answer of ``map`` as a figure, also for notebooks and for papers with a layout of their own."""
     from matplotlib.figure import Figure
 
-    lanes = _lanes(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else []
+    lanes = segments(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else {}
     pitch = _BAR + len(lanes) * _STEP + _FREE
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
     height = len(answer["rows"]) * pitch + len(gaps) * _GAP
     figure = Figure(figsize=(10, 0.26 * height + 1.5), layout="constrained")
     axes = figure.add_subplot()
     y = 0.0
+    seen: set[Kind] = {ACCEPTED}
     for row in answer["rows"]:
-        gap = gaps.get(row["start"])
-        if gap is not None:
-            words = f"{about(gap['end'] - gap['start'])} without RAM"
+        if row["start"] in gaps:
+            words = gap_words(gaps[row["start"]])
             _text(axes, 0, y + _GAP / 2 - _FREE / 2, words, color=_FAINT, size=7.5, va="center")
             y += _GAP
-        _row(axes, answer, row, y)
-        for number, lane in enumerate(lanes):
-            _lane(axes, answer, row, lane, y + _BAR + 0.08 + number * _STEP)
+        seen |= _row(axes, answer, row, y)
+        for number, (name, of_lane) in enumerate(lanes.items()):
+            _lane(axes, answer, row, name, of_lane, y + _BAR + 0.08 + number * _STEP)
         y += pitch
     _axis(axes, answer, y - _FREE)
     _words(axes, answer)
-    _legend(figure, answer, lanes)
+    _legend(
+        figure,
+        seen,
+        {f"{name} {one.name}": _lane_color(name, one) for name in lanes if name in _LANES for one in lanes[name]},
+    )
     return figure
 
 
-def _row(axes: Axes, answer: MapAnswer, row: MapRow, y: float) -> None:
+def _row(axes: Axes, answer: MapAnswer, row: MapRow, y: float) -> set[Kind]:
     columns = answer["bins_per_row"]
-    at = 0
-    for of, run in groupby(kind(row, index, answer["bytes_per_bin"]) for index in range(columns)):
-        length = len(list(run))
-        where = [(at / columns, length / columns)]
-        axes.broken_barh(where, (y, _BAR), facecolor=_color(of), linewidth=0)
-        if of == 1:
-            # A hairline is easily missed: a mark above points at the least unaccepted.
-            wide = max(length / columns, _TICK_WIDTH)
-            middle = (at + length / 2) / columns
-            axes.broken_barh([(middle - wide / 2, wide)], (y - _TICK, _TICK), facecolor=_color(8), linewidth=0)
-        at += length
+    kinds = [kind(row, index, answer["bytes_per_bin"]) for index in range(columns)]
+    runs = _runs(kinds, [edge / columns for edge in range(columns + 1)])
+    _bars(axes, [(low, high, _color(of)) for low, high, of in runs], y, _BAR)
+    # A hairline is easily missed: a mark above points at the least unaccepted.
+    wide = [((low + high) / 2, max(high - low, _TICK_WIDTH) / 2) for low, high, of in runs if of == 1]
+    _bars(axes, [(middle - half, middle + half, _color(8)) for middle, half in wide], y - _TICK, _TICK)
     start = f"{row['start']:#x}"
     _text(axes, -0.006, y + _BAR / 2, start, ha="right", va="center", family="monospace", size=8)
     said = share(sum(row["unaccepted_bytes"]), sum(row["ram_bytes"])) or "no RAM"
     _text(axes, 1.006, y + _BAR / 2, said, va="center", size=7.5, color=_FAINT)
+    return set(kinds)
 
 
-def _lane(axes: Axes, answer: MapAnswer, row: MapRow, lane: _Lane, top: float) -> None:
-    _text(axes, -0.006, top + _LANE / 2, lane.name, size=5.5, color=_FAINT, ha="right", va="center")
+def _lane(axes: Axes, answer: MapAnswer, row: MapRow, name: str, of_lane: Sequence[Segment], top: float) -> None:
+    _text(axes, -0.006, top + _LANE / 2, name, size=5.5, color=_FAINT, ha="right", va="center")
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
-    for start, end, color, name in lane.segments:
-        low, high = max(start - row["start"], 0) / row_bytes, min(end - row["start"], row_bytes) / row_bytes
+    bars = []
+    for one in of_lane:
+        low, high = max(one.start - row["start"], 0) / row_bytes, min(one.end - row["start"], row_bytes) / row_bytes
         if low >= high:
             continue
-        axes.broken_barh([(low, high - low)], (top, _LANE), facecolor=color, linewidth=0)
-        if lane.named and high - low > 0.012 * len(name):
-            _text(axes, low + 0.003, top + _LANE / 2, name, size=5.5, va="center")
+        bars.append((low, high, _lane_color(name, one)))
+        # Zones are named where they are, instead of in the legend.
+        if name not in _LANES and high - low > 0.012 * len(f"node {one.name}"):
+            _text(axes, low + 0.003, top + _LANE / 2, f"node {one.name}", size=5.5, va="center")
+    _bars(axes, bars, top, _LANE)
+
+
+def _lane_color(name: str, one: Segment) -> str:
+    return _LANES[name].get(one.type, _OTHER) if name in _LANES else _ZONES[one.type % 2]
+
+
+def _runs(kinds: Iterable[Kind], edges: Sequence[float]) -> list[tuple[float, float, Kind]]:
+    """Start, end and kind of each run of bins of one kind."""
+    runs, at = [], 0
+    for of, run in groupby(kinds):
+        end = at + len(list(run))
+        runs.append((edges[at], edges[end], of))
+        at = end
+    return runs
+
+
+def _bars(axes: Axes, bars: Sequence[tuple[float, float, str]], y: float, height: float, **how: Any) -> None:
+    """Bars beside each other: start, end and colour."""
+    if bars:
+        colors = [color for _, _, color in bars]
+        axes.broken_barh([(a, b - a) for a, b, _ in bars], (y, height), facecolors=colors, linewidth=0, **how)
 
 
 def _axis(axes: Axes, answer: MapAnswer, bottom: float) -> None:
@@ -158,9 +181,7 @@ def _axis(axes: Axes, answer: MapAnswer, bottom: float) -> None:
 
 def _words(axes: Axes, answer: MapAnswer) -> None:
     ram, release = answer["totals"]["ram_bytes"], answer["target"]["release"]
-    source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
-    title = f"{unaccepted(answer, about, of=f' of {about(ram)} RAM')}; {source}"
-    axes.set_title(title, loc="left", size=11, parse_math=False)
+    _title(axes, f"{unaccepted(answer, about, of=f' of {about(ram)} RAM')}; source: {source_name(answer)}")
     words = [f"Linux {safe(release)}"] if release is not None else []
     words.append(f"a row is {about(answer['bytes_per_bin'] * answer['bins_per_row'])}")
     words.append(f"a unit is {about(answer['unit_size'])}")
@@ -169,49 +190,21 @@ def _words(axes: Axes, answer: MapAnswer) -> None:
     axes.set_xlabel("; ".join(words), loc="left", size=8, color=_FAINT, parse_math=False)
 
 
-def _legend(figure: Figure, answer: MapAnswer, lanes: Sequence[_Lane]) -> None:
-    seen = {kind(row, i, answer["bytes_per_bin"]) for row in answer["rows"] for i in range(answer["bins_per_row"])}
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", size=11, parse_math=False)
+
+
+def _legend(figure: Figure, seen: set[Kind], others: Mapping[str, str]) -> None:
+    """Colours by what they mean."""
+    from matplotlib.patches import Patch
+
     entries = {GLYPHS[8].meaning: _color(8)}
     if seen.intersection(range(1, 8)):
         entries["partly unaccepted, the less the bluer"] = _color(4)
-    order = [ACCEPTED, OUTSIDE, UNKNOWN, GUARD, RESERVED, HOLE]
-    entries.update({GLYPHS[of].meaning: _color(of) for of in order if of in seen or of == ACCEPTED})
-    for lane in lanes:
-        if not lane.named:
-            entries.update({f"{lane.name} {name}": color for _, _, color, name in lane.segments})
-    _patches(figure, entries)
-
-
-def _patches(figure: Figure, entries: Mapping[str, str]) -> None:
-    """A legend of colours by what they mean."""
-    from matplotlib.patches import Patch
-
-    patches = [Patch(facecolor=color, label=text) for text, color in entries.items()]
+    order = (ACCEPTED, OUTSIDE, UNKNOWN, GUARD, RESERVED, HOLE)
+    entries.update({GLYPHS[of].meaning: _color(of) for of in order if of in seen})
+    patches = [Patch(facecolor=color, label=text) for text, color in {**entries, **others}.items()]
     figure.legend(handles=patches, loc="outside lower left", ncols=5, frameon=False, fontsize=6.5)
-
-
-class _Lane(NamedTuple):
-    name: str
-    #: ``(start, end, colour, what it is)``.
-    segments: Sequence[tuple[int, int, str, str]]
-    #: Whether names are written into the lane instead of the legend.
-    named: bool
-
-
-def _lanes(answer: MapAnswer) -> list[_Lane]:
-    maps = answer["lanes"]
-    found = []
-    for name, entries, colors in (("EFI", maps["efi"], _EFI), ("e820", maps["e820"], _E820)):
-        if entries is not None:
-            segments = [(one["start"], one["end"], colors.get(one["type"], _OTHER), one["name"]) for one in entries]
-            found.append(_Lane(name, segments, False))
-    if maps["zones"] is not None:
-        zones = [
-            (zone["start"], zone["end"], _ZONES[number % 2], f"node {zone['node']} {safe(zone['name'])}")
-            for number, zone in enumerate(maps["zones"])
-        ]
-        found.append(_Lane("zones", zones, True))
-    return found
 
 
 def _color(of: Kind) -> str:
@@ -235,49 +228,41 @@ def draw_history(answer: HistoryAnswer) -> Figure:
     from matplotlib.figure import Figure
 
     slices = answer["slices"]
-    edges = [slices[0]["elapsed_seconds"] - 0.01 * (answer["elapsed_seconds"] or 1)]
-    edges += [now["elapsed_seconds"] for now in slices]
+    times = [now["elapsed_seconds"] for now in slices]
+    # The first sample has no time before it.
+    edges = [times[0] - 0.01 * (answer["elapsed_seconds"] or 1), *times]
     figure = Figure(figsize=(10, 5.7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.6, 1.2))
     seen = _heat(top, answer, edges)
-    source = f"source: {answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
-    title = f"Unaccepted memory over {answer['elapsed_seconds']:.1f} seconds, {answer['samples']} samples; {source}"
-    top.set_title(title, loc="left", size=11, parse_math=False)
-    times = edges[1:]
-    middle.fill_between(times, [_scaled(now["unaccepted_bytes"], _GIB) for now in slices], step="pre", color="#e69f00")
-    middle.set_ylabel("unaccepted\nGiB", size=8)
-    rates = [_scaled(now["rate_bytes_per_second"], 1 << 20) for now in slices]
-    bottom.fill_between(times, rates, step="pre", color="#009e73")
-    bottom.set_ylabel("accepted\nMiB/s", size=8)
-    bottom.set_xlabel("seconds", size=8)
-    for axes in (middle, bottom):
+    seconds = f"{answer['elapsed_seconds']:.1f} seconds, {answer['samples']} samples"
+    _title(top, f"Unaccepted memory over {seconds}; source: {source_name(answer)}")
+    for axes, name, color, values, unit in (
+        (middle, "unaccepted\nGiB", "#e69f00", [now["unaccepted_bytes"] for now in slices], 1 << 30),
+        (bottom, "accepted\nMiB/s", "#009e73", [now["rate_bytes_per_second"] for now in slices], 1 << 20),
+    ):
+        axes.fill_between(times, [_scaled(value, unit) for value in values], step="pre", color=color)
+        axes.set_ylabel(name, size=8)
         axes.set_ylim(bottom=0)
+    bottom.set_xlabel("seconds", size=8)
     for axes in (top, middle, bottom):
         axes.tick_params(labelsize=7.5)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    entries = {"all accepted": _color(ACCEPTED), "half unaccepted": _color(4), "all unaccepted": _color(8)}
-    if UNKNOWN in seen:
-        entries["unknown"] = _color(UNKNOWN)
-    _patches(figure, entries)
+    _legend(figure, seen, {})
     return figure
 
 
 def _heat(axes: Axes, answer: HistoryAnswer, edges: Sequence[float]) -> set[Kind]:
     """Bins from top to bottom, a line where memory between two is left out; what they show as."""
-    from matplotlib.colors import ListedColormap
-
-    slices, bins, size_ = answer["slices"], answer["bins"], answer["bytes_per_bin"]
-    order: list[Kind] = [ACCEPTED, *range(1, 9), UNKNOWN]
-    kinds = [[bin_kind(now, row, size_) for now in slices] for row in range(len(bins))]
+    bins, size_ = answer["bins"], answer["bytes_per_bin"]
+    seen: set[Kind] = set()
+    for row in range(len(bins)):
+        kinds = [bin_kind(now, row, size_) for now in answer["slices"]]
+        _bars(axes, [(a, b, _color(of)) for a, b, of in _runs(kinds, edges)], row, 1, rasterized=True)
+        seen.update(kinds)
     axes.set_ylabel(f"physical address\n(bins of {about(size_)})", size=8)
-    if bins:
-        colors = ListedColormap([_color(of) for of in order])
-        heat = [[order.index(of) for of in row] for row in kinds]
-        axes.pcolormesh(
-            edges, range(len(bins) + 1), heat, cmap=colors, vmin=-0.5, vmax=9.5, linewidth=0, rasterized=True
-        )
-    axes.invert_yaxis()
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(len(bins) or 1, 0)
     apart = [row for row in range(1, len(bins)) if bins[row] != bins[row - 1] + size_]
     for row in apart:
         axes.axhline(row, color="black", linewidth=0.8)
@@ -286,10 +271,7 @@ def _heat(axes: Axes, answer: HistoryAnswer, edges: Sequence[float]) -> set[Kind
     ticks = [row for row in range(0, len(bins), step) if not any(0 < abs(row - gap) < step / 2 for gap in apart)]
     ticks = sorted({*ticks, *apart}) if len(apart) <= 8 else ticks
     axes.set_yticks(ticks, [f"{bins[row]:#x}" for row in ticks], family="monospace")
-    return {of for row in kinds for of in row}
-
-
-_GIB = 1 << 30
+    return seen
 
 
 def _scaled(value: Optional[float], by: int) -> float:

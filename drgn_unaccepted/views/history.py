@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
-from drgn_unaccepted.views.map import ACCEPTED, GLYPHS, UNKNOWN, Kind, Style, glyph, glyphs, level, paint, say
+from drgn_unaccepted.answer.head import source_name
+from drgn_unaccepted.answer.map import Kind, level
+from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
+from drgn_unaccepted.views.map import GLYPHS, Style, glyph, glyphs, legend, say
 from drgn_unaccepted.words import about, count, size, span
 
 #: Columns before the addresses: time, unaccepted bytes, rate.
@@ -25,7 +28,7 @@ def bins_for(width: int) -> int:
 
 def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
     """The heat map as lines."""
-    yield from say("source", answer["source"] + (", exact" if answer["exact"] else ", not exact"), style)
+    yield from say("source", source_name(answer), style)
     groups = _groups(answer)
     scale = f"1 character is {size(answer['bytes_per_bin'])}, {count(answer['units_per_bin'], 'unit')}; "
     scale += f"{count(answer['samples'], 'sample')} in {answer['elapsed_seconds']:.1f} seconds"
@@ -39,9 +42,7 @@ def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
         left = f"{now['elapsed_seconds']:>9.1f} {about(now['unaccepted_bytes']):>11} {in_words:>13}"
         yield left + _strip(answer, now, groups, style)
     yield ""
-    legend = [(glyph(of, style), GLYPHS[of].color, text) for of, text in _LEGEND]
-    shown = (f"{paint(repr(char) if char == ' ' else char, color, style)} {text}" for char, color, text in legend)
-    yield "legend  " + "  ".join(shown)
+    yield from legend([(glyph(of, style), GLYPHS[of].color, meaning) for of, meaning in _LEGEND], style)
 
 
 def bin_kind(now: HistorySlice, index: int, bytes_per_bin: int) -> Kind:

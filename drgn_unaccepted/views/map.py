@@ -7,12 +7,15 @@ Characters say everything. Colour only repeats it, in orange and blue, which eve
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Callable, NamedTuple, Optional, TextIO, Union
+from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import MapAnswer, MapGap, MapRow
+from drgn_unaccepted.answer.head import source_name
+from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
+from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.words import about, count, safe, size, span
 
 
@@ -36,10 +39,6 @@ class Glyph(NamedTuple):
 #: Orange on blue: 214 is near Okabe and Ito's orange, 24 near their blue.
 _MEMORY, _BESIDE, _STRONG, _FAINT = "38;5;214;48;5;24", "38;5;117;48;5;24", "1", "38;5;245"
 
-ACCEPTED, OUTSIDE, HOLE, RESERVED, UNKNOWN, GUARD = "accepted", "outside", "hole", "reserved", "unknown", "guard"
-#: How a bin is shown: its unaccepted eighths (1 to 8), or one of the words above.
-Kind = Union[int, str]
-
 GLYPHS: dict[Kind, Glyph] = {
     ACCEPTED: Glyph(" ", "0", _MEMORY, "all accepted"),
     **{level: Glyph(" ▁▂▃▄▅▆▇"[level], str(level), _MEMORY, f"{level}/8 unaccepted") for level in range(1, 8)},
@@ -58,9 +57,11 @@ MARKS = {
     "accepting": "a an accept in flight",
 }
 
-#: Letters of EFI memory types and of e820 types, by number.
-_EFI = dict(enumerate("rlLbBtTCXANMmPpU"))
-_E820 = {1: "R", 2: "r", 3: "A", 4: "N", 5: "X", 7: "P", 12: "p", 128: "K", 0xEFFFFFFF: "S"}
+#: Letters of the types of each map, by number.
+_LETTERS = {
+    "EFI": dict(enumerate("rlLbBtTCXANMmPpU")),
+    "e820": {1: "R", 2: "r", 3: "A", 4: "N", 5: "X", 7: "P", 12: "p", 128: "K", 0xEFFFFFFF: "S"},
+}
 _OTHER, _SEVERAL = "#", "*"
 
 #: The widest usual address, 0xfffffffffff (16 TiB less one), and the frame on its right.
@@ -69,30 +70,14 @@ _GUTTER = 13
 #: Columns of the word before the legend and before other sentences.
 _LABEL = 8
 
+#: No-break space, which :func:`safe` lets through in no text from a target.
+_KEPT_SPACE = "\xa0"
+
 #: Characters from one tick of the axis to the next.
 _TICK = 16
 
 #: Above the numbers on the right of rows: unaccepted units, and units of RAM.
 _HEADING = "units/RAM"
-
-
-def style_for(
-    stream: TextIO, environ: Mapping[str, str], color: str = "auto", ascii_only: bool = False, width: int = 80
-) -> Style:
-    """How to draw on ``stream``.
-
-    :param environ: ``TERM`` (``dumb``: ASCII, no colour) and ``NO_COLOR`` (no-color.org: any value but an empty one)
-    :param color: ``auto`` (on a terminal only), ``always`` or ``never``
-    :param width: columns of the terminal
-    """
-    dumb = environ.get("TERM") == "dumb"
-    try:
-        "".join(entry.text for entry in GLYPHS.values()).encode(stream.encoding or "utf-8")
-        plain = False
-    except (LookupError, UnicodeEncodeError):
-        plain = True
-    wanted = stream.isatty() and not dumb and not environ.get("NO_COLOR")
-    return Style(width, ascii_only or dumb or plain, {"always": True, "never": False}.get(color, wanted))
 
 
 def bins_for(width: int) -> int:
@@ -110,12 +95,12 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     gutter = max(11, max(len(f"{row['start']:#x}") for row in answer["rows"]))
     totals = _row_totals(answer, gutter, style)
     yield from _axis(answer, gutter, bool(totals))
-    lanes = _lanes(answer)
+    lanes = list(_lanes(answer))
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
     marked = set()
     for row in answer["rows"]:
         if row["start"] in gaps:
-            yield f"{'':{gutter}} {_gap(gaps[row['start']])}"
+            yield f"{'':{gutter}} {gap_words(gaps[row['start']])}"
         kinds = (kind(row, index, answer["bytes_per_bin"]) for index in range(answer["bins_per_row"]))
         yield f"{row['start']:#{gutter}x}|{glyphs(kinds, style)}|{totals.get(row['start'], '')}"
         for name, marks in _marks(answer, row):
@@ -130,33 +115,9 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     yield from _totals(answer, style)
 
 
-def kind(row: MapRow, index: int, bytes_per_bin: int) -> Kind:
-    """How the bin is shown. Unaccepted memory is never hidden; unknown memory never looks like accepted memory."""
-    unaccepted = row["unaccepted_bytes"][index]
-    if unaccepted:
-        return GUARD if unaccepted == row["guard_bytes"][index] else level(unaccepted, bytes_per_bin)
-    if row["unknown_bytes"][index]:
-        return UNKNOWN
-    ram = row["ram_bytes"][index]
-    if ram:
-        return OUTSIDE if row["uncovered_bytes"][index] == ram else ACCEPTED
-    return RESERVED if row["reserved_bytes"][index] else HOLE
-
-
-def level(unaccepted: int, whole: int) -> int:
-    """Eighths of a bin: 0 only for none of its bytes, 8 only for all."""
-    if not 0 < unaccepted < whole:
-        return 8 if unaccepted else 0
-    return max(1, min(7, round(unaccepted * 8 / whole)))
-
-
 def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
-    source: str = answer["source"]
-    if source != "none":
-        source += ", exact" if answer["exact"] else ", not exact"
-    if answer["source_reason"] is not None:
-        source += f" ({safe(answer['source_reason'])})"
-    yield from say("source", source, style)
+    reason = "" if answer["source_reason"] is None else f" ({safe(answer['source_reason'])})"
+    yield from say("source", source_name(answer) + reason, style)
     for note in answer["torn"]:
         yield from say("torn", safe(note), style)
     yield from say("scale", ", ".join(scale(answer)), style)
@@ -208,7 +169,8 @@ def glyphs(kinds: Iterable[Kind], style: Style) -> str:
     )
 
 
-def _gap(gap: MapGap) -> str:
+def gap_words(gap: MapGap) -> str:
+    """Why rows are left out."""
     length = size(gap["end"] - gap["start"])
     if gap["ram_bytes"]:
         return f"{length} before the first row"
@@ -220,8 +182,8 @@ class _Lane:
     name: str
     #: ``(start, end, value)``, sorted by start.
     segments: Sequence[tuple[int, int, str]]
-    #: By letter; None for zones, whose values are their names.
-    meanings: Optional[dict[str, str]]
+    #: By letter; empty for zones, whose values are their names.
+    meanings: dict[str, str]
     #: The value at the end of the last row that was drawn.
     last: Optional[str] = None
     drawn: set[str] = field(default_factory=set)
@@ -233,31 +195,49 @@ class _Lane:
             return None
         self.last = values[-1]
         self.drawn.update(value for value in values if value is not None)
-        if self.meanings is not None:
+        if self.meanings:
             return "".join(value or " " for value in values)
         begins = {(at - start) // bin_ for at, _, _ in self.segments if start <= at < start + bin_ * columns}
         return _names(values, begins)
 
     def legend(self) -> list[str]:
-        if self.meanings is not None:
+        if self.meanings:
             letters = sorted(self.drawn, key=lambda letter: (not letter.isalpha(), letter))
             return [f"{letter} {self.meanings[letter]}" for letter in letters]
         return [*(f"{name} {span(low, high)}" for low, high, name in self.segments if name in self.drawn), "[ begins"]
 
 
-def _lanes(answer: MapAnswer) -> list[_Lane]:
-    """The maps that were captured."""
+class Segment(NamedTuple):
+    start: int
+    end: int
+    #: Of a zone its place among the zones.
+    type: int
+    name: str
+
+
+def segments(answer: MapAnswer) -> dict[str, list[Segment]]:
+    """The maps that were captured, by name."""
     maps = answer["lanes"]
-    found = []
-    for name, entries, letters in (("EFI", maps["efi"], _EFI), ("e820", maps["e820"], _E820)):
-        if entries is not None:
-            segments = [(one["start"], one["end"], letters.get(one["type"], _OTHER)) for one in entries]
-            meanings = {letters[one["type"]]: one["name"] for one in entries if one["type"] in letters}
-            found.append(_Lane(name, segments, {**meanings, _OTHER: "another type", _SEVERAL: "several"}))
+    found = {
+        name: [Segment(one["start"], one["end"], one["type"], one["name"]) for one in entries]
+        for name, entries in (("EFI", maps["efi"]), ("e820", maps["e820"]))
+        if entries is not None
+    }
     if maps["zones"] is not None:
-        segments = [(one["start"], one["end"], f"{one['node']} {safe(one['name'])}") for one in maps["zones"]]
-        found.append(_Lane("zone", sorted(segments), None))
+        zones = sorted((one["start"], one["end"], f"{one['node']} {safe(one['name'])}") for one in maps["zones"])
+        found["zone"] = [Segment(start, end, place, name) for place, (start, end, name) in enumerate(zones)]
     return found
+
+
+def _lanes(answer: MapAnswer) -> Iterator[_Lane]:
+    for name, of_lane in segments(answer).items():
+        letters = _LETTERS.get(name)
+        if letters is None:
+            yield _Lane(name, [(one.start, one.end, one.name) for one in of_lane], {})
+            continue
+        meanings = {letters[one.type]: one.name for one in of_lane if one.type in letters}
+        values = [(one.start, one.end, letters.get(one.type, _OTHER)) for one in of_lane]
+        yield _Lane(name, values, {**meanings, _OTHER: "another type", _SEVERAL: "several"})
 
 
 def _marks(answer: MapAnswer, row: MapRow) -> Iterator[tuple[str, str]]:
@@ -297,27 +277,28 @@ def _names(values: Sequence[Optional[str]], begins: set[int]) -> str:
 
 
 def _legend(answer: MapAnswer, lanes: Sequence[_Lane], marked: set[str], style: Style) -> Iterator[str]:
-    items = []
-    for of, entry in GLYPHS.items():
-        text, meaning = glyph(of, style), entry.meaning
-        if of == 1:
-            text = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
-            meaning = _parts(answer, text[0])
-        elif isinstance(of, int) and of < 8:
-            continue
-        elif text == " ":
-            text = "' '"
-        items.append((f"{paint(text, entry.color, style)} {meaning}", len(text) + 1 + len(meaning)))
-    yield from _flow("legend", items, style)
+    entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of not in range(1, 8)]
+    levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
+    entries.insert(1, (levels, GLYPHS[1]._replace(meaning=_parts(answer, levels[0]))))
+    yield from legend([(text, entry.color, entry.meaning) for text, entry in entries], style)
     if marked:
-        yield from _flow("marks", [(text, len(text)) for name, text in MARKS.items() if name in marked], style)
+        yield from say("marks", _together(text for name, text in MARKS.items() if name in marked), style)
     for lane in lanes:
         if lane.drawn:
-            yield from _flow(lane.name, [(text, len(text)) for text in lane.legend()], style)
+            yield from say(lane.name, _together(lane.legend()), style)
     if answer["lanes"]["efi_complete"] is False:
         yield from say("", f"the EFI map is incomplete, from the {answer['lanes']['efi_provenance']}", style)
     if len(answer["rows"]) > 1 and lanes:
         yield from say("lanes", "are drawn where they differ from the row above", style)
+
+
+def legend(entries: Iterable[tuple[str, str, str]], style: Style) -> Iterator[str]:
+    """Glyphs with their colour and meaning."""
+    shown = [("' '" if text == " " else text, color, meaning) for text, color, meaning in entries]
+    for line in say("legend", _together(f"{text} {meaning}" for text, _, meaning in shown), style):
+        for text, color, meaning in shown:
+            line = line.replace(f"{text} {meaning}", f"{paint(text, color, style)} {meaning}")
+        yield line
 
 
 def _parts(answer: MapAnswer, least: str) -> str:
@@ -365,20 +346,13 @@ def paint(text: str, color: str, style: Style) -> str:
 
 
 def say(name: str, text: str, style: Style) -> Iterator[str]:
-    """``name`` and a sentence, wrapped."""
-    yield from textwrap.wrap(
+    """``name`` and a text, wrapped, but not at spaces that :func:`_together` keeps."""
+    lines = textwrap.wrap(
         text, style.width, initial_indent=f"{name:{_LABEL}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
     )
+    return (line.replace(_KEPT_SPACE, " ") for line in lines)
 
 
-def _flow(name: str, items: Iterable[tuple[str, int]], style: Style) -> Iterator[str]:
-    """``name`` and the items, wrapped between items. Each comes with its length without colours."""
-    line, used, gap = f"{name:{_LABEL}}", _LABEL, ""
-    for text, length in items:
-        if gap and used + len(gap) + length > style.width:
-            yield line
-            line, used, gap = " " * _LABEL, _LABEL, ""
-        line += gap + text
-        used += len(gap) + length
-        gap = "  "
-    yield line
+def _together(items: Iterable[str]) -> str:
+    """The items in one text, to be wrapped between items only."""
+    return "  ".join(item.replace(" ", _KEPT_SPACE) for item in items)

@@ -20,7 +20,6 @@ from drgn_unaccepted.answer.documents import (
     CheckAnswer,
     E820Answer,
     EfiAnswer,
-    HistoryAnswer,
     Span,
     State,
     SummaryAnswer,
@@ -57,13 +56,6 @@ class Elsewhere(TypedDict):
     in_flight: Optional[bool]
 
 
-class PageHistory(HistoryAnswer):
-    """A recording. The bytes of each bin and slice are not in the slices, but here:"""
-
-    #: Little-endian doubles, NaN for unknown, compressed.
-    unaccepted: str
-
-
 class PageChecks(CheckAnswer):
     #: Paragraphs about each rule that found something.
     explain: dict[str, list[str]]
@@ -90,7 +82,8 @@ class PageDocument(SummaryAnswer):
     zones: Optional[list[ZoneDocument]]
     accepting: AcceptingAnswer
     checks: PageChecks
-    recording: Optional[PageHistory]
+    #: A :class:`HistoryAnswer` as JSON, compressed.
+    recording: Optional[str]
 
 
 def report_page(answer: PageDocument) -> str:
@@ -98,14 +91,12 @@ def report_page(answer: PageDocument) -> str:
 
     :raises CommandError: it would have over :data:`limits.REPORT_BYTES`, too much for a browser to open at once
     """
-    style = _part("style.css")
-    script = '"use strict";\n' + "\n".join(_part(name) for name in _SCRIPTS)
-    data = json.dumps({**answer, "version": __version__}).translate(_ESCAPES)
+    style, script = _part("style.css"), '"use strict";\n' + "\n".join(map(_part, _SCRIPTS))
     parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}",
         "style": style,
         "script": script,
-        "data": data,
+        "data": json.dumps({**answer, "version": __version__}).translate(_ESCAPES),
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
     if len(page) > limits.REPORT_BYTES:

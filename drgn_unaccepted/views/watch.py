@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Optional, TypeVar
 
+from tabulate import tabulate
+
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.words import about, count, safe, span
 
@@ -112,24 +114,21 @@ def _zones(answer: ProgressAnswer) -> list[str]:
     if zones is None:
         return [f"zones: {safe(answer['missing']['zones'])}"]
     nodes = by_node(zones)
-    rows = [("node", "zone", "managed", "free", "unaccepted", "chunks", "rate")]
-    for zone in [*zones, *nodes] if len(nodes) > 1 else zones:
-        rows.append(
-            (
-                str(zone["node"]),
-                safe(zone["name"]),
-                about(zone["managed_bytes"]),
-                about(zone["free_bytes"]),
-                about(zone["unaccepted_bytes"]),
-                "unknown" if zone["listed_chunks"] is None else str(zone["listed_chunks"]),
-                "" if zone["rate_bytes_per_second"] is None else f"{about(zone['rate_bytes_per_second'])}/s",
-            )
+    rows = [
+        (
+            zone["node"],
+            safe(zone["name"]),
+            about(zone["managed_bytes"]),
+            about(zone["free_bytes"]),
+            about(zone["unaccepted_bytes"]),
+            "unknown" if zone["listed_chunks"] is None else zone["listed_chunks"],
+            "" if zone["rate_bytes_per_second"] is None else f"{about(zone['rate_bytes_per_second'])}/s",
         )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
+        for zone in ([*zones, *nodes] if len(nodes) > 1 else zones)
     ]
+    headers = ("node", "zone", "managed", "free", "unaccepted", "chunks", "rate")
+    align = ("left", "left", *("right",) * 5)
+    return tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
 
 def _accepting(answer: ProgressAnswer) -> Iterator[str]:

@@ -7,9 +7,9 @@ from array import array
 from dataclasses import replace
 
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import Report, confirm, rule_names, run_checks
 from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.model.ranges import Range

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.snapshot import Snapshot, Table, Target

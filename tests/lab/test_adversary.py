@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import drgn
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 
 from drgn_unaccepted import helpers
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.commands.resolve import resolve

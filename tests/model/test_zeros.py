@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
+from drgn_unaccepted.model.zeros import Allocator, Bitmap, doubt, has_zero_page
 
 from drgn_unaccepted.model.bitmap import PAGE_SIZE, Geometry
-from drgn_unaccepted.model.zeros import Allocator, Bitmap, doubt, has_zero_page
 
 UNIT = 2 << 20
 ADDRESS = 0x1F773018

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table
 from drgn_unaccepted.views.map import Style, bins_for, map_lines, style_for

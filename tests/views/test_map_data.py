@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.e820 import E820Entry

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.snapshot import Snapshot

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from drgn_unaccepted.answer.source import choose_source
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.commands.report import pack, report
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range, merge

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-
 from drgn_unaccepted.answer.source import choose_source
+
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore

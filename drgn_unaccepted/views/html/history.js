@@ -5,14 +5,8 @@ const HEAT = 260, CURVE = 90, RATE = 60, BETWEEN = 26;
 const UNACCEPTED = "unaccepted", ACCEPTED = "accepted a second";
 
 class HistoryView {
-  static async unpack(recording, view) {
-    const bytes = await inflate(recording.unaccepted);
-    return new HistoryView(recording, new Float64Array(bytes.buffer, 0, bytes.length / 8), view);
-  }
-
-  constructor(recording, unaccepted, view) {
+  constructor(recording, view) {
     this.recording = recording;
-    this.unaccepted = unaccepted; // bytes, NaN: unknown; a row for each slice of time, a column for each bin
     this.view = view; // has the colours
     this.slices = recording.slices;
     this.selected = this.slices.length - 1;
@@ -33,8 +27,10 @@ class HistoryView {
     this.select(this.selected);
   }
 
+  /** Unaccepted bytes; null: unknown. */
   bytesAt(slice, bin) {
-    return this.unaccepted[slice * this.recording.bins.length + bin];
+    const bins = this.slices[slice].bins_unaccepted_bytes;
+    return bins && bins[bin];
   }
 
   resize() {
@@ -62,7 +58,7 @@ class HistoryView {
       const [x0, x1] = this.span(slice);
       for (let bin = 0; bin < rows; bin++) {
         const bytes = this.bytesAt(slice, bin);
-        ctx.fillStyle = Number.isNaN(bytes) ? view.patterns.unknown : view.levels[eighths(bytes, recording.bytes_per_bin)];
+        ctx.fillStyle = bytes === null ? view.patterns.unknown : view.levels[eighths(bytes, recording.bytes_per_bin)];
         const y0 = Math.round((bin / rows) * HEAT), y1 = Math.round(((bin + 1) / rows) * HEAT);
         ctx.fillRect(x0, y0, Math.max(1, x1 - x0), Math.max(1, y1 - y0));
       }
@@ -149,7 +145,7 @@ class HistoryView {
       const { slice, bin } = this.at(event), lines = [this.describe(slice)];
       if (bin !== null) {
         const start = this.recording.bins[bin], bytes = this.bytesAt(slice, bin), size = this.recording.bytes_per_bin;
-        lines.push(span(start, start + size), Number.isNaN(bytes) ? "unknown" : `${exact(bytes)} of ${exact(size)} unaccepted`);
+        lines.push(span(start, start + size), bytes === null ? "unknown" : `${exact(bytes)} of ${exact(size)} unaccepted`);
       }
       this.view.showTip(event, lines);
     });

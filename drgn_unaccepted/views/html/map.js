@@ -136,7 +136,9 @@ class MapView {
       pen(ctx, this, "9px sans", "muted", "right");
       if (labels) ctx.fillText(one.name, this.left - 10, at + lane / 2 + 0.5);
       for (const segment of one.segments) {
-        if (segment.start < end && segment.end > start) this.bar(ctx, start, segment.start, segment.end, at, lane, this.color(segment.color));
+        if (segment.start >= end || segment.end <= start) continue;
+        const [x0, x1] = this.edges(start, segment.start, segment.end);
+        fill(ctx, this.color(segment.color), x0, at, Math.max(1, x1 - x0), lane);
       }
       if (one.runs) this.bars(ctx, one.runs, start, end, at, lane, this.color("unaccepted"));
     });
@@ -194,13 +196,13 @@ class MapView {
     if (this.highlight) {
       const { starts, ends } = this.highlight;
       for (let i = this.highlight.after(start); i < starts.length && starts[i] < end; i++) {
-        const x0 = this.x(start, Math.max(start, starts[i])), x1 = this.x(start, Math.min(end, ends[i]));
+        const [x0, x1] = this.edges(start, starts[i], ends[i]);
         frame(ctx, this.color("finding"), 2, x0 - 2, y - 2, Math.max(4, x1 - x0 + 4), height + 2);
       }
     }
     if (!this.printing && this.selected !== null && start <= this.selected && this.selected < end) {
       const unit = this.unitRange(this.selected);
-      const x0 = this.x(start, unit.start), x1 = this.x(start, unit.end);
+      const [x0, x1] = this.edges(start, unit.start, unit.end);
       frame(ctx, this.color("text"), 2, x0 - 1, y - 3, Math.max(3, x1 - x0 + 2), height + 4);
     }
   }
@@ -209,17 +211,16 @@ class MapView {
     ctx.fillStyle = style;
     let painted = -1;
     for (let i = runs.after(start); i < runs.length && runs.starts[i] < end; i++) {
-      const x0 = Math.max(painted, this.x(start, Math.max(start, runs.starts[i])));
-      const x1 = Math.max(x0 + 1, this.x(start, Math.min(end, runs.ends[i])));
+      const [from, to] = this.edges(start, runs.starts[i], runs.ends[i]), x0 = Math.max(painted, from), x1 = Math.max(x0 + 1, to);
       if (x1 <= painted) continue;
       ctx.fillRect(x0, y, x1 - x0, height);
       painted = x1;
     }
   }
 
-  bar(ctx, start, low, high, y, height, style) {
-    const x0 = this.x(start, Math.max(start, low)), x1 = this.x(start, Math.min(start + this.row, high));
-    fill(ctx, style, x0, y, Math.max(1, x1 - x0), height);
+  /** Left and right of the part of a range that is in a row. */
+  edges(start, low, high) {
+    return [this.x(start, Math.max(start, low)), this.x(start, Math.min(start + this.row, high))];
   }
 
   x(start, address) {
@@ -373,7 +374,7 @@ class MapView {
     const address = this.addressAt(event);
     this.tip.hidden = address === null;
     if (address === null) return;
-    this.showTip(event, tipLines(this.guest, this.guest.resolve(this.unitRange(address).start), this.guest.kind(address)));
+    this.showTip(event, brief(this.guest, this.unitRange(address).start));
   }
 
   showTip(event, lines) {

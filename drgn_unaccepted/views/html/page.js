@@ -17,29 +17,20 @@ function sourceWords(data) {
   return { bitmap: "the bitmap, exact", "page-lists": "the page lists, not exact", counters: "the counters, not exact" }[data.source];
 }
 
-/** One line for a screen reader. */
-function describe(guest, address) {
-  const answer = guest.resolve(address);
-  const parts = [hex(address), answer.state];
-  if (answer.unit) parts.push(`unit ${answer.unit.index}`);
-  if (answer.efi) parts.push(`EFI ${answer.efi.name}`);
-  parts.push(answer.e820 ? `e820 ${answer.e820.name}` : "in no e820 entry");
-  if (answer.zone !== null) parts.push(`node ${answer.node} ${answer.zone}`);
-  if (answer.in_flight) parts.push("being accepted");
-  return parts.join(", ");
-}
-
-function tipLines(guest, answer, kind) {
+/** The answer of `resolve` in short: lines for the pointer, one line for screen readers. */
+function brief(guest, address) {
+  const answer = guest.resolve(address), { efi, e820 } = guest.data, kind = guest.kind(address);
   const state = kind === "RAM" || kind === null || answer.state === "unaccepted" ? STATES[answer.state] : kind === "reserved" ? "Reserved" : "No RAM";
-  const lines = [`${hex(answer.address)}  ${state}`];
+  const lines = [`${hex(address)}, ${state}`];
   if (answer.unit) lines.push(`unit ${answer.unit.index}, ${span(answer.unit.start, answer.unit.end)}`);
-  lines.push(`EFI: ${answer.efi ? answer.efi.name : guest.data.efi.descriptors ? "in no descriptor" : "not captured"}`);
-  lines.push(`e820: ${answer.e820 ? answer.e820.name : guest.data.e820.tables.current ? "in no entry" : "not captured"}`);
+  lines.push(`EFI: ${answer.efi ? answer.efi.name : efi.descriptors ? "in no descriptor" : "not captured"}`);
+  lines.push(`e820: ${answer.e820 ? answer.e820.name : e820.tables.current ? "in no entry" : "not captured"}`);
   if (answer.zone !== null) lines.push(`zone: node ${answer.node}, ${answer.zone}${answer.listed ? ", listed" : ""}`);
   if (answer.in_flight) lines.push("being accepted");
-  lines.push(`source: ${sourceWords(guest.data)}`);
-  return lines;
+  return [...lines, `source: ${sourceWords(guest.data)}`];
 }
+
+const describe = (guest, address) => brief(guest, address).join("; ");
 
 /** The whole answer of `resolve`. */
 function showAnswer(guest, address) {
@@ -95,7 +86,18 @@ function cards(guest) {
   byId("notes").replaceChildren(...notes.map((note) => node("li", note)));
 }
 
-function legend(guest) {
+/** The maps beside the state: segments with their colour and name, and listed chunks in the lane of the zones. */
+function lanes({ data, listed }) {
+  const lane = (name, entries, color) => entries && { name, segments: entries.filter((e) => e.start < e.end).map((e, i) => ({ ...e, color: color(e, i) })) };
+  const zones = data.zones && data.zones.map((zone) => ({ ...zone, name: `node ${zone.node} ${zone.name}` }));
+  return [
+    lane("EFI", data.efi.descriptors, (e) => EFI_COLORS[e.type] || "other"),
+    lane("e820", data.e820.tables.current, (e) => E820_COLORS[e.type] || "other"),
+    zones && { ...lane("zones", zones, (_, i) => ZONE_COLORS[i % 2]), runs: listed },
+  ].filter(Boolean);
+}
+
+function legend(guest, shown) {
   const items = [["unaccepted", "unaccepted"], ["accepted", "accepted"]];
   const words = { outside: "outside the bitmap, taken as accepted", unknown: "unknown", guard: "listed, perhaps accepted (guard)" };
   for (const [name, text] of Object.entries(words)) if (guest.layers[name].length) items.push([name, text]);
@@ -106,36 +108,13 @@ function legend(guest) {
     const rows = entries.map(([color, text]) => node("li", null, {}, swatch(color), text));
     return node("div", null, {}, node("h3", title), node("ul", null, {}, ...rows));
   };
-  const byColor = (entries, color) => {
-    const names = new Map();
-    for (const entry of entries || []) {
-      const key = color(entry);
-      names.set(key, (names.get(key) || new Set()).add(entry.name));
-    }
-    return Array.from(names, ([key, set]) => [key, Array.from(set).join(", ")]);
+  const ofLane = ({ name, segments, runs }) => {
+    const names = {};
+    for (const one of segments) (names[one.color] ??= new Set()).add(one.name);
+    const entries = Object.entries(names).map(([color, set]) => [color, [...set].join(", ")]);
+    return group(name, runs ? [...entries, ["unaccepted", "on zone->unaccepted_pages"]] : entries);
   };
-  const parts = [group("State", items)];
-  if (guest.data.efi.descriptors) parts.push(group("EFI", byColor(guest.data.efi.descriptors, efiColor)));
-  if (guest.data.e820.tables.current) parts.push(group("e820", byColor(guest.data.e820.tables.current, e820Color)));
-  if (guest.data.zones) {
-    const zones = guest.data.zones.map((z, i) => [ZONE_COLORS[i % 2], `node ${z.node} ${z.name}`]);
-    parts.push(group("Page allocator", [...zones, ["unaccepted", "on zone->unaccepted_pages"]]));
-  }
-  byId("legend").replaceChildren(...parts);
-}
-
-const efiColor = (entry) => EFI_COLORS[entry.type] || "other";
-const e820Color = (entry) => E820_COLORS[entry.type] || "other";
-
-function lanes(guest) {
-  const data = guest.data, found = [];
-  const segments = (entries, color) => entries.filter((e) => e.start < e.end).map((e, i) => ({ start: e.start, end: e.end, color: color(e, i) }));
-  if (data.efi.descriptors) found.push({ name: "EFI", segments: segments(data.efi.descriptors, efiColor) });
-  if (data.e820.tables.current) found.push({ name: "e820", segments: segments(data.e820.tables.current, e820Color) });
-  if (data.zones) {
-    found.push({ name: "zones", segments: segments(data.zones, (_, i) => ZONE_COLORS[i % 2]), runs: guest.listed });
-  }
-  return found;
+  byId("legend").replaceChildren(group("State", items), ...shown.map(ofLane));
 }
 
 function findings(guest, view) {
@@ -249,9 +228,9 @@ async function main() {
   sizes.replaceChildren(...view.sizes.map((size) => node("option", about(size), { value: String(size) })));
   sizes.addEventListener("change", () => view.setRow(Number(sizes.value)));
   laidOut(view);
-  legend(guest);
+  legend(guest, view.lanes);
   findings(guest, view);
-  const history = data.recording ? await HistoryView.unpack(data.recording, view) : null;
+  const history = data.recording && new HistoryView(data.recording, view);
   themes(view, history);
   const fromHash = search(guest, view);
   byId("tables").replaceChildren(...tables(guest, (address) => {

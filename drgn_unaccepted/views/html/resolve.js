@@ -14,6 +14,7 @@ class Guest {
     guest.listed = await Runs.unpack(data.listed);
     guest.accepting = Runs.of(data.accepting_ranges);
     guest.unaccepted = Runs.join(guest.groups.filter((group) => group.state === "unaccepted").map((group) => group.runs));
+    if (data.recording) data.recording = JSON.parse(new TextDecoder().decode(await inflate(data.recording)));
     guest.bits = data.exact ? guest.unaccepted : await Runs.unpack(data.bits);
     return guest;
   }

@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from drgn_unaccepted.answer.source import choose_source
+
 from drgn_unaccepted.checks import confirm, run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader
