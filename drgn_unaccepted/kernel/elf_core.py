@@ -12,18 +12,24 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn import FaultError
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf import ElfHeader, Note, parse_notes, read_elf_header, read_first_section_header
+from drgn_unaccepted.kernel.elf import Note, parse_notes
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 
-_PHDR = struct.Struct("<IIQQQQQQ")
+_IDENT = b"\x7fELF\x02\x01"
+#: ``Elf64_Ehdr``: e_type, e_phoff, e_shoff, e_phentsize, e_phnum.
+_EHDR = struct.Struct("<16xH14xQQ6xHH6x")
+#: ``Elf64_Phdr`` without p_flags and p_align.
+_PHDR = struct.Struct("<I4xQQQQQ8x")
+#: Offset of sh_info in ``Elf64_Shdr``.
+_SH_INFO = 44
 PT_LOAD = 1
 PT_NOTE = 4
 _PN_XNUM = 0xFFFF
@@ -33,7 +39,7 @@ _SPACE_END = 1 << 64
 
 
 class Segment(NamedTuple):
-    """``Elf64_Phdr``, its flags and alignment left out."""
+    """The members of ``Elf64_Phdr`` that are of use here."""
 
     type: int
     offset: int
@@ -57,12 +63,8 @@ class ElfCore(NamedTuple):
     needed_size: int
     #: Bytes that the file has.
     size: int
-    #: ``Elf64_Phdr[]``, as many as the file has.
+    #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
     headers: bytes
-
-    @property
-    def cut_short(self) -> bool:
-        return self.needed_size > self.size
 
     def holds(self, start: int, end: int) -> bool:
         """Whether all of physical ``[start, end)`` is in the file."""
@@ -73,7 +75,7 @@ class ElfCore(NamedTuple):
         return rng.merge((s.vaddr, min(s.vaddr + s.memsz, _SPACE_END)) for s in self.segments(PT_LOAD))
 
     def segments(self, p_type: int) -> Iterator[Segment]:
-        return (segment for segment in _segments(self.headers) if segment.type == p_type)
+        return (Segment(*fields) for fields in _PHDR.iter_unpack(self.headers) if fields[0] == p_type)
 
     def notes(self) -> Iterator[Note]:
         """The whole notes among the first :data:`limits.ELF_NOTE_BYTES` of notes."""
@@ -98,47 +100,37 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
     if Path(path).name == "kcore" and path.startswith("/proc/"):
         return None
     with open_dump(path) as file:
-        header = read_elf_header(file)
-        if header is None or header.type != _ET_CORE:
+        data = file.read(_EHDR.size)
+        if len(data) < _EHDR.size or not data.startswith(_IDENT):
             return None
+        e_type, phoff, shoff, phentsize, count = _EHDR.unpack(data)
+        if e_type != _ET_CORE:
+            return None
+        if phentsize != _PHDR.size:
+            raise ValueError(f"program headers of {phentsize} bytes instead of {_PHDR.size}")
         size = os.fstat(file.fileno()).st_size
-        count = _number_of_segments(file, header)
-        file.seek(min(header.phoff, size))
+        if count == _PN_XNUM:
+            # The header of section 0, of no section, has the number.
+            file.seek(min(shoff + _SH_INFO, size))
+            count = int.from_bytes(file.read(4), "little")
+        if count > limits.ELF_SEGMENTS:
+            raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
+        file.seek(min(phoff, size))
         headers = file.read(count * _PHDR.size)
-    return _core(path, headers[: len(headers) // _PHDR.size * _PHDR.size], header.phoff + count * _PHDR.size, size)
-
-
-def _number_of_segments(file: BinaryIO, header: ElfHeader) -> int:
-    if header.phentsize != _PHDR.size:
-        raise ValueError(f"program headers of {header.phentsize} bytes instead of {_PHDR.size}")
-    count = read_first_section_header(file, header).info if header.phnum == _PN_XNUM else header.phnum
-    if count > limits.ELF_SEGMENTS:
-        raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
-    return count
-
-
-def _segments(headers: bytes) -> Iterator[Segment]:
-    for p_type, _, offset, vaddr, paddr, filesz, memsz, _ in _PHDR.iter_unpack(headers):
-        yield Segment(p_type, offset, vaddr, paddr, filesz, memsz)
-
-
-def _core(path: str, headers: bytes, needed: int, size: int) -> ElfCore:
-    backed, lacking, lacking_virtual = [], [], []
-    for segment in _segments(headers):
-        needed = max(needed, segment.offset + segment.filesz)
-        if segment.type != PT_LOAD:
-            continue
-        in_file = min(segment.filesz, segment.memsz, max(0, size - segment.offset))
+    needed, backed, lacking, lacking_virtual = phoff + count * _PHDR.size, [], [], []
+    headers = headers[: len(headers) // _PHDR.size * _PHDR.size]
+    for p_type, offset, vaddr, paddr, filesz, memsz in _PHDR.iter_unpack(headers):
+        needed = max(needed, offset + filesz)
+        in_file = min(filesz, memsz, max(0, size - offset)) if p_type == PT_LOAD else 0
         if in_file:
-            backed.append(Range(segment.paddr, segment.paddr + in_file))
-        if in_file < segment.memsz:
-            lacking.append(Range(segment.paddr + in_file, segment.paddr + segment.memsz))
-            lacking_virtual.append(Range(segment.vaddr + in_file, segment.vaddr + segment.memsz))
+            backed.append(Range(paddr, paddr + in_file))
+        if p_type == PT_LOAD and in_file < memsz:
+            lacking.append(Range(paddr + in_file, paddr + memsz))
+            lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))
     # Where segments overlap, drgn reads the last one; what any of them lacks may read as zeros.
     absent = rng.merge(lacking)
-    return ElfCore(
-        path, rng.subtract(rng.merge(backed), absent), absent, rng.merge(lacking_virtual), needed, size, headers
-    )
+    present = rng.subtract(rng.merge(backed), absent)
+    return ElfCore(path, present, absent, rng.merge(lacking_virtual), needed, size, headers)
 
 
 class ElfMemory:

@@ -10,7 +10,7 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf_core import ElfMemory, read_elf_core
-from drgn_unaccepted.kernel.qemu import cpu_states
+from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_states
 from tests.fuzz import run
 from tests.kernel.elf_dump import PT_LOAD, PT_NOTE, elf, note, read_sample, runs, vmcoreinfo_note, write_elf
 from tests.kernel.elf_dump import Load as L

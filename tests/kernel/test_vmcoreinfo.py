@@ -12,9 +12,8 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.qemu import cpu_states, work_out_vmcoreinfo
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_states, find_vmcoreinfo, work_out_vmcoreinfo
 from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, section_elf, write_elf
 
 MIB = 1 << 20
@@ -169,8 +168,7 @@ def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -
     pages[0x200] = page(kernel.vmcoreinfo)
     pages[0x300] = page(kernel.vmcoreinfo)  # vmcoreinfo_data_safecopy
     for notes in (IDLE_CPU + kernel.cpu(), IDLE_CPU):
-        found = find_vmcoreinfo(core_of(path, pages, notes))
-        assert (found.vmcoreinfo.text, found.address) == (kernel.vmcoreinfo, 0x200000)
+        assert find_vmcoreinfo(core_of(path, pages, notes)) == (kernel.vmcoreinfo, 0x200000)
 
 
 def test_none(path: Path) -> None:
@@ -189,7 +187,7 @@ def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
     for number, kernel in enumerate(kernels):
         kernel.write(pages)
         pages[0x200 + number] = page(kernel.vmcoreinfo)
-    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu())).vmcoreinfo.text == kernels[which].vmcoreinfo
+    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu()))[0] == kernels[which].vmcoreinfo
     with pytest.raises(Unavailable, match=r"several .* 6\.12\.1-first at 0x200000, 6\.12\.2-second at 0x201000"):
         find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
 
@@ -202,7 +200,7 @@ def test_a_kernel_that_was_overwritten_does_not_count(path: Path) -> None:
         running.write(pages)
         del pages[gone.physical_of(lost) // PAGE]
         pages[0x200], pages[0x201] = page(gone.vmcoreinfo), page(running.vmcoreinfo)
-        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU)).vmcoreinfo.text == running.vmcoreinfo
+        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU))[0] == running.vmcoreinfo
 
 
 def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path) -> None:
@@ -216,7 +214,7 @@ def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path)
     pages[0x200], pages[0x201] = page(other.vmcoreinfo), page(kernel.vmcoreinfo)
     # PTI_USER_PGTABLE_BIT is bit 12, so that the kernel's table lies in an even page.
     assert root // PAGE % 2 == 0
-    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True))).vmcoreinfo.text == kernel.vmcoreinfo
+    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True)))[0] == kernel.vmcoreinfo
 
 
 def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +231,7 @@ def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(limits, "VMCOREINFO_SEARCH_BYTES", 1 << 30)
     for piece in range(16 * PAGE - 12, 16 * PAGE + 2):
         monkeypatch.setattr(limits, "SEARCH_PIECE_BYTES", piece)
-        assert find_vmcoreinfo(core).address == 0x300000
+        assert find_vmcoreinfo(core)[1] == 0x300000
 
 
 def test_many_kernels_are_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +262,7 @@ def test_holes_of_a_sparse_dump_are_passed_over(path: Path) -> None:
     core = read_elf_core(str(path))
     assert core is not None
     # Read from end to end, the hole would take longer than any test runner waits.
-    assert find_vmcoreinfo(core).address == (1 << 40) + hole
+    assert find_vmcoreinfo(core)[1] == (1 << 40) + hole
 
 
 # From registers
@@ -290,9 +288,9 @@ def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, pat
     pages: dict[int, bytes] = {}
     kernel.write(pages)
     core = core_of(path, pages, IDLE_CPU + cpu_note(0xFFFF, 0x1000, 0x20) + kernel.cpu(user=user))
-    worked = work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
-    assert (worked.cpu, worked.vmlinux) == (2, str(tmp_path / "vmlinux"))
-    lines = worked.text.decode().splitlines()
+    text, *where = work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
+    assert where == [2, str(tmp_path / "vmlinux")]
+    lines = text.decode().splitlines()
     assert {
         f"OSRELEASE={kernel.release}",
         f"BUILD-ID={bytes(range(20)).hex()}",
