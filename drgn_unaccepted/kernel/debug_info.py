@@ -65,7 +65,7 @@ def _look_into(path: str, wanted: str) -> _File:
                 file.seek(0)
                 return _File(path, None, False, file.read(limits.BTF_BYTES + 1))  # one more than Btf takes
             sections = ElfSections(file)
-            has_dwarf = any(section.name == ".debug_info" for section in sections.all)
+            has_dwarf = ".debug_info" in sections.named
             use_btf = wanted == "btf" or not has_dwarf
             btf = sections.data(".BTF", limits.BTF_BYTES) if use_btf else None
             return _File(path, build_id(sections.notes()), has_dwarf, btf)

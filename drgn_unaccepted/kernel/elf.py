@@ -61,16 +61,14 @@ class ElfSections:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        wanted = _check(file)
+        #: Number and type of each section; the first section of each name.
+        self._types, self.named = _check(file)
         # Only -s needs it, and its import takes as long as all of a summary without -s.
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
 
-        try:
-            elf = ELFFile(file)
-            self.all: list[Any] = [elf.get_section(index) for index in wanted]
-        except ELFError as error:
-            raise Unavailable(f"damaged: {error}") from None
+        self._error = ELFError
+        self._elf = ELFFile(file) if self.named else None
 
     def data(self, name: str, most: int) -> Optional[bytes]:
         """The content of the first section of this name; None if there is none.
@@ -78,8 +76,7 @@ class ElfSections:
         :param most: bytes that it may have
         :raises Unavailable: it has more, or is compressed
         """
-        section = next((section for section in self.all if section.name == name), None)
-        return None if section is None else _content(section, most)
+        return self._content(self._section(self.named[name]), most) if name in self.named else None
 
     def notes(self) -> Iterator[Note]:
         """The notes in all sections of notes.
@@ -87,11 +84,10 @@ class ElfSections:
         :raises Unavailable: together they have more than :data:`limits.VMLINUX_NOTE_BYTES`
         """
         left = limits.VMLINUX_NOTE_BYTES
-        for section in self.all:
-            if section["sh_type"] == "SHT_NOTE":
-                data = _content(section, left)
-                left -= len(data)
-                yield from parse_notes(data)
+        for number in self._of_type(_SHT_NOTE):
+            data = self._content(self._section(number), left)
+            left -= len(data)
+            yield from parse_notes(data)
 
     def symbols(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
         """Address as linked, without KASLR's offset, and bytes of the defined symbols of these names.
@@ -102,25 +98,34 @@ class ElfSections:
         """
         found: dict[str, tuple[int, int]] = {}
         left = limits.VMLINUX_SYMBOLS_BYTES
-        for section in self.all:
-            if section["sh_type"] == "SHT_SYMTAB":
-                table = _content(section, left)
-                strings = _content(section.stringtable, left - len(table))
-                left -= len(table) + len(strings)
-                places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
-                for at, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
-                    if at in places and defined_in:
-                        found.setdefault(places[at], (value, size))
+        for number in self._of_type(_SHT_SYMTAB):
+            section = self._section(number)
+            table = self._content(section, left)
+            strings = self._content(section.stringtable, left - len(table))
+            left -= len(table) + len(strings)
+            places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
+            for at, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
+                if at in places and defined_in:
+                    found.setdefault(places[at], (value, size))
         return found
 
+    def _of_type(self, wanted: int) -> Iterator[int]:
+        return (number for number, kind in self._types.items() if kind == wanted)
 
-def _content(section: Any, most: int) -> bytes:
-    if section.compressed:
-        raise Unavailable(f"section {section.name} is compressed")
-    if section["sh_size"] > most:
-        raise Unavailable(f"section {section.name} has {section['sh_size']} bytes, limit {most}")
-    data: bytes = section.data()
-    return data
+    def _section(self, number: int) -> Any:
+        assert self._elf is not None
+        try:
+            return self._elf.get_section(number)
+        except self._error as error:
+            raise Unavailable(f"damaged: {error}") from None
+
+    def _content(self, section: Any, most: int) -> bytes:
+        if section.compressed:
+            raise Unavailable(f"section {section.name} is compressed")
+        if section["sh_size"] > most:
+            raise Unavailable(f"section {section.name} has {section['sh_size']} bytes, limit {most}")
+        data: bytes = section.data()
+        return data
 
 
 def _places(strings: bytes, name: bytes) -> Iterator[int]:
@@ -131,8 +136,11 @@ def _places(strings: bytes, name: bytes) -> Iterator[int]:
         at = strings.find(name, at + 1)
 
 
-def _check(file: BinaryIO) -> list[int]:
-    """Numbers of the sections that pyelftools can be asked for: all that it reads then is in the file, and bounded."""
+def _check(file: BinaryIO) -> tuple[dict[int, int], dict[str, int]]:
+    """What pyelftools can be asked for: all that it reads then is in the file, and bounded.
+
+    :return: types of sections by number; the number of the first section of each name
+    """
     size = file.seek(0, io.SEEK_END)
 
     def read(offset: int, count: int) -> bytes:
@@ -141,11 +149,11 @@ def _check(file: BinaryIO) -> list[int]:
         file.seek(offset)
         return file.read(count)
 
-    ident, offset, entry_size, count, names_at = _EHDR.unpack(read(0, min(size, 64)).ljust(64, b"\0"))
+    ident, offset, entry_size, count, names_at = _EHDR.unpack(read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0"))
     if ident != b"\x7fELF\x02\x01":
         raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
     if not offset:
-        return []
+        return {}, {}
     if entry_size != _SHDR.size:
         raise Unavailable(f"damaged: section headers of {entry_size} bytes instead of {_SHDR.size}")
     # Header 0 is of no section: it has the counts that are too large for Elf64_Ehdr.
@@ -155,17 +163,19 @@ def _check(file: BinaryIO) -> list[int]:
     if count > limits.ELF_SECTIONS:
         raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
     headers = list(_SHDR.iter_unpack(read(offset, count * _SHDR.size)))
-    wanted = [n for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)]
-    tables = [names_at, *(headers[n][4] for n in wanted if headers[n][1] == _SHT_SYMTAB)]
+    types = {n: kind for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)}
+    tables = {names_at, *(headers[n][4] for n, kind in types.items() if kind == _SHT_SYMTAB)}
     if any(table >= count or headers[table][1] != _SHT_STRTAB for table in tables):
         raise Unavailable("damaged: no names of its sections or symbols")
-    for _, _, start, length, _ in (headers[n] for n in (*wanted, *tables)):
-        read(start + length, 0)
+    for n in (*types, *tables):
+        read(headers[n][2] + headers[n][3], 0)
     _, _, start, length, _ = headers[names_at]
     if length > limits.ELF_SECTION_NAMES_BYTES:
         raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
-    *names, rest = read(start, length).split(b"\0")
-    too_long = any(len(name) >= limits.SYMBOL_NAME_BYTES for name in names)
-    if rest or too_long or any(headers[n][0] >= length for n in (*wanted, *tables)):
-        raise Unavailable("damaged: a section's name has no end")
-    return wanted
+    names, named = read(start, length), {}
+    for n in (*tables, *reversed(types)):
+        end = names.find(b"\0", headers[n][0], headers[n][0] + limits.SYMBOL_NAME_BYTES)
+        if end < 0:
+            raise Unavailable("damaged: a section's name has no end")
+        named[names[headers[n][0] : end].decode("latin-1")] = n
+    return types, named
