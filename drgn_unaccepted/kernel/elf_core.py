@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from drgn import FaultError
+from drgn import Architecture, Platform, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
@@ -134,20 +134,16 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
 
 
 class ElfMemory:
-    """The physical memory in an ELF core file, read without drgn."""
+    """The physical memory in an ELF core file that drgn cannot open as such."""
 
     def __init__(self, core: ElfCore) -> None:
         self._file = Path(core.path).open("rb")  # noqa: SIM115
         self._size = core.size
         self._segments = [s for s in core.segments(PT_LOAD) if s.filesz and s.offset < core.size]
-        #: Physical memory by its place in the file, without overlap: start, end, file offset of the start.
-        self._pieces: list[tuple[int, int, int]] = []
-        end = 0
-        for segment in sorted(self._segments, key=lambda segment: segment.paddr):
-            start, stop = max(segment.paddr, end), segment.paddr + segment.filesz
-            if start < stop:
-                self._pieces.append((start, stop, segment.offset + start - segment.paddr))
-                end = stop
+        self._prog = Program(Platform(Architecture.X86_64))
+        for segment in self._segments:
+            size = min(segment.filesz, core.size - segment.offset, _SPACE_END - segment.paddr)
+            self._prog.add_memory_segment(segment.paddr, size, partial(self._read, segment.offset), physical=True)
 
     def __enter__(self) -> ElfMemory:
         return self
@@ -155,24 +151,16 @@ class ElfMemory:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def _read(self, start: int, address: int, count: int, offset: int, physical: bool) -> bytes:
+        return os.pread(self._file.fileno(), count, start + offset)
+
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address.
 
         :raises FaultError: the dump does not hold them all
         """
-        parts = []
-        at, stop = address, address + size
-        for index in range(max(0, bisect_right(self._pieces, (at, _SPACE_END, 0)) - 1), len(self._pieces)):
-            start, end, offset = self._pieces[index]
-            if not start <= at < end:
-                break
-            parts.append(os.pread(self._file.fileno(), min(stop, end) - at, offset + at - start))
-            at += len(parts[-1])
-            if at == stop or at < end:
-                break
-        if at < stop:
-            raise FaultError("not in this dump", address)
-        return b"".join(parts)
+        data: bytes = self._prog.read(address, size, physical=True)
+        return data
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:
         """Physical addresses of ``pattern``. Holes of a sparse file are skipped.
@@ -205,8 +193,6 @@ class ElfMemory:
                 start = os.lseek(self._file.fileno(), start, os.SEEK_DATA)
             except OSError:
                 return  # a hole up to the end of the file
-            if start >= end:
-                return
             stop = min(end, os.lseek(self._file.fileno(), start, os.SEEK_HOLE))
             yield start, stop
             start = stop
