@@ -137,7 +137,7 @@ def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
     """A function that reads ``size`` bytes of ACPI memory of the running kernel at a physical address.
 
     It raises Unavailable where BPF cannot be used, the range is not ACPI memory, or it is not mapped. The BPF program
-    is made by the first read and lives as long as ``prog``.
+    is made by the first read and lives as long as ``prog``. What forbids it does not change while a process runs.
     """
 
     def read(address: int, size: int) -> bytes:
@@ -148,7 +148,6 @@ def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
                 prog.cache[_CACHE_KEY] = str(error)
         made: Union[AcpiMemory, str] = prog.cache[_CACHE_KEY]
         if isinstance(made, str):
-            # It would fail again: what forbids it does not change while a process runs.
             raise Unavailable(made)
         return made.read(address, size)
 
@@ -163,11 +162,11 @@ def _acpi_memory(prog: drgn.Program) -> AcpiMemory:
     except (LookupError, drgn.FaultError) as error:
         raise Unavailable(f"page_offset_base: {one_line(error)}") from None
     tables, missing = read_e820(prog)
-    for entries in (tables.firmware, tables.boot_params):
-        if entries is not None:
-            ranges = merge((entry.start, entry.end) for entry in entries if entry.type == ACPI)
-            return AcpiMemory(page_offset, ranges, KernelReader())
-    raise Unavailable(f"which memory is ACPI's is not known: {missing['e820.firmware']}; {missing['e820.boot_params']}")
+    entries = tables.boot_params if tables.firmware is None else tables.firmware
+    if entries is None:
+        reasons = f"{missing['e820.firmware']}; {missing['e820.boot_params']}"
+        raise Unavailable(f"which memory is ACPI's is not known: {reasons}")
+    return AcpiMemory(page_offset, merge((e.start, e.end) for e in entries if e.type == ACPI), KernelReader())
 
 
 def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import drgn
@@ -59,9 +59,9 @@ def kernel_types() -> BtfWriter:
 # Types
 
 
-@pytest.mark.parametrize(
-    ("spelling", "size", "signed"),
-    (
+def test_integers_are_found_by_every_spelling_of_c() -> None:
+    prog = program(kernel_types())
+    for spelling, size, signed in (
         ("unsigned long", 8, False),
         ("long unsigned int", 8, False),
         ("unsigned long long", 8, False),
@@ -71,11 +71,9 @@ def kernel_types() -> BtfWriter:
         ("unsigned", 4, False),
         ("signed char", 1, True),
         ("char", 1, False),  # -funsigned-char since Linux 6.2; drgn's own default is signed
-    ),
-)
-def test_integers_are_found_by_every_spelling_of_c(spelling: str, size: int, signed: bool) -> None:
-    found = program(kernel_types()).type(spelling)
-    assert (found.kind, found.size, found.is_signed) == (TypeKind.INT, size, signed)
+    ):
+        found = prog.type(spelling)
+        assert (found.kind, found.size, found.is_signed) == (TypeKind.INT, size, signed), spelling
 
 
 def test_declarators() -> None:
@@ -394,34 +392,32 @@ def well_formed() -> BtfWriter:
 
 
 def read_everything(data: bytes, count: int) -> None:
-    """Each part is an answer or a ValueError with words."""
-    prog, asked = empty(), 0
-    try:
-        btf = Btf(prog, data)
+    """Each part is an answer or an error with words."""
+    prog = empty()
+    with refused():
         attach(prog, data)
-    except ValueError as error:
+        btf = Btf(prog, data)
+        for name in ("page", "e", "page_t", "int"):
+            with refused():
+                btf.find(name, list(Kind))
+        for name in ("B", "B64", "page"):
+            with refused():
+                prog.constant(name)
+        for number in range(count + 2):
+            with refused():
+                of = btf.type(number)
+                if of.kind in (TypeKind.STRUCT, TypeKind.UNION):
+                    assert all(member.type for member in of.members or ())
+                elif of.kind == TypeKind.FUNCTION:
+                    assert all(parameter.type for parameter in of.parameters)
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError) as error:
         assert str(error)
-        return
-    wanted: list[Callable[[], object]] = [
-        *(lambda name=name: btf.find(name, list(Kind)) for name in ("page", "e", "page_t", "int")),
-        *(lambda name=name: prog.constant(name) for name in ("B", "B64", "page")),
-        *(lambda number=number: read_type(btf.type(number)) for number in range(count + 2)),
-    ]
-    for ask in wanted:
-        try:
-            ask()
-        except (ValueError, LookupError) as error:
-            assert str(error)
-        asked += 1
-    assert asked == len(wanted)
-
-
-def read_type(of: drgn.Type) -> None:
-    if of.kind in (TypeKind.STRUCT, TypeKind.UNION):
-        for member in of.members or ():
-            assert member.type
-    elif of.kind == TypeKind.FUNCTION:
-        assert all(parameter.type for parameter in of.parameters)
 
 
 @settings(max_examples=100)
