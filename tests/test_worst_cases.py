@@ -65,17 +65,19 @@ class Patched(w.BtfWriter):
     def __init__(self) -> None:
         super().__init__()
         data = real_btf()
-        self.btf = Btf(data)
+        self.btf = Btf(Program(), data)
         _, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from("<HBBIIIII", data)
         self.types = bytearray(data[header + type_off :][:type_len])
         self.strings = bytearray(data[header + str_off :][:str_len])
-        self.count = len(self.btf)
+        with pytest.raises(ValueError, match="there are only") as beyond:
+            self.btf.record(1 << 30)
+        self.count = int(str(beyond.value).split()[-1])
 
     def struct_at(self, name: str) -> tuple[int, int, int]:
         """Number of a structure, offset of its members in the type section, and number of members."""
         number = self.btf.find(name, (Kind.STRUCT,))
         assert number is not None, name
-        found = self.btf.type(number)
+        found = self.btf.record(number)
         return number, found.data, found.vlen
 
     def change_members(self, to: int) -> None:
