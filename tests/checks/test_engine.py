@@ -7,9 +7,9 @@ from array import array
 from dataclasses import replace
 
 import pytest
-from drgn_unaccepted.answer.source import choose_source
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.checks import Report, confirm, rule_names, run_checks
 from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.model.ranges import Range
@@ -43,7 +43,7 @@ def test_names_are_unique_and_of_one_form() -> None:
 def test_the_json_shape_is_that_of_the_interface() -> None:
     # Unit 29, the last one set, starts at 0x103a00000.
     snapshot = clean(c.pages(0x103A04000, 0x103A06000, "buddy"))
-    document = check(snapshot, choose_source(snapshot), ["buddy-pages-accepted"])
+    document = check(snapshot, judge(snapshot), ["buddy-pages-accepted"])
     assert document["status"] == "critical"
     assert document["findings"] == [
         {

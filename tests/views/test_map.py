@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from drgn_unaccepted.answer.source import choose_source
 
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table
@@ -42,7 +42,7 @@ def drawn(
     bins = bins_for(width)
     answer = map_document(
         snapshot,
-        choose_source(snapshot, source),
+        judge(snapshot, source),
         window=None if window is None else Range(*window),
         columns=min(64, bins),
         wide=bins,
