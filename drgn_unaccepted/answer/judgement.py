@@ -293,7 +293,8 @@ def _by_bitmap(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[
         lacking.append(f"bitmap: table {table.state}: {table.reason}")
         return None
     if table.is_saved:
-        if table.same_boot:
+        if table.same_boot or (wanted == "auto" and isinstance(evidence.initial, Initial)):
+            # Of this boot it is the initial state; of an unknown one it proves less than the EFI memory map.
             lacking.append(f"bitmap: {table.reason}")
             return None
         reason = (

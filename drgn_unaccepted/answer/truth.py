@@ -170,7 +170,7 @@ def saved_zeros(evidence: Evidence) -> list[Range]:
     table = evidence.snapshot.table
     assert table.bitmap is not None and table.geometry is not None
     ones = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
-    return rng.subtract(rng.subtract(evidence.listed, ones), possible_guards(evidence))
+    return rng.subtract(evidence.listed, ones)
 
 
 def possible_guards(evidence: Evidence) -> list[Range]:
