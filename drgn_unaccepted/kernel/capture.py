@@ -23,7 +23,7 @@ from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
@@ -69,9 +69,7 @@ class _Reading:
             return None
         try:
             return read()
-        except Unavailable as error:
-            self.missing[name] = str(error)
-        except DAMAGED as error:
+        except UNREADABLE as error:
             self.missing[name] = one_line(error)
         return None
 

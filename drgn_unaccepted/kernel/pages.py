@@ -15,8 +15,7 @@ from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.boot import UNREADABLE
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.lists import column
 from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
 from drgn_unaccepted.kernel.probe import enumerators
