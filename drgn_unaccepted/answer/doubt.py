@@ -7,7 +7,7 @@ bounds them: the bits that the EFI stub set, RAM, the kernel's own memory, the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Optional
 
@@ -16,7 +16,7 @@ from drgn_unaccepted.answer.evidence import FEW_CHUNKS, Evidence, Initial
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
-from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
+from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE
 from drgn_unaccepted.words import size, span
@@ -55,28 +55,12 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     used = rng.intersect(evidence.given, ones)
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
-    yield from _bare_lists(evidence, geometry, ones)
+    bare = evidence.listed_without_bit(ones, initial)
+    if bare:
+        yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
     yield from _counted(evidence, geometry, bitmap)
     if evidence.lists_damaged is not None and _has_zero_page(snapshot.table.address or 0, bitmap):
         yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {evidence.lists_damaged}"
-
-
-def _bare_lists(evidence: Evidence, geometry: Geometry, ones: Sequence[Range]) -> Iterator[str]:
-    """A listed chunk has its bits: a chunk leaves its list before it is accepted."""
-    initial, unit = evidence.initial, evidence.unit
-    inner = [Range(start + unit, end) for start, end in evidence.listed if start + unit < end]
-    inner = rng.subtract(inner, evidence.in_flight)
-    if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and evidence.chunk == 2 * unit:
-        bare = rng.subtract(rng.intersect(inner, initial.unaccepted), ones)
-        # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
-        segments = evidence.snapshot.kexec_segments
-        bare = rng.subtract(bare, evidence.whole_units((s.start, s.end + unit) for s in segments or ()))
-        if bare:
-            yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
-        return
-    bare = rng.subtract(list(rng.trim(evidence.listed, unit)), ones)
-    if rng.total(bare) > FEW_CHUNKS * max(evidence.chunk, 2 * unit):
-        yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
 
 
 def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:

@@ -213,7 +213,7 @@ class Judgement:
         where: Sequence[Range]
         initial = self.evidence.initial
         if isinstance(initial, Initial):
-            where = initial.unaccepted
+            where = rng.merge([*initial.unaccepted, *self.evidence.listed])
         else:
             where = rng.subtract(self.evidence.firmware_ram, self.evidence.hot_added)
         return [piece for start, end in where for piece in self.pieces(start, end) if piece.state == UNKNOWN]

@@ -45,6 +45,7 @@ UNKNOWN: State = "unknown"
 NO_RAM: State = "no-ram"
 
 _LISTED = "on zone->unaccepted_pages"
+_DISPUTED = "on zone->unaccepted_pages, and its bit was 0 in the saved table"
 _EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a guard"
 HOT_ADDED = "hot-added memory: the kernel takes it as accepted, and nobody accepted it"
 
@@ -94,6 +95,8 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     trimmed: list[Range] = []
     if sound and evidence.used_ram is not None:
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
+    # A saved bit of 0 beside a list: the end of a run that is listed for its guard, or a damaged table.
+    disputed = rng.subtract(inner, base) if isinstance(evidence.replayed, str) else []
     kernel = rng.intersect(evidence.whole_units((f.start, f.end) for f in evidence.kernel_memory), base)
     layers: Layers = [
         (UNACCEPTED, ones(evidence)),
@@ -105,6 +108,7 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
             ],
         ),
         (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in rng.intersect(inner, base)]),
+        (UNKNOWN, [Fact(start, end, _DISPUTED) for start, end in disputed]),
         (UNACCEPTED, first_unaccepted),
         (ACCEPTED, first_accepted if sound else []),
         (UNKNOWN, first_unknown if sound else [*first_accepted, *first_unknown]),
@@ -156,7 +160,7 @@ def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> 
     layers: Layers = [
         (UNACCEPTED, [Fact(start, end, _EDGE) for start, end in edges]),
         (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in inner]),
-        (UNKNOWN, [Fact(start, end, f"{_LISTED}, and its bit was 0 in the saved table") for start, end in disputed]),
+        (UNKNOWN, [Fact(start, end, _DISPUTED) for start, end in disputed]),
     ]
     if evidence.lists_damaged is None:
         given = rng.subtract(evidence.whole_units(evidence.given), evidence.listed)

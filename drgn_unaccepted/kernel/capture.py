@@ -230,14 +230,18 @@ def _pages_that_matter(wanted: Wanted, found: _Found, kernel: KernelBuild) -> li
         return rng.merge(ranges)
     # All pages that there can be are those that the zones span.
     spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in found.zones)
-    asked = rng.intersect(rng.merge(wanted.where), rng.merge(spans)) if wanted.where == ALL_MEMORY else wanted.where
     once, chunk = found.once_unaccepted, kernel.chunk_pages * PAGE_SIZE
+    if wanted.where == ALL_MEMORY:
+        asked = rng.intersect(wanted.where, rng.merge(spans))
+    else:
+        # The page before a chunk tells whether its first unit is a guard.
+        asked = rng.merge((max(0, start - chunk), end) for start, end in wanted.where)
     if "pages" not in wanted.parts and once is not None:
         # Other memory was never unaccepted, and listed chunks speak for themselves; the page before either may have
         # its guard there.
         told = rng.merge((start + chunk, end) for start, end in found.listed or () if end - start > chunk)
         near = rng.merge((max(0, start - chunk), end) for start, end in once)
-        asked = tuple(rng.subtract(rng.intersect(rng.merge(asked), near), told))
+        asked = rng.subtract(rng.intersect(asked, near), told)
     return rng.merge([*ranges, *asked])
 
 

@@ -67,7 +67,7 @@ def test_every_address_has_the_state_that_its_guest_told(tmp_path: Path, capsys:
     assert blank == ""
     assert [line.split()[:2] for line in lines] == [[f"{a:#x}", state_of(a)] for a in addresses]
     outside = [line for line in lines if "outside the bitmap" in line]
-    assert outside == [f"{a:#x}    accepted  (outside the bitmap)" for a in addresses if not BASE <= a < END]
+    assert outside == [f"{a:#x}  {state_of(a):>10}  (outside the bitmap)" for a in addresses if not BASE <= a < END]
 
 
 def test_json_lines(tmp_path: Path, capsys: Capsys) -> None:
