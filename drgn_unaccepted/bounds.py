@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a value may be beyond its Python type, as annotations: ``Annotated[int, Bounds(0, 7)]``.
-
-The reader of files checks these, and ``scripts/schemas`` writes them into the JSON Schemas.
-"""
+"""What a value may be beyond its Python type, as annotations: ``Annotated[int, Bounds(0, 7)]``."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ class Bounds(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The only values."""
-
     values: tuple[Union[str, int], ...]
 
 

@@ -23,12 +23,10 @@ from drgn_unaccepted import limits
 def open_input(path: str) -> BufferedReader:
     """Open a file or a pipe, to be read once from its beginning.
 
-    :raises OSError: it cannot be opened, is a device, or is a pipe that stayed empty for
-        :data:`limits.PIPE_SECONDS`; ``strerror`` says which, ``filename`` is set
+    :raises OSError: it cannot be opened, is a device, or is a pipe that stays empty; ``filename`` is set
     """
-    mode = _mode(path)
     # The shell has opened the writer of /dev/fd/63, which stands for <(command).
-    if stat.S_ISFIFO(mode) and not os.path.realpath(path).startswith("/proc/"):
+    if _is_pipe(path) and not os.path.realpath(path).startswith("/proc/"):
         return _open_pipe(path)
     return Path(path).open("rb")
 
@@ -38,7 +36,7 @@ def open_dump(path: str) -> BufferedReader:
 
     :raises OSError: see :func:`open_input`; a pipe is refused
     """
-    if stat.S_ISFIFO(_mode(path)):
+    if _is_pipe(path):
         raise OSError(errno.ESPIPE, "a pipe, and this is read here and there: save it to a file", path)
     return Path(path).open("rb")
 
@@ -62,10 +60,9 @@ def check_replaceable(path: str) -> None:
 def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
 
-    A reader sees the old file or the new one, whole. A failure leaves the old file and nothing else; a process that is
-    killed can leave the temporary file, ``.NAME.`` and eight more characters.
+    A failure leaves the old file and nothing else; a process that is killed can leave the temporary file, ``.NAME.``
+    and eight more characters.
 
-    :param mode: permissions of the new file; the default suits a snapshot, which is kernel memory
     :raises OSError: it cannot be written, or :func:`check_replaceable` refuses ``path``; ``filename`` is ``path``
     """
     target = Path(path)
@@ -98,7 +95,7 @@ def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600) -> N
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a rename survive a power failure, on file systems that can; the file itself is complete already."""
+    """Make a rename survive a power failure, on file systems that can."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -107,20 +104,17 @@ def _sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def _mode(path: str) -> int:
+def _is_pipe(path: str) -> bool:
     mode = Path(path).stat().st_mode
     if stat.S_ISCHR(mode):
         raise OSError(errno.ENODEV, "a device, which is not opened", path)
-    return mode
+    return stat.S_ISFIFO(mode)
 
 
 def _open_pipe(path: str) -> BufferedReader:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not select.select([descriptor], [], [], limits.PIPE_SECONDS)[0]:
-            raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
-        os.set_blocking(descriptor, True)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not select.select([file], [], [], limits.PIPE_SECONDS)[0]:
+        file.close()
+        raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
+    os.set_blocking(file.fileno(), True)
+    return file

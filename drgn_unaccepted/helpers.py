@@ -14,6 +14,7 @@ later, is no evidence that memory is accepted.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Callable, TypeVar
 
@@ -21,22 +22,24 @@ from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_unaccepted import __all__ as __all__
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
+from drgn_unaccepted.commands.base import STATE
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820
-from drgn_unaccepted.kernel.capture import capture, has_zero_page, table_readers
+from drgn_unaccepted.kernel.capture import capture, samples
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build
-from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.run import look
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Accept, EfiMap, Snapshot, Table, Wanted
 
 _Part = TypeVar("_Part")
 
@@ -51,24 +54,26 @@ def efi_unaccepted_table(prog: Program) -> Table:
 
     It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 ("efi/libstub: Implement support for
     unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; a table that is
-    absent or not captured raises nothing. :attr:`Table.is_doubted` is true if pages of the bitmap read as zeros, and
-    the page allocator contradicts them or could not be read.
+    absent or not captured raises nothing. :attr:`Table.is_doubted` is true if something else that was read contradicts
+    the bitmap; :attr:`Table.reason` then says what.
     """
-    opened = adopt(prog)
-    table = read_table(opened.prog, table_readers(opened))
-    # Zeros are compared with the page allocator.
-    return capture(opened, Wanted(frozenset())).table if has_zero_page(table) else table
+    judgement = _judged(prog)
+    return dataclasses.replace(judgement.snapshot.table, reason=judgement.doubt or judgement.snapshot.table.reason)
 
 
 @takes_program_or_default
 def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
     """
-    Iterate over the ranges whose bits are set, in order of address, neighbours joined.
+    Iterate over the unaccepted ranges, in order of address, neighbours joined: from the bitmap, or where it is not in
+    this target from what lists, struct pages and the EFI memory map prove together.
 
-    :raises Unavailable: the bitmap is not in this target
+    :raises Unavailable: not every unit is proven; the reason
     """
-    bitmap, geometry = _bitmap(efi_unaccepted_table(prog))
-    return bits.unaccepted_ranges(geometry, bitmap)
+    judgement = _judged(prog, *ALL_MEMORY)
+    if not judgement.exact:
+        raise Unavailable(judgement.reason or "not every unit of memory is proven to be accepted or unaccepted")
+    pieces = judgement.pieces(0, PHYSICAL_END)
+    return iter(merge((piece.start, piece.end) for piece in pieces if piece.state == UNACCEPTED))
 
 
 @takes_program_or_default
@@ -85,19 +90,21 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
     :param start: ``phys_addr_t``
     :param size: ``unsigned long``, bytes
     :raises ValueError: the range is not below 2^52
-    :raises Unavailable: the bitmap is not in this target
+    :raises Unavailable: the state is not known; the reason
     """
-    end = start + size
-    if not 0 <= start <= end <= PHYSICAL_END:
+    if not 0 <= start <= start + size <= PHYSICAL_END:
         raise ValueError(f"{start:#x}, {size:#x} bytes: not a physical range below 2^52")
-    table = efi_unaccepted_table(prog)
-    if table.state == "absent":
-        return False
-    bitmap, geometry = _bitmap(table)
-    if bits.range_contains_unaccepted_memory(geometry, bitmap, start, size, whole_pages=True):
+    first, end = start // PAGE_SIZE * PAGE_SIZE, -(-max(start + size, start + 1) // PAGE_SIZE) * PAGE_SIZE
+    judgement = _judged(prog, Range(first, min(end + 1, PHYSICAL_END)))
+    unit = judgement.evidence.unit
+    # A range that ends on a unit boundary has a guard.
+    pieces = list(judgement.pieces(first, min(end + 1 if end % unit == 0 else end, PHYSICAL_END)))
+    if any(piece.state == UNACCEPTED for piece in pieces):
         return True
-    units = bits.units_of(geometry, start, end)
-    return next(bits.runs(bitmap, units.start, units.stop), None) is not None
+    for piece in pieces:
+        if piece.state == UNKNOWN:
+            raise Unavailable(f"{piece.start:#x}-{piece.end:#x}: {piece.reason}")
+    return False
 
 
 @takes_program_or_default
@@ -108,7 +115,7 @@ def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
 
     :param pfn: ``unsigned long``
     :raises ValueError: the page is not below 2^52
-    :raises Unavailable: the bitmap is not in this target
+    :raises Unavailable: the state is not known; the reason
     """
     if not 0 <= pfn < PHYSICAL_END >> bits.PAGE_SHIFT:
         raise ValueError(f"{pfn:#x}: not the PFN of a page below 2^52 (an address?)")
@@ -127,10 +134,10 @@ def phys_to_unit(prog: Program, address: int) -> int | None:
     """
     if not 0 <= address < PHYSICAL_END:
         raise ValueError(f"{address:#x}: not a physical address below 2^52")
-    table = efi_unaccepted_table(prog)
-    if table.geometry is None:
-        raise Unavailable(f"table {table.state}: {table.reason}")
-    return table.geometry.index(address)
+    judgement = _judged(prog)
+    if judgement.geometry is None:
+        raise Unavailable(judgement.reason or "where the bitmap begins is not known")
+    return judgement.geometry.index(address)
 
 
 @takes_program_or_default
@@ -213,7 +220,6 @@ def _part(read: Callable[[], _Part]) -> _Part:
         raise Unavailable(one_line(error)) from error
 
 
-def _bitmap(table: Table) -> tuple[bytes, Geometry]:
-    if table.bitmap is None or table.geometry is None or table.is_doubted:
-        raise Unavailable(f"table {table.state}: {table.reason}")
-    return table.bitmap, table.geometry
+def _judged(prog: Program, *where: Range) -> Judgement:
+    opened = adopt(prog)
+    return look(lambda wanted: samples(opened, wanted), Wanted(STATE, where))[0]

@@ -134,6 +134,9 @@ FINDING_RANGES = 1_000
 #: hundredfold; one for 4 PiB fits if it compresses to a third. Reading takes several times as much memory.
 SNAPSHOT_FILE_BYTES = 128 << 20
 
+#: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14. And pages on all of them together: 4 GiB.
+PER_CPU_LISTS, PER_CPU_PAGES = 64, 1 << 20
+
 #: JSON values in a snapshot file: enough for PAGE_RUNS.
 SNAPSHOT_FILE_VALUES = 3 << 20
 
@@ -234,7 +237,7 @@ RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
 #: Seconds of a recording: a hundred years.
 RECORDING_SECONDS = 100 * 366 * 86400
 
-#: Bytes of a recording's header line, and of a file that ``keep`` writes beside its snapshots.
+#: Bytes of a recording's header line.
 RECORDING_HEADER_BYTES = 4096
 
 #: Targets of one scan, and records of one merge.

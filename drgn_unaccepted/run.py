@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn, Protocol
+from typing import Any, Callable, NoReturn, Protocol
 
-from drgn_unaccepted.answer.source import choose_source
-from drgn_unaccepted.commands.base import Action, Arguments, Command, Question
+from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.commands.base import Action, Arguments, Command
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
-from drgn_unaccepted.snapshot import Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
 
 
 class Door(Protocol):
@@ -36,25 +37,34 @@ def run(command: Command, args: Arguments, door: Door) -> int:
     if text is not None:
         to_stdout((text,))
         return EXIT_ANSWERED
-    return _ask(command, args, door.samples(Wanted(command.parts, command.where(args), _bitmap_may_decide(args))))
-
-
-def _bitmap_may_decide(args: Arguments) -> bool:
-    return args.source in ("auto", "bitmap")
-
-
-def _ask(question: Question[Any], args: Arguments, samples: Iterator[Snapshot]) -> int:
-    snapshot = next(samples)
-    answer = question.answer(snapshot, choose_source(snapshot, args.source), args)
-    if question.is_suspect(answer):
+    judgement, samples = look(door.samples, Wanted(command.parts, ALL_MEMORY), args.source)
+    answer = command.answer(judgement.snapshot, judgement, args)
+    if command.is_suspect(answer):
         again = next(samples, None)
         if again is not None:
-            answer = question.confirmed(snapshot, again, choose_source(again, args.source), args)
-    to_stdout(question.output(answer, args))
-    lack = question.lack(answer)
+            answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
+    to_stdout(command.output(answer, args))
+    lack = command.lack(answer)
     if lack is not None:
         raise CommandError(lack)
-    return question.exit_status(answer)
+    return command.exit_status(answer)
+
+
+Samples = Callable[[Wanted], Iterator[Snapshot]]
+
+
+def look(samples: Samples, wanted: Wanted, source: str = "auto") -> tuple[Judgement, Iterator[Snapshot]]:
+    """Take a sample and judge it; return further samples too.
+
+    Where the table that was read cannot be believed, the pages that tell the state without it are read as well.
+    """
+    wanted = dataclasses.replace(wanted, bitmap=source in ("auto", "bitmap"))
+    taken = samples(wanted)
+    judgement = judge(next(taken), source)
+    if wanted.bitmap and wanted.where and judgement.doubt is not None:
+        taken = samples(dataclasses.replace(wanted, bitmap=False))
+        judgement = judge(next(taken), source)
+    return judgement, taken
 
 
 def to_stdout(lines: Iterable[str]) -> None:

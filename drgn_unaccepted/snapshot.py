@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What was read from a target, once, as plain data.
 
-A :class:`Snapshot` is all that the rest of the program knows about a kernel: no drgn object, no open file.
-Addresses are physical and in bytes, ends are exclusive, PFNs are named ``pfn``. A part that could not be read
-is ``None``, and :attr:`Snapshot.missing` says why.
+Addresses are physical and in bytes, ends are exclusive, PFNs are named ``pfn``. A part that could not be read is
+``None``, and :attr:`Snapshot.missing` says why.
 
 These classes define the snapshot file: a new field needs a default, so that older files stay readable, and bounds
-(:mod:`~drgn_unaccepted.bounds`), which the reader of untrusted files checks. ``scripts/schemas`` generates the JSON
-Schema.
+(:mod:`~drgn_unaccepted.bounds`). ``scripts/schemas`` generates the JSON Schema.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ _PFN_END = limits.PHYSICAL_END >> PAGE_SHIFT
 
 Pfn = Annotated[int, Bounds(0, _PFN_END - 1)]
 PfnEnd = Annotated[int, Bounds(0, _PFN_END)]
-#: A name that the kernel keeps in a few bytes.
 Name = Annotated[str, Bounds(0, 64)]
 E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 
@@ -41,21 +38,19 @@ E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 class Target:
     """The kernel or dump that was read."""
 
-    #: A snapshot file keeps the kind of the target that it was taken from.
     kind: Annotated[str, Choices(("live", "vmcore"))]
     #: File name of the dump; ``None`` for the running kernel.
     path: Optional[str]
     #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
     release: Optional[str]
-    #: GNU build-id of the kernel in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
+    #: GNU build-id in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
     build_id: Optional[str]
-    #: Where types came from.
     debug_info: Annotated[str, Choices(("dwarf", "btf", "none"))]
-    #: When the snapshot was taken, ISO 8601 in UTC; for a vmcore, when the dump was read.
+    #: When the target was read, ISO 8601 in UTC.
     taken_at: str
-    #: ``sysctl_bootid``, which /proc/sys/kernel/random/boot_id shows; ``None`` if nobody ever read that file.
+    #: ``sysctl_bootid``; ``None`` if nobody ever read /proc/sys/kernel/random/boot_id.
     boot_id: Optional[str] = None
-    #: The snapshot file that this was read from; ``None`` for a snapshot taken just now.
+    #: The snapshot file that this was read from.
     snapshot_path: Optional[str] = None
 
 
@@ -69,7 +64,6 @@ class Table:
     #: ``efi.unaccepted``, the table's physical address. ``None`` where there is no table.
     address: Optional[U64] = None
     version: Optional[U32] = None
-    #: Bytes for one bit.
     unit_size: Optional[U32] = None
     #: Physical address of bit 0.
     phys_base: Optional[U64] = None
@@ -77,16 +71,15 @@ class Table:
     bitmap_bytes: Optional[U64] = None
     #: The bitmap, whole; ``None`` unless the state is ``present``.
     bitmap: Optional[bytes] = None
-    #: How the bytes were reached.
     read_through: Optional[Annotated[str, Choices(("physical", "direct-map", "bpf", "file"))]] = None
-    #: Pages of the table whose direct-map address does not translate; ``None``: not examined.
+    #: Pages without a translation in the direct map; ``None``: not examined.
     unmapped: Optional[tuple[Range, ...]] = None
-    #: Whether both boot IDs prove that a saved table is from the target's boot. ``None``: the table was not saved.
+    #: Whether boot IDs prove that a saved table is from the target's boot.
     same_boot: Optional[bool] = None
 
     @property
     def is_saved(self) -> bool:
-        """The bytes were saved earlier (``--table``), so the bitmap is older than the target."""
+        """The bytes were saved earlier (``--table``): the bitmap is older than the target."""
         return self.read_through == "file"
 
     @property
@@ -98,8 +91,6 @@ class Table:
         """Header and bitmap as in memory; ``None`` if the table was not read completely."""
         if self.bitmap is None:
             return None
-        assert self.version is not None and self.unit_size is not None
-        assert self.phys_base is not None and self.bitmap_bytes is not None
         return HEADER.pack(self.version, self.unit_size, self.phys_base, self.bitmap_bytes) + self.bitmap
 
     @property
@@ -119,14 +110,16 @@ class EfiMap:
     provenance: Annotated[str, Choices(("boot-map", "kernel-log", "runtime-map"))]
     #: Whether this is the whole final map. Never compare anything with an incomplete one.
     complete: bool
-    #: Why the map is incomplete, or which changes of the kernel were undone to complete it.
+    #: Why it is incomplete, or which changes of the kernel were undone to complete it.
     note: Optional[str]
-    #: In map order, which need not be sorted.
+    #: In map order, perhaps not sorted.
     descriptors: Annotated[tuple[EfiDescriptor, ...], Bounds(0, limits.EFI_DESCRIPTORS)]
-    #: The buffer's physical range, if known.
+    #: Where the map itself lies.
     buffer: Optional[Range] = None
     #: Some merged entries could not be split again, so the replayed bitmap may have too many bits set.
     ambiguous: bool = False
+    #: How the map in memory differs from the one in the log.
+    conflict: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -144,13 +137,10 @@ class E820Tables:
 class ListedChunks:
     """The pages on one ``zone->unaccepted_pages``, in list order, as parallel columns (never modified)."""
 
-    #: PFN of each chunk's first page.
+    #: First page of each chunk; the other columns are fields of its ``struct page``.
     pfns: array[int]
-    #: ``struct page.flags``.
     flags: array[int]
-    #: ``struct page._refcount.counter``.
     refcounts: array[int]
-    #: ``struct page.page_type`` as unsigned 32 bits.
     page_types: array[int]
     #: Why the walk ended early, and wrong links; empty for a sane list.
     problems: tuple[str, ...] = ()
@@ -165,7 +155,6 @@ class Watermarks:
     high: U64
     #: ``None`` before Linux 5.18, which has no promotion watermark.
     promo: Optional[U64]
-    #: ``zone->watermark_boost``. ``/proc/zoneinfo`` shows the watermarks with it added.
     boost: U64
 
 
@@ -186,13 +175,13 @@ class Zone:
     #: Pages on ``free_area[]``, without those of MIGRATE_ISOLATE.
     buddy_pages: Count
     watermarks: Watermarks
-    #: ``zone->lock`` was held: the lists and counters may be between two states.
+    #: ``zone->lock`` was held: lists and counters may be between two states.
     locked: Optional[bool]
     #: ``None`` on a kernel without ``zone->unaccepted_pages``.
     listed: Optional[ListedChunks]
     #: ``flags >> KernelBuild.zone_id_shift`` of this zone's pages.
     zone_id: Optional[U64] = None
-    #: What a count lacks, for example the per-CPU difference of a CPU that is not in the dump.
+    #: What a count lacks, for example the difference of a CPU that is not in the dump.
     problems: tuple[str, ...] = ()
 
 
@@ -202,7 +191,7 @@ class Counters:
 
     free_pages: Count
     unaccepted_pages: Optional[Count]
-    #: Sum of the per-CPU ``vm_stat_diff[NR_UNACCEPTED]``, which should be 0.
+    #: Sum of the per-CPU differences of NR_UNACCEPTED, which should be 0.
     unaccepted_diff: Optional[Count]
 
 
@@ -217,19 +206,18 @@ class Task:
 class Accept:
     """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
 
-    #: Virtual address of the entry, which lies on the stack of the accepting task.
+    #: Virtual address of the entry, on the stack of the accepting task.
     address: U64
-    #: First unit and end unit (exclusive), indices into the bitmap.
+    #: Indices into the bitmap; the end is exclusive.
     start_unit: U64
     end_unit: U64
-    #: On an interrupt stack, the interrupted task; ``None`` if no stack holds the entry.
+    #: For an interrupt stack, the interrupted task; ``None`` if no stack holds the entry.
     task: Optional[Task]
 
 
 @dataclass(frozen=True)
 class AcceptingList:
     entries: Annotated[tuple[Accept, ...], Bounds(0, limits.ACCEPTING_ENTRIES)]
-    #: Why the walk ended early, and wrong links.
     problems: tuple[str, ...] = ()
 
 
@@ -237,13 +225,11 @@ class AcceptingList:
 class Platform:
     """The kind of guest, and its policy of acceptance."""
 
-    #: ``None``: nothing that shows it could be read.
     kind: Optional[Annotated[str, Choices(("tdx", "snp", "none"))]]
     #: ``enum cc_vendor`` by name, without its prefix.
     cc_vendor: Optional[str]
-    #: ``sev_status``, the MSR's value.
     sev_status: Optional[U64]
-    #: ``lazy_accept``: ``accept_memory=lazy`` or ``eager``.
+    #: ``lazy_accept``, which ``accept_memory=lazy`` sets.
     lazy: Optional[bool]
 
 
@@ -251,28 +237,27 @@ class Platform:
 class KernelBuild:
     """Properties of the kernel, probed and not derived from its version. ``None``: unknown."""
 
-    #: CONFIG_UNACCEPTED_MEMORY: ``struct zone`` has ``unaccepted_pages``.
+    #: CONFIG_UNACCEPTED_MEMORY.
     unaccepted_memory: Optional[bool]
-    #: ``PGTY_unaccepted`` in its place in ``page_type`` (Linux 6.12 and later).
+    #: ``PGTY_unaccepted``, shifted to its place in ``page_type`` (Linux 6.12 and later).
     unaccepted_page_type: Optional[U64]
     #: Pages of one chunk: ``1 << MAX_PAGE_ORDER``.
     chunk_pages: Annotated[int, Choices(tuple(1 << order for order in range(limits.PAGE_ORDERS)))]
-    #: ``zones_with_unaccepted_pages``: the static key's count; ``None`` from Linux 6.15 on, which has no such key.
+    #: Count of the static key ``zones_with_unaccepted_pages``, which is gone in Linux 6.15.
     static_key: Optional[Count]
     #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
     vmcoreinfo_unaccepted: bool
-    #: The second kernel of a kexec: ``efi_setup`` is not 0.
+    #: ``efi_setup`` is not 0.
     kexec_booted: Optional[bool]
-    #: ``unaccept_memory()`` or ``unaccept_hotplug_memory()`` exists, so bits may be set again (unmerged series).
+    #: Has functions of an unmerged series that set bits again.
     unaccepts: Optional[bool]
-    #: ``system_state`` by name without its prefix, in lower case: ``booting``, ``scheduling``, ``running``, ...
+    #: ``system_state`` by name without its prefix, in lower case.
     system_state: Optional[str] = None
     #: ``1 << PG_reserved``; the bit moves between versions.
     reserved_flag: Optional[U64] = None
-    #: Present CPUs: at most so many chunks are between a list and the accepting_list. The online mask will not do,
-    #: because a panic takes all but one CPU off it.
+    #: Present CPUs. A panic takes all but one off the online mask.
     cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None
-    #: ZONEID_PGSHIFT: ``flags >> zone_id_shift`` of a page is its node and zone.
+    #: ZONEID_PGSHIFT.
     zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None
 
     @property
@@ -293,17 +278,22 @@ class KexecSegment(NamedTuple):
     end: Edge
 
 
-_PAGE_STATES = ("buddy", "in-use", "unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent")
+#: States of pages that were given to the buddy allocator once.
+GIVEN_STATES = ("buddy", "in-use", "per-cpu")
+_PAGE_STATES = (
+    *GIVEN_STATES,
+    *("unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent", "damaged"),
+)
 
 
 class PageRun(NamedTuple):
     """Consecutive pages of one state; ``end_pfn`` is exclusive.
 
-    States: ``buddy`` (in a free list), ``in-use`` (allocated), ``unaccepted`` (head and body of a listed chunk),
-    ``reserved`` (PageReserved), ``offline``, ``free`` (no references, in no free list that its page shows: a per-CPU
-    list, a body of an allocation without compound head, or on the way from one state to another), ``uninitialised``
-    (by deferred initialisation: poisoned, all zeros, or from ``pgdat->first_deferred_pfn`` on), ``device``
-    (ZONE_DEVICE), ``absent`` (no ``struct page``). Pages whose ``struct page`` is not in the dump are in no run.
+    ``unaccepted`` is a listed chunk, head and body; ``per-cpu`` is on ``zone->per_cpu_pageset``. ``free`` has no
+    references and is in no free list: a body of an allocation without compound head, or in transition.
+    ``uninitialised`` was left by deferred initialisation. ``absent`` has no ``struct page``. ``damaged`` has an
+    impossible node and zone, or those of a neighbour in the same page of the memmap. Pages whose ``struct page`` is
+    not in the dump are in no run.
     """
 
     start_pfn: PfnEnd
@@ -316,12 +306,14 @@ class Pages:
     """States of the pages under set bits, before them and under the table, and of those that were asked for."""
 
     runs: tuple[PageRun, ...]
-    #: The physical ranges that were scanned, sorted and merged.
+    #: Physical, sorted and merged.
     scanned: tuple[Range, ...]
     #: Why less than the wanted ranges was scanned; ``None`` if all were.
     limited: Optional[str]
     #: PFNs of accepted pages right before an unaccepted unit that are in use and read as zeros.
     masked_pfns: Annotated[tuple[Pfn, ...], Bounds(0, limits.MASKED_PAGES)] = ()
+    #: In a dump of /proc/vmcore, pages that are not all zeros, of memory whose struct pages do not tell its state.
+    written: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -335,18 +327,17 @@ class Snapshot:
     counters: Optional[Counters] = None
     accepting: Optional[AcceptingList] = None
     platform: Optional[Platform] = None
-    #: Memory that the kernel is known to use: image, initrd, setup_data, EFI memory map, the table.
+    #: Image, initrd, setup_data, EFI memory map, the table.
     kernel_memory: Optional[tuple[NamedRange, ...]] = None
     pages: Optional[Pages] = None
     kexec_segments: Optional[tuple[KexecSegment, ...]] = None
     #: Tasks in direct reclaim.
     reclaiming: Optional[tuple[Task, ...]] = None
-    #: The words after the last ``Kernel panic - not syncing: `` in the log; empty if there was no panic.
+    #: The words after the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
     panic: Optional[str] = None
-    #: Why a part above is ``None``, by its field name; parts of parts as ``e820.firmware``.
+    #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
-    #: Parts that changed while they were read from a live kernel, and how; each begins with the part's name:
-    #: ``zones: list of Normal changed while it was walked``.
+    #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.
     torn: tuple[str, ...] = ()
 
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
@@ -368,11 +359,10 @@ class Snapshot:
 class Sample(NamedTuple):
     """One of several snapshots over time."""
 
-    #: Counted from 0.
     number: int
-    #: Seconds since the first sample, by a clock that is never set (CLOCK_MONOTONIC).
+    #: Seconds since the first sample, by CLOCK_MONOTONIC.
     elapsed: float
-    #: Seconds that it took to take this sample.
+    #: Seconds that this sample took.
     cost: float
     snapshot: Snapshot
 
@@ -380,8 +370,6 @@ class Sample(NamedTuple):
 #: The parts that may be None, apart from the table.
 ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {"target", "table", "missing", "torn"}
 
-
-#: All physical addresses.
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
 
@@ -391,7 +379,7 @@ class Wanted:
 
     #: Names of parts. ``pages`` are those under set bits, before them, and under the table, for the checks.
     parts: frozenset[str]
-    #: Physical ranges whose state is asked for; their pages are read where the bitmap does not decide.
+    #: Ranges whose state is asked for; their pages are read where the bitmap does not decide.
     where: tuple[Range, ...] = ()
     #: Whether the bitmap may decide; not with ``--source page-lists``.
     bitmap: bool = True

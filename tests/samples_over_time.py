@@ -16,14 +16,8 @@ from tests.checks.build import BITMAP, LISTED, clean
 
 def listed(pfns: Iterable[int], problems: tuple[str, ...] = (), flags: int = 0) -> ListedChunks:
     pfns = array("Q", pfns)
-    count = len(pfns)
-    return ListedChunks(
-        pfns,
-        array("Q", [flags] * count),
-        array("i", [0] * count),
-        array("I", [0xF7000000] * count),
-        problems,
-    )
+    n = len(pfns)
+    return ListedChunks(pfns, array("Q", [flags] * n), array("i", [0] * n), array("I", [0xF7000000] * n), problems)
 
 
 def write_recording(path: Path, snapshots: Sequence[Snapshot]) -> Path:

@@ -17,12 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import Piece, StateMap
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Table
 from drgn_unaccepted.snapshot_file import write
-from tests.counted import Counted
 from tests.fuzz import files, inputs, mutate, run
 from tests.fuzz.case import Case, clean, truth
 from tests.test_properties import of_bitmap
@@ -255,27 +250,3 @@ def test_a_line_of_a_fleet_that_is_nested_too_deep(tmp_path: Path) -> None:
         + '{"schema": "drgn-unaccepted/1", "command": "scan", "targets": 1e999, "shard": [1e999, 1]}\n'
     )
     run.command("merge", path, fails=(0, 1, 2, 3), notes=9)
-
-
-def test_a_saved_bitmap_of_many_runs_beside_many_lists_is_linear() -> None:
-    """Each run of the bitmap is held against what the lists know there, not against all that they know."""
-    number, unit = 2000, 2 << 20
-    bitmap = b"\x55" * (number // 4)
-    table = Table("present", "kept", 1 << 20, 1, unit, 0, len(bitmap), bitmap, "file", same_boot=False)
-    states = StateMap(dataclasses.replace(of_bitmap(bitmap), table=table), Source("bitmap", False, "saved"))
-    known = Counted(Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number))
-    states._known, states._starts = known, [piece.start for piece in known]
-    assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 2 * number
-    assert 0 < known.reads < 20 * number
-
-
-def test_what_pages_say_of_many_gaps_is_linear() -> None:
-    """Each gap is held against the pages that were looked at there, not against all of them."""
-    number, unit = 2000, 2 << 20
-    states = StateMap(of_bitmap(b"\0"), Source("page-lists", False, "no bitmap"))
-    states._known = [Piece(2 * n * unit, (2 * n + 1) * unit, "unaccepted", None, "listed") for n in range(number)]
-    states._starts = [piece.start for piece in states._known]
-    scanned = Counted(Range((2 * n + 1) * unit, (2 * n + 1) * unit + unit // 2) for n in range(number))
-    states._scanned = scanned
-    assert sum(1 for _ in states.pieces(0, 2 * number * unit)) == 3 * number
-    assert 0 < scanned.reads < 40 * number

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.codec import Context, decode, encode
+from drgn_unaccepted.codec import Context, decode, encode, hint
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.limits import FILE_WARNINGS
-from drgn_unaccepted.snapshot import Counters, Snapshot, Table
+from drgn_unaccepted.snapshot import Counters, Snapshot
 from drgn_unaccepted.snapshot_file import SCHEMA, dump, load
 from tests.checks.build import clean
 from tests.fuzz.files import _change
@@ -68,9 +68,12 @@ def test_it_is_a_json_schema(path: Path) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(snapshots(), st.integers(0, 1 << 32))
-def test_the_reader_refuses_what_the_schema_refuses(found: Snapshot, seed: int) -> None:
+def test_a_file_gives_back_its_snapshot_and_is_refused_where_the_schema_refuses_it(found: Snapshot, seed: int) -> None:
     """Compared with the reference implementation of JSON Schema, on snapshots with something changed in them."""
-    value = _change(random.Random(seed), json.loads(dump(found)))
+    text = dump(found)
+    assert load(text) == found
+    assert violation("snapshot", json.loads(text)) is None
+    value = _change(random.Random(seed), json.loads(text))
     refused = refusal(json.dumps(value))
     if violation("snapshot", value) is not None:
         assert refused is not None
@@ -78,9 +81,9 @@ def test_the_reader_refuses_what_the_schema_refuses(found: Snapshot, seed: int) 
     elif not any(isinstance(item, float) for _, item in walk(value)):
         # 1.0 is an integer to JSON Schema. The schema cannot see into what is packed.
         try:
-            decode(copy.deepcopy(value["snapshot"]), Snapshot, "snapshot")
+            decode(copy.deepcopy(value["snapshot"]), hint(Snapshot), "snapshot")
         except SnapshotFileError as error:
-            assert ".bitmap: " in str(error) or ".listed." in str(error)
+            assert any(words in str(error) for words in (".bitmap: ", ".listed.", "ends before it starts"))
 
 
 @pytest.mark.parametrize("sample", ("6.12-fill", "6.12-fill-kdump"))
@@ -129,26 +132,24 @@ class NewCounters(Counters):
 
 
 def test_a_field_that_is_new_may_be_absent() -> None:
-    old = encode(Counters(1, 2, 3))
-    assert decode(old, NewCounters, "counters") == NewCounters(1, 2, 3, later=None)
+    old = encode(Counters(1, 2, 3), hint(Counters), "counters")
+    assert decode(old, hint(NewCounters), "counters") == NewCounters(1, 2, 3, later=None)
 
 
 def test_a_field_that_is_unknown_is_left_out_with_a_warning() -> None:
     context = Context()
-    assert decode(encode(NewCounters(1, 2, 3, later=4)), Counters, "counters", context) == Counters(1, 2, 3)
+    new = encode(NewCounters(1, 2, 3, later=4), hint(NewCounters), "counters")
+    assert decode(new, hint(Counters), "counters", context) == Counters(1, 2, 3)
     assert list(context.warnings) == ["unknown field Counters.later ignored"]
-    decode({**encode(Counters(1, 2, 3)), **dict.fromkeys(map(str, range(1000)))}, Counters, "counters", context)
+    decode({**new, **dict.fromkeys(map(str, range(1000)))}, hint(Counters), "counters", context)
     assert len(context.warnings) == FILE_WARNINGS
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Table) if field.name not in ("state", "bitmap")])
-def test_a_field_with_a_default_may_be_absent_and_the_parts_must_fit(name: str) -> None:
-    value = json.loads(dump(clean()))
-    del value["snapshot"]["table"][name]
-    if name in ("address", "version", "unit_size", "phys_base", "bitmap_bytes"):
+def test_the_parts_of_a_table_must_fit() -> None:
+    for name in ("address", "version", "unit_size", "phys_base", "bitmap_bytes", "bitmap"):
+        value = json.loads(dump(clean()))
+        del value["snapshot"]["table"][name]
         assert "table" in (refusal(json.dumps(value)) or "")
-    else:
-        assert load(json.dumps(value)) == replace(clean(), table=replace(clean().table, **{name: None}))
 
 
 def test_the_command_line_prints_the_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,14 +166,6 @@ def test_the_command_line_prints_the_warnings(tmp_path: Path, capsys: pytest.Cap
     ]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(snapshots())
-def test_a_file_gives_back_the_snapshot(found: Snapshot) -> None:
-    text = dump(found)
-    assert load(text) == found
-    assert violation("snapshot", json.loads(text)) is None
-
-
 # Other files
 
 
@@ -181,18 +174,12 @@ def test_a_file_gives_back_the_snapshot(found: Snapshot) -> None:
     (
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ('{"schema": NaN}', "NaN is no number"),
         ('{"schema": -Infinity}', "Infinity is no number"),
         (f'{{"schema": "{SCHEMA}", "schema": "{SCHEMA}"}}', "'schema' is there twice"),
         (f'{{"schema": "{SCHEMA}"}}', "snapshot"),
         ("1" * 10_000, "not JSON"),
         ("[1]", "schema is None"),
-        ('{"schema": null}', "schema is None"),
-        (
-            '{"schema": "drgn-unaccepted-snapshot/2"}',
-            "'drgn-unaccepted-snapshot/2', and 'drgn",
-        ),
-        ('{"schema": "drgn-unaccepted-recording/1"}', "'drgn-unaccepted-snapshot/1' is what this program reads"),
+        ('{"schema": "drgn-unaccepted-snapshot/2"}', "'drgn-unaccepted-snapshot/1' is what this program reads"),
         (json.dumps({"schema": "x" * 10_000}), "..."),
     ),
 )

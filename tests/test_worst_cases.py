@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from drgn import Architecture, Program
 from drgn import Platform as Machine
-from drgn_unaccepted.kernel.page_list import walk_page_list
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.btf import Btf, Kind
 from drgn_unaccepted.kernel.btf_finder import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.lists import walk_page_list
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.target import open_vmcore
@@ -65,17 +65,19 @@ class Patched(w.BtfWriter):
     def __init__(self) -> None:
         super().__init__()
         data = real_btf()
-        self.btf = Btf(data)
+        self.btf = Btf(Program(), data)
         _, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from("<HBBIIIII", data)
         self.types = bytearray(data[header + type_off :][:type_len])
         self.strings = bytearray(data[header + str_off :][:str_len])
-        self.count = len(self.btf)
+        with pytest.raises(ValueError, match="there are only") as beyond:
+            self.btf.record(1 << 30)
+        self.count = int(str(beyond.value).split()[-1])
 
     def struct_at(self, name: str) -> tuple[int, int, int]:
         """Number of a structure, offset of its members in the type section, and number of members."""
         number = self.btf.find(name, (Kind.STRUCT,))
         assert number is not None, name
-        found = self.btf.type(number)
+        found = self.btf.record(number)
         return number, found.data, found.vlen
 
     def change_members(self, to: int) -> None:

@@ -1,72 +1,325 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Facts about memory that follow from one part of a snapshot: listed chunks, their guards, pages in use."""
+"""What each part of a snapshot proves about memory, as ranges; :mod:`judgement` decides which fact wins.
+
+A unit that was once accepted never becomes unaccepted again: bits only clear (Linux 6.5 to 7.3). The kernel accepts by
+whole units, takes a chunk off ``zone->unaccepted_pages`` before it accepts it, and accepts a page before it gives it to
+the buddy allocator (__free_pages_core(), __accept_page()).
+"""
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import chain, islice
+from typing import NamedTuple, Optional, Union
 
+from drgn_unaccepted import limits
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import e820, efi, stub
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, Snapshot, Zone
+from drgn_unaccepted.words import count, size
+
+#: Chunks by which lists and counters may differ where the capture may have met an accept half done.
+FEW_CHUNKS = 8
+
+#: e820 types of RAM: E820_TYPE_RAM, and E820_TYPE_RESERVED_KERN of kernels before 7.2.
+_E820_RAM = (e820.RAM, 128)
+
+#: EFI types of no RAM: MMIO and MMIO ports.
+_EFI_NO_RAM = (11, 12)
+
+#: EFI types of RAM that the firmware had accepted: loader, boot and runtime services, conventional, ACPI (UEFI
+#: specification, table 7.10).
+_EFI_ACCEPTED = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10))
 
 
-def why_zeros_may_not_hold(snapshot: Snapshot) -> Optional[str]:
-    """Why a 0 bit of a saved table need not say that its unit is accepted now; None where it does."""
-    if not snapshot.table.is_saved:
+class Fact(NamedTuple):
+    """One phrase about a range."""
+
+    start: int
+    end: int
+    proof: str
+
+
+class Initial(NamedTuple):
+    """The bits as they were at some earlier time of this boot; since then they only cleared."""
+
+    geometry: Geometry
+    #: Units whose bit was set.
+    unaccepted: list[Range]
+    #: Memory that was accepted already.
+    accepted: list[Fact]
+    #: Memory that the page allocator got at boot, accepted, in the ordinary way: EFI Conventional.
+    conventional: list[Range]
+
+
+class Evidence:
+    """The facts of one snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    # Units and chunks
+
+    @property
+    def unit(self) -> int:
+        """Bytes of a unit: of the table's header if it is sane, else of x86."""
+        geometry = self.snapshot.table.geometry
+        return X86_UNIT_SIZE if geometry is None else geometry.unit_size
+
+    @property
+    def chunk(self) -> int:
+        """Bytes of a listed chunk, ``PAGE_SIZE << MAX_PAGE_ORDER``."""
+        kernel = self.snapshot.kernel
+        return 2 * X86_UNIT_SIZE if kernel is None else kernel.chunk_pages * PAGE_SIZE
+
+    def whole_units(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
+        """The units that the ranges touch."""
+        unit = self.unit
+        return rng.merge((start // unit * unit, -(-end // unit) * unit) for start, end in ranges)
+
+    # Memory
+
+    @cached_property
+    def memory(self) -> Optional[list[Range]]:
+        """All that any map calls memory, reserved memory included; None without a whole map."""
+        tables, efi_map = self.snapshot.e820, self.snapshot.efi_map
+        found: list[tuple[int, int]] = []
+        for entries in () if tables is None else (tables.current, tables.firmware, tables.kexec, tables.boot_params):
+            found += [(entry.start, entry.end) for entry in entries or () if entry.start < entry.end]
+        if efi_map is not None and efi_map.complete:
+            found += [(d.start, d.end) for d in efi_map.descriptors if d.start < d.end and d.type not in _EFI_NO_RAM]
+        if not found:
+            return None
+        # Hot-added memory is in no map of the firmware; a zone spans it.
+        top = max(end for _, end in found)
+        found += [(max(start, top), end) for start, end in self._zone_spans() if end > top]
+        return rng.merge(found)
+
+    @cached_property
+    def no_ram(self) -> list[Range]:
+        """Addresses that no map knows."""
+        return [] if self.memory is None else rng.subtract([Range(0, limits.PHYSICAL_END)], self.memory)
+
+    @cached_property
+    def hot_added(self) -> list[Range]:
+        """Memory of zones above all that the firmware reported."""
+        firmware = self.firmware_ram
+        if not firmware:
+            return []
+        return rng.merge(
+            (max(start, firmware[-1].end), end) for start, end in self._zone_spans() if end > firmware[-1].end
+        )
+
+    @cached_property
+    def firmware_ram(self) -> list[Range]:
+        """RAM as the firmware reported it: of e820, and of a whole EFI memory map."""
+        tables, efi_map = self.snapshot.e820, self.snapshot.efi_map
+        found: list[tuple[int, int]] = []
+        for entries in () if tables is None else (tables.firmware, tables.boot_params, tables.kexec, tables.current):
+            found += [(e.start, e.end) for e in entries or () if e.type in _E820_RAM and e.start < e.end]
+        if efi_map is not None and efi_map.complete:
+            ram = (*_EFI_ACCEPTED, efi.UNACCEPTED)
+            found += [(d.start, d.end) for d in efi_map.descriptors if d.type in ram and d.start < d.end]
+        return rng.merge(found)
+
+    @cached_property
+    def used_ram(self) -> Optional[list[Range]]:
+        """RAM of ``e820_table``, which the kernel uses; None where it was not captured."""
+        tables = self.snapshot.e820
+        if tables is None or tables.current is None:
+            return None
+        flat = e820.flatten(tables.current)
+        return rng.merge((entry.start, entry.end) for entry in flat if entry.type in _E820_RAM)
+
+    def _zone_spans(self) -> list[Range]:
+        zones = self.snapshot.zones or ()
+        end = limits.PHYSICAL_END // PAGE_SIZE
+        spans = ((z.start_pfn, min(z.start_pfn + z.spanned_pages, end)) for z in zones if z.present_pages)
+        return rng.merge((start * PAGE_SIZE, stop * PAGE_SIZE) for start, stop in spans if start < stop)
+
+    # The bits at boot
+
+    @cached_property
+    def initial(self) -> Union[Initial, str]:
+        """The initial bitmap out of the EFI memory map, or why it is not known.
+
+        A bitmap saved earlier in the same boot is as good, and better: bits only clear.
+        """
+        firmware, saved = self._replayed(), self._saved()
+        if isinstance(saved, str):
+            return firmware if not isinstance(firmware, str) or self.snapshot.table.bitmap is None else saved
+        if isinstance(firmware, str):
+            return saved
+        return saved._replace(accepted=[*firmware.accepted, *saved.accepted], conventional=firmware.conventional)
+
+    def _replayed(self) -> Union[Initial, str]:
+        kernel, efi_map, table = self.snapshot.kernel, self.snapshot.efi_map, self.snapshot.table
+        if efi_map is None:
+            return f"no EFI memory map: {self.snapshot.missing.get('efi_map', 'not captured')}"
+        if not efi_map.complete or efi_map.ambiguous:
+            return f"the EFI memory map is not whole: {efi_map.note or efi_map.provenance}"
+        if kernel is not None and kernel.kexec_booted:
+            return "a kernel that kexec started has no EFI memory map of the boot"
+        geometry = stub.allocate_unaccepted_bitmap(efi_map.descriptors, X86_UNIT_SIZE)
+        accepted = [
+            Fact(d.start, d.end, f"never unaccepted: EFI {efi.type_name(d.type)}")
+            for d in efi_map.descriptors
+            if d.type in _EFI_ACCEPTED and d.start < d.end
+        ]
+        conventional = rng.merge(
+            (d.start, d.end) for d in efi_map.descriptors if d.type == efi.CONVENTIONAL and d.start < d.end
+        )
+        if geometry is None:
+            return Initial(Geometry(0, 0, X86_UNIT_SIZE), [], accepted, conventional)
+        if table.state == "absent":
+            # Nobody reads type 15 without a table: it stays as the firmware left it.
+            unaccepted = rng.merge(
+                (d.start, d.end) for d in efi_map.descriptors if d.type == efi.UNACCEPTED and d.start < d.end
+            )
+            return Initial(geometry, unaccepted, accepted, conventional)
+        if table.geometry is not None and table.geometry != geometry:
+            return "the table's header has another geometry than the EFI memory map gives: an earlier stage made it"
+        bitmap, at_once = stub.process_unaccepted_memory(efi_map.descriptors, geometry)
+        accepted += [Fact(start, end, "accepted by the EFI stub at boot") for start, end in at_once]
+        return Initial(geometry, list(bits.unaccepted_ranges(geometry, bitmap)), sorted(accepted), conventional)
+
+    def _saved(self) -> Union[Initial, str]:
+        table, kernel = self.snapshot.table, self.snapshot.kernel
+        if not table.is_saved or table.geometry is None or table.bitmap is None:
+            return "no table saved earlier"
+        if not table.same_boot:
+            return "whether the saved table is of this boot is not known"
+        if kernel is not None and kernel.unaccepts:
+            return "this kernel can set bits again"
+        covered = [Range(table.geometry.phys_base, table.geometry.end)]
+        unaccepted = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
+        accepted = rng.subtract(rng.intersect(covered, self.firmware_ram or covered), unaccepted)
+        facts = [Fact(start, end, "its bit was 0 earlier in this boot") for start, end in accepted]
+        return Initial(table.geometry, unaccepted, facts, [])
+
+    # The page allocator
+
+    @cached_property
+    def listed(self) -> list[Range]:
+        """The chunks on all ``zone->unaccepted_pages``, merged."""
+        if self.snapshot.zones is None or self.snapshot.kernel is None:
+            return []
+        pfns = chain.from_iterable(zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None)
+        return rng.chunk_ranges(pfns, self.snapshot.kernel.chunk_pages)
+
+    @property
+    def no_zones(self) -> Optional[str]:
+        """Why nothing is known of any zone, or None."""
+        if self.snapshot.zones is None:
+            return self.snapshot.missing["zones"]
+        # Every kernel has one.
+        return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
+
+    @cached_property
+    def lists_lack(self) -> Optional[str]:
+        """Why the lists could not be read, or None."""
+        if any(zone.listed is None for zone in self.snapshot.zones or ()):
+            return "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
+        return self.no_zones
+
+    @cached_property
+    def lists_damaged(self) -> Optional[str]:
+        """Why chunks may be missing on the lists, or None where they are whole."""
+        zones, kernel, counters = self.snapshot.zones, self.snapshot.kernel, self.snapshot.counters
+        if self.lists_lack is not None or zones is None or kernel is None:
+            return self.lists_lack
+        if kernel.is_booting:
+            return f"system_state is {kernel.system_state}: the page allocator need not have all memory yet"
+        for zone in zones:
+            problem = self._damaged(zone, kernel.chunk_pages)
+            if problem is not None:
+                return problem
+        listed = sum(len(zone.listed.pfns) for zone in zones if zone.listed is not None)
+        if counters is not None and counters.unaccepted_pages is not None:
+            counted = counters.unaccepted_pages // kernel.chunk_pages
+            # A zone whose memory reads as zeros is taken for one that was never populated.
+            if abs(counted - listed) > FEW_CHUNKS:
+                return f"all zones list {count(listed, 'chunk')}, and vm_zone_stat[NR_UNACCEPTED] counts {counted}"
+        stray = rng.subtract(self._pages.get("unaccepted", []), self.listed)
+        if stray:
+            return f"{size(rng.total(stray))} are PageUnaccepted on no list, the first at {stray[0].start:#x}"
         return None
-    if not snapshot.table.same_boot:
-        return "that may have been another boot"
-    if snapshot.kernel is not None and snapshot.kernel.unaccepts:
-        return "this kernel can set bits again"
-    return None
 
+    def _damaged(self, zone: Zone, chunk_pages: int) -> Optional[str]:
+        where = f"unaccepted_pages of node {zone.node} zone {zone.name}"
+        assert zone.listed is not None
+        if zone.listed.problems:
+            return f"{where} is damaged: {zone.listed.problems[0]}"
+        if zone.unaccepted_pages is None:
+            return None
+        listed, counted = len(zone.listed.pfns), zone.unaccepted_pages // chunk_pages
+        settled = zone.locked is False and self.snapshot.target.kind != "live"
+        if abs(counted - listed) > (0 if settled else FEW_CHUNKS):
+            return f"{where} lists {count(listed, 'chunk')}, and NR_UNACCEPTED counts {counted}"
+        return None
 
-def unit_size(snapshot: Snapshot) -> int:
-    """Bytes of a unit, by the table's header if it is sane.
+    @cached_property
+    def _pages(self) -> dict[str, list[Range]]:
+        runs: dict[str, list[tuple[int, int]]] = {}
+        for run in () if self.snapshot.pages is None else self.snapshot.pages.runs:
+            runs.setdefault(run.state, []).append((run.start_pfn * PAGE_SIZE, run.end_pfn * PAGE_SIZE))
+        return {state: rng.merge(found) for state, found in runs.items()}
 
-    Else that of x86: a larger real unit would only make more memory accepted together with a page that is in use.
-    """
-    geometry = snapshot.table.geometry
-    return X86_UNIT_SIZE if geometry is None else geometry.unit_size
+    def pages(self, *states: str) -> list[Range]:
+        """Where the struct pages are in one of these states (:class:`snapshot.PageRun`)."""
+        return rng.merge(chain.from_iterable(self._pages.get(state, ()) for state in states))
 
+    @cached_property
+    def given(self) -> list[Range]:
+        """Pages that were given to the buddy allocator: on its lists, on a per-CPU list, or allocated.
 
-def listed_ranges(snapshot: Snapshot) -> list[Range]:
-    """The chunks on all ``zone->unaccepted_pages``, merged."""
-    if snapshot.zones is None or snapshot.kernel is None:
-        return []
-    pfns = (pfn for zone in snapshot.zones if zone.listed is not None for pfn in zone.listed.pfns)
-    return rng.chunk_ranges(pfns, snapshot.kernel.chunk_pages)
+        Until a page is freed for the first time, in early boot, it has the reference that memmap_init() gives every
+        page, which proves nothing.
+        """
+        if self.snapshot.table.state == "absent":
+            return []
+        freed_once = self.snapshot.kernel is not None and self.snapshot.kernel.is_booting is False
+        return self.pages(*GIVEN_STATES) if freed_once else self.pages("buddy")
 
+    @cached_property
+    def written(self) -> list[Range]:
+        """Units with a page that is not all zeros, although /proc/vmcore shows unaccepted ones as zeros."""
+        pages = self.snapshot.pages
+        return [] if pages is None else self.whole_units(pages.written)
 
-def possible_guards(snapshot: Snapshot) -> list[Range]:
-    """The first and the last unit of each run of listed chunks, which can be accepted already.
+    @cached_property
+    def in_flight(self) -> list[Range]:
+        """The units of ``accepting_list``, each with its guard."""
+        base, _ = self.snapshot.unit_base()
+        if self.snapshot.accepting is None or base is None:
+            return []
+        phys_base, unit = base
+        return rng.merge(
+            (phys_base + entry.start_unit * unit, phys_base + (entry.end_unit + 1) * unit)
+            for entry in self.snapshot.accepting.entries
+            if entry.start_unit < entry.end_unit
+        )
 
-    accept_memory() of what lies before a run accepts the run's first unit too (the guard for load_unaligned_zeropad()),
-    and the chunk stays listed. Type 15 memory need not end where a chunk does either.
-    """
-    unit = unit_size(snapshot)
-    edges: list[Range] = []
-    for start, end in listed_ranges(snapshot):
-        edges += [Range(start, min(start + unit, end)), Range(max(start, end - unit), end)]
-    return rng.merge(edges)
+    @cached_property
+    def kernel_memory(self) -> list[Fact]:
+        """Memory that the kernel itself used from the start."""
+        named = self.snapshot.kernel_memory or ()
+        return sorted(
+            Fact(used.start, used.end, f"the kernel's own: {used.name}") for used in named if used.start < used.end
+        )
 
-
-def accepted_by_pages(snapshot: Snapshot) -> list[Range]:
-    """Whole units that hold an allocated page or one in a buddy list, without those that are listed.
-
-    ``__free_pages_core()`` and ``__accept_page()`` accept before they free, by whole units. Until a page is freed for
-    the first time, in early boot, it has the reference that memmap_init() gives every page: that proves nothing. Nor
-    does any page where there is no table, and the kernel accepts nothing.
-    """
-    if snapshot.pages is None or snapshot.table.state == "absent":
-        return []
-    unit = unit_size(snapshot)
-    freed_once = snapshot.kernel is not None and snapshot.kernel.is_booting is False
-    states = ("buddy", "in-use") if freed_once else ("buddy",)
-    used = rng.merge(
-        Range((run.start_pfn * PAGE_SIZE) // unit * unit, -(-run.end_pfn * PAGE_SIZE // unit) * unit)
-        for run in snapshot.pages.runs
-        if run.state in states
-    )
-    return rng.subtract(used, listed_ranges(snapshot))
+    @property
+    def nr_unaccepted_bytes(self) -> Optional[int]:
+        """``NR_UNACCEPTED``: global, else the sum of the zones; None where neither was read, or it is impossible."""
+        counters, zones = self.snapshot.counters, self.snapshot.zones
+        pages = None if counters is None else counters.unaccepted_pages
+        if pages is None and zones and all(zone.unaccepted_pages is not None for zone in zones):
+            pages = sum(zone.unaccepted_pages or 0 for zone in zones)
+        if pages is None or not 0 <= pages <= limits.PHYSICAL_END // PAGE_SIZE:
+            return None
+        return pages * PAGE_SIZE

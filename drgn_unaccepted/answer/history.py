@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, SourceName
-from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
-from drgn_unaccepted.answer.head import head, unaccepted_bytes
+from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
-from drgn_unaccepted.answer.source import Source, choose_source
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
@@ -41,16 +40,17 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     :raises SnapshotFileError: there is no sample
     """
     slices: list[_Slice] = []
-    last: Optional[tuple[Snapshot, Source]] = None
+    last: Optional[tuple[Snapshot, Judgement]] = None
     per_slice = 1
     known: set[int] = set()
     for _, elapsed, _, snapshot in samples:
-        source = choose_source(snapshot, wanted)
+        judgement = judge(snapshot, wanted)
         if last is None:
-            grid, starts, unit = *_axis(snapshot, columns), unit_size(snapshot)
-        last = snapshot, source
-        bins = _bins(snapshot, source, grid, starts, known)
-        now = _Slice(elapsed, 1, source.name, unaccepted_bytes(snapshot, source), bins)
+            grid, starts = _axis(snapshot, judgement, columns)
+            unit = judgement.evidence.unit
+        last = snapshot, judgement
+        bins = _bins(snapshot, judgement, grid, starts, known)
+        now = _Slice(elapsed, 1, judgement.name, judgement.unaccepted_bytes, bins)
         if slices and slices[-1].samples < per_slice:
             slices[-1] = now._replace(samples=slices[-1].samples + 1)
         else:
@@ -92,11 +92,11 @@ def rate(before: Optional[int], after: Optional[int], seconds: float) -> Optiona
     return None if before is None or after is None or seconds <= 0 else (before - after) / seconds
 
 
-def _axis(snapshot: Snapshot, columns: int) -> tuple[Grid, list[int]]:
+def _axis(snapshot: Snapshot, judgement: Judgement, columns: int) -> tuple[Grid, list[int]]:
     """The bins of memory that waited for acceptance when the recording began. Each is a row of one column."""
-    geometry, unit = snapshot.table.geometry, unit_size(snapshot)
+    geometry, unit = snapshot.table.geometry, judgement.evidence.unit
     origin = 0 if geometry is None else geometry.phys_base % (UNITS_PER_BYTE * unit)
-    listed = listed_ranges(snapshot)
+    listed = judgement.evidence.listed
     waiting = [Range(listed[0].start, listed[-1].end)] if listed else []
     if geometry is not None:
         waiting = [Range(geometry.phys_base, geometry.end)]
@@ -110,18 +110,18 @@ def _axis(snapshot: Snapshot, columns: int) -> tuple[Grid, list[int]]:
 
 
 def _bins(
-    snapshot: Snapshot, source: Source, grid: Grid, starts: list[int], known: set[int]
+    snapshot: Snapshot, judgement: Judgement, grid: Grid, starts: list[int], known: set[int]
 ) -> Optional[list[Optional[int]]]:
     """Unaccepted bytes of each bin, None for an unknown one; None where the source knows no addresses.
 
     :param known: starts of the bins whose state is known since an earlier sample; those of this one are added
     """
-    if source.exact:
+    if judgement.by_bits:
         known.update(starts)
-        return [set_bits(snapshot, grid, start)[0] * unit_size(snapshot) for start in starts]
-    if source.name != "page-lists":
+        return [set_bits(snapshot, grid, start)[0] * judgement.evidence.unit for start in starts]
+    if judgement.name != "page-lists":
         return None
-    listed = listed_ranges(snapshot)
+    listed = judgement.evidence.listed
     bins = [bytes_inside(listed, grid, start)[0] for start in starts]
     known.update(start for start, nbytes in zip(starts, bins) if nbytes)
     return [nbytes if start in known else None for start, nbytes in zip(starts, bins)]

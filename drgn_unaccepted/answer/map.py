@@ -13,10 +13,9 @@ from typing import Callable, Literal, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, Span, TypedRange
-from drgn_unaccepted.answer.evidence import listed_ranges, possible_guards, unit_size
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import ACCEPTED, UNACCEPTED, UNKNOWN, StateMap
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED, UNKNOWN
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
@@ -88,7 +87,7 @@ class Grid(NamedTuple):
 
 def map_document(
     snapshot: Snapshot,
-    source: Source,
+    judgement: Judgement,
     *,
     window: Optional[Range] = None,
     columns: int = 64,
@@ -104,8 +103,8 @@ def map_document(
     :param wide: bins in a row for guests that need larger bins, ``columns`` by default
     :param finest: units of the smallest bin; by default 8, with a window 1
     """
-    geometry, unit = snapshot.table.geometry, unit_size(snapshot)
-    shown = layers(snapshot, source)
+    geometry, unit = snapshot.table.geometry, judgement.evidence.unit
+    shown = layers(snapshot, judgement)
     filled = shown.filled if window is None else rng.intersect(shown.filled, [window]) or [window]
     if finest is None:
         finest = UNITS_PER_BYTE if window is None else 1
@@ -114,7 +113,7 @@ def map_document(
     touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guards))
     rows: list[MapRow] = []
     for start in map(grid.start, numbers):
-        if source.exact:
+        if judgement.by_bits:
             units = set_bits(snapshot, grid, start)
             unaccepted_bytes = [count * unit for count in units]
         else:
@@ -134,7 +133,7 @@ def map_document(
             }
         )
     return {
-        **head(snapshot, source, "map"),
+        **head(snapshot, judgement, "map"),
         "window": None if window is None else list(window),
         "unit_size": unit,
         "unit_size_from": "table" if geometry is not None else "x86",
@@ -177,11 +176,11 @@ def level(unaccepted: int, whole: int) -> int:
     return max(1, min(7, round(unaccepted * 8 / whole)))
 
 
-def layers(snapshot: Snapshot, source: Source) -> Layers:
+def layers(snapshot: Snapshot, judgement: Judgement) -> Layers:
     """Memory of each kind, by the best map and this source."""
     ram, reserved, memory_from = memory_of(snapshot)
     found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
-    for piece in () if source.exact else StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+    for piece in () if judgement.by_bits else judgement.pieces(0, limits.PHYSICAL_END):
         if piece.state in found:
             found[piece.state].append(Range(piece.start, piece.end))
     unaccepted = rng.merge(found[UNACCEPTED])
@@ -191,9 +190,9 @@ def layers(snapshot: Snapshot, source: Source) -> Layers:
         memory_from,
         unaccepted,
         unknown=rng.intersect(ram, rng.merge(found[UNKNOWN])),
-        uncovered=rng.subtract(ram, _covered(snapshot)) if source.name == "bitmap" else [],
-        guards=[] if source.exact else rng.intersect(possible_guards(snapshot), unaccepted),
-        filled=rng.merge(ram + _strays(snapshot, source, ram)),
+        uncovered=rng.subtract(ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
+        guards=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
+        filled=rng.merge(ram + _strays(snapshot, judgement, ram)),
     )
 
 
@@ -268,10 +267,10 @@ def _covered(snapshot: Snapshot) -> list[Range]:
     return [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
 
 
-def _strays(snapshot: Snapshot, source: Source, ram: Sequence[Range]) -> list[Range]:
+def _strays(snapshot: Snapshot, judgement: Judgement, ram: Sequence[Range]) -> list[Range]:
     """Unaccepted memory that is not RAM, which should not exist, in whole units."""
-    if source.name != "bitmap":
-        return rng.subtract(listed_ranges(snapshot), ram) if source.name == "page-lists" else []
+    if not judgement.by_bits:
+        return rng.subtract(judgement.evidence.listed, ram) if judgement.name == "page-lists" else []
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
     found: list[Range] = []

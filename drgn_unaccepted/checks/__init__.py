@@ -7,10 +7,9 @@ package registers all rules.
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks import header, known_bugs, lists, maps, pages, placement, runtime  # noqa: F401
+from drgn_unaccepted.checks import known_bugs, lists, maps, pages, runtime, table  # noqa: F401
 from drgn_unaccepted.checks.engine import Report, confirm, run_checks
-from drgn_unaccepted.checks.explain import explain
 from drgn_unaccepted.checks.finding import Finding
-from drgn_unaccepted.checks.rule import rule_names
+from drgn_unaccepted.checks.rule import explain, rule_names
 
 __all__ = ["Finding", "Report", "confirm", "explain", "rule_names", "run_checks"]

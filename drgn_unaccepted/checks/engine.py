@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, PASS, SHOWN, SKIP, STATUSES, WARNING, Finding, Severity, some
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Finding, Pass, Severity, Skip, some
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import RULES, Fault, Pass, Rule, Skip, rules
+from drgn_unaccepted.checks.rule import RULES, Rule, rules
 from drgn_unaccepted.model.ranges import intersect
 from drgn_unaccepted.snapshot import Snapshot
 
@@ -32,12 +33,10 @@ def run_checks(snapshot: Snapshot, only: Optional[Collection[str]] = None) -> Re
     unknown = sorted(set(only or ()) - set(RULES))
     if unknown:
         raise ValueError(f"no such rule: {', '.join(unknown)}")
-    found: dict[str, Optional[Finding]] = {}
 
+    @cache
     def finding_of(name: str) -> Optional[Finding]:
-        if name not in found:
-            found[name] = _run(RULES[name], facts)
-        return found[name]
+        return _run(RULES[name], facts)
 
     facts = Facts(snapshot, finding_of)
     wanted = [finding_of(rule.name) for rule in rules() if only is None or rule.name in only]
@@ -65,53 +64,43 @@ def _confirm(earlier: Optional[Finding], later: Finding) -> Finding:
         seen = bool(intersect(earlier.ranges, later.ranges))
     if not seen:
         return replace(later, status=INFO, message=f"{later.message} (in one of two samples)")
-    return replace(later, status=rule.confirmed)
+    return replace(later, status=rule.confirmed or WARNING)
 
 
 def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
     """The finding of a rule; None where it has nothing to say."""
-    lacks = lacking(facts, rule.needs)
+    lacks = lacking(facts, *rule.needs)
     outcome = Skip("; ".join(lacks)) if lacks else rule.function(facts)
     if outcome is None:
         return None
-    if isinstance(outcome, Skip):
-        return Finding(rule.name, SKIP, outcome.message, needs=rule.needs)
+    table = facts.snapshot.table
     needs_bitmap = any(need.startswith("bitmap") for need in rule.needs)
+    if isinstance(outcome, Pass) and table.is_doubted and needs_bitmap:
+        # A set bit that is wrong is a fault all the same, but a zero proves nothing.
+        outcome = Skip(f"the bitmap cannot be trusted: {table.reason}")
+    if isinstance(outcome, Skip):
+        return Finding(rule.name, "skip", outcome.message, needs=rule.needs)
+    examined = f"in the first {limits.CHECKED_RANGES} ranges of the bitmap" if needs_bitmap and facts.bitmap_cut else ""
     if isinstance(outcome, Pass):
-        table = facts.snapshot.table
-        if table.is_doubted and needs_bitmap:
-            # A set bit that is wrong is a fault all the same, but a zero proves nothing.
-            return Finding(rule.name, SKIP, f"the bitmap cannot be trusted: {table.reason}", needs=rule.needs)
-        return Finding(rule.name, PASS, outcome.message + _limit(facts, needs_bitmap), needs=rule.needs)
+        return Finding(rule.name, "pass", outcome.message + (f" ({examined})" if examined else ""), needs=rule.needs)
     faults = [outcome] if isinstance(outcome, Fault) else outcome
     weighed = [_weigh(rule, facts, fault) for fault in faults]
     ranges = merged(range_ for fault in faults for range_ in fault.ranges)
-    message = some([message for _, message in weighed[:SHOWN]], len(weighed), "; ")
+    message = some(weighed, lambda fault: fault[1], "; ")
     if len(ranges) > limits.FINDING_RANGES:
         message += f" (ranges: the first {limits.FINDING_RANGES} of {len(ranges)})"
-    return Finding(
-        rule.name,
-        max((severity for severity, _ in weighed), key=STATUSES.index),
-        message + _limit(facts, needs_bitmap, "at least: "),
-        tuple(ranges[: limits.FINDING_RANGES]),
-        rule.needs,
-    )
+    if examined:
+        message += f" (at least: {examined})"
+    severity = max((severity for severity, _ in weighed), key=(INFO, WARNING, CRITICAL).index)
+    return Finding(rule.name, severity, message, tuple(ranges[: limits.FINDING_RANGES]), rule.needs)
 
 
 def _weigh(rule: Rule, facts: Facts, fault: Fault) -> tuple[Severity, str]:
-    severity = fault.severity or (rule.live if facts.live else rule.vmcore)
-    if rule.settled and severity != INFO:
-        unsettled = facts.unsettled(fault.zone)
-        if unsettled is not None:
-            return INFO if facts.live else WARNING, f"{fault.message} ({unsettled})"
-    return severity, fault.message
-
-
-def _limit(facts: Facts, needs_bitmap: bool, at_least: str = "") -> str:
-    """What a message has to add where not all of the bitmap was examined."""
-    if needs_bitmap and facts.bitmap_cut:
-        return f" ({at_least}in the first {limits.CHECKED_RANGES} ranges of the bitmap)"
-    return ""
+    severity = fault.severity or (rule.live if facts.live else rule.severity)
+    unsettled = facts.unsettled(fault.zone) if rule.settled and severity != INFO else None
+    if unsettled is None:
+        return severity, fault.message
+    return INFO if facts.live else WARNING, f"{fault.message} ({unsettled})"
 
 
 def _is_blind(snapshot: Snapshot) -> bool:

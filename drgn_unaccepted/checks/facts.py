@@ -10,15 +10,14 @@ from itertools import chain, islice
 from typing import Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.checks.finding import Finding
+from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model import efi, stub
+from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
-from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.header import HEADER, PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge
-from drgn_unaccepted.snapshot import Accept, Snapshot, Zone
+from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Zone
 from drgn_unaccepted.words import count
 
 #: RAM, and E820_TYPE_RESERVED_KERN, which Linux before 7.2 makes of the RAM under setup_data.
@@ -38,6 +37,18 @@ def version(release: Optional[str]) -> Optional[Version]:
     return tuple(int(part or 0) for part in match.groups()) if match else None
 
 
+def e820_ranges(entries: Optional[Sequence[e820_model.E820Entry]], *types: int) -> list[Range]:
+    """The memory that an e820 table has as one of ``types``, by default RAM."""
+    flat = e820_model.flatten(entries or ())
+    return merged((entry.start, entry.end) for entry in flat if entry.type in (types or _RAM_TYPES))
+
+
+def _header(table: Table) -> Optional[Header]:
+    if table.version is None or table.unit_size is None or table.phys_base is None or table.bitmap_bytes is None:
+        return None
+    return Header(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+
+
 class Facts:
     """A snapshot and what follows from it.
 
@@ -45,36 +56,48 @@ class Facts:
     """
 
     def __init__(self, snapshot: Snapshot, finding_of: Callable[[str], Optional[Finding]]) -> None:
+        table, efi_map, pages, accepting = snapshot.table, snapshot.efi_map, snapshot.pages, snapshot.accepting
         self.snapshot = snapshot
-        self.live = snapshot.target.kind == "live"
         self._finding_of = finding_of
+        self.live = snapshot.target.kind == "live"
+        self.release = snapshot.target.release or "a kernel of unknown release"
+        self.version = version(snapshot.target.release)
+        #: The fields of the header, if all were read; the table's state by them, and the reason.
+        self.header = _header(table)
+        self.judged = judge_header(self.header, table.address or 0) if self.header else ("", None)
+        #: The range that the bitmap covers, if the header is valid.
+        self.geometry: Optional[Geometry] = None
+        if self.header is not None and self.judged[0] == PRESENT and table.state in ("present", "not-captured"):
+            self.geometry = self.header.geometry
+        #: The memory of the table, header and bitmap.
+        self.table_range: Optional[Range] = None
+        if table.address is not None and table.bitmap_bytes is not None:
+            self.table_range = Range(table.address, table.address + HEADER.size + table.bitmap_bytes)
+        #: The EFI memory map, in map order, without empty entries.
+        self.descriptors = [d for d in efi_map.descriptors if d.start < d.end] if efi_map else []
+        #: EFI memory of type 15.
+        self.efi_unaccepted = merged((d.start, d.end) for d in self.descriptors if d.type == efi.UNACCEPTED)
+        self.e820 = snapshot.e820 or E820Tables(None, None, None, None)
+        #: ``tdx``, ``snp`` or ``none``.
+        self.platform = snapshot.platform.kind if snapshot.platform else None
+        self.zones = snapshot.zones or ()
+        self.accepts = accepting.entries if accepting else ()
+        #: The memory whose struct pages were read, and why that is not all.
+        self.scanned = merged(pages.scanned) if pages else []
+        self.limited = f" ({pages.limited})" if pages and pages.limited else ""
 
     def finding(self, rule: str, *statuses: str) -> Optional[Finding]:
         """The finding of another rule, if it has one of these statuses."""
         finding = self._finding_of(rule)
         return finding if finding is not None and finding.status in statuses else None
 
-    # The kernel
-
-    @cached_property
-    def version(self) -> Optional[Version]:
-        return version(self.snapshot.target.release)
-
-    @property
-    def release(self) -> str:
-        return self.snapshot.target.release or "a kernel of unknown release"
-
     def has_fix(self, mainline: Version, *stable: Version) -> bool:
-        """Whether the kernel has a fix according to its version.
-
-        A distribution may have backported it to another version, so False means "likely not".
+        """Whether the kernel's version has a fix; False means "likely not", because distributions backport fixes.
 
         :param mainline: first release with the fix
         :param stable: first stable releases with it, each for its own series
         """
-        this = self.version
-        if this is None:
-            return False
+        this = self.version or ()
         return this >= mainline or any(this[:2] == fixed[:2] and this >= fixed for fixed in stable)
 
     @property
@@ -86,51 +109,19 @@ class Facts:
         kernel = self.snapshot.kernel
         if kernel is not None and kernel.is_booting:
             return True
-        return bool(self.zones) and all(
-            not zone.free_pages and not zone.buddy_pages and not (zone.listed and zone.listed.pfns)
-            for zone in self.zones
+        return bool(self.zones) and not any(
+            zone.free_pages or zone.buddy_pages or (zone.listed and zone.listed.pfns) for zone in self.zones
         )
-
-    # The table
-
-    @cached_property
-    def header(self) -> Optional[Header]:
-        """The fields of the header, if all were read."""
-        table = self.snapshot.table
-        if table.version is None or table.unit_size is None or table.phys_base is None or table.bitmap_bytes is None:
-            return None
-        return Header(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
-
-    def judge_header(self) -> tuple[str, Optional[str]]:
-        """The table's state according to its header, and the reason; see :func:`model.header.judge_header`."""
-        assert self.header is not None
-        return judge_header(self.header, self.snapshot.table.address or 0)
-
-    @cached_property
-    def geometry(self) -> Optional[Geometry]:
-        """The range that the bitmap covers, if the header is valid."""
-        if self.header is None or self.snapshot.table.state not in ("present", "not-captured"):
-            return None
-        return self.header.geometry if self.judge_header()[0] == PRESENT else None
 
     @property
     def covered(self) -> Geometry:
         """:attr:`geometry` for rules that need it."""
-        assert self.geometry is not None
-        return self.geometry
-
-    @cached_property
-    def table_range(self) -> Optional[Range]:
-        """The memory of the table, header and bitmap."""
-        table = self.snapshot.table
-        if table.address is None or table.bitmap_bytes is None:
-            return None
-        return Range(table.address, table.address + HEADER.size + table.bitmap_bytes)
+        return given(self.geometry)
 
     @cached_property
     def _first_runs(self) -> list[Range]:
-        assert self.snapshot.table.bitmap is not None
-        return list(islice(bits.unaccepted_ranges(self.covered, self.snapshot.table.bitmap), limits.CHECKED_RANGES + 1))
+        runs = bits.unaccepted_ranges(self.covered, given(self.snapshot.table.bitmap))
+        return list(islice(runs, limits.CHECKED_RANGES + 1))
 
     @cached_property
     def unaccepted(self) -> list[Range]:
@@ -145,112 +136,53 @@ class Facts:
     def unaccepted_in(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
         return intersect(merged(ranges), self.unaccepted)
 
-    # The memory maps
-
-    @cached_property
-    def descriptors(self) -> Sequence[efi.EfiDescriptor]:
-        """The EFI memory map, in map order, without empty entries."""
-        efi_map = self.snapshot.efi_map
-        return () if efi_map is None else [d for d in efi_map.descriptors if d.start < d.end]
-
-    @cached_property
-    def efi_unaccepted(self) -> list[Range]:
-        """EFI memory of type 15."""
-        return merged((d.start, d.end) for d in self.descriptors if d.type == efi.UNACCEPTED)
-
-    @cached_property
-    def initially_unaccepted(self) -> list[Range]:
-        """The addresses whose bits the EFI stub set."""
-        bitmap, _ = stub.process_unaccepted_memory(self.descriptors, self.covered)
-        return list(bits.unaccepted_ranges(self.covered, bitmap))
-
-    def e820(self, table: str) -> Optional[tuple[E820Entry, ...]]:
-        """One of the e820 tables: ``current`` is that of the kernel, ``firmware`` that of the EFI stub."""
-        entries: Optional[tuple[E820Entry, ...]] = getattr(self.snapshot.e820, table, None)
-        return entries
-
-    def e820_ranges(self, table: str, *types: int) -> list[Range]:
-        flat = e820_model.flatten(self.e820(table) or ())
-        return merged((entry.start, entry.end) for entry in flat if entry.type in types)
-
-    @cached_property
-    def firmware_ram(self) -> list[Range]:
-        return self.e820_ranges("firmware", *_RAM_TYPES)
-
-    @cached_property
-    def current_ram(self) -> list[Range]:
-        return self.e820_ranges("current", *_RAM_TYPES)
-
     @property
     def used_ram(self) -> Optional[list[Range]]:
         """RAM in ``e820_table``, or if that was not captured in ``e820_table_firmware``."""
-        if self.e820("current") is not None:
-            return self.current_ram
-        return None if self.e820("firmware") is None else self.firmware_ram
-
-    # The page allocator
-
-    @property
-    def zones(self) -> Sequence[Zone]:
-        return self.snapshot.zones or ()
+        entries = self.e820.firmware if self.e820.current is None else self.e820.current
+        return None if entries is None else e820_ranges(entries)
 
     @property
     def chunk_pages(self) -> int:
-        assert self.snapshot.kernel is not None
-        return self.snapshot.kernel.chunk_pages
+        return given(self.snapshot.kernel).chunk_pages
 
     @property
     def chunk_bytes(self) -> int:
         return self.chunk_pages * PAGE_SIZE
 
+    def chunks(self, pfns: Iterable[int]) -> list[Range]:
+        """The memory of chunks with these first PFNs."""
+        return chunk_ranges(pfns, self.chunk_pages)
+
     @cached_property
     def listed_pfns(self) -> list[int]:
         """First PFNs of all listed chunks, ascending."""
-        lists = (zone.listed.pfns for zone in self.zones if zone.listed is not None)
-        return sorted(chain.from_iterable(lists))
+        return sorted(chain.from_iterable(zone.listed.pfns for zone in self.zones if zone.listed is not None))
 
     @cached_property
     def listed(self) -> list[Range]:
         """The memory of the listed chunks."""
-        return chunk_ranges(self.listed_pfns, self.chunk_pages)
+        return self.chunks(self.listed_pfns)
 
     @property
     def nr_unaccepted_pages(self) -> Optional[int]:
         """``NR_UNACCEPTED`` of all zones together, or the global counter."""
         of_zones = [zone.unaccepted_pages for zone in self.zones if zone.unaccepted_pages is not None]
-        if of_zones:
-            return sum(of_zones)
         counters = self.snapshot.counters
-        return None if counters is None else counters.unaccepted_pages
-
-    # The pages
+        return sum(of_zones) if of_zones else None if counters is None else counters.unaccepted_pages
 
     @cached_property
     def _page_runs(self) -> dict[str, list[tuple[int, int]]]:
         runs: dict[str, list[tuple[int, int]]] = {}
-        pages = self.snapshot.pages
-        for start_pfn, end_pfn, state in () if pages is None else pages.runs:
-            runs.setdefault(state, []).append((start_pfn << PAGE_SHIFT, end_pfn << PAGE_SHIFT))
+        for start, end, state in self.snapshot.pages.runs if self.snapshot.pages else ():
+            runs.setdefault(state, []).append((start << PAGE_SHIFT, end << PAGE_SHIFT))
         return runs
 
     def pages_in_state(self, *states: str) -> list[Range]:
         """The pages in one of ``states`` (see :class:`~drgn_unaccepted.snapshot.PageRun`)."""
         return merged(chain.from_iterable(self._page_runs.get(state, ()) for state in states))
 
-    @cached_property
-    def scanned(self) -> list[Range]:
-        """The memory whose struct pages were read."""
-        pages = self.snapshot.pages
-        return [] if pages is None else merged(pages.scanned)
-
-    # Concurrency
-
     @property
-    def accepts(self) -> Sequence[Accept]:
-        accepting = self.snapshot.accepting
-        return () if accepting is None else accepting.entries
-
-    @cached_property
     def in_flight(self) -> list[Range]:
         """The memory that is being accepted, as far as the bitmap covers it."""
         base, units, unit_size = self.covered.phys_base, self.covered.units, self.covered.unit_size
@@ -261,10 +193,7 @@ class Facts:
 
     def torn(self, *parts: str) -> Optional[str]:
         """How one of ``parts`` changed while it was read, or None."""
-        for entry in self.snapshot.torn:
-            if entry.partition(":")[0].partition(".")[0] in parts:
-                return entry
-        return None
+        return next((entry for entry in self.snapshot.torn if re.split(r"[:.]", entry)[0] in parts), None)
 
     def unsettled(self, zone: Optional[Zone] = None) -> Optional[str]:
         """Why lists and counters (of ``zone``) may have been between two states, or None if they were not."""
@@ -279,9 +208,7 @@ class Facts:
         for each in zones:
             if each.locked is None:
                 return f"unknown whether zone->lock of {zone_name(each)} was held"
-        if self.snapshot.accepting is None:
-            return "unknown whether an accept was in flight"
-        return None
+        return "unknown whether an accept was in flight" if self.snapshot.accepting is None else None
 
 
 def zone_name(zone: Zone) -> str:

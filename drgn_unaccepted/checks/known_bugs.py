@@ -6,10 +6,10 @@ A message says "likely" at most: distributions backport fixes without changing t
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, spans
+from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, spans
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import Fault, Outcome, rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
@@ -22,12 +22,12 @@ ONE_TIB = 1 << 40
 
 def _unaccepted_bytes(facts: Facts) -> int:
     """Unaccepted memory according to the bitmap, else to the counters."""
-    if not lacking(facts, ("bitmap",)):
+    if not lacking(facts, "bitmap"):
         return total(facts.unaccepted)
     return (facts.nr_unaccepted_pages or 0) * PAGE_SIZE
 
 
-@rule("advisory-reservation-short", INFO, fixed_by="0862438c9048 (7.0, 6.12.75)")
+@Rule(INFO, fixed_by="0862438c9048 (7.0, 6.12.75)")
 def reservation_short(facts: Facts) -> Outcome:
     """The table's last page is left out of its reservation.
 
@@ -38,23 +38,20 @@ def reservation_short(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or give the guest a little more or less memory.
     """
-    if facts.geometry is None or facts.table_range is None:
-        return None
-    address, end = facts.table_range
-    tail = unreserved_tail(address, facts.geometry.bitmap_bytes)
+    table, covered = facts.table_range, facts.geometry
+    tail = unreserved_tail(table.start, covered.bitmap_bytes) if table and covered else None
     if tail is None:
         return None
-    message = f"{span(*tail)} of the table ending at {end:#x} is likely not reserved by {facts.release}"
+    message = f"{span(*tail)} of the table ending at {tail.end:#x} is likely not reserved by {facts.release}"
     if facts.finding("table-reserved", WARNING, CRITICAL):
         return Fault(f"{message}, and table-reserved fails", [tail], severity=WARNING)
-    if facts.snapshot.table.unmapped == () or facts.has_fix((7, 0, 0), (6, 12, 75)):
-        return None
-    if facts.version is not None and facts.version < (6, 6, 0):
+    mapped, early = facts.snapshot.table.unmapped == (), facts.version is not None and facts.version < (6, 6, 0)
+    if mapped or early or facts.has_fix((7, 0, 0), (6, 12, 75)):
         return None
     return Fault(message, [tail], severity=INFO if facts.version is None else WARNING)
 
 
-@rule("advisory-static-key-race", WARNING, fixed_by="fefc07518227 (6.15, 6.14.8, 6.12.30, 6.6.92)")
+@Rule(WARNING, fixed_by="fefc07518227 (6.15, 6.14.8, 6.12.30, 6.6.92)")
 def static_key_race(facts: Facts) -> Outcome:
     """The allocator does not look at its lists of unaccepted memory.
 
@@ -69,7 +66,7 @@ def static_key_race(facts: Facts) -> Outcome:
     return Fault(f"likely the race of the static key: {finding.message}", finding.ranges)
 
 
-@rule("advisory-watermark-zero", INFO, fixed_by="800f1059c99e (6.15, 6.12.21)")
+@Rule(INFO, fixed_by="800f1059c99e (6.15, 6.12.21)")
 def watermark_zero(facts: Facts) -> Outcome:
     """Memory ran out early in boot, before the watermarks were set.
 
@@ -86,13 +83,11 @@ def watermark_zero(facts: Facts) -> Outcome:
     if panic is not None and "memory" not in panic.lower():
         return None
     waiting = f"{count(len(facts.listed_pfns), 'chunk')} waiting"
-    return Fault(
-        f"all watermarks are 0 with {waiting}: likely not accepted when memory ran out",
-        severity=WARNING if panic else INFO,
-    )
+    message = f"all watermarks are 0 with {waiting}: likely not accepted when memory ran out"
+    return Fault(message, severity=WARNING if panic else INFO)
 
 
-@rule("advisory-kexec-unaccepted", WARNING, fixed_by="caeb8ba598f0 (6.15)")
+@Rule(WARNING, fixed_by="caeb8ba598f0 (6.15)")
 def kexec_unaccepted(facts: Facts) -> Outcome:
     """kexec copies into unaccepted memory.
 
@@ -107,7 +102,7 @@ def kexec_unaccepted(facts: Facts) -> Outcome:
     return Fault(f"{facts.release} likely does not accept the destinations of kexec", finding.ranges)
 
 
-@rule("advisory-endless-reclaim", WARNING, fixed_by="807174a93d24 (6.11, 6.10.7)")
+@Rule(WARNING, fixed_by="807174a93d24 (6.11, 6.10.7)")
 def endless_reclaim(facts: Facts) -> Outcome:
     """Tasks reclaim for ever while memory waits to be accepted.
 
@@ -121,7 +116,7 @@ def endless_reclaim(facts: Facts) -> Outcome:
     return Fault(f"{facts.release} likely reclaims instead of accepting")
 
 
-@rule("advisory-guard-skipped", INFO, fixed_by="948a013a54c4 (7.0)")
+@Rule(INFO, fixed_by="948a013a54c4 (7.0)")
 def guard_skipped(facts: Facts) -> Outcome:
     """Memory in use ends right before unaccepted memory, without a guard.
 
@@ -136,7 +131,7 @@ def guard_skipped(facts: Facts) -> Outcome:
     return Fault(f"{facts.release} likely skips the guard of unaligned ranges", finding.ranges)
 
 
-@rule("advisory-accept-lock-held", INFO, fixed_by="50e782a86c98 (6.6, 6.5.9)")
+@Rule(INFO, fixed_by="50e782a86c98 (6.6, 6.5.9)")
 def accept_lock_held(facts: Facts) -> Outcome:
     """accept_memory() holds its spinlock while the platform accepts.
 
@@ -148,12 +143,11 @@ def accept_lock_held(facts: Facts) -> Outcome:
     if facts.version is None or not (6, 5, 0) <= facts.version < (6, 5, 9) or facts.snapshot.accepting is not None:
         return None
     unaccepted = _unaccepted_bytes(facts)
-    if not unaccepted:
-        return None
-    return Fault(f"{facts.release} likely accepts under a spinlock; {size(unaccepted)} still unaccepted")
+    message = f"{facts.release} likely accepts under a spinlock; {size(unaccepted)} still unaccepted"
+    return Fault(message) if unaccepted else None
 
 
-@rule("advisory-accept-overlap-spin", INFO, fixed_by="01b1e3ca0e5c (6.7, 6.6.5)")
+@Rule(INFO, fixed_by="01b1e3ca0e5c (6.7, 6.6.5)")
 def accept_overlap_spin(facts: Facts) -> Outcome:
     """An accept waits for a neighbour that it does not overlap.
 
@@ -165,14 +159,12 @@ def accept_overlap_spin(facts: Facts) -> Outcome:
     if facts.has_fix((6, 7, 0), (6, 6, 5)):
         return None
     ends = {entry.end_unit for entry in facts.accepts if entry.start_unit < entry.end_unit}
-    touching = [entry for entry in facts.accepts if entry.start_unit in ends]
-    if not touching:
-        return None
-    number = count(len(touching), "accept")
-    return Fault(f"{number} in flight where another ends: {facts.release} likely makes the others wait")
+    touching = sum(entry.start_unit in ends for entry in facts.accepts)
+    message = f"{count(touching, 'accept')} in flight where another ends: {facts.release} likely makes the others wait"
+    return Fault(message) if touching else None
 
 
-@rule("advisory-accept-softlockup", WARNING, fixed_by="1c5a1627f481 (6.9, 6.8.10)")
+@Rule(WARNING, fixed_by="1c5a1627f481 (6.9, 6.8.10)")
 def accept_softlockup(facts: Facts) -> Outcome:
     """A long accept looks like a soft lockup.
 
@@ -186,7 +178,7 @@ def accept_softlockup(facts: Facts) -> Outcome:
     return Fault(f"{count(len(facts.accepts), 'accept')} in flight at a lockup panic: likely a long accept")
 
 
-@rule("advisory-kcore-touches-unaccepted", INFO, fixed_by="e538a5820978 and 7cd34dd3c9bf (6.7)")
+@Rule(INFO, fixed_by="e538a5820978 and 7cd34dd3c9bf (6.7)")
 def kcore_touches_unaccepted(facts: Facts) -> Outcome:
     """Reading /proc/kcore or /proc/vmcore touches unaccepted memory.
 
@@ -194,19 +186,14 @@ def kcore_touches_unaccepted(facts: Facts) -> Outcome:
 
     Fix: Do not copy /proc/kcore or /proc/vmcore on this kernel while memory is unaccepted.
     """
-    platform = facts.snapshot.platform
-    if facts.version is None or facts.has_fix((6, 7, 0)) or platform is None:
+    if facts.version is None or facts.has_fix((6, 7, 0)) or facts.platform not in ("tdx", "snp"):
         return None
     unaccepted = _unaccepted_bytes(facts)
-    if platform.kind not in ("tdx", "snp") or not unaccepted:
-        return None
-    return Fault(
-        f"{size(unaccepted)} unaccepted, which {facts.release} likely touches when memory is dumped",
-        severity=WARNING if facts.live else INFO,
-    )
+    message = f"{size(unaccepted)} unaccepted, which {facts.release} likely touches when memory is dumped"
+    return Fault(message, severity=WARNING if facts.live else INFO) if unaccepted else None
 
 
-@rule("advisory-snp-high-memory", INFO, fixed_by="8e5647a723c4 (6.9)")
+@Rule(INFO, fixed_by="8e5647a723c4 (6.9)")
 def snp_high_memory(facts: Facts) -> Outcome:
     """SEV-SNP accepts the wrong pages above 1 TiB.
 
@@ -214,10 +201,9 @@ def snp_high_memory(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or give the guest less than 1 TiB.
     """
-    platform = facts.snapshot.platform
-    if platform is None or platform.kind != "snp" or facts.geometry is None:
+    if facts.platform != "snp" or facts.has_fix((6, 9, 0)):
         return None
-    if facts.has_fix((6, 9, 0)) or facts.geometry.end <= ONE_TIB:
+    if facts.geometry is None or facts.geometry.end <= ONE_TIB:
         return None
     accepting = [range_ for range_ in facts.in_flight if range_.end > ONE_TIB]
     if accepting:
@@ -226,7 +212,7 @@ def snp_high_memory(facts: Facts) -> Outcome:
     return Fault(f"the bitmap ends at {facts.geometry.end:#x}; {facts.release} likely cannot accept above 1 TiB")
 
 
-@rule("advisory-type-15-reserved", INFO, fixed_by="open in 7.3")
+@Rule(INFO, fixed_by="open in 7.3")
 def type_15_reserved(facts: Facts) -> Outcome:
     """Unaccepted RAM became Reserved.
 
@@ -235,18 +221,13 @@ def type_15_reserved(facts: Facts) -> Outcome:
 
     Fix: Boot without add_efi_memmap, or with efi=nosoftreserve.
     """
-    reserved = facts.e820_ranges("current", e820_model.RESERVED)
-    lost = intersect(intersect(facts.efi_unaccepted, reserved), facts.firmware_ram)
-    if not lost:
-        return None
-    return Fault(
-        f"{size(total(lost))} of type 15 is RAM for the firmware and Reserved in e820_table, likely through "
-        f"add_efi_memmap or EFI_MEMORY_SP: {spans(lost)}",
-        lost,
-    )
+    reserved = e820_ranges(facts.e820.current, e820_model.RESERVED)
+    lost = intersect(intersect(facts.efi_unaccepted, reserved), e820_ranges(facts.e820.firmware))
+    why = "is RAM for the firmware and Reserved in e820_table, likely through add_efi_memmap or EFI_MEMORY_SP"
+    return Fault(f"{size(total(lost))} of type 15 {why}: {spans(lost)}", lost) if lost else None
 
 
-@rule("advisory-specific-purpose-ignored", INFO, fixed_by="open in 7.3")
+@Rule(INFO, fixed_by="open in 7.3")
 def specific_purpose_ignored(facts: Facts) -> Outcome:
     """Special-purpose memory that is unaccepted becomes ordinary RAM.
 
@@ -254,15 +235,13 @@ def specific_purpose_ignored(facts: Facts) -> Outcome:
 
     Fix: Let the firmware accept special-purpose memory before it hands it over.
     """
-    special = efi.ATTRIBUTES["SP"]
-    unaccepted = (d for d in facts.descriptors if d.type == efi.UNACCEPTED)
-    ignored = merged((d.start, d.end) for d in unaccepted if (d.attribute or 0) & special)
-    return (
-        Fault(f"type 15 with EFI_MEMORY_SP is plain RAM to the kernel: {spans(ignored)}", ignored) if ignored else None
-    )
+    special = [d for d in facts.descriptors if (d.attribute or 0) & efi.ATTRIBUTES["SP"]]
+    ignored = merged((d.start, d.end) for d in special if d.type == efi.UNACCEPTED)
+    message = f"type 15 with EFI_MEMORY_SP is plain RAM to the kernel: {spans(ignored)}"
+    return Fault(message, ignored) if ignored else None
 
 
-@rule("advisory-stub-beyond-bitmap", WARNING, fixed_by="open in 7.3")
+@Rule(WARNING, fixed_by="open in 7.3")
 def stub_beyond_bitmap(facts: Facts) -> Outcome:
     """The EFI stub wrote beyond the bitmap.
 
@@ -275,11 +254,6 @@ def stub_beyond_bitmap(facts: Facts) -> Outcome:
     efi_map = facts.snapshot.efi_map
     if facts.geometry is None or efi_map is None or not efi_map.complete:
         return None
-    ranges = merged((d.start, d.end) for d in stub.beyond_bitmap(facts.descriptors, facts.geometry))
-    if not ranges:
-        return None
-    end = facts.geometry.end
-    return Fault(
-        f"type 15 starts above the bitmap's end {end:#x}, where the stub likely wrote beyond it: {spans(ranges)}",
-        ranges,
-    )
+    beyond = merged((d.start, d.end) for d in stub.beyond_bitmap(facts.descriptors, facts.geometry))
+    what = f"type 15 starts above the bitmap's end {facts.geometry.end:#x}, where the stub likely wrote beyond it"
+    return Fault(f"{what}: {spans(beyond)}", beyond) if beyond else None

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 
 from drgn_unaccepted.checks.facts import Facts, merged, zone_name
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, SHOWN, WARNING, some, spans
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, rule
-from drgn_unaccepted.model.ranges import Range, are_aligned, chunk_ranges, subtract, total
+from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.model.ranges import Range, are_aligned, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
 from drgn_unaccepted.words import count, size
 
@@ -25,11 +25,7 @@ _X86_CHUNK = 4 << 20
 _MANY_CHUNKS = 8
 
 
-def _chunks_at(facts: Facts, pfns: Iterable[int]) -> list[Range]:
-    return chunk_ranges(pfns, facts.chunk_pages)
-
-
-@rule("list-entries-sane", CRITICAL, number=18, needs=("zones.listed",), settled=True, confirmed=CRITICAL)
+@Rule(CRITICAL, ("zones.listed",), number=18, settled=True, confirmed=CRITICAL)
 def list_entries_sane(facts: Facts) -> Outcome:
     """Every entry of zone->unaccepted_pages is an aligned, free chunk of its zone, properly linked.
 
@@ -42,14 +38,13 @@ def list_entries_sane(facts: Facts) -> Outcome:
     """
     faults = []
     for zone in facts.zones:
-        assert zone.listed is not None
-        name = zone_name(zone)
-        faults += [Fault(f"{name}: {problem}", zone=zone) for problem in zone.listed.problems]
-        for what, pfns in _insane_entries(facts, zone, zone.listed):
+        name, listed = zone_name(zone), given(zone.listed)
+        faults += [Fault(f"{name}: {problem}", zone=zone) for problem in listed.problems]
+        for what, pfns in _insane_entries(facts, zone, listed):
             if pfns:
-                at = some([f"{pfn << PAGE_SHIFT:#x}" for pfn in pfns[:SHOWN]], len(pfns))
+                at = some(pfns, lambda pfn: f"{pfn << PAGE_SHIFT:#x}")
                 message = f"{name}: {count(len(pfns), 'listed page')} {what}: {at}"
-                faults.append(Fault(message, _chunks_at(facts, pfns), zone=zone))
+                faults.append(Fault(message, facts.chunks(pfns), zone=zone))
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')} without fault")
 
 
@@ -57,8 +52,7 @@ def _insane_entries(facts: Facts, zone: Zone, listed: ListedChunks) -> Iterator[
     """The kinds of fault on a list, each with its PFNs."""
     pfns, flags = listed.pfns, listed.flags
     chunk, start, end = facts.chunk_pages, zone.start_pfn, zone.start_pfn + zone.spanned_pages
-    kernel = facts.snapshot.kernel
-    assert kernel is not None
+    kernel = given(facts.snapshot.kernel)
     # A list can have a million entries: test whole columns first; look for culprits only on failure.
     if not are_aligned(pfns, chunk):
         yield f"not aligned to {size(facts.chunk_bytes)}", [pfn for pfn in pfns if pfn % chunk]
@@ -79,7 +73,7 @@ def _insane_entries(facts: Facts, zone: Zone, listed: ListedChunks) -> Iterator[
         yield "with a page type", [pfn for pfn, type_ in zip(pfns, listed.page_types) if type_ != _NO_TYPE]
 
 
-@rule("list-page-type", CRITICAL, number=19, needs=("zones.listed",), settled=True)
+@Rule(CRITICAL, ("zones.listed",), number=19, settled=True)
 def list_page_type(facts: Facts) -> Outcome:
     """A page is on zone->unaccepted_pages if and only if it is PageUnaccepted.
 
@@ -90,25 +84,11 @@ def list_page_type(facts: Facts) -> Outcome:
     Fix: A listed page of another type was overwritten or is used twice; a typed page on no list is lost to the guest.
     Inspect `struct page` of both, and see list-entries-sane for damaged links.
     """
-    kernel = facts.snapshot.kernel
-    assert kernel is not None
-    wanted = kernel.unaccepted_page_type
+    wanted = given(facts.snapshot.kernel).unaccepted_page_type
     if wanted is None:
         return Pass("this kernel has no PageUnaccepted")
-    faults = []
-    for zone in facts.zones:
-        assert zone.listed is not None
-        pfns, types = zone.listed.pfns, zone.listed.page_types
-        if types.count(wanted) == len(types):
-            continue
-        others = [pfn for pfn, type_ in zip(pfns, types) if type_ != wanted]
-        wrong = ((pfn, type_) for pfn, type_ in zip(pfns, types) if type_ != wanted)
-        shown = [f"{pfn << PAGE_SHIFT:#x} ({type_:#010x})" for pfn, type_ in islice(wrong, SHOWN)]
-        message = (
-            f"{zone_name(zone)}: {count(len(others), 'listed page')} without PageUnaccepted ({wanted:#010x}): "
-            f"{some(shown, len(others))}"
-        )
-        faults.append(Fault(message, _chunks_at(facts, others), zone=zone))
+    columns = [(zone, given(zone.listed).pfns, given(zone.listed).page_types) for zone in facts.zones]
+    faults = [_untyped(facts, *each, wanted) for each in columns if each[2].count(wanted) != len(each[2])]
     if not any(zone.listed and zone.listed.problems for zone in facts.zones):
         lost = subtract(facts.pages_in_state("unaccepted"), facts.listed)
         if lost:
@@ -116,11 +96,17 @@ def list_page_type(facts: Facts) -> Outcome:
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
 
 
-@rule(
-    "list-entries-without-bits",
+def _untyped(facts: Facts, zone: Zone, pfns: array[int], types: array[int], wanted: int) -> Fault:
+    wrong = [index for index, (_, type_) in enumerate(zip(pfns, types)) if type_ != wanted]
+    at = some(wrong, lambda index: f"{pfns[index] << PAGE_SHIFT:#x} ({types[index]:#010x})")
+    what = f"{count(len(wrong), 'listed page')} without PageUnaccepted ({wanted:#010x})"
+    return Fault(f"{zone_name(zone)}: {what}: {at}", facts.chunks(pfns[index] for index in wrong), zone=zone)
+
+
+@Rule(
     INFO,
+    ("bitmap.now", "nr_unaccepted"),
     number=20,
-    needs=("bitmap.now", "nr_unaccepted"),
     nuance="warning if most of a long list has no bits, critical if besides the bitmap is all zero",
 )
 def list_entries_without_bits(facts: Facts) -> Outcome:
@@ -135,7 +121,7 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
     Fix: For a few chunks: nothing. For most of the list: do not trust the bitmap; take the answer from the page lists
     (`--source page-lists`) and find out why the table's bytes are wrong (filtered dump, wrong address, overwritten).
     """
-    if lacking(facts, ("zones.listed",)):
+    if lacking(facts, "zones.listed"):
         return _counted_without_bits(facts)
     pfns = facts.listed_pfns
     if facts.bitmap_cut:
@@ -145,7 +131,7 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
     if not bare:
         return Pass(f"{listed}, all with a set bit")
     message = f"{len(bare)} of {listed} without a set bit in own units or guard"
-    ranges = _chunks_at(facts, bare)
+    ranges = facts.chunks(bare)
     if len(bare) < _many(facts.covered.unit_size, facts.chunk_bytes) or 2 * len(bare) <= len(pfns):
         return Fault(message, ranges)
     if total(merged((s.start, s.end) for s in facts.snapshot.kexec_segments or ())) >= total(ranges):
@@ -155,9 +141,8 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
 
 def _counted_without_bits(facts: Facts) -> Outcome:
     """The same by ``NR_UNACCEPTED`` alone, without the lists."""
-    pages = facts.nr_unaccepted_pages
-    assert pages is not None
-    chunk_bytes = _X86_CHUNK if lacking(facts, ("zones",)) else facts.chunk_bytes
+    pages = given(facts.nr_unaccepted_pages)
+    chunk_bytes = _X86_CHUNK if lacking(facts, "zones") else facts.chunk_bytes
     counted = f"NR_UNACCEPTED is {size(pages * PAGE_SIZE)}"
     if facts.unaccepted:
         return Pass(f"{counted}, and the bitmap has {size(total(facts.unaccepted))}")
@@ -190,7 +175,7 @@ def _many(unit_size: int, chunk_bytes: int) -> int:
     return _MANY_CHUNKS * max(1, 2 * unit_size // chunk_bytes)
 
 
-@rule("zone-counter-matches-list", CRITICAL, number=21, needs=("zones.listed", "zones.nr_unaccepted"), settled=True)
+@Rule(CRITICAL, ("zones.listed", "zones.nr_unaccepted"), number=21, settled=True)
 def zone_counter_matches_list(facts: Facts) -> Outcome:
     """NR_UNACCEPTED of every zone is the number of pages on its list.
 
@@ -203,17 +188,16 @@ def zone_counter_matches_list(facts: Facts) -> Outcome:
     """
     faults = []
     for zone in facts.zones:
-        assert zone.listed is not None and zone.unaccepted_pages is not None
-        chunks = len(zone.listed.pfns)
+        listed, counted = given(zone.listed), given(zone.unaccepted_pages)
+        pages = len(listed.pfns) * facts.chunk_pages
         # The length of a damaged list says nothing; list-entries-sane reports it.
-        if not zone.listed.problems and zone.unaccepted_pages != chunks * facts.chunk_pages:
-            counted = f"{zone_name(zone)}: NR_UNACCEPTED is {count(zone.unaccepted_pages, 'page')}"
-            listed = f"the list has {chunks * facts.chunk_pages} ({count(chunks, 'chunk')})"
-            faults.append(Fault(f"{counted}, {listed}", zone=zone))
+        if not listed.problems and counted != pages:
+            has = f"the list has {pages} ({count(len(listed.pfns), 'chunk')})"
+            faults.append(Fault(f"{zone_name(zone)}: NR_UNACCEPTED is {count(counted, 'page')}, {has}", zone=zone))
     return faults or Pass(f"NR_UNACCEPTED matches the list in {count(len(facts.zones), 'zone')}")
 
 
-@rule("global-counter-matches-zones", CRITICAL, number=22, needs=("counters", "zones.nr_unaccepted"), settled=True)
+@Rule(CRITICAL, ("counters", "zones.nr_unaccepted"), number=22, settled=True)
 def global_counter_matches_zones(facts: Facts) -> Outcome:
     """The global NR_UNACCEPTED is the sum of the zones', and no CPU holds a part of it back.
 
@@ -223,23 +207,21 @@ def global_counter_matches_zones(facts: Facts) -> Outcome:
     Fix: The counters were overwritten, or a CPU died within the update: look for __mod_zone_page_state() on the CPUs'
     stacks.
     """
-    counters = facts.snapshot.counters
-    assert counters is not None
+    counters = given(facts.snapshot.counters)
     of_zones = sum(zone.unaccepted_pages or 0 for zone in facts.zones)
     faults = []
     if counters.unaccepted_pages != of_zones:
-        counted = count(counters.unaccepted_pages or 0, "page")
+        counted = count(given(counters.unaccepted_pages), "page")
         faults.append(Fault(f"vm_zone_stat[NR_UNACCEPTED] is {counted}, the zones have {of_zones} together"))
     if counters.unaccepted_diff:
         faults.append(Fault(f"the CPUs hold back {counters.unaccepted_diff} pages of NR_UNACCEPTED"))
     return faults or Pass(f"vm_zone_stat[NR_UNACCEPTED] is {count(of_zones, 'page')}, as in the zones")
 
 
-@rule(
-    "free-pages-include-unaccepted",
+@Rule(
     CRITICAL,
+    ("zones.nr_unaccepted",),
     number=23,
-    needs=("zones.nr_unaccepted",),
     settled=True,
     nuance="warning if only the sum is wrong, info if that is by less than a chunk",
 )
@@ -270,7 +252,7 @@ def free_pages_include_unaccepted(facts: Facts) -> Outcome:
     return faults or Pass("NR_FREE_PAGES includes the unaccepted pages of every zone")
 
 
-@rule("eager-means-empty", CRITICAL, number=24, needs=("platform.lazy", "zones.nr_unaccepted"))
+@Rule(CRITICAL, ("platform.lazy", "zones.nr_unaccepted"), number=24)
 def eager_means_empty(facts: Facts) -> Outcome:
     """With accept_memory=eager nothing is listed or counted as unaccepted.
 
@@ -279,25 +261,21 @@ def eager_means_empty(facts: Facts) -> Outcome:
 
     Fix: `lazy_accept` or the lists were overwritten: the command line sets it once, before the first page is freed.
     """
-    platform = facts.snapshot.platform
-    assert platform is not None
-    if platform.lazy:
+    if given(facts.snapshot.platform).lazy:
         return Pass("accept_memory=lazy")
     faults = []
     for zone in facts.zones:
-        pfns: Iterable[int] = () if zone.listed is None else zone.listed.pfns
-        ranges = _chunks_at(facts, pfns)
+        ranges = facts.chunks(zone.listed.pfns if zone.listed else ())
         if ranges or zone.unaccepted_pages:
             found = f"{size(total(ranges))} listed and NR_UNACCEPTED {zone.unaccepted_pages}"
             faults.append(Fault(f"{zone_name(zone)}: accept_memory=eager, but {found}", ranges, zone=zone))
     return faults or Pass("accept_memory=eager, and nothing is listed")
 
 
-@rule(
-    "static-key-matches-lists",
+@Rule(
     WARNING,
+    ("kernel.static_key", "zones.listed.whole"),
     number=30,
-    needs=("kernel.static_key", "zones.listed.whole"),
     nuance="info if the key is on and nothing is listed",
 )
 def static_key_matches_lists(facts: Facts) -> Outcome:
@@ -310,9 +288,7 @@ def static_key_matches_lists(facts: Facts) -> Outcome:
 
     Fix: Update to a kernel with fefc07518227. Until then `accept_memory=eager` avoids the lists.
     """
-    assert facts.snapshot.kernel is not None
-    key = facts.snapshot.kernel.static_key
-    assert key is not None
+    key = given(given(facts.snapshot.kernel).static_key)
     chunks = len(facts.listed_pfns)
     message = f"zones_with_unaccepted_pages is {key} ({'on' if key > 0 else 'off'}), {count(chunks, 'listed chunk')}"
     if chunks and key <= 0:

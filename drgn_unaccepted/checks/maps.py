@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The bitmap compared with the EFI memory map and the e820 tables."""
+"""The bitmap compared with the EFI memory map, the e820 tables and the memory that the kernel and kexec use."""
 
 from __future__ import annotations
 
 from typing import Optional
 
-from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, spans
-from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, rule
+from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, spans
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
+from drgn_unaccepted.model.bitmap import unaccepted_ranges
 from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
@@ -25,7 +26,7 @@ def _bits(facts: Facts, ranges: list[Range]) -> str:
     return count(total(ranges) // facts.covered.unit_size, "bit")
 
 
-@rule("padding-bits-clear", WARNING, number=8, needs=("bitmap", "efi_map.complete"))
+@Rule(WARNING, ("bitmap", "efi_map.complete"), number=8)
 def padding_bits_clear(facts: Facts) -> Outcome:
     """The bits above the last unaccepted memory of the EFI memory map are 0.
 
@@ -38,23 +39,14 @@ def padding_bits_clear(facts: Facts) -> Outcome:
     """
     if not facts.efi_unaccepted:
         return Pass("the EFI memory map has no type 15 memory")
-    unit, phys_base, covered_end = facts.covered.unit_size, facts.covered.phys_base, facts.covered.end
+    unit = facts.covered.unit_size
     end = -(-facts.efi_unaccepted[-1].end // unit) * unit
-    stray = facts.unaccepted_in([(max(end, phys_base), covered_end)])
-    if stray:
-        return Fault(
-            f"{_bits(facts, stray)} set at or above {end:#x}, the end of type 15 memory: {spans(stray)}", stray
-        )
-    return Pass(f"no bit is set at or above {end:#x}, the end of type 15 memory")
+    where = f"set at or above {end:#x}, the end of type 15 memory"
+    stray = facts.unaccepted_in([(max(end, facts.covered.phys_base), facts.covered.end)])
+    return Fault(f"{_bits(facts, stray)} {where}: {spans(stray)}", stray) if stray else Pass(f"no bit is {where}")
 
 
-@rule(
-    "bits-within-initial-map",
-    CRITICAL,
-    number=9,
-    needs=("bitmap", "efi_map.complete"),
-    nuance="warning if the map or the kernel leaves a doubt",
-)
+@Rule(CRITICAL, ("bitmap", "efi_map.complete"), number=9, nuance="warning if the map or the kernel leaves a doubt")
 def bits_within_initial_map(facts: Facts) -> Outcome:
     """Every unaccepted unit was unaccepted when the kernel started, according to the EFI memory map.
 
@@ -67,20 +59,19 @@ def bits_within_initial_map(facts: Facts) -> Outcome:
     Fix: Something other than the kernel's accept code wrote these bits. With a short reservation (table-reserved) the
     table's last page has another owner; otherwise look for a stray write near the table's address.
     """
-    stray = subtract(facts.unaccepted, facts.initially_unaccepted)
+    bitmap, _ = stub.process_unaccepted_memory(facts.descriptors, facts.covered)
+    initial = list(unaccepted_ranges(facts.covered, bitmap))
+    stray = subtract(facts.unaccepted, initial)
     if not stray:
-        return Pass(f"every set bit was set at boot ({size(total(facts.initially_unaccepted))})")
+        return Pass(f"every set bit was set at boot ({size(total(initial))})")
     doubt = _doubt_about_initial_map(facts)
     message = f"{_bits(facts, stray)} set that the EFI stub did not set: {spans(stray)}"
-    if doubt is None:
-        return Fault(message, stray)
-    return Fault(f"{message} ({doubt})", stray, severity=WARNING)
+    return Fault(f"{message} ({doubt})", stray, severity=WARNING) if doubt else Fault(message, stray)
 
 
 def _doubt_about_initial_map(facts: Facts) -> Optional[str]:
-    kernel, efi_map = facts.snapshot.kernel, facts.snapshot.efi_map
-    assert efi_map is not None
-    if efi_map.ambiguous:
+    kernel = facts.snapshot.kernel
+    if given(facts.snapshot.efi_map).ambiguous:
         return "merged entries of the map could not be separated"
     if kernel is not None and kernel.unaccepts:
         return "this kernel can set bits again"
@@ -89,7 +80,7 @@ def _doubt_about_initial_map(facts: Facts) -> Optional[str]:
     return None
 
 
-@rule("table-covers-efi-unaccepted", WARNING, number=10, needs=("table.geometry", "efi_map.complete"))
+@Rule(WARNING, ("table.geometry", "efi_map.complete"), number=10)
 def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     """The bitmap covers all unaccepted memory of the EFI memory map.
 
@@ -107,12 +98,8 @@ def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     return Pass(f"the bitmap covers all type 15 memory ({size(total(facts.efi_unaccepted))})")
 
 
-@rule(
-    "efi-unaccepted-has-table",
-    CRITICAL,
-    number=11,
-    needs=("efi_map.complete",),
-    nuance="warning if the memory is lost, or if no e820 table was captured",
+@Rule(
+    CRITICAL, ("efi_map.complete",), number=11, nuance="warning if the memory is lost, or if no e820 table was captured"
 )
 def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     """If the EFI memory map has unaccepted memory, the kernel has a table.
@@ -141,11 +128,10 @@ def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     return Fault(f"{what}: it is lost to the kernel", unaccepted, severity=WARNING)
 
 
-@rule(
-    "bits-within-firmware-ram",
+@Rule(
     CRITICAL,
+    ("bitmap", "e820.firmware"),
     number=12,
-    needs=("bitmap", "e820.firmware"),
     nuance="warning on a kernel that was, or may have been, started by kexec",
 )
 def bits_within_firmware_ram(facts: Facts) -> Outcome:
@@ -158,19 +144,18 @@ def bits_within_firmware_ram(facts: Facts) -> Outcome:
     Fix: The bitmap and the e820 table are of different boots, or one was overwritten: see bits-within-initial-map and
     table-reserved.
     """
-    stray = subtract(facts.unaccepted, facts.firmware_ram)
+    stray = subtract(facts.unaccepted, e820_ranges(facts.e820.firmware))
     if not stray:
         return Pass("all unaccepted memory is RAM in e820_table_firmware")
     message = f"{_of(stray)} unaccepted, but not RAM in e820_table_firmware"
-    kernel = facts.snapshot.kernel
-    kexec_booted = None if kernel is None else kernel.kexec_booted
-    if kexec_booted is not False:
-        how = "started by kexec" if kexec_booted else "possibly started by kexec"
-        return Fault(f"{message} ({how})", stray, severity=WARNING)
-    return Fault(message, stray)
+    kexec_booted = facts.snapshot.kernel and facts.snapshot.kernel.kexec_booted
+    if kexec_booted is False:
+        return Fault(message, stray)
+    how = "started by kexec" if kexec_booted else "possibly started by kexec"
+    return Fault(f"{message} ({how})", stray, severity=WARNING)
 
 
-@rule("bits-trimmed-by-kernel", INFO, number=13, needs=("bitmap", "e820.current", "e820.firmware"))
+@Rule(INFO, ("bitmap", "e820.current", "e820.firmware"), number=13)
 def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     """All unaccepted memory is RAM in e820_table, which the kernel uses.
 
@@ -180,15 +165,15 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     Fix: If the memory was not removed on purpose, check the kernel's command line, and compare the tables with `e820`;
     add_efi_memmap turns type 15 into Reserved.
     """
-    trimmed = intersect(subtract(facts.unaccepted, facts.current_ram), facts.firmware_ram)
+    trimmed = intersect(subtract(facts.unaccepted, e820_ranges(facts.e820.current)), e820_ranges(facts.e820.firmware))
     if not trimmed:
         return Pass("no unaccepted RAM of the firmware is missing from e820_table")
-    entry = e820_model.find_entry(facts.e820("current") or (), trimmed[0].start)
+    entry = e820_model.find_entry(facts.e820.current or (), trimmed[0].start)
     where = "absent" if entry is None else e820_model.type_name(entry.type)
     return Fault(f"{_of(trimmed)} unaccepted: RAM in e820_table_firmware, but {where} in e820_table", trimmed)
 
 
-@rule("table-expected", INFO, number=28, needs=("platform.kind", "e820"))
+@Rule(INFO, ("platform.kind", "e820"), number=28)
 def table_expected(facts: Facts) -> Outcome:
     """A TDX or SNP guest with RAM above 4 GiB has a table.
 
@@ -199,18 +184,56 @@ def table_expected(facts: Facts) -> Outcome:
     Fix: If the guest boots too slowly, use a firmware that leaves memory unaccepted (OVMF's
     PcdLazyAcceptPartialMemorySize) and a kernel built with CONFIG_UNACCEPTED_MEMORY, started through the EFI stub.
     """
-    platform = facts.snapshot.platform
-    assert platform is not None and platform.kind is not None
     if facts.snapshot.table.state != "absent":
         return Pass("there is a table")
-    if platform.kind not in ("tdx", "snp"):
+    if facts.platform not in ("tdx", "snp"):
         return Pass("not a TDX or SNP guest")
     high = subtract(facts.used_ram or [], [Range(0, FOUR_GIB)])
     if not high:
         return Pass("no RAM above 4 GiB")
     if facts.efi_unaccepted:
         return Pass("the EFI memory map has type 15 memory: see efi-unaccepted-has-table")
-    return Fault(
-        f"no table in a {platform.kind.upper()} guest with {size(total(high))} of RAM above 4 GiB: "
-        "all of it was accepted before the kernel started"
-    )
+    guest = f"a {facts.platform.upper()} guest with {size(total(high))} of RAM above 4 GiB"
+    return Fault(f"no table in {guest}: all of it was accepted before the kernel started")
+
+
+@Rule(CRITICAL, ("bitmap", "kernel_memory"), number=14)
+def kernel_memory_accepted(facts: Facts) -> Outcome:
+    """No unaccepted unit overlaps memory that the kernel uses from its first instruction on.
+
+    The kernel image, the initrd, setup_data, the EFI memory map and the table itself were written before the kernel
+    ran, so their memory was accepted (the stub takes only EFI_CONVENTIONAL_MEMORY, the decompressor accepts what it
+    writes to), and bits are never set again. A bit set here was never valid.
+
+    Fix: The bitmap was overwritten, read from the wrong place, or is of another boot. See table-reserved and
+    bits-within-initial-map. Do not draw conclusions from this bitmap.
+    """
+    used = [(f"{each.name} at", Range(each.start, each.end)) for each in given(facts.snapshot.kernel_memory)]
+    if facts.table_range is not None:
+        used.append(("unaccepted memory table at", facts.table_range))
+    return _under(facts, used) or Pass(f"all memory of the kernel itself is accepted ({count(len(used), 'range')})")
+
+
+def _under(facts: Facts, used: list[tuple[str, Range]]) -> list[Fault]:
+    """A fault for each range in use that has unaccepted memory."""
+    found = [(f"{what} {span(*range_)}", facts.unaccepted_in([range_])) for what, range_ in used]
+    return [Fault(f"{where}: unaccepted at {spans(under)}", under) for where, under in found if under]
+
+
+@Rule(WARNING, ("bitmap.now", "kexec_segments"), number=29)
+def kexec_segments_accepted(facts: Facts) -> Outcome:
+    """The destinations of loaded kexec segments are accepted.
+
+    kexec copies its segments to physical memory without asking the page allocator. Since Linux 6.15 (caeb8ba598f0)
+    sanity_check_segment_list() accepts their destinations when the image is loaded; before, the copy touched unaccepted
+    memory and ended the guest.
+
+    Fix: Do not run this kexec. Update to a kernel with caeb8ba598f0, or accept all memory first
+    (`accept_memory=eager`). A crash kernel's segments lie in the crashkernel reservation, which is accepted.
+    """
+    segments = facts.snapshot.kexec_segments
+    if not segments:
+        return Pass("no kexec image is loaded")
+    nbytes = total(merged((segment.start, segment.end) for segment in segments))
+    faults = _under(facts, [(f"{segment.image} segment", Range(segment.start, segment.end)) for segment in segments])
+    return faults or Pass(f"{count(len(segments), 'segment')} ({size(nbytes)}), all accepted")

@@ -8,15 +8,17 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted.checks.facts import Facts, zone_name
 
+#: The reason why something is missing, or None.
+Lack = Callable[[Facts], Optional[str]]
+
 
 class Need(NamedTuple):
     #: A description for --explain.
     what: str
-    #: Why it is missing, or None.
-    lack: Callable[[Facts], Optional[str]]
+    lack: Lack
 
 
-def lacking(facts: Facts, needs: tuple[str, ...]) -> list[str]:
+def lacking(facts: Facts, *needs: str) -> list[str]:
     """The missing ones of ``needs`` as ``name: reason``; needs with the same reason share an entry."""
     by_reason: dict[str, list[str]] = {}
     for need in needs:
@@ -32,51 +34,24 @@ _TABLE_STATES = {
     "unsupported": "the table's version is unknown",
     "invalid": "the table's header is invalid",
 }
+_NO_COUNTER = "this kernel has no NR_UNACCEPTED (no CONFIG_UNACCEPTED_MEMORY)"
 
 
-def _of_table(facts: Facts) -> str:
-    table = facts.snapshot.table
-    state = _TABLE_STATES.get(table.state, f"the table is {table.state}")
-    # The first sentence; table-captured has all of it.
-    return f"{state} ({table.reason.partition('. ')[0]})" if table.reason else state
+def _table(part: Callable[[Facts], object]) -> Lack:
+    """A part of the table; the reason is the table's state."""
+
+    def lack(facts: Facts) -> Optional[str]:
+        if part(facts) is not None:
+            return None
+        table = facts.snapshot.table
+        state = _TABLE_STATES.get(table.state, f"the table is {table.state}")
+        # The first sentence; table-captured has all of it.
+        return f"{state} ({table.reason.partition('. ')[0]})" if table.reason else state
+
+    return lack
 
 
-def _address(facts: Facts) -> Optional[str]:
-    return _of_table(facts) if facts.snapshot.table.address is None else None
-
-
-def _header(facts: Facts) -> Optional[str]:
-    return _of_table(facts) if facts.header is None else None
-
-
-def _layout(facts: Facts) -> Optional[str]:
-    reason = _header(facts)
-    if reason is None and facts.snapshot.table.version != 1:
-        return f"the layout of version {facts.snapshot.table.version} is unknown"
-    return reason
-
-
-def _geometry(facts: Facts) -> Optional[str]:
-    return _of_table(facts) if facts.geometry is None else None
-
-
-def _bitmap(facts: Facts) -> Optional[str]:
-    bitmap = facts.snapshot.table.bitmap
-    if bitmap is None or facts.geometry is None:
-        return _of_table(facts)
-    if len(bitmap) != facts.geometry.bitmap_bytes:
-        return f"{len(bitmap)} bytes of bitmap where the header says {facts.geometry.bitmap_bytes}"
-    return None
-
-
-def _bitmap_now(facts: Facts) -> Optional[str]:
-    reason = _bitmap(facts)
-    if reason is None and facts.snapshot.table.is_saved:
-        return "the bitmap comes from a file, and bits may have been cleared since it was saved"
-    return reason
-
-
-def _part(*paths: str) -> Callable[[Facts], Optional[str]]:
+def _part(*paths: str, otherwise: str = "not in this snapshot") -> Lack:
     """A part of the snapshot, or a field of a part, such as ``e820.firmware``; or any of several."""
 
     def lack(facts: Facts) -> Optional[str]:
@@ -86,9 +61,31 @@ def _part(*paths: str) -> Callable[[Facts], Optional[str]]:
             if value is not None and (not field or getattr(value, field) is not None):
                 return None
         missing = facts.snapshot.missing
-        return missing.get(paths[0]) or missing.get(paths[0].partition(".")[0]) or "not in this snapshot"
+        return missing.get(paths[0]) or missing.get(paths[0].partition(".")[0]) or otherwise
 
     return lack
+
+
+_address = _table(lambda facts: facts.snapshot.table.address)
+_header = _table(lambda facts: facts.header)
+_geometry = _table(lambda facts: facts.geometry)
+_has_bitmap = _table(lambda facts: facts.snapshot.table.bitmap)
+
+
+def _layout(facts: Facts) -> Optional[str]:
+    version = facts.snapshot.table.version
+    return _header(facts) or (None if version == 1 else f"the layout of version {version} is unknown")
+
+
+def _bitmap(facts: Facts) -> Optional[str]:
+    nbytes, wanted = len(facts.snapshot.table.bitmap or b""), facts.geometry and facts.geometry.bitmap_bytes
+    different = None if nbytes == wanted else f"{nbytes} bytes of bitmap where the header says {wanted}"
+    return _has_bitmap(facts) or _geometry(facts) or different
+
+
+def _bitmap_now(facts: Facts) -> Optional[str]:
+    saved = "the bitmap comes from a file, and bits may have been cleared since it was saved"
+    return _bitmap(facts) or (saved if facts.snapshot.table.is_saved else None)
 
 
 def _efi_map(facts: Facts) -> Optional[str]:
@@ -99,55 +96,46 @@ def _efi_map(facts: Facts) -> Optional[str]:
 
 
 def _zones(facts: Facts) -> Optional[str]:
-    zones, kernel = facts.snapshot.zones, facts.snapshot.kernel
-    if zones is not None and not zones:
+    if facts.snapshot.zones == ():
         return "no zone is populated"
-    if zones is None or kernel is None:
-        return _part("zones")(facts) or _part("kernel")(facts)
-    return None if kernel.chunk_pages > 0 else f"a chunk of {kernel.chunk_pages} pages is impossible"
+    reason = _part("zones")(facts) or _part("kernel")(facts)
+    if reason is None and facts.chunk_pages <= 0:
+        return f"a chunk of {facts.chunk_pages} pages is impossible"
+    return reason
 
 
 def _lists(facts: Facts) -> Optional[str]:
-    reason = _zones(facts)
-    if reason is None and any(zone.listed is None for zone in facts.zones):
-        missing = facts.snapshot.missing
-        return missing.get("zones.listed") or missing.get("zones") or "not in this snapshot"
-    return reason
+    missing = facts.snapshot.missing
+    without = missing.get("zones.listed") or missing.get("zones") or "not in this snapshot"
+    return _zones(facts) or (without if any(zone.listed is None for zone in facts.zones) else None)
 
 
 def _whole_lists(facts: Facts) -> Optional[str]:
-    reason = _lists(facts)
-    if reason is None:
-        for zone in facts.zones:
-            if zone.listed is not None and zone.listed.problems:
-                return f"unaccepted_pages of {zone_name(zone)} could not be followed: {zone.listed.problems[0]}"
-    return reason
-
-
-_NO_COUNTER = "this kernel has no NR_UNACCEPTED (no CONFIG_UNACCEPTED_MEMORY)"
+    damaged = (
+        f"unaccepted_pages of {zone_name(zone)} could not be followed: {zone.listed.problems[0]}"
+        for zone in facts.zones
+        if zone.listed is not None and zone.listed.problems
+    )
+    return _lists(facts) or next(damaged, None)
 
 
 def _nr_unaccepted(facts: Facts) -> Optional[str]:
-    reason = _zones(facts)
-    return _NO_COUNTER if reason is None and any(z.unaccepted_pages is None for z in facts.zones) else reason
-
-
-def _any_nr_unaccepted(facts: Facts) -> Optional[str]:
-    if facts.nr_unaccepted_pages is None and _lists(facts) is not None:
-        return _zones(facts) or _counters(facts)
-    return None
+    return _zones(facts) or (_NO_COUNTER if any(zone.unaccepted_pages is None for zone in facts.zones) else None)
 
 
 def _counters(facts: Facts) -> Optional[str]:
-    counters = facts.snapshot.counters
-    return _NO_COUNTER if counters is not None and counters.unaccepted_pages is None else _part("counters")(facts)
+    return _part("counters")(facts) or _part("counters.unaccepted_pages", otherwise=_NO_COUNTER)(facts)
+
+
+def _any_nr_unaccepted(facts: Facts) -> Optional[str]:
+    if facts.nr_unaccepted_pages is not None or _lists(facts) is None:
+        return None
+    return _zones(facts) or _counters(facts)
 
 
 def _static_key(facts: Facts) -> Optional[str]:
-    kernel = facts.snapshot.kernel
-    if kernel is None or kernel.static_key is not None:
-        return _part("kernel")(facts)
-    return facts.snapshot.missing.get("kernel.static_key", "this kernel has no zones_with_unaccepted_pages")
+    no_key = "this kernel has no zones_with_unaccepted_pages"
+    return _part("kernel")(facts) or _part("kernel.static_key", otherwise=no_key)(facts)
 
 
 NEEDS: dict[str, Need] = {

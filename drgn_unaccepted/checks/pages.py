@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, spans
-from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, Skip, rule
+from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
 from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
-from drgn_unaccepted.words import count, size
+from drgn_unaccepted.words import size
 
 #: Chunks that may be in limbo if the number of CPUs is unknown.
 _LIMBO_CHUNKS = 8
@@ -25,7 +25,7 @@ _EXPLAINED = {
 _BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
 
 
-@rule("buddy-pages-accepted", CRITICAL, number=15, needs=("bitmap.now", "pages"))
+@Rule(CRITICAL, ("bitmap.now", "pages"), number=15)
 def buddy_pages_accepted(facts: Facts) -> Outcome:
     """No page in a buddy list is unaccepted.
 
@@ -40,7 +40,7 @@ def buddy_pages_accepted(facts: Facts) -> Outcome:
     return _none_unaccepted(facts, "buddy", "in a buddy list")
 
 
-@rule("allocated-pages-accepted", CRITICAL, number=16, needs=("bitmap.now", "pages"))
+@Rule(CRITICAL, ("bitmap.now", "pages"), number=16)
 def allocated_pages_accepted(facts: Facts) -> Outcome:
     """No allocated page is unaccepted.
 
@@ -58,21 +58,16 @@ def allocated_pages_accepted(facts: Facts) -> Outcome:
 
 def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
     if facts.unaccepted and not intersect(facts.unaccepted, facts.scanned):
-        return Skip(f"pages: no unaccepted memory was scanned{_limited(facts)}")
+        return Skip(f"pages: no unaccepted memory was scanned{facts.limited}")
     wrong = facts.unaccepted_in(facts.pages_in_state(state))
     if wrong:
-        return Fault(f"{count(total(wrong) // PAGE_SIZE, 'page')} {words} and unaccepted: {spans(wrong)}", wrong)
+        return Fault(f"{pages(wrong)} {words} and unaccepted: {spans(wrong)}", wrong)
     unseen = total(subtract(facts.unaccepted, facts.scanned))
-    but = f"; {size(unseen)} not scanned{_limited(facts)}" if unseen else ""
+    but = f"; {size(unseen)} not scanned{facts.limited}" if unseen else ""
     return Pass(f"no page under a set bit is {words}{but}")
 
 
-def _limited(facts: Facts) -> str:
-    pages = facts.snapshot.pages
-    return f" ({pages.limited})" if pages is not None and pages.limited else ""
-
-
-@rule("guard-unit-accepted", WARNING, number=17, needs=("bitmap.now", "pages"))
+@Rule(WARNING, ("bitmap.now", "pages"), number=17)
 def guard_unit_accepted(facts: Facts) -> Outcome:
     """The unit behind a page in use that ends on a unit boundary is accepted.
 
@@ -89,21 +84,14 @@ def guard_unit_accepted(facts: Facts) -> Outcome:
         return Skip(f"pages: {_BOOTING}")
     guards = [Range(run.start - PAGE_SIZE, run.start) for run in facts.unaccepted if run.start >= PAGE_SIZE]
     if guards and not intersect(guards, facts.scanned):
-        return Skip(f"pages: none before unaccepted memory was scanned{_limited(facts)}")
+        return Skip(f"pages: none before unaccepted memory was scanned{facts.limited}")
     exposed = intersect(facts.pages_in_state("buddy", "in-use"), guards)
     if exposed:
-        pages = count(len(exposed), "page")
-        return Fault(f"{pages} in use right before an unaccepted unit: {spans(exposed)}", exposed)
+        return Fault(f"{pages(exposed)} in use right before an unaccepted unit: {spans(exposed)}", exposed)
     return Pass("no page in use ends where unaccepted memory starts")
 
 
-@rule(
-    "orphan-bits",
-    INFO,
-    number=25,
-    needs=("bitmap.now", "zones.listed.whole"),
-    nuance="warning for memory without a known reason",
-)
+@Rule(INFO, ("bitmap.now", "zones.listed.whole"), number=25, nuance="warning for memory without a known reason")
 def orphan_bits(facts: Facts) -> Outcome:
     """All unaccepted memory is on a zone's list, or there is a known reason why not.
 
@@ -120,9 +108,8 @@ def orphan_bits(facts: Facts) -> Outcome:
     if not orphans:
         return Pass("all unaccepted memory is on a list or being accepted")
     reasons, unknown = _sort_out(facts, orphans)
-    shares = [f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes]
-    message = f"{size(total(orphans))} unaccepted on no list"
-    message += f": {', '.join(shares)}" if shares else ""
+    shares = ", ".join(f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes)
+    message = f"{size(total(orphans))} unaccepted on no list{shares and ': '}{shares}"
     if facts.booting:
         return Fault(f"{message} ({_BOOTING})", orphans)
     if unknown:
@@ -144,8 +131,8 @@ def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[
         reasons[reason] = total(intersect(rest, by))
         rest = subtract(rest, by)
 
-    if facts.e820("current") is not None:
-        explain("not RAM in e820_table", subtract(rest, facts.current_ram))
+    if facts.e820.current is not None:
+        explain("not RAM in e820_table", subtract(rest, e820_ranges(facts.e820.current)))
     for state, reason in _EXPLAINED.items():
         explain(reason, facts.pages_in_state(state))
     explain("whose pages were not scanned", subtract(rest, facts.scanned))
@@ -157,15 +144,13 @@ def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[
 
 def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
     """The chunks that are between their list and accept_memory(): at most one for each CPU."""
-    kernel = facts.snapshot.kernel
-    assert kernel is not None
-    chunk = facts.chunk_bytes
+    chunk, cpus = facts.chunk_bytes, given(facts.snapshot.kernel).cpus
     chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in ranges)
     free = not subtract(ranges, facts.pages_in_state("free"))
-    return ranges if free and chunks <= (kernel.cpus or _LIMBO_CHUNKS) else []
+    return ranges if free and chunks <= (cpus or _LIMBO_CHUNKS) else []
 
 
-@rule("masked-pages-in-use", INFO, number=31, needs=("bitmap.now", "pages"))
+@Rule(INFO, ("bitmap.now", "pages"), number=31)
 def masked_pages_in_use(facts: Facts) -> Outcome:
     """No page in use is shown as zeros because unaccepted memory follows it.
 
@@ -176,12 +161,10 @@ def masked_pages_in_use(facts: Facts) -> Outcome:
     Fix: Do not trust zeros at these addresses: the capture lacks the structures that lie there. A whole-RAM dump has
     them.
     """
-    pages = facts.snapshot.pages
-    assert pages is not None
-    masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pages.masked_pfns)
+    pfns = given(facts.snapshot.pages).masked_pfns
+    masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pfns)
     # A guard page within a listed chunk is free; its zeros hide nothing.
     masked = intersect(masked, facts.pages_in_state("in-use", "reserved"))
     if masked:
-        number = count(total(masked) // PAGE_SIZE, "page")
-        return Fault(f"{number} in use before unaccepted memory shown as zeros: {spans(masked)}", masked)
+        return Fault(f"{pages(masked)} in use before unaccepted memory shown as zeros: {spans(masked)}", masked)
     return Pass("no page in use is shown as zeros because of a guard")

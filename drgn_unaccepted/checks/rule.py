@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The rules, and how to write one.
+"""The rules, how to write one, and their meaning in words.
 
 A rule is a function in a module of its subject::
 
-    @rule("name-of-the-rule", CRITICAL, needs=("bitmap", "pages"))
+    @Rule(CRITICAL, ("bitmap", "pages"))
     def name_of_the_rule(facts: Facts) -> Outcome:
         '''The sentence that must hold.
 
@@ -12,118 +12,85 @@ A rule is a function in a module of its subject::
         Fix: what to do when it fails.
         '''
 
-It runs only where everything that it needs was captured, and returns :class:`Pass`, :class:`Skip`, or its
-:class:`Fault` or several. A rule that looks for one known kernel bug names the fix in ``fixed_by``; it may build on the
-findings of other rules (:meth:`Facts.finding`) and returns None where nothing points to the bug.
+Its name is ``name-of-the-rule``. It runs only where everything that it needs was captured, and returns
+:class:`~drgn_unaccepted.checks.finding.Pass`, ``Skip``, or its ``Fault`` or several. A rule that looks for one known
+kernel bug names the fix in ``fixed_by``, and its own name begins with ``advisory-``; it may build on the findings of
+other rules (:meth:`Facts.finding`) and returns None where nothing points to the bug.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Optional, Union
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Optional
 
 from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.finding import WARNING, Severity
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Zone
+from drgn_unaccepted.checks.finding import WARNING, Outcome, Severity
+from drgn_unaccepted.checks.needs import NEEDS
 
-
-class Pass(NamedTuple):
-    message: str
-
-
-class Skip(NamedTuple):
-    """The rule itself found that it cannot tell."""
-
-    message: str
-
-
-class Fault(NamedTuple):
-    message: str
-    #: Physical addresses at fault, sorted and merged.
-    ranges: Sequence[Range] = ()
-    #: By default the severity of the rule.
-    severity: Optional[Severity] = None
-    #: The zone whose lock guards the data at fault, if any.
-    zone: Optional[Zone] = None
-
-
-Outcome = Union[Pass, Skip, Fault, Sequence[Fault], None]
 Function = Callable[[Facts], Outcome]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rule:
-    name: str
-    function: Function
-    #: The sentence that must hold, the reason, and what to do when it fails: the paragraphs of the docstring.
-    says: str
-    why: str
-    fix: str
+    """The decorator of a rule, and all that is known of it."""
+
     #: Severity in a vmcore.
-    vmcore: Severity
-    #: Severity on a live kernel, and where two samples of it agree.
-    live: Severity
-    confirmed: Severity
+    severity: Severity
     #: Names of :data:`drgn_unaccepted.checks.needs.NEEDS`; without one of these the rule is skipped.
-    needs: tuple[str, ...]
-    #: Its data changes under ``zone->lock``. See :func:`rule`.
-    settled: bool
-    #: Where a fault has another severity.
-    nuance: str
+    needs: tuple[str, ...] = ()
     #: Place in the interface's table (C1 to C32).
-    number: Optional[int]
+    number: Optional[int] = None
+    #: The data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free and no accept
+    #: was in flight; else a fault is a warning there. On a live kernel it is a warning, or info if the zone is known to
+    #: have been changing.
+    settled: bool = False
+    #: Severity on a live kernel where two samples agree; by default that of one sample.
+    confirmed: Optional[Severity] = None
+    #: Where a fault has another severity.
+    nuance: str = ""
     #: For a known kernel bug: the commit of the fix and the releases that have it.
-    fixed_by: str
+    fixed_by: str = ""
+    name: str = field(init=False)
+    function: Function = field(init=False)
 
-
-#: All rules by name, filled by :func:`rule`.
-RULES: dict[str, Rule] = {}
-
-
-def rule(
-    name: str,
-    severity: Severity,
-    *,
-    needs: tuple[str, ...] = (),
-    settled: bool = False,
-    confirmed: Optional[Severity] = None,
-    nuance: str = "",
-    number: Optional[int] = None,
-    fixed_by: str = "",
-) -> Callable[[Function], Function]:
-    """Register the function below as a rule.
-
-    :param settled: the data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free
-        and no accept was in flight, else a fault is a warning there. On a live kernel it is a warning, and info where
-        the zone is known to have been changing.
-    :param confirmed: severity on a live kernel where two samples agree; by default that of one sample
-    """
-
-    def register(function: Function) -> Function:
-        # Python -OO drops docstrings; the rule works without its texts.
-        paragraphs = (function.__doc__ or "\n\n\n\nFix:").split("\n\n")
-        says, why, fix = (" ".join(paragraph.split()) for paragraph in paragraphs)
-        live: Severity = WARNING if settled else severity
-        RULES[name] = Rule(
-            name=name,
-            function=function,
-            says=says,
-            why=why,
-            fix=fix.removeprefix("Fix:").lstrip(),
-            vmcore=severity,
-            live=live,
-            confirmed=confirmed or live,
-            needs=needs,
-            settled=settled,
-            nuance=nuance,
-            number=number,
-            fixed_by=fixed_by,
-        )
+    def __call__(self, function: Function) -> Function:
+        self.name = ("advisory-" if self.fixed_by else "") + function.__name__.replace("_", "-")
+        self.function = function
+        RULES[self.name] = self
         return function
 
-    return register
+    @property
+    def live(self) -> Severity:
+        """Severity on a live kernel."""
+        return WARNING if self.settled else self.severity
+
+    @property
+    def texts(self) -> list[str]:
+        """The sentence that must hold, the reason, and what to do when it fails; Python -OO drops them."""
+        paragraphs = (self.function.__doc__ or "\n\n\n\nFix:").split("\n\n")
+        return [" ".join(paragraph.split()).removeprefix("Fix:").lstrip() for paragraph in paragraphs]
+
+    def details(self) -> list[tuple[str, str]]:
+        """The other parts of the explanation, each with its title."""
+        fix = ("What to do", self.texts[2])
+        if self.fixed_by:
+            return [("Fixed by", self.fixed_by), fix]
+        needs = "; ".join(NEEDS[need].what for need in self.needs)
+        return [("When it fails", self._severities()), ("Needs", needs or "nothing"), fix]
+
+    def _severities(self) -> str:
+        text = f"{self.severity} in a vmcore, {self.live} on a live kernel" if self.settled else self.severity
+        if self.confirmed:
+            text += f" ({self.confirmed} if two samples agree)"
+        if self.settled:
+            text += "; warning in a vmcore and info on a live kernel if zone->lock was held or an accept was in flight"
+        return f"{text}; {self.nuance}." if self.nuance else f"{text}."
+
+
+#: All rules by name.
+RULES: dict[str, Rule] = {}
 
 
 def rules() -> list[Rule]:
@@ -133,3 +100,17 @@ def rules() -> list[Rule]:
 
 def rule_names() -> list[str]:
     return [rule.name for rule in rules()]
+
+
+def explain(name: str) -> str:
+    """What the rule ``name`` says, why, and what to do when it fails; paragraphs of text.
+
+    :raises ValueError: there is none of this name
+    """
+    if name not in RULES:
+        raise ValueError(f"no such rule: {name}")
+    rule = RULES[name]
+    says, why, _ = rule.texts
+    parts = [rule.name + (f" (C{rule.number})" if rule.number else ""), says, f"Why: {why}"]
+    parts += [f"{title}: {text}" for title, text in rule.details()]
+    return "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in parts) + "\n"

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Activity at the time of the capture: accepts in flight, the platform that performs them, kexec, reclaim."""
+"""Activity at the time of the capture: accepts in flight, the platform that performs them, reclaim."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from drgn_unaccepted.checks.facts import Facts, merged, zone_name
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, SHOWN, WARNING, some, spans
+from drgn_unaccepted.checks.facts import Facts, zone_name
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, some
 from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, Skip, rule
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
-from drgn_unaccepted.snapshot import PAGE_SIZE, Accept, Zone
+from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
 from drgn_unaccepted.words import count, size, span
 
 
-@rule("accepting-ranges-sane", INFO, number=26, needs=("accepting",), nuance="critical in a vmcore if entries overlap")
+@Rule(INFO, ("accepting",), number=26, nuance="critical in a vmcore if entries overlap")
 def accepting_ranges_sane(facts: Facts) -> Outcome:
     """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
 
@@ -27,26 +28,23 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     Fix: For an entry without a task, or beyond the bitmap: the list led into a stack that was in use again. For an
     accept in flight look at the task's stack; panics of arch_accept_memory() end there.
     """
-    accepting = facts.snapshot.accepting
-    assert accepting is not None
-    entries = accepting.entries
-    faults = [Fault(f"accepting_list: {problem}") for problem in accepting.problems]
+    entries, write = facts.accepts, partial(_entry, facts)
+    faults = [Fault(f"accepting_list: {problem}") for problem in given(facts.snapshot.accepting).problems]
     overlapping = _overlapping(entries)
     if overlapping:
         one, other = overlapping[0]
         more = f" and {count(len(overlapping) - 1, 'more pair')}" if len(overlapping) > 1 else ""
-        message = f"{_entry(facts, one)} and {_entry(facts, other)} overlap{more}"
+        message = f"{write(one)} and {write(other)} overlap{more}"
         faults.append(Fault(message, severity=INFO if facts.live else CRITICAL))
     insane = [entry for entry in entries if _is_insane(facts, entry)]
-    if insane:
-        faults.append(Fault(f"not a range of the bitmap: {_some(facts, insane)}"))
     ownerless = [entry for entry in entries if entry.task is None]
-    if ownerless:
-        faults.append(Fault(f"on no task's stack: {_some(facts, ownerless)}"))
+    for wrong, what in ((insane, "not a range of the bitmap"), (ownerless, "on no task's stack")):
+        if wrong:
+            faults.append(Fault(f"{what}: {some(wrong, write)}"))
     in_flight = f"{count(len(entries), 'accept')} in flight"
     if entries and not facts.live and not faults:
         panic = f"; panic: {facts.snapshot.panic}" if facts.snapshot.panic else ""
-        return Fault(f"{in_flight}: {_some(facts, entries)}{panic}")
+        return Fault(f"{in_flight}: {some(entries, write)}{panic}")
     return faults or Pass(in_flight)
 
 
@@ -73,10 +71,6 @@ def _overlapping(entries: Sequence[Accept]) -> list[tuple[Accept, Accept]]:
     return pairs
 
 
-def _some(facts: Facts, entries: Sequence[Accept]) -> str:
-    return some([_entry(facts, entry) for entry in entries[:SHOWN]], len(entries))
-
-
 def _entry(facts: Facts, entry: Accept) -> str:
     task = "no task"
     if entry.task is not None:
@@ -91,7 +85,7 @@ def _entry(facts: Facts, entry: Accept) -> str:
     return f"{units} ({where}{'' if provenance == 'table' else f' by the {provenance}'}) by {task}"
 
 
-@rule("platform-can-accept", INFO, number=27, needs=("platform.kind",), nuance="warning if RAM is unaccepted")
+@Rule(INFO, ("platform.kind",), number=27, nuance="warning if RAM is unaccepted")
 def platform_can_accept(facts: Facts) -> Outcome:
     """A guest with unaccepted memory is a TDX or an SNP guest.
 
@@ -102,10 +96,9 @@ def platform_can_accept(facts: Facts) -> Outcome:
     Fix: The firmware reports type 15 to a guest that cannot accept it, or the platform was not recognised (cc_vendor,
     sev_status, X86_FEATURE_TDX_GUEST): look for "Memory Encryption Features" in the first lines of the boot log.
     """
-    platform, table = facts.snapshot.platform, facts.snapshot.table
-    assert platform is not None and platform.kind is not None
-    if platform.kind in ("tdx", "snp"):
-        return Pass(f"{'TDX' if platform.kind == 'tdx' else 'SEV-SNP'} guest")
+    table = facts.snapshot.table
+    if facts.platform in ("tdx", "snp"):
+        return Pass(f"{'TDX' if facts.platform == 'tdx' else 'SEV-SNP'} guest")
     if table.state == "absent":
         return Pass("there is no table")
     waiting = total(_unaccepted_ram(facts))
@@ -119,37 +112,13 @@ def platform_can_accept(facts: Facts) -> Outcome:
 
 def _unaccepted_ram(facts: Facts) -> list[Range]:
     """RAM that may be accepted later, according to the bitmap, or if that shows none to the lists."""
-    if not lacking(facts, ("bitmap.now",)) and facts.unaccepted and not facts.snapshot.table.is_doubted:
+    if not lacking(facts, "bitmap.now") and facts.unaccepted and not facts.snapshot.table.is_doubted:
         ram = facts.used_ram
         return facts.unaccepted if ram is None else intersect(facts.unaccepted, ram)
-    return [] if lacking(facts, ("zones.listed",)) else facts.listed
+    return [] if lacking(facts, "zones.listed") else facts.listed
 
 
-@rule("kexec-segments-accepted", WARNING, number=29, needs=("bitmap.now", "kexec_segments"))
-def kexec_segments_accepted(facts: Facts) -> Outcome:
-    """The destinations of loaded kexec segments are accepted.
-
-    kexec copies its segments to physical memory without asking the page allocator. Since Linux 6.15 (caeb8ba598f0)
-    sanity_check_segment_list() accepts their destinations when the image is loaded; before, the copy touched unaccepted
-    memory and ended the guest.
-
-    Fix: Do not run this kexec. Update to a kernel with caeb8ba598f0, or accept all memory first
-    (`accept_memory=eager`). A crash kernel's segments lie in the crashkernel reservation, which is accepted.
-    """
-    segments = facts.snapshot.kexec_segments or ()
-    faults = []
-    for segment in segments:
-        under = facts.unaccepted_in([(segment.start, segment.end)])
-        if under:
-            where = span(segment.start, segment.end)
-            faults.append(Fault(f"{segment.image} segment {where}: unaccepted at {spans(under)}", under))
-    if not segments:
-        return Pass("no kexec image is loaded")
-    nbytes = total(merged((segment.start, segment.end) for segment in segments))
-    return faults or Pass(f"{count(len(segments), 'segment')} ({size(nbytes)}), all accepted")
-
-
-@rule("watermark-starvation", INFO, number=32, needs=("zones.nr_unaccepted", "reclaiming"))
+@Rule(INFO, ("zones.nr_unaccepted", "reclaiming"), number=32)
 def watermark_starvation(facts: Facts) -> Outcome:
     """No task reclaims while a zone has unaccepted memory that would lift it over its watermark.
 
@@ -160,28 +129,15 @@ def watermark_starvation(facts: Facts) -> Outcome:
     Fix: If memory is "available" and the guest still stalls, update the kernel, or boot with `accept_memory=eager`. If
     it accepts (see `accepting`), it is only busy.
     """
-    reclaiming = facts.snapshot.reclaiming
-    assert reclaiming is not None
-    starved = [zone for zone in facts.zones if zone.unaccepted_pages and _accepted(zone) < _target(zone)]
+    reclaiming = given(facts.snapshot.reclaiming)
+    starved = []
+    for zone in facts.zones:
+        waiting, marks = zone.unaccepted_pages or 0, zone.watermarks
+        accepted, target = zone.free_pages - waiting, (marks.high if marks.promo is None else marks.promo) + marks.boost
+        if waiting and accepted < target:
+            counts = f"{accepted} free pages are accepted, the watermark is {target}"
+            starved.append(f"{zone_name(zone)}: {counts}, {size(waiting * PAGE_SIZE)} wait to be accepted")
     if not starved or not reclaiming:
         return Pass("no zone is short of accepted memory" if not starved else "no task is in direct reclaim")
-    tasks = [f"{task.comm} (pid {task.pid})" for task in reclaiming[:SHOWN]]
-    who = f"{count(len(reclaiming), 'task')} in direct reclaim: {some(tasks, len(reclaiming))}"
-    return [
-        Fault(
-            f"{zone_name(zone)}: {_accepted(zone)} free pages are accepted, the watermark is {_target(zone)}, "
-            f"{size((zone.unaccepted_pages or 0) * PAGE_SIZE)} wait to be accepted; {who}"
-        )
-        for zone in starved
-    ]
-
-
-def _accepted(zone: Zone) -> int:
-    """Free pages that are accepted."""
-    return zone.free_pages - (zone.unaccepted_pages or 0)
-
-
-def _target(zone: Zone) -> int:
-    """``promo_wmark_pages(zone)``, before 6.12 ``high_wmark_pages(zone)``."""
-    marks = zone.watermarks
-    return (marks.high if marks.promo is None else marks.promo) + marks.boost
+    tasks = some(reclaiming, lambda task: f"{task.comm} (pid {task.pid})")
+    return [Fault(f"{where}; {count(len(reclaiming), 'task')} in direct reclaim: {tasks}") for where in starved]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any, cast
 
-from drgn_unaccepted.answer.source import SOURCES
+from drgn_unaccepted.answer.judgement import SOURCES
 from drgn_unaccepted.commands.base import Arguments, Command, Parser
 from drgn_unaccepted.errors import CommandError
 

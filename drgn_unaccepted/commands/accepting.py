@@ -8,7 +8,7 @@ from typing import Optional
 
 from drgn_unaccepted.answer.documents import AcceptDocument, AcceptingAnswer
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
 from drgn_unaccepted.snapshot import Accept, Snapshot
 from drgn_unaccepted.words import count, safe, span
@@ -17,8 +17,8 @@ from drgn_unaccepted.words import count, safe, span
 class Accepting(Question[AcceptingAnswer]):
     parts = STATE | {"accepting", "efi_map"}
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> AcceptingAnswer:
-        return accepting(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> AcceptingAnswer:
+        return accepting(snapshot, judgement)
 
     def lack(self, answer: AcceptingAnswer) -> Optional[str]:
         return None if answer["accepting"] is not None else f"accepting_list: {answer['missing']}"
@@ -48,9 +48,9 @@ def _line(entry: AcceptDocument) -> str:
     return f"{where}, units {entry['start_unit']}-{entry['end_unit']}: {who}"
 
 
-def accepting(snapshot: Snapshot, source: Source) -> AcceptingAnswer:
+def accepting(snapshot: Snapshot, judgement: Judgement) -> AcceptingAnswer:
     """Each entry of accepting_list with its range and the task on whose stack it lies."""
-    shared, missing = head(snapshot, source, "accepting"), snapshot.missing.get("accepting")
+    shared, missing = head(snapshot, judgement, "accepting"), snapshot.missing.get("accepting")
     if snapshot.accepting is None:
         return {**shared, "missing": missing, "phys_base_from": None, "problems": [], "accepting": None}
     base, provenance = snapshot.unit_base()

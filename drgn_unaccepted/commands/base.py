@@ -11,16 +11,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union
 
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.errors import EXIT_ANSWERED
-from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Snapshot
 
 Arguments = argparse.Namespace
 Parser = argparse.ArgumentParser
 
 #: The parts of a snapshot that tell the state of memory, beside the table and the pages.
-STATE = frozenset(("kernel", "zones", "counters"))
+STATE = frozenset(("kernel", "zones", "counters", "efi_map", "e820", "kernel_memory", "accepting"))
 
 A = TypeVar("A")
 
@@ -36,15 +35,11 @@ class Question(Generic[A]):
     def add_arguments(self, parser: Parser) -> None:
         """Declare the options of this command alone."""
 
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        """The physical ranges whose state is asked for, where the bitmap does not tell it."""
-        return ()
-
     def offline(self, args: Arguments) -> Optional[str]:
         """The text that answers without a target; None where a target is needed."""
         return None
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> A:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> A:
         """The answer, out of the snapshot alone.
 
         :raises CommandError: the question cannot be answered at all
@@ -59,9 +54,9 @@ class Question(Generic[A]):
         """Whether a second sample of a live kernel has to confirm the answer."""
         return False
 
-    def confirmed(self, before: Snapshot, now: Snapshot, source: Source, args: Arguments) -> A:
+    def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> A:
         """The answer of two samples of a live kernel."""
-        return self.answer(now, source, args)
+        return self.answer(now, judgement, args)
 
     def exit_status(self, answer: A) -> int:
         return EXIT_ANSWERED

@@ -14,8 +14,8 @@ from io import BufferedReader
 from itertools import islice, repeat
 from typing import Optional
 
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import UNACCEPTED, StateMap
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, BULK_PIECES, PHYSICAL_END
 from drgn_unaccepted.model.addresses import parse_address
 from drgn_unaccepted.snapshot import Snapshot
@@ -30,9 +30,9 @@ _Kind = tuple[str, Optional[bool]]
 class Bulk:
     """The state of any number of addresses."""
 
-    def __init__(self, snapshot: Snapshot, source: Source) -> None:
+    def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
         self._outside = "(no table)" if snapshot.table.state == "absent" else "(outside the bitmap)"
-        self._states = StateMap(snapshot, source)
+        self._states = judgement
         pieces = list(islice(self._states.pieces(0, PHYSICAL_END), BULK_PIECES + 1))
         self._starts: Optional[list[int]] = None
         if len(pieces) <= BULK_PIECES:

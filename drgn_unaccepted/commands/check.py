@@ -8,7 +8,7 @@ from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
 from drgn_unaccepted.answer.head import head, platform_document
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import Finding, confirm, explain, rule_names, run_checks
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
@@ -37,14 +37,14 @@ class Check(Question[CheckAnswer]):
     def offline(self, args: Arguments) -> Optional[str]:
         return None if args.explain is None else explain(args.explain)
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
-        return check(snapshot, source, args.rule)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
+        return check(snapshot, judgement, args.rule)
 
     def is_suspect(self, answer: CheckAnswer) -> bool:
         return answer["status"] != "ok"
 
-    def confirmed(self, before: Snapshot, now: Snapshot, source: Source, args: Arguments) -> CheckAnswer:
-        return check(now, source, args.rule, before)
+    def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
+        return check(now, judgement, args.rule, before)
 
     def lack(self, answer: CheckAnswer) -> Optional[str]:
         if answer["status"] != "unknown":
@@ -87,7 +87,7 @@ def _rule(text: str) -> str:
 
 
 def check(
-    snapshot: Snapshot, source: Source, only: Optional[Collection[str]] = None, earlier: Optional[Snapshot] = None
+    snapshot: Snapshot, judgement: Judgement, only: Optional[Collection[str]] = None, earlier: Optional[Snapshot] = None
 ) -> CheckAnswer:
     """The findings, and the worst of them as the overall status.
 
@@ -99,7 +99,7 @@ def check(
     if earlier is not None:
         report = confirm(run_checks(earlier, only), report)
     return {
-        **head(snapshot, source, "check"),
+        **head(snapshot, judgement, "check"),
         "platform": platform_document(snapshot.platform),
         "status": report.status,
         "findings": [_finding_document(finding) for finding in report.findings],

@@ -8,9 +8,9 @@ from typing import Optional, cast
 
 from drgn_unaccepted.answer.documents import E820Answer, E820Tables, TypedRange
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.commands import lines
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.snapshot import Snapshot
@@ -22,8 +22,8 @@ _TITLES = {"current": "e820_table", "boot_params": "boot_params.e820_table"}
 class E820(Question[E820Answer]):
     parts = STATE | {"e820"}
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> E820Answer:
-        return e820(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> E820Answer:
+        return e820(snapshot, judgement)
 
     def lack(self, answer: E820Answer) -> Optional[str]:
         if any(table is not None for table in answer["tables"].values()):
@@ -38,7 +38,7 @@ class E820(Question[E820Answer]):
                 yield f"{title}: {safe(answer['missing'][name])}"
             else:
                 yield f"{title}: {len(entries)} entries"
-                yield from lines.table(
+                yield from table(
                     ((f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"]) for e in entries),
                     ("start", "end", "size", "type"),
                 )
@@ -49,7 +49,7 @@ class E820(Question[E820Answer]):
             yield "firmware and current: no difference"
         else:
             yield "firmware and current differ:"
-            yield from lines.table(
+            yield from table(
                 (
                     (f"{d['start']:#x}", f"{d['end']:#x}", d["firmware"] or "absent", d["current"] or "absent")
                     for d in answer["differences"]
@@ -58,7 +58,7 @@ class E820(Question[E820Answer]):
             )
 
 
-def e820(snapshot: Snapshot, source: Source) -> E820Answer:
+def e820(snapshot: Snapshot, judgement: Judgement) -> E820Answer:
     """The e820 tables, null where one was not captured. ``differences`` compares current with firmware."""
     captured = snapshot.e820
     tables: E820Tables = {
@@ -72,7 +72,7 @@ def e820(snapshot: Snapshot, source: Source) -> E820Answer:
     if captured is not None and captured.current is not None and captured.firmware is not None:
         differences = e820_model.differences(captured.firmware, captured.current)
     return {
-        **head(snapshot, source, "e820"),
+        **head(snapshot, judgement, "e820"),
         "tables": tables,
         "missing": {
             name: snapshot.missing.get(f"e820.{name}", whole) for name, entries in tables.items() if entries is None

@@ -8,9 +8,9 @@ from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import EfiAnswer
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.commands import lines
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, size
@@ -19,8 +19,8 @@ from drgn_unaccepted.words import count, safe, size
 class Efi(Question[EfiAnswer]):
     parts = STATE | {"efi_map"}
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> EfiAnswer:
-        return efi(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> EfiAnswer:
+        return efi(snapshot, judgement)
 
     def lack(self, answer: EfiAnswer) -> Optional[str]:
         return None if answer["descriptors"] is not None else f"EFI memory map: {answer['note']}"
@@ -32,7 +32,7 @@ class Efi(Question[EfiAnswer]):
         number = count(len(descriptors), "descriptor")
         yield f"EFI memory map from the {answer['provenance']}, {kind}, {number}{note}"
         yield ""
-        yield from lines.table(
+        yield from table(
             (
                 (
                     f"{d['start']:#x}",
@@ -48,9 +48,9 @@ class Efi(Question[EfiAnswer]):
         )
 
 
-def efi(snapshot: Snapshot, source: Source) -> EfiAnswer:
+def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:
     """The EFI memory map in map order, with its provenance; ``none`` and null where it was not captured."""
-    shared, efi_map = head(snapshot, source, "efi"), snapshot.efi_map
+    shared, efi_map = head(snapshot, judgement, "efi"), snapshot.efi_map
     if efi_map is None:
         note = snapshot.missing.get("efi_map")
         return {**shared, "provenance": "none", "complete": False, "note": note, "descriptors": None}

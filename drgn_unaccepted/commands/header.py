@@ -8,7 +8,7 @@ from typing import Optional
 
 from drgn_unaccepted.answer.documents import HeaderAnswer
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
@@ -17,8 +17,8 @@ from drgn_unaccepted.words import count, safe, size, span
 
 
 class Header(Question[HeaderAnswer]):
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> HeaderAnswer:
-        return header(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> HeaderAnswer:
+        return header(snapshot, judgement)
 
     def lack(self, answer: HeaderAnswer) -> Optional[str]:
         table = answer["table"]
@@ -49,11 +49,11 @@ class Header(Question[HeaderAnswer]):
         return lines.pairs(rows)
 
 
-def header(snapshot: Snapshot, source: Source) -> HeaderAnswer:
+def header(snapshot: Snapshot, judgement: Judgement) -> HeaderAnswer:
     """The fields of ``struct efi_unaccepted_memory``."""
     table, geometry = snapshot.table, snapshot.table.geometry
     return {
-        **head(snapshot, source, "header"),
+        **head(snapshot, judgement, "header"),
         "header": {
             "version": table.version,
             "unit_size": table.unit_size,

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Optional, Union
-
-from tabulate import tabulate
+from collections.abc import Iterator, Sequence
+from typing import Optional
 
 from drgn_unaccepted.answer.documents import Document, TableDocument
 from drgn_unaccepted.answer.head import source_name
@@ -21,20 +19,11 @@ COUNTED_CAVEAT = (
     "that is being accepted or was withheld from the allocator"
 )
 
-#: Columns of numbers.
-_RIGHT = frozenset(("start", "end", "size", "managed", "free", "NR_UNACCEPTED", "min", "high", "promo", "attribute"))
-
 
 def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return (f"{name:{width}}  {value}" for name, value in rows)
-
-
-def table(rows: Iterable[Sequence[Union[str, int]]], headers: Sequence[str]) -> Iterator[str]:
-    align = ["right" if name in _RIGHT else "left" for name in headers]
-    text = tabulate(list(rows), headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
-    return (line.rstrip() for line in text.splitlines())
 
 
 def source(answer: Document) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import MapAnswer
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import Source
 from drgn_unaccepted.commands import drawing, lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
 from drgn_unaccepted.model.addresses import parse_query
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.map import bins_for, map_lines
 
@@ -32,15 +32,12 @@ class Map(Question[MapAnswer]):
         )
         drawing.add_style_arguments(parser)
 
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY if args.window is None else (args.window,)
-
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> MapAnswer:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:
         """Bins as fine as the columns of a terminal or the pixels of a figure."""
         if drawing.figure_format(args) is not None:
-            return map_document(snapshot, source, window=args.window, columns=figure.COLUMNS, finest=1)
+            return map_document(snapshot, judgement, window=args.window, columns=figure.COLUMNS, finest=1)
         wide = bins_for(args.width) if args.format == "text" else _COLUMNS
-        return map_document(snapshot, source, window=args.window, columns=min(_COLUMNS, wide), wide=wide)
+        return map_document(snapshot, judgement, window=args.window, columns=min(_COLUMNS, wide), wide=wide)
 
     def lack(self, answer: MapAnswer) -> Optional[str]:
         return lines.no_addresses(answer)

@@ -3,20 +3,54 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
-from drgn_unaccepted.fleet.merge import add_merge_arguments, run_merge
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
+from drgn_unaccepted.files import replacing
+from drgn_unaccepted.fleet.merge import Merged
+from drgn_unaccepted.fleet.records import result_files
+from drgn_unaccepted.fleet.text import csv_lines, text
+from drgn_unaccepted.run import to_stdout
 
 
 class Merge(Action):
     formats = ("csv",)
 
     def add_arguments(self, parser: Parser) -> None:
-        add_merge_arguments(parser)
+        parser.add_argument(
+            "results",
+            metavar="FILE",
+            nargs="+",
+            help="records of scan, or answers of check in JSON kept as HOST.json; or a directory of *.json and *.jsonl",
+        )
+        parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: standard output)")
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        return run_merge(args)
+        merged = Merged(result_files(args.results))
+        if args.format == "csv":
+            _write(csv_lines(record for _, record in merged), args.output)
+            for lack in merged.incomplete:
+                print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
+        elif args.format == "json":
+            _write([json.dumps(merged.summary())], args.output)
+        else:
+            _write(text(merged.summary()), args.output)
+        return EXIT_ANSWERED
+
+
+def _write(lines: Iterable[str], path: Optional[str]) -> None:
+    if path is None:
+        to_stdout(lines)
+        return
+    try:
+        with replacing(path) as file:
+            file.writelines(f"{line}\n".encode() for line in lines)
+    except OSError as error:
+        raise CommandError(one_line(error, path)) from None
 
 
 COMMAND = Merge()

@@ -9,7 +9,7 @@ from typing import Optional
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.history import rate
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.accepting import accepting
 from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
 
@@ -31,16 +31,16 @@ class Progress:
     def document(self, sample: Sample) -> ProgressAnswer:
         """The answer for one sample, compared with those before."""
         snapshot, before = sample.snapshot, self._before
-        source = choose_source(snapshot, self._wanted)
-        shared, zones = head(snapshot, source, self._command), snapshot.zones
-        flight = accepting(snapshot, source)
+        judgement = judge(snapshot, self._wanted)
+        shared, zones = head(snapshot, judgement, self._command), snapshot.zones
+        flight = accepting(snapshot, judgement)
         # Compare with the last sample that is old enough, or the oldest.
         while len(before) > 1 and sample.elapsed - before[1]["elapsed_seconds"] >= RATE_SECONDS:
             before.popleft()
         then = before[0] if before else None
         seconds = None if then is None else sample.elapsed - then["elapsed_seconds"]
         left, speed = shared["unaccepted_bytes"], None
-        if then is not None and then["source"] == source.name:
+        if then is not None and then["source"] == judgement.name:
             speed = rate(then["unaccepted_bytes"], left, seconds or 0)
         zones_then = {(one["node"], one["name"]): one["unaccepted_bytes"] for one in (then and then["zones"]) or ()}
         now: ProgressAnswer = {

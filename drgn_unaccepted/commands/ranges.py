@@ -7,28 +7,24 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Optional, Union
 
-from drgn_unaccepted.answer.documents import RangesAnswer, State, StateRange
-from drgn_unaccepted.answer.evidence import possible_guards
+from drgn_unaccepted.answer.documents import RangesAnswer, StateRange
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import UNKNOWN, Piece, StateMap
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import NO_RAM, UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import size
 
 
 class Ranges(Question[RangesAnswer]):
     parts = STATE | {"efi_map"}
 
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
-
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> RangesAnswer:
-        return ranges(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> RangesAnswer:
+        return ranges(snapshot, judgement)
 
     def lack(self, answer: RangesAnswer) -> Optional[str]:
         return lines.no_addresses(answer) if answer["ranges"] is None else None
@@ -45,53 +41,44 @@ class Ranges(Question[RangesAnswer]):
             rows.append([f"{start:#x}", f"{end:#x}", size(end - start), entry["state"]])
             if guards:
                 rows[-1].append("its first and last unit may be accepted already" if start in guards else "")
-        yield from lines.table(rows, [*headers, "note"] if guards else headers)
+        yield from table(rows, [*headers, "note"] if guards else headers)
 
 
-def ranges(snapshot: Snapshot, source: Source) -> RangesAnswer:
-    """The known ranges: from the bitmap they tile the covered range; None where the source knows no addresses.
+def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:
+    """The known ranges; None where the source knows no addresses.
 
+    From the bitmap and a reconstruction they tile what the bitmap covers, from page lists they are what is known.
     ``possible_guards`` are the units of listed chunks that may be accepted already; only page lists have any.
 
     :raises CommandError: there are more than :data:`limits.DOCUMENT_RANGES`
     """
-    states = state_ranges(snapshot, source)
     found: Optional[list[StateRange]] = None
-    if states is not None:
-        first = islice(states, DOCUMENT_RANGES + 1)
-        found = [{"start": start, "end": end, "state": state} for start, end, state in first]
-        if len(found) > DOCUMENT_RANGES:
+    if judgement.name not in ("counters", "none") or snapshot.table.state == "absent":
+        first = list(islice(_joined(_pieces(judgement)), DOCUMENT_RANGES + 1))
+        if len(first) > DOCUMENT_RANGES:
             raise CommandError(f"more than {DOCUMENT_RANGES} ranges: ask for a part with resolve START-END, or see map")
-    guards = possible_guards(snapshot) if source.name == "page-lists" else []
-    shared = head(snapshot, source, "ranges")
-    return {**shared, "ranges": found, "possible_guards": [list(guard) for guard in guards]}
+        found = [{"start": p.start, "end": p.end, "state": p.state, "reason": p.reason} for p in first]
+    shared = head(snapshot, judgement, "ranges")
+    return {**shared, "ranges": found, "possible_guards": [list(guard) for guard in judgement.guards]}
 
 
-def state_ranges(snapshot: Snapshot, source: Source) -> Optional[Iterator[tuple[int, int, State]]]:
-    """``(start, end, state)`` in order, neighbours of one state joined; None where the source knows no addresses."""
-    if source.name == "bitmap":
-        geometry = snapshot.table.geometry
-        assert geometry is not None
-        pieces = StateMap(snapshot, source).pieces(geometry.phys_base, geometry.end)
-        # Bits alternate, so there is nothing to join unless the lists corrected them.
-        return _joined(pieces) if snapshot.table.is_saved else ((p.start, p.end, p.state) for p in pieces)
-    if source.name == "page-lists":
-        pieces = StateMap(snapshot, source).pieces(0, PHYSICAL_END)
-        return _joined(piece for piece in pieces if piece.state != UNKNOWN)
-    if snapshot.table.state == "absent":
-        return iter(())
-    return None
+def _pieces(judgement: Judgement) -> Iterator[Piece]:
+    geometry = judgement.geometry
+    if judgement.name in ("bitmap", "reconstructed") and geometry is not None:
+        return judgement.pieces(geometry.phys_base, geometry.end)
+    return (piece for piece in judgement.pieces(0, PHYSICAL_END) if piece.state not in (UNKNOWN, NO_RAM))
 
 
-def _joined(pieces: Iterable[Piece]) -> Iterator[tuple[int, int, State]]:
-    last: Optional[tuple[int, int, State]] = None
+def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Neighbours of one state and one reason as one."""
+    last: Optional[Piece] = None
     for piece in pieces:
-        if last is not None and last[1] == piece.start and last[2] == piece.state:
-            last = (last[0], piece.end, piece.state)
+        if last is not None and last.end == piece.start and (last.state, last.reason) == (piece.state, piece.reason):
+            last = last._replace(end=piece.end)
             continue
         if last is not None:
             yield last
-        last = (piece.start, piece.end, piece.state)
+        last = piece
     if last is not None:
         yield last
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.kernel.sampler import Sampler
 from drgn_unaccepted.record.loop import record, stopped_by_signals
 
@@ -23,7 +23,7 @@ class Record(Action):
                 samples = record(sampler.take, args.output, args.interval, args.count, stop)
         except FileExistsError:
             raise CommandError(f"{args.output}: exists already; a recording is never overwritten") from None
-        except OSError as error:
+        except (OSError, SnapshotFileError) as error:
             raise CommandError(one_line(error, args.output)) from None
         print(f"{args.output}: {samples} samples")
         return EXIT_ANSWERED

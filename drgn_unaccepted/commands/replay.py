@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
-from drgn_unaccepted.record.file import Recording, RecordingError
+from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.history import bins_for, history_lines
@@ -40,7 +40,7 @@ class Replay(Action):
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         try:
             recording = Recording(args.recording)
-        except (RecordingError, OSError) as error:
+        except (SnapshotFileError, OSError) as error:
             raise CommandError(one_line(error, args.recording)) from None
         to_stdout(_lines(recording, args))
         for warning in recording.warnings:
@@ -69,14 +69,14 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
         past = history(recording, args.source, columns, lines)
         if args.report is not None:
             last = deque(recording, maxlen=1).pop().snapshot
-            yield write_page(report(last, choose_source(last, args.source), past=past), args.report, args.format)
+            yield write_page(report(last, judge(last, args.source), past=past), args.report, args.format)
         elif is_figure:
             yield drawing.save_figure(args, figure.draw_history, past)
         elif args.format == "json":
             yield json.dumps(past)
         else:
             yield from history_lines(past, drawing.style(args))
-    except (RecordingError, SnapshotFileError, OSError) as error:
+    except (SnapshotFileError, OSError) as error:
         raise CommandError(one_line(error, args.recording)) from None
 
 

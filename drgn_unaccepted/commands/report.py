@@ -19,10 +19,8 @@ from typing import Optional, cast
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import CheckAnswer, Document, HistoryAnswer, ReportAnswer, State
-from drgn_unaccepted.answer.evidence import listed_ranges, unit_size
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import lanes, layers
-from drgn_unaccepted.answer.source import Source
-from drgn_unaccepted.answer.state import StateMap
 from drgn_unaccepted.checks import explain
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.accepting import accepting
@@ -53,8 +51,8 @@ class Report(Question[PageDocument]):
     def where(self, args: Arguments) -> tuple[Range, ...]:
         return ALL_MEMORY
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> PageDocument:
-        return report(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> PageDocument:
+        return report(snapshot, judgement)
 
     def output(self, answer: PageDocument, args: Arguments) -> Iterable[str]:
         return (write_page(answer, args.output, args.format),)
@@ -74,7 +72,7 @@ def write_page(answer: PageDocument, path: str, format_: str) -> str:
 
 
 def report(
-    snapshot: Snapshot, source: Source, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
+    snapshot: Snapshot, judgement: Judgement, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
 ) -> PageDocument:
     """The data of the page.
 
@@ -82,10 +80,10 @@ def report(
     :param past: the answer of :func:`~drgn_unaccepted.answer.history.history` for a recording that ends here
     :raises CommandError: the state of memory changes too often for a page
     """
-    found = _states(snapshot, source)
-    shown = layers(snapshot, source)
-    findings = check(snapshot, source) if checks is None else checks
-    zone_list, efi_map = zones(snapshot, source), efi(snapshot, source)
+    found = _states(snapshot, judgement)
+    shown = layers(snapshot, judgement)
+    findings = check(snapshot, judgement) if checks is None else checks
+    zone_list, efi_map = zones(snapshot, judgement), efi(snapshot, judgement)
     for zone in zone_list["zones"] or ():
         zone["listed"] = None  # in "listed", packed
     for descriptor in efi_map["descriptors"] or ():
@@ -97,20 +95,20 @@ def report(
         for finding in findings["findings"]
         if finding["status"] not in ("pass", "skip")
     }
-    summed = summary(snapshot, source)
+    summed = summary(snapshot, judgement)
     if zone_list["missing"]:
         summed["missing"]["zones"] = zone_list["missing"]
     return {
         **summed,
         "command": "report",
-        "unit_size": unit_size(snapshot),
+        "unit_size": judgement.evidence.unit,
         "saved": snapshot.table.is_saved,
-        "bits": None if source.exact else pack(_set_bits(snapshot.table)),
+        "bits": None if judgement.by_bits else pack(_set_bits(snapshot.table)),
         "states": [
             {"state": state, "covered": covered, "reason": reason, "runs": pack(zip(edges[::2], edges[1::2]))}
             for (state, covered, reason), edges in found.items()
         ],
-        "listed": pack(listed_ranges(snapshot)),
+        "listed": pack(judgement.evidence.listed),
         "accepting_ranges": lanes(snapshot)["accepting"] or [],
         "elsewhere": _elsewhere(snapshot),
         "memory_from": shown.memory_from,
@@ -123,9 +121,9 @@ def report(
             "guard": pack(shown.guards),
         },
         "efi": efi_map,
-        "e820": e820(snapshot, source),
+        "e820": e820(snapshot, judgement),
         "zones": zone_list["zones"],
-        "accepting": accepting(snapshot, source),
+        "accepting": accepting(snapshot, judgement),
         "checks": {**findings, "explain": explained},
         "recording": None if past is None else _deflated(json.dumps(past).encode()),
     }
@@ -150,11 +148,11 @@ def _elsewhere(snapshot: Snapshot) -> Elsewhere:
     }
 
 
-def _states(snapshot: Snapshot, source: Source) -> dict[Said, array[int]]:
+def _states(snapshot: Snapshot, judgement: Judgement) -> dict[Said, array[int]]:
     """Starts and ends in turns, by what is said of the ranges. Together they are all addresses."""
     found: dict[Said, array[int]] = {}
     count = 0
-    for piece in StateMap(snapshot, source).pieces(0, limits.PHYSICAL_END):
+    for piece in judgement.pieces(0, limits.PHYSICAL_END):
         edges = found.setdefault((piece.state, piece.covered, piece.reason), array("Q"))
         if edges and edges[-1] == piece.start:
             edges[-1] = piece.end

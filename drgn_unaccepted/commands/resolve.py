@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
 from drgn_unaccepted.answer.documents import AddressDocument, ResolveAnswer, TypedRange, UnitDocument
-from drgn_unaccepted.answer.evidence import listed_ranges
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source, no_zones
-from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN, Piece, StateMap
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
 from drgn_unaccepted.commands.bulk import Bulk
@@ -27,7 +26,7 @@ from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import safe, span
 
 
@@ -58,15 +57,12 @@ class Resolve(Question[Resolved]):
             help="physical address or range: hexadecimal with 0x, or a number with K, M, G or T; END is exclusive",
         )
 
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY if args.file is not None else tuple(query.range for query in args.queries)
-
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> Resolved:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
         if args.file is not None:
             return Resolved(
-                {**head(snapshot, source, "resolve"), "missing": {}, "addresses": None}, Bulk(snapshot, source)
+                {**head(snapshot, judgement, "resolve"), "missing": {}, "addresses": None}, Bulk(snapshot, judgement)
             )
-        return Resolved(resolve(snapshot, source, args.queries), None)
+        return Resolved(resolve(snapshot, judgement, args.queries), None)
 
     def lack(self, answer: Resolved) -> Optional[str]:
         document = answer.document
@@ -107,6 +103,9 @@ def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
     is_range = "end" in entry
     where = span(entry["address"], entry["end"]) if is_range else f"{entry['address']:#x}"
     rows = [(where, entry["state"]), ("reason", safe(entry["reason"]))]
+    hint = entry.get("hint")
+    if hint is not None:
+        rows.append(("hint", hint))
     unit = entry["unit"]
     if unit is not None:
         # A bit of a present table is null where it is 0 and not believed.
@@ -141,7 +140,7 @@ def _query(text: str) -> Query:
         refuse(str(error))
 
 
-def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> ResolveAnswer:
+def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) -> ResolveAnswer:
     """One entry for an address; for a range one for each piece of one state, with its ``end``.
 
     ``missing`` says why a column is null where it could not be known; a null without a reason there is an answer: no
@@ -150,8 +149,8 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Res
     :raises ValueError: a query is empty or reaches beyond 2^52
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
-    states = StateMap(snapshot, source)
-    context = _Context(snapshot)
+    states = judgement
+    context = _Context(snapshot, judgement)
     entries: list[AddressDocument] = []
     for query in queries:
         start, end = query.range
@@ -159,23 +158,36 @@ def resolve(snapshot: Snapshot, source: Source, queries: Sequence[Query]) -> Res
             raise ValueError(f"{start:#x}-{end:#x}: not a physical range below 2^52 ({PHYSICAL_END:#x})")
         for piece in states.pieces(start, end):
             entry = context.entry(piece)
+            entry["asked"] = query.text
+            entry["hint"] = _hint(judgement, piece) if query.end is None else None
             if query.end is not None:
                 entry["end"] = piece.end
                 entry["query"] = [start, end]
                 if len(entries) >= RESOLVED_PIECES:
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
-    return {**head(snapshot, source, "resolve"), "missing": context.missing, "addresses": entries}
+    return {**head(snapshot, judgement, "resolve"), "missing": context.missing, "addresses": entries}
+
+
+def _hint(judgement: Judgement, piece: Piece) -> Optional[str]:
+    """What an address without RAM may be meant for: memory, with a bit that marks it as encrypted or shared."""
+    if piece.state == NO_RAM:
+        for bit in range(51, 35, -1):
+            if piece.start >> bit & 1 and judgement.at(piece.start ^ 1 << bit).state != NO_RAM:
+                other = judgement.at(piece.start ^ 1 << bit)
+                return f"without bit {bit} (C-bit or shared bit?): {other.start:#x}, {other.state}"
+    return None
 
 
 class _Context:
     """The columns beside the state: unit, predicate, EFI, e820, zone, list, accepts in flight."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
         table, tables, efi_map, accepting = snapshot.table, snapshot.e820, snapshot.efi_map, snapshot.accepting
         self._table, self._zones, self._efi_map = table, snapshot.zones or (), efi_map
         self._current = None if tables is None else tables.current
-        self._listed = None if no_zones(snapshot) else listed_ranges(snapshot)
+        self._doubted = judgement.doubt is not None
+        self._listed = None if judgement.evidence.no_zones else judgement.evidence.listed
         base = snapshot.unit_base()[0]
         self._in_flight: Optional[list[Range]] = None
         if accepting is not None and (base is not None or not accepting.entries):
@@ -183,7 +195,7 @@ class _Context:
             units = ((entry.start_unit, entry.end_unit) for entry in accepting.entries)
             self._in_flight = rng.merge((start + low * unit, start + high * unit) for low, high in units if low < high)
         no_table = None if table.state == "absent" else f"table {table.state}: {table.reason}"
-        no_bits = table.reason if table.is_saved or table.is_doubted else None
+        no_bits = judgement.doubt or table.reason if table.is_saved or judgement.doubt else None
         no_efi = snapshot.missing.get("efi_map")
         if efi_map is not None:
             partial = f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
@@ -200,8 +212,8 @@ class _Context:
             "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
             "efi": no_efi,
             "e820": no_e820 if self._current is None else None,
-            "zone": no_zones(snapshot),
-            "listed": no_zones(snapshot) or self._cut_lists(),
+            "zone": judgement.evidence.no_zones,
+            "listed": judgement.evidence.no_zones or self._cut_lists(),
             "in_flight": no_accepting if self._in_flight is None or (accepting and accepting.problems) else None,
         }
         #: Why a column cannot be known, by its name.
@@ -250,7 +262,7 @@ class _Context:
             return None
         bit = None if bitmap is None else int(bits.test_bit(bitmap, index))
         start, end = geometry.unit(index)
-        return {"index": index, "start": start, "end": end, "bit": None if not bit and self._table.is_doubted else bit}
+        return {"index": index, "start": start, "end": end, "bit": None if not bit and self._doubted else bit}
 
     def _kernel_predicate(self, where: Range) -> Optional[bool]:
         """range_contains_unaccepted_memory() of its pages; of one page pfn_is_unaccepted_memory()."""
@@ -262,7 +274,7 @@ class _Context:
         start = where.start // PAGE_SIZE * PAGE_SIZE
         size = -(-where.end // PAGE_SIZE) * PAGE_SIZE - start
         found = bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
-        return None if table.is_doubted and not found else found
+        return None if self._doubted and not found else found
 
     def _within(self, name: str, ranges: Optional[Sequence[Range]], where: Range) -> Optional[bool]:
         """Whether all of it (True) or none of it (False) is in ``ranges``; None for a part of it, or if not known."""

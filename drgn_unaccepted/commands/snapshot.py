@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from drgn_unaccepted.answer.documents import SnapshotAnswer
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.errors import CommandError, SnapshotFileError, one_line
-from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
+from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.words import safe
 
@@ -29,11 +28,8 @@ class WriteSnapshot(Question[Taken]):
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("-o", "--output", metavar="FILE", required=True, help="written whole or not at all")
 
-    def where(self, args: Arguments) -> tuple[Range, ...]:
-        return ALL_MEMORY
-
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> Taken:
-        shared = head(snapshot, source, "snapshot")
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Taken:
+        shared = head(snapshot, judgement, "snapshot")
         return Taken({**shared, "file": args.output, "missing": dict(snapshot.missing)}, snapshot)
 
     def output(self, answer: Taken, args: Arguments) -> Iterable[str]:

@@ -8,7 +8,7 @@ from typing import Optional
 
 from drgn_unaccepted.answer.documents import SummaryAnswer
 from drgn_unaccepted.answer.head import head, platform_document, source_name
-from drgn_unaccepted.answer.source import Source
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
@@ -19,8 +19,8 @@ from drgn_unaccepted.words import count, safe, size, span
 class Summary(Question[SummaryAnswer]):
     parts = STATE | {"platform", "accepting"}
 
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> SummaryAnswer:
-        return summary(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SummaryAnswer:
+        return summary(snapshot, judgement)
 
     def lack(self, answer: SummaryAnswer) -> Optional[str]:
         return lines.no_state(answer)
@@ -98,11 +98,11 @@ def _kernel(answer: SummaryAnswer) -> str:
     return f"{release}, {where}, {types[target['debug_info']]}"
 
 
-def summary(snapshot: Snapshot, source: Source) -> SummaryAnswer:
+def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
     """The totals, the policy and the accepts in flight; parts that could not be read are null and named."""
     table, accepting, geometry = snapshot.table, snapshot.accepting, snapshot.table.geometry
     runs = span = None
-    if source.name == "bitmap":
+    if judgement.by_bits:
         assert table.bitmap is not None and geometry is not None
         extent = bits.extent(table.bitmap)
         runs = 0 if extent is None else extent.runs
@@ -112,7 +112,7 @@ def summary(snapshot: Snapshot, source: Source) -> SummaryAnswer:
     if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
     return {
-        **head(snapshot, source, "summary"),
+        **head(snapshot, judgement, "summary"),
         "covered": None if geometry is None else [geometry.phys_base, geometry.end],
         "unaccepted_runs": runs,
         "unaccepted_span": span,

@@ -8,17 +8,18 @@ from typing import Optional
 
 from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.source import Source, no_zones
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Question
+from drgn_unaccepted.commands.tables import table
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import safe, size, span
 
 
 class Zones(Question[ZonesAnswer]):
-    def answer(self, snapshot: Snapshot, source: Source, args: Arguments) -> ZonesAnswer:
-        return zones(snapshot, source)
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> ZonesAnswer:
+        return zones(snapshot, judgement)
 
     def lack(self, answer: ZonesAnswer) -> Optional[str]:
         return None if answer["zones"] is not None else f"zones: {answer['missing']}"
@@ -26,7 +27,7 @@ class Zones(Question[ZonesAnswer]):
     def text(self, answer: ZonesAnswer, args: Arguments) -> Iterator[str]:
         yield from lines.preface(answer)
         found = answer["zones"] or []
-        yield from lines.table(
+        yield from table(
             (
                 (
                     z["node"],
@@ -52,9 +53,9 @@ class Zones(Question[ZonesAnswer]):
                 yield f"{where}: unaccepted_pages: {safe(problem)}"
 
 
-def zones(snapshot: Snapshot, source: Source) -> ZonesAnswer:
+def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
     """Populated zones in bytes, with the listed chunks merged into ranges; null where they were not captured."""
-    shared, missing = head(snapshot, source, "zones"), no_zones(snapshot)
+    shared, missing = head(snapshot, judgement, "zones"), judgement.evidence.no_zones
     if not snapshot.zones:
         return {**shared, "missing": missing, "chunk_bytes": None, "zones": None}
     assert snapshot.kernel is not None

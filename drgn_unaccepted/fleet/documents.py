@@ -63,9 +63,10 @@ class ScanRecordRequired(TypedDict):
     #: Names of rules.
     passed: list[str]
     skipped: list[str]
+    #: These three are None in an answer of ``check``.
     file_bytes: Optional[int]
-    seconds: float
-    finished_at: str
+    seconds: Optional[float]
+    finished_at: Optional[str]
 
 
 class ScanRecord(ScanRecordRequired, total=False):
@@ -90,15 +91,23 @@ class Example(TypedDict):
     message: str
 
 
-class Occurrence(TypedDict):
+class Seen(TypedDict):
+    targets: int
+    examples: list[Example]
+
+
+class FailureSummary(Seen):
+    #: As in :class:`ErrorDocument`.
+    kind: str
+
+
+class Occurrence(Seen):
     """How often something was found, and where."""
 
-    targets: int
     hosts: int
     #: Targets for each release and platform.
     releases: dict[str, int]
     platforms: dict[str, int]
-    examples: list[Example]
 
 
 class FindingSummary(Occurrence):
@@ -106,13 +115,6 @@ class FindingSummary(Occurrence):
     status: str
     #: Hosts that could tell: at least one of their answers did not skip the rule.
     told_hosts: int
-
-
-class FailureSummary(TypedDict):
-    #: As in :class:`ErrorDocument`.
-    kind: str
-    targets: int
-    examples: list[Example]
 
 
 class StatusCounts(TypedDict):
@@ -125,16 +127,12 @@ class StatusCounts(TypedDict):
     failed: int
 
 
-class StatusRow(StatusCounts):
-    targets: int
+class Row(StatusCounts, total=False):
+    """Targets of one release or of one platform."""
 
-
-class ReleaseRow(StatusRow):
     release: Optional[str]
-
-
-class PlatformRow(StatusRow):
     platform: Optional[str]
+    targets: int
 
 
 class OddFinding(TypedDict):
@@ -168,8 +166,8 @@ class Totals(TypedDict):
     unknown: Occurrence
     #: Targets without an answer.
     failed: list[FailureSummary]
-    releases: list[ReleaseRow]
-    platforms: list[PlatformRow]
+    releases: list[Row]
+    platforms: list[Row]
     #: Hosts that fail a rule that most of the others pass: the first of them, and how many there are.
     standing_out: list[OddHost]
     standing_out_hosts: int

@@ -18,6 +18,8 @@ from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
 from drgn_unaccepted.run import to_stdout
 
+Document = Union[ScanHeader, ScanRecord]
+
 
 class Output:
     """JSON lines on standard output: a header that says what the run is to do, then a record for each target."""
@@ -26,23 +28,12 @@ class Output:
         #: IDs of the targets that earlier runs wrote a record for, and whether it is an answer.
         self.done: dict[str, bool] = {}
 
-    def __enter__(self) -> Output:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def begin(self, header: ScanHeader) -> None:
-        self._write(header)
-
-    def add(self, record: ScanRecord) -> None:
-        """
-        :raises CommandError: it cannot be written
-        """
-        self._write(record)
-
-    def _write(self, document: Union[ScanHeader, ScanRecord]) -> None:
+    def write(self, document: Document) -> None:
+        """:raises CommandError: it cannot be written"""
         to_stdout([json.dumps(document)])
+
+    def close(self) -> None:
+        """Let another scan write."""
 
 
 class Journal(Output):
@@ -68,28 +59,20 @@ class Journal(Output):
         except OSError:
             # A file system without locks: the user must take care not to run two scans into one file.
             pass
-        #: The offset of the next line.
+        #: The offset of the next line. A killed scan can leave a last line without an end.
         self._end = 0
-        self._read()
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def _read(self) -> None:
-        """Note what is done. A killed scan can leave a last line without an end."""
         with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             for data in bounded_lines(file):
                 if not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES:
                     break
-                line = parse(self._path, self._path, data)
-                record = line.record
-                if line.problem is not None or (record is not None and record["command"] != "scan"):
-                    raise CommandError(f"{self._path}: holds something else than a scan's records, and is left alone")
+                _, _, record, problem = parse(path, path, data)
+                if problem is not None or (record is not None and record["command"] != "scan"):
+                    raise CommandError(f"{path}: holds something else than a scan's records, and is left alone")
                 if record is not None:
                     self.done[record["id"]] = record["error"] is None
                 self._end += len(data)
 
-    def _write(self, document: Union[ScanHeader, ScanRecord]) -> None:
+    def write(self, document: Document) -> None:
         data = json.dumps(document).encode() + b"\n"
         try:
             self._file.truncate(self._end)
@@ -101,6 +84,9 @@ class Journal(Output):
             raise CommandError(one_line(error, self._path)) from None
         self._end += len(data)
 
+    def close(self) -> None:
+        self._file.close()
+
 
 class Beside(Output):
     """Each record in a file of its own beside its target, ``PATH.unaccepted.json``."""
@@ -110,18 +96,16 @@ class Beside(Output):
         self._paths = {target.id: f"{target.path}{BESIDE}" for target in targets}
         for id_, path in self._paths.items():
             # A target without such a file, or with that of an earlier content, is done again.
-            with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                with open_dump(path) as file:
-                    record = json.loads(file.read(limits.FLEET_LINE_BYTES))
-                if record["id"] == id_:
+            with suppress(OSError), open_dump(path) as file:
+                record = parse(path, path, file.read(limits.FLEET_LINE_BYTES)).record
+                if record is not None and record["id"] == id_:
                     self.done[id_] = record["error"] is None
 
-    def begin(self, header: ScanHeader) -> None:
-        pass
-
-    def add(self, record: ScanRecord) -> None:
-        path = self._paths[record["id"]]
+    def write(self, document: Document) -> None:
+        if "targets" in document:
+            return  # The header.
+        path = self._paths[document["id"]]
         try:
-            write_atomically(path, json.dumps(record) + "\n")
+            write_atomically(path, json.dumps(document) + "\n")
         except OSError as error:
             raise CommandError(one_line(error, path)) from None

@@ -7,57 +7,18 @@ Memory grows with the number of targets and hosts, some hundred bytes each, not 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
-from drgn_unaccepted.files import replacing
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet.documents import MergeSummary, Problem, ScanHeader, ScanRecord
-from drgn_unaccepted.fleet.records import digest, read, result_files
+from drgn_unaccepted.fleet.records import digest, read
 from drgn_unaccepted.fleet.summary import Summary
-from drgn_unaccepted.fleet.text import csv_lines, text
-from drgn_unaccepted.run import to_stdout
-
-
-def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "results",
-        metavar="FILE",
-        nargs="+",
-        help="records of scan, or answers of check in JSON kept as HOST.json; or a directory of *.json and *.jsonl",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: standard output)")
-
-
-def run_merge(args: argparse.Namespace) -> int:
-    merged = Merged(result_files(args.results))
-    if args.format == "csv":
-        _write(csv_lines(record for _, record in merged), args.output)
-        for lack in merged.incomplete:
-            print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
-    elif args.format == "json":
-        _write([json.dumps(merged.summary())], args.output)
-    else:
-        _write(text(merged.summary()), args.output)
-    return EXIT_ANSWERED
-
-
-def _write(lines: Iterable[str], path: Optional[str]) -> None:
-    if path is None:
-        to_stdout(lines)
-        return
-    try:
-        with replacing(path) as file:
-            file.writelines(f"{line}\n".encode() for line in lines)
-    except OSError as error:
-        raise CommandError(one_line(error, path)) from None
 
 
 class _Candidate(NamedTuple):
@@ -173,7 +134,7 @@ def _candidate(number: int, file: str, record: ScanRecord) -> _Candidate:
         # Without a guest's name the same path in another file may be of another machine: /var/crash/STAMP/vmcore.
         place = digest("host", host, path) if host else digest("file", file, path)
     # Many targets share one string: those that finished in the same second.
-    finished_at = sys.intern(str(record.get("finished_at", "")))
+    finished_at = sys.intern(record["finished_at"] or "")
     return _Candidate(record["error"] is None, finished_at, number, place)
 
 

@@ -10,19 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, NamedTuple, Optional, cast
+from typing import Any, BinaryIO, NamedTuple, Optional, cast
 
 import drgn_unaccepted
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.documents import SCHEMA
+from drgn_unaccepted.answer.documents import SCHEMA, CheckAnswer
 from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR, CommandError, one_line
 from drgn_unaccepted.fleet.documents import ErrorDocument, ScanRecord
+from drgn_unaccepted.fleet.records import rules
 from drgn_unaccepted.fleet.targets import Target, find_targets
+from drgn_unaccepted.record.loop import Stop
+from drgn_unaccepted.typed import checker
 
 #: Where the package is: a directory, or a zipapp.
 _PACKAGE_PLACE = str(Path(drgn_unaccepted.__file__).parent.parent)
@@ -36,14 +39,13 @@ _START = (
 #: What a child inherits from the environment: nothing that names code, configuration or a server of symbols.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES")
 
-#: Options of the command line that take a file.
-_FILE_OPTIONS = ("-s", "--table", "--vmcoreinfo")
-
 #: How Python, the C library and the dynamic loader report a limit of address space.
 _OUT_OF_MEMORY = ("MemoryError", "Cannot allocate memory", "failed to map segment")
 
 #: Seconds that a killed process gets to end. A process that waits for a dead file server never ends.
 _GRACE = 10
+
+_is_answer = checker(CheckAnswer)
 
 #: Seconds between two looks at the processes.
 _LOOK = 0.02
@@ -69,13 +71,9 @@ class Process:
         self._timed_out = False
         self._out = tempfile.TemporaryFile()  # noqa: SIM115
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
-        before = ("", *target.options)
-        options = [
-            str(Path(word).absolute()) if option in _FILE_OPTIONS else word
-            for option, word in zip(before, target.options)
-        ]
-        # Signals reach the parent first, which can say what happened. CPU time and the alarm are the second line.
-        argv = (_module_path(), str(bounds.memory_bytes), str(bounds.seconds + 2 * _GRACE), target.path, *options)
+        # The parent kills in time and can say what happened. Limits of CPU time and the alarm are the second line.
+        seconds = bounds.seconds + 2 * _GRACE
+        argv = (_module_path(), str(bounds.memory_bytes), str(seconds), target.path, *target.options)
         self._start = time.monotonic()
         # In a session of its own: Ctrl-C in a terminal stops the scan, which then ends its processes.
         self._process = subprocess.Popen(
@@ -94,10 +92,10 @@ class Process:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until the process has ended, or for so many seconds."""
+    def wait(self) -> None:
+        """Wait until a killed process has ended."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
+            self._process.wait(_GRACE)
 
     def poll(self) -> Optional[ScanRecord]:
         """The record; None while the process runs. A process out of time is killed."""
@@ -126,41 +124,34 @@ class Process:
         return {"kind": kind, "reason": words.removeprefix("drgn-unaccepted: ")}
 
 
-def run(
-    targets: Iterator[Target],
-    bounds: Bounds,
-    jobs: int = 1,
-    rest: Callable[[float], object] = time.sleep,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Generator[ScanRecord, None, None]:
+def run(targets: Sequence[Target], bounds: Bounds, jobs: int, stop: Stop) -> Generator[ScanRecord, None, None]:
     """The records of all targets, in the order in which they come. No process outlives the iterator.
 
     :param jobs: processes at a time
-    :param rest: waits for so many seconds, or less
-    :param stopped: whether to end before all targets have their records
+    :param stop: ends the iterator before all targets have their records
     :raises CommandError: no process or no temporary file can be made
     """
+    todo = iter(targets)
     running: list[Process] = []
     try:
-        while not stopped():
-            for target in islice(targets, jobs - len(running)):
-                try:
-                    running.append(Process(target, bounds))
-                except OSError as error:
-                    raise CommandError(f"cannot start the process of a target: {one_line(error)}") from None
+        while not stop:
+            for target in islice(todo, jobs - len(running)):
+                running.append(Process(target, bounds))
             if not running:
                 return
-            rest(_LOOK)
+            stop.wait(_LOOK)
             for process in tuple(running):
                 record = process.poll()
                 if record is not None:
                     running.remove(process)
                     yield record
+    except OSError as error:
+        raise CommandError(f"cannot start the process of a target: {one_line(error)}") from None
     finally:
         for process in running:
             process.kill()
         for process in running:
-            process.wait(_GRACE)
+            process.wait()
 
 
 def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_bytes: int = 4 << 30) -> ScanRecord:
@@ -168,8 +159,30 @@ def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_b
 
     :param options: options of the command line, for example ``("-s", "vmlinux")``
     """
-    (record,) = run(find_targets([path], options=options), Bounds(seconds, memory_bytes))
+    (record,) = run(list(find_targets([path], options=options)), Bounds(seconds, memory_bytes), 1, Stop())
     return record
+
+
+def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs of the affinity mask, and no more than the quota of the cgroups (v2) that this process is in; at least 1.
+
+    A container can have fewer CPUs than its node.
+
+    :param proc: ``/proc/PID/cgroup``, see cgroups(7)
+    :param top: where the hierarchy is mounted; ``cpu.max`` as in Documentation/admin-guide/cgroup-v2.rst
+    """
+    inside = Path()
+    with suppress(OSError, ValueError):
+        (path,) = [line[4:] for line in proc.read_text().splitlines() if line.startswith("0::/")]
+        # A container without its own cgroup namespace sees a path outside of what is mounted.
+        inside = Path("" if ".." in path else path)
+    cpus = [len(os.sched_getaffinity(0))]
+    for group in (inside, *inside.parents):
+        # "max PERIOD": no limit.
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = (top / group / "cpu.max").read_text().split()
+            cpus.append(-(-int(quota) // int(period)))
+    return max(1, min(cpus))
 
 
 def _module_path() -> str:
@@ -178,13 +191,13 @@ def _module_path() -> str:
     return "\n".join(dict.fromkeys((*places, _PACKAGE_PLACE)))
 
 
-def _answer(file: BinaryIO) -> Optional[dict[str, Any]]:
+def _answer(file: BinaryIO) -> Optional[CheckAnswer]:
     file.seek(0)
     try:
-        answer = json.loads(file.read(limits.FLEET_LINE_BYTES))
-    except ValueError:
+        answer: Any = json.loads(file.read(limits.FLEET_LINE_BYTES))
+    except (ValueError, RecursionError):
         return None
-    return answer if isinstance(answer, dict) and answer.get("schema") == SCHEMA else None
+    return answer if _is_answer(answer) else None
 
 
 def _last_words(file: BinaryIO) -> str:
@@ -198,24 +211,18 @@ def _last_words(file: BinaryIO) -> str:
 
 
 def _record(
-    target: Target, answer: Optional[dict[str, Any]], error: Optional[ErrorDocument], seconds: float
+    target: Target, answer: Optional[CheckAnswer], error: Optional[ErrorDocument], seconds: float
 ) -> ScanRecord:
-    if answer is None:
-        nothing = {"kind": None, "path": target.path, "release": None, "build_id": None}
-        answer = {"target": nothing, "platform": None, "status": "unknown", "findings": []}
-    findings = answer.pop("findings")
-    names = {status: [f["rule"] for f in findings if f["status"] == status] for status in ("pass", "skip")}
+    nothing = {"kind": None, "path": target.path, "release": None, "build_id": None}
+    found = answer or {"target": nothing, "platform": None, "status": "unknown"}
+    findings = answer["findings"] if answer is not None else []
     record = {
-        "schema": SCHEMA,
-        "command": "scan",
-        "id": target.id,
-        "host": target.host,
-        "error": error,
-        **{key: value for key, value in answer.items() if key not in ("schema", "command")},
+        **{"schema": SCHEMA, "command": "scan", "id": target.id, "host": target.host, "error": error},
+        **{key: value for key, value in found.items() if key not in ("schema", "command")},
+        "findings": [finding for finding in findings if finding["status"] not in ("pass", "skip")],
         # Of rules that passed, the names are enough.
-        "findings": [finding for finding in findings if finding["status"] not in names],
-        "passed": names["pass"],
-        "skipped": names["skip"],
+        "passed": rules(findings, "pass"),
+        "skipped": rules(findings, "skip"),
         "file_bytes": target.size,
         "seconds": round(seconds, 3),
         "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),

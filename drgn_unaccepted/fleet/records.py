@@ -7,18 +7,21 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Optional, cast
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.documents import SCHEMA
+from drgn_unaccepted.answer.documents import SCHEMA, FindingDocument
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.fleet.documents import Problem, ScanHeader, ScanRecord
+from drgn_unaccepted.typed import checker
 
-#: Statuses of a target, by the worst of its findings.
-STATUSES = ("critical", "warning", "ok", "unknown")
+#: The columns of :class:`StatusCounts`.
+COLUMNS = ("critical", "warning", "ok", "unknown", "failed")
 
 _RESULTS = (".json", ".jsonl")
 _NO_RECORD, _MALFORMED = "no record of scan or check", "not as scan and check write it"
+
+_is_header, _is_record = checker(ScanHeader), checker(ScanRecord)
 
 
 class Line(NamedTuple):
@@ -35,19 +38,17 @@ def result_files(places: Sequence[str]) -> list[str]:
 
     :raises CommandError: there is no such file, or a directory has none
     """
-    files: dict[str, None] = {}
+    files: list[str] = []
     for place in places:
-        path = Path(place)
+        path, found = Path(place), [place]
         if path.is_dir():
             found = sorted(str(file) for file in path.rglob("*") if file.suffix in _RESULTS and file.is_file())
             if not found:
                 raise CommandError(f"{place}: no file in it ends in {' or '.join(_RESULTS)}")
-            files.update(dict.fromkeys(found))
-        elif path.is_file():
-            files[place] = None
-        else:
+        elif not path.is_file():
             raise CommandError(f"{place}: {'not a regular file' if path.exists() else 'no such file or directory'}")
-    return list(files)
+        files += found
+    return list(dict.fromkeys(files))
 
 
 def read(files: Sequence[str]) -> Iterator[Line]:
@@ -80,7 +81,7 @@ def bounded_lines(content: BinaryIO) -> Iterator[bytes]:
 
 
 def parse(file: str, where: str, data: bytes) -> Line:
-    """A line of untrusted bytes. A record holds to :class:`ScanRecord` in all that this package reads of it."""
+    """A line of untrusted bytes."""
 
     def problem(reason: str) -> Line:
         return Line(file, problem={"where": where, "reason": reason})
@@ -88,56 +89,45 @@ def parse(file: str, where: str, data: bytes) -> Line:
     if len(data) > limits.FLEET_LINE_BYTES:
         return problem(f"more than {limits.FLEET_LINE_BYTES} bytes")
     try:
-        document = json.loads(data)
+        document: Any = json.loads(data)
     except (ValueError, RecursionError):
         return problem("damaged" if data.endswith(b"\n") else "cut off")
     try:
         if document["schema"] != SCHEMA or document["command"] not in ("scan", "check"):
             return problem(_NO_RECORD)
-        if "targets" in document:
-            return Line(file, header=_header(document))
-        return Line(file, record=_record(document, file))
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        return problem(_MALFORMED)
+        if "targets" not in document:
+            _complete(document, file)
+            if _is_record(document) and bytes.fromhex(document["id"]):
+                return Line(file, record=document)
+        elif _is_header(document):
+            index, shards = document["shard"]
+            if 0 <= index < shards:
+                return Line(file, header=document)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    return problem(_MALFORMED)
 
 
-def _header(document: dict[str, Any]) -> ScanHeader:
-    index, count = map(int, document["shard"])
-    if not 0 <= index < count:
-        raise ValueError
-    targets = int(document["targets"])
-    header: ScanHeader = {"schema": SCHEMA, "command": "scan", "shard": [index, count], "targets": targets}
-    if document.get("done") is not None:
-        header["done"] = int(document["done"])
-    return header
-
-
-def _record(document: dict[str, Any], file: str) -> ScanRecord:
-    """Verify a record. An answer of ``check`` becomes one; its host is the name of its file, as in HOST.json."""
-    document.setdefault("platform", None)
-    target, findings, error = document["target"], document["findings"], document.setdefault("error", None)
-    target["path"] = str(target["path"] or "/proc/kcore")
-    host = document.get("host") or (Path(file).stem if document["command"] == "check" else None)
-    document["host"] = str(host) if host else None
+def _complete(document: dict[str, Any], file: str) -> None:
+    """Make a record of an answer of ``check``. Its host is the name of its file, as in HOST.json."""
+    target = document["target"]
+    target["path"] = target["path"] or "/proc/kcore"
     if document["command"] == "check":
-        document["id"] = digest(host, target["path"], target["taken_at"]).hex()
-    document.setdefault("skipped", [finding["rule"] for finding in findings if finding["status"] == "skip"])
-    bytes.fromhex(document["id"])
-    if document["status"] not in STATUSES:
-        raise ValueError
-    texts = [finding[name] for finding in findings for name in ("rule", "status", "message")]
-    texts += document["skipped"]
-    if error is not None:
-        texts += (error["kind"], error["reason"])
-    optional = (
-        target["release"],
-        target.get("build_id"),
-        platform_kind(cast(ScanRecord, document)),
-        document["table"]["state"] if "table" in document else None,
-    )
-    if not all(isinstance(text, str) for text in (*texts, *(text for text in optional if text is not None))):
-        raise TypeError
-    return cast(ScanRecord, document)
+        document["host"] = document.get("host") or Path(file).stem
+        document["id"] = digest(document["host"], target["path"], target["taken_at"]).hex()
+        document.setdefault("passed", rules(document["findings"], "pass"))
+        document.setdefault("skipped", rules(document["findings"], "skip"))
+    document["host"] = document.get("host") or None
+
+
+def rules(findings: Sequence[FindingDocument], status: str) -> list[str]:
+    """The rules with this status."""
+    return [finding["rule"] for finding in findings if finding["status"] == status]
+
+
+def column(record: ScanRecord) -> str:
+    """The column of :class:`StatusCounts` that counts a target."""
+    return record["status"] if record["error"] is None else "failed"
 
 
 def platform_kind(record: ScanRecord) -> Optional[str]:

@@ -13,16 +13,15 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, one_line
 
-#: A file with such a name is a manifest: one path a line, or one JSON object a line.
-MANIFESTS = ("*.txt", "*.list", "*.jsonl")
+#: A file with such a suffix is a manifest: one path a line, or one JSON object a line.
+MANIFESTS = (".txt", ".list", ".jsonl")
 
 #: In a directory, a file with such a name is a target whatever its content: a damaged dump must not go missing.
 #: Names of kdump and of Debian's kdump-tools (dump.202611221200, dump-incomplete), perhaps compressed afterwards.
@@ -38,8 +37,13 @@ _ELF, _ET_CORE = b"\x7fELF", 4
 #: The suffix of the files that ``scan --beside`` writes.
 BESIDE = ".unaccepted.json"
 
-#: Keys of a manifest's entry, with the option of the command line that each stands for.
+#: Keys of a manifest's entry, with the option of the command line that each stands for; all of them name files.
 _OPTIONS = {"symbols": "-s", "table": "--table", "vmcoreinfo": "--vmcoreinfo"}
+_KEYS = ("path", "host", *_OPTIONS)
+
+
+#: ``(index, parts)``: part ``index`` of ``parts``, counted from 0.
+Shard = tuple[int, int]
 
 
 class Target(NamedTuple):
@@ -51,27 +55,16 @@ class Target(NamedTuple):
     host: Optional[str]
     #: Further options of the command line, for example ``-s vmlinux``.
     options: tuple[str, ...]
-    #: ``st_size``, ``st_mtime_ns``; None if stat(2) fails.
+    #: ``st_size``; None if stat(2) fails.
     size: Optional[int]
-    mtime_ns: Optional[int]
-
-    @property
-    def id(self) -> str:
-        """Identifies this content at this place: a dump that was written anew is another target."""
-        key = f"{self.path}\0{self.size}\0{self.mtime_ns}"
-        return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
+    #: Identifies this content at this place: a dump that was written anew is another target.
+    id: str
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Part ``index`` of ``count``, counted from 0."""
-
-    index: int
-    count: int
-
-    def has(self, target: Target) -> bool:
-        """Depends on the path alone, so that workers agree even if each lists the archive at another moment."""
-        return zlib.crc32(os.fsencode(target.path)) % self.count == self.index
+def in_shard(path: str, shard: Shard) -> bool:
+    """Depends on the path alone, so that workers agree even if each lists the archive at another moment."""
+    index, parts = shard
+    return zlib.crc32(os.fsencode(path)) % parts == index
 
 
 def parse_shard(text: str) -> Shard:
@@ -80,12 +73,9 @@ def parse_shard(text: str) -> Shard:
     :raises argparse.ArgumentTypeError: it is none
     """
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text}: not I/N, for example 0/4")
-    shard = Shard(int(found[1]), int(found[2]))
-    if shard.index >= shard.count:
-        raise argparse.ArgumentTypeError(f"{text}: shards count from 0; the last of {shard.count} is {shard.count - 1}")
-    return shard
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text}: not I/N with I from 0 to N-1, for example 0/4")
+    return int(found[1]), int(found[2])
 
 
 def shard_of_environment(environment: Mapping[str, str]) -> Shard:
@@ -106,7 +96,7 @@ def shard_of_environment(environment: Mapping[str, str]) -> Shard:
         raise CommandError(f"{error.args[0]} is not set: give the number of shards with --shard I/N") from None
     except (ValueError, ZeroDivisionError, argparse.ArgumentTypeError) as error:
         raise CommandError(f"the shard from the environment: {error}; give it with --shard I/N") from None
-    return Shard(0, 1)
+    return 0, 1
 
 
 def find_targets(
@@ -122,8 +112,14 @@ def find_targets(
     :param skip: is called with each file in a directory that is no target
     :raises CommandError: a directory or a manifest cannot be read
     """
+    # The process of a target works in the root directory.
+    common = [
+        str(Path(word).absolute()) if before in _OPTIONS.values() else word
+        for before, word in zip(("", *options), options)
+    ]
     seen: set[str] = set()
-    for path, entry in _entries(places, skip):
+    for directory, entry in _entries(places, skip):
+        path = str(_absolute(directory / entry["path"]))
         if path in seen:
             continue
         if len(seen) == limits.FLEET_TARGETS:
@@ -131,30 +127,31 @@ def find_targets(
         seen.add(path)
         found = host.search(path) if host is not None else None
         name = entry.get("host") or (found.group(1) if found else None)
-        more = [word for key, option in _OPTIONS.items() if key in entry for word in (option, entry[key])]
-        status = None
+        files = {_OPTIONS[key]: str(directory.absolute() / entry[key]) for key in entry if key in _OPTIONS}
+        size, mtime_ns = None, None
         with suppress(OSError):
             status = Path(path).stat()
-        size, mtime_ns = (None, None) if status is None else (status.st_size, status.st_mtime_ns)
-        yield Target(path, name, (*options, *more), size, mtime_ns)
+            size, mtime_ns = status.st_size, status.st_mtime_ns
+        key = f"{path}\0{size}\0{mtime_ns}".encode(errors="surrogateescape")
+        yield Target(path, name, (*common, *chain(*files.items())), size, hashlib.sha256(key).hexdigest()[:32])
 
 
-def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tuple[Path, Mapping[str, str]]]:
+    """Entries of manifests, or their like, each with the directory that its files are relative to."""
     for place in places:
         path = Path(place)
         if place == "-":
-            yield from _manifest("standard input", sys.stdin.buffer, Path.cwd())
+            yield from _manifest("standard input", sys.stdin.buffer, Path())
         elif path.is_dir():
-            for file in _walk(path, skip):
-                yield str(file), {}
-        elif path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in MANIFESTS):
+            yield from ((path, {"path": str(file)}) for file in _walk(path, skip))
+        elif path.is_file() and path.suffix in MANIFESTS:
             try:
                 with path.open("rb") as lines:
                     yield from _manifest(place, lines, path.parent)
             except OSError as error:
                 raise CommandError(one_line(error, place)) from None
         else:
-            yield str(_absolute(path)), {}
+            yield Path(), {"path": place}
 
 
 def _walk(top: Path, skip: Callable[[Path], None]) -> Iterator[Path]:
@@ -197,25 +194,18 @@ def _is_target(path: Path) -> bool:
     return start.startswith(_MAGIC)
 
 
-def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """The entries of a manifest; a relative path is relative to the manifest."""
+def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     for number, raw in enumerate(lines, 1):
         line = os.fsdecode(raw).strip()
         if not line or line.startswith("#"):
             continue
         try:
-            entry = _json_entry(line) if line.startswith("{") else {"path": line}
+            entry = json.loads(line) if line.startswith("{") else {"path": line}
+            if "path" not in entry or not all(key in _KEYS and isinstance(entry[key], str) for key in entry):
+                raise ValueError(f"an entry has path, and can have {', '.join(_KEYS[1:])}, all of them text")
             if any(b"\0" in os.fsencode(value) for value in entry.values()):
                 raise ValueError("a null character")
         except (ValueError, RecursionError) as error:
             json_ = "not JSON: " if isinstance(error, (json.JSONDecodeError, RecursionError)) else ""
             raise CommandError(f"{name}:{number}: {json_}{error}") from None
-        yield str(_absolute(directory / entry["path"])), entry
-
-
-def _json_entry(line: str) -> dict[str, str]:
-    known = ("path", "host", *_OPTIONS)
-    entry: dict[str, str] = json.loads(line)
-    if "path" not in entry or not all(key in known and isinstance(value, str) for key, value in entry.items()):
-        raise ValueError(f"an entry has path, and can have {', '.join(known[1:])}, all of them text")
-    return entry
+        yield directory, entry

@@ -10,15 +10,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from drgn_unaccepted.fleet.documents import (
-    Example,
-    FailureSummary,
-    FindingSummary,
-    MergeSummary,
-    Occurrence,
-    ScanRecord,
-)
-from drgn_unaccepted.fleet.records import platform_kind
+from drgn_unaccepted.fleet.documents import Example, FindingSummary, MergeSummary, Occurrence, OddHost, ScanRecord
+from drgn_unaccepted.fleet.records import platform_kind, rules
 from drgn_unaccepted.words import count, safe
 
 #: The columns of CSV. Rules are names with a space between.
@@ -34,25 +27,23 @@ def csv_lines(records: Iterable[ScanRecord]) -> Iterator[str]:
     yield ",".join(COLUMNS)
     for record in records:
         line = io.StringIO()
-        csv.DictWriter(line, COLUMNS, lineterminator="").writerow(_row(record))
+        csv.writer(line, lineterminator="").writerow(_row(record))
         yield line.getvalue()
 
 
-def _row(record: ScanRecord) -> dict[str, Any]:
+def _row(record: ScanRecord) -> list[Any]:
     target, error = record["target"], record["error"]
     values: dict[str, Any] = {
         **record,
-        "path": target["path"],
+        **{name: target[name] for name in ("path", "release", "build_id")},
         "failure": error and error["kind"],
         "reason": error and error["reason"],
-        "release": target["release"],
-        "build_id": target.get("build_id"),
         "platform": platform_kind(record),
         "table": record["table"]["state"] if "table" in record else None,
     }
     for status in ("critical", "warning", "info"):
-        values[status] = " ".join(finding["rule"] for finding in record["findings"] if finding["status"] == status)
-    return {name: _cell(values.get(name)) for name in COLUMNS}
+        values[status] = " ".join(rules(record["findings"], status))
+    return [_cell(values.get(name)) for name in COLUMNS]
 
 
 def _cell(value: Any) -> Any:
@@ -86,11 +77,27 @@ def _lines(summary: MergeSummary) -> Iterator[str]:
     if more:
         yield f"DAMAGED: {count(more, 'more line')}"
     for failure in summary["failed"]:
-        yield from _failure(failure)
-    if summary["standing_out"]:
-        yield from _standing_out(summary)
+        title = f"no answer: {count(failure['targets'], 'target')}, {failure['kind']}"
+        words = [f"{_name(one)}: {one['message'].removeprefix(one['path'] + ': ')}" for one in failure["examples"]]
+        yield from _list(title, words, failure["targets"])
+    odd, noun = summary["standing_out_hosts"], _noun(summary)
+    if odd:
+        hosts = [_odd(host, noun) for host in summary["standing_out"]]
+        yield from _list(f"standing out: {count(odd, noun)}", hosts, odd)
     yield from _table("release", summary["releases"])
     yield from _table("platform", summary["platforms"])
+
+
+def _list(title: str, lines: Sequence[str], number: int) -> Iterator[str]:
+    """The first lines of a number of them."""
+    yield from ("", title, *(f"  {line}" for line in lines))
+    if number > len(lines):
+        yield f"  and {number - len(lines)} more"
+
+
+def _odd(host: OddHost, noun: str) -> str:
+    findings = (f"{odd['rule']} ({odd['status']}, {count(odd['hosts'], noun)})" for odd in host["findings"])
+    return f"{host['host']}: {', '.join(findings)}"
 
 
 def _noun(summary: MergeSummary) -> str:
@@ -122,29 +129,6 @@ def _example(finding: Occurrence) -> str:
 
 def _name(example: Example) -> str:
     return example["path"] if example["host"] is None else f"{example['host']} ({example['path']})"
-
-
-def _failure(failure: FailureSummary) -> Iterator[str]:
-    yield ""
-    yield f"no answer: {count(failure['targets'], 'target')}, {failure['kind']}"
-    for example in failure["examples"]:
-        yield f"  {_name(example)}: {example['message'].removeprefix(example['path'] + ': ')}"
-    yield from _more(failure["targets"] - len(failure["examples"]))
-
-
-def _standing_out(summary: MergeSummary) -> Iterator[str]:
-    noun = _noun(summary)
-    yield ""
-    yield f"standing out: {count(summary['standing_out_hosts'], noun)}"
-    for host in summary["standing_out"]:
-        findings = (f"{odd['rule']} ({odd['status']}, {count(odd['hosts'], noun)})" for odd in host["findings"])
-        yield f"  {host['host']}: {', '.join(findings)}"
-    yield from _more(summary["standing_out_hosts"] - len(summary["standing_out"]))
-
-
-def _more(number: int) -> Iterator[str]:
-    if number:
-        yield f"  and {number} more"
 
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

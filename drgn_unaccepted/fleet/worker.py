@@ -4,8 +4,8 @@
     main(["MEMORY_BYTES", "SECONDS", "PATH", *OPTIONS])
 
 :mod:`drgn_unaccepted.fleet.process` starts it, isolated (``python -I``) and in the root directory. A dump is hostile
-input and C code reads it, so an accident there must end no other process. The limits are set before anything of the
-target is read; the alarm ends a process whose parent is gone.
+input and C code reads it, so an accident there must end no other process. The limits (address space, CPU time, bytes of
+a file, no core dump) are set before anything of the target is read; the alarm ends a process whose parent is gone.
 """
 
 from __future__ import annotations
@@ -13,37 +13,26 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main as command_line
 from drgn_unaccepted.files import open_dump
 
 
-def limit(memory: int, seconds: int) -> None:
-    """Limit this process: address space, CPU time, wall time, bytes of a file; no core dumps."""
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, limits.FLEET_LINE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
+def main(argv: Sequence[str]) -> int:
+    memory, seconds, path, *options = argv
+    bounds = {resource.RLIMIT_AS: int(memory), resource.RLIMIT_CPU: int(seconds), resource.RLIMIT_CORE: 0}
+    for what, most in {**bounds, resource.RLIMIT_FSIZE: limits.FLEET_LINE_BYTES}.items():
         _, hard = resource.getrlimit(what)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
-    signal.alarm(seconds)
-
-
-def main(argv: Sequence[str]) -> int:
-    memory, seconds, path, *options = argv
-    limit(int(memory), int(seconds))
+    signal.alarm(int(seconds))
     kind = "-c"
-    try:
-        with open_dump(path) as file:
-            # A snapshot is JSON, and no dump starts like it.
-            kind = "--snapshot" if file.read(1) == b"{" else "-c"
-    except OSError:
-        # The command line reports it.
-        pass
+    # The command line reports what cannot be opened.
+    with suppress(OSError), open_dump(path) as file:
+        # A snapshot is JSON, and no dump starts like it.
+        kind = "--snapshot" if file.read(1) == b"{" else "-c"
     while kind == "--snapshot" and "-s" in options:
         # The symbols of a scan are for its dumps.
         at = options.index("-s")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from drgn import Program, sizeof
 
@@ -14,12 +13,6 @@ from drgn_unaccepted.kernel.lists import Entries, ListWalk, settled
 from drgn_unaccepted.kernel.probe import member_offset
 from drgn_unaccepted.kernel.tasks import owners_of
 from drgn_unaccepted.snapshot import Accept, AcceptingList
-
-
-class _Found(NamedTuple):
-    #: Address, start and end of each entry.
-    entries: list[tuple[int, int, int]]
-    problems: list[str]
 
 
 def read_accepting(prog: Program) -> AcceptingList:
@@ -35,14 +28,13 @@ def read_accepting(prog: Program) -> AcceptingList:
     try:
         head = prog["accepting_list"].address_
     except LookupError:
-        raise Unavailable(
-            "no accepting_list: this kernel does not have unaccepted memory, or is 6.5.0 to 6.5.8"
-        ) from None
+        reason = "no accepting_list: this kernel does not have unaccepted memory, or is 6.5.0 to 6.5.8"
+        raise Unavailable(reason) from None
     assert head is not None
     if struct.unpack("<QQ", prog.read(head, 16)) == (head, head):
         # The usual case. The structure is one of the last in BTF, which is read up to what is asked for.
         return AcceptingList((), ())
-    entries, problems = settled(prog, lambda: _walk(prog, head), lambda found: found.problems)
+    entries, problems = settled(prog, lambda: _walk(prog, head), lambda found: found[1])
     owners, problem = owners_of(prog, [address for address, _, _ in entries])
     if problem is not None:
         problems.append(problem)
@@ -51,12 +43,10 @@ def read_accepting(prog: Program) -> AcceptingList:
     )
 
 
-def _walk(prog: Program, head: int) -> _Found:
-    type_ = prog.type("struct accept_range")
-    link = member_offset(prog, "struct accept_range", "list")
-    start = member_offset(prog, "struct accept_range", "start")
-    end = member_offset(prog, "struct accept_range", "end")
-    size = sizeof(type_)
+def _walk(prog: Program, head: int) -> tuple[list[tuple[int, int, int]], list[str]]:
+    """Address, start and end of each entry, and what is wrong with the list."""
+    size = sizeof(prog.type("struct accept_range"))
+    link, start, end = (member_offset(prog, "struct accept_range", name) for name in ("list", "start", "end"))
     if link or size % 8 or not max(start, end, 8) + 8 <= size <= limits.ACCEPT_RANGE_BYTES:
         raise Unavailable("struct accept_range is not laid out as expected")
     entries = Entries(size, link, lambda links: links[: (*links, 0).index(0)], "", "NULL")
@@ -66,4 +56,4 @@ def _walk(prog: Program, head: int) -> _Found:
         for addresses, data in walk.blocks()
         for address, at in zip(addresses, range(0, len(data), size))
     ]
-    return _Found(found, walk.problems)
+    return found, walk.problems

@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the kernel was given at boot, and what kexec will give to the next one.
 
-``struct boot_params`` and the setup_data chain, the e820 tables, the memory that the kernel itself uses, and the
-segments of a loaded kexec or crash kernel.
+``struct boot_params`` and its setup_data chain, e820 tables, memory of the kernel itself, segments for kexec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Optional
+import struct
+from collections.abc import Iterator
+from typing import Callable, NamedTuple, Optional
 
 from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries, decode_e820_ext
 from drgn_unaccepted.snapshot import E820Tables, KexecSegment, NamedRange
 
 # enum in arch/x86/include/uapi/asm/setup_data.h
-SETUP_E820_EXT = 1
+_SETUP_E820_EXT = 1
 SETUP_EFI = 4
-SETUP_INDIRECT = 1 << 31
-SETUP_NAMES = {
-    SETUP_E820_EXT: "SETUP_E820_EXT",
+_SETUP_INDIRECT = 1 << 31
+_SETUP_NAMES = {
+    _SETUP_E820_EXT: "SETUP_E820_EXT",
     2: "SETUP_DTB",
     3: "SETUP_PCI",
     SETUP_EFI: "SETUP_EFI",
@@ -35,40 +35,26 @@ SETUP_NAMES = {
     8: "SETUP_IMA",
     9: "SETUP_RNG_SEED",
     10: "SETUP_KEXEC_KHO",
-    SETUP_INDIRECT: "SETUP_INDIRECT",
+    _SETUP_INDIRECT: "SETUP_INDIRECT",
 }
 # struct setup_data: u64 next, u32 type, u32 len, u8 data[len]. It is ABI between boot loader and kernel.
-_SETUP_DATA_HEADER = 16
+_SETUP_DATA = struct.Struct("<QII")
+# struct setup_indirect: u32 type, u32 reserved, u64 len, u64 addr.
+_INDIRECT = struct.Struct("<8xQQ")
 # struct e820_entry and struct boot_e820_entry, packed: u64 addr, u64 size, u32 type.
 _E820_ENTRY = 20
 
-_UNREADABLE = (Unavailable, LookupError, AttributeError, ValueError, FaultError)
+#: What reading one of several parts raises.
+UNREADABLE: tuple[type[Exception], ...] = (Unavailable, *DAMAGED)
 
 
 class SetupData(NamedTuple):
-    """One entry of the setup_data chain."""
+    """One entry of the setup_data chain: ``SETUP_*``, and where its data are, physical."""
 
-    #: Physical address of the header.
     address: int
-    #: ``SETUP_*``.
     type: int
-    #: Bytes of data after the header.
+    data: int
     length: int
-
-    @property
-    def data(self) -> int:
-        """Physical address of the data."""
-        return self.address + _SETUP_DATA_HEADER
-
-    @property
-    def end(self) -> int:
-        return self.data + self.length
-
-
-class SetupDataChain(NamedTuple):
-    entries: list[SetupData]
-    #: Why the chain was not followed to its end; None when it was.
-    problem: Optional[str]
 
 
 def read_boot_params(prog: Program) -> Object:
@@ -84,31 +70,31 @@ def read_boot_params(prog: Program) -> Object:
     return params
 
 
-def read_setup_data(prog: Program, params: Object) -> SetupDataChain:
-    """Follow ``boot_params.hdr.setup_data``, physical addresses of ``struct setup_data``, 0 at the end."""
-    chain: dict[int, SetupData] = {}
-    problem: Optional[str] = None
+def read_setup_data(prog: Program, params: Object) -> tuple[list[SetupData], Optional[str]]:
+    """Follow ``boot_params.hdr.setup_data``, physical addresses of ``struct setup_data``, 0 at the end.
+
+    :return: the entries, and why the chain was not followed to its end
+    """
+    entries: dict[int, SetupData] = {}
     address = params.hdr.setup_data.value_()
-    while address and problem is None:
-        name = f"setup_data {address:#x}"
-        header = b""
-        try:
-            header = read_physical(prog, address, _SETUP_DATA_HEADER, name)
-        except Unavailable as error:
-            problem = str(error)
-        length = int.from_bytes(header[12:16], "little")
-        if address in chain:
-            problem = f"{name}: the chain comes back to it"
-        elif len(chain) == limits.SETUP_DATA_ENTRIES:
-            problem = f"{name}: more than {limits.SETUP_DATA_ENTRIES} entries"
-        elif header and not any(header):
-            problem = f"{name}: reads as zeros, not captured"
-        elif length > limits.SETUP_DATA_BYTES:
-            problem = f"{name}: {length} bytes of data are not credible"
-        elif problem is None:
-            chain[address] = SetupData(address, int.from_bytes(header[8:12], "little"), length)
-            address = int.from_bytes(header[:8], "little")
-    return SetupDataChain(list(chain.values()), problem)
+    try:
+        while address:
+            name = f"setup_data {address:#x}"
+            if address in entries:
+                raise Unavailable(f"{name}: the chain comes back to it")
+            if len(entries) == limits.SETUP_DATA_ENTRIES:
+                raise Unavailable(f"{name}: more than {limits.SETUP_DATA_ENTRIES} entries")
+            header = read_physical(prog, address, _SETUP_DATA.size, name)
+            if not any(header):
+                raise Unavailable(f"{name}: reads as zeros, not captured")
+            following, type_, length = _SETUP_DATA.unpack(header)
+            if length > limits.SETUP_DATA_BYTES:
+                raise Unavailable(f"{name}: {length} bytes of data are not credible")
+            entries[address] = SetupData(address, type_, address + _SETUP_DATA.size, length)
+            address = following
+    except Unavailable as error:
+        return list(entries.values()), str(error)
+    return list(entries.values()), None
 
 
 def read_physical(prog: Program, address: int, size: int, name: str) -> bytes:
@@ -131,7 +117,6 @@ def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
     """Return ``e820_table``, ``e820_table_kexec``, ``e820_table_firmware`` and the table of ``boot_params``.
 
     The first three are copies in slab memory since ``e820__reallocate_tables()``, so a filtered dump may lack them.
-    ``boot_params.e820_table`` may be continued in the setup_data chain (SETUP_E820_EXT).
 
     :return: the tables, None for one that cannot be read, and the reasons by ``e820.current``, ``e820.kexec``,
         ``e820.firmware`` and ``e820.boot_params``
@@ -142,15 +127,15 @@ def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
     def attempt(key: str, read: Callable[[], tuple[E820Entry, ...]]) -> Optional[tuple[E820Entry, ...]]:
         try:
             return read()
-        except _UNREADABLE as error:
-            missing[key] = one_line(error)
+        except UNREADABLE as error:
+            missing[f"e820.{key}"] = one_line(error)
             return None
 
     tables = E820Tables(
-        current=attempt("e820.current", lambda: _e820_table(prog, "e820_table")),
-        kexec=attempt("e820.kexec", lambda: _e820_table(prog, "e820_table_kexec")),
-        firmware=attempt("e820.firmware", lambda: _e820_table(prog, "e820_table_firmware")),
-        boot_params=attempt("e820.boot_params", lambda: _boot_params_e820(prog)),
+        current=attempt("current", lambda: _e820_table(prog, "e820_table")),
+        kexec=attempt("kexec", lambda: _e820_table(prog, "e820_table_kexec")),
+        firmware=attempt("firmware", lambda: _e820_table(prog, "e820_table_firmware")),
+        boot_params=attempt("boot_params", lambda: _boot_params_e820(prog)),
     )
     if len(missing) == 4:
         raise Unavailable("; ".join(dict.fromkeys(missing.values())))
@@ -181,20 +166,18 @@ def _e820_table(prog: Program, name: str) -> tuple[E820Entry, ...]:
 
 
 def _boot_params_e820(prog: Program) -> tuple[E820Entry, ...]:
-    """``boot_params.e820_table`` and its extension."""
+    """``boot_params.e820_table``, which may be continued in the setup_data chain (SETUP_E820_EXT)."""
     params = read_boot_params(prog)
     table = params.e820_table
     number = params.e820_entries.value_()
-    if not number:
-        raise Unavailable("boot_params.e820_entries is 0")
-    if number > len(table):
+    if not 0 < number <= len(table):
         raise Unavailable(f"boot_params.e820_entries is {number}: the array has {len(table)}")
     entries = decode_e820_entries(table.to_bytes_(), number)
-    chain = read_setup_data(prog, params)
-    if chain.problem is not None and number == len(table):
-        raise Unavailable(f"boot_params.e820_table is full, and its extension is unknown: {chain.problem}")
-    for extension in chain.entries:
-        if extension.type == SETUP_E820_EXT:
+    chain, problem = read_setup_data(prog, params)
+    if problem is not None and number == len(table):
+        raise Unavailable(f"boot_params.e820_table is full, and its extension is unknown: {problem}")
+    for extension in chain:
+        if extension.type == _SETUP_E820_EXT:
             what = f"setup_data {extension.address:#x} (SETUP_E820_EXT)"
             if extension.length > limits.E820_ENTRIES * _E820_ENTRY:
                 raise Unavailable(f"{what}: {extension.length} bytes are not credible")
@@ -204,9 +187,8 @@ def _boot_params_e820(prog: Program) -> tuple[E820Entry, ...]:
 
 def _whole(entries: list[E820Entry], what: str) -> tuple[E820Entry, ...]:
     """The entries, if none reads as zeros: a table may cross into a page that is not captured."""
-    for index, entry in enumerate(entries):
-        if entry == (0, 0, 0):
-            raise Unavailable(f"{what}: reads as zeros from entry {index} on, not captured")
+    if (0, 0, 0) in entries:
+        raise Unavailable(f"{what}: reads as zeros from entry {entries.index(E820Entry(0, 0, 0))} on, not captured")
     return tuple(entries)
 
 
@@ -223,78 +205,62 @@ def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str,
     """
     ranges: list[NamedRange] = []
     missing: dict[str, str] = {}
-    try:
-        ranges.append(_image(prog))
-    except _UNREADABLE as error:
-        missing["kernel_memory.image"] = one_line(error)
-    try:
-        params = read_boot_params(prog)
-        hdr, efi = params.hdr, params.efi_info
-        ranges += _boot_range(
-            "initrd",
-            hdr.ramdisk_image.value_() | params.ext_ramdisk_image.value_() << 32,
-            hdr.ramdisk_size.value_() | params.ext_ramdisk_size.value_() << 32,
-            limits.INITRD_BYTES,
-        )
-        ranges += _boot_range(
-            "EFI memory map",
-            efi.efi_memmap.value_() | efi.efi_memmap_hi.value_() << 32,
-            efi.efi_memmap_size.value_(),
-            limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES,
-        )
-    except _UNREADABLE as error:
-        missing["kernel_memory.boot_params"] = one_line(error)
-    else:
-        found, problem = _setup_data_memory(prog, params)
-        ranges += found
-        if problem is not None:
-            missing["kernel_memory.setup_data"] = problem
+    for key, read in (("image", _image), ("boot_params", _boot_params_memory), ("setup_data", _setup_data_memory)):
+        try:
+            for found in read(prog):
+                ranges.append(found)
+        except UNREADABLE as error:
+            missing[f"kernel_memory.{key}"] = one_line(error)
+            if key == "boot_params":
+                break  # it has the head of the chain, too
     if not ranges:
         raise Unavailable("; ".join(missing.values()))
     return tuple(ranges), missing
 
 
-def _image(prog: Program) -> NamedRange:
+def _image(prog: Program) -> Iterator[NamedRange]:
     """``_text`` to ``_end``, through ``phys_base`` as VMCOREINFO has it (it may be negative)."""
     phys_base = vmcoreinfo_of(prog).number("phys_base")
     if phys_base is None:
         raise Unavailable("VMCOREINFO has no NUMBER(phys_base)")
     # KASLR moves the image within its mapping and in physical memory, each by its own amount.
-    offset = phys_base - START_KERNEL_MAP
-    start, end = prog.symbol("_text").address + offset, prog.symbol("_end").address + offset
-    if not 0 <= start < end <= limits.PHYSICAL_END or end - start > limits.KERNEL_IMAGE_BYTES:
-        raise Unavailable(f"kernel image at {start:#x}-{end:#x}: not credible")
-    return NamedRange("kernel image", start, end)
+    text, end = prog.symbol("_text").address, prog.symbol("_end").address
+    yield _credible("kernel image", text - START_KERNEL_MAP + phys_base, end - text, limits.KERNEL_IMAGE_BYTES)
 
 
-def _boot_range(name: str, start: int, size: int, most: int) -> list[NamedRange]:
-    if not start or not size:
-        return []
-    if size > most or start + size > limits.PHYSICAL_END:
-        raise Unavailable(f"{name} of {size} bytes at {start:#x}: not credible")
-    return [NamedRange(name, start, start + size)]
+def _boot_params_memory(prog: Program) -> Iterator[NamedRange]:
+    params = read_boot_params(prog)
+    hdr, efi = params.hdr, params.efi_info
+    start = hdr.ramdisk_image.value_() | params.ext_ramdisk_image.value_() << 32
+    size = hdr.ramdisk_size.value_() | params.ext_ramdisk_size.value_() << 32
+    if start and size:
+        yield _credible("initrd", start, size, limits.INITRD_BYTES)
+    start, size = efi.efi_memmap.value_() | efi.efi_memmap_hi.value_() << 32, efi.efi_memmap_size.value_()
+    if start and size:
+        yield _credible("EFI memory map", start, size, limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES)
 
 
-def _setup_data_memory(prog: Program, params: Object) -> tuple[list[NamedRange], Optional[str]]:
-    chain = read_setup_data(prog, params)
-    ranges, problem = [], chain.problem
-    for entry in chain.entries:
-        name = f"setup_data {SETUP_NAMES.get(entry.type, f'type {entry.type}')}"
-        ranges.append(NamedRange(name, entry.address, entry.end))
-        if entry.type != SETUP_INDIRECT or entry.length < 24:
+def _setup_data_memory(prog: Program) -> Iterator[NamedRange]:
+    entries, problem = read_setup_data(prog, read_boot_params(prog))
+    for entry in entries:
+        name = f"setup_data {_SETUP_NAMES.get(entry.type, f'type {entry.type}')}"
+        yield NamedRange(name, entry.address, entry.data + entry.length)
+        if entry.type != _SETUP_INDIRECT or entry.length < _INDIRECT.size:
             continue
-        # struct setup_indirect: u32 type, u32 reserved, u64 len, u64 addr
         try:
-            data = read_physical(prog, entry.data, 24, f"setup_data {entry.address:#x}")
+            data = read_physical(prog, entry.data, _INDIRECT.size, f"setup_data {entry.address:#x}")
+            length, start = _INDIRECT.unpack(data)
+            yield _credible(f"{name} target", start, length, limits.SETUP_DATA_BYTES)
         except Unavailable as error:
             problem = str(error)
-            continue
-        length, start = int.from_bytes(data[8:16], "little"), int.from_bytes(data[16:24], "little")
-        if 0 < length <= limits.SETUP_DATA_BYTES and start + length <= limits.PHYSICAL_END:
-            ranges.append(NamedRange(f"{name} target", start, start + length))
-        else:
-            problem = f"setup_data {entry.address:#x}: {length} bytes at {start:#x} are not credible"
-    return ranges, problem
+    if problem is not None:
+        raise Unavailable(problem)
+
+
+def _credible(name: str, start: int, size: int, most: int) -> NamedRange:
+    if not 0 < size <= most or not 0 <= start <= limits.PHYSICAL_END - size:
+        raise Unavailable(f"{name} of {size} bytes at {start:#x}: not credible")
+    return NamedRange(name, start, start + size)
 
 
 def read_kexec_segments(prog: Program) -> tuple[KexecSegment, ...]:

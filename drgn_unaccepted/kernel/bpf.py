@@ -31,7 +31,7 @@ from drgn_unaccepted.model.ranges import Range, find, merge
 CHUNK = 64 << 10
 
 # include/uapi/linux/bpf.h
-_BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_PROG_TEST_RUN = 0, 5, 10
+_COMMANDS = {"BPF_MAP_CREATE": 0, "BPF_PROG_LOAD": 5, "BPF_PROG_TEST_RUN": 10}
 _BPF_MAP_TYPE_ARRAY = 2
 _BPF_PROG_TYPE_SYSCALL = 31
 _BPF_F_SLEEPABLE = 1 << 4
@@ -53,10 +53,9 @@ _VERIFIER_LOG_BYTES = 64 << 10
 #: What the program gets: the address and the number of bytes.
 _CONTEXT = struct.Struct("=QQ")
 
-
 _PROBE_REASONS = {
-    errno.EFAULT: "not mapped (EFAULT)",
-    errno.ERANGE: "no address of kernel memory (ERANGE)",
+    -errno.EFAULT: "not mapped (EFAULT)",
+    -errno.ERANGE: "no address of kernel memory (ERANGE)",
 }
 
 
@@ -71,11 +70,8 @@ class KernelReader:
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
-        try:
-            attributes = struct.pack("=IIIII", _BPF_MAP_TYPE_ARRAY, 4, CHUNK, 1, _BPF_F_MMAPABLE)
-            self._descriptors.append(_bpf(_BPF_MAP_CREATE, bytearray(attributes)))
-        except OSError as error:
-            raise Unavailable(f"BPF_MAP_CREATE: {_bpf_reason(error)}") from None
+        attributes = struct.pack("=IIIII", _BPF_MAP_TYPE_ARRAY, 4, CHUNK, 1, _BPF_F_MMAPABLE)
+        self._descriptors.append(_call("BPF_MAP_CREATE", bytearray(attributes)))
         self._descriptors.append(_load_program(self._descriptors[0]))
         try:
             self._value = mmap.mmap(self._descriptors[0], CHUNK, mmap.MAP_SHARED, mmap.PROT_READ)
@@ -94,13 +90,22 @@ class KernelReader:
         parts = []
         for start in range(address, address + size, CHUNK):
             length = min(CHUNK, address + size - start)
-            status = _run(self._descriptors[1], start, length)
+            status = self._run(start, length)
             if status:
-                raise Unavailable(
-                    f"BPF probe read of {length} bytes at {start:#x}: {_PROBE_REASONS.get(-status, status)}"
-                )
+                reason = _PROBE_REASONS.get(status, status)
+                raise Unavailable(f"BPF probe read of {length} bytes at {start:#x}: {reason}")
             parts.append(self._value[:length])
         return b"".join(parts)
+
+    def _run(self, address: int, size: int) -> int:
+        """Run the program once; what it returned: 0 or a negative errno."""
+        context = ctypes.create_string_buffer(_CONTEXT.pack(address, size), _CONTEXT.size)
+        # fd, retval, data_size_in and _out, data_in, data_out, repeat, duration, ctx_size_in and _out, ctx_in
+        fields = self._descriptors[1], 0, 0, 0, 0, 0, 0, 0, _CONTEXT.size, 0, ctypes.addressof(context)
+        attributes = bytearray(struct.pack("=IIIIQQIIIIQ", *fields))
+        _call("BPF_PROG_TEST_RUN", attributes)
+        (status,) = struct.unpack_from("=i", attributes, 4)
+        return int(status)
 
 
 class AcpiMemory(NamedTuple):
@@ -132,7 +137,7 @@ def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
     """A function that reads ``size`` bytes of ACPI memory of the running kernel at a physical address.
 
     It raises Unavailable where BPF cannot be used, the range is not ACPI memory, or it is not mapped. The BPF program
-    is made by the first read and lives as long as ``prog``.
+    is made by the first read and lives as long as ``prog``. What forbids it does not change while a process runs.
     """
 
     def read(address: int, size: int) -> bytes:
@@ -143,7 +148,6 @@ def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
                 prog.cache[_CACHE_KEY] = str(error)
         made: Union[AcpiMemory, str] = prog.cache[_CACHE_KEY]
         if isinstance(made, str):
-            # It would fail again: what forbids it does not change while a process runs.
             raise Unavailable(made)
         return made.read(address, size)
 
@@ -157,24 +161,21 @@ def _acpi_memory(prog: drgn.Program) -> AcpiMemory:
         page_offset = prog["page_offset_base"].value_()
     except (LookupError, drgn.FaultError) as error:
         raise Unavailable(f"page_offset_base: {one_line(error)}") from None
-    return AcpiMemory(page_offset, _acpi_ranges(prog), KernelReader())
-
-
-def _acpi_ranges(prog: drgn.Program) -> list[Range]:
     tables, missing = read_e820(prog)
-    for entries in (tables.firmware, tables.boot_params):
-        if entries is not None:
-            return merge((entry.start, entry.end) for entry in entries if entry.type == ACPI)
-    raise Unavailable(f"which memory is ACPI's is not known: {missing['e820.firmware']}; {missing['e820.boot_params']}")
+    entries = tables.boot_params if tables.firmware is None else tables.firmware
+    if entries is None:
+        reasons = f"{missing['e820.firmware']}; {missing['e820.boot_params']}"
+        raise Unavailable(f"which memory is ACPI's is not known: {reasons}")
+    return AcpiMemory(page_offset, merge((e.start, e.end) for e in entries if e.type == ACPI), KernelReader())
 
 
 def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
     return struct.pack("=BBhi", code, dst | src << 4, offset, immediate)
 
 
-def _assemble(map_: int) -> bytes:
+def _load_program(map_: int) -> int:
     # long read(struct { u64 address; u64 size; } *r1)
-    return b"".join(
+    code = b"".join(
         (
             _instruction(_LDX_DW, 3, 1, 0),  # r3 = r1->address
             _instruction(_LDX_DW, 2, 1, 8),  # r2 = r1->size
@@ -187,44 +188,27 @@ def _assemble(map_: int) -> bytes:
             _instruction(_EXIT),
         )
     )
-
-
-def _load_program(map_: int) -> int:
-    code = _assemble(map_)
     instructions = ctypes.create_string_buffer(code, len(code))
     log = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES)
-    attributes = struct.pack(
-        "=IIQQIIQII",
-        _BPF_PROG_TYPE_SYSCALL,
-        len(code) // 8,
-        ctypes.addressof(instructions),
-        ctypes.addressof(_LICENSE),
-        1,  # log_level
-        len(log),
-        ctypes.addressof(log),
-        0,
-        _BPF_F_SLEEPABLE,
-    )
-    try:
-        return _bpf(_BPF_PROG_LOAD, bytearray(attributes))
-    except OSError as error:
-        words = log.value.decode("ascii", "replace")
-        raise Unavailable(f"BPF_PROG_LOAD: {_verifier_reason(error, words.splitlines())}") from None
+    # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags
+    places = ctypes.addressof(instructions), ctypes.addressof(_LICENSE), 1, len(log), ctypes.addressof(log)
+    attributes = struct.pack("=IIQQIIQII", _BPF_PROG_TYPE_SYSCALL, len(code) // 8, *places, 0, _BPF_F_SLEEPABLE)
+    return _call("BPF_PROG_LOAD", bytearray(attributes), log)
 
 
-def _run(prog: int, address: int, size: int) -> int:
-    """Run the program once; what it returned: 0 or a negative errno."""
-    context = ctypes.create_string_buffer(_CONTEXT.pack(address, size), _CONTEXT.size)
-    attributes = bytearray(
-        # fd, retval, data_size_in and _out, data_in, data_out, repeat, duration, ctx_size_in and _out, ctx_in
-        struct.pack("=IIIIQQIIIIQ", prog, 0, 0, 0, 0, 0, 0, 0, _CONTEXT.size, 0, ctypes.addressof(context))
-    )
+def _call(command: str, attributes: bytearray, log: Optional[ctypes.Array[ctypes.c_char]] = None) -> int:
+    """bpf(2), with the reason where it fails.
+
+    :param log: where the verifier writes
+    :raises Unavailable: it failed
+    """
     try:
-        _bpf(_BPF_PROG_TEST_RUN, attributes)
+        return _bpf(_COMMANDS[command], attributes)
     except OSError as error:
-        raise Unavailable(f"BPF_PROG_TEST_RUN: {_bpf_reason(error)}") from None
-    (status,) = struct.unpack_from("=i", attributes, 4)
-    return int(status)
+        code = error.errno or 0
+        lines = None if log is None else log.value.decode("ascii", "replace").splitlines()
+        reason = _reason(code, error.strerror or "", lines)
+        raise Unavailable(f"{command}: {errno.errorcode.get(code, code)}: {reason}") from None
 
 
 def _bpf(command: int, attributes: bytearray) -> int:
@@ -246,30 +230,21 @@ def _bpf(command: int, attributes: bytearray) -> int:
     return result
 
 
-def _bpf_reason(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    if error.errno == errno.ENOSYS:
-        return "ENOSYS: kernel without CONFIG_BPF_SYSCALL"
-    if error.errno in (errno.EPERM, errno.EACCES):
+def _reason(code: int, words: str, log: Optional[Sequence[str]]) -> str:
+    """Why bpf(2) failed with this errno; ``log`` are the verifier's lines, if it is BPF_PROG_LOAD."""
+    if code == errno.ENOSYS:
+        return "kernel without CONFIG_BPF_SYSCALL"
+    if code == errno.EPERM or (code == errno.EACCES and not log):
         nothing = "neither capabilities nor lockdown forbid it; a security module or a seccomp filter may"
-        return f"{name}: {_what_forbids() or nothing}"
-    return f"{name}: {error.strerror}"
-
-
-def _verifier_reason(error: OSError, log: Sequence[str]) -> str:
-    if error.errno in (errno.ENOSYS, errno.EPERM):
-        return _bpf_reason(error)
+        return _what_forbids() or nothing
     if not log:
-        # find_prog_type()
-        return f"{_bpf_reason(error)}: kernel before Linux 5.14, which has no BPF_PROG_TYPE_SYSCALL"
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    said = next((line for line in log if f"#{_FUNC_PROBE_READ_KERNEL}" in line), None)
-    if said is None:
-        return f"{name}: the verifier refuses the program: {log[-1]}"
+        # find_prog_type() refuses before the verifier says a word.
+        return words if log is None else f"{words}: kernel before Linux 5.14, which has no BPF_PROG_TYPE_SYSCALL"
+    if not any(f"#{_FUNC_PROBE_READ_KERNEL}" in line for line in log):
+        return f"the verifier refuses the program: {log[-1]}"
     # bpf_base_func_proto() gives the helper only to those who may use it; its prototype is a weak symbol in
     # kernel/bpf/helpers.c, and all zeros where kernel/trace/bpf_trace.c is not built.
-    forbidden = _what_forbids() or "kernel without CONFIG_BPF_EVENTS"
-    return f"{name}: no bpf_probe_read_kernel(): {forbidden}"
+    return f"no bpf_probe_read_kernel(): {_what_forbids() or 'kernel without CONFIG_BPF_EVENTS'}"
 
 
 def _what_forbids() -> Optional[str]:

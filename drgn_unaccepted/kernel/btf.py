@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Parse BTF, a kernel's description of its own types, without drgn.
+"""drgn types from BTF, a kernel's description of its own types (Documentation/bpf/btf.rst).
 
-The format is described in the kernel's Documentation/bpf/btf.rst. A distribution's kernel has 3 to 6 MB of it, 70 to
-150 thousand types, of which we want a dozen, so nothing is parsed before it is asked for:
+A distribution's kernel has 3 to 6 MB of BTF, 70 to 150 thousand types, of which we want a dozen, so nothing is parsed
+before it is asked for:
 
 * A name is found by a search of the string section for its bytes, and its records by a search of the type section for
   the name's offset. Both run at memchr's speed.
@@ -13,7 +13,7 @@ Of two types with one kind and name, which BTF has where compilation units diffe
 taken, as in libbpf's ``btf__find_by_name_kind()``. Names are found whole: a linker that merges string tails would hide
 names from us, but pahole does not.
 
-The bytes of a target are not trusted: whatever does not fit together raises :class:`BtfError`.
+The bytes of a target are not trusted: whatever does not fit together raises ValueError.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from enum import IntEnum
-from typing import NamedTuple, Optional
+from functools import partial
+from typing import NamedTuple, Optional, Union
+
+from drgn import Object, Program, Qualifiers, Type, TypeEnumerator, TypeKind, TypeMember, TypeParameter, sizeof
 
 from drgn_unaccepted import limits
-
-
-class BtfError(ValueError):
-    """The bytes are not BTF of a known form; the text says what is wrong and where."""
-
 
 #: ``BTF_KIND_*`` of include/uapi/linux/btf.h.
 Kind = IntEnum(
@@ -40,13 +38,17 @@ Kind = IntEnum(
     "DECL_TAG TYPE_TAG ENUM64",
     start=0,
 )
+_QUALIFIERS = {
+    Kind.CONST: Qualifiers.CONST,
+    Kind.VOLATILE: Qualifiers.VOLATILE,
+    Kind.RESTRICT: Qualifiers.RESTRICT,
+    Kind.TYPE_TAG: Qualifiers.NONE,
+}
+_COMPOUNDS = (Kind.STRUCT, Kind.UNION)
+_ENUMS = (Kind.ENUM, Kind.ENUM64)
 
-#: Kinds that name or qualify another type without changing its layout in memory.
-TRANSPARENT = frozenset((Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG))
-
-INT_SIGNED = 1
-INT_BOOL = 4
-
+#: BTF_INT_SIGNED and BTF_INT_BOOL.
+_SIGNED, _BOOL = 1, 4
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _RECORD = struct.Struct("<III")
@@ -55,18 +57,30 @@ _KIND_FLAG = 0x80
 
 #: Bytes of each of the vlen elements of a record.
 _ELEMENT_BYTES: dict[int, int] = {
-    **dict.fromkeys((Kind.STRUCT, Kind.UNION, Kind.DATASEC, Kind.ENUM64), 12),
+    **dict.fromkeys((*_COMPOUNDS, Kind.DATASEC, Kind.ENUM64), 12),
     **dict.fromkeys((Kind.ENUM, Kind.FUNC_PROTO), 8),
 }
 #: Bytes of a record without its elements.
 _RECORD_BYTES: dict[int, int] = {
-    **dict.fromkeys((Kind.PTR, Kind.FWD, Kind.FUNC, Kind.FLOAT, *TRANSPARENT, *_ELEMENT_BYTES), 12),
+    **dict.fromkeys((Kind.PTR, Kind.FWD, Kind.TYPEDEF, Kind.FUNC, Kind.FLOAT, *_QUALIFIERS, *_ELEMENT_BYTES), 12),
     **dict.fromkeys((Kind.INT, Kind.VAR, Kind.DECL_TAG), 16),
     Kind.ARRAY: 24,
 }
 
+_DRGN_KINDS = {
+    TypeKind.INT: (Kind.INT,),
+    TypeKind.BOOL: (Kind.INT,),
+    TypeKind.FLOAT: (Kind.FLOAT,),
+    TypeKind.STRUCT: (Kind.STRUCT,),
+    TypeKind.UNION: (Kind.UNION,),
+    TypeKind.ENUM: _ENUMS,
+    TypeKind.TYPEDEF: (Kind.TYPEDEF,),
+}
+# The integer types that compilers choose for an enumeration, by its size; BTF does not name it.
+_ENUM_INTEGER = {1: "char", 2: "short", 4: "int", 8: "long"}
 
-class BtfType(NamedTuple):
+
+class Record(NamedTuple):
     """``struct btf_type``."""
 
     id: int
@@ -76,241 +90,281 @@ class BtfType(NamedTuple):
     vlen: int
     #: Empty for an anonymous type.
     name: str
-    #: The C union of ``size`` and ``type``.
+    #: The C union of ``size`` (bytes) and ``type`` (number of the type referred to, or returned).
     size_or_type: int
     #: Where the data after the record begins in the type section.
     data: int
-
-    @property
-    def size(self) -> int:
-        """Bytes: INT, ENUM, ENUM64, STRUCT, UNION, FLOAT, DATASEC."""
-        return self.size_or_type
-
-    @property
-    def type_id(self) -> int:
-        """Type referred to: PTR, TYPEDEF, qualifiers, tags, FUNC, VAR; what a FUNC_PROTO returns."""
-        return self.size_or_type
-
-
-class Member(NamedTuple):
-    """``struct btf_member``."""
-
-    #: Empty for an anonymous structure or union.
-    name: str
-    type_id: int
-    bit_offset: int
-    #: Bits of a bit field, 0 for any other member.
-    bit_field_size: int
 
 
 class Btf:
     """The BTF of one kernel (vmlinux). Types are numbered from 1; 0 is ``void``.
 
+    Each drgn type is made when it is asked for, and the types of its members when they are looked at. Every method
+    raises ValueError where BTF does not fit together.
+
     :param data: the whole ``.BTF`` section
-    :raises BtfError: not BTF, another byte order or version, more than :data:`limits.BTF_BYTES`, sections outside of
-        the data, or the split BTF of a module, which is of no use without its vmlinux
+    :raises ValueError: not BTF, another version, more than :data:`limits.BTF_BYTES`, sections outside of the data, or
+        the split BTF of a module, which is of no use without its vmlinux
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, prog: Program, data: bytes) -> None:
         if len(data) > limits.BTF_BYTES:
-            raise BtfError(f"{len(data)} bytes of BTF, more than the limit of {limits.BTF_BYTES}")
+            raise ValueError(f"{len(data)} bytes of BTF, more than the limit of {limits.BTF_BYTES}")
         if len(data) < _HEADER.size:
-            raise BtfError(f"{len(data)} bytes are too short for a BTF header")
+            raise ValueError(f"{len(data)} bytes are too short for a BTF header")
         magic, version, _flags, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)
-        if magic == 0x9FEB:
-            raise BtfError("big-endian BTF is not supported")
         if magic != _MAGIC:
-            raise BtfError(f"not BTF: magic {magic:#06x}, expected {_MAGIC:#06x}")
+            raise ValueError(f"not BTF: magic {magic:#06x}, expected {_MAGIC:#06x}")
         if version != 1:
-            raise BtfError(f"BTF version {version} is not supported")
+            raise ValueError(f"BTF version {version} is not supported")
         if not _HEADER.size <= header <= len(data):
-            raise BtfError(f"BTF header length {header} is out of range")
+            raise ValueError(f"BTF header length {header} is out of range")
         for section, offset, length in ("type", type_off, type_len), ("string", str_off, str_len):
             if offset + length > len(data) - header:
-                raise BtfError(f"BTF {section} section [{offset}, {offset + length}) ends beyond the data")
-        if type_off % 4:
-            raise BtfError(f"BTF type section at {type_off} is not aligned to 4")
-        self._types = data[header + type_off : header + type_off + type_len]
+                raise ValueError(f"BTF {section} section [{offset}, {offset + length}) ends beyond the data")
+        self._prog = prog
+        self._section = data[header + type_off : header + type_off + type_len]
         self._strings = data[header + str_off : header + str_off + str_len]
         if not self._strings.endswith(b"\0"):
-            raise BtfError("BTF string section is empty or its last string does not end")
+            raise ValueError("BTF string section is empty or its last string does not end")
         if not self._strings.startswith(b"\0"):
             # kernel/bpf/btf.c btf_parse_str_sec() demands this of all but split BTF.
-            raise BtfError("split BTF (of a module) is not supported: its string section begins with a name")
+            raise ValueError("split BTF (of a module) is not supported: its string section begins with a name")
         # Offset of each record by its number. Entry 0 is void and keeps the array sorted.
         self._offsets = array("I", [0])
         self._indexed = 0
+        self._types: dict[int, Type] = {}
+        # Members of each structure made, those of anonymous members included.
+        self._members: dict[int, int] = {}
+
+    # drgn types
+
+    def find_type(self, kinds: Collection[TypeKind], name: str) -> Optional[Type]:
+        """The type of one of these kinds with this name; a declaration is no type, as with DWARF."""
+        btf_kinds = {btf_kind for kind in kinds for btf_kind in _DRGN_KINDS.get(kind, ())}
+        # drgn asks for "unsigned long", as Clang spells it in debuginfo; GCC writes "long unsigned int".
+        base = name.replace("unsigned ", "")
+        gcc = f"{base} unsigned int" if base != name else f"{name} int"
+        for spelling in (gcc, name) if base in ("short", "long", "long long") else (name,):
+            type_id = self.find(spelling, btf_kinds) if btf_kinds else None
+            if type_id is not None:
+                found = self.type(type_id)
+                return found if found.kind in kinds else None  # BTF's INT is also bool
+        return None
+
+    def find_constant(self, name: str) -> Optional[Object]:
+        """The first enumeration constant with this name."""
+        for offset in self._places(name):
+            of = self._number_at(offset)
+            start = self._offsets[of]
+            kind = self._section[start + 7] & 0x1F
+            if kind in _ENUMS:
+                index, middle = divmod(offset - start - _RECORD.size, _ELEMENT_BYTES[kind])
+                if index >= 0 and middle == 0:
+                    return Object(self._prog, self.type(of), self._enumerators(self.record(of))[index][1])
+        return None
+
+    def find_declared(self, kind: Kind, name: str) -> Optional[Type]:
+        """The type of a FUNC, or of a VAR: the kernel's BTF has per-CPU variables."""
+        type_id = self.find(name, (kind,))
+        return None if type_id is None else self.type(self.record(type_id).size_or_type)
+
+    def type(self, type_id: int, depth: int = 0) -> Type:
+        """The type with this number; ``depth`` counts the types that led to it."""
+        if type_id not in self._types:
+            if depth > limits.BTF_NESTING:
+                raise ValueError(f"BTF type {type_id}: nested deeper than {limits.BTF_NESTING}, or a cycle")
+            self._types[type_id] = self._make(self.record(type_id), depth)
+        return self._types[type_id]
+
+    def _make(self, of: Record, depth: int) -> Type:
+        prog, kind = self._prog, of.kind
+        if kind is Kind.VOID:
+            return prog.void_type()
+        if kind is Kind.INT:
+            return self._make_integer(of)
+        if kind is Kind.FLOAT:
+            return prog.float_type(of.name, of.size_or_type)
+        if kind in _COMPOUNDS:
+            return self._make_compound(of, depth)
+        if kind in _ENUMS:
+            return self._make_enum(of)
+        if kind is Kind.FWD:
+            return self._make_declared(of, depth)
+        if kind is Kind.ARRAY:
+            return self._make_array(of, depth)
+        if kind not in (Kind.PTR, Kind.TYPEDEF, Kind.FUNC_PROTO, *_QUALIFIERS):
+            raise ValueError(f"BTF type {of.id} is a {kind.name}, which is not a type")
+        target = self.type(of.size_or_type, depth + 1)
+        if kind is Kind.PTR:
+            return prog.pointer_type(target)
+        if kind is Kind.FUNC_PROTO:
+            return self._make_function(of, target)
+        self._members[of.id] = self._members.get(of.size_or_type, 0)
+        if kind is Kind.TYPEDEF:
+            return prog.typedef_type(of.name, target)
+        return target.qualified(target.qualifiers | _QUALIFIERS[kind])
+
+    def _make_integer(self, of: Record) -> Type:
+        if of.size_or_type not in (1, 2, 4, 8, 16):
+            raise ValueError(f"BTF type {of.id}: an integer of {of.size_or_type} bytes")
+        encoding = self._section[of.data + 3]
+        if encoding & _BOOL:
+            return self._prog.bool_type(of.name, of.size_or_type)
+        return self._prog.int_type(of.name, of.size_or_type, bool(encoding & _SIGNED))
+
+    def _make_array(self, of: Record, depth: int) -> Type:
+        # pahole multiplies all dimensions into one, and writes an array of unknown length as one of length 0.
+        type_id, _, length = _RECORD.unpack_from(self._section, of.data)
+        element = self.type(type_id, depth + 1)
+        # An array as a value is read whole.
+        if length and length * sizeof(element) > limits.BTF_TYPE_BYTES:
+            raise ValueError(f"BTF type {of.id}: an array of {length} elements, {sizeof(element)} bytes each")
+        return self._prog.array_type(element, length or None)
+
+    def _make_compound(self, of: Record, depth: int) -> Type:
+        if of.size_or_type > limits.BTF_TYPE_BYTES:
+            raise ValueError(f"BTF type {of.id}: a structure of {of.size_or_type} bytes")
+        is_struct, last = of.kind is Kind.STRUCT, of.vlen - 1
+        members, count = [], of.vlen
+        for index, (name, type_id, offset, bits) in enumerate(self.members(of)):
+            if not name:
+                # drgn walks all members of anonymous members when it looks up a name. With a cycle, or structures that
+                # each hold the next one twice, the walk would never end.
+                self.type(type_id, depth + 1)
+                count += self._members.get(type_id, 0)
+            if count > limits.BTF_MEMBERS:
+                raise ValueError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
+            made = partial(self._member_type, type_id, bits, flexible=is_struct and index == last > 0)
+            members.append(TypeMember(made, name or None, offset))
+        self._members[of.id] = count
+        make = self._prog.struct_type if is_struct else self._prog.union_type
+        return make(of.name or None, of.size_or_type, members)
+
+    def _member_type(self, type_id: int, bits: int, flexible: bool) -> Union[Type, Object]:
+        made = self.type(type_id)
+        if made.kind == TypeKind.ARRAY and made.length is None and not flexible:
+            # As in drgn's DWARF reader, only the end of a structure can be a flexible array.
+            made = self._prog.array_type(made.type, 0)
+        return Object(self._prog, made, bit_field_size=bits) if bits else made
+
+    def _make_enum(self, of: Record) -> Type:
+        if of.vlen == 0:
+            return self._prog.enum_type(of.name or None)
+        if of.size_or_type not in _ENUM_INTEGER:
+            raise ValueError(f"BTF type {of.id}: an enumeration of {of.size_or_type} bytes")
+        sign = "signed" if of.kind_flag else "unsigned"
+        integer = self._prog.type(f"{sign} {_ENUM_INTEGER[of.size_or_type]}")
+        constants = [TypeEnumerator(name, value) for name, value in self._enumerators(of)]
+        return self._prog.enum_type(of.name or None, integer, constants)
+
+    def _enumerators(self, of: Record) -> list[tuple[str, int]]:
+        """(name, value) of the constants, in order; kind_flag says that they are signed."""
+        layout = ("<IIi" if of.kind_flag else "<III") if of.kind is Kind.ENUM64 else "<Ii" if of.kind_flag else "<II"
+        return [(self._name(name, of.id), low | sum(high) << 32) for name, low, *high in self._elements(of, layout)]
+
+    def _make_function(self, of: Record, returns: Type) -> Type:
+        parameters = [(self._name(name_off, of.id), type_id) for name_off, type_id in self._elements(of, "<II")]
+        is_variadic = parameters[-1:] == [("", 0)]  # C's ``...``
+        if is_variadic:
+            parameters.pop()
+        made = [TypeParameter(partial(self.type, type_id), name or None) for name, type_id in parameters]
+        return self._prog.function_type(returns, made, is_variadic)
+
+    def _make_declared(self, of: Record, depth: int) -> Type:
+        """The structure or union that was declared; incomplete where BTF does not have it."""
+        type_id = self.find(of.name, (Kind.UNION if of.kind_flag else Kind.STRUCT,))
+        if type_id is None:
+            return (self._prog.union_type if of.kind_flag else self._prog.struct_type)(of.name)
+        made = self.type(type_id, depth + 1)
+        self._members[of.id] = self._members[type_id]
+        return made
+
+    # Records
 
     def find(self, name: str, kinds: Collection[Kind]) -> Optional[int]:
         """Number of the type with this name and one of these kinds, the lowest if there are several."""
-        if not kinds:
-            return None
-        kind_byte = b"[" + re.escape(bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))) + b"]"
-        for name_off in self._name_offsets(name):
-            for offset in self._search(re.escape(_WORD.pack(name_off)) + b"..." + kind_byte):
-                type_id = self._number_at(offset)
-                if self._offsets[type_id] == offset:
-                    return type_id
+        kind_bytes = bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))
+        for offset in self._places(name, b"...[" + re.escape(kind_bytes) + b"]"):
+            type_id = self._number_at(offset)
+            if self._offsets[type_id] == offset:
+                return type_id
         return None
 
-    def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
-        """(number of the enumeration, value) of the first enumeration constant with this name."""
-        for name_off in self._name_offsets(name):
-            for offset in self._search(re.escape(_WORD.pack(name_off))):
-                type_id = self._number_at(offset)
-                start = self._offsets[type_id]
-                kind = self._types[start + 7] & 0x1F
-                if kind in (Kind.ENUM, Kind.ENUM64):
-                    index, middle = divmod(offset - start - _RECORD.size, _ELEMENT_BYTES[kind])
-                    if index >= 0 and middle == 0:
-                        return type_id, self.enumerators(self.type(type_id))[index][1]
-        return None
-
-    def type(self, type_id: int) -> BtfType:
+    def record(self, type_id: int) -> Record:
         """The record with this number.
 
-        :raises BtfError: no such number, or a record before it cannot be read
+        :raises ValueError: no such number, or a record before it cannot be read
         """
         if type_id == 0:
-            return BtfType(0, Kind.VOID, False, 0, "void", 0, 0)
+            return Record(0, Kind.VOID, False, 0, "void", 0, 0)
+        self._index(type_id, 0)
         if type_id >= len(self._offsets):
-            self._index(type_id, 0)
-        if type_id >= len(self._offsets):
-            raise BtfError(f"BTF type {type_id}: there are only {len(self._offsets) - 1}")
+            raise ValueError(f"BTF type {type_id}: there are only {len(self._offsets) - 1}")
         # The index holds only records that lie in the section whole and whose kind we know.
-        offset = self._offsets[type_id]
-        name_off, info, size_or_type = _RECORD.unpack_from(self._types, offset)
-        return BtfType(
-            type_id,
-            Kind(info >> 24 & 0x1F),
-            bool(info >> 31),
-            info & 0xFFFF,
-            self._name(name_off, type_id),
-            size_or_type,
-            offset + _RECORD.size,
-        )
+        data = self._offsets[type_id] + _RECORD.size
+        name_off, info, size_or_type = _RECORD.unpack_from(self._section, data - _RECORD.size)
+        name = self._name(name_off, type_id)
+        return Record(type_id, Kind(info >> 24 & 0x1F), bool(info >> 31), info & 0xFFFF, name, size_or_type, data)
 
-    def __len__(self) -> int:
-        """Number of types without void, which is the highest valid number. Reads the whole section."""
-        self._index(len(self._types), 0)
-        return len(self._offsets) - 1
-
-    def integer(self, of: BtfType) -> tuple[int, int, int]:
-        """Encoding (:data:`INT_SIGNED` or :data:`INT_BOOL` or neither), bit offset and bits of an INT."""
-        (word,) = _WORD.unpack_from(self._types, of.data)
-        return word >> 24 & 0xF, word >> 16 & 0xFF, word & 0xFF
-
-    def array(self, of: BtfType) -> tuple[int, int]:
-        """Number of the elements' type, and length of an ARRAY: 0 for a flexible array member.
-
-        All dimensions are multiplied into one (pahole does so).
-        """
-        type_id, _, length = _RECORD.unpack_from(self._types, of.data)
-        return type_id, length
-
-    def members(self, of: BtfType) -> list[Member]:
-        """Members of a STRUCT or UNION, in order."""
-        members = []
+    def members(self, of: Record) -> Iterator[tuple[str, int, int, int]]:
+        """Name (empty for an anonymous structure or union), type, offset in bits, and bits of a bit field, else 0."""
         for name_off, type_id, offset in self._elements(of, "<III"):
             # With kind_flag the top byte is the size of a bit field.
-            size, offset = (offset >> 24, offset & 0xFFFFFF) if of.kind_flag else (0, offset)
-            members.append(Member(self._name(name_off, of.id), type_id, offset, size))
-        return members
+            bits, offset = divmod(offset, 1 << 24) if of.kind_flag else (0, offset)
+            yield self._name(name_off, of.id), type_id, offset, bits
 
-    def enumerators(self, of: BtfType) -> list[tuple[str, int]]:
-        """(name, value) of the constants of an ENUM or ENUM64, in order; kind_flag says that they are signed."""
-        layout = ("<IIi" if of.kind_flag else "<III") if of.kind is Kind.ENUM64 else "<Ii" if of.kind_flag else "<II"
-        return [
-            (self._name(name_off, of.id), low | sum(high) << 32) for name_off, low, *high in self._elements(of, layout)
-        ]
-
-    def parameters(self, of: BtfType) -> list[tuple[str, int]]:
-        """(name, type) of the parameters of a FUNC_PROTO, in order. ("", 0) in the last place is C's ``...``."""
-        return [(self._name(name_off, of.id), type_id) for name_off, type_id in self._elements(of, "<II")]
-
-    def check_members(self, of: BtfType) -> None:
-        """Check that the members of a STRUCT or UNION, including those of anonymous members, are few enough.
-
-        drgn walks all of them when it looks up a member. With a cycle, or structures that each hold the next one
-        twice, the walk would never end.
-
-        :raises BtfError: deeper than :data:`limits.BTF_NESTING` or more than :data:`limits.BTF_MEMBERS`
-        """
-        count = 0
-        todo = [(of, 0)]
-        while todo:
-            found, depth = todo.pop()
-            if depth > limits.BTF_NESTING:
-                raise BtfError(f"BTF type {of.id}: anonymous members nested deeper than {limits.BTF_NESTING}")
-            if found.kind in (Kind.STRUCT, Kind.UNION):
-                inner = [type_id for name_off, type_id, _ in self._elements(found, "<III") if name_off == 0]
-                count += found.vlen
-            else:  # the walk passes qualifiers, too
-                inner = [found.type_id] if found.kind in TRANSPARENT else []
-                count += len(inner)
-            if count > limits.BTF_MEMBERS:
-                raise BtfError(f"BTF type {of.id}: more than {limits.BTF_MEMBERS} members")
-            todo += [(self.type(type_id), depth + 1) for type_id in inner]
-
-    def _elements(self, of: BtfType, layout: str) -> Iterator[tuple[int, ...]]:
+    def _elements(self, of: Record, layout: str) -> Iterator[tuple[int, ...]]:
         element = struct.Struct(layout)
-        return element.iter_unpack(self._types[of.data : of.data + of.vlen * element.size])
+        return element.iter_unpack(self._section[of.data : of.data + of.vlen * element.size])
 
     def _name(self, name_off: int, type_id: int) -> str:
-        if name_off == 0:
-            return ""
-        if name_off >= len(self._strings):
-            raise BtfError(f"BTF type {type_id}: name offset {name_off} is beyond the string section")
         end = self._strings.find(b"\0", name_off, name_off + limits.SYMBOL_NAME_BYTES)
         if end < 0:
-            raise BtfError(f"BTF type {type_id}: its name is longer than {limits.SYMBOL_NAME_BYTES} bytes")
-        name = self._strings[name_off:end]
+            raise ValueError(f"BTF type {type_id}: no name of less than {limits.SYMBOL_NAME_BYTES} bytes at {name_off}")
         try:
-            return name.decode()
+            return self._strings[name_off:end].decode()
         except UnicodeDecodeError:
-            raise BtfError(f"BTF type {type_id}: the name at {name_off} is not UTF-8") from None
+            raise ValueError(f"BTF type {type_id}: the name at {name_off} is not UTF-8") from None
 
-    def _name_offsets(self, name: str) -> Iterator[int]:
-        """Offsets of a name in the string section; libbpf stores each string once."""
+    def _places(self, name: str, behind: bytes = b"") -> Iterator[int]:
+        """Where the type section has this name's offset, if the pattern ``behind`` matches the bytes after it."""
         needle = b"\0" + name.encode() + b"\0"
-        found = self._strings.find(needle) if name and "\0" not in name else -1
-        for _ in range(limits.BTF_SAME_STRINGS):
-            if found < 0:
-                return
-            yield found + 1
-            found = self._strings.find(needle, found + 1)
-        raise BtfError(f"BTF string section holds {name!r} more than {limits.BTF_SAME_STRINGS} times")
-
-    def _search(self, pattern: bytes) -> Iterator[int]:
-        """Offsets in the type section at which the pattern matches, whatever record is there."""
-        search = re.compile(pattern, re.DOTALL).search
-        match = search(self._types)
-        for _ in range(limits.BTF_MATCHES):
-            if match is None:
-                return
-            yield match.start()
-            match = search(self._types, match.start() + 1)
-        raise BtfError(f"BTF type section has more than {limits.BTF_MATCHES} matches of one name")
+        at = self._strings.find(needle) if name and "\0" not in name else -1
+        strings = matches = 0
+        while at >= 0:
+            strings += 1
+            if strings > limits.BTF_SAME_STRINGS:
+                raise ValueError(f"BTF string section holds {name!r} more than {limits.BTF_SAME_STRINGS} times")
+            search = re.compile(re.escape(_WORD.pack(at + 1)) + behind, re.DOTALL).search
+            match = search(self._section)
+            while match is not None:
+                matches += 1
+                if matches > limits.BTF_MATCHES:
+                    raise ValueError(f"BTF type section has more than {limits.BTF_MATCHES} matches of one name")
+                yield match.start()
+                match = search(self._section, match.start() + 1)
+            at = self._strings.find(needle, at + 1)
 
     def _number_at(self, offset: int) -> int:
         """Number of the record in which this offset of the type section lies."""
-        if offset >= self._indexed:
-            self._index(0, offset)
+        self._index(0, offset)
         return bisect_right(self._offsets, offset, 1) - 1
 
     def _index(self, type_id: int, offset: int) -> None:
         """Extend the index until it holds this number and this offset, or everything."""
-        types, end = self._types, len(self._types)
+        section, end = self._section, len(self._section)
         position, count = self._indexed, len(self._offsets)
         while position < end and (count <= type_id or position <= offset):
             if position + _RECORD.size > end:
-                raise BtfError(f"BTF type {count}: the section ends inside of it")
-            kind = types[position + 7] & 0x1F
+                raise ValueError(f"BTF type {count}: the section ends inside of it")
+            kind = section[position + 7] & 0x1F
             if kind not in _RECORD_BYTES:
-                raise BtfError(f"BTF type {count}: unknown kind {kind}")
-            size = _RECORD_BYTES[kind] + _ELEMENT_BYTES.get(kind, 0) * (types[position + 4] | types[position + 5] << 8)
+                raise ValueError(f"BTF type {count}: unknown kind {kind}")
+            vlen = section[position + 4] | section[position + 5] << 8
+            size = _RECORD_BYTES[kind] + _ELEMENT_BYTES.get(kind, 0) * vlen
             if position + size > end:
-                raise BtfError(f"BTF type {count}: the section ends inside of it")
+                raise ValueError(f"BTF type {count}: the section ends inside of it")
             self._offsets.append(position)
             position += size
             count += 1

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Optional
 
@@ -34,7 +35,6 @@ from drgn import (
     Symbol,
     SymbolBinding,
     SymbolIndex,
-    SymbolKind,
     Type,
     TypeKindSet,
     sizeof,
@@ -43,9 +43,8 @@ from drgn import (
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.btf_types import BtfTypes
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.kallsyms import Kallsym, Kallsyms, KallsymsError
+from drgn_unaccepted.kernel.kallsyms import Kallsyms
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
 #: C types, and the variables with this type that can be looked up by name. An array's length may be the name of an
@@ -97,6 +96,7 @@ GLOBALS = {name: declaration for declaration, names in _DECLARATIONS.items() for
 SYMBOLS = (
     *("__cpu_present_mask", "__end_init_stack", "__end_init_task", "__start_BTF", "__start_init_stack"),
     *("__start_init_task", "__stop_BTF", "_end", "_text", "accept_memory", "current_task", "hardirq_stack_ptr"),
+    "unaccepted_memory_vmcore_pfn_is_ram",
     *("idle_threads", "init_top_pgt", "pcpu_hot", "sysctl_bootid", "unaccept_hotplug_memory", "unaccept_memory"),
     "vmemmap_populate",  # drgn looks for it to know that there is a vmemmap
 )
@@ -110,7 +110,7 @@ def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
 
     :param data: BTF of the program's kernel; None for the BTF in the target
     :raises Unavailable: this target does not describe itself, with the reason
-    :raises BtfError: the data is not BTF of a known form
+    :raises ValueError: the data is not BTF of a known form
     """
     attach_kallsyms(prog)
     attach(prog, find_btf(prog) if data is None else data)
@@ -120,13 +120,13 @@ def attach(prog: Program, data: bytes) -> None:
     """Register the type finder ``btf`` and the object finders ``btf_symbol`` and ``btf``, after all others.
 
     :param data: BTF of the program's kernel
-    :raises BtfError: the data is not BTF of a known form
-    :raises ValueError: the program has finders with these names
+    :raises ValueError: the data is not BTF of a known form, or the program has finders with these names
     """
-    types = BtfTypes(prog, Btf(data))
+    btf = Btf(prog, data)
+    type_named = cache(btf.find_type)
 
     def find_type(prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]) -> Optional[Type]:
-        return types.find(kinds, name) if filename is None else None
+        return type_named(frozenset(kinds), name) if filename is None else None
 
     def find_symbol(prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]) -> Optional[Object]:
         if filename is not None:
@@ -134,23 +134,18 @@ def attach(prog: Program, data: bytes) -> None:
         declared = symbol = None
         if name in GLOBALS:
             symbol = _only_symbol(prog, name) if flags & FindObjectFlags.VARIABLE else None
-            if symbol is not None:
-                declared = _declared_type(prog, GLOBALS[name], symbol)
+            declared = None if symbol is None else _declared_type(prog, GLOBALS[name], symbol)
         else:
-            if flags & FindObjectFlags.VARIABLE:
-                declared = types.find_declared(Kind.VAR, name)
-            if declared is None and flags & FindObjectFlags.FUNCTION:
-                declared = types.find_declared(Kind.FUNC, name)
-            if declared is not None:
-                symbol = _only_symbol(prog, name)
-        if declared is None or symbol is None:
-            return None
-        return Object(prog, declared, address=symbol.address)
+            for kind, flag in (Kind.VAR, FindObjectFlags.VARIABLE), (Kind.FUNC, FindObjectFlags.FUNCTION):
+                if declared is None and flags & flag:
+                    declared = btf.find_declared(kind, name)
+            symbol = None if declared is None else _only_symbol(prog, name)
+        return None if declared is None or symbol is None else Object(prog, declared, address=symbol.address)
 
     def find_constant(prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]) -> Optional[Object]:
         if filename is not None or not flags & FindObjectFlags.CONSTANT or name in GLOBALS:
             return None
-        return types.find_constant(name)
+        return btf.find_constant(name)
 
     prog.register_type_finder("btf", find_type, enable_index=-1)
     prog.register_object_finder("btf_symbol", find_symbol, enable_index=-1)
@@ -181,48 +176,29 @@ def _declared_type(prog: Program, declaration: str, symbol: Symbol) -> Optional[
     return prog.array_type(element, max(0, min(count, limits.GLOBAL_ARRAY_LENGTH)))
 
 
-class _KallsymsFinder:
-    """The symbols that we use, read at once; all symbols, read when another one is asked for."""
-
-    def __init__(self, prog: Program) -> None:
-        self._table = Kallsyms(prog.read, vmcoreinfo_of(prog))
-        self._names = frozenset((*GLOBALS, *SYMBOLS))
-        self._ours = SymbolIndex([_symbol(found) for found in self._table.find(self._names)])
-        self._all: Optional[SymbolIndex] = None
-
-    def __call__(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
-        if name in self._names and address is None:
-            index = self._ours
-        else:
-            if self._all is None:
-                self._all = SymbolIndex([_symbol(found) for found in self._table.all()])
-            index = self._all
-        found: Sequence[Symbol] = index(prog, name, address, one)
-        return found
-
-
-def _symbol(of: Kallsym) -> Symbol:
-    if of.letter in "vVwW":
-        binding = SymbolBinding.WEAK
-    else:
-        binding = SymbolBinding.GLOBAL if of.letter.isupper() else SymbolBinding.LOCAL
-    kind = SymbolKind.FUNC if of.letter in "tT" else SymbolKind.OBJECT
-    return Symbol(of.name, of.address, of.size, binding, kind)
-
-
 def attach_kallsyms(prog: Program) -> None:
     """Register the symbol finder ``kallsyms``: the kernel's own symbol table, in the target's memory.
 
-    ``/proc/kallsyms`` of a live kernel is not used: the kernel takes longer to print it than we to search its table,
-    and with ``kernel.kptr_restrict`` it prints zeros.
+    The symbols that we use are read at once, all symbols when another one is asked for. ``/proc/kallsyms`` of a live
+    kernel is not used: the kernel takes longer to print it than we to search its table, and with
+    ``kernel.kptr_restrict`` it prints zeros.
 
     :raises Unavailable: no table, or it cannot be read
     """
+    names = frozenset((*GLOBALS, *SYMBOLS))
     try:
-        finder = _KallsymsFinder(prog)
-    except (KallsymsError, FaultError, LookupError) as error:
+        table = Kallsyms(prog.read, vmcoreinfo_of(prog))
+        ours = SymbolIndex(table.find(names))
+    except (ValueError, FaultError, LookupError) as error:
         raise Unavailable(f"kallsyms: {one_line(error)}") from error
-    prog.register_symbol_finder("kallsyms", finder, enable_index=-1)
+    all_symbols = cache(lambda: SymbolIndex(table.all()))
+
+    def find(prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
+        index = ours if name in names and address is None else all_symbols()
+        found: Sequence[Symbol] = index(prog, name, address, one)
+        return found
+
+    prog.register_symbol_finder("kallsyms", find, enable_index=-1)
 
 
 def find_btf(prog: Program) -> bytes:
@@ -245,6 +221,6 @@ def find_btf(prog: Program) -> bytes:
         raise Unavailable(f"BTF from {start:#x} to {stop:#x}: no size between 1 and {limits.BTF_BYTES}")
     try:
         data: bytes = prog.read(start, stop - start)
-        return data
     except FaultError as error:
         raise Unavailable(f"BTF from {start:#x} to {stop:#x}: {error}") from error
+    return data

@@ -9,11 +9,10 @@ set bit is a fault and no race.
 from __future__ import annotations
 
 import dataclasses
-from array import array
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import islice
-from typing import Callable, Optional, TypeVar
+from itertools import chain, islice
+from typing import Callable, NamedTuple, Optional, TypeVar
 
 import drgn
 
@@ -26,7 +25,7 @@ from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.log import read_panic
-from drgn_unaccepted.kernel.pages import masked_pages, read_pages
+from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.kernel.tasks import read_reclaiming
@@ -34,14 +33,16 @@ from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.model import zeros
-from drgn_unaccepted.model.header import HEADER
+from drgn_unaccepted.model.efi import UNACCEPTED
+from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
+    GIVEN_STATES,
     PAGE_SHIFT,
     PAGE_SIZE,
     Counters,
+    EfiMap,
     KernelBuild,
     Pages,
     Snapshot,
@@ -99,9 +100,6 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     parts = wanted.parts | {"pages"} if wanted.where else wanted.parts
     if "pages" in wanted.parts:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
-    if opened.kind == "vmcore" and has_zero_page(table):
-        # Zeros are compared with the page allocator, whatever the question was.
-        parts |= {"kernel", "zones", "counters"}
     reading = _Reading(parts)
     # Read constants first, so that volatile parts are read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
@@ -116,9 +114,8 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     counters = reading.part("counters", lambda: read_counters(prog))
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     accepting = reading.part("accepting", lambda: read_accepting(prog))
-    if opened.kind == "vmcore":
-        table = _doubted(table, zones, counters, kernel)
-    pages = reading.part("pages", lambda: _read_pages(prog, wanted, table, zones, _need(kernel)))
+    found = _Found(table, efi_map, zones or (), None if zones is None else _chunks_of(zones, _need(kernel)))
+    pages = reading.part("pages", lambda: _read_pages(opened, wanted, found, _need(kernel)))
     reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
     if opened.kind == "live":
@@ -152,40 +149,6 @@ def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
     return readers
 
 
-def has_zero_page(table: Table) -> bool:
-    """Whether a page of the bitmap has no bit set: all accepted, or not captured."""
-    bitmap = _bitmap(table)
-    return bitmap is not None and zeros.has_zero_page(bitmap)
-
-
-def _bitmap(table: Table) -> Optional[zeros.Bitmap]:
-    if table.geometry is None or table.bitmap is None or table.address is None:
-        return None
-    return zeros.Bitmap(table.address, table.geometry, table.bitmap)
-
-
-def _doubted(
-    table: Table, zones: Optional[Sequence[Zone]], counters: Optional[Counters], kernel: Optional[KernelBuild]
-) -> Table:
-    """The table, with the reason not to believe its zeros if there is one."""
-    bitmap = _bitmap(table)
-    if bitmap is None or table.is_saved:
-        return table
-    listed = array("Q")
-    for zone in zones or ():
-        if zone.listed is not None:
-            listed += zone.listed.pfns
-    counted = None if counters is None else counters.unaccepted_pages
-    allocator = zeros.Allocator(
-        listed,
-        complete=bool(zones) and all(z.listed is not None and not z.listed.problems for z in zones or ()),
-        counted=None if counted is None else counted * PAGE_SIZE,
-        chunk_pages=None if kernel is None else kernel.chunk_pages,
-    )
-    reason = zeros.doubt(bitmap, allocator)
-    return table if reason is None else dataclasses.replace(table, reason=reason)
-
-
 def _bitmap_last(
     prog: drgn.Program, readers: list[tuple[str, table_reader.Reader]], table: Table, torn: list[str]
 ) -> Table:
@@ -207,51 +170,105 @@ def _compare_counters(before: Optional[Counters], after: Optional[Counters], tor
         )
 
 
-def _read_pages(
-    prog: drgn.Program, wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]], kernel: KernelBuild
-) -> Pages:
+class _Found(NamedTuple):
+    """The parts that tell whose ``struct page`` are worth a look."""
+
+    table: Table
+    efi_map: Optional[EfiMap]
+    zones: Sequence[Zone]
+    #: The chunks on ``zone->unaccepted_pages``; None where the zones were not read.
+    listed: Optional[list[Range]]
+
+    def bitmap_decides(self, wanted: Wanted) -> bool:
+        """Whether a unit is unaccepted where its bit is set, and nowhere else."""
+        return wanted.bitmap and self.table.bitmap is not None and not (self.table.is_doubted or self.table.is_saved)
+
+    @property
+    def once_unaccepted(self) -> Optional[list[Range]]:
+        """Memory of EFI type 15; None without the whole map: then it may be any memory."""
+        if self.efi_map is None or not self.efi_map.complete or self.efi_map.ambiguous:
+            return None
+        return rng.merge((d.start, d.end) for d in self.efi_map.descriptors if d.type == UNACCEPTED and d.start < d.end)
+
+
+def _chunks_of(zones: Sequence[Zone], kernel: KernelBuild) -> list[Range]:
+    pfns = chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None)
+    return rng.chunk_ranges(pfns, kernel.chunk_pages)
+
+
+def _read_pages(opened: Opened, wanted: Wanted, found: _Found, kernel: KernelBuild) -> Pages:
+    prog, table = opened.prog, found.table
     for_checks = "pages" in wanted.parts
-    if not for_checks and _bitmap_decides(wanted, table):
+    if not for_checks and found.bitmap_decides(wanted):
         raise Unavailable("not looked at: the bitmap decides")
-    pages = read_pages(prog, _pages_that_matter(wanted, table, zones), kernel, zones or ())
+    pages = read_pages(prog, _pages_that_matter(wanted, found, kernel), kernel, found.zones)
+    if not found.bitmap_decides(wanted) and _shows_unaccepted_as_zeros(opened, table):
+        pages = dataclasses.replace(pages, written=written_pages(prog, _untold(pages, found)))
     if not for_checks or table.geometry is None or table.bitmap is None:
         return pages
     guards = (start >> PAGE_SHIFT for start, _ in bits.guard_pages(table.geometry, table.bitmap))
     pages = dataclasses.replace(pages, masked_pfns=masked_pages(prog, guards))
-    found = bits.extent(table.bitmap)
-    if found is None or found.runs <= limits.CHECKED_RANGES:
+    runs = bits.extent(table.bitmap)
+    if runs is None or runs.runs <= limits.CHECKED_RANGES:
         return pages
-    note = f"pages were looked at under the first {limits.CHECKED_RANGES} of {found.runs} ranges of the bitmap"
+    note = f"pages were looked at under the first {limits.CHECKED_RANGES} of {runs.runs} ranges of the bitmap"
     return dataclasses.replace(pages, limited=note if pages.limited is None else f"{pages.limited}; {note}")
 
 
-def _pages_that_matter(wanted: Wanted, table: Table, zones: Optional[Sequence[Zone]]) -> list[Range]:
+def _pages_that_matter(wanted: Wanted, found: _Found, kernel: KernelBuild) -> list[Range]:
     """Physical ranges whose ``struct page`` a command needs."""
     ranges: list[Range] = []
-    geometry = table.geometry
-    for_checks = "pages" in wanted.parts
-    if for_checks and wanted.bitmap and geometry is not None and table.bitmap is not None and not table.is_doubted:
+    table, geometry = found.table, found.table.geometry
+    if "pages" in wanted.parts and wanted.bitmap and geometry is not None and table.bitmap is not None:
         ranges += [
             # The page before a set unit is the one that needs the guard.
             Range(max(0, start - PAGE_SIZE), end)
             # No check looks at more of them; there can be 2^30.
             for start, end in islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
         ]
-    if for_checks and table.state == "present" and table.address is not None and table.bitmap_bytes is not None:
+    if "pages" in wanted.parts and table.state == "present" and table.address is not None and table.bitmap_bytes:
         ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))
-    if wanted.where == ALL_MEMORY and not _bitmap_decides(wanted, table):
-        # All pages that there can be are those that the zones span.
-        ranges += [
-            Range(zone.start_pfn * PAGE_SIZE, (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE) for zone in zones or ()
-        ]
-    elif not _bitmap_decides(wanted, table):
-        ranges += wanted.where
-    return rng.merge(ranges)
+    if found.bitmap_decides(wanted):
+        return rng.merge(ranges)
+    # All pages that there can be are those that the zones span.
+    spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in found.zones)
+    asked = rng.intersect(rng.merge(wanted.where), rng.merge(spans)) if wanted.where == ALL_MEMORY else wanted.where
+    once, chunk = found.once_unaccepted, kernel.chunk_pages * PAGE_SIZE
+    if "pages" not in wanted.parts and once is not None:
+        # Other memory was never unaccepted, and listed chunks speak for themselves; the page before either may have
+        # its guard there.
+        told = rng.merge((start + chunk, end) for start, end in found.listed or () if end - start > chunk)
+        near = rng.merge((max(0, start - chunk), end) for start, end in once)
+        asked = tuple(rng.subtract(rng.intersect(rng.merge(asked), near), told))
+    return rng.merge([*ranges, *asked])
 
 
-def _bitmap_decides(wanted: Wanted, table: Table) -> bool:
-    """Whether a unit is unaccepted where its bit is set, and nowhere else."""
-    return wanted.bitmap and table.bitmap is not None and not (table.is_doubted or table.is_saved)
+def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
+    """Whether it is a dump of /proc/vmcore by a crash kernel that fills unaccepted pages with zeros.
+
+    Since Linux kernel commit 7cd34dd3c9bf (in v6.7). QEMU reads RAM past the kernel, and has the table too.
+    """
+    prog = opened.prog
+    if opened.kind != "vmcore" or table.state == "present" or vmcoreinfo_of(prog).get("CRASHTIME") is None:
+        return False
+    if opened.elf is not None and any(note.name == b"QEMU" for note in opened.elf.notes()):
+        return False
+    try:
+        prog.symbol("unaccepted_memory_vmcore_pfn_is_ram")
+    except LookupError:
+        return False
+    return True
+
+
+def _untold(pages: Pages, found: _Found) -> Iterator[int]:
+    """The first page, and one amid it, of each unit of type 15 that lists and struct pages do not tell."""
+    given = ((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in pages.runs if r.state in GIVEN_STATES)
+    unit = X86_UNIT_SIZE
+    told = rng.merge([*((low // unit * unit, -(-high // unit) * unit) for low, high in given), *(found.listed or ())])
+    for start, end in rng.subtract(found.once_unaccepted or (), told):
+        for address in range(-(-start // unit) * unit, end - unit + 1, unit):
+            yield address
+            yield address + unit // 2
 
 
 def _describe(opened: Opened) -> Target:

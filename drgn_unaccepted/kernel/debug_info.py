@@ -13,7 +13,6 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel import btf_finder
-from drgn_unaccepted.kernel.btf import BtfError
 from drgn_unaccepted.kernel.elf import ElfSections, build_id
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
@@ -45,8 +44,13 @@ def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -
     :raises TargetError: nothing was found, or a file belongs to another kernel
     """
     files = [_look_into(path, wanted) for path in symbols]
+    # Before Linux 5.9 VMCOREINFO has no build-id.
+    expected = vmcoreinfo_of(prog).get("BUILD-ID") if files else None
     for file in files:
-        _check_build_id(prog, file)
+        if file.build_id is None and file.btf is None:
+            raise TargetError(f"{file.path}: no build-id: not a vmlinux or its debug file")
+        if None not in (file.build_id, expected) and file.build_id != expected:
+            raise TargetError(f"{file.path}: of another kernel: build-id {file.build_id}, the target's is {expected}")
     if wanted == "dwarf" or (wanted == "auto" and any(file.has_dwarf for file in files)):
         _load_dwarf(prog, symbols)
         return "dwarf"
@@ -61,7 +65,7 @@ def _look_into(path: str, wanted: str) -> _File:
                 file.seek(0)
                 return _File(path, None, False, file.read(limits.BTF_BYTES + 1))  # one more than Btf takes
             sections = ElfSections(file)
-            has_dwarf = any(name == ".debug_info" for name, _ in sections.all)
+            has_dwarf = ".debug_info" in sections.named
             use_btf = wanted == "btf" or not has_dwarf
             btf = sections.data(".BTF", limits.BTF_BYTES) if use_btf else None
             return _File(path, build_id(sections.notes()), has_dwarf, btf)
@@ -69,32 +73,15 @@ def _look_into(path: str, wanted: str) -> _File:
         raise TargetError(one_line(error, path)) from None
 
 
-def _check_build_id(prog: drgn.Program, file: _File) -> None:
-    if file.build_id is None:
-        if file.btf is None:
-            raise TargetError(f"{file.path}: no build-id: not a vmlinux or its debug file")
-        return  # _check_layout() compares what it can
-    # Before Linux 5.9 VMCOREINFO has no build-id.
-    expected = vmcoreinfo_of(prog).get("BUILD-ID")
-    if expected is not None and file.build_id != expected:
-        raise TargetError(f"{file.path}: of another kernel: build-id {file.build_id}, the target's is {expected}")
-
-
 def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
     try:
-        if symbols:
-            prog.load_debug_info(symbols)
-        else:
-            prog.load_debug_info(main=True)
+        prog.load_debug_info(symbols, main=not symbols)
+        prog.type("struct page")
     except drgn.MissingDebugInfoError as error:
-        first = str(error).splitlines()[0]
-        raise TargetError(
-            f"no DWARF for this kernel: {first}; give a vmlinux with -s, or use --debug-info btf"
-        ) from None
+        why = f"no DWARF for this kernel: {str(error).splitlines()[0]}; give a vmlinux with -s, or use"
+        raise TargetError(f"{why} --debug-info btf") from None
     except (ValueError, OSError) as error:
         raise TargetError(one_line(error, ", ".join(symbols))) from None
-    try:
-        prog.type("struct page")
     except LookupError:
         raise TargetError(f"{', '.join(symbols)}: no DWARF in it; try --debug-info btf") from None
 
@@ -105,8 +92,8 @@ def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
         raise TargetError(f"{', '.join(file.path for file in files)}: neither DWARF nor BTF in it")
     try:
         btf_finder.load_btf(prog, None if file is None else file.btf)
-    except (BtfError, Unavailable) as error:
-        if file is not None and isinstance(error, BtfError):
+    except (ValueError, Unavailable) as error:
+        if file is not None and isinstance(error, ValueError):
             raise TargetError(f"{file.path}: BTF: {error}") from None
         raise TargetError(f"no types: {error}; give a vmlinux with -s") from None
     if file is not None and file.build_id is None:
@@ -115,12 +102,12 @@ def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
 
 def _check_layout(prog: drgn.Program, path: str) -> None:
     """Compare types without a build-id with the sizes and offsets in VMCOREINFO."""
-    agreed = 0
+    agreed = False
     for key, value in vmcoreinfo_of(prog).entries.items():
         entry = re.fullmatch(r"(?:SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", key)
         if entry is None or not re.fullmatch("[0-9]{1,9}", value):
             continue
-        name, member = entry[1], entry[2]
+        name, member = entry.groups()
         try:
             type_ = prog.type(f"struct {name}")
             found = drgn.offsetof(type_, member) if member else drgn.sizeof(type_)
@@ -129,6 +116,6 @@ def _check_layout(prog: drgn.Program, path: str) -> None:
         if found != int(value):
             what = f"offset of {member} in struct {name}" if member else f"size of struct {name}"
             raise TargetError(f"{path}: of another kernel: {what} is {found}, the target's is {value}")
-        agreed += 1
+        agreed = True
     if not agreed:
         raise TargetError(f"{path}: no build-id, and nothing else to tell whether it is of this kernel")

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
@@ -19,7 +19,7 @@ from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
+from drgn_unaccepted.kernel.boot import SETUP_EFI, UNREADABLE, read_boot_params, read_physical, read_setup_data
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_log_lines
 from drgn_unaccepted.model.efi import (
@@ -36,7 +36,6 @@ from drgn_unaccepted.snapshot import EfiMap
 _KEXEC_NOTE = "this kernel was started by kexec, which hands on runtime entries only"
 # efi_clean_memmap(), before the map is printed
 _REMOVED = re.compile(r"\befi: Removing (\d{1,9}) invalid memory map entries\.")
-_UNREADABLE = (Unavailable, LookupError, AttributeError, ValueError, FaultError)
 
 
 class _NotEfi(Unavailable):
@@ -58,45 +57,49 @@ class _BootMap(NamedTuple):
         """Descriptors, as efi_memmap_init_early() counts them."""
         return self.size // self.stride
 
-    @property
-    def buffer(self) -> Range:
-        return Range(self.address, self.address + self.size)
-
 
 def read_efi_map(prog: Program) -> EfiMap:
     """Return the EFI memory map with its provenance; a complete one if any source has it.
 
     :raises Unavailable: not booted through EFI, or no source has the map; the reason then names each
     """
-    sources: list[tuple[str, Callable[[Program, Optional[_BootMap]], EfiMap]]] = [
-        ("boot-map", _from_buffer),
-        ("kernel-log", _from_log),
-        ("runtime-map", _from_runtime_map),
-    ]
     failed: list[str] = []
-    try:
-        boot = _read_efi_info(prog)
-    except _NotEfi:
-        raise
-    except _UNREADABLE as error:
-        boot = None
-        failed.append(f"boot-map: {one_line(error)}")
-        del sources[0]
-    best: Optional[EfiMap] = None
-    for name, read in sources:
+    found: list[EfiMap] = []
+    boot: Optional[_BootMap] = None
+    for name, read in (("boot-map", _from_buffer), ("kernel-log", _from_log), ("runtime-map", _from_runtime_map)):
+        # The log is read too where the buffer is whole: to compare them.
+        if name == "runtime-map" and any(efi_map.complete and not efi_map.ambiguous for efi_map in found):
+            break
         try:
-            efi_map = read(prog, boot)
-        except _UNREADABLE as error:
+            if name == "boot-map":
+                boot = _read_efi_info(prog)
+            found.append(read(prog, boot))
+        except _NotEfi:
+            raise
+        except UNREADABLE as error:
             failed.append(f"{name}: {one_line(error)}")
-            continue
-        if efi_map.complete and not efi_map.ambiguous:
-            return efi_map
-        # An earlier source can hold more.
-        if best is None:
-            best = replace(efi_map, note="; ".join(filter(None, (efi_map.note, *failed))))
-    if best is None:
+    if not found:
         raise Unavailable("; ".join(failed))
-    return best
+    whole = [efi_map for efi_map in found if efi_map.complete and not efi_map.ambiguous]
+    if not whole:
+        # An earlier source can hold more.
+        return replace(found[0], note="; ".join(filter(None, (found[0].note, *failed))))
+    conflict = _conflict(found) if found[0].provenance == "boot-map" else None
+    # The kernel printed the log before anything could overwrite the buffer.
+    return whole[0] if conflict is None else replace(whole[-1], conflict=conflict)
+
+
+def _conflict(found: Sequence[EfiMap]) -> Optional[str]:
+    """How the buffer and a whole log of the same map differ; the kernel's own edits of the buffer are undone by now."""
+    logs = [efi_map for efi_map in found if efi_map.provenance == "kernel-log" and efi_map.complete]
+    if not logs:
+        return None
+    buffer, log = found[0].descriptors, logs[0].descriptors
+    differing = [n for n, (a, b) in enumerate(zip(buffer, log)) if (a.type, a.start, a.end) != (b.type, b.start, b.end)]
+    if not differing and len(buffer) == len(log):
+        return None
+    names = ", ".join(map(str, differing[:4])) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
+    return f"the EFI memory map in memory differs from the kernel's log in entries {names or 'that one of them lacks'}"
 
 
 def _read_efi_info(prog: Program) -> _BootMap:
@@ -134,7 +137,7 @@ def _started_by_kexec(prog: Program, params: Object) -> bool:
             return True
     except (LookupError, FaultError):
         pass  # the setup_data chain says the same
-    return any(entry.type == SETUP_EFI for entry in read_setup_data(prog, params).entries)
+    return any(entry.type == SETUP_EFI for entry in read_setup_data(prog, params)[0])
 
 
 def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -166,14 +169,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     overlap = _first_overlap(descriptors)
     if overlap is not None:
         notes.append(f"ambiguous: entries overlap at {overlap:#x}")
-    return EfiMap(
-        provenance="boot-map",
-        complete=complete,
-        note="; ".join(notes) or None,
-        descriptors=tuple(descriptors),
-        buffer=boot.buffer,
-        ambiguous=overlap is not None,
-    )
+    return _efi_map("boot-map", boot, complete, notes, descriptors, overlap is not None)
 
 
 def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -200,13 +196,7 @@ def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     if (boot is not None and boot.kexec) or (complete and not _has_free_memory(log_map.descriptors)):
         complete = False
         notes.append(_KEXEC_NOTE)
-    return EfiMap(
-        provenance="kernel-log",
-        complete=complete,
-        note="; ".join(notes) or None,
-        descriptors=tuple(log_map.descriptors),
-        buffer=None if boot is None else boot.buffer,
-    )
+    return _efi_map("kernel-log", boot, complete, notes, log_map.descriptors)
 
 
 def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -220,13 +210,20 @@ def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     if not 0 < count <= limits.EFI_DESCRIPTORS:
         raise Unavailable(f"efi.memmap.nr_map is {count}")
     descriptors = _read_descriptors(prog, address, count, _stride(memmap.desc_size, "efi.memmap.desc_size"), what)
-    return EfiMap(
-        provenance="runtime-map",
-        complete=False,
-        note="holds only what EFI services use: no free and no unaccepted memory",
-        descriptors=tuple(descriptors),
-        buffer=None if boot is None else boot.buffer,
-    )
+    note = "holds only what EFI services use: no free and no unaccepted memory"
+    return _efi_map("runtime-map", boot, False, [note], descriptors)
+
+
+def _efi_map(
+    provenance: str,
+    boot: Optional[_BootMap],
+    complete: bool,
+    notes: list[str],
+    descriptors: Sequence[EfiDescriptor],
+    ambiguous: bool = False,
+) -> EfiMap:
+    buffer = None if boot is None else Range(boot.address, boot.address + boot.size)
+    return EfiMap(provenance, complete, "; ".join(notes) or None, tuple(descriptors), buffer, ambiguous)
 
 
 def _has_free_memory(descriptors: Sequence[EfiDescriptor]) -> bool:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ELF format: header, notes, and the sections of a vmlinux, its debug file or another file given with ``-s``.
+"""Notes, and the sections of a vmlinux, its debug file or another ELF file given with ``-s``.
 
-Sizes and places in the headers are not believed: everything that is read lies in the file, and is bounded.
+pyelftools reads the sections, and believes their headers: 2^60 sections, or a name as long as the file. So the headers
+are checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of
+a dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
 """
 
 from __future__ import annotations
@@ -9,77 +11,29 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Collection, Iterator
-from typing import BinaryIO, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 
-_IDENT = b"\x7fELF\x02\x01"
-_EHDR = struct.Struct("<16xH14xQQ6xHHHHH")
-_SHDR = struct.Struct("<IIQ8xQQII16x")
-#: ``Elf64_Sym``: st_name, st_info, st_other, st_shndx, st_value, st_size.
-_SYM = struct.Struct("<IBBHQQ")
+#: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_shoff, e_shentsize, e_shnum, e_shstrndx.
+_EHDR = struct.Struct("<6s34xQ10xHHH")
+#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_link.
+_SHDR = struct.Struct("<II16xQQI20x")
+#: ``Elf64_Sym``: st_name, st_shndx, st_value, st_size.
+_SYM = struct.Struct("<I2xHQQ")
+#: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 _NHDR = struct.Struct("<III")
 
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_NOTE = 1, 2, 3, 7
-#: Section types that are of use here, and have bytes in the file.
-_WANTED = (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)
-_SHF_COMPRESSED = 1 << 11
 _SHN_XINDEX = 0xFFFF
 _NT_GNU_BUILD_ID = 3
-
-
-class ElfHeader(NamedTuple):
-    """The members of ``Elf64_Ehdr`` that are of use here."""
-
-    type: int
-    phoff: int
-    shoff: int
-    phentsize: int
-    phnum: int
-    shentsize: int
-    shnum: int
-    shstrndx: int
-
-
-class SectionHeader(NamedTuple):
-    """The members of ``Elf64_Shdr`` that are of use here."""
-
-    name: int
-    type: int
-    flags: int
-    offset: int
-    size: int
-    link: int
-    info: int
 
 
 class Note(NamedTuple):
     name: bytes
     type: int
     data: bytes
-
-
-class ElfSymbol(NamedTuple):
-    #: As linked, without KASLR's offset.
-    address: int
-    #: Bytes.
-    size: int
-
-
-def read_elf_header(file: BinaryIO) -> Optional[ElfHeader]:
-    """The header of a 64-bit little-endian ELF file; None for any other file."""
-    file.seek(0)
-    data = file.read(_EHDR.size)
-    if len(data) < _EHDR.size or not data.startswith(_IDENT):
-        return None
-    return ElfHeader(*_EHDR.unpack(data))
-
-
-def read_first_section_header(file: BinaryIO, header: ElfHeader) -> SectionHeader:
-    """Header 0, of no section: it has the counts that are too large for ``Elf64_Ehdr``. Zeros beyond the file's end."""
-    file.seek(min(header.shoff, file.seek(0, io.SEEK_END)))
-    return SectionHeader(*_SHDR.unpack(file.read(_SHDR.size).ljust(_SHDR.size, b"\0")))
 
 
 def parse_notes(data: bytes) -> Iterator[Note]:
@@ -101,57 +55,20 @@ def build_id(notes: Iterator[Note]) -> Optional[str]:
 
 
 class ElfSections:
-    """The named sections of an open file: those with bytes of the kernel, symbol tables, and notes.
+    """The sections of an open file: those with bytes of the kernel, symbol tables, and notes.
 
     :raises Unavailable: not a 64-bit little-endian ELF file, or its headers are damaged
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._size = file.seek(0, io.SEEK_END)
-        header = read_elf_header(file)
-        if header is None:
-            raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
-        self._headers: list[SectionHeader] = []
-        #: (name, header), in the order of the file.
-        self.all: list[tuple[str, SectionHeader]] = []
-        if header.shoff:
-            self._read_headers(header)
+        #: Number and type of each section; the first section of each name.
+        self._types, self.named = _check(file)
+        # Only -s needs it, and its import takes as long as all of a summary without -s.
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
 
-    def _read_headers(self, header: ElfHeader) -> None:
-        if header.shentsize != _SHDR.size:
-            raise Unavailable(f"damaged: section headers of {header.shentsize} bytes instead of {_SHDR.size}")
-        first = read_first_section_header(self._file, header)
-        count = header.shnum or first.size
-        if count > limits.ELF_SECTIONS:
-            raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
-        data = self._read(header.shoff, count * _SHDR.size)
-        self._headers = [SectionHeader(*fields) for fields in _SHDR.iter_unpack(data)]
-        wanted = [section for section in self._headers if section.type in _WANTED]
-        for section in wanted:
-            self._read(section.offset + section.size, 0)
-        names = self._strings(
-            first.link if header.shstrndx == _SHN_XINDEX else header.shstrndx, limits.ELF_SECTION_NAMES_BYTES
-        )
-        self.all = [(_name(names, section.name), section) for section in wanted]
-
-    def _strings(self, index: int, most: int) -> bytes:
-        if index >= len(self._headers) or self._headers[index].type != _SHT_STRTAB:
-            raise Unavailable("damaged: no names of its sections or symbols")
-        return self._content("of names", self._headers[index], most)
-
-    def _content(self, name: str, section: SectionHeader, most: int) -> bytes:
-        if section.flags & _SHF_COMPRESSED:
-            raise Unavailable(f"section {name} is compressed")
-        if section.size > most:
-            raise Unavailable(f"section {name} has {section.size} bytes, limit {most}")
-        return self._read(section.offset, section.size)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        if offset + size > self._size:
-            raise Unavailable("cut short or damaged: its headers name bytes that it does not have")
-        self._file.seek(offset)
-        return self._file.read(size)
+        self._error = ELFError
+        self._elf = ELFFile(file) if self.named else None
 
     def data(self, name: str, most: int) -> Optional[bytes]:
         """The content of the first section of this name; None if there is none.
@@ -159,8 +76,7 @@ class ElfSections:
         :param most: bytes that it may have
         :raises Unavailable: it has more, or is compressed
         """
-        section = next((section for found, section in self.all if found == name), None)
-        return None if section is None else self._content(name, section, most)
+        return self._content(self._section(self.named[name]), most) if name in self.named else None
 
     def notes(self) -> Iterator[Note]:
         """The notes in all sections of notes.
@@ -168,37 +84,48 @@ class ElfSections:
         :raises Unavailable: together they have more than :data:`limits.VMLINUX_NOTE_BYTES`
         """
         left = limits.VMLINUX_NOTE_BYTES
-        for name, section in self.all:
-            if section.type == _SHT_NOTE:
-                data = self._content(name, section, left)
-                left -= len(data)
-                yield from parse_notes(data)
+        for number in self._of_type(_SHT_NOTE):
+            data = self._content(self._section(number), left)
+            left -= len(data)
+            yield from parse_notes(data)
 
-    def symbols(self, names: Collection[str]) -> dict[str, ElfSymbol]:
-        """The defined symbols of these names; of a name that several have, the first.
+    def symbols(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Address as linked, without KASLR's offset, and bytes of the defined symbols of these names.
+
+        Of a name that several have, the first. The tables are searched in bulk: a kernel has 200 thousand symbols.
 
         :raises Unavailable: the symbol tables have more than :data:`limits.VMLINUX_SYMBOLS_BYTES` together
         """
-        found: dict[str, ElfSymbol] = {}
+        found: dict[str, tuple[int, int]] = {}
         left = limits.VMLINUX_SYMBOLS_BYTES
-        for section_name, section in self.all:
-            if section.type != _SHT_SYMTAB:
-                continue
-            table = self._content(section_name, section, left)
-            strings = self._strings(section.link, left - len(table))
+        for number in self._of_type(_SHT_SYMTAB):
+            section = self._section(number)
+            table = self._content(section, left)
+            strings = self._content(section.stringtable, left - len(table))
             left -= len(table) + len(strings)
             places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
-            for at, _, _, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
+            for at, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
                 if at in places and defined_in:
-                    found.setdefault(places[at], ElfSymbol(value, size))
+                    found.setdefault(places[at], (value, size))
         return found
 
+    def _of_type(self, wanted: int) -> Iterator[int]:
+        return (number for number, kind in self._types.items() if kind == wanted)
 
-def _name(strings: bytes, start: int) -> str:
-    end = strings.find(b"\0", start, start + limits.SYMBOL_NAME_BYTES)
-    if end < 0:
-        raise Unavailable("damaged: a section's name has no end")
-    return strings[start:end].decode("latin-1")
+    def _section(self, number: int) -> Any:
+        assert self._elf is not None
+        try:
+            return self._elf.get_section(number)
+        except self._error as error:
+            raise Unavailable(f"damaged: {error}") from None
+
+    def _content(self, section: Any, most: int) -> bytes:
+        if section.compressed:
+            raise Unavailable(f"section {section.name} is compressed")
+        if section["sh_size"] > most:
+            raise Unavailable(f"section {section.name} has {section['sh_size']} bytes, limit {most}")
+        data: bytes = section.data()
+        return data
 
 
 def _places(strings: bytes, name: bytes) -> Iterator[int]:
@@ -207,3 +134,48 @@ def _places(strings: bytes, name: bytes) -> Iterator[int]:
     while at >= 0:
         yield at
         at = strings.find(name, at + 1)
+
+
+def _check(file: BinaryIO) -> tuple[dict[int, int], dict[str, int]]:
+    """What pyelftools can be asked for: all that it reads then is in the file, and bounded.
+
+    :return: types of sections by number; the number of the first section of each name
+    """
+    size = file.seek(0, io.SEEK_END)
+
+    def read(offset: int, count: int) -> bytes:
+        if offset + count > size:
+            raise Unavailable("cut short or damaged: its headers name bytes that it does not have")
+        file.seek(offset)
+        return file.read(count)
+
+    ident, offset, entry_size, count, names_at = _EHDR.unpack(read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0"))
+    if ident != b"\x7fELF\x02\x01":
+        raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
+    if not offset:
+        return {}, {}
+    if entry_size != _SHDR.size:
+        raise Unavailable(f"damaged: section headers of {entry_size} bytes instead of {_SHDR.size}")
+    # Header 0 is of no section: it has the counts that are too large for Elf64_Ehdr.
+    _, _, _, first_size, first_link = _SHDR.unpack(read(offset, _SHDR.size))
+    count = count or first_size
+    names_at = first_link if names_at == _SHN_XINDEX else names_at
+    if count > limits.ELF_SECTIONS:
+        raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
+    headers = list(_SHDR.iter_unpack(read(offset, count * _SHDR.size)))
+    types = {n: kind for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)}
+    tables = {names_at, *(headers[n][4] for n, kind in types.items() if kind == _SHT_SYMTAB)}
+    if any(table >= count or headers[table][1] != _SHT_STRTAB for table in tables):
+        raise Unavailable("damaged: no names of its sections or symbols")
+    for n in (*types, *tables):
+        read(headers[n][2] + headers[n][3], 0)
+    _, _, start, length, _ = headers[names_at]
+    if length > limits.ELF_SECTION_NAMES_BYTES:
+        raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
+    names, named = read(start, length), {}
+    for n in (*tables, *reversed(types)):
+        end = names.find(b"\0", headers[n][0], headers[n][0] + limits.SYMBOL_NAME_BYTES)
+        if end < 0:
+            raise Unavailable("damaged: a section's name has no end")
+        named[names[headers[n][0] : end].decode("latin-1")] = n
+    return types, named

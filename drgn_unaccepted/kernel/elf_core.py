@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import os
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
-from drgn import FaultError
+from drgn import Architecture, Platform, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf import ElfHeader, Note, parse_notes, read_elf_header, read_first_section_header
+from drgn_unaccepted.kernel.elf import Note, parse_notes
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 
-_PHDR = struct.Struct("<IIQQQQQQ")
+_IDENT = b"\x7fELF\x02\x01"
+#: ``Elf64_Ehdr``: e_type, e_phoff, e_shoff, e_phentsize, e_phnum.
+_EHDR = struct.Struct("<16xH14xQQ6xHH6x")
+#: ``Elf64_Phdr`` without p_flags and p_align.
+_PHDR = struct.Struct("<I4xQQQQQ8x")
+#: Offset of sh_info in ``Elf64_Shdr``.
+_SH_INFO = 44
 PT_LOAD = 1
 PT_NOTE = 4
 _PN_XNUM = 0xFFFF
@@ -33,7 +39,7 @@ _SPACE_END = 1 << 64
 
 
 class Segment(NamedTuple):
-    """``Elf64_Phdr``, its flags and alignment left out."""
+    """The members of ``Elf64_Phdr`` that are of use here."""
 
     type: int
     offset: int
@@ -57,12 +63,8 @@ class ElfCore(NamedTuple):
     needed_size: int
     #: Bytes that the file has.
     size: int
-    #: ``Elf64_Phdr[]``, as many as the file has.
+    #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
     headers: bytes
-
-    @property
-    def cut_short(self) -> bool:
-        return self.needed_size > self.size
 
     def holds(self, start: int, end: int) -> bool:
         """Whether all of physical ``[start, end)`` is in the file."""
@@ -73,7 +75,7 @@ class ElfCore(NamedTuple):
         return rng.merge((s.vaddr, min(s.vaddr + s.memsz, _SPACE_END)) for s in self.segments(PT_LOAD))
 
     def segments(self, p_type: int) -> Iterator[Segment]:
-        return (segment for segment in _segments(self.headers) if segment.type == p_type)
+        return (Segment(*fields) for fields in _PHDR.iter_unpack(self.headers) if fields[0] == p_type)
 
     def notes(self) -> Iterator[Note]:
         """The whole notes among the first :data:`limits.ELF_NOTE_BYTES` of notes."""
@@ -98,64 +100,50 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
     if Path(path).name == "kcore" and path.startswith("/proc/"):
         return None
     with open_dump(path) as file:
-        header = read_elf_header(file)
-        if header is None or header.type != _ET_CORE:
+        data = file.read(_EHDR.size)
+        if len(data) < _EHDR.size or not data.startswith(_IDENT):
             return None
+        e_type, phoff, shoff, phentsize, count = _EHDR.unpack(data)
+        if e_type != _ET_CORE:
+            return None
+        if phentsize != _PHDR.size:
+            raise ValueError(f"program headers of {phentsize} bytes instead of {_PHDR.size}")
         size = os.fstat(file.fileno()).st_size
-        count = _number_of_segments(file, header)
-        file.seek(min(header.phoff, size))
+        if count == _PN_XNUM:
+            # The header of section 0, of no section, has the number.
+            file.seek(min(shoff + _SH_INFO, size))
+            count = int.from_bytes(file.read(4), "little")
+        if count > limits.ELF_SEGMENTS:
+            raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
+        file.seek(min(phoff, size))
         headers = file.read(count * _PHDR.size)
-    return _core(path, headers[: len(headers) // _PHDR.size * _PHDR.size], header.phoff + count * _PHDR.size, size)
-
-
-def _number_of_segments(file: BinaryIO, header: ElfHeader) -> int:
-    if header.phentsize != _PHDR.size:
-        raise ValueError(f"program headers of {header.phentsize} bytes instead of {_PHDR.size}")
-    count = read_first_section_header(file, header).info if header.phnum == _PN_XNUM else header.phnum
-    if count > limits.ELF_SEGMENTS:
-        raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
-    return count
-
-
-def _segments(headers: bytes) -> Iterator[Segment]:
-    for p_type, _, offset, vaddr, paddr, filesz, memsz, _ in _PHDR.iter_unpack(headers):
-        yield Segment(p_type, offset, vaddr, paddr, filesz, memsz)
-
-
-def _core(path: str, headers: bytes, needed: int, size: int) -> ElfCore:
-    backed, lacking, lacking_virtual = [], [], []
-    for segment in _segments(headers):
-        needed = max(needed, segment.offset + segment.filesz)
-        if segment.type != PT_LOAD:
-            continue
-        in_file = min(segment.filesz, segment.memsz, max(0, size - segment.offset))
+    needed, backed, lacking, lacking_virtual = phoff + count * _PHDR.size, [], [], []
+    headers = headers[: len(headers) // _PHDR.size * _PHDR.size]
+    for p_type, offset, vaddr, paddr, filesz, memsz in _PHDR.iter_unpack(headers):
+        needed = max(needed, offset + filesz)
+        in_file = min(filesz, memsz, max(0, size - offset)) if p_type == PT_LOAD else 0
         if in_file:
-            backed.append(Range(segment.paddr, segment.paddr + in_file))
-        if in_file < segment.memsz:
-            lacking.append(Range(segment.paddr + in_file, segment.paddr + segment.memsz))
-            lacking_virtual.append(Range(segment.vaddr + in_file, segment.vaddr + segment.memsz))
+            backed.append(Range(paddr, paddr + in_file))
+        if p_type == PT_LOAD and in_file < memsz:
+            lacking.append(Range(paddr + in_file, paddr + memsz))
+            lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))
     # Where segments overlap, drgn reads the last one; what any of them lacks may read as zeros.
     absent = rng.merge(lacking)
-    return ElfCore(
-        path, rng.subtract(rng.merge(backed), absent), absent, rng.merge(lacking_virtual), needed, size, headers
-    )
+    present = rng.subtract(rng.merge(backed), absent)
+    return ElfCore(path, present, absent, rng.merge(lacking_virtual), needed, size, headers)
 
 
 class ElfMemory:
-    """The physical memory in an ELF core file, read without drgn."""
+    """The physical memory in an ELF core file that drgn cannot open as such."""
 
     def __init__(self, core: ElfCore) -> None:
         self._file = Path(core.path).open("rb")  # noqa: SIM115
         self._size = core.size
         self._segments = [s for s in core.segments(PT_LOAD) if s.filesz and s.offset < core.size]
-        #: Physical memory by its place in the file, without overlap: start, end, file offset of the start.
-        self._pieces: list[tuple[int, int, int]] = []
-        end = 0
-        for segment in sorted(self._segments, key=lambda segment: segment.paddr):
-            start, stop = max(segment.paddr, end), segment.paddr + segment.filesz
-            if start < stop:
-                self._pieces.append((start, stop, segment.offset + start - segment.paddr))
-                end = stop
+        self._prog = Program(Platform(Architecture.X86_64))
+        for segment in self._segments:
+            size = min(segment.filesz, core.size - segment.offset, _SPACE_END - segment.paddr)
+            self._prog.add_memory_segment(segment.paddr, size, partial(self._read, segment.offset), physical=True)
 
     def __enter__(self) -> ElfMemory:
         return self
@@ -163,24 +151,16 @@ class ElfMemory:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def _read(self, start: int, address: int, count: int, offset: int, physical: bool) -> bytes:
+        return os.pread(self._file.fileno(), count, start + offset)
+
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address.
 
         :raises FaultError: the dump does not hold them all
         """
-        parts = []
-        at, stop = address, address + size
-        for index in range(max(0, bisect_right(self._pieces, (at, _SPACE_END, 0)) - 1), len(self._pieces)):
-            start, end, offset = self._pieces[index]
-            if not start <= at < end:
-                break
-            parts.append(os.pread(self._file.fileno(), min(stop, end) - at, offset + at - start))
-            at += len(parts[-1])
-            if at == stop or at < end:
-                break
-        if at < stop:
-            raise FaultError("not in this dump", address)
-        return b"".join(parts)
+        data: bytes = self._prog.read(address, size, physical=True)
+        return data
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:
         """Physical addresses of ``pattern``. Holes of a sparse file are skipped.
@@ -213,8 +193,6 @@ class ElfMemory:
                 start = os.lseek(self._file.fileno(), start, os.SEEK_DATA)
             except OSError:
                 return  # a hole up to the end of the file
-            if start >= end:
-                return
             stop = min(end, os.lseek(self._file.fileno(), start, os.SEEK_HOLE))
             yield start, stop
             start = stop

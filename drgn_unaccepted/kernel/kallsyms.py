@@ -18,7 +18,9 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Callable, NamedTuple
+from typing import Callable
+
+from drgn import Symbol, SymbolBinding, SymbolKind
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo
@@ -30,25 +32,11 @@ _TYPE_LETTERS = "ABDRTVWabdrtvw"
 _END = "\u0100"
 
 
-class KallsymsError(ValueError):
-    """The symbol table is not there or has an unknown format; the text says what is wrong."""
-
-
-class Kallsym(NamedTuple):
-    name: str
-    #: nm(1)'s letter; upper case is global.
-    letter: str
-    #: Virtual address; for a per-CPU variable before Linux 6.15 its offset in the per-CPU area.
-    address: int
-    #: Bytes to the next symbol, which is at least the symbol's size. 0 for the last one.
-    size: int
-
-
 class Kallsyms:
     """The symbol table of one kernel.
 
     :param read: ``read(address, size)`` reads the target's virtual memory; its exceptions pass through
-    :raises KallsymsError: no table (CONFIG_KALLSYMS=n, or Linux before 6.0), or one in an unknown format
+    :raises ValueError: no table (CONFIG_KALLSYMS=n, or Linux before 6.0), or one in an unknown format
     """
 
     def __init__(self, read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo) -> None:
@@ -56,38 +44,38 @@ class Kallsyms:
         self._vmcoreinfo = vmcoreinfo
         self._count = int.from_bytes(read(self._known("kallsyms_num_syms"), 4), "little")
         if not 0 < self._count <= limits.KALLSYMS_SYMBOLS:
-            raise KallsymsError(f"kallsyms_num_syms is {self._count}, the limit is {limits.KALLSYMS_SYMBOLS}")
+            raise ValueError(f"kallsyms_num_syms is {self._count}, the limit is {limits.KALLSYMS_SYMBOLS}")
         # The order in memory has always been: names, markers, token table, token index.
         self._tokens = self._read_tokens()
         self._names = self._read_up_to("kallsyms_names", "kallsyms_token_table", limits.KALLSYMS_NAMES_BYTES)
 
-    def find(self, names: Iterable[str]) -> list[Kallsym]:
+    def find(self, names: Iterable[str]) -> list[Symbol]:
         """All symbols with one of these names, and ``_stext``, in the order of the table."""
         encoded = self._encode({*names, "_stext"})
         found = [(index, encoded[record]) for index, record in self._records() if record in encoded]
         self._address = self._choose_address([index for index, text in found if text[1:] == "_stext"])
         return [self._symbol(index, text) for index, text in found]
 
-    def all(self) -> Iterator[Kallsym]:
+    def all(self) -> Iterator[Symbol]:
         """All symbols, in the order of the table."""
         self.find(())
         for index, record in self._records():
             text = "".join([self._tokens[code] for code in record])
             if not 1 < len(text) <= limits.SYMBOL_NAME_BYTES:
-                raise KallsymsError(f"kallsyms symbol {index} has a name of {len(text)} bytes")
+                raise ValueError(f"kallsyms symbol {index} has a name of {len(text)} bytes")
             yield self._symbol(index, text)
 
     def _known(self, name: str) -> int:
         address = self._vmcoreinfo.symbol(name)
         if address is None:
-            raise KallsymsError(f"VMCOREINFO does not say where kallsyms is: no SYMBOL({name})")
+            raise ValueError(f"VMCOREINFO does not say where kallsyms is: no SYMBOL({name})")
         return address
 
     def _read_up_to(self, name: str, end: str, most: int) -> bytes:
         start = self._known(name)
         size = self._known(end) - start
         if not 0 < size <= most:
-            raise KallsymsError(f"{name} has {size} bytes, the limit is {most}")
+            raise ValueError(f"{name} has {size} bytes, the limit is {most}")
         return self._read(start, size)
 
     def _read_tokens(self) -> list[str]:
@@ -96,9 +84,9 @@ class Kallsyms:
         for start in struct.unpack("<256H", self._read(self._known("kallsyms_token_index"), 512)):
             end = table.find(b"\0", start)
             if end < 0:
-                raise KallsymsError(f"kallsyms_token_index points at {start}, beyond the token table")
+                raise ValueError(f"kallsyms_token_index points at {start}, beyond the token table")
             if end - start > limits.SYMBOL_NAME_BYTES:
-                raise KallsymsError(f"a kallsyms token is longer than {limits.SYMBOL_NAME_BYTES} bytes")
+                raise ValueError(f"a kallsyms token is longer than {limits.SYMBOL_NAME_BYTES} bytes")
             tokens.append(table[start:end].decode("latin-1"))
         return tokens
 
@@ -114,7 +102,7 @@ class Kallsyms:
                 continue  # a character that stands for itself, or a token not needed
             pair = text.split(_END, code + 1)[code]
             if len(pair) != 2:
-                raise KallsymsError(f"kallsyms token {code} ({self._tokens[code]!r}) is no pair of others")
+                raise ValueError(f"kallsyms token {code} ({self._tokens[code]!r}) is no pair of others")
             text = text.replace(pair, chr(code))
         return {code.encode("latin-1"): name for code, name in zip(text.split(_END)[256:], texts)}
 
@@ -128,16 +116,23 @@ class Kallsyms:
                     length = length & 0x7F | names[start] << 7
                     start += 1
             except IndexError:
-                raise KallsymsError(f"kallsyms_names ends inside of symbol {index} of {self._count}") from None
+                raise ValueError(f"kallsyms_names ends inside of symbol {index} of {self._count}") from None
             yield index, names[start : start + length]
             start += length
 
-    def _symbol(self, index: int, text: str) -> Kallsym:
-        start = self._address(index)
-        for following in range(index + 1, min(index + 1 + limits.KALLSYMS_ALIASES, self._count)):
-            if self._address(following) > start:
-                return Kallsym(text[1:], text[0], start, self._address(following) - start)
-        return Kallsym(text[1:], text[0], start, 0)
+    def _symbol(self, index: int, text: str) -> Symbol:
+        """The symbol; its size is the bytes to the next one, which is at least its own, or 0 for the last one.
+
+        The address of a per-CPU variable before Linux 6.15 is its offset in the per-CPU area.
+        """
+        start, letter = self._address(index), text[0]
+        following = range(index + 1, min(index + 1 + limits.KALLSYMS_ALIASES, self._count))
+        end = next((self._address(other) for other in following if self._address(other) > start), start)
+        binding = SymbolBinding.GLOBAL if letter.isupper() else SymbolBinding.LOCAL
+        if letter in "vVwW":
+            binding = SymbolBinding.WEAK
+        kind = SymbolKind.FUNC if letter in "tT" else SymbolKind.OBJECT
+        return Symbol(text[1:], start & (1 << 64) - 1, end - start, binding, kind)
 
     def _choose_address(self, indexes: list[int]) -> Callable[[int], int]:
         """The function from index to address that gives ``_stext``, at one of ``indexes``, VMCOREINFO's address."""
@@ -157,4 +152,4 @@ class Kallsyms:
         for address in ways:
             if any(address(index) == stext for index in indexes):
                 return address
-        raise KallsymsError("kallsyms and VMCOREINFO disagree about _stext")
+        raise ValueError("kallsyms and VMCOREINFO disagree about _stext")

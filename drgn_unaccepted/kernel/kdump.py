@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, Optional
 
 from drgn_unaccepted.files import open_dump
 
@@ -30,23 +30,12 @@ _LAST_DESCRIPTORS = 4096
 _LARGEST_PAGE = 64 << 10
 
 
-class KdumpExtent(NamedTuple):
-    """How far a kdump-compressed file goes, and how far it ought to."""
+def read_kdump_extent(path: str) -> Optional[tuple[int, int, bool]]:
+    """Bytes that a kdump-compressed file needs, bytes that it has, and whether makedumpfile could not write all.
 
-    #: File offset after the last page and the notes, as far as the headers tell.
-    needed_size: int
-    size: int
-    #: makedumpfile wrote that it could not write all.
-    incomplete: bool
+    The needed bytes end with the last page and the notes, as far as the headers tell.
 
-    @property
-    def cut_short(self) -> bool:
-        return self.needed_size > self.size
-
-
-def read_kdump_extent(path: str) -> Optional[KdumpExtent]:
-    """The extent of a kdump-compressed file; None for any other, among them the flattened form.
-
+    :return: None for any other file, among them the flattened form
     :raises OSError: the file cannot be read
     :raises ValueError: the header is damaged
     """
@@ -56,13 +45,13 @@ def read_kdump_extent(path: str) -> Optional[KdumpExtent]:
             return None
         size = os.fstat(file.fileno()).st_size
         if len(data) < _HEADER.size:
-            return KdumpExtent(_HEADER.size, size, False)
+            return _HEADER.size, size, False
         status, block_size, sub_header_blocks, bitmap_blocks = _HEADER.unpack(data)
         if not 512 <= block_size <= _LARGEST_PAGE or sub_header_blocks < 0:
             raise ValueError(f"blocks of {block_size} bytes, {sub_header_blocks} of them in the second header")
         descriptors = (1 + sub_header_blocks + bitmap_blocks) * block_size
         needed = max(_end_of_notes(file, block_size), _end_of_pages(file, descriptors, size))
-        return KdumpExtent(needed, size, bool(status & _INCOMPLETE))
+        return needed, size, bool(status & _INCOMPLETE)
 
 
 def _end_of_notes(file: BinaryIO, sub_header: int) -> int:

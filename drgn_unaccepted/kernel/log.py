@@ -28,12 +28,15 @@ _ID_MASK = (1 << _STATE_SHIFT) - 1
 # Every text block starts with the ID of its descriptor, an unsigned long.
 _BLOCK_ID_BYTES = 8
 
+# LOG_KERN
+_KERNEL = 0
+
 # Positions in the text are an unsigned long; the first lap ends where it wraps.
 _POSITIONS = 1 << 64
 
 
 def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
-    """Return the lines of the kernel log, oldest first, without time stamps.
+    """Return the lines of the kernel's own records in its log, oldest first, without time stamps.
 
     ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
     lockless ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read,
@@ -71,6 +74,7 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
     info_type = prog.type("struct printk_info")
     infos = prog.read(desc_ring.infos.value_(), count * sizeof(info_type))
     lengths = _column(infos, info_type, "text_len", "H")
+    facilities = _column(infos, info_type, "facility", "B")
 
     lines: list[str] = []
     total = 0
@@ -78,6 +82,9 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
         identifier = current & _ID_MASK
         index = identifier & (count - 1)
         state = states[index]
+        # Other facilities are user space, through /dev/kmsg: it can write whatever the kernel can.
+        if facilities[index] != _KERNEL:
+            continue
         if state & _ID_MASK != identifier or state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
             continue
         start, end = _block(begins[index], ends[index], size)
@@ -115,7 +122,7 @@ def _read_text(prog: Program, data_ring: Object) -> bytes:
     return text
 
 
-def _column(data: bytes, type_: Type, member: str, format_: Literal["H", "Q"]) -> memoryview[int]:
+def _column(data: bytes, type_: Type, member: str, format_: Literal["B", "H", "Q"]) -> memoryview[int]:
     """One member of an array of structures, without a Python object for each.
 
     :param format_: the member's, as in the struct module

@@ -55,11 +55,6 @@ class PageLayout:
     def address(self, pfn: int) -> int:
         return self.base + pfn * self.size & _MASK
 
-    def pfn(self, address: int) -> Optional[int]:
-        """The PFN whose structure begins at ``address``; None where none does."""
-        pfn, rest = divmod(address - self.base, self.size)
-        return pfn if rest == 0 and 0 <= pfn < limits.PHYSICAL_END >> PAGE_SHIFT else None
-
 
 def page_layout(prog: Program) -> PageLayout:
     """How this kernel lays out ``struct page``.

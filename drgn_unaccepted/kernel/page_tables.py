@@ -9,6 +9,7 @@ per-CPU and vmalloc memory need them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Callable, Optional
 
 from drgn import FaultError, Program
@@ -30,7 +31,6 @@ _PAGE_SHIFT = 12
 _PAGE_SIZE = 1 << _PAGE_SHIFT
 #: Bits of an address that one level translates.
 _LEVEL_BITS = 9
-_CACHE_KEY = "drgn_unaccepted_encrypted"
 _PRESENT = 1 << 0
 #: PS: the entry maps memory itself, 2 MiB or 1 GiB of it.
 _LARGE = 1 << 7
@@ -52,7 +52,9 @@ class PageTables:
         self._root = root
         self._top = _PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
         self._address = _ADDRESS & ~encryption_mask
-        self._tables: dict[int, memoryview] = {}
+        self._table = lru_cache(limits.PAGE_TABLES_KEPT)(
+            lambda address: memoryview(read(address, _PAGE_SIZE)).cast("Q")
+        )
 
     def translate(self, virtual: int) -> Range:
         """Physical memory from ``virtual`` to the end of its page (4 KiB, 2 MiB or 1 GiB).
@@ -61,7 +63,10 @@ class PageTables:
         """
         table = self._root
         for shift in range(self._top, _PAGE_SHIFT - 1, -_LEVEL_BITS):
-            entry = int(self._table(table, virtual)[virtual >> shift & 511])
+            try:
+                entry = int(self._table(table)[virtual >> shift & 511])
+            except FaultError:
+                raise FaultError(f"page table at {table:#x} is not in this target", virtual) from None
             if not entry & _PRESENT:
                 raise FaultError("not mapped by the page tables", virtual)
             if shift == _PAGE_SHIFT or (entry & _LARGE and shift <= 30):
@@ -70,18 +75,6 @@ class PageTables:
                 return Range(start + (virtual & size - 1), start + size)
             table = entry & self._address
         raise AssertionError("the lowest level maps pages")
-
-    def _table(self, address: int, virtual: int) -> memoryview:
-        table = self._tables.get(address)
-        if table is None:
-            try:
-                table = memoryview(self._read(address, _PAGE_SIZE)).cast("Q")
-            except FaultError:
-                raise FaultError(f"page table at {address:#x} is not in this target", virtual) from None
-            if len(self._tables) >= limits.PAGE_TABLES_KEPT:
-                self._tables.clear()
-            self._tables[address] = table
-        return table
 
     def read(self, virtual: int, size: int) -> bytes:
         """``size`` bytes of virtual memory.
@@ -117,13 +110,11 @@ def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo
 def reach_encrypted(prog: Program, core: ElfCore) -> None:
     """Make the kernel's virtual memory readable where page-table entries carry the C-bit.
 
-    Adds memory segments only where no PT_LOAD describes memory; drgn's other reads stay as they were. A second call
-    does nothing.
+    Adds memory segments only where no PT_LOAD describes memory; drgn's other reads stay as they were.
     """
     vmcoreinfo = vmcoreinfo_of(prog)
-    if not vmcoreinfo.number("sme_mask") or _CACHE_KEY in prog.cache:
+    if not vmcoreinfo.number("sme_mask"):
         return
-    prog.cache[_CACHE_KEY] = True
     tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo)
     if tables is None:
         return

@@ -7,7 +7,7 @@ The structures are read in bulk and judged a chunk (1 << MAX_PAGE_ORDER pages) a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from typing import Optional
 
@@ -19,8 +19,8 @@ from drgn_unaccepted.kernel.lists import column
 from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
-from drgn_unaccepted.kernel.zones import nodes
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge, subtract, total
+from drgn_unaccepted.kernel.zones import nodes, per_cpu_pages
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, chunk_runs, clip, intersect, merge, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
@@ -43,14 +43,14 @@ def read_pages(prog: Program, ranges: Iterable[Range], build: KernelBuild, zones
     wanted = merge(
         (start // chunk * chunk, min(-(-end // chunk) * chunk, limits.PHYSICAL_END)) for start, end in ranges
     )
-    listed = sorted(chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None))
-    scan = _Scan(prog, build, listed)
+    lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
+    scan = _Scan(prog, build, lists, zones)
     present = scan.present(wanted)
     beyond = []
     if total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
         # A listed page that is not the first of a chunk proves nothing about its neighbours.
-        whole = [pfn for pfn in listed if not pfn % build.chunk_pages]
-        beyond = intersect(chunk_ranges(whole, build.chunk_pages), present)
+        runs = chain.from_iterable(chunk_runs(pfns, build.chunk_pages) for pfns in lists)
+        beyond = intersect(merge(run for run in runs if not run[0] % chunk), present)
         present = subtract(present, beyond)
         scan.notes.append(
             f"of {total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
@@ -81,6 +81,18 @@ def masked_pages(prog: Program, pfns: Iterable[int]) -> tuple[int, ...]:
         except FaultError:
             continue
     return tuple(masked)
+
+
+def written_pages(prog: Program, pages: Iterable[int]) -> tuple[Range, ...]:
+    """Those of these pages (physical addresses) that are not all zeros; of :data:`limits.MASKED_PAGES` at most."""
+    written = []
+    for _, page in zip(range(limits.MASKED_PAGES), pages):
+        try:
+            if any(prog.read(page, PAGE_SIZE, physical=True)):
+                written.append((page, page + PAGE_SIZE))
+        except FaultError:
+            continue
+    return tuple(merge(written))
 
 
 def _first_bytes(ranges: Sequence[Range], size: int) -> list[Range]:
@@ -176,14 +188,17 @@ class _States(dict[tuple[int, int, int, int], str]):
 class _Scan:
     """Judges structures in ascending order and keeps the runs."""
 
-    def __init__(self, prog: Program, build: KernelBuild, listed: Sequence[int]) -> None:
+    def __init__(
+        self, prog: Program, build: KernelBuild, lists: Sequence[Sequence[int]], zones: Sequence[Zone]
+    ) -> None:
         self._prog = prog
+        self._zones = [zone for zone in zones if zone.zone_id is not None]
         self._layout = page_layout(prog)
         self._types = _PageTypes(prog)
         self._states = _States(self._layout, self._types)
         self._chunk_pages = build.chunk_pages
         # Before PGTY_unaccepted only the list tells a listed chunk.
-        self._listed = frozenset(listed) if self._types.unaccepted is None else frozenset()
+        self._listed = frozenset(chain.from_iterable(lists)) if self._types.unaccepted is None else frozenset()
         chunk_bytes = build.chunk_pages * self._layout.size
         self._uninitialised = (bytes(chunk_bytes), b"\xff" * chunk_bytes)
         # Ends of the free block and of the unaccepted chunk whose first page was seen last.
@@ -221,9 +236,23 @@ class _Scan:
             pages = total(lost) // PAGE_SIZE
             self.notes.append(f"struct page of {pages} pages is not in this target, the first at {lost[0].start:#x}")
         runs: list[PageRun] = []
-        for run in sorted([*self._runs, *more]):
+        for run in sorted([*self._with_per_cpu_lists(self._runs), *more]):
             _append(runs, run)
         return Pages(tuple(runs), tuple(merge(self._looked_at)), "; ".join(self.notes) or None)
+
+    def _with_per_cpu_lists(self, runs: Sequence[PageRun]) -> Iterator[PageRun]:
+        """The runs, with free pages told apart that are on ``zone->per_cpu_pageset``: those were freed once."""
+        free = [(run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in runs if run.state == "free"]
+        listed = chunk_ranges(per_cpu_pages(self._prog, self._layout), 1) if free else []
+        for run in runs:
+            if run.state != "free":
+                yield run
+                continue
+            whole = Range(run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT)
+            of_cpus = list(clip(listed, *whole))
+            for ranges, state in ((of_cpus, "per-cpu"), (subtract([whole], of_cpus), "free")):
+                for start, end in ranges:
+                    yield PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, state)
 
     def judge(self, start: int, end: int) -> None:
         """Read and judge structures that exist, from PFN ``start`` to ``end``."""
@@ -270,7 +299,9 @@ class _Scan:
             self._unaccepted_end = end
         flags = column(array("Q", data), layout.flags, size)
         refcounts = column(array("I", data), layout.refcount, size)
-        states = map(self._states.__getitem__, zip(flags, data[layout.compound :: size], page_types, refcounts))
+        states = list(map(self._states.__getitem__, zip(flags, data[layout.compound :: size], page_types, refcounts)))
+        for at in self._damaged(start, flags):
+            states[at] = "damaged"
         pfn = group_end = start
         for state, group in groupby(states):
             group_end += len(list(group))
@@ -279,6 +310,23 @@ class _Scan:
                 run = run._replace(end_pfn=min(run.end_pfn, end))
                 _append(self._runs, run)
                 pfn = run.end_pfn
+
+    def _damaged(self, start: int, flags: Sequence[int]) -> Iterable[int]:
+        """Places of structures in a page of the memmap with one whose node and zone cannot be those of its page."""
+        shift, end, step = self._layout.zone_shift, start + len(flags), max(1, PAGE_SIZE // self._layout.size)
+        spans = [(zone, zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in self._zones]
+        over = [(zone.zone_id, low, high) for zone, low, high in spans if low < end and start < high]
+        ids = {flag >> shift for flag in set(flags) - {0, _POISON}}
+        if not over or (len(over) == 1 and ids <= {over[0][0]} and over[0][1] <= start and end <= over[0][2]):
+            return
+        for at in range(0, len(flags), step):
+            for place in range(at, min(at + step, len(flags))):
+                pfn, flag = start + place, flags[place]
+                here = [id_ for id_, low, high in over if low <= pfn < high]
+                zone = flag >> shift & self._layout.zone_mask
+                if flag not in (0, _POISON) and here and flag >> shift not in here and zone != self._layout.zone_device:
+                    yield from range(at, min(at + step, len(flags)))
+                    break
 
     def _run(self, pfn: int, end: int, state: str, order: int) -> PageRun:
         """The run from ``pfn`` on, where pages up to ``end`` show ``state``, and ``order`` is ``page->private``."""

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Optional
 
 import drgn
 
@@ -18,15 +18,14 @@ from drgn_unaccepted.kernel.bpf import lockdown_mode
 from drgn_unaccepted.kernel.debug_info import attach_debug_info
 from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
-from drgn_unaccepted.kernel.kdump import KdumpExtent, read_kdump_extent
+from drgn_unaccepted.kernel.kdump import read_kdump_extent
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
-from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 _SPACE_END = 1 << 64
-_GUARDED_KEY = "drgn_unaccepted_guarded"
+_COMPLETE_KEY = "drgn_unaccepted_complete"
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,7 @@ def open_vmcore(
             text, warning = _vmcoreinfo_for(core, symbols)
             warnings.append(f"{path}: {warning}")
         prog = _set_core_dump(path, text, None if core is not None or text is None else _X86_64)
-        if core is not None:
-            _fault_what_is_lacking(prog, core)
-            reach_encrypted(prog, core)
+        _complete(prog, core)
         found = attach_debug_info(prog, symbols, debug_info)
     except TargetError as error:
         raise TargetError(f"{path}: {error if cut is None else f'{cut}: {error}'}") from None
@@ -119,9 +116,7 @@ def adopt(prog: drgn.Program) -> Opened:
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
     path = None if live else prog.core_dump_path
     core, _, warnings = (None, None, []) if path is None else _examine(path)
-    if core is not None:
-        _fault_what_is_lacking(prog, core)
-        reach_encrypted(prog, core)
+    _complete(prog, core)
     try:
         prog.type("struct page")
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
@@ -135,25 +130,21 @@ def _examine(path: str) -> tuple[Optional[ElfCore], Optional[str], list[str]]:
 
     :raises TargetError: the file cannot be read, or nothing tells what is missing from it
     """
-    extent: Union[ElfCore, KdumpExtent, None]
     try:
-        extent = core = read_elf_core(path)
-        if core is None:
-            extent = read_kdump_extent(path)
+        core = read_elf_core(path)
+        extent = read_kdump_extent(path) if core is None else (core.needed_size, core.size, False)
     except OSError as error:
         raise TargetError(one_line(error, path)) from None
     except ValueError as error:
         raise TargetError(f"{path}: damaged headers: {error}") from None
-    warnings = []
-    cut = None
-    if extent is not None and extent.cut_short:
-        cut = f"cut short: its headers name {extent.needed_size:#x} bytes, the file has {extent.size:#x}"
+    needed, size, incomplete = extent or (0, 0, False)
+    if needed > size:
+        cut = f"cut short: its headers name {needed:#x} bytes, the file has {size:#x}"
         if core is None:
             raise TargetError(f"{path}: {cut}")
-        warnings.append(f"{path}: {cut}; what is missing is not in this dump")
-    elif isinstance(extent, KdumpExtent) and extent.incomplete:
-        warnings.append(f"{path}: makedumpfile ran out of space; what is missing is not in this dump")
-    return core, cut, warnings
+        return core, cut, [f"{path}: {cut}; what is missing is not in this dump"]
+    ended = f"{path}: makedumpfile ran out of space; what is missing is not in this dump"
+    return core, None, [ended] if incomplete else []
 
 
 def _lacks_vmcoreinfo(core: ElfCore) -> bool:
@@ -167,27 +158,26 @@ def _lacks_vmcoreinfo(core: ElfCore) -> bool:
 
 def _vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
     """VMCOREINFO for a dump without the note, and where it comes from."""
+    lack = "no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and "
     try:
-        found = find_vmcoreinfo(core)
-        return found.vmcoreinfo.text, f"no VMCOREINFO note; it was found in the dumped memory, at {found.address:#x}"
+        text, address = find_vmcoreinfo(core)
+        return text, f"no VMCOREINFO note; it was found in the dumped memory, at {address:#x}"
     except OSError as error:
         raise TargetError(one_line(error)) from None
     except Unavailable as error:
-        lack = (
-            f"no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and {error}"
-        )
+        lack += str(error)
     if not symbols:
         raise TargetError(
             f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
             "--vmcoreinfo FILE"
         )
     try:
-        worked = work_out_vmcoreinfo(core, symbols)
+        text, cpu, vmlinux = work_out_vmcoreinfo(core, symbols)
     except OSError as error:
         raise TargetError(one_line(error, error.filename)) from None
     except Unavailable as error:
         raise TargetError(f"{lack}; {error}") from None
-    return worked.text, f"no VMCOREINFO; addresses are from the registers of CPU {worked.cpu} and {worked.vmlinux}"
+    return text, f"no VMCOREINFO; addresses are from the registers of CPU {cpu} and {vmlinux}"
 
 
 def _read_vmcoreinfo(path: str) -> bytes:
@@ -235,31 +225,34 @@ def _is_of_drgn(error: Exception) -> bool:
     return type(error) is Exception or isinstance(error, DAMAGED)
 
 
+#: The reason for the user, by a part of drgn's own words.
+_REASONS = {
+    "not an ELF core file": "not a dump (neither ELF core nor kdump-compressed nor flattened)",
+    "flattened segment": "flattened dump, cut short or damaged: {}",
+    "linux.vmcoreinfo.raw is not set": "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a "
+    "guest without the fw_cfg driver, or one that died early); dump as ELF (dump-guest-memory without -z), or give the "
+    "text with --vmcoreinfo FILE",
+}
+
+
 def _why_not_opened(path: str, words: str) -> str:
-    if words == "not an ELF core file":
-        with open_dump(path) as file:
-            beginning = file.read(64)
-        if b'"drgn-unaccepted-snapshot/' in beginning:
-            return "a file written by snapshot, and no dump: give it with --snapshot"
-        return "not a dump (neither ELF core nor kdump-compressed nor flattened)" if beginning else "empty file"
-    if "flattened segment" in words:
-        return f"flattened dump, cut short or damaged: {words}"
-    if "linux.vmcoreinfo.raw is not set" in words:
-        return (
-            "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg "
-            "driver, or one that died early); dump as ELF (dump-guest-memory without -z), or give the text with "
-            "--vmcoreinfo FILE"
-        )
-    return words
+    with open_dump(path) as file:
+        beginning = file.read(64)
+    if not beginning:
+        return "empty file"
+    if b'"drgn-unaccepted-snapshot/' in beginning:
+        return "a file written by snapshot, and no dump: give it with --snapshot"
+    return next((reason.format(words) for part, reason in _REASONS.items() if part in words), words)
 
 
-def _fault_what_is_lacking(prog: drgn.Program, core: ElfCore) -> None:
-    """Let reads fail where a PT_LOAD has no bytes in the file, instead of drgn's zeros.
+def _complete(prog: drgn.Program, core: Optional[ElfCore]) -> None:
+    """Let reads fail where a PT_LOAD has no bytes in the file, and reach memory behind the C-bit. Does nothing twice.
 
-    Neither drgn nor we can tell pages that makedumpfile dropped for being zero from pages dropped for other reasons.
-    In the kdump-compressed format such reads fail, too. A second call does nothing.
+    drgn reads zeros there. Neither drgn nor we can tell pages that makedumpfile dropped for being zero from pages
+    dropped for other reasons.
+    In the kdump-compressed format such reads fail, too.
     """
-    if _GUARDED_KEY in prog.cache:
+    if core is None or _COMPLETE_KEY in prog.cache:
         return
 
     def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
@@ -269,4 +262,5 @@ def _fault_what_is_lacking(prog: drgn.Program, core: ElfCore) -> None:
         for start, end in ranges:
             if start < _SPACE_END:
                 prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
-    prog.cache[_GUARDED_KEY] = True
+    reach_encrypted(prog, core)
+    prog.cache[_COMPLETE_KEY] = True

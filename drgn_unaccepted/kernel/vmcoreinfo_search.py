@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find VMCOREINFO in the memory of a dump that has no VMCOREINFO note.
+"""VMCOREINFO for a dump that has no VMCOREINFO note: found in its memory, or worked out from a CPU's registers.
 
 QEMU writes the note only with ``-device vmcoreinfo`` and if the guest's fw_cfg driver was loaded; drgn refuses a dump
 without it. But the kernel keeps the text in a page of its own (``vmcoreinfo_data``, kernel/vmcore_info.c), which every
 whole-RAM dump contains. A match may also be a copy in a file, a leftover of the kernel before a kexec, or the format
 strings ``OSRELEASE=%s`` and ``SYMBOL(%s)=%lx`` of any kernel, so each match is checked against the memory that it
 describes.
+
+A guest that dies in its first second has no VMCOREINFO, because an initcall writes it. (A kernel that cannot accept
+memory panics with the first allocation.) But its page tables and its interrupt table are there, and QEMU notes the
+registers that lead to them (``struct QEMUCPUState``, target/i386/arch_dump.c in QEMU). With a vmlinux, the address of
+an exception handler tells by how much KASLR moved the kernel; crash does the same.
 """
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple, Optional
 
 from drgn import FaultError
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.kernel.elf import ElfSections, build_id, parse_notes
 from drgn_unaccepted.kernel.elf_core import ElfCore, ElfMemory
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP, kernel_page_tables
-from drgn_unaccepted.kernel.qemu import cpu_states
+from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP, PageTables, kernel_page_tables
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
 _PAGE_SIZE = 4096
@@ -27,15 +37,61 @@ _UTS_LENGTH = 65
 #: What tells one kernel from another.
 _IDENTITY = ("OSRELEASE", "SYMBOL(init_uts_ns)", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "KERNELOFFSET")
 
+#: version, idt.base, cr[3] and cr[4] of ``struct QEMUCPUState``.
+_STATE = struct.Struct("<I4x376xQ24xQQ")
+_CR3_ADDRESS = (1 << 52) - 4096
+#: PTI_USER_PGTABLE_BIT: under page table isolation the user's page tables follow right after the kernel's.
+_PTI_USER_TABLES = 1 << 12
+_CR4_LA57 = 1 << 12
 
-class FoundVmcoreinfo(NamedTuple):
-    vmcoreinfo: Vmcoreinfo
-    #: Physical address of ``vmcoreinfo_data``.
-    address: int
+#: ``struct idt_entry``: offset 0-15, selector, flags, offset 16-31, offset 32-63, reserved.
+_GATE = struct.Struct("<HHHHII")
+#: The handler of vector 0 after trap_init(), and before.
+_VECTOR_0 = ("asm_exc_divide_error", "early_idt_handler_array")
+#: KASLR moves the kernel by a multiple of CONFIG_PHYSICAL_ALIGN, which is at least this, within KERNEL_IMAGE_SIZE.
+_KASLR_ALIGN = 2 << 20
+_KASLR_END = 1 << 30
+#: Symbols whose addresses VMCOREINFO has under the same names.
+_PLAIN_SYMBOLS = (
+    *("_stext", "init_uts_ns", "kallsyms_names", "kallsyms_num_syms", "kallsyms_offsets", "kallsyms_relative_base"),
+    *("kallsyms_token_index", "kallsyms_token_table", "node_data"),
+)
+_SYMBOLS = (*_PLAIN_SYMBOLS, *_VECTOR_0, "__start_notes", "__stop_notes", "init_top_pgt", "linux_banner")
 
 
-def find_vmcoreinfo(core: ElfCore) -> FoundVmcoreinfo:
-    """The VMCOREINFO of the kernel that ran when the dump was taken.
+class CpuState(NamedTuple):
+    """Registers of one CPU."""
+
+    number: int
+    idt: int
+    cr3: int
+    cr4: int
+
+    @property
+    def levels(self) -> int:
+        """Levels of its page tables."""
+        return 5 if self.cr4 & _CR4_LA57 else 4
+
+    def page_tables(self, memory: ElfMemory) -> Iterator[PageTables]:
+        """Its page tables, and the kernel's if it was in user mode under page table isolation."""
+        root = self.cr3 & _CR3_ADDRESS
+        yield PageTables(memory.read, root, self.levels)
+        if root & _PTI_USER_TABLES:
+            yield PageTables(memory.read, root - _PTI_USER_TABLES, self.levels)
+
+
+def cpu_states(core: ElfCore) -> list[CpuState]:
+    """The CPUs that QEMU noted, at most :data:`limits.GLOBAL_ARRAY_LENGTH`; none in a dump by another program."""
+    notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
+    states = ((idt, cr3, cr4) for version, idt, cr3, cr4 in notes if version == 1)
+    return [CpuState(number, *state) for number, state in enumerate(islice(states, limits.GLOBAL_ARRAY_LENGTH))]
+
+
+# In memory
+
+
+def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
+    """The VMCOREINFO of the kernel that ran when the dump was taken, and its physical address.
 
     This is the first one whose kernel is mapped by a CPU's own page tables. If none is (all CPUs in user mode under
     page table isolation, or a dump without registers), it is the only one whose kernel is in the memory.
@@ -43,7 +99,7 @@ def find_vmcoreinfo(core: ElfCore) -> FoundVmcoreinfo:
     :raises Unavailable: none, or several and nothing to tell which
     :raises OSError: the file cannot be read
     """
-    plausible: dict[tuple[str, ...], FoundVmcoreinfo] = {}
+    plausible: dict[tuple[str, ...], tuple[bytes, int]] = {}
     cpus = cpu_states(core)
     with ElfMemory(core) as memory:
         for address in memory.find(b"OSRELEASE=", limits.VMCOREINFO_SEARCH_BYTES):
@@ -54,18 +110,17 @@ def find_vmcoreinfo(core: ElfCore) -> FoundVmcoreinfo:
             kernel = tuple(vmcoreinfo.entries[key] for key in _IDENTITY)
             if kernel in plausible:
                 continue  # a copy: the CPUs say the same about it
-            found = FoundVmcoreinfo(vmcoreinfo, address)
-            if any(cpu.maps(memory.read, *where) for cpu in cpus):
-                return found
-            plausible[kernel] = found
+            if any(_maps(tables, *where) for cpu in cpus for tables in cpu.page_tables(memory)):
+                return vmcoreinfo.text, address
+            plausible[kernel] = vmcoreinfo.text, address
             if len(plausible) > limits.VMCOREINFO_COPIES:
                 raise Unavailable(f"more than {limits.VMCOREINFO_COPIES} different VMCOREINFO are in its memory")
     if len(plausible) > 1:
-        places = ", ".join(f"{f.vmcoreinfo.get('OSRELEASE')} at {f.address:#x}" for f in plausible.values())
+        places = ", ".join(f"{kernel[0]} at {address:#x}" for kernel, (_, address) in plausible.items())
         raise Unavailable(f"several are in its memory, and nothing tells which kernel ran last: {places}")
-    if not plausible:
-        raise Unavailable("none is in its memory")
-    return next(iter(plausible.values()))
+    for found in plausible.values():
+        return found
+    raise Unavailable("none is in its memory")
 
 
 def _parse(memory: ElfMemory, address: int) -> Optional[Vmcoreinfo]:
@@ -89,9 +144,100 @@ def _kernel_of(memory: ElfMemory, vmcoreinfo: Vmcoreinfo) -> Optional[tuple[int,
     physical = virtual - START_KERNEL_MAP + phys_base
     try:
         release_at = int(vmcoreinfo.get("OFFSET(uts_namespace.name)") or "0") + 2 * _UTS_LENGTH
-        release = memory.read(physical + release_at, _UTS_LENGTH).partition(b"\0")[0]
-        if tables.translate(virtual).start != physical:
-            return None
+        release = memory.read(physical + release_at, _UTS_LENGTH).partition(b"\0")[0].decode("latin-1")
     except (ValueError, FaultError):
         return None
-    return (virtual, physical) if release.decode("latin-1") == vmcoreinfo.get("OSRELEASE") else None
+    is_there = release == vmcoreinfo.get("OSRELEASE") and _maps(tables, virtual, physical)
+    return (virtual, physical) if is_there else None
+
+
+def _maps(tables: PageTables, virtual: int, physical: int) -> bool:
+    try:
+        return tables.translate(virtual).start == physical
+    except FaultError:
+        return False
+
+
+# From registers
+
+
+def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, int, str]:
+    """VMCOREINFO from the registers of a CPU and the symbols of ``vmlinux``, checked against the memory.
+
+    It has the entries that drgn and this program read.
+
+    :param vmlinux: files; the first one with these symbols is used
+    :return: the text, the number of the CPU, the file
+    :raises Unavailable: no CPU was in this kernel, or the files belong to another one
+    :raises OSError: a file cannot be read
+    """
+    path, symbols = _first_with_symbols(vmlinux)
+    cpus = cpu_states(core)
+    if not cpus:
+        raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
+    with ElfMemory(core) as memory:
+        for cpu in cpus:
+            for tables in cpu.page_tables(memory):
+                try:
+                    text = _by_cpu(memory, cpu, tables, symbols)
+                except FaultError:
+                    continue
+                if text is not None:
+                    return text, cpu.number, path
+    raise Unavailable(f"no CPU of it was in the kernel of {path}")
+
+
+def _first_with_symbols(vmlinux: Sequence[str]) -> tuple[str, Mapping[str, tuple[int, int]]]:
+    for path in vmlinux:
+        try:
+            with open_dump(path) as file:
+                symbols = ElfSections(file).symbols(_SYMBOLS)
+        except Unavailable as error:
+            raise Unavailable(f"{path}: {error}") from None
+        if {"linux_banner", "init_top_pgt", _VECTOR_0[0]} <= symbols.keys():
+            return path, symbols
+    raise Unavailable(f"{', '.join(vmlinux)}: not the symbol table of an x86-64 kernel")
+
+
+def _by_cpu(
+    memory: ElfMemory, cpu: CpuState, tables: PageTables, symbols: Mapping[str, tuple[int, int]]
+) -> Optional[bytes]:
+    """VMCOREINFO of the kernel whose interrupt table the CPU uses; None if it is not the kernel of these symbols."""
+    low, _, _, middle, high, _ = _GATE.unpack(tables.read(cpu.idt, _GATE.size))
+    handler = low | middle << 16 | high << 32
+    for name in _VECTOR_0:
+        offset = handler - symbols[name][0] if name in symbols else -1
+        if 0 <= offset < _KASLR_END and offset % _KASLR_ALIGN == 0:
+            phys_base = tables.translate(handler).start - (handler - START_KERNEL_MAP)
+            lines = _entries(memory, {name: address + offset for name, (address, _) in symbols.items()}, phys_base)
+            if lines is None:
+                return None
+            lines += [f"KERNELOFFSET={offset:x}", f"NUMBER(pgtable_l5_enabled)={int(cpu.levels == 5)}"]
+            if "node_data" in symbols:
+                lines.append(f"LENGTH(node_data)={symbols['node_data'][1] // 8}")
+            return ("\n".join(lines) + "\n").encode("latin-1")
+    return None
+
+
+def _entries(memory: ElfMemory, addresses: Mapping[str, int], phys_base: int) -> Optional[list[str]]:
+    """The entries for a kernel image in memory; None if no Linux kernel is there."""
+
+    def read(name: str, size: int) -> bytes:
+        return memory.read(addresses[name] - START_KERNEL_MAP + phys_base, size)
+
+    banner = re.match(rb"Linux version (\S+) ", read("linux_banner", limits.BANNER_BYTES))
+    if banner is None:
+        return None
+    lines = [
+        f"OSRELEASE={banner[1].decode('latin-1')}",
+        "PAGESIZE=4096",
+        f"SYMBOL(swapper_pg_dir)={addresses['init_top_pgt']:x}",
+        f"NUMBER(phys_base)={phys_base}",
+        *(f"SYMBOL({name})={addresses[name]:x}" for name in _PLAIN_SYMBOLS if name in addresses),
+    ]
+    if {"__start_notes", "__stop_notes"} <= addresses.keys():
+        # From the image in memory, so that a vmlinux of another build is noticed.
+        size = addresses["__stop_notes"] - addresses["__start_notes"]
+        found = build_id(parse_notes(read("__start_notes", max(0, min(size, limits.ELF_NOTE_BYTES)))))
+        lines += [] if found is None else [f"BUILD-ID={found}"]
+    return lines

@@ -17,7 +17,7 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.lists import settled, walk_page_list
-from drgn_unaccepted.kernel.memmap import page_layout, zone_id_bits
+from drgn_unaccepted.kernel.memmap import PageLayout, page_layout, zone_id_bits
 from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.model.ranges import chunk_runs, total
@@ -72,6 +72,26 @@ def read_zones(prog: Program, build: KernelBuild) -> tuple[Zone, ...]:
     """
     reader = _ZoneReader(prog, build)
     return tuple(reader.read(*found) for found in populated_zones(prog))
+
+
+def per_cpu_pages(prog: Program, layout: PageLayout) -> list[int]:
+    """PFNs on ``zone->per_cpu_pageset->lists[]`` of all zones and CPUs: free pages that were given to the allocator.
+
+    Of a block the first page. Lists that are damaged or not in the target are left out.
+    """
+    lists = prog.type("struct per_cpu_pages").member("lists")
+    offset, count, size = lists.offset, lists.type.length or 0, sizeof(lists.type)
+    pfns: list[int] = []
+    for _node, _index, zone in populated_zones(prog):
+        base = zone.per_cpu_pageset.value_() + offset
+        for cpu in possible_cpus(prog):
+            for number in range(min(count, limits.PER_CPU_LISTS)):
+                head = base + cpu.offset + number * (size // count) & _MASK
+                most = limits.PER_CPU_PAGES - len(pfns)
+                listed = walk_page_list(prog, layout, head, most)
+                if not listed.problems:
+                    pfns += listed.pfns
+    return pfns
 
 
 def read_counters(prog: Program) -> Counters:

@@ -15,6 +15,8 @@ class Query(NamedTuple):
     start: int
     #: Exclusive; None for a single address.
     end: Optional[int]
+    #: As it was written.
+    text: str = ""
 
     @property
     def range(self) -> Range:
@@ -37,8 +39,8 @@ def parse_query(text: str) -> Query:
             end = other if mark == "-" else start + other
             if end <= start:
                 raise ValueError(f"{text}: the range is empty (its end is exclusive)")
-            return _bounded(text, Query(start, end))
-    return _bounded(text, Query(parse_address(text), None))
+            return _bounded(text, Query(start, end, text))
+    return _bounded(text, Query(parse_address(text), None, text))
 
 
 def parse_address(text: str) -> int:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The flight recorder: saves the state of this boot where a crash does not reach it.
 
-A kdump omits ACPI memory, and so the table. The saved table is of the same boot, and older. Bits only ever clear:
-memory that was accepted then is accepted in the dump. A set bit says no more than "not accepted before"; the dump's
-page lists say what became of that memory.
+A kdump omits ACPI memory, and so the table. Bits only ever clear: memory that the saved table shows as accepted is
+accepted in a later dump of the same boot. A set bit only says "not accepted before".
 
     DIRECTORY/BOOT_ID/snapshot.json         the whole snapshot, for --snapshot, and for --table on a dump of that boot
     DIRECTORY/BOOT_ID/table-0xADDRESS.bin   the table's bytes, for --table FILE@0xADDRESS and for other tools
 
-A table of another boot proves nothing, so each boot has a directory. The last few are kept, because the timer runs
-again before anybody examines the dump.
+The last few boots are kept, because the timer runs again before anybody examines the dump.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted import limits
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import write
@@ -50,38 +47,38 @@ class Kept(NamedTuple):
 
 
 def boot_id(path: str = "/proc/sys/kernel/random/boot_id") -> str:
-    """The kernel's name for this boot.
+    """The ID of the running boot.
 
-    :raises OSError: it cannot be read, or is not a boot ID
+    :raises OSError: it cannot be read, or is none
     """
-    with Path(path).open() as file:
-        text = file.read(limits.RECORDING_HEADER_BYTES).strip()
+    text = Path(path).read_text().strip()
     if not _BOOT_ID.fullmatch(text):
         raise OSError(0, "not a boot id", path)
     return text
 
 
 def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int = BOOTS) -> Kept:
-    """Write the snapshot and its table; delete all but the last ``boots`` boots.
+    """Write the snapshot and its table, if it has one; delete all but the last ``boots`` boots.
 
-    A snapshot without a table leaves a table that was kept earlier, which is still valid.
-
-    :param boot: result of :func:`boot_id`
     :raises OSError: something cannot be written
     :raises SnapshotFileError: the snapshot could not be read again
     """
     place = Path(directory) / boot
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    table = None
+    path = str(place / "snapshot.json")
     data = snapshot.table.to_bytes()
     with _locked(directory):
         _delete(place, _LEFT)
         if data is not None:
             table = place / f"table-{snapshot.table.address:#x}.bin"
             write_atomically(str(table), data)
-        write(snapshot, str(place / "snapshot.json"))
+        write(snapshot, path)
         _forget(Path(directory), boot, boots)
-    return Kept(str(place / "snapshot.json"), None if table is None else str(table), _option(place, table))
+    if data is not None:
+        # The snapshot has the table too, and the boot ID.
+        return Kept(path, str(table), path)
+    earlier = sorted(place.glob("table-0x*.bin"))
+    return Kept(path, None, f"{earlier[0]}@{earlier[0].stem.partition('-')[2]}" if len(earlier) == 1 else None)
 
 
 @contextmanager
@@ -95,19 +92,11 @@ def _locked(directory: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _option(place: Path, table: Optional[Path]) -> Optional[str]:
-    if table is not None:
-        # The snapshot has the table too, and the boot ID.
-        return str(place / "snapshot.json")
-    tables = sorted(place.glob("table-0x*.bin"))
-    return f"{tables[0]}@{tables[0].stem.partition('-')[2]}" if len(tables) == 1 else None
-
-
 def _forget(directory: Path, boot: str, boots: int) -> None:
     others = [path for path in directory.iterdir() if _BOOT_ID.fullmatch(path.name) and path.name != boot]
     # Boots without snapshot.json, whose first run was killed, are deleted first.
-    others.sort(key=_kept_at, reverse=True)
-    for path in others[max(0, boots - 1) :]:
+    others.sort(key=lambda path: max((file.stat().st_mtime for file in path.glob("snapshot.json")), default=0.0))
+    for path in others[: max(0, len(others) + 1 - boots)]:
         _delete(path, _LEFT)
         _delete(path, _OURS)
         if not any(path.iterdir()):
@@ -118,10 +107,3 @@ def _delete(directory: Path, names: re.Pattern[str]) -> None:
     for file in directory.iterdir():
         if names.fullmatch(file.name):
             file.unlink()
-
-
-def _kept_at(place: Path) -> float:
-    try:
-        return (place / "snapshot.json").stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

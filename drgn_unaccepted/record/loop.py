@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -25,8 +26,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._stopped = False
-        # Held until set().
-        self._waiting = threading.Lock()
+        self._waiting = threading.Lock()  # held until set()
         self._waiting.acquire()
 
     def set(self) -> None:
@@ -77,23 +77,19 @@ def samples(
 
     :param count: number of samples; None: until ``stop``
     """
-    began = clock()
-    number = 0
-    while not stop and number != count:
+    start = began = clock()
+    for number in itertools.count() if count is None else range(count):
+        if number:
+            stop.wait(start + interval - clock())
+        if stop:
+            return
         start = clock()
         snapshot = take()
         yield Sample(number, start - began, clock() - start, snapshot)
-        number += 1
-        if number == count:
-            return
-        stop.wait(start + interval - clock())
 
 
 def record(take: Callable[[], Snapshot], path: str, interval: float, count: Optional[int], stop: Stop) -> int:
-    """Write a recording; returns the number of its samples.
-
-    :raises OSError: it cannot be written, or the file exists
-    """
+    """Write a recording; returns the number of its samples. Raises what :class:`Writer` raises."""
     with Writer(path, interval) as writer:
         for sample in samples(take, interval, count, stop):
             writer.add(sample.snapshot, sample.elapsed, sample.cost)

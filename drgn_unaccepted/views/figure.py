@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 from drgn_unaccepted.answer.documents import HistoryAnswer, MapAnswer, MapRow
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
-from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN
+from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import GLYPHS, Segment, gap_words, segments, unaccepted

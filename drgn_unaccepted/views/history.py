@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import Kind, level
-from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN
+from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.views.map import GLYPHS, Style, glyph, glyphs, legend, say
 from drgn_unaccepted.words import about, count, size, span
 

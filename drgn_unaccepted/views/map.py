@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple, Optional
 from drgn_unaccepted.answer.documents import MapAnswer, MapGap, MapRow
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
-from drgn_unaccepted.answer.state import ACCEPTED, UNKNOWN
+from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.words import about, count, safe, size, span
 
 

@@ -27,6 +27,7 @@ Sample = tuple[dict[str, Optional[str]], Union[int, float, None]]
 def prometheus(answer: CheckAnswer) -> Iterator[str]:
     """The answer's numbers and the status of every rule."""
     table, platform, version = answer["table"], answer["platform"], answer["table"]["version"]
+    unaccepted, covered, status = answer["unaccepted_bytes"], answer["covered_bytes"], EXIT_STATUS[answer["status"]]
     labels = {
         "state": table["state"],
         "version": None if version is None else str(version),
@@ -36,25 +37,17 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
         "release": answer["target"]["release"],
     }
     taken_at = datetime.fromisoformat(answer["target"]["taken_at"]).timestamp()
+    statuses: list[Sample] = [({"check": found["rule"]}, _CHECK[found["status"]]) for found in answer["findings"]]
     metrics: dict[str, tuple[str, list[Sample]]] = {
-        "memory_bytes": ("Memory that the guest has not accepted yet.", [({}, answer["unaccepted_bytes"])]),
-        "coverage_bytes": (
-            "Address space that the bitmap of unaccepted memory has bits for.",
-            [({}, answer["covered_bytes"])],
-        ),
+        "memory_bytes": ("Memory that the guest has not accepted yet.", [({}, unaccepted)]),
+        "coverage_bytes": ("Address space that the bitmap of unaccepted memory has bits for.", [({}, covered)]),
         "unit_bytes": ("Memory that one bit stands for.", [({}, table["unit_size"])]),
         "table_info": (
             "State of the table of unaccepted memory, the source of the figures and whether it is exact.",
             [(labels, 1)],
         ),
-        "overall_status": (
-            "Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown.",
-            [({}, EXIT_STATUS[answer["status"]])],
-        ),
-        "check_status": (
-            "Finding of one check: 0 passed, 1 warning, 2 critical, 3 could not be told.",
-            [({"check": finding["rule"]}, _CHECK[finding["status"]]) for finding in answer["findings"]],
-        ),
+        "overall_status": ("Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown.", [({}, status)]),
+        "check_status": ("Finding of one check: 0 passed, 1 warning, 2 critical, 3 could not be told.", statuses),
         "last_run_timestamp_seconds": ("When the target was read.", [({}, taken_at)]),
     }
     for name, (help_, samples) in metrics.items():
@@ -68,9 +61,7 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
 
 def _labels(labels: dict[str, Optional[str]]) -> str:
     """A label without a value is the same as none."""
-    pairs = [f'{name}="{_escaped(value)}"' for name, value in labels.items() if value is not None]
-    return f"{{{','.join(pairs)}}}" if pairs else ""
-
-
-def _escaped(value: str) -> str:
-    return safe(value).replace("\\", "\\\\").replace('"', '\\"')
+    given = [(name, safe(value)) for name, value in labels.items() if value is not None]
+    escaped = [(name, value.replace("\\", "\\\\").replace('"', '\\"')) for name, value in given]
+    pairs = ",".join(f'{name}="{value}"' for name, value in escaped)
+    return f"{{{pairs}}}" if pairs else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A small snapshot in which everything agrees, written by hand, and the words to change one part of it.
+"""A small snapshot in which everything agrees, written by hand.
 
 The guest: 64 MiB of RAM above 4 GiB, units of 2 MiB, chunks of 4 MiB. Firmware gave two ranges as type 15::
 
@@ -14,9 +14,8 @@ chunk (units 12 and 13) waits on the list: bits 13 to 29 are set, and 9 chunks a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 from drgn_unaccepted.checks import Finding, run_checks
 from drgn_unaccepted.model.e820 import E820Entry
@@ -56,31 +55,29 @@ LISTED = (0x101800, 0x101C00, 0x102000, 0x102400, 0x102800, 0x102C00, 0x103000, 
 
 RAM, ACPI = 1, 3
 
-#: Rules that find a stray bit, too, if the pages under it are in use.
-IN_USE = ("buddy-pages-accepted", "allocated-pages-accepted")
+Change = Callable[[Snapshot], Snapshot]
 
 
-def clean() -> Snapshot:
-    """A vmcore of Linux 6.12.117 in a TDX guest, with nothing wrong."""
+def both(*changes: Change) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        for each in changes:
+            snapshot = each(snapshot)
+        return snapshot
+
+    return change
+
+
+def clean(*changes: Change) -> Snapshot:
+    """A vmcore of Linux 6.12.117 in a TDX guest, with nothing wrong but these changes."""
     e820 = (
         E820Entry(0x0, 0xA0000, RAM),
         E820Entry(0x100000, 0x7FB00000, RAM),
         E820Entry(0x7FB00000, 0x7FC00000, ACPI),
         E820Entry(0x100000000, 0x104000000, RAM),
     )
-    return Snapshot(
+    snapshot = Snapshot(
         target=Target("vmcore", "vmcore", "6.12.117", None, "dwarf", "2026-01-01T00:00:00+00:00"),
-        table=Table(
-            "present",
-            address=TABLE,
-            version=1,
-            unit_size=UNIT,
-            phys_base=BASE,
-            bitmap_bytes=4,
-            bitmap=BITMAP,
-            read_through="physical",
-            unmapped=(),
-        ),
+        table=Table("present", None, TABLE, 1, UNIT, BASE, 4, BITMAP, "physical", unmapped=()),
         kernel=KernelBuild(
             unaccepted_memory=True,
             unaccepted_page_type=PGTY_UNACCEPTED,
@@ -109,36 +106,8 @@ def clean() -> Snapshot:
         ),
         e820=E820Tables(e820, e820, e820, e820),
         zones=(
-            Zone(
-                node=0,
-                name="DMA32",
-                start_pfn=0x1000,
-                spanned_pages=0x7EB00,
-                present_pages=0x7EB00,
-                managed_pages=0x7E000,
-                free_pages=0x40000,
-                unaccepted_pages=0,
-                buddy_pages=0x40000,
-                watermarks=Watermarks(1000, 1250, 1500, 1750, 0),
-                locked=False,
-                listed=listed(()),
-                zone_id=1,
-            ),
-            Zone(
-                node=0,
-                name="Normal",
-                start_pfn=0x100000,
-                spanned_pages=0x4000,
-                present_pages=0x4000,
-                managed_pages=0x3F00,
-                free_pages=9216 + 2048,
-                unaccepted_pages=9216,
-                buddy_pages=2048,
-                watermarks=Watermarks(100, 125, 150, 175, 0),
-                locked=False,
-                listed=listed(LISTED, zone_id=2),
-                zone_id=2,
-            ),
+            zone("DMA32", (0x1000, 0x7EB00, 0x7E000), 0x40000, Watermarks(1000, 1250, 1500, 1750, 0), listed(()), 1),
+            zone("Normal", (0x100000, 0x4000, 0x3F00), 2048, Watermarks(100, 125, 150, 175, 0), listed(LISTED, 2), 2),
         ),
         counters=Counters(free_pages=0x40000 + 9216 + 2048, unaccepted_pages=9216, unaccepted_diff=0),
         accepting=AcceptingList(()),
@@ -153,6 +122,7 @@ def clean() -> Snapshot:
         reclaiming=(),
         panic="",
     )
+    return both(*changes)(snapshot)
 
 
 def listed(pfns: Iterable[int], zone_id: int = 0) -> ListedChunks:
@@ -167,6 +137,16 @@ def listed(pfns: Iterable[int], zone_id: int = 0) -> ListedChunks:
     )
 
 
+def zone(
+    name: str, pages: tuple[int, int, int], buddy: int, watermarks: Watermarks, chunks: ListedChunks, zone_id: int
+) -> Zone:
+    """A zone with sound counters; its first PFN, and its spanned and managed pages."""
+    start, spanned, managed = pages
+    unaccepted = len(chunks.pfns) * CHUNK_PAGES
+    counters = (buddy + unaccepted, unaccepted, buddy)
+    return Zone(0, name, start, spanned, spanned, managed, *counters, watermarks, False, chunks, zone_id)
+
+
 def found(snapshot: Snapshot, rule: str) -> Finding:
     """The finding of one rule."""
     (finding,) = run_checks(snapshot, only=[rule]).findings
@@ -175,117 +155,3 @@ def found(snapshot: Snapshot, rule: str) -> Finding:
 
 def live(snapshot: Snapshot, torn: tuple[str, ...] = ()) -> Snapshot:
     return replace(snapshot, target=replace(snapshot.target, kind="live", path=None), torn=torn)
-
-
-def of_release(snapshot: Snapshot, release: str | None) -> Snapshot:
-    return replace(snapshot, target=replace(snapshot.target, release=release))
-
-
-def with_part(snapshot: Snapshot, part: str, **changes: Any) -> Snapshot:
-    """With fields of one part changed: ``with_part(s, "kernel", cpus=4)``."""
-    return replace(snapshot, **{part: replace(getattr(snapshot, part), **changes)})
-
-
-def without(snapshot: Snapshot, part: str, reason: str = "not in this target") -> Snapshot:
-    """With one part missing."""
-    changes: dict[str, Any] = {part: None, "missing": {**snapshot.missing, part: reason}}
-    return replace(snapshot, **changes)
-
-
-def with_table(snapshot: Snapshot, **changes: Any) -> Snapshot:
-    return with_part(snapshot, "table", **changes)
-
-
-def with_bits(snapshot: Snapshot, first: int, end: int, value: int) -> Snapshot:
-    """With bits ``first`` to ``end`` (exclusive) all 1 or all 0."""
-    bitmap = bytearray(snapshot.table.bitmap)
-    for bit in range(first, end):
-        bitmap[bit // 8] = bitmap[bit // 8] & ~(1 << bit % 8) | value << bit % 8
-    return with_table(snapshot, bitmap=bytes(bitmap))
-
-
-def absent_table(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, table=Table("absent", "efi.unaccepted is ~0"))
-
-
-def not_captured(snapshot: Snapshot) -> Snapshot:
-    table = Table("not-captured", "not in this dump", address=snapshot.table.address)
-    return replace(snapshot, table=table)
-
-
-def without_type_15(snapshot: Snapshot) -> Snapshot:
-    """The firmware accepted everything."""
-    accepted = tuple(d._replace(type=7) if d.type == 15 else d for d in snapshot.efi_map.descriptors)
-    return with_part(snapshot, "efi_map", descriptors=accepted)
-
-
-def the_zone(snapshot: Snapshot) -> Zone:
-    """The first zone that lists something."""
-    return next(zone for zone in snapshot.zones or () if zone.listed is not None and zone.listed.pfns)
-
-
-def with_zone(snapshot: Snapshot, **changes: Any) -> Snapshot:
-    """With fields of :func:`the_zone` changed."""
-    chosen = the_zone(snapshot)
-    zones = tuple(replace(zone, **changes) if zone is chosen else zone for zone in snapshot.zones)
-    return replace(snapshot, zones=zones)
-
-
-def with_list(snapshot: Snapshot, **changes: Any) -> Snapshot:
-    """With columns of the list of :func:`the_zone` changed."""
-    chosen = the_zone(snapshot).listed
-    return with_zone(snapshot, listed=replace(chosen, **changes))
-
-
-def with_entry(snapshot: Snapshot, column: str, value: int, index: int = 0) -> Snapshot:
-    """With one value of one column of that list changed."""
-    changed = getattr(the_zone(snapshot).listed, column)[:]
-    changed[index] = value
-    return with_list(snapshot, **{column: changed})
-
-
-def counted(snapshot: Snapshot, pages: int) -> Snapshot:
-    """With that many more pages free and unaccepted, by all counters."""
-    zone, counters = the_zone(snapshot), snapshot.counters
-    snapshot = with_zone(snapshot, free_pages=zone.free_pages + pages, unaccepted_pages=zone.unaccepted_pages + pages)
-    return with_part(
-        snapshot, "counters", free_pages=counters.free_pages + pages, unaccepted_pages=counters.unaccepted_pages + pages
-    )
-
-
-def with_listed_pfns(snapshot: Snapshot, pfns: Iterable[int]) -> Snapshot:
-    """With these chunks listed, and counted, in place of what was."""
-    old = the_zone(snapshot)
-    new = listed(pfns)
-    new = replace(new, flags=array("Q", [old.listed.flags[0]]) * len(new.pfns))
-    new = replace(new, page_types=array("I", [old.listed.page_types[0]]) * len(new.pfns))
-    chunk_pages = snapshot.kernel.chunk_pages if snapshot.kernel else CHUNK_PAGES
-    snapshot = counted(snapshot, (len(new.pfns) - len(old.listed.pfns)) * chunk_pages)
-    return with_zone(snapshot, listed=new)
-
-
-def with_page_state(snapshot: Snapshot, start: int, end: int, state: str | None) -> Snapshot:
-    """With the pages of [start, end) in one state (None: in no run), and looked at."""
-    first, last = start >> 12, end >> 12
-    pages = snapshot.pages
-    runs = []
-    for run in pages.runs:
-        if run.start_pfn < first:
-            runs.append(run._replace(end_pfn=min(run.end_pfn, first)))
-        if run.end_pfn > last:
-            runs.append(run._replace(start_pfn=max(run.start_pfn, last)))
-    if state is not None:
-        runs.append(PageRun(first, last, state))
-    scanned = (*pages.scanned, Range(start, end))
-    return with_part(snapshot, "pages", runs=tuple(sorted(runs)), scanned=scanned)
-
-
-def with_ram_removed(entries: Iterable[E820Entry], start: int, end: int) -> tuple[E820Entry, ...]:
-    """The entries without what lies in [start, end)."""
-    left = []
-    for entry in entries:
-        if entry.start < start:
-            left.append(entry._replace(end=min(entry.end, start)))
-        if entry.end > end:
-            left.append(entry._replace(start=max(entry.start, end)))
-    return tuple(left)

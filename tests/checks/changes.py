@@ -1,64 +1,168 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Changes of a snapshot, as functions that can be chained with :func:`both`."""
+"""Changes of a snapshot, for :func:`tests.checks.build.clean`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
 from dataclasses import replace
 from typing import Any, Optional
 
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import Accept, AcceptingList, PageRun, Snapshot, Table, Task, Zone
 
-from . import build
-
-Change = Callable[[Snapshot], Snapshot]
+from .build import CHUNK_PAGES, Change, both, listed, live
 
 
-def table(**fields: Any) -> Change:
-    return lambda snapshot: build.with_table(snapshot, **fields)
+def put(**parts: Any) -> Change:
+    """Parts replaced as a whole."""
+    return lambda snapshot: replace(snapshot, **parts)
 
 
 def part(name: str, **fields: Any) -> Change:
-    return lambda snapshot: build.with_part(snapshot, name, **fields)
+    """Fields of one part changed: ``part("kernel", cpus=4)``."""
+    return lambda snapshot: replace(snapshot, **{name: replace(getattr(snapshot, name), **fields)})
 
 
-def both(*changes: Change) -> Change:
+def without(name: str, reason: str = "not in this target") -> Change:
+    """One part missing."""
+    return lambda snapshot: replace(snapshot, **{name: None}, missing={**snapshot.missing, name: reason})
+
+
+def torn(*texts: str) -> Change:
+    """A live kernel that changed while it was read."""
+    return lambda snapshot: live(snapshot, texts)
+
+
+def release(release: Optional[str]) -> Change:
+    return part("target", release=release)
+
+
+def table(**fields: Any) -> Change:
+    return part("table", **fields)
+
+
+absent_table = put(table=Table("absent", "efi.unaccepted is ~0"))
+
+
+def not_captured(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, table=Table("not-captured", "not in this dump", address=snapshot.table.address))
+
+
+def bits(first: int, end: int, value: int) -> Change:
+    """Bits ``first`` to ``end`` (exclusive) all 1 or all 0."""
+
     def change(snapshot: Snapshot) -> Snapshot:
-        for each in changes:
-            snapshot = each(snapshot)
-        return snapshot
+        bitmap = bytearray(snapshot.table.bitmap)
+        for bit in range(first, end):
+            bitmap[bit // 8] = bitmap[bit // 8] & ~(1 << bit % 8) | value << bit % 8
+        return table(bitmap=bytes(bitmap))(snapshot)
 
     return change
 
 
-def bits(first: int, end: int, value: int) -> Change:
-    return lambda snapshot: build.with_bits(snapshot, first, end, value)
+def descriptors(*more: Any, first: Optional[int] = None) -> Change:
+    """The EFI memory map, or its ``first`` descriptors, and more of them."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        return part("efi_map", descriptors=(*snapshot.efi_map.descriptors[:first], *more))(snapshot)
+
+    return change
 
 
-def pages(start: int, end: int, state: str) -> Change:
-    return lambda snapshot: build.with_page_state(snapshot, start, end, state)
-
-
-def listing(*pfns: int) -> Change:
-    return lambda snapshot: build.with_listed_pfns(snapshot, pfns)
+def without_type_15(snapshot: Snapshot) -> Snapshot:
+    """The firmware accepted everything."""
+    accepted = (d._replace(type=7) if d.type == 15 else d for d in snapshot.efi_map.descriptors)
+    return part("efi_map", descriptors=tuple(accepted))(snapshot)
 
 
 def trimmed(name: str, start: int, end: int, type_: Optional[int] = None) -> Change:
-    """RAM taken out of one e820 table, or made another type."""
+    """[start, end) taken out of one e820 table, or made another type."""
 
     def change(snapshot: Snapshot) -> Snapshot:
-        left = build.with_ram_removed(getattr(snapshot.e820, name), start, end)
-        entry = left[0]._replace(start=start, end=end, type=type_)
-        return build.with_part(snapshot, "e820", **{name: left if type_ is None else (*left, entry)})
+        entries = getattr(snapshot.e820, name)
+        left = [entry._replace(end=min(entry.end, start)) for entry in entries if entry.start < start]
+        left += [entry._replace(start=max(entry.start, end)) for entry in entries if entry.end > end]
+        if type_ is not None:
+            left.append(entries[0]._replace(start=start, end=end, type=type_))
+        return part("e820", **{name: tuple(left)})(snapshot)
+
+    return change
+
+
+def the_zone(snapshot: Snapshot) -> Zone:
+    """The first zone that lists something."""
+    return next(zone for zone in snapshot.zones or () if zone.listed is not None and zone.listed.pfns)
+
+
+def zones(**fields: Any) -> Change:
+    """All zones changed alike."""
+    return lambda snapshot: replace(snapshot, zones=tuple(replace(zone, **fields) for zone in snapshot.zones))
+
+
+def zone(**fields: Any) -> Change:
+    """:func:`the_zone` changed."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        chosen = the_zone(snapshot)
+        changed = (replace(zone, **fields) if zone is chosen else zone for zone in snapshot.zones)
+        return replace(snapshot, zones=tuple(changed))
+
+    return change
+
+
+def chunks(**columns: Any) -> Change:
+    """Columns of the list of :func:`the_zone` changed."""
+    return lambda snapshot: zone(listed=replace(the_zone(snapshot).listed, **columns))(snapshot)
+
+
+def entry(column: str, value: int, index: int = 0) -> Change:
+    """One value of one column of that list changed."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        changed = getattr(the_zone(snapshot).listed, column)[:]
+        changed[index] = value
+        return chunks(**{column: changed})(snapshot)
+
+    return change
+
+
+def counted(pages: int) -> Change:
+    """That many more pages free and unaccepted, by all counters."""
+
+    def more(counts: Any) -> dict[str, int]:
+        return {"free_pages": counts.free_pages + pages, "unaccepted_pages": counts.unaccepted_pages + pages}
+
+    return lambda snapshot: both(zone(**more(the_zone(snapshot))), part("counters", **more(snapshot.counters)))(
+        snapshot
+    )
+
+
+def listing(*pfns: int) -> Change:
+    """These chunks listed, and counted, in place of what was."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        old = the_zone(snapshot).listed
+        new = replace(listed(pfns), flags=array("Q", [old.flags[0]]) * len(pfns))
+        return both(counted((len(pfns) - len(old.pfns)) * CHUNK_PAGES), zone(listed=new))(snapshot)
+
+    return change
+
+
+def pages(start: int, end: int, state: str) -> Change:
+    """The pages of [start, end) in one state, and scanned."""
+    first, last = start >> 12, end >> 12
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        old = snapshot.pages
+        runs = [run._replace(end_pfn=min(run.end_pfn, first)) for run in old.runs if run.start_pfn < first]
+        runs += [run._replace(start_pfn=max(run.start_pfn, last)) for run in old.runs if run.end_pfn > last]
+        runs.append(PageRun(first, last, state))
+        return part("pages", runs=tuple(sorted(runs)), scanned=(*old.scanned, Range(start, end)))(snapshot)
 
     return change
 
 
 def accepting(*units: tuple[int, int]) -> Change:
     tasks = [Task(pid, "abc"[pid], 0) for pid in range(len(units))]
-    entries = tuple(Accept(0xA000 + task.pid, *unit, task) for unit, task in zip(units, tasks))
-    return lambda snapshot: replace(snapshot, accepting=AcceptingList(entries))
-
-
-def without(name: str) -> Change:
-    return lambda snapshot: build.without(snapshot, name)
+    entries = (Accept(0xA000 + task.pid, *unit, task) for unit, task in zip(units, tasks))
+    return put(accepting=AcceptingList(tuple(entries)))

@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import choose_source
-from drgn_unaccepted.checks import confirm, rule_names, run_checks
+from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.checks import Report, confirm, rule_names, run_checks
 from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Table, Task
+from drgn_unaccepted.snapshot import Snapshot, Table
 
-from . import build
-from .build import found
+from . import changes as c
+from .build import LISTED, Change, both, clean, found, listed, live
 
 
 def said(snapshot: Snapshot, rule: str) -> tuple[str, str]:
@@ -26,13 +25,13 @@ def said(snapshot: Snapshot, rule: str) -> tuple[str, str]:
 
 
 def test_only_the_rules_asked_for_run_in_the_interface_order() -> None:
-    report = run_checks(build.clean(), only=["orphan-bits", "header-version"])
+    report = run_checks(clean(), only=["orphan-bits", "header-version"])
     assert [finding.rule for finding in report.findings] == ["header-version", "orphan-bits"]
 
 
 def test_an_unknown_rule_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"^no such rule: no-such-thing$"):
-        run_checks(build.clean(), only=["header-version", "no-such-thing"])
+        run_checks(clean(), only=["header-version", "no-such-thing"])
 
 
 def test_names_are_unique_and_of_one_form() -> None:
@@ -43,8 +42,8 @@ def test_names_are_unique_and_of_one_form() -> None:
 
 def test_the_json_shape_is_that_of_the_interface() -> None:
     # Unit 29, the last one set, starts at 0x103a00000.
-    snapshot = build.with_page_state(build.clean(), 0x103A04000, 0x103A06000, "buddy")
-    document = check(snapshot, choose_source(snapshot), ["buddy-pages-accepted"])
+    snapshot = clean(c.pages(0x103A04000, 0x103A06000, "buddy"))
+    document = check(snapshot, judge(snapshot), ["buddy-pages-accepted"])
     assert document["status"] == "critical"
     assert document["findings"] == [
         {
@@ -76,21 +75,21 @@ def test_the_json_shape_is_that_of_the_interface() -> None:
     ],
 )
 def test_a_rule_without_its_data_is_skipped_with_the_snapshot_s_reason(rule: str, part: str, need: str) -> None:
-    snapshot = build.without(build.clean(), part, "excluded from the dump")
+    snapshot = clean(c.without(part, "excluded from the dump"))
     assert said(snapshot, rule) == ("skip", f"{need}: excluded from the dump")
 
 
 def test_a_part_of_a_part_has_its_own_reason() -> None:
-    snapshot = build.with_part(build.clean(), "e820", firmware=None)
-    snapshot = replace(snapshot, missing={"e820.firmware": "its page is excluded"})
+    missing = {"e820.firmware": "its page is excluded"}
+    snapshot = clean(c.part("e820", firmware=None), c.put(missing=missing))
     assert said(snapshot, "bits-within-firmware-ram") == ("skip", "e820.firmware: its page is excluded")
 
 
 def test_either_e820_table_is_enough() -> None:
-    snapshot = build.with_part(build.absent_table(build.clean()), "e820", current=None)
-    assert found(snapshot, "table-expected").status == "pass"
-    snapshot = replace(build.with_part(snapshot, "e820", firmware=None), missing={"e820.current": "excluded"})
-    assert said(snapshot, "table-expected") == ("skip", "e820: excluded")
+    one = both(c.absent_table, c.part("e820", current=None))
+    assert found(clean(one), "table-expected").status == "pass"
+    none = clean(one, c.part("e820", firmware=None), c.put(missing={"e820.current": "excluded"}))
+    assert said(none, "table-expected") == ("skip", "e820: excluded")
 
 
 @pytest.mark.parametrize(
@@ -100,44 +99,44 @@ def test_either_e820_table_is_enough() -> None:
         (Table("not-captured", "no segment. More", address=0x1000), "the table was not captured (no segment)"),
         (Table("unsupported", "version 2", 0x1000, 2, 4096, 0, 1), "the table's version is unknown (version 2)"),
         (Table("invalid", "unit_size: 0", 0x1000, 1, 0, 0, 1), "the table's header is invalid (unit_size: 0)"),
-        (replace(build.clean().table, bitmap=b"\xff\xff\xff"), "3 bytes of bitmap where the header says 4"),
+        (replace(clean().table, bitmap=b"\xff\xff\xff"), "3 bytes of bitmap where the header says 4"),
     ],
     ids=lambda value: value.state if isinstance(value, Table) else "",
 )
 def test_without_the_bitmap_the_table_s_state_is_the_reason(table: Table, message: str) -> None:
-    assert said(replace(build.clean(), table=table), "kernel-memory-accepted") == ("skip", f"bitmap: {message}")
+    assert said(clean(c.put(table=table)), "kernel-memory-accepted") == ("skip", f"bitmap: {message}")
 
 
 def test_needs_with_the_same_reason_share_it() -> None:
     message = "table.address, table.geometry: there is no table (efi.unaccepted is ~0)"
-    assert said(build.absent_table(build.clean()), "table-reserved") == ("skip", message)
+    assert said(clean(c.absent_table), "table-reserved") == ("skip", message)
 
 
 @pytest.mark.parametrize(("pages", "status"), [(1, "pass"), (0, "skip"), (-1024, "skip")])
 def test_a_chunk_of_no_pages_is_impossible(pages: int, status: str) -> None:
-    snapshot = build.with_part(build.with_zone(build.clean(), listed=build.listed(())), "kernel", chunk_pages=pages)
+    snapshot = clean(c.zone(listed=listed(())), c.part("kernel", chunk_pages=pages))
     assert found(snapshot, "list-entries-sane").status == status
 
 
 def test_an_allocator_without_memory_tells_nothing_of_pages() -> None:
     """One free page in any zone is enough to say that memblock_free_all() ran."""
-    nothing = [replace(zone, free_pages=0, buddy_pages=0, listed=build.listed(())) for zone in build.clean().zones]
-    snapshot = build.with_page_state(build.clean(), 0x103A00000, 0x103A01000, "in-use")
-    snapshot = build.with_part(snapshot, "kernel", system_state=None)
-    assert found(replace(snapshot, zones=tuple(nothing)), "allocated-pages-accepted").status == "skip"
-    for change in ({"free_pages": 1}, {"buddy_pages": 1}, {"listed": build.listed(build.LISTED)}):
-        given = (nothing[0], replace(nothing[1], **change))
-        assert found(replace(snapshot, zones=given), "allocated-pages-accepted").status == "critical"
+    nothing = c.zones(free_pages=0, buddy_pages=0, listed=listed(()))
+    allocated = both(c.pages(0x103A00000, 0x103A01000, "in-use"), c.part("kernel", system_state=None))
+    assert found(clean(allocated, nothing), "allocated-pages-accepted").status == "skip"
+    for change in ({"free_pages": 1}, {"buddy_pages": 1}, {"listed": listed(LISTED)}):
+        first, second = clean(nothing).zones
+        given = c.put(zones=(first, replace(second, **change)))
+        assert found(clean(allocated, given), "allocated-pages-accepted").status == "critical"
 
 
 def test_an_incomplete_map_is_no_evidence() -> None:
-    snapshot = build.with_part(build.clean(), "efi_map", complete=False, note="starts at mem07", descriptors=())
+    snapshot = clean(c.part("efi_map", complete=False, note="starts at mem07", descriptors=()))
     message = "efi_map.complete: the map is incomplete (starts at mem07)"
     assert said(snapshot, "bits-within-initial-map") == ("skip", message)
 
 
 def test_an_older_bitmap_is_not_compared_with_pages() -> None:
-    snapshot = build.with_table(build.clean(), read_through="file")
+    snapshot = clean(c.table(read_through="file"))
     message = "bitmap.now: the bitmap comes from a file, and bits may have been cleared since it was saved"
     assert said(snapshot, "allocated-pages-accepted") == ("skip", message)
     # Memory that can never be unaccepted never was.
@@ -145,7 +144,7 @@ def test_an_older_bitmap_is_not_compared_with_pages() -> None:
 
 
 def test_pages_that_were_not_scanned_are_no_evidence() -> None:
-    snapshot = build.with_part(build.clean(), "pages", runs=(), scanned=(), limited="no vmemmap")
+    snapshot = clean(c.part("pages", runs=(), scanned=(), limited="no vmemmap"))
     message = "pages: no unaccepted memory was scanned (no vmemmap)"
     assert said(snapshot, "allocated-pages-accepted") == ("skip", message)
     message = "pages: 0x7fb73000-0x7fb74000 not scanned (no vmemmap)"
@@ -153,10 +152,10 @@ def test_pages_that_were_not_scanned_are_no_evidence() -> None:
 
 
 def test_a_pass_admits_what_was_not_scanned() -> None:
-    first, second = build.clean().pages.scanned
+    first, second = clean().pages.scanned
     # All but the last of the 17 unaccepted units.
     scanned = (first, second._replace(end=0x103A00000))
-    snapshot = build.with_part(build.clean(), "pages", scanned=scanned, limited="too many pages")
+    snapshot = clean(c.part("pages", scanned=scanned, limited="too many pages"))
     message = "no page under a set bit is in a buddy list; 2 MiB not scanned (too many pages)"
     assert said(snapshot, "buddy-pages-accepted") == ("pass", message)
 
@@ -164,89 +163,83 @@ def test_a_pass_admits_what_was_not_scanned() -> None:
 # Severities
 
 
-def off_by_a_chunk() -> Snapshot:
-    return build.counted(build.clean(), 1024)
-
-
-ACCEPTING = AcceptingList((Accept(0xA000, 0, 3, Task(1, "a", 0)),))
+off_by_a_chunk = c.counted(1024)
+locked = c.zone(locked=True)
 
 
 @pytest.mark.parametrize(
-    ("status", "snapshot"),
+    ("status", "change"),
     [
-        pytest.param("critical", off_by_a_chunk(), id="vmcore"),
-        pytest.param("warning", build.with_zone(off_by_a_chunk(), locked=True), id="locked"),
-        pytest.param("warning", build.with_zone(off_by_a_chunk(), locked=None), id="lock unknown"),
-        pytest.param("warning", build.without(off_by_a_chunk(), "accepting"), id="accepts unknown"),
-        pytest.param("warning", replace(off_by_a_chunk(), accepting=ACCEPTING), id="accepting"),
-        pytest.param("warning", build.live(off_by_a_chunk()), id="live"),
-        pytest.param("info", build.live(build.with_zone(off_by_a_chunk(), locked=True)), id="live locked"),
-        pytest.param("info", build.live(off_by_a_chunk(), torn=("zones: list changed",)), id="torn"),
-        pytest.param("warning", build.live(off_by_a_chunk(), torn=("pages: changed",)), id="torn elsewhere"),
+        pytest.param("critical", c.put(), id="vmcore"),
+        pytest.param("warning", locked, id="locked"),
+        pytest.param("warning", c.zone(locked=None), id="lock unknown"),
+        pytest.param("warning", c.without("accepting"), id="accepts unknown"),
+        pytest.param("warning", c.accepting((0, 3)), id="accepting"),
+        pytest.param("warning", live, id="live"),
+        pytest.param("info", both(locked, live), id="live locked"),
+        pytest.param("info", c.torn("zones: list changed"), id="torn"),
+        pytest.param("warning", c.torn("pages: changed"), id="torn elsewhere"),
     ],
 )
-def test_a_counter_is_critical_only_if_nothing_was_moving(status: str, snapshot: Snapshot) -> None:
-    assert found(snapshot, "zone-counter-matches-list").status == status
+def test_a_counter_is_critical_only_if_nothing_was_moving(status: str, change: Change) -> None:
+    assert found(clean(off_by_a_chunk, change), "zone-counter-matches-list").status == status
 
 
 def test_another_zone_s_lock_excuses_nothing() -> None:
-    first, second = off_by_a_chunk().zones
-    snapshot = replace(off_by_a_chunk(), zones=(replace(first, locked=True), second))
+    first, second = clean(off_by_a_chunk).zones
+    snapshot = clean(off_by_a_chunk, c.put(zones=(replace(first, locked=True), second)))
     assert found(snapshot, "zone-counter-matches-list").status == "critical"
 
 
 # The overall status
 
 
-def test_unknown_if_neither_the_table_nor_a_list_was_read() -> None:
-    assert run_checks(build.without(build.not_captured(build.clean()), "zones")).status == "unknown"
-    assert run_checks(build.not_captured(build.clean())).status == "ok"
+version_7 = c.put(table=Table("unsupported", "version 7", 0x1000, version=7, unit_size=1, phys_base=1, bitmap_bytes=1))
 
 
-def test_no_table_is_an_answer() -> None:
-    snapshot = build.without(build.absent_table(build.clean()), "zones")
-    # Type 15 without a table is critical; without type 15 all is well.
-    assert run_checks(snapshot).status == "critical"
-    assert run_checks(build.without(snapshot, "efi_map")).status == "ok"
+@pytest.mark.parametrize(
+    ("status", "change"),
+    [
+        pytest.param("unknown", both(c.not_captured, c.without("zones")), id="neither the table nor a list was read"),
+        pytest.param("ok", c.not_captured, id="the lists are enough"),
+        # No table is an answer: with type 15 it is critical, and without all is well.
+        pytest.param("critical", both(c.absent_table, c.without("zones")), id="no table"),
+        pytest.param("ok", both(c.absent_table, c.without("zones"), c.without("efi_map")), id="no table, no type 15"),
+        pytest.param("critical", both(version_7, c.without("zones")), id="a critical finding stands"),
+    ],
+)
+def test_the_overall_status(status: str, change: Change) -> None:
+    assert run_checks(clean(change)).status == status
 
 
 def test_a_warning_does_not_hide_that_nothing_could_be_read() -> None:
-    snapshot = build.with_part(build.clean(), "platform", kind="none")
-    snapshot = build.with_part(snapshot, "efi_map", complete=False)
-    snapshot = build.without(build.not_captured(snapshot), "zones")
-    snapshot = build.with_part(snapshot, "counters", unaccepted_diff=5)
-    assert run_checks(snapshot).status == "unknown"
-
-
-def test_a_critical_finding_stands_if_nothing_else_could_be_read() -> None:
-    table = Table("unsupported", "version 7", 0x1000, version=7, unit_size=1, phys_base=1, bitmap_bytes=1)
-    snapshot = build.without(replace(build.clean(), table=table), "zones")
-    assert run_checks(snapshot).status == "critical"
+    warned = both(c.part("platform", kind="none"), c.part("efi_map", complete=False))
+    unread = both(c.not_captured, c.without("zones"), c.part("counters", unaccepted_diff=5))
+    assert run_checks(clean(warned, unread)).status == "unknown"
 
 
 # Two samples of a live kernel
 
 
-def insane(**change: Any) -> Snapshot:
-    return build.live(build.with_entry(build.clean(), **change))
+def sample(*changes: Change) -> Report:
+    return run_checks(clean(*changes, live))
 
 
 def test_what_one_sample_shows_is_a_note() -> None:
-    report = confirm(run_checks(build.live(build.clean())), run_checks(build.live(off_by_a_chunk())))
+    report = confirm(sample(), sample(off_by_a_chunk))
     (finding,) = [finding for finding in report.findings if finding.rule == "zone-counter-matches-list"]
     assert (finding.status, report.status) == ("info", "ok")
     assert finding.message.endswith("(in one of two samples)")
 
 
 def test_what_both_samples_show_stands() -> None:
-    off = run_checks(build.live(off_by_a_chunk()))
+    off = sample(off_by_a_chunk)
     assert off.status == "warning"
     assert confirm(off, off) == off
 
 
 def test_samples_that_differ_in_place_are_no_confirmation() -> None:
-    first = run_checks(insane(column="page_types", value=0xF0000000, index=0))
-    other = run_checks(insane(column="page_types", value=0xF0000000, index=5))
+    first, other = (sample(c.entry("page_types", 0xF0000000, index)) for index in (0, 5))
     assert (first.status, other.status) == ("warning", "warning")
     assert confirm(first, other).status == "ok"
     assert confirm(other, other).status == "warning"
@@ -254,27 +247,21 @@ def test_samples_that_differ_in_place_are_no_confirmation() -> None:
 
 def test_an_insane_entry_in_both_samples_is_critical() -> None:
     """Also if only one of them tells a place."""
-    report = run_checks(insane(column="refcounts", value=1))
-    no_place = run_checks(build.live(build.with_list(build.clean(), problems=("entry 2 has next NULL",))))
+    report, no_place = sample(c.entry("refcounts", 1)), sample(c.chunks(problems=("entry 2 has next NULL",)))
     assert report.status == "warning"
     assert confirm(report, report).status == confirm(report, no_place).status == "critical"
 
 
 def test_what_is_critical_on_a_live_kernel_needs_no_second_sample() -> None:
-    wrong = build.with_page_state(build.live(build.clean()), 0x103A00000, 0x103A01000, "in-use")
-    assert confirm(run_checks(build.live(build.clean())), run_checks(wrong)).status == "critical"
+    assert confirm(sample(), sample(c.pages(0x103A00000, 0x103A01000, "in-use"))).status == "critical"
 
 
 # Bounds
 
 
-@pytest.fixture
-def striped() -> Snapshot:
+def test_a_bitmap_of_too_many_ranges_is_examined_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second unit from 4 GiB on; of them 10 and 30 were not type 15."""
-    return build.with_table(build.clean(), bitmap=b"\x55\x55\x55\x55")
-
-
-def test_a_bitmap_of_too_many_ranges_is_examined_in_part(striped: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    striped = clean(c.table(bitmap=b"\x55\x55\x55\x55"))
     one_bit = "that the EFI stub did not set: 0x101400000-0x101600000"
     whole = f"2 bits set {one_bit}, 0x103c00000-0x103e00000"
     assert said(striped, "bits-within-initial-map") == ("critical", whole)
@@ -288,17 +275,16 @@ def test_a_bitmap_of_too_many_ranges_is_examined_in_part(striped: Snapshot, monk
 
 def test_a_bitmap_at_the_limit_is_examined_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CHECKED_RANGES", 1)
-    assert "in the first" not in found(build.clean(), "bits-trimmed-by-kernel").message
+    assert "in the first" not in found(clean(), "bits-trimmed-by-kernel").message
     # Chunks 12-13 and 14-15 have bits in what is examined; the other seven have theirs behind it.
-    snapshot = build.with_bits(build.clean(), 16, 17, 0)
+    snapshot = clean(c.bits(16, 17, 0))
     message = "2 listed chunks, all with a set bit (in the first 1 ranges of the bitmap)"
     assert said(snapshot, "list-entries-without-bits") == ("pass", message)
 
 
 def test_a_finding_lists_a_bounded_number_of_ranges_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = build.clean()
-    for start in range(0x101A01000, 0x102401000, 0x200000):
-        snapshot = build.with_page_state(snapshot, start, start + 0x1000, "buddy")
+    starts = range(0x101A01000, 0x102401000, 0x200000)
+    snapshot = clean(*(c.pages(start, start + 0x1000, "buddy") for start in starts))
     monkeypatch.setattr(limits, "FINDING_RANGES", 5)
     whole = "5 pages in a buddy list and unaccepted: 0x101a01000-0x101a02000, 0x101c01000-0x101c02000, "
     whole += "0x101e01000-0x101e02000 and 2 more"
@@ -311,14 +297,9 @@ def test_a_finding_lists_a_bounded_number_of_ranges_and_says_so(monkeypatch: pyt
 def test_a_million_listed_chunks_are_merged_into_one_range() -> None:
     """4 TiB on one list: the finding names three chunks and lists merged ranges."""
     number = 1_000_000
-    listed = replace(
-        build.listed(()),
-        pfns=array("Q", range(0x100000, 0x100000 + number * 1024, 1024)),
-        flags=array("Q", [2 << 60]) * number,
-        refcounts=array("i", [1]) * number,
-        page_types=array("I", [0]) * number,
-    )
-    snapshot = build.with_zone(build.clean(), listed=listed, spanned_pages=number * 1024)
+    million = listed(range(0x100000, 0x100000 + number * 1024, 1024), zone_id=2)
+    million = replace(million, refcounts=array("i", [1]) * number, page_types=array("I", [0]) * number)
+    snapshot = clean(c.zone(listed=million, spanned_pages=number * 1024))
     finding = found(snapshot, "list-entries-sane")
     shown = "0x100000000, 0x100400000, 0x100800000 and 999997 more"
     assert finding.message == f"node 0 zone Normal: 1000000 listed pages with references: {shown}"

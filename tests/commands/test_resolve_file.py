@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
@@ -196,7 +196,7 @@ def test_addresses_cut_in_two() -> None:
     snapshot = Snapshot(target, table)
     addresses = [random.Random(seed).randrange(10 * UNIT) for seed in range(500)]
     text = "".join(f"{address:#x}{' ' if address % 3 else chr(10)}" for address in addresses).rstrip()
-    bulk = Bulk(snapshot, choose_source(snapshot))
+    bulk = Bulk(snapshot, judge(snapshot))
     expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
     for seed in range(5):
         pipe = io.BufferedReader(_Pieces(text.encode(), random.Random(seed)), 16)
@@ -212,6 +212,6 @@ def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch
     said = []
     for most in (limits.BULK_PIECES, 100):
         monkeypatch.setattr("drgn_unaccepted.commands.bulk.BULK_PIECES", most)
-        bulk = Bulk(snapshot, choose_source(snapshot))
+        bulk = Bulk(snapshot, judge(snapshot))
         said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)))))  # type: ignore[arg-type]
     assert said[0] == said[1] and "unaccepted" in said[0][0]

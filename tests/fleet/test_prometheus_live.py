@@ -4,55 +4,114 @@
 from __future__ import annotations
 
 import json
+import os
+import urllib.parse
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.monitoring import monitoring
-from tests.fleet.tools import FILL, PLANTED, plant, wait_for
+from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, free_port, plant, service, tool, wait_for
 
 pytestmark = pytest.mark.long
 
+CONFIG = """\
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
+scrape_configs:
+  - job_name: node
+    static_configs: [{targets}]
+"""
 STATUS = "efi_unaccepted_overall_status"
 
 
-def check(option: str, path: Path, to: Path) -> int:
-    return main([option, str(path), "check", "--format", "prometheus", "-o", str(to)])
+class Prometheus:
+    """With a node_exporter for each guest, whose text files are in a directory with the guest's name."""
+
+    def __init__(self, guests: tuple[str, ...], work: Path, stack: ExitStack) -> None:
+        """
+        :param stack: ends the services
+        """
+        exporter = tool("prometheus-node-exporter", "prometheus-node-exporter")
+        prometheus, self._log = tool("prometheus", "prometheus"), work / "prometheus.log"
+        environment = {**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+        (work / "proc").mkdir()
+        (work / "proc" / "meminfo").write_text("MemTotal:        2013612 kB\nUnaccepted:       294912 kB\n")
+        targets = []
+        for guest in guests:
+            address = f"127.0.0.1:{free_port()}"
+            targets.append(json.dumps({"targets": [address], "labels": {"guest": guest}}))
+            options = ["--collector.disable-defaults", "--collector.textfile", "--collector.meminfo"]
+            options += [f"--path.procfs={work / 'proc'}", f"--collector.textfile.directory={work / guest}"]
+            argv = [exporter, *options, f"--web.listen-address={address}"]
+            stack.enter_context(service(argv, work / f"exporter-{guest}.log", env=environment))
+        config, api = work / "prometheus.yml", f"127.0.0.1:{free_port()}"
+        rules = INTEGRATIONS / "prometheus" / "unaccepted.rules.yml"
+        config.write_text(CONFIG.format(rules=rules, targets=", ".join(targets)))
+        options = [f"--config.file={config}", f"--storage.tsdb.path={work / 'prometheus'}"]
+        argv = [prometheus, *options, f"--web.listen-address={api}"]
+        stack.enter_context(service(argv, self._log, env=environment))
+        self._base = f"http://{api}/api/v1"
+
+    def alerts(self, state: str) -> set[tuple[str, str]]:
+        """Names and guests; ``pending``: those that fire if they stay."""
+        labels = [alert["labels"] for alert in self._get("alerts").get("alerts", ()) if alert["state"] == state]
+        return {(label["alertname"], label["guest"]) for label in labels}
+
+    def values(self, query: str) -> dict[str, str]:
+        """The result of an instant query, by guest."""
+        found = self._get(f"query?query={urllib.parse.quote(query)}").get("result", ())
+        return {one["metric"]["guest"]: one["value"][1] for one in found}
+
+    def missing(self) -> set[str]:
+        return {guest for name, guest in self.alerts("pending") if name == "UnacceptedCheckMissing"}
+
+    def wait(self, alerts: set[tuple[str, str]], scraped: set[str], missing: set[str]) -> None:
+        def is_so() -> bool:
+            seen = (self.alerts("firing"), set(self.values(STATUS)), self.missing())
+            return seen == (alerts, scraped, missing)
+
+        wait_for(is_so, self._log)
+
+    def _get(self, what: str) -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(f"{self._base}/{what}", timeout=60) as answer:
+                data: dict[str, Any] = json.load(answer)["data"]
+                return data
+        except OSError:
+            return {}
 
 
 def test_guests_are_scraped_and_alerts_fire(tmp_path: Path) -> None:
     """One guest with a planted fault, one whose file will be broken, one whose check never ran."""
-    textfiles = {guest: tmp_path / guest for guest in ("planted", "broken", "never")}
-    for directory in textfiles.values():
-        directory.mkdir()
-        (directory / "other.prom").write_text("other 1\n")
-    planted, broken = (textfiles[guest] / "drgn-unaccepted.prom" for guest in ("planted", "broken"))
+
+    def check(option: str, path: Path, to: Path) -> int:
+        return main([option, str(path), "check", "--format", "prometheus", "-o", str(to)])
+
+    guests = ("planted", "broken", "never")
+    for guest in guests:
+        (tmp_path / guest).mkdir()
+        (tmp_path / guest / "other.prom").write_text("other 1\n")
+    planted, broken = (tmp_path / guest / "drgn-unaccepted.prom" for guest in guests[:2])
     plant(FILL, tmp_path / "planted.json")
     assert check("--snapshot", tmp_path / "planted.json", planted) == 2
     assert check("-c", FILL, broken) == 1
     # Another user's node_exporter has to be able to read it.
     assert planted.stat().st_mode & 0o777 == 0o644
-    meminfo = "MemTotal:        2013612 kB\nUnaccepted:       294912 kB\n"
-    with monitoring(textfiles, tmp_path, meminfo) as prometheus:
-
-        def missing() -> set[str]:
-            pending = prometheus.firing("pending").items()
-            return {guest for (guest, _), name in pending if name == "UnacceptedCheckMissing"}
-
-        firing = wait_for(prometheus.firing, prometheus.log)
-        assert firing == {("planted", PLANTED): "UnacceptedCheckCritical"}
-        wait_for(lambda: set(prometheus.values(STATUS)) == {"planted", "broken"} and missing(), prometheus.log)
-        assert missing() == {"never"}
+    with ExitStack() as stack:
+        prometheus = Prometheus(guests, tmp_path, stack)
+        prometheus.wait({("UnacceptedCheckCritical", "planted")}, {"planted", "broken"}, {"never"})
+        assert prometheus.values("ALERTS{alertstate='firing', check='" + PLANTED + "'}") == {"planted": "1"}
         truth = json.loads((FILL.parent / "truth.json").read_text())
         size = str(len(truth["unaccepted_units"]) << 21)
         assert prometheus.values("efi_unaccepted_memory_bytes") == {"planted": size, "broken": size}
         # The same guest without the fault: the alert ends.
         assert check("-c", FILL, planted) == 1
-        wait_for(lambda: not prometheus.firing(), prometheus.log)
-        assert prometheus.values(f'efi_unaccepted_check_status{{check="{PLANTED}"}}')["planted"] == "0"
         # node_exporter then has nothing from the file, not even its time.
         broken.write_text(f"{STATUS}{{ 1\n")
-        wait_for(lambda: set(prometheus.values(STATUS)) == {"planted"} and len(missing()) > 1, prometheus.log)
-        assert missing() == {"never", "broken"}
+        prometheus.wait(set(), {"planted"}, {"never", "broken"})
+        assert prometheus.values(f'efi_unaccepted_check_status{{check="{PLANTED}"}}')["planted"] == "0"
         assert prometheus.values("node_textfile_scrape_error") == {"planted": "0", "broken": "1", "never": "0"}

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,13 +19,12 @@ import jsonschema
 import pytest
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.fleet.documents import ScanRecord
+from drgn_unaccepted.fleet import process
 from drgn_unaccepted.fleet.merge import merge
-from drgn_unaccepted.fleet.process import Bounds, Process, analyze
+from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
 from drgn_unaccepted.fleet.progress import Progress
-from drgn_unaccepted.fleet.scan import usable_cpus
-from drgn_unaccepted.fleet.targets import Shard, find_targets
-from tests.fleet.tools import FILL, PROGRAM, SAMPLES, TOP, json_lines, make_hanging, run
+from drgn_unaccepted.fleet.targets import find_targets
+from tests.fleet.tools import FILL, INTEGRATIONS, PROGRAM, SAMPLES, TOP, json_lines, make_hanging, run
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -69,20 +69,19 @@ def test_every_target_has_a_record_and_a_bad_one_costs_no_other(tmp_path: Path, 
 def test_a_record_is_the_answer_of_check_without_what_passed(tmp_path: Path, capsys: Capsys) -> None:
     main(["-c", str(FILL), "check", "--format", "json"])
     answer = json.loads(capsys.readouterr().out)
-    record: Any = analyze(str(FILL))
+    assert main(["-c", str(FILL), "snapshot", "-o", str(tmp_path / "snapshot.json")]) == 0
+    # The symbols of a scan are for its dumps.
+    record: Any = analyze(str(tmp_path / "snapshot.json"), ("-s", str(tmp_path / "vmlinux")))
     assert (record["schema"], record["command"], record["error"]) == ("drgn-unaccepted/1", "scan", None)
+    assert record["target"]["kind"] == "snapshot"
     for key in answer.keys() - {"command", "target", "findings"}:
         assert record[key] == answer[key]
     names = {status: [f["rule"] for f in answer["findings"] if f["status"] == status] for status in ("pass", "skip")}
     assert (record["passed"], record["skipped"]) == (names["pass"], names["skip"])
-    jsonschema.validate(record, json.loads((TOP / "drgn_unaccepted" / "schema" / "records.json").read_text()))
-    assert record.keys() <= ScanRecord.__annotations__.keys()
-    assert record["findings"] == [f for f in answer["findings"] if f["status"] not in ("pass", "skip")]
-    # A snapshot is a target, too. The symbols of a scan are for its dumps.
-    assert main(["-c", str(FILL), "snapshot", "-o", str(tmp_path / "snapshot.json")]) == 0
-    of_snapshot: Any = analyze(str(tmp_path / "snapshot.json"), ("-s", str(tmp_path / "vmlinux")))
-    assert of_snapshot["target"]["kind"] == "snapshot"
-    assert all(of_snapshot[key] == record[key] for key in ("status", "findings", "unaccepted_bytes"))
+    assert record["findings"] == [f for f in answer["findings"] if f["status"] not in names]
+    schema = json.loads((TOP / "drgn_unaccepted" / "schema" / "records.json").read_text())
+    jsonschema.validate(record, schema)
+    assert record.keys() <= schema["definitions"]["ScanRecord"]["properties"].keys()
     (tmp_path / "vmlinux").write_text("none")
     assert "vmlinux" in str(analyze(str(FILL), ("-s", str(tmp_path / "vmlinux")))["error"])
 
@@ -99,17 +98,14 @@ def test_a_target_that_needs_more_memory_than_it_may_have(mib: int) -> None:
     assert f"more than {mib} MiB" in error["reason"]
 
 
-#: Modules that a child imports, one of each kind: built in, of the standard library, of others, and this program.
-PLANTED = ("resource", "json", "signal", "struct", "drgn", "elftools", "tabulate", "sitecustomize", "usercustomize")
-
-
 def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     """A stranger left files with the names that a child imports, in the working directory and beside the dump."""
     ran, place = tmp_path / "ran", tmp_path / "dumps"
     place.mkdir()
     shutil.copy(FILL, place / "vmcore")
     code = f"open({str(ran)!r}, 'a').write(__name__)\n"
-    for name in PLANTED:
+    # One of each kind: built in, of the standard library, of others, and this program.
+    for name in ("resource", "json", "signal", "struct", "drgn", "elftools", "tabulate", "sitecustomize"):
         (place / f"{name}.py").write_text(code)
     for name in ("drgn_unaccepted", "drgn_plugins"):
         (place / name / "fleet").mkdir(parents=True)
@@ -152,57 +148,59 @@ def test_limits_come_first_and_a_crash_is_one_record_that_names_the_signal(tmp_p
     assert int(limit("Max cpu time")) < 700
     assert hanging.poll() is None
     os.kill(pid, signal.SIGSEGV)
-    hanging.wait(600)
-    record = hanging.poll()
-    assert record is not None and record["error"] == {
-        "kind": "crash",
-        "reason": "the process was ended by SIGSEGV",
-    }
+    while not (record := hanging.poll()):
+        time.sleep(0.01)
+    assert record["error"] == {"kind": "crash", "reason": "the process was ended by SIGSEGV"}
     assert record["status"] == "unknown" and record["target"]["path"] == str(tmp_path / "hang")
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, '{"schema": "drgn-unaccepted/1", "command": "check"}', "null", ""])
+def test_a_child_that_says_nonsense_costs_one_record(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_START", f"print({said!r})")
+    error = analyze(str(FILL))["error"]
+    assert error == {"kind": "defect", "reason": "exit status 0: without a word"}
 
 
 @pytest.mark.usefixtures("no_reader")
 def test_a_second_run_does_what_is_left_and_repeats_only_on_request(tmp_path: Path, capsys: Capsys) -> None:
-    """Also what a killed scan left: a line that is cut off."""
-    out, first, second = tmp_path / "out.jsonl", tmp_path / "a.vmcore", tmp_path / "b.vmcore"
-    first.write_bytes(b"garbage")
-    second.write_bytes(b"garbage, too")
-    assert scan(first, "-o", out) == 0
-    before = out.read_bytes()
-    assert scan(first, second, "-o", out) == 0
-    assert out.read_bytes().startswith(before)
-    assert [Path(record["target"]["path"]).name for record in records(out)] == ["a.vmcore", "b.vmcore"]
-    assert "2 of 2 targets (1 by an earlier run)" in capsys.readouterr().err
-    out.write_bytes(out.read_bytes()[:-100])
-    assert scan(first, second, "-o", out) == 0
-    assert [Path(record["target"]["path"]).name for record in records(out)] == ["a.vmcore", "b.vmcore"]
-    assert scan(first, second, "-o", out, "--retry") == 0
-    assert len(records(out)) == 4
-
-
-@pytest.mark.usefixtures("no_reader")
-def test_a_rescan_of_dumps_that_changed_is_no_second_archive(tmp_path: Path, capsys: Capsys) -> None:
-    """One dump was cut short while it was copied, all were touched, and the last scan was killed in its third."""
+    """Also what a killed scan left: a line that is cut off. A dump that was written anew is read anew."""
     archive, out = tmp_path / "archive", tmp_path / "out.jsonl"
     archive.mkdir()
     dumps = [archive / f"{name}.vmcore" for name in "abcd"]
     for dump in dumps:
         dump.write_bytes(b"garbage")
+
+    def state() -> tuple[int, int, list[str]]:
+        summary = merge([str(out)])
+        assert summary["doubles"] == 0
+        return summary["targets"], summary["replaced"], summary["incomplete"]
+
+    assert scan(dumps[0], "-o", out) == 0
+    before = out.read_bytes()
     assert scan(archive, "-o", out) == 0
+    assert out.read_bytes().startswith(before) and len(records(out)) == 4
+    assert "4 of 4 targets (1 by an earlier run)" in capsys.readouterr().err
+    out.write_bytes(out.read_bytes()[:-100])
+    assert scan(archive, "-o", out) == 0
+    assert state() == (4, 0, [])
     dumps[0].write_bytes(b"garbage, whole")
     assert scan(archive, "-o", out) == 0
-    summary = merge([str(out)])
-    assert (summary["targets"], summary["replaced"], summary["incomplete"]) == (4, 1, [])
+    assert state() == (4, 1, [])
+    # All were touched, and the scan of them was killed in its third.
     for dump in dumps:
         os.utime(dump, ns=(0, dump.stat().st_mtime_ns + 1))
     assert scan(archive, "-o", out, "-j", 1) == 0
     out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:-2]))
-    summary = merge([str(out)])
-    assert (summary["targets"], summary["incomplete"]) == (4, [f"{out}: 2 of 4 targets"])
+    assert state() == (4, 3, [f"{out}: 2 of 4 targets"])
     assert scan(archive, "-o", out) == 0
     assert "4 of 4 targets (2 by an earlier run)" in capsys.readouterr().err
-    summary = merge([str(out)])
-    assert (summary["targets"], summary["incomplete"], summary["doubles"]) == (4, [], 0)
+    assert state() == (4, 5, [])
+    there = len(records(out))
+    assert scan(archive, "-o", out, "--retry", "--quiet") == 0
+    assert len(records(out)) == there + 4
+    assert scan(archive, "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == "" and ["id" in json.loads(line) for line in said.out.splitlines()] == [False, *[True] * 4]
 
 
 @pytest.mark.parametrize("content", ["precious\n", '{"schema": "drgn-unaccepted/1", "command": "check"}\n', "1\n"])
@@ -237,44 +235,20 @@ def test_a_stopped_scan_leaves_no_process_and_continues_later(tmp_path: Path, ca
     assert [record["target"]["path"] for record in records(out)] == [str(garbage), str(hang)]
 
 
-@pytest.mark.usefixtures("no_reader")
-def test_shards_of_a_job_array_are_everything_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
-) -> None:
-    dumps = [tmp_path / f"{number}.vmcore" for number in range(6)]
-    for dump in dumps:
-        dump.write_bytes(b"garbage")
-    found = []
-    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "1")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    for index in range(2):
-        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(index + 1))
-        out = tmp_path / f"{index}.jsonl"
-        assert scan(tmp_path, "-o", out) == 0
-        header, *rest = json_lines(out)
-        assert f"\nscan: shard {index}/2: {len(rest)} of {len(rest)} targets" in f"\n{capsys.readouterr().err}"
-        assert (header["shard"], header["targets"]) == ([index, 2], len(rest))
-        found += [record["target"]["path"] for record in rest]
-    assert sorted(found) == sorted(map(str, dumps))
-
-
-@pytest.mark.usefixtures("no_reader")
-def test_records_go_to_standard_output_where_no_file_is_named(tmp_path: Path, capsys: Capsys) -> None:
-    assert scan(tmp_path / "gone", "--quiet") == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert [("id" in json.loads(line)) for line in said.out.splitlines()] == [False, True]
-
-
 def test_a_crash_directory_with_records_beside_the_dumps(tmp_path: Path, capsys: Capsys) -> None:
-    """Each dump has its record, damaged or not; one that has a record is not read again unless it was written anew."""
+    """The service's command: one record for each dump, damaged or not, anew only if the dump was written anew."""
+    service = INTEGRATIONS / "systemd" / "drgn-unaccepted-crash.service"
+    (line,) = re.findall("^ExecStart=(.*)$", service.read_text(), re.M)
+    command = line.replace("/var/crash", str(tmp_path)).replace("--quiet", "").split()[1:]
+    # Without dumps it succeeds: in general nothing has crashed.
+    assert main(command) == 0
     names = ("dump.202611221200", "vmcore.202611221200", "vmcore.gz")
     for name in (*names, "dmesg.202611221200"):
         (tmp_path / name).write_bytes(bytes(4096))
     answer = tmp_path / "dump.202611221200.unaccepted.json"
     times = []
     for _ in range(2):
-        assert scan(tmp_path, "--beside") == 0
+        assert main(command) == 0
         said = capsys.readouterr().err
         assert said.startswith(f"scan: skipped 1 file that is neither dump nor snapshot: {tmp_path}/dmesg.202611221200")
         answers = sorted(path.name for path in tmp_path.glob("*.unaccepted.json"))
@@ -282,16 +256,21 @@ def test_a_crash_directory_with_records_beside_the_dumps(tmp_path: Path, capsys:
         assert json.loads(answer.read_text())["error"]["kind"] == "unreadable"
         times.append(answer.stat().st_mtime_ns)
     assert times[0] == times[1]
-    (tmp_path / names[0]).write_bytes(FILL.read_bytes())
-    assert scan(tmp_path, "--beside", "--quiet") == 0
-    assert json.loads(answer.read_text())["error"] is None
+    # A dump that was still being copied.
+    for size, error in ((100_000, "unreadable"), (None, None)):
+        (tmp_path / names[0]).write_bytes(FILL.read_bytes()[:size])
+        assert main(command) == 0
+        record = json.loads(answer.read_text())
+        assert (record["error"] and record["error"]["kind"]) == error
+    assert record["unaccepted_bytes"] == 288 << 20
 
 
 USAGE = ["", "--shard 4/4 x", "--jobs 0 x", "--timeout 0 x", "--memory 1M x", "--memory 4 x", "--host nogroup x"]
 
 
-@pytest.mark.parametrize("argv", [*USAGE, "--host ( x", "-o /nonexistent/out x"])
+@pytest.mark.parametrize("argv", [*USAGE, "--host ( x", "-o /nonexistent/out x", f"{Path(__file__).parent}"])
 def test_a_usage_error_is_3(argv: str, capsys: Capsys) -> None:
+    """A directory without targets is no success."""
     try:
         status: Any = scan(*argv.split())
     except SystemExit as stop:
@@ -300,33 +279,21 @@ def test_a_usage_error_is_3(argv: str, capsys: Capsys) -> None:
     assert (status, said.out, len(said.err.splitlines())) == (3, "", 1)
 
 
-def test_a_directory_without_targets_is_no_success(tmp_path: Path, capsys: Capsys) -> None:
-    assert scan(tmp_path, "-o", tmp_path / "out") == 3
-    assert "no vmcore" in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture(params=[io.StringIO, Terminal])
-def progress(request: pytest.FixtureRequest) -> str:
-    if request.param is Terminal:
-        pytest.importorskip("tqdm", reason="tqdm is not here: pip install tqdm")
-    stream = request.param()
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_on_a_terminal_and_elsewhere(terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not here: pip install tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     done: list[Any] = [{"status": "critical", "error": None}, {"status": "unknown", "error": {"kind": "crash"}}]
-    with Progress(4, 1, Shard(1, 3), False, stream) as progress:
+    with closing(Progress(4, 1, (1, 3), False)) as progress:
         for record in done:
             progress.add(record)
-    return str(stream.getvalue())
-
-
-def test_progress_on_a_terminal_and_elsewhere(progress: str) -> None:
-    last = "scan: shard 1/3: 3 of 4 targets (1 by an earlier run): 1 critical, 1 failed\n"
-    assert progress.endswith(last)
+    said, last = (
+        capsys.readouterr().err,
+        "scan: shard 1/3: 3 of 4 targets (1 by an earlier run): 1 critical, 1 failed\n",
+    )
+    assert said.endswith(last)
     # A bar.
-    assert progress == last or ("shard 1/3: " in progress and "3/4" in progress)
+    assert ("shard 1/3: " in said.removesuffix(last) and "3/4" in said) if terminal else said == last
 
 
 @pytest.mark.parametrize(

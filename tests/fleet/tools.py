@@ -44,6 +44,15 @@ def tool(name: str, package: str) -> str:
     return path
 
 
+def ansible_playbook() -> str:
+    """The path of ansible-playbook, or the test is skipped."""
+    tools = Path(os.environ.get("DRGN_UNACCEPTED_TOOLS", "~/.cache/drgn-unaccepted-tools")).expanduser()
+    path = shutil.which("ansible-playbook", path=f"{tools}/ansible/bin:{os.environ['PATH']}")
+    if path is None:
+        pytest.skip("ansible-core is not here: scripts/fleet-tools")
+    return path
+
+
 def make_hanging(path: Path) -> None:
     """A dump whose open(2) blocks for 45 s (/proc/sys/fs/lease-break-time), as on a dead file server.
 

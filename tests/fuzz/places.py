@@ -297,7 +297,7 @@ class _Finder:
         for at in range(0, 24, 4):
             yield Place(f"header+{at}", self.physical(start + at), 4)
         data = self.prog.read(start, stop - start)
-        btf = Btf(data)
+        btf = Btf(self.prog, data)
         header, type_off = struct.unpack_from("<4xII", data)
         base = start + header + type_off
         for kinds, names, element in (((Kind.STRUCT,), STRUCTS, 12), ((Kind.ENUM,), ENUMS, 8)):
@@ -305,12 +305,12 @@ class _Finder:
                 number = btf.find(name, kinds)
                 if number is None:
                     continue
-                record = btf.type(number)
+                record = btf.record(number)
                 for word in range(3):
                     yield Place(f"{name} record", self.physical(base + record.data - 12 + 4 * word), 4)
                 for at in range(0, record.vlen * element, 4):
                     yield Place(f"{name} member", self.physical(base + record.data + at), 4)
-                for member in btf.members(record) if element == 12 else ():
-                    data_at = btf.type(member.type_id).data
+                for member, type_id, *_ in btf.members(record) if element == 12 else ():
+                    data_at = btf.record(type_id).data
                     for at in range(-12, 12, 4):
-                        yield Place(f"{name}.{member.name} type", self.physical(base + data_at + at), 4)
+                        yield Place(f"{name}.{member} type", self.physical(base + data_at + at), 4)

@@ -44,9 +44,6 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-_BARE = _address_space()
-
-
 class Outcome(NamedTuple):
     kind: str
     #: One line that tells one defect from another; the reason of a refusal.
@@ -95,8 +92,8 @@ def isolated(check: Callable[[], Outcome]) -> Outcome:
 def _child(check: Callable[[], Outcome], report: int, trace: int) -> NoReturn:
     status = 1
     try:
-        # What the harness has cached by now is not the program's.
-        most = MEMORY + max(0, _address_space() - _BARE)
+        # The memory of the harness is not the program's.
+        most = MEMORY + _address_space()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
         resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -200,7 +200,9 @@ def section_elf(path: Path, sections: Mapping[str, bytes], symbols: Optional[Map
     for name, content in {".shstrtab": strings, **contents}.items():
         kind = {".shstrtab": 3, ".symtab": 2}.get(name, 7 if name.startswith(".note") else 1)
         place = strings.index(name.encode() + b"\0")
-        headers.append(struct.pack("<IIQQQQIIQQ", place, kind, 0, 0, at, len(content), kind == 2, 0, 4, 0))
+        headers.append(
+            struct.pack("<IIQQQQIIQQ", place, kind, 0, 0, at, len(content), kind == 2, 0, 4, 24 * (kind == 2))
+        )
         at += len(content)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     ehdr = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, at, 0, 64, 56, 0, 64, len(headers), 1)

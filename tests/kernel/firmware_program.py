@@ -23,6 +23,29 @@ SETUP_E820_EXT, SETUP_EFI, SETUP_RNG_SEED, SETUP_INDIRECT = 1, 4, 9, 1 << 31
 #: Entries in struct e820_table here: NODES_SHIFT 6.
 E820_MAX_ENTRIES = 128 + 3 * 64
 
+#: Structures, one a line: name, bytes, then offset, type and name of each member.
+_LAYOUT = f"""
+boot_e820_entry 20 0 u64 addr 8 u64 size 16 u32 type
+efi_info 32 0 u32 efi_loader_signature 8 u32 efi_memdesc_size \
+ 16 u32 efi_memmap 20 u32 efi_memmap_size 28 u32 efi_memmap_hi
+setup_header 0x7b 0x27 u32 ramdisk_image 0x2b u32 ramdisk_size 0x5f u64 setup_data
+boot_params 4096 0xc0 u32 ext_ramdisk_image 0xc4 u32 ext_ramdisk_size 0x1c0 efi_info efi_info 0x1e8 u8 e820_entries \
+ 0x1f1 setup_header hdr 0x2d0 boot_e820_entry[128] e820_table
+e820_entry 20 0 u64 addr 8 u64 size 16 u32 type
+e820_table {4 + 20 * E820_MAX_ENTRIES} 0 u32 nr_entries 4 e820_entry[{E820_MAX_ENTRIES}] entries
+efi_memory_map 56 0 u64 phys_map 24 s32 nr_map 40 u64 desc_size
+efi 200 64 efi_memory_map memmap 192 u64 flags
+kexec_segment 32 8 u64 bufsz 16 u64 mem 24 u64 memsz
+kimage 1024 56 u64 nr_segments 64 kexec_segment[16] segment
+atomic_long 8 0 s64 counter
+prb_data_blk_lpos 16 0 u64 begin 8 u64 next
+prb_desc 24 0 atomic_long state_var 8 prb_data_blk_lpos text_blk_lpos
+printk_info 88 16 u16 text_len
+prb_desc_ring 48 0 u32 count_bits 8 prb_desc* descs 16 printk_info* infos 24 atomic_long head_id 32 atomic_long tail_id
+prb_data_ring 32 0 u32 size_bits 8 char* data
+printk_ringbuffer 88 0 prb_desc_ring desc_ring 48 prb_data_ring text_data_ring
+"""
+
 _BOOT_PARAMS_BYTES = 4096
 
 
@@ -132,104 +155,29 @@ class FirmwareProgram:
 
 
 def _make_types(prog: Program) -> dict[str, Type]:
-    u8 = prog.int_type("unsigned char", 1, False)
-    u16 = prog.int_type("unsigned short", 2, False)
-    u32 = prog.int_type("unsigned int", 4, False)
-    u64 = prog.int_type("unsigned long", 8, False)
-    s32 = prog.int_type("int", 4, True)
-    s64 = prog.int_type("long", 8, True)
-    char = prog.int_type("char", 1, True)
-    types = {"u64": u64, "char": char, "unsigned long": u64}
+    types = {
+        "u8": prog.int_type("unsigned char", 1, False),
+        "u16": prog.int_type("unsigned short", 2, False),
+        "u32": prog.int_type("unsigned int", 4, False),
+        "u64": prog.int_type("unsigned long", 8, False),
+        "s32": prog.int_type("int", 4, True),
+        "s64": prog.int_type("long", 8, True),
+        "char": prog.int_type("char", 1, True),
+        "void": prog.void_type(),
+    }
 
-    def add(tag: str, size: int, *members: tuple[int, Type, str]) -> Type:
+    def named(name: str) -> Type:
+        if name.endswith("*"):
+            return prog.pointer_type(named(name[:-1]))
+        if name.endswith("]"):
+            element, length = name[:-1].split("[")
+            return prog.array_type(named(element), int(length))
+        return types[name]
+
+    for line in _LAYOUT.strip().splitlines():
+        tag, size, *words = line.split()
+        members = zip(words[::3], words[1::3], words[2::3])
         types[tag] = prog.struct_type(
-            tag, size, [TypeMember(type_, name, offset * 8) for offset, type_, name in members]
+            tag, int(size, 0), [TypeMember(named(type_), name, int(at, 0) * 8) for at, type_, name in members]
         )
-        return types[tag]
-
-    def pointer(type_: Type) -> Type:
-        return prog.pointer_type(type_)
-
-    boot_e820 = add("boot_e820_entry", 20, (0, u64, "addr"), (8, u64, "size"), (16, u32, "type"))
-    efi_info = add(
-        "efi_info",
-        32,
-        (0, u32, "efi_loader_signature"),
-        (4, u32, "efi_systab"),
-        (8, u32, "efi_memdesc_size"),
-        (12, u32, "efi_memdesc_version"),
-        (16, u32, "efi_memmap"),
-        (20, u32, "efi_memmap_size"),
-        (24, u32, "efi_systab_hi"),
-        (28, u32, "efi_memmap_hi"),
-    )
-    header = add(
-        "setup_header",
-        0x7B,
-        (0x218 - 0x1F1, u32, "ramdisk_image"),
-        (0x21C - 0x1F1, u32, "ramdisk_size"),
-        (0x250 - 0x1F1, u64, "setup_data"),
-    )
-    add(
-        "boot_params",
-        _BOOT_PARAMS_BYTES,
-        (0x0C0, u32, "ext_ramdisk_image"),
-        (0x0C4, u32, "ext_ramdisk_size"),
-        (0x1C0, efi_info, "efi_info"),
-        (0x1E8, u8, "e820_entries"),
-        (0x1F1, header, "hdr"),
-        (0x2D0, prog.array_type(boot_e820, 128), "e820_table"),
-    )
-
-    e820_entry = add("e820_entry", 20, (0, u64, "addr"), (8, u64, "size"), (16, u32, "type"))
-    entries = prog.array_type(e820_entry, E820_MAX_ENTRIES)
-    add("e820_table", 4 + 20 * E820_MAX_ENTRIES, (0, u32, "nr_entries"), (4, entries, "entries"))
-
-    memmap = add(
-        "efi_memory_map",
-        56,
-        (0, u64, "phys_map"),
-        (8, pointer(prog.void_type()), "map"),
-        (16, pointer(prog.void_type()), "map_end"),
-        (24, s32, "nr_map"),
-        (32, u64, "desc_version"),
-        (40, u64, "desc_size"),
-        (48, u64, "flags"),
-    )
-    add("efi", 200, (64, memmap, "memmap"), (192, u64, "flags"))
-
-    segment = add("kexec_segment", 32, (8, u64, "bufsz"), (16, u64, "mem"), (24, u64, "memsz"))
-    add("kimage", 1024, (56, u64, "nr_segments"), (64, prog.array_type(segment, 16), "segment"))
-
-    atomic_long = add("atomic_long", 8, (0, s64, "counter"))
-    lpos = add("prb_data_blk_lpos", 16, (0, u64, "begin"), (8, u64, "next"))
-    desc = add("prb_desc", 24, (0, atomic_long, "state_var"), (8, lpos, "text_blk_lpos"))
-    info = add(
-        "printk_info",
-        88,
-        (0, u64, "seq"),
-        (8, u64, "ts_nsec"),
-        (16, u16, "text_len"),
-        (18, u8, "facility"),
-        (20, u32, "caller_id"),
-    )
-    desc_ring = add(
-        "prb_desc_ring",
-        48,
-        (0, u32, "count_bits"),
-        (8, pointer(desc), "descs"),
-        (16, pointer(info), "infos"),
-        (24, atomic_long, "head_id"),
-        (32, atomic_long, "tail_id"),
-        (40, atomic_long, "last_finalized_seq"),
-    )
-    data_ring = add(
-        "prb_data_ring",
-        32,
-        (0, u32, "size_bits"),
-        (8, pointer(char), "data"),
-        (16, atomic_long, "head_lpos"),
-        (24, atomic_long, "tail_lpos"),
-    )
-    add("printk_ringbuffer", 88, (0, desc_ring, "desc_ring"), (48, data_ring, "text_data_ring"))
     return types

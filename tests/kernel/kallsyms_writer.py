@@ -81,9 +81,9 @@ class KallsymsWriter:
         self.at[name] = self.base + len(self.memory)
         self.memory += data + bytes(-len(data) % 8)
 
-    def vmcoreinfo(self, **moved: int) -> str:
+    def vmcoreinfo(self) -> str:
         lines = ["OSRELEASE=6.12.0", "PAGESIZE=4096"]
-        lines += [f"SYMBOL({name})={at:x}" for name, at in {**self.at, **moved}.items() if name != "kallsyms_markers"]
+        lines += [f"SYMBOL({name})={at:x}" for name, at in self.at.items() if name != "kallsyms_markers"]
         return "\n".join([*lines, "LENGTH(node_data)=4", ""])
 
     def read(self, address: int, size: int) -> bytes:

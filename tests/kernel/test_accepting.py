@@ -72,16 +72,6 @@ def test_nothing_in_flight() -> None:
     assert read_accepting(guest.prog).problems == ()
 
 
-def test_two_accepts() -> None:
-    guest = Guest()
-    first, second = guest.stacks["dd"] + 0x3B10, guest.stacks["idle"] + 0x3000
-    guest.accept((first, 148, 151), (second, 7, 9))
-    found = read_accepting(guest.prog)
-    assert found.problems == ()
-    assert [(e.address, e.start_unit, e.end_unit) for e in found.entries] == [(first, 148, 151), (second, 7, 9)]
-    assert [e.task for e in found.entries] == [Task(70, "dd", 0), Task(0, "swapper/1", 1)]
-
-
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize(
     ("stack", "task"),
@@ -99,25 +89,16 @@ def test_the_task_whose_stack_it_is(hot: bool, stack: str, task: Task) -> None:
         assert guest.owner(guest.stacks[stack] + offset) == task
 
 
-@pytest.mark.parametrize(("cpu", "task"), [(0, Task(70, "dd", 0)), (1, Task(0, "swapper/1", 1))])
-def test_an_interrupt_stack(cpu: int, task: Task) -> None:
+def test_an_interrupt_stack() -> None:
     guest = Guest()
-    assert guest.owner(guest.irq_stacks[cpu]) == task
-    assert guest.owner(guest.irq_stacks[cpu] + IRQ_STACK_SIZE - 32) == task
-
-
-def test_no_stack_holds_it() -> None:
-    guest = Guest()
-    address = guest.place(64)
-    assert guest.owner(address) is None
-    assert read_accepting(guest.prog).problems == ()
-
-
-def test_the_symbols_before_6_10() -> None:
-    guest = Guest()
+    # The symbols before 6.10.
     guest.symbols["__start_init_task"] = guest.symbols.pop("__start_init_stack")
     guest.symbols["__end_init_task"] = guest.symbols.pop("__end_init_stack")
-    assert guest.owner(guest.stacks["dd"]) == Task(70, "dd", 0)
+    for cpu, task in ((0, Task(70, "dd", 0)), (1, Task(0, "swapper/1", 1))):
+        assert guest.owner(guest.irq_stacks[cpu]) == task
+        assert guest.owner(guest.irq_stacks[cpu] + IRQ_STACK_SIZE - 32) == task
+    assert guest.owner(guest.place(64)) is None
+    assert read_accepting(guest.prog).problems == ()
 
 
 def test_tasks_that_are_not_captured() -> None:
@@ -159,7 +140,7 @@ def entries_of(guest: Guest, count: int) -> list[int]:
     return addresses
 
 
-def test_damaged_lists() -> None:
+def test_damaged_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a way that test_lists.py has for lists of pages."""
     guest = Guest()
     first, second, third = addresses = entries_of(guest, 3)
@@ -168,6 +149,9 @@ def test_damaged_lists() -> None:
         accepting = read_accepting(guest.prog)
         return [entry.address for entry in accepting.entries], accepting.problems
 
+    monkeypatch.setattr(limits, "ACCEPTING_ENTRIES", 2)
+    assert found() == ([first, second], ("more than 2 entries",))
+    monkeypatch.undo()
     guest.write(third, struct.pack("<Q", second))
     assert found() == (addresses, (f"entry 3: {second:#x} again: a cycle",))
     guest.write(second, bytes(8))
@@ -182,15 +166,6 @@ def test_damaged_lists() -> None:
     )
     guest.drop(second)
     assert found() == ([first], (f"entry 1: {second:#x} is not in this target",))
-
-
-def test_more_entries_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACCEPTING_ENTRIES", 3)
-    guest = Guest()
-    entries_of(guest, 5)
-    found = read_accepting(guest.prog)
-    assert len(found.entries) == 3
-    assert found.problems == ("more than 3 entries",)
 
 
 @pytest.mark.parametrize(

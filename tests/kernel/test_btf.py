@@ -1,394 +1,368 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The BTF parser: the running kernel's BTF against bpftool's reading of it, edges by hand, damage by hypothesis."""
+"""drgn's answers with nothing but BTF and symbols: types, variables, constants; damaged BTF; where BTF comes from."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import contextlib
+import re
 import struct
-import subprocess
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import drgn
 import pytest
+from drgn import FindObjectFlags, Object, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind, TypeKind, offsetof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf import Btf, BtfError, BtfType, Kind, Member
+from drgn_unaccepted.kernel.btf import Btf, Kind
+from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, attach_kallsyms, find_btf, load_btf
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.kallsyms import Kallsyms
 
 from . import btf_writer as w
 from .btf_writer import BtfWriter
+from .kallsyms_writer import KallsymsWriter
 
-VMLINUX = Path("/sys/kernel/btf/vmlinux")
-STRUCT = (Kind.STRUCT,)
-
-
-@pytest.fixture(scope="module")
-def running() -> Btf:
-    if not os.access(VMLINUX, os.R_OK):
-        pytest.skip(f"no {VMLINUX}: the running kernel shows no BTF")
-    return Btf(VMLINUX.read_bytes())
+AT = 0xFFFFFFFF82000000
+#: Numbers of the types that each BTF here begins with.
+CHAR, SIGNED_CHAR, UCHAR, SHORT, USHORT, INT, UINT, LONG, ULONG, LLONG, ULLONG, BOOL = range(1, 13)
 
 
-@pytest.fixture(scope="module")
-def bpftool() -> list[dict[str, Any]]:
-    """The running kernel's types as bpftool (libbpf) reads them, by number from 1."""
-    tool = shutil.which("bpftool", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if tool is None or not os.access(VMLINUX, os.R_OK):
-        pytest.skip(f"needs bpftool (apt-get install bpftool) and {VMLINUX}")
-    done = subprocess.run([tool, "-j", "btf", "dump", "file", VMLINUX], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"bpftool cannot read it: {done.stderr.decode().strip() or done.stdout.decode()[:200]}")
-    types: list[dict[str, Any]] = json.loads(done.stdout)["types"]
-    assert [t["id"] for t in types] == list(range(1, len(types) + 1))
-    for t in types:
-        if t["kind"] == "ENUM" and t["encoding"] == "UNSIGNED":
-            for value in t["values"]:
-                value["val"] &= 0xFFFFFFFF  # bpftool 7.1 extends the sign of an unsigned 32-bit value
-    return types
+def empty() -> Program:
+    return Program(drgn.Platform(drgn.Architecture.X86_64))
 
 
-def anon(name: str) -> str:
-    return name or "(anon)"
+def program(b: BtfWriter, *symbols: tuple[str, int, int], bind: SymbolBinding = SymbolBinding.GLOBAL) -> Program:
+    """With BTF, and symbols (name, address, size)."""
+    prog = empty()
+    attach(prog, b.data())
+    index = SymbolIndex([Symbol(*s, bind, SymbolKind.OBJECT) for s in symbols])
+    prog.register_symbol_finder("test", index, enable_index=-1)
+    return prog
 
 
-def as_bpftool(btf: Btf, of: BtfType) -> dict[str, Any]:
-    """A type in the words of ``bpftool -j btf dump``."""
-    said: dict[str, Any] = {"id": of.id, "kind": of.kind.name, "name": anon(of.name)}
-    if of.kind is Kind.INT:
-        encoding, bit_offset, bits = btf.integer(of)
-        words = {0: "(none)", 1: "SIGNED", 2: "CHAR", 4: "BOOL"}[encoding]
-        said.update(size=of.size, bits_offset=bit_offset, nr_bits=bits, encoding=words)
-    elif of.kind is Kind.ARRAY:
-        type_id, length = btf.array(of)
-        said.update(type_id=type_id, nr_elems=length)
-    elif of.kind in (Kind.STRUCT, Kind.UNION):
-        members = []
-        for m in btf.members(of):
-            member = {"name": anon(m.name), "type_id": m.type_id, "bits_offset": m.bit_offset}
-            if m.bit_field_size:
-                member["bitfield_size"] = m.bit_field_size
-            members.append(member)
-        said.update(size=of.size, vlen=of.vlen, members=members)
-    elif of.kind in (Kind.ENUM, Kind.ENUM64):
-        values = [{"name": name, "val": value} for name, value in btf.enumerators(of)]
-        said.update(size=of.size, vlen=of.vlen, values=values, encoding="SIGNED" if of.kind_flag else "UNSIGNED")
-    elif of.kind is Kind.FUNC_PROTO:
-        params = [{"name": anon(name), "type_id": type_id} for name, type_id in btf.parameters(of)]
-        said.update(ret_type_id=of.type_id, vlen=of.vlen, params=params)
-    elif of.kind is Kind.FWD:
-        said.update(fwd_kind="union" if of.kind_flag else "struct")
-    elif of.kind is Kind.FLOAT:
-        said.update(size=of.size)
-    elif of.kind is Kind.DATASEC:
-        said.update(size=of.size, vlen=of.vlen)
-    else:
-        said.update(type_id=of.type_id)
-    return said
-
-
-def test_every_type_of_the_running_kernel_reads_as_bpftool_reads_it(
-    running: Btf, bpftool: list[dict[str, Any]]
-) -> None:
-    assert len(running) == len(bpftool)
-    # What a symbol is linked as, and what a section or a tag holds, is nothing that we read.
-    unread = {"linkage", "component_idx", "vars", "index_type_id"}
-    for theirs in bpftool:
-        expected = {key: value for key, value in theirs.items() if key not in unread}
-        assert as_bpftool(running, running.type(theirs["id"])) == expected
-    first: dict[tuple[str, str], int] = {}
-    for t in bpftool:
-        first.setdefault((t["kind"], t["name"]), t["id"])
-    for kind, name in sorted(first)[::97]:
-        if name != "(anon)":
-            assert running.find(name, (Kind[kind],)) == first[kind, name], name
-
-
-def test_a_name_that_is_not_there(running: Btf) -> None:
-    for name in ("", "no_such_type_at_all", "page\0", "page\0zone", "\N{GREEK SMALL LETTER ALPHA}"):
-        assert running.find(name, STRUCT) is None
-        assert running.find_enumerator(name) is None
-    assert running.find("page", ()) is None
-
-
-# --- by hand ---
-
-
-def test_kinds_read_as_written() -> None:
+def kernel_types() -> BtfWriter:
+    """C's integers in GCC's spelling."""
     b = BtfWriter()
-    i = b.integer("int", 4, w.SIGNED)
-    p = b.record(w.PTR, "", i)
-    a = b.array(p, 7, index=i)
-    s = b.compound(w.STRUCT, "s", 16, [("a", i, 0), ("", p, 64)])
-    f = b.compound(w.STRUCT, "bits", 4, [("x", i, 0), ("y", i, 3)], bit_fields=[3, 0])
-    proto = b.function(0, [("x", i), ("", 0)])
-    fl = b.record(w.FLOAT, "double", 8)
-    fwd = b.record(w.FWD, "u", flag=True)
-    sec = b.record(w.DATASEC, ".data..percpu", 8, 1, 2, 3, vlen=1)
-    var = b.record(w.VAR, "v", i, 1)
-    tag = b.record(w.DECL_TAG, "t", var, 0xFFFFFFFF)
-    btf = Btf(b.data())
-    assert len(btf) == b.count == tag
-    assert btf.integer(btf.type(i)) == (1, 0, 32)
-    assert btf.type(p).type_id == i and btf.type(p).kind is Kind.PTR and btf.type(p).name == ""
-    assert btf.array(btf.type(a)) == (p, 7)
-    assert btf.members(btf.type(s)) == [Member("a", i, 0, 0), Member("", p, 64, 0)]
-    assert btf.members(btf.type(f)) == [Member("x", i, 0, 3), Member("y", i, 3, 0)]
-    assert btf.parameters(btf.type(proto)) == [("x", i), ("", 0)]
-    assert (btf.type(fl).kind, btf.type(fl).size) == (Kind.FLOAT, 8)
-    assert btf.type(fwd).kind_flag and btf.type(sec).kind is Kind.DATASEC
-    assert btf.type(0).kind is Kind.VOID
+    b.integer("char", 1, 0)
+    b.integer("signed char", 1, w.SIGNED)
+    b.integer("unsigned char", 1, 0)
+    for name, size in (("short", 2), ("", 4), ("long", 8), ("long long", 8)):
+        b.integer(f"{name} int".strip(), size, w.SIGNED)
+        b.integer(f"{name} unsigned int".strip(), size, 0)
+    b.integer("_Bool", 1, w.BOOL)
+    return b
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_enumerators(signed: bool) -> None:
-    low, high = (-(1 << 31), (1 << 31) - 1) if signed else (0, (1 << 32) - 1)
-    low64, high64 = (-(1 << 63), (1 << 63) - 1) if signed else (0, (1 << 64) - 1)
-    b = BtfWriter()
-    e = b.enum("e", [("LOW", low), ("HIGH", high)], signed=signed)
-    e64 = b.enum64("e64", [("LOW64", low64), ("HIGH64", high64), ("ONE", 1)], signed=signed)
-    btf = Btf(b.data())
-    assert btf.enumerators(btf.type(e)) == [("LOW", low), ("HIGH", high)]
-    assert btf.find_enumerator("HIGH") == (e, high)
-    assert btf.find_enumerator("LOW64") == (e64, low64)
-    assert btf.find_enumerator("HIGH64") == (e64, high64)
+# Types
+
+
+def test_integers_are_found_by_every_spelling_of_c() -> None:
+    prog = program(kernel_types())
+    for spelling, size, signed in (
+        ("unsigned long", 8, False),
+        ("long unsigned int", 8, False),
+        ("unsigned long long", 8, False),
+        ("long", 8, True),
+        ("short", 2, True),
+        ("unsigned short", 2, False),
+        ("unsigned", 4, False),
+        ("signed char", 1, True),
+        ("char", 1, False),  # -funsigned-char since Linux 6.2; drgn's own default is signed
+    ):
+        found = prog.type(spelling)
+        assert (found.kind, found.size, found.is_signed) == (TypeKind.INT, size, signed), spelling
+
+
+def test_declarators() -> None:
+    b = kernel_types()
+    b.compound(w.STRUCT, "zone", 8, [("x", ULONG, 0)])
+    b.record(w.TYPEDEF, "u64", ULLONG)
+    b.record(w.FLOAT, "double", 8)
+    prog = program(b)
+    pointer = prog.type("struct zone *")
+    assert pointer.kind == TypeKind.POINTER and pointer.type.tag == "zone" and pointer.size == 8
+    assert (prog.type("struct zone *[4]").kind, drgn.sizeof(prog.type("struct zone[3]"))) == (TypeKind.ARRAY, 24)
+    assert prog.type("const u64").qualifiers == drgn.Qualifiers.CONST
+    assert prog.type("u64").type.name == "unsigned long long"
+    assert (prog.type("double").kind, prog.type("_Bool").kind) == (TypeKind.FLOAT, TypeKind.BOOL)
+    for name in ("union zone", "struct no_such_zone", "struct one"):
+        with pytest.raises(LookupError):
+            prog.type(name)
+    with pytest.raises(LookupError):
+        prog.type("struct zone", "mm/page_alloc.c")  # BTF knows of no files
+
+
+def test_a_structure_with_everything() -> None:
+    b = kernel_types()
+    inner = b.compound(w.UNION, "", 8, [("a", INT, 0), ("b", LONG, 0)])
+    s = b.count + 5
+    pointer = b.record(w.PTR, "", s)
+    volatile = b.record(w.VOLATILE, "", b.record(w.CONST, "", b.record(w.TYPE_TAG, "rcu", INT)))
+    members = [("bits3", UINT, 0), ("bits5", UINT, 3), ("v", volatile, 32), ("", inner, 64), ("next", pointer, 128)]
+    members += [("flag", BOOL, 192), ("table", b.count + 2, 256)]
+    b.compound(w.STRUCT, "s", 32, members, bit_fields=[3, 5, 0, 0, 0, 0, 0])
+    b.array(ULONG, 0)
+    prog = program(b)
+    t = prog.type("struct s")
+    assert t.size == 32
+    assert [(m.name or "", m.bit_offset) for m in t.members] == [(name, offset) for name, _, offset in members]
+    assert [m.bit_field_size for m in t.members] == [3, 5, *5 * [None]]
+    assert t.member("v").type.qualifiers == drgn.Qualifiers.VOLATILE | drgn.Qualifiers.CONST
+    assert offsetof(t, "b") == 8  # through the anonymous union
+    assert t.member("next").type.type.tag == "s"
+    assert t.member("table").type.kind == TypeKind.ARRAY and t.member("table").type.length is None
+    data = struct.pack("<IiqQ?", 0b10111_101, -2, -3, 0x1234, True).ljust(32, b"\0")
+    value = Object.from_bytes_(prog, t, data)
+    assert (value.bits3, value.bits5, value.v, value.b, value.flag) == (0b101, 0b10111, -2, -3, True)
+    assert value.next.value_() == 0x1234
+
+
+def test_an_array_without_length_is_flexible_only_at_the_end_of_a_structure() -> None:
+    """As drgn reads the DWARF that GCC writes for these."""
+    b = kernel_types()
+    zero = b.array(ULONG, 0)
+    b.compound(w.STRUCT, "end", 8, [("n", LONG, 0), ("a", zero, 64)])
+    b.compound(w.STRUCT, "middle", 8, [("n", LONG, 0), ("a", zero, 64), ("b", zero, 64)])
+    b.compound(w.STRUCT, "alone", 0, [("a", zero, 0)])
+    b.compound(w.UNION, "u", 8, [("n", LONG, 0), ("a", zero, 0)])
+    prog = program(b)
+    found = {
+        f"{name}.{member}": prog.type(name).member(member).type.length
+        for name, member in (
+            *(("struct end", "a"), ("struct middle", "a"), ("struct middle", "b")),
+            *(("struct alone", "a"), ("union u", "a")),
+        )
+    }
+    assert list(found.values()) == [None, 0, None, 0, 0], found
+
+
+def test_enumerations_and_their_constants() -> None:
+    b = kernel_types()
+    b.enum("pagetype", [("PGTY_buddy", 0), ("PGTY_unaccepted", (1 << 32) - 1)])
+    b.enum("negative", [("MINUS", -1 << 31)], signed=True)
+    b.enum("", [("ANONYMOUS", 3)])
+    b.enum("small", [("SMALL", 1)], size=1)
+    b.enum64("wide", [("WIDE", (1 << 64) - 1)])
+    b.enum64("low", [("LOW", -1 << 63), ("ONE", 1)], signed=True)
+    b.record(w.ENUM, "declared", 4)
+    prog = program(b)
+    for name, value, tag, integer in (
+        ("PGTY_unaccepted", (1 << 32) - 1, "pagetype", "unsigned int"),
+        ("MINUS", -1 << 31, "negative", "int"),
+        ("ANONYMOUS", 3, None, "unsigned int"),
+        ("SMALL", 1, "small", "unsigned char"),
+        ("WIDE", (1 << 64) - 1, "wide", "unsigned long"),
+        ("LOW", -1 << 63, "low", "long"),
+    ):
+        constant = prog[name]
+        assert (constant.value_(), constant.type_.tag, constant.type_.type.name) == (value, tag, integer)
+    assert drgn.sizeof(prog.type("enum small")) == 1
+    assert not prog.type("enum declared").is_complete()
+    with pytest.raises(drgn.ObjectNotFoundError):
+        prog.constant("pagetype")
+    with pytest.raises(drgn.ObjectNotFoundError):
+        prog.variable("PGTY_buddy")
+
+
+def test_forward_declarations() -> None:
+    b = kernel_types()
+    whole = b.record(w.FWD, "whole")
+    open_union = b.record(w.FWD, "open", flag=True)
+    b.compound(w.STRUCT, "s", 16, [("a", b.record(w.PTR, "", whole), 0), ("b", b.record(w.PTR, "", open_union), 64)])
+    b.compound(w.STRUCT, "whole", 4, [("x", INT, 0)])
+    b.compound(w.STRUCT, "open", 4, [("x", INT, 0)])
+    prog = program(b)
+    a, c = prog.type("struct s").members
+    assert a.type.type.size == 4 and a.type.type.is_complete()
+    assert c.type.type.kind == TypeKind.UNION and not c.type.type.is_complete()
+    with pytest.raises(LookupError):
+        prog.type("union open")  # drgn finds no declarations in DWARF either
+
+
+def test_functions_and_variables_that_btf_describes() -> None:
+    b = kernel_types()
+    proto = b.function(INT, [("fmt", b.record(w.PTR, "", b.record(w.CONST, "", CHAR))), ("", 0)])
+    b.record(w.FUNC, "_printk", proto, vlen=1)
+    b.compound(w.STRUCT, "ops", 8, [("call", b.record(w.PTR, "", proto), 0)])
+    b.record(w.VAR, "pcpu_counter", ULONG, 1)
+    b.record(w.VAR, "no_symbol", ULONG, 1)
+    prog = program(b, ("_printk", AT, 64), ("pcpu_counter", 0x1000, 8))
+    call = prog.type("struct ops").members[0].type.type
+    assert call.kind == TypeKind.FUNCTION and call.is_variadic
+    assert [(p.name, p.type.type_name()) for p in call.parameters] == [("fmt", "const char *")]
+    function = prog.function("_printk")
+    assert function.address_ == AT and function.type_.kind == TypeKind.FUNCTION
+    assert prog["pcpu_counter"].address_ == 0x1000
+    for name in ("_printk", "no_symbol"):
+        with pytest.raises(drgn.ObjectNotFoundError):
+            prog.variable(name)
 
 
 def test_of_two_types_with_a_name_the_first_is_taken() -> None:
-    b = BtfWriter()
-    i = b.integer("int", 4)
-    b.record(w.TYPEDEF, "twice", i)
-    first = b.compound(w.STRUCT, "twice", 4, [("a", i, 0)])
-    b.compound(w.STRUCT, "twice", 8, [("a", i, 0), ("b", i, 32)])
-    union = b.compound(w.UNION, "twice", 8, [])
-    btf = Btf(b.data())
-    assert btf.find("twice", STRUCT) == first
-    assert btf.find("twice", (Kind.UNION,)) == union
-    assert btf.find("twice", (Kind.ENUM, Kind.UNION, Kind.STRUCT)) == first
+    b = kernel_types()
+    b.record(w.TYPEDEF, "twice", INT)
+    b.compound(w.STRUCT, "twice", 4, [("a", INT, 0)])
+    b.compound(w.STRUCT, "twice", 8, [("a", INT, 0), ("b", INT, 32)])
+    b.compound(w.UNION, "twice", 8, [])
+    prog = program(b)
+    assert (prog.type("struct twice").size, prog.type("union twice").size) == (4, 8)
 
 
-def test_words_that_look_like_the_record_are_none() -> None:
+def test_words_that_look_like_what_is_looked_for() -> None:
     """A constant's name and value are laid out as a record's name and info; so are parts of other records."""
-    b = BtfWriter()
+    b = kernel_types()
     zone = b.string("zone")
     b.enum("e", [("zone", w.STRUCT << 24 | 1), ("other", 5)])
     b.array(zone, w.STRUCT << 24)  # type, index type, nelems: name_off at no record's start
-    i = b.integer("int", 4)
-    b.compound(w.STRUCT, "user", 8, [("zone", i, 0)])
-    b.compound(w.STRUCT, "my_zone", 4, [("a", i, 0)])
-    b.compound(w.STRUCT, "zones", 4, [("a", i, 0)])
-    real = b.compound(w.STRUCT, "zone", 4, [("a", i, 0)])
-    assert Btf(b.data()).find("zone", STRUCT) == real
+    b.compound(w.STRUCT, "user", 8, [("zone", INT, 0), ("constant", INT, 32)])
+    b.function(INT, [("constant", INT)])
+    b.enum("constant", [("no", b.string("constant"))])  # the enumeration's own name; a value that is the name's offset
+    b.enum64("constant", [("no64", b.string("constant") << 32)])
+    b.compound(w.STRUCT, "my_zone", 4, [("a", INT, 0)])
+    b.compound(w.STRUCT, "zones", 4, [("a", INT, 0)])
+    b.compound(w.STRUCT, "zone", 12, [("a", INT, 0)])
+    b.enum("real", [("x1", 1), ("constant", 7)])
+    prog = program(b)
+    assert prog.type("struct zone").size == 12
+    assert (prog.constant("constant").type_.tag, prog.constant("constant").value_()) == ("real", 7)
 
 
-def test_a_member_is_no_enumeration_constant() -> None:
-    b = BtfWriter()
-    i = b.integer("int", 4)
-    b.compound(w.STRUCT, "s", 8, [("name", i, 0), ("x", i, 32)])
-    b.function(i, [("name", i)])
-    b.enum("name", [("no", b.string("name"))])  # the enumeration's own name; a value that is the name's offset
-    b.enum64("name", [("no64", b.string("name") << 32)])
-    real = b.enum("e", [("x1", 1), ("name", 7)])
-    assert Btf(b.data()).find_enumerator("name") == (real, 7)
+# BTF that is damaged or hostile
 
 
-def damaged(**fields: Any) -> bytes:
+def header(**fields: Any) -> bytes:
     """A header with some fields changed, over 24 bytes of types and 8 of strings."""
-    header = {
-        "magic": 0xEB9F,
-        "version": 1,
-        "flags": 0,
-        "header": 24,
-        "type_off": 0,
-        "type_len": 24,
-        "str_off": 24,
-        "str_len": 8,
-    }
-    header.update(fields)
+    whole = {"magic": 0xEB9F, "version": 1, "flags": 0, "header": 24}
+    whole = {**whole, "type_off": 0, "type_len": 24, "str_off": 24, "str_len": 8, **fields}
     types = struct.pack("<IIIIII", 1, w.TYPEDEF << 24, 0, 1, w.TYPEDEF << 24, 1)
-    strings = header.pop("strings", b"\0abcdef\0")
-    return struct.pack("<HBBIIIII", *header.values()) + types + strings
+    strings = whole.pop("strings", b"\0abcdef\0")
+    return struct.pack("<HBBIIIII", *whole.values()) + types + strings
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [
+    (
         (b"", "0 bytes are too short"),
         (b"\x9f\xeb" + bytes(21), "23 bytes are too short"),
-        (damaged(magic=0x9FEB), "big-endian"),
-        (damaged(magic=0x457F), "not BTF: magic 0x457f"),
-        (damaged(version=2), "version 2 is not supported"),
-        (damaged(header=23), "header length 23"),
-        (damaged(header=1 << 31), "header length"),
-        (damaged(type_len=100), r"type section \[0, 100\) ends beyond"),
-        (damaged(type_off=0xFFFFFFF0, type_len=0x20), "type section .* ends beyond"),
-        (damaged(str_off=25), r"string section \[25, 33\) ends beyond"),
-        (damaged(type_off=2, type_len=12), "not aligned"),
-        (damaged(str_len=0), "last string does not end"),
-        (damaged(str_len=4), "last string does not end"),
-        (damaged(strings=b"abcdefg\0"), "split BTF"),
-    ],
+        (header(magic=0x9FEB), "not BTF: magic 0x9feb"),
+        (header(version=2), "version 2 is not supported"),
+        (header(header=23), "header length 23"),
+        (header(header=1 << 31), "header length"),
+        (header(type_len=100), r"type section \[0, 100\) ends beyond"),
+        (header(type_off=0xFFFFFFF0, type_len=0x20), "type section .* ends beyond"),
+        (header(str_off=25), r"string section \[25, 33\) ends beyond"),
+        (header(str_len=0), "last string does not end"),
+        (header(str_len=4), "last string does not end"),
+        (header(strings=b"abcdefg\0"), "split BTF"),
+        (bytes(limits.BTF_BYTES + 1), f"more than the limit of {limits.BTF_BYTES}"),
+    ),
 )
 def test_a_wrong_header_is_refused(data: bytes, words: str) -> None:
-    assert len(Btf(damaged())) == 2
-    with pytest.raises(BtfError, match=words):
-        Btf(data)
+    assert Btf(empty(), header()).record(2).name == "abcdef"
+    with pytest.raises(ValueError, match=words):
+        Btf(empty(), data)
 
 
-def test_too_much_of_it_is_refused_before_it_is_looked_at() -> None:
-    with pytest.raises(BtfError, match=f"more than the limit of {limits.BTF_BYTES}"):
-        Btf(bytes(limits.BTF_BYTES + 1))
+def deep(b: BtfWriter, count: int) -> None:
+    last = INT
+    for _ in range(count):
+        last = b.record(w.PTR, "", last)
+    b.record(w.TYPEDEF, "t", last)
 
 
-def test_an_unknown_kind_stops_what_comes_after_it_and_no_more() -> None:
-    b = BtfWriter()
-    before = b.integer("int", 4)
-    unknown = b.record(20, "new")
-    after = b.integer("long", 8)
-    btf = Btf(b.data())
-    assert btf.type(before).name == "int"
-    for _ in range(2):  # also when asked again
-        with pytest.raises(BtfError, match=f"type {unknown}: unknown kind 20"):
-            btf.type(after)
-    with pytest.raises(BtfError, match="unknown kind 20"):
-        btf.find("long", (Kind.INT,))
-    assert btf.find("int", (Kind.INT,)) == before
+def a_loop(b: BtfWriter) -> None:
+    first = b.record(w.TYPEDEF, "t", b.count + 2)
+    b.record(w.CONST, "", b.record(w.PTR, "", first + 2) - 1)
 
 
-@pytest.mark.parametrize("left", range(1, 16))
-def test_a_section_that_ends_anywhere(left: int) -> None:
-    b = BtfWriter()
-    b.integer("int", 4)
-    del b.types[left:]
-    with pytest.raises(BtfError, match="type 1: the section ends inside of it"):
-        Btf(b.data()).type(1)
+def twice_the_one_before(b: BtfWriter) -> None:
+    """2^15 members, each structure through a declaration of it; with one more level each, twice as many."""
+    last = INT
+    for number in range(15):
+        b.compound(w.STRUCT, f"s{number}", 4, [("", last, 0), ("", last, 0)])
+        last = b.record(w.CONST, "", b.record(w.FWD, f"s{number}"))
+    b.record(w.TYPEDEF, "t", last)
 
 
-def test_references_that_lead_nowhere() -> None:
-    b = BtfWriter()
-    typedef = b.record(w.TYPEDEF, "t", 99)
-    nameless = b.record(w.TYPEDEF, "", 0)
-    b.types[-12:-8] = struct.pack("<I", 1 << 20)
-    other = b.record(w.TYPEDEF, "\xff", 0)
-    long = b.record(w.TYPEDEF, "x" * limits.SYMBOL_NAME_BYTES, 0)
-    just = b.record(w.TYPEDEF, "y" * (limits.SYMBOL_NAME_BYTES - 1), 0)
+def ends_inside(b: BtfWriter) -> None:
+    b.record(w.TYPEDEF, "t", b.integer("last", 4) + 2)
+    del b.types[-1]
+
+
+def bytes_for_a_name(b: BtfWriter) -> None:
+    b.record(w.TYPEDEF, "t", b.record(w.TYPEDEF, "\xff", 0))
     b.strings = b.strings.replace("\xff".encode(), b"\xff\xff")
-    btf = Btf(b.data())
-    with pytest.raises(BtfError, match="type 99: there are only 5"):
-        btf.type(btf.type(typedef).type_id)
-    with pytest.raises(BtfError, match=f"type {nameless}: name offset 1048576 is beyond"):
-        btf.type(nameless)
-    with pytest.raises(BtfError, match=f"type {other}: the name at 3 is not UTF-8"):
-        btf.type(other)
-    with pytest.raises(BtfError, match=f"type {long}: its name is longer than 512 bytes"):
-        btf.type(long)
-    assert btf.type(just).name == "y" * 511
 
 
-def test_anonymous_members_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    b = BtfWriter()
-    i = b.integer("int", 4)
-    inner = b.compound(w.UNION, "", 4, [("a", i, 0), ("b", i, 0)])
-    const = b.record(w.CONST, "", inner)
-    outer = b.compound(w.STRUCT, "outer", 12, [("", inner, 0), ("c", i, 32), ("", const, 64)])
-    itself = b.count + 1
-    b.compound(w.STRUCT, "itself", 4, [("", itself, 0)])
-    # Each holds the one before twice: 2^60 members.
-    last = inner
-    for _ in range(60):
-        last = b.compound(w.STRUCT, "", 4, [("", last, 0), ("", last, 0)])
-    deep = inner
-    for _ in range(limits.BTF_NESTING + 2):
-        deep = b.compound(w.STRUCT, "", 4, [("", deep, 0)])
-    btf = Btf(b.data())
-    btf.check_members(btf.type(outer))
-    monkeypatch.setattr(limits, "BTF_MEMBERS", 3 + 2 + 2 + 1)  # and the qualifier
-    btf.check_members(btf.type(outer))
-    monkeypatch.setattr(limits, "BTF_MEMBERS", 3 + 2 + 2)
-    with pytest.raises(BtfError, match=f"type {outer}: more than 7 members"):
-        btf.check_members(btf.type(outer))
-    monkeypatch.undo()
-    with pytest.raises(BtfError, match=f"type {itself}: anonymous members nested deeper"):
-        btf.check_members(btf.type(itself))
-    with pytest.raises(BtfError, match=f"more than {limits.BTF_MEMBERS} members"):
-        btf.check_members(btf.type(last))
-    with pytest.raises(BtfError, match="anonymous members nested deeper"):
-        btf.check_members(btf.type(deep))
+def name_beyond(b: BtfWriter) -> None:
+    number = b.record(w.TYPEDEF, "", 0)
+    b.types[-12:-8] = struct.pack("<I", 1 << 20)
+    b.record(w.TYPEDEF, "t", number)
 
 
-def test_many_copies_of_a_name_are_refused() -> None:
-    b = BtfWriter()
-    b.strings += b"zone\0" * (limits.BTF_SAME_STRINGS + 1)
-    with pytest.raises(BtfError, match="'zone' more than 16 times"):
-        Btf(b.data()).find("zone", STRUCT)
+def typedef_of(make: Callable[[BtfWriter], int]) -> Callable[[BtfWriter], object]:
+    return lambda b: b.record(w.TYPEDEF, "t", make(b))
 
 
-def test_matches_that_never_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("write", "words"),
+    (
+        (a_loop, "nested deeper than 64, or a cycle"),
+        (lambda b: deep(b, limits.BTF_NESTING), "nested deeper than 64"),
+        (typedef_of(lambda b: b.compound(w.STRUCT, "itself", 8, [("", b.count + 1, 0)])), "nested deeper than 64"),
+        (twice_the_one_before, f"more than {limits.BTF_MEMBERS} members"),
+        (typedef_of(lambda b: b.enum("e", [("E", 1)], size=3)), "an enumeration of 3 bytes"),
+        (typedef_of(lambda b: b.integer("int", 3)), "an integer of 3 bytes"),
+        (typedef_of(lambda b: b.record(w.FUNC, "f", b.function(0, []))), "is a FUNC, which is not a type"),
+        (typedef_of(lambda b: b.array(INT, 1 << 24)), "an array of 16777216 elements, 4 bytes each"),
+        (typedef_of(lambda b: b.compound(w.STRUCT, "s", 1 << 25, [])), "a structure of 33554432 bytes"),
+        (lambda b: b.record(w.TYPEDEF, "t", 9999), "type 9999: there are only 13"),
+        (typedef_of(lambda b: b.record(20, "new")), "unknown kind 20"),
+        (ends_inside, "the section ends inside of it"),
+        (name_beyond, "at 1048576"),
+        (bytes_for_a_name, "the name at .* is not UTF-8"),
+        (typedef_of(lambda b: b.record(w.TYPEDEF, "x" * limits.SYMBOL_NAME_BYTES, 0)), "no name of less than 512"),
+    ),
+)
+def test_types_that_cannot_be(write: Callable[[BtfWriter], object], words: str) -> None:
+    b = kernel_types()
+    write(b)
+    prog = program(b)
+    assert prog.type("unsigned long").size == 8  # what comes before it is read
+    for _ in range(2):  # also when asked again
+        with pytest.raises(ValueError, match=words):
+            prog.type("t")
+
+
+def test_as_much_as_there_may_be() -> None:
+    b = kernel_types()
+    deep(b, limits.BTF_NESTING - 1)
+    b.record(w.TYPEDEF, "y" * (limits.SYMBOL_NAME_BYTES - 1), INT)
+    # An anonymous member counts beside those that it has.
+    inner = b.compound(w.UNION, "", 4, [("m", INT, 0)] * (limits.BTF_MEMBERS - 1))
+    b.compound(w.STRUCT, "most", 8, [("", inner, 0)])
+    b.compound(w.STRUCT, "more", 8, [("", inner, 0), ("x", INT, 32)])
+    prog = program(b)
+    assert prog.type("t").type_name() == "t"
+    assert drgn.sizeof(prog.type("y" * 511)) == 4
+    (member,) = prog.type("struct most").members
+    assert len(member.type.members) == limits.BTF_MEMBERS - 1
+    with pytest.raises(ValueError, match=rf"^BTF type \d+: more than {limits.BTF_MEMBERS} members$"):
+        prog.type("struct more")
+
+
+def test_searches_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BTF_MATCHES", 100)
-    b = BtfWriter()
+    b = kernel_types()
     b.function(0, [("zone", 1)] * 101)
-    with pytest.raises(BtfError, match="more than 100 matches"):
-        Btf(b.data()).find_enumerator("zone")
-
-
-# --- damage ---
-
-
-def well_formed() -> bytes:
-    b = BtfWriter()
-    i = b.integer("int", 4, w.SIGNED)
-    p = b.record(w.PTR, "", i)
-    inner = b.compound(w.UNION, "", 8, [("x", i, 0), ("y", p, 0)])
-    b.compound(w.STRUCT, "page", 24, [("flags", i, 0), ("", inner, 64), ("rest", b.array(p, 0), 128)])
-    b.compound(w.STRUCT, "bits", 4, [("x", i, 0), ("y", i, 3)], bit_fields=[3, 29])
-    b.enum("e", [("A", 1), ("B", 2)])
-    b.enum64("e64", [("A64", 1), ("B64", 1 << 40)])
-    b.record(w.PTR, "", b.function(i, [("x", p), ("", 0)]))
-    b.record(w.TYPEDEF, "page_t", b.record(w.CONST, "", 3))
-    return b.data()
-
-
-def read_everything(btf: Btf) -> None:
-    for name in ("page", "e", "e64", "page_t", "bits", "int"):
-        btf.find(name, list(Kind))
-        btf.find_enumerator(name)
-    btf.find_enumerator("B64")
-    for type_id in range(len(btf) + 1):
-        of = btf.type(type_id)
-        if of.kind in (Kind.STRUCT, Kind.UNION):
-            btf.members(of)
-            btf.check_members(of)
-        elif of.kind in (Kind.ENUM, Kind.ENUM64):
-            btf.enumerators(of)
-        elif of.kind is Kind.FUNC_PROTO:
-            btf.parameters(of)
-
-
-@settings(max_examples=100)
-@given(st.lists(st.tuples(st.integers(0, len(well_formed()) - 1), st.integers(0, 255)), max_size=8), st.data())
-def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]], data: st.DataObject) -> None:
-    damaged = bytearray(well_formed())
-    for position, value in changes:
-        damaged[position] = value
-    if data.draw(st.booleans()):
-        del damaged[data.draw(st.integers(0, len(damaged))) :]
-    try:
-        read_everything(Btf(bytes(damaged)))
-    except BtfError as error:
-        assert str(error)
-
-
-@settings(max_examples=50)
-@given(st.binary(max_size=400), st.binary(max_size=60))
-def test_any_bytes_for_types_and_strings(types: bytes, strings: bytes) -> None:
-    b = BtfWriter()
-    b.types, b.strings = bytearray(types), bytearray(b"\0" + strings + b"\0")
-    try:
-        read_everything(Btf(b.data()))
-    except BtfError as error:
-        assert str(error)
+    with pytest.raises(ValueError, match="more than 100 matches"):
+        program(b).constant("zone")
+    b.strings += b"page\0" * (limits.BTF_SAME_STRINGS + 1)
+    with pytest.raises(ValueError, match="'page' more than 16 times"):
+        program(b).type("struct page")
 
 
 @pytest.mark.long
@@ -397,7 +371,202 @@ def test_the_largest_section_has_an_end() -> None:
     b = BtfWriter()
     record = struct.pack("<III", b.string("zone"), w.TYPEDEF << 24, 0)
     b.types += record * (limits.BTF_BYTES // 2 // len(record))
-    btf = Btf(b.data())
-    assert btf.find("zone", STRUCT) is None
-    with pytest.raises(BtfError, match="matches of one name"):
-        btf.find_enumerator("zone")
+    prog = program(b)
+    with pytest.raises(LookupError):
+        prog.type("struct zone")
+    with pytest.raises(ValueError, match="matches of one name"):
+        prog.constant("zone")
+
+
+def well_formed() -> BtfWriter:
+    b = kernel_types()
+    p = b.record(w.PTR, "", INT)
+    inner = b.compound(w.UNION, "", 8, [("x", INT, 0), ("y", p, 0)])
+    b.compound(w.STRUCT, "page", 24, [("flags", INT, 0), ("", inner, 64), ("rest", b.array(p, 0), 128)])
+    b.compound(w.STRUCT, "bits", 4, [("x", INT, 0), ("y", INT, 3)], bit_fields=[3, 29])
+    b.enum("e", [("A", 1), ("B", 2)])
+    b.enum64("e64", [("A64", 1), ("B64", 1 << 40)])
+    b.record(w.PTR, "", b.function(INT, [("x", p), ("", 0)]))
+    b.record(w.TYPEDEF, "page_t", b.record(w.CONST, "", 3))
+    return b
+
+
+def read_everything(data: bytes, count: int) -> None:
+    """Each part is an answer or an error with words."""
+    prog = empty()
+    with refused():
+        attach(prog, data)
+        btf = Btf(prog, data)
+        for name in ("page", "e", "page_t", "int"):
+            with refused():
+                btf.find(name, list(Kind))
+        for name in ("B", "B64", "page"):
+            with refused():
+                prog.constant(name)
+        for number in range(count + 2):
+            with refused():
+                of = btf.type(number)
+                if of.kind in (TypeKind.STRUCT, TypeKind.UNION):
+                    assert all(member.type for member in of.members or ())
+                elif of.kind == TypeKind.FUNCTION:
+                    assert all(parameter.type for parameter in of.parameters)
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        assert str(error)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), max_size=8), st.integers(0, 2000))
+def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]], end: int) -> None:
+    b = well_formed()
+    data = bytearray(b.data())
+    for position, value in changes:
+        data[position % len(data)] = value
+    read_everything(bytes(data[:end] if end < len(data) else data), b.count)
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=400), st.binary(max_size=60))
+def test_any_bytes_for_types_and_strings(types: bytes, strings: bytes) -> None:
+    b = BtfWriter()
+    b.types, b.strings = bytearray(types), bytearray(b"\0" + strings + b"\0")
+    read_everything(b.data(), 30)
+
+
+# Variables that BTF does not describe
+
+
+def globals_types() -> BtfWriter:
+    b = kernel_types()
+    b.record(w.TYPEDEF, "bool", BOOL)
+    b.compound(w.STRUCT, "pglist_data", 8, [("node_id", INT, 0)])
+    b.record(w.TYPEDEF, "atomic_long_t", b.compound(w.STRUCT, "", 8, [("counter", LONG, 0)]))
+    b.enum("zone_stat_item", [("NR_FREE_PAGES", 0), ("NR_VM_ZONE_STAT_ITEMS", 11)])
+    return b
+
+
+def test_variables_that_are_declared_here() -> None:
+    symbols = [("lazy_accept", AT, 32), ("node_data", AT + 64, 512), ("vm_zone_stat", AT + 1024, 128)]
+    prog = program(globals_types(), *symbols, ("efi", AT, 8))
+    assert (prog["lazy_accept"].type_.name, prog["lazy_accept"].address_) == ("bool", AT)
+    vm_zone_stat = prog["vm_zone_stat"]
+    assert vm_zone_stat.type_.length == 11 and vm_zone_stat[1].address_ == AT + 1024 + 8
+    for name in ("efi", "boot_params"):  # BTF without struct efi; no symbol
+        with pytest.raises(drgn.ObjectNotFoundError):
+            prog[name]
+    with pytest.raises(drgn.ObjectNotFoundError):
+        prog.constant("lazy_accept")
+
+
+@pytest.mark.parametrize(
+    ("vmcoreinfo", "size", "length"),
+    (
+        ("LENGTH(node_data)=64\n", 512, 64),
+        ("NUMBER(x)=1\n", 512, 64),
+        ("LENGTH(node_data)=999999999\n", 512, limits.GLOBAL_ARRAY_LENGTH),
+        ("", 1 << 40, limits.GLOBAL_ARRAY_LENGTH),
+    ),
+)
+def test_the_length_of_node_data(vmcoreinfo: str, size: int, length: int) -> None:
+    prog = program(globals_types(), ("node_data", AT, size))
+    add_vmcoreinfo(prog, vmcoreinfo)
+    assert prog["node_data"].type_.type_name() == f"struct pglist_data *[{length}]"
+
+
+def test_of_variables_with_one_name_the_global_one_is_meant() -> None:
+    one_static = program(globals_types(), ("lazy_accept", AT, 1), bind=SymbolBinding.LOCAL)
+    assert one_static["lazy_accept"].address_ == AT
+    two_static = program(globals_types(), ("lazy_accept", AT, 1), ("lazy_accept", AT + 1, 1), bind=SymbolBinding.LOCAL)
+    with pytest.raises(drgn.ObjectNotFoundError):
+        two_static["lazy_accept"]
+    extra = SymbolIndex([Symbol("lazy_accept", AT + 8, 1, SymbolBinding.GLOBAL, SymbolKind.OBJECT)])
+    two_static.register_symbol_finder("more", extra, enable_index=-1)
+    assert two_static["lazy_accept"].address_ == AT + 8
+
+
+# Where it comes from
+
+
+def add_vmcoreinfo(prog: Program, text: str) -> None:
+    def find(prog: Program, name: str, flags: FindObjectFlags, filename: object) -> object:
+        if name != "VMCOREINFO":
+            return None
+        data = text.encode()
+        char = prog.int_type("char", 1, True)
+        return Object(prog, prog.array_type(char, len(data) + 1), [*data, 0])
+
+    prog.register_object_finder("vmcoreinfo", find, enable_index=0)
+
+
+def target(encoding: str = "percpu", btf: bytes = b"", **changed: str) -> Program:
+    """A program whose memory holds kallsyms, and BTF behind it, as a dump does."""
+    btf = btf or globals_types().data()
+    start = AT + 0x100000
+    symbols = [
+        ("T", "_stext", AT - 0x1000),
+        ("B", "lazy_accept", AT - 0x100),
+        ("t", "unknown_to_us", AT - 0x80),
+        ("R", "__start_BTF", start),
+        ("R", "__stop_BTF", start + len(btf)),
+    ]
+    table = KallsymsWriter(symbols, encoding, AT)
+    memory = bytes(table.memory).ljust(0x100000, b"\0") + btf
+    prog = empty()
+    prog.add_memory_segment(AT, len(memory), lambda address, count, offset, physical: memory[offset : offset + count])
+    vmcoreinfo = table.vmcoreinfo()
+    for old, new in changed.items():
+        vmcoreinfo = re.sub(rf"(?<=\({old}\)=)\w+", new, vmcoreinfo)
+    add_vmcoreinfo(prog, vmcoreinfo)
+    return prog
+
+
+@pytest.mark.parametrize("encoding", ("base", "percpu", "place"))
+def test_a_target_describes_itself(encoding: str) -> None:
+    prog = target(encoding)
+    load_btf(prog)
+    assert prog["lazy_accept"].address_ == AT - 0x100
+    assert prog.type("struct pglist_data").size == 8
+    assert prog.symbols("efi") == []
+    assert (prog.enabled_type_finders()[-1], prog.enabled_symbol_finders()[-1]) == ("btf", "kallsyms")
+    # Other symbols, by name and address
+    assert prog.symbol("unknown_to_us").address == AT - 0x80
+    assert prog.symbol(AT - 0x100 + 8).name == "lazy_accept"
+    assert len(prog.symbols()) == 5
+    with pytest.raises(LookupError):
+        prog.symbol("nobody_knows_it")
+
+
+def test_our_own_symbols_are_not_decoded_with_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a distribution's 200 thousand take as long as the rest of a start."""
+    monkeypatch.setattr(Kallsyms, "all", None)
+    prog = target()
+    load_btf(prog)
+    for name in (*GLOBALS, *SYMBOLS):
+        prog.symbols(name)
+        with contextlib.suppress(LookupError):
+            prog[name]
+
+
+@pytest.mark.parametrize("size", (0, -1, limits.BTF_BYTES + 1, 100))
+def test_btf_is_not_read_where_its_bounds_make_no_sense(size: int) -> None:
+    prog = program(kernel_types(), ("__start_BTF", AT, 0), ("__stop_BTF", AT + size, 0))
+    with pytest.raises(Unavailable, match="could not find memory segment" if size == 100 else "no size between 1 and"):
+        find_btf(prog)
+
+
+def test_reasons_for_a_target_that_does_not_describe_itself() -> None:
+    with pytest.raises(Unavailable, match="no symbol __start_BTF: the kernel has no BTF"):
+        find_btf(empty())
+    prog = empty()
+    add_vmcoreinfo(prog, "OSRELEASE=5.15\n")
+    with pytest.raises(Unavailable, match=r"kallsyms: VMCOREINFO does not say .*no SYMBOL\(kallsyms_num_syms\)"):
+        attach_kallsyms(prog)
+    with pytest.raises(Unavailable, match="kallsyms: could not find memory segment"):
+        attach_kallsyms(target(kallsyms_names="10", kallsyms_token_table="20", kallsyms_token_index="30"))
+    with pytest.raises(ValueError, match="not BTF: magic 0x0000"):
+        load_btf(target(btf=bytes(64)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Hostile ELF files given with -s: an answer or one line, and no time or memory that the file's headers ask for."""
+"""Hostile ELF files: an answer or one line, and no time or memory that their headers ask for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,28 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from drgn import FaultError
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf import ElfSections
+from drgn_unaccepted.kernel.elf_core import ElfMemory, read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_states
 from tests.fuzz import run
-from tests.kernel.elf_dump import SAMPLES, gnu_build_id, note, section_elf
+from tests.kernel.elf_dump import (
+    PT_LOAD,
+    PT_NOTE,
+    SAMPLES,
+    elf,
+    gnu_build_id,
+    note,
+    read_sample,
+    runs,
+    section_elf,
+    vmcoreinfo_note,
+    write_elf,
+)
+from tests.kernel.elf_dump import Load as L
 
 HEADER = 64
 SHT_SYMTAB, SHT_NOTE = 2, 7
@@ -27,12 +43,16 @@ FIELDS = {
     "offset": ("<Q", 24),
     "size": ("<Q", 32),
     "link": ("<I", 40),
+    "entsize": ("<Q", 56),
 }
+QEMU = note(b"QEMU", 0, struct.pack("<II376xQ5Q", 1, 440, 0, 0, 0, 0, 0x1000, 0))
+
+# Sections, of what is given with -s
 
 
 def build(path: Path) -> bytearray:
     """A stripped vmlinux with the build-id of a sample's kernel: sections 1 .shstrtab, 2 .notes, 3 .BTF, 4 .text."""
-    contents = {".notes": gnu_build_id("6.12-fill"), ".BTF": b"\x9f\xeb\x01\0" + bytes(60), ".text": b"\xc3" * 64}
+    contents = {".notes": gnu_build_id("6.12-fill"), ".BTF": b"\x9f\xeb\x01\0" + bytes(60), ".text": b"\xc3" * 72}
     return bytearray(section_elf(path, contents).read_bytes())
 
 
@@ -82,41 +102,39 @@ HOSTILE: dict[str, tuple[str, Callable[[bytearray], None]]] = {
     "a name without end": ("a section's name has no end", lambda data: section(data, 1, size=28)),
     "a name elsewhere": ("a section's name has no end", lambda data: section(data, 3, name=1 << 31)),
     "compressed BTF": ("compressed", lambda data: section(data, 3, flags=0x800)),
+    "symbols without names": ("no names", lambda data: section(data, 4, type=SHT_SYMTAB, link=3, entsize=24)),
+    "names beyond the sections": ("no names", lambda data: section(data, 4, type=SHT_SYMTAB, link=5, entsize=24)),
+    "symbols without a size": ("damaged", lambda data: section(data, 4, type=SHT_SYMTAB, link=1)),
 }
 
 
-def read_all(path: Path) -> None:
+def read_all(path: Path) -> list[str]:
+    """The names of the sections."""
     with path.open("rb") as file:
         sections = ElfSections(file)
         list(sections.notes())
         sections.data(".BTF", limits.BTF_BYTES)
         sections.symbols(["_stext"])
+    return sorted(sections.named)
 
 
 @pytest.mark.parametrize(("words", "change"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_headers_are_a_reason(words: str, change: Callable[[bytearray], None], tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     data = build(path)
-    read_all(path)
+    assert read_all(path) == [".BTF", ".notes", ".shstrtab", ".text"]
     change(data)
-    path.write_bytes(data)
-    with pytest.raises(Unavailable, match=words):
-        read_all(path)
-
-
-@pytest.mark.parametrize("kind", ("many notes", "headers without a size"))
-def test_hostile_headers_are_one_line_soon(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "vmlinux"
-    data = build(path)
-    HOSTILE[kind][1](data)
     path.write_bytes(data)
 
     def check() -> run.Outcome:
         status, _, said = run.command("-c", SAMPLES / "6.12-fill" / "vmcore", "-s", path, "header")
         return run.Outcome(run.REFUSED if status == 3 else run.ANSWERED, "".join(said))
 
-    outcome = run.isolated(check)
-    assert outcome.kind == run.REFUSED and f"{path}: " in outcome.text, outcome
+    with pytest.raises(Unavailable, match=words):
+        read_all(path)
+    if words == "limit" or "headers" in words:
+        outcome = run.isolated(check)
+        assert outcome.kind == run.REFUSED and f"{path}: " in outcome.text, outcome
 
 
 def test_damage_anywhere(tmp_path: Path) -> None:
@@ -135,7 +153,7 @@ def test_damage_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ("ELF_SECTIONS", "ELF_SECTION_NAMES_BYTES", "VMLINUX_NOTE_BYTES"))
-def test_at_the_limit_and_beyond(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sections_at_the_limit_and_beyond(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = note(b"GNU", 3, bytes(20))
     path = section_elf(tmp_path / "file", {".note.a": one, ".note.b": one})
     # The sections without a name and of names count, too; notes count together.
@@ -149,9 +167,11 @@ def test_at_the_limit_and_beyond(name: str, tmp_path: Path, monkeypatch: pytest.
             list(ElfSections(file).notes())
 
 
-def names_of(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        return [name for name, _ in ElfSections(file).all]
+def test_a_long_name_and_one_that_is_too_long(tmp_path: Path) -> None:
+    name = "." + (limits.SYMBOL_NAME_BYTES - 2) * "n"
+    assert read_all(section_elf(tmp_path / "file", {name: b"content"})) == [name, ".shstrtab"]
+    with pytest.raises(Unavailable, match="no end"):
+        read_all(section_elf(tmp_path / "file", {name + "n": b""}))
 
 
 def test_counts_in_the_first_section_header(tmp_path: Path) -> None:
@@ -161,17 +181,10 @@ def test_counts_in_the_first_section_header(tmp_path: Path) -> None:
     section(data, 0, size=5, link=1)
     struct.pack_into("<HH", data, 60, 0, 0xFFFF)
     path.write_bytes(data)
-    assert names_of(path) == [".notes", ".BTF", ".text"]
+    assert read_all(path) == [".BTF", ".notes", ".shstrtab", ".text"]
     struct.pack_into("<Q", data, 40, 0)  # no section headers
     path.write_bytes(data)
-    assert names_of(path) == []
-
-
-def test_a_long_name_and_one_that_is_too_long(tmp_path: Path) -> None:
-    name = "." + (limits.SYMBOL_NAME_BYTES - 2) * "n"
-    assert names_of(section_elf(tmp_path / "file", {name: b"content"})) == [name]
-    with pytest.raises(Unavailable, match="no end"):
-        names_of(section_elf(tmp_path / "file", {name + "n": b""}))
+    assert read_all(path) == []
 
 
 @pytest.mark.parametrize("kind", (4, 5, 6, 8, 9, 11, 0x6FFFFFF6, 0x6FFFFFFE), ids=hex)
@@ -181,18 +194,7 @@ def test_sections_of_no_use_are_not_read(kind: int, tmp_path: Path) -> None:
     data = build(path)
     section(data, 4, type=kind, offset=1 << 62, size=1 << 62, link=4)
     path.write_bytes(data)
-    with path.open("rb") as file:
-        assert (ElfSections(file).data(".BTF", 64) or b"")[:4] == b"\x9f\xeb\x01\0"
-
-
-@pytest.mark.parametrize("link", (3, 5))
-def test_symbols_without_names(link: int, tmp_path: Path) -> None:
-    path = tmp_path / "vmlinux"
-    data = build(path)
-    section(data, 4, type=SHT_SYMTAB, link=link)
-    path.write_bytes(data)
-    with path.open("rb") as file, pytest.raises(Unavailable, match="no names"):
-        ElfSections(file).symbols(["_stext"])
+    assert read_all(path) == [".BTF", ".notes", ".shstrtab"]
 
 
 def test_symbols_whose_names_end_alike(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_symbols_whose_names_end_alike(tmp_path: Path) -> None:
     path = section_elf(tmp_path / "file", {}, symbols)
     with path.open("rb") as file:
         found = ElfSections(file).symbols(("linux_banner", "banner", "_stext"))
-    assert {name: symbol.address for name, symbol in found.items()} == {"linux_banner": 0x21000, "_stext": 0x1000}
+    assert found == {"linux_banner": (0x21000, 512), "_stext": (0x1000, 512)}
 
 
 @pytest.mark.parametrize("beyond", (0, 1))
@@ -210,13 +212,75 @@ def test_symbol_tables_count_together(beyond: int, tmp_path: Path, monkeypatch: 
     path = section_elf(tmp_path / "file", {".again": bytes(48)}, {"_stext": 1})
     data = bytearray(path.read_bytes())
     names = struct.unpack_from("<Q", data, shoff(data) + HEADER + 32)[0]
-    section(data, 2, type=SHT_SYMTAB, link=1)
+    section(data, 2, type=SHT_SYMTAB, link=1, entsize=24)
     path.write_bytes(data)
     monkeypatch.setattr(limits, "VMLINUX_SYMBOLS_BYTES", 96 + 2 * names - beyond)
-    with path.open("rb") as file:
-        sections = ElfSections(file)
-        if beyond:
-            with pytest.raises(Unavailable, match=f"limit {names - 1}"):
-                sections.symbols(["_stext"])
-        else:
-            assert sections.symbols(["_stext"])
+    with pytest.raises(Unavailable, match=f"limit {names - 1}") if beyond else contextlib.nullcontext():
+        read_all(path)
+
+
+# Program headers, of dumps
+
+
+@pytest.mark.parametrize("p_type", (PT_LOAD, PT_NOTE))
+@pytest.mark.parametrize("has_note", (True, False))
+def test_the_same_bytes_again_and_again(p_type: int, has_note: bool, tmp_path: Path) -> None:
+    """A sample as an ELF dump, and 60,000 program headers that each name all of the file."""
+    path, more = tmp_path / "dump", 60_000
+    sample = read_sample("6.12-fill")
+    data = bytearray(elf(runs(sample.pages), vmcoreinfo_note(sample.vmcoreinfo) if has_note else QEMU))
+    (count,) = struct.unpack_from("<H", data, 56)
+    for at in range(64 + 8, 64 + 56 * count, 56):
+        struct.pack_into("<Q", data, at, struct.unpack_from("<Q", data, at)[0] + 56 * more)
+    struct.pack_into("<H", data, 56, count + more)
+    size = len(data) + 56 * more
+    header = struct.pack("<IIQQQQQQ", p_type, 7, 64, 0, 1 << 40, size - 64, size - 64, 0)
+    data[64 + 56 * count : 64 + 56 * count] = header * more
+    path.write_bytes(data)
+
+    def check() -> run.Outcome:
+        status, _, said = run.command("-c", path, "header")
+        return run.Outcome(run.REFUSED if status == 3 else run.ANSWERED, "".join(said))
+
+    outcome = run.isolated(check)
+    assert outcome.kind == (run.ANSWERED if has_note else run.REFUSED), outcome
+    if not has_note and p_type == PT_LOAD:
+        assert "the same bytes more than once" in outcome.text
+
+
+def test_notes_and_segments_at_the_limit_and_beyond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(write_elf(tmp_path / "dump", [L(0x1000, b"a"), L(0x2000, b"b")], 3 * QEMU))
+    monkeypatch.setattr(limits, "ELF_SEGMENTS", 3)
+    core = read_elf_core(path)
+    assert core is not None
+    for bytes_, cpus, found in ((3 * len(QEMU), 8, 3), (3 * len(QEMU) - 1, 8, 2), (3 * len(QEMU), 1, 1)):
+        monkeypatch.setattr(limits, "ELF_NOTE_BYTES", bytes_)
+        monkeypatch.setattr(limits, "GLOBAL_ARRAY_LENGTH", cpus)
+        assert len(cpu_states(core)) == found
+    monkeypatch.setattr(limits, "ELF_SEGMENTS", 2)
+    with pytest.raises(ValueError, match="3 program headers, more than 2"):
+        read_elf_core(path)
+
+
+def test_more_segments_than_the_header_can_say(tmp_path: Path) -> None:
+    """e_phnum PN_XNUM: sh_info of the first section header has the number (elf(5))."""
+    data = bytearray(elf([L(0x1000, b"a"), L(0x2000, b"b")], QEMU))
+    struct.pack_into("<H", data, 56, 0xFFFF)
+    struct.pack_into("<Q", data, 40, len(data))
+    (tmp_path / "dump").write_bytes(data + struct.pack("<44xI16x", 3))
+    core = read_elf_core(str(tmp_path / "dump"))
+    assert core is not None and [tuple(r) for r in core.backed] == [(0x1000, 0x1001), (0x2000, 0x2001)]
+
+
+def test_reads_across_segments_and_beside_them(tmp_path: Path) -> None:
+    """Neighbours, and two that overlap as those of a kdump do: kernel text and the direct map."""
+    loads = [L(0x1000, b"a" * 0x1000), L(0x2000, b"b" * 0x1000), L(0x5000, b"c" * 0x1000), L(0x4000, b"c" * 0x3000)]
+    core = read_elf_core(str(write_elf(tmp_path / "dump", loads, b"")))
+    assert core is not None
+    with ElfMemory(core) as memory:
+        assert memory.read(0x1FFE, 4) == b"aabb"
+        assert memory.read(0x4FFF, 0x1002) == b"c" * 0x1002
+        assert memory.read(0x6FFF, 1) == b"c"
+        for address, size in ((0xFFF, 1), (0x2FFF, 2), (0x3000, 1), (0x7000, 1), (0x6FFF, 2), (0, 0x8000)):
+            with pytest.raises(FaultError):
+                memory.read(address, size)

@@ -82,13 +82,6 @@ def state_of(pages: Pages, pfn: int) -> Optional[str]:
     return found[0] if found else None
 
 
-def test_nothing_but_free_pages() -> None:
-    pages = make().read()
-    assert pages.runs == (PageRun(START, END, "free"),)
-    assert pages.scanned == (Range(START * PAGE, END * PAGE),)
-    assert pages.limited is None
-
-
 PFN = START + 5 * CHUNK_PAGES + 3
 
 
@@ -158,31 +151,13 @@ def test_page_types_that_cannot_be_told() -> None:
 
 
 @pytest.mark.parametrize("order", [0, 1, 9, 10])
-def test_a_free_block_shows_in_its_first_page_only(order: int) -> None:
+def test_a_free_block_shows_in_its_first_page_only_and_is_seen_from_within(order: int) -> None:
     guest = make()
     first = START + 7 * CHUNK_PAGES
     guest.set_page(first, page_type=BUDDY, private=order)
-    assert guest.read().runs[1] == PageRun(first, first + (1 << order), "buddy")
-
-
-def test_a_free_block_is_seen_from_within() -> None:
-    guest = make()
-    first = START + 7 * CHUNK_PAGES
-    guest.set_page(first, page_type=BUDDY, private=10)
-    pages = guest.read(first + 700, first + 701)
-    assert pages.runs == (PageRun(first, first + CHUNK_PAGES, "buddy"),)
+    pages = guest.read(first + (1 << order) - 1, first + (1 << order))
+    assert pages.runs[0] == PageRun(first, first + (1 << order), "buddy")
     assert pages.scanned == (Range(first * PAGE, (first + CHUNK_PAGES) * PAGE),)
-
-
-def test_an_unaccepted_chunk() -> None:
-    guest = make()
-    first = START + 2 * CHUNK_PAGES
-    guest.set_page(first, page_type=UNACCEPTED)
-    assert guest.read().runs == (
-        PageRun(START, first, "free"),
-        PageRun(first, first + CHUNK_PAGES, "unaccepted"),
-        PageRun(first + CHUNK_PAGES, END, "free"),
-    )
 
 
 @pytest.mark.parametrize(
@@ -233,40 +208,24 @@ def test_random_memory() -> None:
         order = generator.choice((0, 0, 1, 2, 5, 9, 10))
         while pfn % (1 << order):
             order -= 1
-        count = 1 << order
-        kind = generator.choice(
-            ["buddy", "compound", "slab", "reserved", "pages", "nothing", "guard", "unaccepted", "zero"]
+        block = range(pfn, pfn + (1 << order))
+        # The state, the members of the block's first page, and those of the others; None: like the first.
+        state, head, body = generator.choice(
+            (
+                ("buddy", {"page_type": BUDDY, "private": order, "flags": generator.choice((0, 1 << 5))}, {}),
+                ("in-use", {"refcount": 2}, {"compound": guest.page(pfn) | 1}),
+                ("in-use", {"page_type": SLAB}, {"compound": guest.page(pfn) | 1}),
+                ("reserved", {"flags": PG_RESERVED | generator.choice((0, 4)), "refcount": 1}, None),
+                ("in-use", {"refcount": 1 + pfn % 3, "page_type": generator.choice((NO_TYPE, 0, 3))}, None),
+                ("free", {}, {}),
+                ("free", {"page_type": GUARD, "private": order}, {}),
+                ("unaccepted", {"page_type": UNACCEPTED}, {}) if order == 10 else ("free", {}, {}),
+                ("uninitialised", {"compound": 0, "page_type": 0}, None),
+            )
         )
-        if kind == "buddy":
-            guest.set_page(pfn, page_type=BUDDY, private=order, flags=generator.choice((0, 1 << 5)))
-            expected += ["buddy"] * count
-        elif kind in ("compound", "slab"):
-            slab = kind == "slab"
-            guest.set_page(pfn, page_type=SLAB if slab else NO_TYPE, refcount=0 if slab else 2)
-            for tail in range(1, count):
-                guest.set_page(pfn + tail, compound=guest.page(pfn) | 1)
-            expected += ["in-use"] * count
-        elif kind == "reserved":
-            for index in range(count):
-                guest.set_page(pfn + index, flags=PG_RESERVED | generator.choice((0, 4)), refcount=1)
-            expected += ["reserved"] * count
-        elif kind == "pages":
-            for index in range(count):
-                mapped = generator.choice((NO_TYPE, 0, 3))
-                guest.set_page(pfn + index, refcount=1 + index % 3, page_type=mapped, flags=index % 7)
-            expected += ["in-use"] * count
-        elif kind == "guard":
-            guest.set_page(pfn, page_type=GUARD, private=order)
-            expected += ["free"] * count
-        elif kind == "unaccepted" and order == 10:
-            guest.set_page(pfn, page_type=UNACCEPTED)
-            expected += ["unaccepted"] * count
-        elif kind == "zero":
-            for index in range(count):
-                guest.set_page(pfn + index, compound=0, page_type=0)
-            expected += ["uninitialised"] * count
-        else:
-            expected += ["free"] * count
+        for page in block:
+            guest.set_page(page, **(head if page == pfn or body is None else body))
+        expected += [state] * len(block)
     found = [run.state for run in guest.read().runs for _ in range(run.end_pfn - run.start_pfn)]
     assert found == expected
 
@@ -293,15 +252,6 @@ def test_first_deferred_pfn() -> None:
     assert pages.scanned == (Range(START * PAGE, END * PAGE),)
 
 
-def test_a_kernel_without_deferred_initialisation() -> None:
-    guest = Guest()
-    guest.structs["pglist_data"] = [m for m in guest.structs["pglist_data"] if m[0] != "first_deferred_pfn"]
-    guest.pgdat = guest.new("pglist_data")
-    guest.set_global("node_data", "pglist_data*[4]", guest.pgdat.to_bytes(8, "little") + bytes(24))
-    guest.add_section(START)
-    assert guest.read().runs == (PageRun(START, END, "free"),)
-
-
 # --- pages without struct page ---
 
 
@@ -315,26 +265,16 @@ def test_no_section() -> None:
     assert pages.limited is None
 
 
-def test_a_section_without_mem_map() -> None:
-    guest = make()
-    guest.add_section(END, flags=0b0001)
-    assert guest.read(END, END + SECTION_PAGES).runs == (PageRun(END, END + SECTION_PAGES, "absent"),)
-
-
-def test_beyond_all_sections() -> None:
-    # Four levels of page tables: 46 bits of physical address.
+def test_levels_of_page_tables() -> None:
+    """With four there are 46 bits of physical address, with five 52."""
     first = 1 << (46 - 12)
     assert make().read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "absent"),)
-
-
-def test_five_levels_of_page_tables() -> None:
     guest = Guest()
     guest.vmemmap = 0xFFD4000000000000
     guest.set_global("vmemmap_base", "unsigned long", guest.vmemmap.to_bytes(8, "little"))
     guest.mem_section = guest.place(8 * 4096)
     guest.set_global("mem_section", "mem_section**", guest.mem_section.to_bytes(8, "little"))
     guest.build_memory()
-    first = 1 << (46 - 12)
     guest.add_section(first)
     assert guest.read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "free"),)
 
@@ -350,13 +290,6 @@ def test_hot_plugged_parts_of_a_section() -> None:
         PageRun(END + 4 * part, END + 5 * part, "free"),
         PageRun(END + 5 * part, END + 8 * part, "absent"),
     )
-
-
-def test_a_kernel_without_sections() -> None:
-    guest = make()
-    del guest.globals["mem_section"]
-    with pytest.raises(LookupError, match="mem_section"):
-        guest.read()
 
 
 @pytest.mark.parametrize(
@@ -450,42 +383,31 @@ def put(member: str, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "place"), [("private", 48), ("flags", 48), ("lru", 40), ("page_type", 52), ("_refcount", 52)]
+    ("structure", "member", "bytes_read"),
+    [
+        ("page", "private", 8),
+        ("page", "flags", 8),
+        ("page", "lru", 16),
+        ("page", "page_type", 4),
+        ("page", "_refcount", 4),
+        ("mem_section", "section_mem_map", 8),
+        ("mem_section", "usage", 8),
+    ],
 )
-def test_members_of_struct_page_lie_in_it(member: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_lie_in_their_structure(
+    structure: str, member: str, bytes_read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where they did not, one page would be judged by what the next one says."""
     guest = AllocatorProgram()
     guest.add_node(0)
-    size = sizeof(guest.prog.type("struct page"))
-    place += size - 56
-    put(member, place, monkeypatch)
-    page_layout(guest.prog)
-    beyond = 4 if member in ("page_type", "_refcount") else 8
-    put(member, place + beyond, monkeypatch)
-    with pytest.raises(Unavailable, match=rf"^struct page has {size} bytes and members up to {size + beyond}"):
-        page_layout(guest.prog)
-
-
-@pytest.mark.parametrize("member", ("section_mem_map", "usage"))
-def test_members_of_struct_mem_section_lie_in_it(member: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = AllocatorProgram()
-    guest.add_node(0)
-    layout = page_layout(guest.prog)
-    size = sizeof(guest.prog.type("struct mem_section"))
-    put(member, size - 8, monkeypatch)
-    Sections(guest.prog, layout)
-    put(member, size, monkeypatch)
-    with pytest.raises(Unavailable, match=rf"^struct mem_section has {size} bytes and members up to {size + 8}"):
-        Sections(guest.prog, layout)
-
-
-def test_more_pages_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PAGES_SCANNED", 4 * CHUNK_PAGES)
-    # Memory that does not exist costs nothing.
-    pages = make().read(START - SECTION_PAGES, START + 7 * CHUNK_PAGES)
-    assert pages.scanned == (Range((START - SECTION_PAGES) * PAGE, (START + 4 * CHUNK_PAGES) * PAGE),)
-    assert pages.limited is not None
-    assert pages.limited.endswith("3072 pages were not looked at: more than 4096")
+    size = sizeof(guest.prog.type(f"struct {structure}"))
+    last = size - bytes_read
+    put(member, last, monkeypatch)
+    Sections(guest.prog, page_layout(guest.prog))
+    beyond = min(bytes_read, 8)
+    put(member, last + beyond, monkeypatch)
+    with pytest.raises(Unavailable, match=rf"^struct {structure} has {size} bytes and members up to {size + beyond}"):
+        Sections(guest.prog, page_layout(guest.prog))
 
 
 def test_more_runs_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

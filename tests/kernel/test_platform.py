@@ -56,17 +56,6 @@ def test_platform(guest: AllocatorProgram, platform: Platform) -> None:
     assert read_platform(guest.prog) == platform
 
 
-def test_nothing_tells() -> None:
-    with pytest.raises(Unavailable, match="neither boot_cpu_data"):
-        read_platform(make(words=None, sev_status=None, cc_vendor=None, lazy=None).prog)
-
-
-def test_a_variable_that_is_not_captured() -> None:
-    guest = make(words={})
-    guest.globals["sev_status"] = ("unsigned long", 0xFFFF900000000000)
-    assert read_platform(guest.prog) == Platform("none", "NONE", None, True)
-
-
 def test_build() -> None:
     guest = AllocatorProgram()
     guest.add_cpus([0, 1, 2, 3])
@@ -123,23 +112,12 @@ def test_what_cannot_be_told_is_none() -> None:
     assert (build.kexec_booted, build.unaccepts, build.system_state, build.cpus) == (None, None, None, None)
 
 
-@pytest.mark.parametrize("orders", [21, 4000])
-def test_orders_that_cannot_be(orders: int) -> None:
+def test_orders_that_cannot_be() -> None:
     guest = AllocatorProgram()
     guest.structs["zone"] = [
-        (name, f"free_area[{orders}]" if name == "free_area" else type_name)
-        for name, type_name in guest.structs["zone"]
+        (name, "free_area[21]" if name == "free_area" else type_name) for name, type_name in guest.structs["zone"]
     ]
-    with pytest.raises(Unavailable, match=f"zone->free_area has {orders} elements"):
-        read_kernel_build(guest.prog)
-
-
-@pytest.mark.parametrize("size", [60, 264])
-def test_a_struct_page_that_cannot_be(size: int) -> None:
-    guest = AllocatorProgram()
-    guest.structs["page"] = [("rest", f"unsigned int[{size // 4}]")]
-    guest.compound_member = None
-    with pytest.raises(Unavailable, match=f"struct page has {size} bytes"):
+    with pytest.raises(Unavailable, match="zone->free_area has 21 elements"):
         read_kernel_build(guest.prog)
 
 

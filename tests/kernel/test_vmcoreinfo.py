@@ -12,9 +12,8 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.qemu import cpu_states, work_out_vmcoreinfo
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_states, find_vmcoreinfo, work_out_vmcoreinfo
 from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, section_elf, write_elf
 
 MIB = 1 << 20
@@ -126,6 +125,13 @@ def page(text: bytes) -> bytes:
     return text.ljust(PAGE, b"\0")
 
 
+def pages_of(*kernels: Kernel) -> dict[int, bytes]:
+    pages: dict[int, bytes] = {}
+    for kernel in kernels:
+        kernel.write(pages)
+    return pages
+
+
 def test_entries() -> None:
     text = (
         b"OSRELEASE=6.12.1\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(phys_base)=-16777216\nLENGTH(node_data)=64\n"
@@ -158,8 +164,7 @@ def path(tmp_path: Path) -> Path:
     ids=("plain", "kaslr", "5 TiB", "la57"),
 )
 def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -> None:
-    pages: dict[int, bytes] = {}
-    kernel.write(pages)
+    pages = pages_of(kernel)
     pages[0x100] = page(b"OSRELEASE=%s\n\0BUILD-ID=%20phN\n\0PAGESIZE=%ld\n\0SYMBOL(%s)=%lx\n")
     pages[0x101] = page(b"OSRELEASE=" + b"x" * 4000)
     pages[0x102] = page(kernel.vmcoreinfo.replace(b"4096", b"65536"))
@@ -169,27 +174,17 @@ def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -
     pages[0x200] = page(kernel.vmcoreinfo)
     pages[0x300] = page(kernel.vmcoreinfo)  # vmcoreinfo_data_safecopy
     for notes in (IDLE_CPU + kernel.cpu(), IDLE_CPU):
-        found = find_vmcoreinfo(core_of(path, pages, notes))
-        assert (found.vmcoreinfo.text, found.address) == (kernel.vmcoreinfo, 0x200000)
-
-
-def test_none(path: Path) -> None:
-    pages: dict[int, bytes] = {}
-    Kernel().write(pages)
-    pages[0x100] = page(b"OSRELEASE=%s\n")
-    with pytest.raises(Unavailable, match="none is in its memory"):
-        find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
+        assert find_vmcoreinfo(core_of(path, pages, notes)) == (kernel.vmcoreinfo, 0x200000)
 
 
 @pytest.mark.parametrize("which", (0, 1))
 def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
     """After a kexec the first kernel's memory is still there, page tables and all, where nothing has used it yet."""
     kernels = (Kernel("6.12.1-first"), Kernel("6.12.2-second", physical=96 * MIB, offset=16 * MIB))
-    pages: dict[int, bytes] = {}
+    pages = pages_of(*kernels)
     for number, kernel in enumerate(kernels):
-        kernel.write(pages)
         pages[0x200 + number] = page(kernel.vmcoreinfo)
-    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu())).vmcoreinfo.text == kernels[which].vmcoreinfo
+    assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu()))[0] == kernels[which].vmcoreinfo
     with pytest.raises(Unavailable, match=r"several .* 6\.12\.1-first at 0x200000, 6\.12\.2-second at 0x201000"):
         find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
 
@@ -197,30 +192,28 @@ def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
 def test_a_kernel_that_was_overwritten_does_not_count(path: Path) -> None:
     gone, running = Kernel("6.12.1-gone"), Kernel("6.12.2-running", physical=96 * MIB)
     for lost in ("init_uts_ns", "init_top_pgt"):
-        pages: dict[int, bytes] = {}
-        gone.write(pages)
-        running.write(pages)
+        pages = pages_of(gone, running)
         del pages[gone.physical_of(lost) // PAGE]
         pages[0x200], pages[0x201] = page(gone.vmcoreinfo), page(running.vmcoreinfo)
-        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU)).vmcoreinfo.text == running.vmcoreinfo
+        assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU))[0] == running.vmcoreinfo
 
 
 def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path) -> None:
     other, kernel = Kernel("6.12.1-first"), Kernel("6.12.2", physical=96 * MIB, isolated=True)
-    pages: dict[int, bytes] = {}
-    other.write(pages)
-    kernel.write(pages)
+    pages = pages_of(other, kernel)
     # User space's tables map the entry code alone.
     root = kernel.physical_of("init_top_pgt")
     pages[root // PAGE + 1] = bytes(PAGE)
     pages[0x200], pages[0x201] = page(other.vmcoreinfo), page(kernel.vmcoreinfo)
     # PTI_USER_PGTABLE_BIT is bit 12, so that the kernel's table lies in an even page.
     assert root // PAGE % 2 == 0
-    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True))).vmcoreinfo.text == kernel.vmcoreinfo
+    assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True)))[0] == kernel.vmcoreinfo
 
 
 def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel()
+    with pytest.raises(Unavailable, match="none is in its memory"):
+        find_vmcoreinfo(core_of(path, {**pages_of(kernel), 0x100: page(b"OSRELEASE=%s\n")}, IDLE_CPU))
     pages = {number: bytes([number & 0xFF]) * PAGE for number in range(0x100, 0x400)}
     kernel.write(pages)
     pages[0x300] = page(kernel.vmcoreinfo)
@@ -233,15 +226,14 @@ def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(limits, "VMCOREINFO_SEARCH_BYTES", 1 << 30)
     for piece in range(16 * PAGE - 12, 16 * PAGE + 2):
         monkeypatch.setattr(limits, "SEARCH_PIECE_BYTES", piece)
-        assert find_vmcoreinfo(core).address == 0x300000
+        assert find_vmcoreinfo(core)[1] == 0x300000
 
 
 def test_many_kernels_are_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "VMCOREINFO_COPIES", 3)
-    pages: dict[int, bytes] = {}
-    for number in range(5):
-        kernel = Kernel(f"6.12.{number}", physical=(64 + 2 * number) * MIB)
-        kernel.write(pages)
+    kernels = [Kernel(f"6.12.{number}", physical=(64 + 2 * number) * MIB) for number in range(5)]
+    pages = pages_of(*kernels)
+    for number, kernel in enumerate(kernels):
         pages[0x200 + number] = page(kernel.vmcoreinfo)
     with pytest.raises(Unavailable, match="more than 3"):
         find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
@@ -264,7 +256,7 @@ def test_holes_of_a_sparse_dump_are_passed_over(path: Path) -> None:
     core = read_elf_core(str(path))
     assert core is not None
     # Read from end to end, the hole would take longer than any test runner waits.
-    assert find_vmcoreinfo(core).address == (1 << 40) + hole
+    assert find_vmcoreinfo(core)[1] == (1 << 40) + hole
 
 
 # From registers
@@ -287,12 +279,11 @@ def vmlinux(path: Path, symbols: Optional[dict[str, int]] = None) -> str:
     ids=("plain", "kaslr", "5 TiB", "la57", "before trap_init()", "in user mode"),
 )
 def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, path: Path, tmp_path: Path) -> None:
-    pages: dict[int, bytes] = {}
-    kernel.write(pages)
+    pages = pages_of(kernel)
     core = core_of(path, pages, IDLE_CPU + cpu_note(0xFFFF, 0x1000, 0x20) + kernel.cpu(user=user))
-    worked = work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
-    assert (worked.cpu, worked.vmlinux) == (2, str(tmp_path / "vmlinux"))
-    lines = worked.text.decode().splitlines()
+    text, *where = work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
+    assert where == [2, str(tmp_path / "vmlinux")]
+    lines = text.decode().splitlines()
     assert {
         f"OSRELEASE={kernel.release}",
         f"BUILD-ID={bytes(range(20)).hex()}",
@@ -318,16 +309,14 @@ def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, pat
 )
 def test_a_vmlinux_of_another_kernel(change: dict[str, Optional[int]], words: str, path: Path, tmp_path: Path) -> None:
     kernel = Kernel()
-    pages: dict[int, bytes] = {}
-    kernel.write(pages)
+    pages = pages_of(kernel)
     symbols = {name: value for name, value in {**Kernel.SYMBOLS, **change}.items() if value is not None}
     with pytest.raises(Unavailable, match=words):
         work_out_vmcoreinfo(core_of(path, pages, kernel.cpu()), [vmlinux(tmp_path / "vmlinux", symbols)])
 
 
 def test_no_registers(path: Path, tmp_path: Path) -> None:
-    pages: dict[int, bytes] = {}
-    Kernel().write(pages)
+    pages = pages_of(Kernel())
     for notes in (b"", note(b"CORE", 1, bytes(336)), note(b"QEMU", 0, bytes(440)), note(b"QEMU", 0, bytes(100))):
         core = core_of(path, pages, notes)
         assert cpu_states(core) == []

@@ -10,8 +10,8 @@ import pytest
 
 from drgn_unaccepted import helpers
 from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.commands.resolve import resolve
@@ -32,7 +32,7 @@ EVERYTHING = Wanted(ALL_PARTS, ALL_MEMORY)
 
 
 def total(snapshot: Snapshot, source: str = "auto") -> dict[str, Any]:
-    return head(snapshot, choose_source(snapshot, source), "summary")
+    return head(snapshot, judge(snapshot, source), "summary")
 
 
 def zero_bitmap(target: Target) -> None:
@@ -55,7 +55,7 @@ def test_zeros_under_listed_chunks_are_no_answer_to_any_question(capture_: Captu
     answer = total(snapshot)
     assert (answer["source"], answer["exact"]) == ("page-lists", False)
     assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
-    entry = resolve(snapshot, choose_source(snapshot), [Query(target.unaccepted(), None)])["addresses"][0]
+    entry = resolve(snapshot, judge(snapshot), [Query(target.unaccepted(), None)])["addresses"][0]
     assert (entry["state"], entry["kernel_predicate"], entry["unit"]["bit"]) == ("unaccepted", None, None)
 
 
@@ -68,7 +68,7 @@ def test_zeros_are_doubted_where_the_counter_alone_is_left(capture_: Capture) ->
     answer = total(snapshot)
     assert (answer["source"], answer["exact"]) == ("counters", False)
     assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
-    assert not units(ranges(snapshot, choose_source(snapshot, "bitmap")), "accepted")
+    assert not units(ranges(snapshot, judge(snapshot, "bitmap")), "accepted")
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)
@@ -107,7 +107,7 @@ def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bo
         answer = total(snapshot)
         assert (answer["source"], answer["exact"]) == ("page-lists" if lists else "counters", False)
         assert answer["unaccepted_bytes"] == capture_.nr_unaccepted()
-        entry = resolve(snapshot, choose_source(snapshot), [Query(base + lost * unit, None)])["addresses"][0]
+        entry = resolve(snapshot, judge(snapshot), [Query(base + lost * unit, None)])["addresses"][0]
         assert (entry["state"], entry["kernel_predicate"]) == ("unaccepted" if lists else "unknown", None)
     report = {finding.rule: finding for finding in run_checks(snapshot).findings}
     assert report["table-captured"].status == "warning"
@@ -131,7 +131,7 @@ OPENED = [c for c in captures() if c.dump.exists() and c.path.name not in ("earl
 def test_no_bitmap_of_a_real_guest_is_doubted(capture_: Capture) -> None:
     snapshot = capture(open_target(capture_).opened, Wanted(ALL_PARTS - {"pages"}))
     assert not snapshot.table.is_doubted
-    assert choose_source(snapshot).exact == (snapshot.table.state == "present")
+    assert judge(snapshot).exact == (snapshot.table.state == "present")
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)
@@ -152,7 +152,7 @@ def test_a_listed_address_without_its_bit_says_so(capture_: Capture) -> None:
     target.header(base=base + 64 * MIB)
     address = min(n for n in capture_.unaccepted_units() if {n + 1, n + 2} <= capture_.unaccepted_units()) * UNIT + UNIT
     snapshot = capture(target.opened, EVERYTHING)
-    entry = resolve(snapshot, choose_source(snapshot), [Query(address, None)])["addresses"][0]
+    entry = resolve(snapshot, judge(snapshot), [Query(address, None)])["addresses"][0]
     assert (entry["state"], entry["listed"]) == ("accepted", True)
     assert "list-entries-without-bits" in entry["reason"]
 
@@ -174,8 +174,8 @@ def test_lists_call_nothing_accepted_that_has_its_bit(capture_: Capture) -> None
     """Where memory is kept from the page allocator, not given to it yet, or between list and bitmap."""
     opened = open_vmcore(str(capture_.dump), [capture_.vmlinux])
     snapshot = capture(opened, Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False))
-    bits = units(ranges(snapshot, choose_source(snapshot, "bitmap")), "unaccepted")
-    lists = choose_source(snapshot, "page-lists")
+    bits = units(ranges(snapshot, judge(snapshot, "bitmap")), "unaccepted")
+    lists = judge(snapshot, "page-lists")
     if lists.name == "page-lists":
         assert bits and not units(ranges(snapshot, lists), "accepted") & bits
 
@@ -188,7 +188,7 @@ def test_a_unit_larger_than_a_chunk_is_no_zero_on_the_map(capture_: Capture) -> 
     target.header(unit=128 * MIB, base=base - base % (128 * MIB), size=1)
     target.write(capture_.table_address() + HEADER.size, b"\xff", physical=True)
     snapshot = capture(target.opened, Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False))
-    source = choose_source(snapshot, "page-lists")
+    source = judge(snapshot, "page-lists")
     picture = map_document(snapshot, source)
     listed = {chunk for zone in snapshot.zones or () if zone.listed for chunk in zone.listed.pfns}
     touched = {pfn * 4096 // (128 * MIB) for pfn in listed}

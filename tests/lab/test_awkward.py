@@ -13,8 +13,7 @@ import pytest
 
 from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.qemu import work_out_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
 from tests.lab.captures import LAB, UNIT, Capture, read_bitmap
 from tests.lab.editable import EditableDump, copy
@@ -60,13 +59,13 @@ WITH_NOTE = [capture for capture in DUMPS if EditableDump(capture.dump, "rb").vm
 def test_vmcoreinfo_in_memory_is_the_note(capture: Capture) -> None:
     """The guest's driver told QEMU where it is; we find it without that, also after a kexec."""
     core = read_elf_core(str(capture.dump))
-    assert find_vmcoreinfo(core).vmcoreinfo.text == note_of(capture)
+    assert find_vmcoreinfo(core)[0] == note_of(capture)
 
 
 @pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
 def test_vmcoreinfo_from_registers_agrees_with_the_note(capture: Capture) -> None:
     core = read_elf_core(str(capture.dump))
-    worked = entries(work_out_vmcoreinfo(core, [capture.vmlinux]).text)
+    worked = entries(work_out_vmcoreinfo(core, [capture.vmlinux])[0])
     noted = entries(note_of(capture))
     assert len(worked) >= 15
     assert worked == {name: noted[name] for name in worked}
@@ -98,7 +97,7 @@ def test_a_dump_without_the_note_opens(capture: Capture, capsys: Capsys, tmp_pat
     # As with the text from a file, which is then not sought.
     file = tmp_path / "vmcoreinfo"
     core = read_elf_core(str(capture.dump))
-    file.write_bytes(find_vmcoreinfo(core).vmcoreinfo.text)
+    file.write_bytes(find_vmcoreinfo(core)[0])
     status, given, err = ask(capsys, "-c", capture.dump, "--vmcoreinfo", file, "ranges")
     assert (status, err) == (0, "")
     assert given["ranges"] == document["ranges"]

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.ansible import ansible_playbook
-from tests.fleet.tools import SAMPLES, TOP, run
+from tests.fleet.tools import SAMPLES, TOP, ansible_playbook, run
 from tests.lab.captures import LAB, UNIT, read_bitmap, read_physical
 
 pytestmark = pytest.mark.lab

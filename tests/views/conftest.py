@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.report import report_page
@@ -35,7 +35,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         past: Optional[HistoryAnswer] = None,
     ) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(report_page(report(snapshot, choose_source(snapshot), checks, past)), encoding="utf-8")
+        path.write_text(report_page(report(snapshot, judge(snapshot), checks, past)), encoding="utf-8")
         browser.get("about:blank")
         browser.get(f"{path.as_uri()}{place}")
         wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")

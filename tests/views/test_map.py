@@ -16,8 +16,8 @@ from typing import Optional
 
 import pytest
 
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Counters, Snapshot, Table
@@ -44,7 +44,7 @@ def drawn(
     source: str = "auto",
 ) -> list[str]:
     bins, where = bins_for(width), None if window is None else Range(*window)
-    chosen = choose_source(snapshot, source)
+    chosen = judge(snapshot, source)
     answer = map_document(snapshot, chosen, window=where, columns=min(64, bins), wide=bins)
     return list(map_lines(answer, Style(width, ascii_only, color)))
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import MapAnswer
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.e820 import E820Entry
@@ -28,7 +28,7 @@ SAMPLES = sorted((Path(__file__).parent.parent.parent / "vmcore-samples").glob("
 
 
 def answer(snapshot: Snapshot, **how: Any) -> MapAnswer:
-    return map_document(snapshot, choose_source(snapshot), **how)
+    return map_document(snapshot, judge(snapshot), **how)
 
 
 def with_ram(bitmap: bytes, first_unit: int, ram: list[tuple[int, int]]) -> Snapshot:
@@ -171,7 +171,7 @@ def test_unit_size_of_the_table_is_used() -> None:
 
 
 def test_listed_chunks_smaller_than_a_unit_are_counted_as_they_are() -> None:
-    got = map_document(guests.large_units(), choose_source(guests.large_units(), "page-lists"))
+    got = map_document(guests.large_units(), judge(guests.large_units(), "page-lists"))
     assert got["totals"]["unaccepted_bytes"] == got["unaccepted_bytes"] == 32 * MIB
     # The whole guest is one bin; each of its units holds something listed.
     assert got["totals"]["units"] == 8

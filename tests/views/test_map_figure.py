@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import choose_source
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.snapshot import Snapshot
@@ -30,7 +30,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def image(snapshot: Snapshot, format_: str) -> bytes:
-    answer = map_document(snapshot, choose_source(snapshot), columns=figure.COLUMNS, finest=1)
+    answer = map_document(snapshot, judge(snapshot), columns=figure.COLUMNS, finest=1)
     return figure.image(figure.draw, answer, format_)
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.report import pack, report
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.ranges import Range, merge
@@ -32,7 +32,7 @@ NO_CHECKS: Any = {"status": "ok", "findings": []}
 
 
 def page(snapshot: Snapshot) -> str:
-    return report_page(report(snapshot, choose_source(snapshot), NO_CHECKS))
+    return report_page(report(snapshot, judge(snapshot), NO_CHECKS))
 
 
 class Parsed(html.parser.HTMLParser):
@@ -117,7 +117,7 @@ def test_hostile_names_are_data() -> None:
 
 def test_the_data_of_the_page_is_whole() -> None:
     snapshot = guests.small()
-    data = report(snapshot, choose_source(snapshot), NO_CHECKS)
+    data = report(snapshot, judge(snapshot), NO_CHECKS)
     assert unpack(data["listed"]) == [Range(0x120000000, 0x138000000)]
     assert unpack(data["filled"])[-1] == Range(0x100000000, 0x160000000)
     runs = {group["reason"]: group["runs"] for group in data["states"]}
@@ -128,7 +128,7 @@ def test_the_data_of_the_page_is_whole() -> None:
 
 @pytest.mark.parametrize("guest", (guests.small, guests.lists, guests.large_units))
 def test_every_address_is_in_one_group_of_states(guest: Any) -> None:
-    data = report(guest(), choose_source(guest()), NO_CHECKS)
+    data = report(guest(), judge(guest()), NO_CHECKS)
     found = sorted(range_ for group in data["states"] for range_ in unpack(group["runs"]))
     assert found[0].start == 0 and found[-1].end == limits.PHYSICAL_END
     assert all(before.end == after.start for before, after in zip(found, found[1:]))
@@ -161,7 +161,7 @@ def test_findings_and_their_reasons_are_inside() -> None:
     snapshot = guests.small()
     fault = {"rule": "padding-bits-clear", "status": "critical", "message": "m", "ranges": [[0, 4096]], "needs": []}
     passed = {"rule": "table-captured", "status": "pass", "message": "m", "ranges": [], "needs": []}
-    data = report(snapshot, choose_source(snapshot), {"status": "critical", "findings": [fault, passed]})
+    data = report(snapshot, judge(snapshot), {"status": "critical", "findings": [fault, passed]})
     assert data["checks"]["findings"] == [fault, passed]
     assert set(data["checks"]["explain"]) == {"padding-bits-clear"}
     assert any(text.startswith("What to do: ") for text in data["checks"]["explain"]["padding-bits-clear"])

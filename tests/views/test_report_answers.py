@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
@@ -66,7 +66,7 @@ def interesting(snapshot: Snapshot) -> list[int]:
 
 def assert_same_answers(show: Callable[..., Any], snapshot: Snapshot) -> None:
     addresses = interesting(snapshot)
-    expected = resolve(snapshot, choose_source(snapshot), [Query(address, None) for address in addresses])
+    expected = resolve(snapshot, judge(snapshot), [Query(address, None) for address in addresses])
     for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"] or ()):
         assert got == wanted
 

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from drgn_unaccepted.answer.source import choose_source
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.checks import confirm, run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader
@@ -67,7 +67,7 @@ class Stress:
     def hold(self, number: int, snapshot: Snapshot, source: str) -> None:
         later = self.set_units(self.reader.read(self.at, self.size))
         recorded = accepted_units()
-        chosen = choose_source(snapshot, source)
+        chosen = judge(snapshot, source)
         if chosen.name != source:
             self.results["alarms"].append(f"{number}: no {source}: {chosen.reason}")
             return

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The table's header: was it captured, and is it valid?"""
+"""The table itself: was it captured, is its header valid, and does its memory belong to nobody else?"""
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING
-from drgn_unaccepted.checks.rule import Fault, Outcome, Pass, Skip, rule
+from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
+from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.limits import PHYSICAL_END
+from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
-from drgn_unaccepted.model.header import INVALID, X86_UNIT_SIZE, is_unit_size
+from drgn_unaccepted.model.header import INVALID, X86_UNIT_SIZE, is_unit_size, unreserved_tail
+from drgn_unaccepted.model.ranges import Range, intersect, subtract
 from drgn_unaccepted.words import count, size, span
 
 
-@rule("table-captured", INFO, number=1, nuance="warning if its bitmap was read but cannot be trusted")
+@Rule(INFO, number=1, nuance="warning if its bitmap was read but cannot be trusted")
 def table_captured(facts: Facts) -> Outcome:
     """If the kernel has a table, the capture contains it.
 
@@ -38,7 +40,7 @@ def table_captured(facts: Facts) -> Outcome:
     return Pass(f"{name} was read")
 
 
-@rule("header-version", CRITICAL, number=2, needs=("table.header",))
+@Rule(CRITICAL, ("table.header",), number=2)
 def header_version(facts: Facts) -> Outcome:
     """The table's version is 1.
 
@@ -56,9 +58,7 @@ def header_version(facts: Facts) -> Outcome:
     return Pass("version is 1")
 
 
-@rule(
-    "unit-size-valid", CRITICAL, number=3, needs=("table.layout",), nuance="warning for a power of two other than 2 MiB"
-)
+@Rule(CRITICAL, ("table.layout",), number=3, nuance="warning for a power of two other than 2 MiB")
 def unit_size_valid(facts: Facts) -> Outcome:
     """The unit size is a power of two of at least 4096, and 2 MiB on x86.
 
@@ -76,7 +76,7 @@ def unit_size_valid(facts: Facts) -> Outcome:
     return Pass(f"unit_size is {size(unit_size)}")
 
 
-@rule("bitmap-geometry", CRITICAL, number=4, needs=("table.layout",))
+@Rule(CRITICAL, ("table.layout",), number=4)
 def bitmap_geometry(facts: Facts) -> Outcome:
     """phys_base is unit aligned, the bitmap is not empty, and it covers only addresses of at most 52 bits.
 
@@ -87,18 +87,17 @@ def bitmap_geometry(facts: Facts) -> Outcome:
     Fix: The header is damaged or not a header, and the bitmap is not read. Compare `Unaccepted=0x...` in the boot log
     with the address used here, and look at the memory around it.
     """
-    table, header = facts.snapshot.table, facts.header
-    assert header is not None
+    table, header = facts.snapshot.table, given(facts.header)
     if not is_unit_size(header.unit_size):
         return Skip(f"unit_size {header.unit_size} is invalid, so the other fields mean nothing")
-    state, reason = facts.judge_header()
-    if state == INVALID or table.state == INVALID:
+    state, reason = facts.judged
+    if INVALID in (state, table.state):
         return Fault(f"the header is invalid: {reason or table.reason}")
     start, end = header.geometry.phys_base, header.geometry.end
     return Pass(f"{count(header.bitmap_bytes, 'byte')} of bitmap cover {span(start, end)} ({size(end - start)})")
 
 
-@rule("table-aligned", CRITICAL, number=5, needs=("table.address",))
+@Rule(CRITICAL, ("table.address",), number=5)
 def table_aligned(facts: Facts) -> Outcome:
     """The table's address is a physical address and a multiple of 8.
 
@@ -109,10 +108,69 @@ def table_aligned(facts: Facts) -> Outcome:
     Fix: `efi.unaccepted` was overwritten, or the types do not match the kernel. Check that the debug information is of
     this kernel (build-id), and compare the address with `Unaccepted=0x...` in the boot log.
     """
-    address = facts.snapshot.table.address
-    assert address is not None
+    address = given(facts.snapshot.table.address)
     if address >= PHYSICAL_END:
         return Fault(f"efi.unaccepted is {address:#x}, which is not a physical address")
     if address % 8:
         return Fault(f"efi.unaccepted is {address:#x}, not a multiple of 8")
     return Pass(f"{address:#x} is a multiple of 8")
+
+
+@Rule(CRITICAL, ("table.address", "table.geometry", "pages"), number=6)
+def table_reserved(facts: Facts) -> Outcome:
+    """Every page of the table is PageReserved and mapped.
+
+    reserve_unaccepted() adds the table's pages to memblock and reserves them, so that they are in the direct map and
+    belong to nobody else. From 6.6 (8dbe33956d96) to 7.0 and 6.12.75 (0862438c9048) it forgot the table's offset in its
+    first page, so the last page of the table is left out where ((pa & 0xfff) + 24 + size) > PAGE_ALIGN(24 + size).
+    Then that page either gets another owner, who overwrites bits, or is not mapped, and the kernel dies in
+    accept_memory() with its address in CR2 ("certain memory sizes over 64 GiB").
+
+    Fix: Update the kernel to one with 0862438c9048. Until then give the guest a little more or less memory, so that the
+    bitmap has another size. Do not trust bits on the page that is not reserved.
+    """
+    table = given(facts.table_range)
+    whole = [Range(table.start & -PAGE_SIZE, (table.end + PAGE_SIZE - 1) & -PAGE_SIZE)]
+    scanned = intersect(whole, facts.scanned)
+    # A page of unknown state is no evidence.
+    others = facts.pages_in_state("buddy", "in-use", "unaccepted", "free", "offline", "device", "absent")
+    loose = intersect(subtract(scanned, facts.pages_in_state("reserved")), others)
+    unmapped = merged(facts.snapshot.table.unmapped or ())
+    faults = [
+        Fault(f"{pages(wrong)} of the table not {what}: {spans(wrong)}", wrong)
+        for wrong, what in ((loose, "PageReserved"), (unmapped, "in the direct map"))
+        if wrong
+    ]
+    if faults:
+        tail = unreserved_tail(table.start, facts.covered.bitmap_bytes)
+        if tail is not None and intersect([tail], merged(loose + unmapped)):
+            faults.append(Fault("a kernel without 0862438c9048 leaves this page out of its reservation"))
+        return faults
+    unseen = subtract(whole, scanned)
+    if unseen:
+        return Skip(f"pages: {spans(unseen)} not scanned{facts.limited}")
+    return Pass(f"the table at {span(*table)} is reserved")
+
+
+@Rule(WARNING, ("table.address", "table.geometry", "e820.firmware"), number=7)
+def table_in_acpi_memory(facts: Facts) -> Outcome:
+    """The table lies in ACPI memory of the firmware's e820 table.
+
+    Since Linux 6.6 (e7761d827e99) the stub allocates the table as EFI_ACPI_RECLAIM_MEMORY, which becomes
+    E820_TYPE_ACPI, so it survives kexec and a crash kernel finds it. Linux 6.5 allocated it as loader data, which is
+    RAM. A table that an earlier boot stage installed may lie elsewhere.
+
+    Fix: In RAM, a kernel started by kexec or after a crash can overwrite the table or miss it. In no entry at all, the
+    e820 table or `efi.unaccepted` is damaged: compare the address with the boot log.
+    """
+    table, entries = given(facts.table_range), given(facts.e820.firmware)
+    if not subtract([table], e820_ranges(entries, e820_model.ACPI)):
+        return Pass("the table lies in ACPI memory")
+    if not subtract([table], e820_ranges(entries)):
+        if (facts.version or ())[:2] == (6, 5):
+            return Pass("the table lies in RAM, as in every Linux 6.5")
+        return Fault(f"the table at {span(*table)} lies in RAM, not in ACPI memory", [table])
+    entry = e820_model.find_entry(entries, table.start)
+    where = "no entry" if entry is None else e820_model.type_name(entry.type)
+    message = f"the table at {span(*table)} is not in ACPI memory: it starts in {where} of e820_table_firmware"
+    return Fault(message, [table])

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether a table that was read can be believed: its zeros say "accepted", and zeros are no evidence.
+
+A page that was not captured reads as zeros, and an overwritten one as anything. So the bits are compared with all that
+bounds them: the bits that the EFI stub set, RAM, the kernel's own memory, the lists, the counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.answer.evidence import FEW_CHUNKS, Evidence, Initial
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import PAGE_SIZE
+from drgn_unaccepted.words import size, span
+
+
+def doubt_of_table(evidence: Evidence) -> Optional[str]:
+    """Why the table was not read as the kernel had it, or None: then its zeros are accepted memory."""
+    table = evidence.snapshot.table
+    if table.is_doubted:
+        return table.reason
+    assert table.bitmap is not None and table.geometry is not None
+    return next(_contradictions(evidence, table.geometry, table.bitmap), None)
+
+
+def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
+    snapshot, initial = evidence.snapshot, evidence.initial
+    ones = list(islice(bits.unaccepted_ranges(geometry, bitmap), limits.CHECKED_RANGES))
+    kernel = snapshot.kernel
+    can_set = kernel is not None and bool(kernel.unaccepts)
+    if isinstance(initial, Initial):
+        stray = rng.subtract(ones, initial.unaccepted)
+        if stray and not can_set:
+            yield f"bits are set that the EFI stub did not set, the first at {stray[0].start:#x}"
+    elif "geometry" in initial:
+        yield initial
+    if evidence.firmware_ram and evidence.memory is not None:
+        stray = rng.subtract(ones, evidence.memory)
+        if stray:
+            yield f"bits are set where no RAM is, the first at {stray[0].start:#x}"
+    for start, end, proof in evidence.kernel_memory:
+        if rng.intersect([Range(start, end)], ones):
+            yield f"bits are set under {proof.partition(': ')[2]} at {span(start, end)}"
+    if snapshot.target.kind == "live":
+        # The lists and counters of a running kernel change while they are read.
+        return
+    used = rng.intersect(evidence.given, ones)
+    if used:
+        yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
+    yield from _bare_lists(evidence, geometry, ones)
+    yield from _counted(evidence, geometry, bitmap)
+    if evidence.lists_damaged is not None and _has_zero_page(snapshot.table.address or 0, bitmap):
+        yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {evidence.lists_damaged}"
+
+
+def _bare_lists(evidence: Evidence, geometry: Geometry, ones: Sequence[Range]) -> Iterator[str]:
+    """A listed chunk has its bits: a chunk leaves its list before it is accepted."""
+    initial, unit = evidence.initial, evidence.unit
+    inner = [Range(start + unit, end) for start, end in evidence.listed if start + unit < end]
+    inner = rng.subtract(inner, evidence.in_flight)
+    if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and evidence.chunk == 2 * unit:
+        bare = rng.subtract(rng.intersect(inner, initial.unaccepted), ones)
+        # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
+        segments = evidence.snapshot.kexec_segments
+        bare = rng.subtract(bare, evidence.whole_units((s.start, s.end + unit) for s in segments or ()))
+        if bare:
+            yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
+        return
+    bare = rng.subtract(list(rng.trim(evidence.listed, unit)), ones)
+    if rng.total(bare) > FEW_CHUNKS * max(evidence.chunk, 2 * unit):
+        yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
+
+
+def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
+    """More is counted than has bits. At each end of a run of bits a chunk may own just one of them, or its guard."""
+    counted = evidence.nr_unaccepted_bytes
+    found = bits.count(bitmap) * geometry.unit_size
+    if counted is None or counted <= found:
+        return
+    edges = bits.extent(bitmap)
+    slack = (FEW_CHUNKS + (0 if edges is None else 2 * edges.runs)) * max(evidence.chunk, 2 * geometry.unit_size)
+    if counted >= found + slack:
+        yield f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
+
+
+def _has_zero_page(address: int, bitmap: bytes) -> bool:
+    """Whether a page that holds nothing but bits has none set."""
+    start = address + HEADER.size
+    at = 0
+    header_page = (start - 1) // PAGE_SIZE
+    while at < len(bitmap):
+        end = min(len(bitmap), at + PAGE_SIZE - (start + at) % PAGE_SIZE)
+        if (start + at) // PAGE_SIZE > header_page and bitmap.count(0, at, end) == end - at:
+            return True
+        at = end
+    return False

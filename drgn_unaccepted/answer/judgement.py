@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The state of every physical address: one judgement of all the evidence, by the best source that there is.
+
+``bitmap``: the table itself, where nothing contradicts it. ``reconstructed``: the bits that the EFI stub set at boot,
+or those of a table saved earlier in the boot, corrected by lists and struct pages. ``page-lists``: the listed chunks,
+where the initial bits are not known. ``counters``: no addresses.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Optional
+
+from drgn_unaccepted.answer.documents import SourceName
+from drgn_unaccepted.answer.doubt import doubt_of_table
+from drgn_unaccepted.answer.evidence import Evidence, Initial
+from drgn_unaccepted.answer.truth import (
+    ACCEPTED,
+    HOT_ADDED,
+    NO_RAM,
+    UNACCEPTED,
+    UNKNOWN,
+    Piece,
+    lists,
+    maps,
+    ones,
+    overlay,
+    possible_guards,
+    reconstructed,
+    saved_zeros,
+)
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.words import size
+
+SOURCES: tuple[SourceName, ...] = ("bitmap", "reconstructed", "page-lists", "counters")
+_OUTSIDE = "outside the bitmap: the kernel takes it as accepted"
+
+
+class Judgement:
+    """What is known of memory, and by which source."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        name: SourceName,
+        reason: Optional[str],
+        known: Optional[list[Piece]],
+        geometry: Optional[Geometry],
+        partial: bool = False,
+    ) -> None:
+        self.evidence = evidence
+        #: Where the states come from.
+        self.name = name
+        #: Why no better source was used, or why the answer is not exact; None for the table itself.
+        self.reason = reason
+        #: It may lack unaccepted memory: its total is not known.
+        self.partial = partial
+        self.geometry = geometry
+        #: All pieces that are not unknown, in order; None where the bitmap decides.
+        self._known = known
+        self._starts = [piece.start for piece in known or ()]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.evidence.snapshot
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether every unit is proven."""
+        if self._known is None:
+            return self.name == "bitmap"
+        return self.name == "reconstructed" and not self.partial and not self.undecided
+
+    @property
+    def by_bits(self) -> bool:
+        """Whether the bits of the table itself are the states."""
+        return self.name == "bitmap" and self._known is None
+
+    @property
+    def doubt(self) -> Optional[str]:
+        """Why a bitmap that was read is not believed; None where it is, or there is none."""
+        table = self.snapshot.table
+        if self.by_bits or table.bitmap is None or table.is_saved:
+            return None
+        return doubt_of_table(self.evidence)
+
+    @property
+    def guards(self) -> list[Range]:
+        """Units of listed chunks that may be accepted already, where nothing decides them."""
+        return possible_guards(self.evidence) if self.name == "page-lists" else []
+
+    # States
+
+    def at(self, address: int) -> Piece:
+        """The piece that holds ``address``; from the bitmap it is the unit."""
+        return next(self.pieces(address, address + 1))
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """The pieces of ``[start, end)``, without gaps."""
+        if self.by_bits:
+            return self._without_ram(self._of_bitmap(start, end))
+        return self._of_known(start, end)
+
+    def _of_bitmap(self, start: int, end: int) -> Iterator[Piece]:
+        geometry, bitmap = self.geometry, self.snapshot.table.bitmap
+        assert geometry is not None and bitmap is not None
+        if start < geometry.phys_base:
+            yield Piece(start, min(end, geometry.phys_base), ACCEPTED, False, _OUTSIDE)
+        inner = Range(max(start, geometry.phys_base), min(end, geometry.end))
+        if inner.start < inner.end:
+            units = bits.units_of(geometry, *inner)
+            at = inner.start
+            for first, stop in bits.runs(bitmap, units.start, units.stop):
+                run = Range(max(geometry.unit(first).start, inner.start), min(geometry.unit(stop - 1).end, inner.end))
+                if at < run.start:
+                    yield Piece(at, run.start, ACCEPTED, True, "its bit is 0")
+                yield Piece(*run, UNACCEPTED, True, "its bit is 1")
+                at = run.end
+            if at < inner.end:
+                yield Piece(at, inner.end, ACCEPTED, True, "its bit is 0")
+        if geometry.end < end:
+            yield Piece(max(start, geometry.end), end, ACCEPTED, False, _OUTSIDE)
+
+    def _without_ram(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same, where accepted memory has to be memory."""
+        for piece in pieces:
+            if piece.state != ACCEPTED:
+                yield piece
+                continue
+            at = piece.start
+            for start, end, state, _, reason in self._of(self._beside, self._beside_starts, piece.start, piece.end):
+                if at < start:
+                    yield piece._replace(start=at, end=start)
+                yield Piece(start, end, state, piece.covered, reason)
+                at = end
+            if at < piece.end:
+                yield piece._replace(start=at)
+
+    @cached_property
+    def _beside(self) -> list[Piece]:
+        """Addresses without RAM, and hot-added memory."""
+        found = [Piece(start, end, NO_RAM, False, "no RAM here") for start, end in self.evidence.no_ram]
+        found += [Piece(start, end, UNKNOWN, False, HOT_ADDED) for start, end in self.evidence.hot_added]
+        return sorted(found)
+
+    @cached_property
+    def _beside_starts(self) -> list[int]:
+        return [piece.start for piece in self._beside]
+
+    def _of_known(self, start: int, end: int) -> Iterator[Piece]:
+        at = start
+        for piece in self._of(self._known or (), self._starts, start, end):
+            if at < piece.start:
+                yield from self._unknown(at, piece.start)
+            yield piece
+            at = piece.end
+        if at < end:
+            yield from self._unknown(at, end)
+
+    @staticmethod
+    def _of(pieces: Sequence[Piece], starts: Sequence[int], start: int, end: int) -> Iterator[Piece]:
+        for index in range(max(0, bisect_right(starts, start) - 1), len(pieces)):
+            piece = pieces[index]
+            if piece.start >= end:
+                return
+            if piece.end > start:
+                yield piece._replace(start=max(start, piece.start), end=min(end, piece.end))
+
+    def _unknown(self, start: int, end: int) -> Iterator[Piece]:
+        """The pieces of a range that no fact decides, with the reason for each."""
+        evidence, pages = self.evidence, self.snapshot.pages
+        if self.name in ("counters", "none"):
+            reason = "counters know no addresses" if self.name == "counters" else str(self.reason)
+            yield Piece(start, end, UNKNOWN, self._covers(start, end), reason)
+            return
+        lists = "on no list of unaccepted memory"
+        if evidence.lists_damaged is not None:
+            lists += f" (but {evidence.lists_damaged})"
+        at = start
+        scanned = [] if pages is None else rng.merge(pages.scanned)
+        for run in (*rng.clip(scanned, start, end), Range(end, end)):
+            if at < run.start:
+                why = (
+                    "no struct page of it was looked at"
+                    if pages is None
+                    else pages.limited or "its pages were not looked at"
+                )
+                yield Piece(at, run.start, UNKNOWN, self._covers(at, run.start), f"{lists}; {why}")
+            if run.start < run.end:
+                what = f"{lists}, and no page of its unit is in use or in a free list"
+                yield Piece(*run, UNKNOWN, self._covers(*run), what)
+            at = run.end
+
+    def _covers(self, start: int, end: int) -> Optional[bool]:
+        if self.geometry is None:
+            return False if self.snapshot.table.state == "absent" else None
+        return self.geometry.phys_base <= start and end <= self.geometry.end
+
+    # Totals
+
+    @cached_property
+    def undecided(self) -> list[Piece]:
+        """Memory that may be unaccepted and is not decided."""
+        if self.by_bits:
+            return []
+        where: Sequence[Range]
+        initial = self.evidence.initial
+        if isinstance(initial, Initial):
+            where = initial.unaccepted
+        else:
+            where = rng.subtract(self.evidence.firmware_ram, self.evidence.hot_added)
+        return [piece for start, end in where for piece in self.pieces(start, end) if piece.state == UNKNOWN]
+
+    @cached_property
+    def unaccepted_bytes(self) -> Optional[int]:
+        """Memory that is proven or listed to be unaccepted; None where some may be missing."""
+        if self.partial:
+            return None
+        if self.by_bits:
+            bitmap = self.snapshot.table.bitmap
+            assert bitmap is not None and self.geometry is not None
+            return bits.count(bitmap) * self.geometry.unit_size
+        if self.name == "counters":
+            return self.evidence.nr_unaccepted_bytes
+        if self.name == "none":
+            return None
+        return sum(piece.end - piece.start for piece in self._known or () if piece.state == UNACCEPTED)
+
+    @cached_property
+    def bounds(self) -> tuple[Optional[int], Optional[int]]:
+        """The least and the most bytes that can be unaccepted, as far as the evidence goes."""
+        total = self.unaccepted_bytes
+        if self.exact:
+            return total, total
+        if self.name == "reconstructed":
+            proven = sum(piece.end - piece.start for piece in self._known or () if piece.state == UNACCEPTED)
+            return proven, proven + sum(piece.end - piece.start for piece in self.undecided)
+        if self.name == "page-lists" and self.evidence.lists_damaged is None:
+            # One unit, its own or its guard, explains two chunks that follow each other.
+            unit, chunk = self.evidence.unit, self.evidence.chunk
+            least = sum((end - start) // chunk // 2 * unit for start, end in self.evidence.listed)
+            ram = self.evidence.firmware_ram
+            listed = rng.total(self.evidence.listed)
+            return least, None if not ram else listed + sum(piece.end - piece.start for piece in self.undecided)
+        return None, None
+
+    @property
+    def initially_unaccepted_bytes(self) -> Optional[int]:
+        initial = self.evidence.initial
+        if not isinstance(initial, Initial) or self.snapshot.table.is_saved:
+            return None
+        return rng.total(initial.unaccepted)
+
+
+# Which source
+
+
+def judge(snapshot: Snapshot, wanted: str = "auto") -> Judgement:
+    """The judgement from the source that ``wanted`` (``auto`` or one of :data:`SOURCES`) leads to."""
+    evidence = Evidence(snapshot)
+    lacking: list[str] = []
+    if wanted in ("auto", "bitmap"):
+        found = _by_bitmap(evidence, wanted, lacking)
+        if found is not None:
+            return found
+    if wanted in ("auto", "reconstructed"):
+        found = _by_reconstruction(evidence, lacking)
+        if found is not None:
+            return found
+    absent = snapshot.table.state == "absent" and wanted == "auto" and not _anything_waits(snapshot)
+    if wanted in ("auto", "page-lists") and not absent:
+        found = _by_lists(evidence, wanted, lacking)
+        if found is not None:
+            return found
+    if wanted in ("auto", "counters") and not absent:
+        found = _by_counters(evidence, lacking)
+        if found is not None:
+            return found
+    known = overlay(evidence, None, maps(evidence)) if wanted == "auto" else []
+    return Judgement(evidence, "none", "; ".join(lacking), known, None, partial=True)
+
+
+def _by_bitmap(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[Judgement]:
+    table = evidence.snapshot.table
+    if table.bitmap is None or table.geometry is None:
+        lacking.append(f"bitmap: table {table.state}: {table.reason}")
+        return None
+    if table.is_saved:
+        if table.same_boot:
+            lacking.append(f"bitmap: {table.reason}")
+            return None
+        reason = (
+            "the table was saved earlier, and that may have been another boot: its bits count only where lists and "
+            f"pages confirm them; {table.reason}"
+        )
+        known = overlay(evidence, table.geometry, lists(evidence, saved_zeros(evidence)))
+        return Judgement(evidence, "bitmap", reason, known, table.geometry, evidence.lists_damaged is not None)
+    doubt = doubt_of_table(evidence)
+    if doubt is None:
+        return Judgement(evidence, "bitmap", None, None, table.geometry)
+    lacking.append(f"bitmap: {doubt}")
+    if wanted == "auto":
+        return None
+    known = overlay(evidence, table.geometry, [(UNACCEPTED, ones(evidence)), *maps(evidence)])
+    return Judgement(evidence, "bitmap", doubt, known, table.geometry, partial=True)
+
+
+def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
+    snapshot, initial = evidence.snapshot, evidence.initial
+    if isinstance(initial, str):
+        lacking.append(f"reconstructed: {initial}")
+        return None
+    kernel = snapshot.kernel
+    if evidence.unit != X86_UNIT_SIZE or (kernel is not None and evidence.chunk != 2 * X86_UNIT_SIZE):
+        lacking.append(
+            f"reconstructed: units of {size(evidence.unit)} in chunks of {size(evidence.chunk)} are not known here"
+        )
+        return None
+    if snapshot.table.state == "absent" and evidence.listed:
+        lacking.append("reconstructed: chunks are listed as unaccepted, and there is no table")
+        return None
+    geometry = initial.geometry if initial.geometry.units else None
+    known = overlay(evidence, geometry, reconstructed(evidence, initial))
+    damaged = evidence.lists_damaged if snapshot.table.state != "absent" else None
+    reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
+    return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
+
+
+def _by_lists(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[Judgement]:
+    lack = evidence.lists_lack
+    if lack is None and evidence.snapshot.kernel is None:
+        lack = "how the kernel was built is not known"
+    damaged = evidence.lists_damaged
+    booting = evidence.snapshot.kernel is not None and evidence.snapshot.kernel.is_booting
+    if lack is not None or (damaged is not None and not booting):
+        lacking.append(f"page-lists: {lack or damaged}")
+        return None
+    reason = "; ".join([*lacking, *([f"page-lists: {damaged}"] if booting else [])])
+    geometry = evidence.snapshot.table.geometry
+    known = overlay(evidence, geometry, lists(evidence, [], bare=wanted == "page-lists"))
+    return Judgement(evidence, "page-lists", reason or None, known, geometry, partial=bool(booting))
+
+
+def _by_counters(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
+    snapshot = evidence.snapshot
+    if evidence.nr_unaccepted_bytes is None:
+        why = snapshot.missing.get("counters", "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY")
+        lacking.append(f"counters: {why}")
+        return None
+    booting = bool(snapshot.kernel is not None and snapshot.kernel.is_booting)
+    return Judgement(evidence, "counters", "; ".join(lacking) or None, [], snapshot.table.geometry, partial=booting)
+
+
+def _anything_waits(snapshot: Snapshot) -> bool:
+    """Whether something is listed or counted as unaccepted."""
+    listed = any(zone.listed is not None and zone.listed.pfns for zone in snapshot.zones or ())
+    return listed or bool(snapshot.counters is not None and snapshot.counters.unaccepted_pages)

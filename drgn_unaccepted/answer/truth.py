@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The table of truth: which facts prove which state of memory, and which fact wins.
+
+The table of truth, strongest first. The first fact that knows an address decides it, so that no fact which says
+unaccepted is ever answered with accepted; what no fact decides is unknown, with the reason.
+
+| fact | state |
+|---|---|
+| a bit of the table is 1, whatever contradicts it | unaccepted |
+| a bit of a table that nothing contradicts is 0, in RAM | accepted |
+| an accept of the unit or of the one before it is in flight | unknown |
+| on ``zone->unaccepted_pages``, initial bit 1, not the first unit of its chunk | unaccepted |
+| the same, first unit, and the memory before it is listed too, or is no RAM | unaccepted |
+| the same, first unit, behind a page of unaccepted or Conventional memory that was given to the allocator | accepted |
+| the same, first unit, otherwise | unknown |
+| initial bit 1, a page of the unit was given to the buddy allocator, or is not all zeros in /proc/vmcore | accepted |
+| initial bit 1, not in RAM of e820_table (``mem=``, ``memmap=``) | unaccepted |
+| RAM of another EFI type, or accepted by the stub | accepted |
+| memory that the kernel itself used from the start | accepted |
+| listed, where the initial bits are not known | unaccepted (perhaps accepted as a guard) |
+| hot-added memory | unknown |
+| in no memory map | no-ram |
+
+Zeros prove nothing: a table that reads as zeros where lists, pages or counters say otherwise is doubted as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple, Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.answer.documents import State
+from drgn_unaccepted.answer.evidence import Evidence, Fact, Initial
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import PAGE_SIZE
+
+UNACCEPTED: State = "unaccepted"
+ACCEPTED: State = "accepted"
+UNKNOWN: State = "unknown"
+NO_RAM: State = "no-ram"
+
+_LISTED = "on zone->unaccepted_pages"
+_EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a guard"
+HOT_ADDED = "hot-added memory: the kernel takes it as accepted, and nobody accepted it"
+
+
+class Piece(NamedTuple):
+    """Consecutive addresses of one state."""
+
+    start: int
+    end: int
+    state: State
+    #: Inside the bitmap; None where its bounds are not known.
+    covered: Optional[bool]
+    #: The proof in one phrase, or why there is none.
+    reason: str
+
+
+Layers = list[tuple[State, list[Fact]]]
+
+
+def ones(evidence: Evidence) -> list[Fact]:
+    """Set bits of the table itself, of which no more are looked at than the checks do."""
+    table = evidence.snapshot.table
+    if table.bitmap is None or table.geometry is None or table.is_saved:
+        return []
+    runs = islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES)
+    return [Fact(start, end, "its bit is 1") for start, end in runs]
+
+
+def maps(evidence: Evidence) -> Layers:
+    """What the maps alone say."""
+    initial = evidence.initial
+    accepted = initial.accepted if isinstance(initial, Initial) else []
+    return [(ACCEPTED, accepted), (NO_RAM, [Fact(start, end, "no RAM here") for start, end in evidence.no_ram])]
+
+
+def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
+    if evidence.snapshot.table.state == "absent":
+        lost = [Fact(start, end, "EFI type 15, and no table: nobody accepts it") for start, end in initial.unaccepted]
+        return [(UNACCEPTED, lost), *maps(evidence)]
+    sound = evidence.lists_damaged is None
+    base, listed = initial.unaccepted, evidence.listed
+    inner = [Range(start + evidence.unit, end) for start, end in listed if start + evidence.unit < end]
+    firsts = [Range(start, min(start + evidence.unit, end)) for start, end in listed]
+    first_unaccepted, first_accepted, first_unknown = _first_units(evidence, initial, rng.intersect(firsts, base))
+    given = evidence.whole_units(evidence.given) if sound else []
+    free = rng.subtract(rng.intersect(rng.merge([*given, *evidence.written]), base), listed)
+    trimmed: list[Range] = []
+    if sound and evidence.used_ram is not None:
+        trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
+    kernel = rng.intersect(evidence.whole_units((f.start, f.end) for f in evidence.kernel_memory), base)
+    layers: Layers = [
+        (UNACCEPTED, ones(evidence)),
+        (
+            UNKNOWN,
+            [
+                Fact(start, end, "an accept of it, or of the unit before it, is in flight")
+                for start, end in evidence.in_flight
+            ],
+        ),
+        (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in rng.intersect(inner, base)]),
+        (UNACCEPTED, first_unaccepted),
+        (ACCEPTED, first_accepted if sound else []),
+        (UNKNOWN, first_unknown if sound else [*first_accepted, *first_unknown]),
+        (ACCEPTED, [Fact(start, end, "its pages are in use or in a free list") for start, end in free]),
+        (ACCEPTED, [Fact(start, end, "the kernel's own memory") for start, end in kernel]),
+        (UNACCEPTED, [Fact(start, end, "not in e820_table: as it was at boot") for start, end in trimmed]),
+    ]
+    return [*layers, *maps(evidence)]
+
+
+def _first_units(
+    evidence: Evidence, initial: Initial, firsts: Sequence[Range]
+) -> tuple[list[Fact], list[Fact], list[Fact]]:
+    """First units of runs of listed chunks: unaccepted, accepted as a guard of the memory before, undecided.
+
+    accept_memory() of a range that ends on a unit boundary accepts the next unit too, and its chunk stays listed.
+    Memory that was reserved at boot and freed later (free_reserved_page(): initrd, init sections, boot services) is
+    freed without an accept, and pulls no guard.
+    """
+    unaccepted, accepted, undecided = [], [], []
+    memory = evidence.firmware_ram
+    for start, end in firsts:
+        before = start - PAGE_SIZE
+        if rng.find(memory, before) is None:
+            unaccepted.append(Fact(start, end, f"{_LISTED}, and no RAM lies before it"))
+        elif rng.find(evidence.given, before) is None:
+            undecided.append(Fact(start, end, f"{_LISTED}, behind memory whose use is not known: a guard or not"))
+        elif rng.find(initial.unaccepted, before) is not None or (
+            rng.find(initial.conventional, before) is not None and not _reserved_at_boot(evidence, before)
+        ):
+            accepted.append(Fact(start, end, "guard of a page in use"))
+        else:
+            undecided.append(Fact(start, end, f"{_LISTED}, behind memory that was reserved at boot: a guard or not"))
+    return unaccepted, accepted, undecided
+
+
+def _reserved_at_boot(evidence: Evidence, address: int) -> bool:
+    return any(used.start <= address < used.end for used in evidence.kernel_memory)
+
+
+def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> Layers:
+    """Listed chunks are unaccepted and pages in use accepted, where the initial bits are not known.
+
+    :param disputed: listed memory that another source calls accepted
+    :param bare: ask no map
+    """
+    guards = possible_guards(evidence)
+    edges, inner = rng.subtract(guards, disputed), rng.subtract(rng.subtract(evidence.listed, guards), disputed)
+    layers: Layers = [
+        (UNACCEPTED, [Fact(start, end, _EDGE) for start, end in edges]),
+        (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in inner]),
+        (UNKNOWN, [Fact(start, end, f"{_LISTED}, and its bit was 0 in the saved table") for start, end in disputed]),
+    ]
+    if evidence.lists_damaged is None:
+        given = rng.subtract(evidence.whole_units(evidence.given), evidence.listed)
+        layers.append((ACCEPTED, [Fact(start, end, "its pages are in use or in a free list") for start, end in given]))
+        layers.append((ACCEPTED, [] if bare else evidence.kernel_memory))
+    return layers if bare else [*layers, *maps(evidence)]
+
+
+def saved_zeros(evidence: Evidence) -> list[Range]:
+    """Listed memory whose bit is 0 in a saved table."""
+    table = evidence.snapshot.table
+    assert table.bitmap is not None and table.geometry is not None
+    ones = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
+    return rng.subtract(rng.subtract(evidence.listed, ones), possible_guards(evidence))
+
+
+def possible_guards(evidence: Evidence) -> list[Range]:
+    """The first and the last unit of each run of listed chunks, which can be accepted already.
+
+    An accept of the memory before a run takes its first unit as a guard, and the chunk stays listed. The last one can
+    be listed for its guard alone.
+    """
+    edges: list[Range] = []
+    for start, end in evidence.listed:
+        edges += [Range(start, min(start + evidence.unit, end)), Range(max(start, end - evidence.unit), end)]
+    return rng.merge(edges)
+
+
+def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) -> list[Piece]:
+    """The layers as pieces in order; where two overlap, the earlier one counts."""
+    pieces: list[Piece] = []
+    taken: list[Range] = []
+    hot = [Fact(start, end, HOT_ADDED) for start, end in evidence.hot_added]
+    for state, facts in (*layers, (UNKNOWN, hot)):
+        last = 0
+        for start, end, proof in sorted(facts):
+            start, end = max(start, last), min(end, limits.PHYSICAL_END)
+            if start >= end:
+                continue
+            last = end
+            for rest in rng.subtract([Range(start, end)], list(rng.clip(taken, start, end))):
+                covered = None if geometry is None else geometry.phys_base <= rest.start and rest.end <= geometry.end
+                pieces.append(Piece(rest.start, rest.end, state, covered, proof))
+        taken = rng.merge([*taken, *((fact.start, fact.end) for fact in facts if fact.start < fact.end)])
+    return sorted(pieces)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Verify parsed JSON by the annotations of a TypedDict."""
+
+from __future__ import annotations
+
+import typing
+from functools import cache
+from typing import Any, Callable
+
+
+@cache
+def checker(kind: Any) -> Callable[[Any], bool]:
+    """A function that tells whether a value out of JSON has a type.
+
+    It adds a key that is missing as None where None is allowed, because older versions did not write all keys.
+    Unknown keys stay.
+
+    :param kind: a TypedDict, a list or union of such, a Literal of text, or a scalar type
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return lambda value: isinstance(value, str) and value in arguments
+    if origin is typing.Union:
+        checks = [checker(argument) for argument in arguments]
+        return lambda value: any(check(value) for check in checks)
+    if origin is list:
+        item = checker(arguments[0])
+        return lambda value: isinstance(value, list) and all(map(item, value))
+    if hasattr(kind, "__required_keys__"):
+        return _object_checker(kind)
+    if kind is float:
+        return lambda value: type(value) in (int, float)
+    # A bool is an int for isinstance().
+    return lambda value: type(value) is kind
+
+
+def _object_checker(kind: Any) -> Callable[[Any], bool]:
+    checks = {name: checker(hint) for name, hint in typing.get_type_hints(kind).items()}
+    required = kind.__required_keys__
+    nullable = {name for name in required if checks[name](None)}
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, dict):
+            return False
+        for name, holds in checks.items():
+            if name in value:
+                if not holds(value[name]):
+                    return False
+            elif name in nullable:
+                value[name] = None
+            elif name in required:
+                return False
+        return True
+
+    return check

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The judgement of all the evidence, on captures of real guests, against what each guest said of itself.
+
+Evidence is planted, damaged or taken away in a snapshot of the capture, or in the memory that drgn sees.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Optional
+
+import drgn
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.commands.base import STATE
+from drgn_unaccepted.kernel.capture import samples
+from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.model.efi import EfiDescriptor
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.run import look
+from drgn_unaccepted.snapshot import (
+    ALL_MEMORY,
+    ALL_PARTS,
+    PAGE_SIZE,
+    Counters,
+    ListedChunks,
+    Snapshot,
+    Table,
+    Wanted,
+    Zone,
+)
+
+SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
+UNIT, CHUNK = 2 << 20, 4 << 20
+RAM, KDUMPS = ("6.12-fill", "7.3-fill"), ("6.12-fill-kdump", "7.3-fill-kdump")
+FILLED = (*RAM, *KDUMPS)
+
+
+def truth(sample: str) -> set[int]:
+    units: list[int] = json.loads((SAMPLES / sample / "truth.json").read_text())["unaccepted_units"]
+    return set(units)
+
+
+def opened(sample: str) -> Opened:
+    return open_vmcore(str(SAMPLES / sample / "vmcore"))
+
+
+@cache
+def snapshot_of(sample: str) -> Snapshot:
+    """All evidence, the pages too."""
+    return next(samples(opened(sample), Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False)))
+
+
+def units(judgement: Judgement) -> dict[str, set[int]]:
+    """Units by state, of all type 15 memory."""
+    efi_map = judgement.snapshot.efi_map
+    found: dict[str, set[int]] = {}
+    start, end = 4 << 30, 6 << 30
+    if efi_map is not None and any(d.type == 15 for d in efi_map.descriptors):
+        start = min(d.start for d in efi_map.descriptors if d.type == 15)
+    for piece in judgement.pieces(start, end):
+        found.setdefault(piece.state, set()).update(range(piece.start // UNIT, -(-piece.end // UNIT)))
+    return found
+
+
+def never_wrong(judgement: Judgement, sample: str) -> None:
+    assert not units(judgement).get("accepted", set()) & truth(sample), judgement.reason
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+def test_a_kdump_is_exact(sample: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The EFI map is in the log; lists, pages and per-CPU lists tell the rest, unit for unit."""
+    assert main(["-c", str(SAMPLES / sample / "vmcore"), "ranges", "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["source"], answer["exact"]) == ("reconstructed", True)
+    unaccepted = {
+        n for r in answer["ranges"] if r["state"] == "unaccepted" for n in range(r["start"] // UNIT, r["end"] // UNIT)
+    }
+    assert unaccepted == truth(sample)
+    assert answer["ranges"][0]["start"] == answer["table"]["phys_base"] or answer["ranges"][0]["start"] == 4 << 30
+    for before, after in zip(answer["ranges"], answer["ranges"][1:]):
+        assert before["end"] == after["start"] and before["reason"]
+    total = answer["unaccepted_bytes"]
+    assert total == len(truth(sample)) * UNIT == answer["unaccepted_bytes_min"] == answer["unaccepted_bytes_max"]
+    assert answer["initially_unaccepted_bytes"] > total
+
+
+@pytest.mark.parametrize("sample", FILLED)
+@pytest.mark.parametrize("source", ("auto", "bitmap", "reconstructed", "page-lists", "counters"))
+def test_no_source_calls_unaccepted_memory_accepted(sample: str, source: str) -> None:
+    never_wrong(judge(snapshot_of(sample), source), sample)
+
+
+def without_init(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, efi_map=None, missing={**snapshot.missing, "efi_map": "taken away"})
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+def test_without_the_map_there_are_bounds(sample: str) -> None:
+    judgement = judge(without_init(snapshot_of(sample)))
+    assert (judgement.name, judgement.exact) == ("page-lists", False)
+    least, most = judgement.bounds
+    assert least is not None and most is not None and least <= len(truth(sample)) * UNIT <= most
+    assert "no EFI memory map" in str(judgement.reason)
+    never_wrong(judgement, sample)
+
+
+@pytest.mark.parametrize("kernel", ("6.12", "7.3"))
+def test_a_table_saved_earlier_in_the_boot_takes_the_place_of_the_map(kernel: str) -> None:
+    """All bits set, as right after boot: lists and pages say which still are."""
+    table, kdump = snapshot_of(f"{kernel}-fill").table, without_init(snapshot_of(f"{kernel}-fill-kdump"))
+    assert table.bitmap is not None
+    saved = replace(
+        table, bitmap=b"\xff" * len(table.bitmap), read_through="file", reason="saved in this boot", same_boot=True
+    )
+    judgement = judge(replace(kdump, table=saved))
+    assert judgement.name == "reconstructed"
+    assert units(judgement)["unaccepted"] <= truth(f"{kernel}-fill-kdump") | units(judgement).get("unknown", set())
+    never_wrong(judgement, f"{kernel}-fill-kdump")
+    other = judge(replace(kdump, table=replace(saved, same_boot=False)))
+    assert not other.exact
+    never_wrong(other, f"{kernel}-fill-kdump")
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+@pytest.mark.parametrize("name", ("Loader Code", "Conventional", "ACPI Reclaim"))
+def test_memory_that_the_firmware_had_accepted(sample: str, name: str) -> None:
+    snapshot = snapshot_of(sample)
+    kind = {"Loader Code": 1, "Conventional": 7, "ACPI Reclaim": 9}[name]
+    assert snapshot.efi_map is not None
+    for descriptor in snapshot.efi_map.descriptors:
+        if descriptor.type == kind:
+            piece = judge(snapshot).at(descriptor.start)
+            assert (piece.state, piece.reason) == ("accepted", f"never unaccepted: EFI {name}")
+
+
+def lists_of(snapshot: Snapshot, change: Callable[[Zone], Zone]) -> Snapshot:
+    assert snapshot.zones is not None
+    return replace(snapshot, zones=tuple(change(zone) for zone in snapshot.zones))
+
+
+def with_chunk(snapshot: Snapshot, address: int) -> Snapshot:
+    """A chunk more on the list of Normal, counted too."""
+
+    def add(zone: Zone) -> Zone:
+        if zone.name != "Normal" or zone.listed is None or not zone.listed.pfns:
+            return zone
+        columns = (zone.listed.pfns, zone.listed.flags, zone.listed.refcounts, zone.listed.page_types)
+        more = [column[:] for column in columns]
+        for column, value in zip(more, (address // PAGE_SIZE, columns[1][0], 0, columns[3][0])):
+            column.append(value)
+        return replace(zone, listed=ListedChunks(*more), unaccepted_pages=(zone.unaccepted_pages or 0) + 1024)
+
+    assert snapshot.counters is not None and snapshot.counters.unaccepted_pages is not None
+    counters = replace(snapshot.counters, unaccepted_pages=snapshot.counters.unaccepted_pages + 1024)
+    return replace(lists_of(snapshot, add), counters=counters)
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+def test_a_chunk_that_is_listed_for_its_guard_alone(sample: str) -> None:
+    snapshot = snapshot_of(sample)
+    assert snapshot.efi_map is not None
+    end = max(d.end for d in snapshot.efi_map.descriptors if d.type == 15)
+    conventional = EfiDescriptor(7, end, end + 16 * CHUNK, 0)
+    edited = replace(snapshot.efi_map, descriptors=(*snapshot.efi_map.descriptors, conventional))
+    judgement = judge(with_chunk(replace(snapshot, efi_map=edited), end))
+    assert {judgement.at(end).state, judgement.at(end + UNIT).state} == {"accepted"}
+    assert judgement.at(end).reason == "never unaccepted: EFI Conventional"
+
+
+@pytest.mark.parametrize("sample", FILLED)
+@pytest.mark.parametrize("bit", (51, 47, 46))
+def test_an_address_with_a_c_bit_is_no_memory(sample: str, bit: int, capsys: pytest.CaptureFixture[str]) -> None:
+    address = min(truth(sample)) * UNIT + 8 * UNIT
+    assert main(["-c", str(SAMPLES / sample / "vmcore"), "resolve", hex(address | 1 << bit), "--format", "json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["addresses"]
+    assert entry["state"] == "no-ram" and f"without bit {bit}" in entry["hint"]
+    assert hex(address) in entry["hint"] and "unaccepted" in entry["hint"]
+
+
+@pytest.mark.parametrize("sample", FILLED)
+@pytest.mark.parametrize("address", (0xA0000, 0x40000000, 1 << 45))
+def test_a_hole_is_no_memory(sample: str, address: int) -> None:
+    piece = judge(snapshot_of(sample)).at(address)
+    assert (piece.state, piece.reason) == ("no-ram", "no RAM here")
+
+
+def with_bits(snapshot: Snapshot, change: Callable[[bytes], bytes]) -> Snapshot:
+    assert snapshot.table.bitmap is not None
+    return replace(snapshot, table=replace(snapshot.table, bitmap=change(snapshot.table.bitmap)))
+
+
+def random_bytes(bitmap: bytes) -> bytes:
+    return random.Random(1).randbytes(len(bitmap))
+
+
+DAMAGE: dict[str, Callable[[Snapshot], Snapshot]] = {
+    "every second chunk lost": lambda s: with_bits(s, lambda b: bytes(byte & 0x33 for byte in b)),
+    "24 bits lost": lambda s: with_bits(s, lambda b: b[:45] + bytes(3) + b[48:]),
+    "all zeros": lambda s: with_bits(s, lambda b: bytes(len(b))),
+    "random": lambda s: with_bits(s, random_bytes),
+    "shifted": lambda s: with_bits(s, lambda b: b[8:] + b[:8]),
+    "all ones": lambda s: with_bits(s, lambda b: b"\xff" * len(b)),
+    "units of 1 GiB": lambda s: replace(s, table=replace(s.table, unit_size=1 << 30)),
+    "64 MiB too low": lambda s: replace(s, table=replace(s.table, phys_base=(s.table.phys_base or 0) - (64 << 20))),
+}
+
+
+@pytest.mark.parametrize("sample", RAM)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_table_is_doubted(sample: str, damage: str) -> None:
+    """By whatever question: no answer is exact by the bits, and none calls unaccepted memory accepted."""
+    snapshot = DAMAGE[damage](snapshot_of(sample))
+    for source in ("auto", "bitmap", "reconstructed", "page-lists"):
+        judgement = judge(snapshot, source)
+        assert judgement.doubt is not None and not judgement.by_bits
+        never_wrong(judgement, sample)
+    assert not judge(snapshot, "bitmap").exact
+
+
+@pytest.mark.parametrize("sample", RAM)
+def test_another_page_of_acpi_memory_is_not_the_table(sample: str) -> None:
+    target = opened(sample)
+    efi = target.prog["efi"]
+    wrong = (efi.unaccepted.value_() - 0x3000).to_bytes(8, "little")
+    address = efi.unaccepted.address_
+    assert address is not None
+    target.prog.add_memory_segment(address, 8, lambda at, count, offset, _: wrong[offset : offset + count], False)
+    judgement, _ = look(lambda wanted: samples(target, wanted), Wanted(STATE, ALL_MEMORY))
+    assert judgement.name != "bitmap"
+    never_wrong(judgement, sample)
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+@pytest.mark.parametrize("what", ("empty", "empty, and nothing counted", "cut in two"))
+def test_damaged_lists_prove_nothing(sample: str, what: str) -> None:
+    """Chunks that are missing on the lists are not accepted, whatever the pages beside them say."""
+
+    def change(zone: Zone) -> Zone:
+        if zone.listed is None or not zone.listed.pfns:
+            return zone
+        keep = len(zone.listed.pfns) // 2 if what == "cut in two" else 0
+        listed = ListedChunks(
+            zone.listed.pfns[:keep],
+            zone.listed.flags[:keep],
+            zone.listed.refcounts[:keep],
+            zone.listed.page_types[:keep],
+        )
+        return replace(zone, listed=listed, unaccepted_pages=0 if "nothing" in what else zone.unaccepted_pages)
+
+    snapshot = lists_of(snapshot_of(sample), change)
+    if "nothing" in what:
+        assert snapshot.counters is not None
+        snapshot = replace(snapshot, counters=replace(snapshot.counters, unaccepted_pages=0))
+    for source in ("auto", "reconstructed", "page-lists"):
+        judgement = judge(snapshot, source)
+        assert not judgement.exact
+        never_wrong(judgement, sample)
+
+
+def page_of_memmap(target: Opened, address: int) -> int:
+    size = drgn.sizeof(target.prog.type("struct page"))
+    return int(target.prog["vmemmap_base"].value_() + address // PAGE_SIZE * size) // PAGE_SIZE * PAGE_SIZE
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+@pytest.mark.parametrize("fill", ("random", "zeros", "ones", "another page"))
+def test_damaged_struct_pages_prove_nothing(sample: str, fill: str) -> None:
+    target = opened(sample)
+    listed = sorted(n for n in truth(sample) if n % 2 == 0)
+    source = target.prog.read(page_of_memmap(target, (4 << 30) + 64 * UNIT), PAGE_SIZE)
+    noise = random.Random(2)
+    for unit in listed[::3]:
+        start = page_of_memmap(target, unit * UNIT)
+        data = {"zeros": bytes(PAGE_SIZE), "ones": b"\xff" * PAGE_SIZE, "another page": source}.get(fill)
+        data = noise.randbytes(PAGE_SIZE) if data is None else data
+        target.prog.add_memory_segment(start, PAGE_SIZE, lambda a, n, at, _, data=data: data[at : at + n], False)
+    judgement, _ = look(lambda wanted: samples(target, wanted), Wanted(STATE, ALL_MEMORY))
+    never_wrong(judgement, sample)
+
+
+@pytest.mark.parametrize("sample", FILLED)
+def test_memory_above_all_that_the_firmware_reported(sample: str) -> None:
+    """Hot-added: the kernel takes it as accepted, and nobody accepted it."""
+    snapshot = lists_of(
+        snapshot_of(sample),
+        lambda zone: (
+            replace(zone, spanned_pages=(64 << 30) // PAGE_SIZE - zone.start_pfn) if zone.name == "Normal" else zone
+        ),
+    )
+    piece = judge(snapshot).at(32 << 30)
+    assert piece.state == "unknown" and "hot-added" in piece.reason
+
+
+@pytest.mark.parametrize("sample", RAM)
+def test_type_15_without_a_table_is_lost_and_not_accepted(sample: str) -> None:
+    """A kernel without the feature: no list, no counter, and e820 without that memory."""
+    snapshot = snapshot_of(sample)
+    nothing = lists_of(snapshot, lambda zone: replace(zone, listed=None, unaccepted_pages=None))
+    absent = replace(
+        nothing,
+        table=Table("absent", "a kernel without CONFIG_UNACCEPTED_MEMORY"),
+        counters=Counters(1, None, None),
+    )
+    judgement = judge(absent)
+    assert judgement.at(min(truth(sample)) * UNIT).state == "unaccepted"
+    assert snapshot.efi_map is not None
+    conventional = next(d for d in snapshot.efi_map.descriptors if d.type == 7)
+    assert judgement.at(conventional.start).state == "accepted"
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+def test_what_the_zones_count_where_the_global_counter_is_lost(sample: str) -> None:
+    snapshot = snapshot_of(sample)
+    lost = replace(snapshot, counters=None, missing={**snapshot.missing, "counters": "not captured"})
+    assert judge(lost).evidence.nr_unaccepted_bytes == judge(snapshot).evidence.nr_unaccepted_bytes
+
+
+PARTS = ("efi_map", "e820", "zones", "counters", "accepting", "kernel_memory", "pages", "kernel")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(FILLED),
+    st.sets(st.sampled_from(PARTS)),
+    st.sampled_from(("auto", "bitmap", "reconstructed", "page-lists")),
+)
+def test_evidence_taken_away_never_makes_memory_accepted(sample: str, gone: set[str], source: str) -> None:
+    """And what stays unaccepted with less evidence is not accepted with more."""
+    whole = snapshot_of(sample)
+    if "kernel" in gone:
+        gone = gone | {"zones"}
+    less = replace(whole, **dict.fromkeys(gone), missing={**whole.missing, **dict.fromkeys(gone, "taken away")})
+    judgement = judge(less, source)
+    never_wrong(judgement, sample)
+    # Bare lists say unaccepted of guards, too; whatever decides those is a proof.
+    if judgement.name != "page-lists":
+        assert not units(judgement).get("unaccepted", set()) & units(judge(whole)).get("accepted", set())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(FILLED), st.data())
+def test_a_planted_fact_that_says_unaccepted_is_never_answered_with_accepted(sample: str, data: Any) -> None:
+    """A bit of the table, or a listed chunk of type 15: whatever else says accepted."""
+    snapshot = snapshot_of(sample)
+    chunk = data.draw(st.integers(0, 223)) * CHUNK + (4 << 30)
+    planted: Optional[Range] = None
+    if snapshot.table.bitmap is not None and data.draw(st.booleans()):
+        index = (chunk - (snapshot.table.phys_base or 0)) // UNIT
+        snapshot = with_bits(
+            snapshot, lambda b: b[: index >> 3] + bytes([b[index >> 3] | 1 << (index & 7)]) + b[(index >> 3) + 1 :]
+        )
+        planted = Range(chunk, chunk + UNIT)
+    else:
+        snapshot = with_chunk(snapshot, chunk)
+        planted = Range(chunk + UNIT, chunk + CHUNK)
+    for source in ("auto", "bitmap", "reconstructed"):
+        judgement = judge(snapshot, source)
+        init = judgement.evidence.initial
+        if isinstance(init, str) or not any(s <= planted.start and planted.end <= e for s, e in init.unaccepted):
+            continue
+        if judgement.name in ("bitmap", "reconstructed") and not (judgement.by_bits and planted.start != chunk):
+            assert all(piece.state != "accepted" for piece in judgement.pieces(*planted)), judgement.reason

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How fast memory is accepted: rates, their sources, and nodes as sums of zones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Optional
+
+from drgn_unaccepted.commands.progress import Progress
+from drgn_unaccepted.snapshot import Sample
+from drgn_unaccepted.views.watch import by_node
+from tests.checks.build import BITMAP, clean
+
+UNIT = 2 << 20
+
+
+def at(elapsed: float, bitmap: Optional[bytes], nr_unaccepted: int) -> Sample:
+    snapshot = clean()
+    table = replace(snapshot.table, bitmap=bitmap)
+    if bitmap is None:
+        table = replace(table, state="not-captured", reason="no")
+    assert snapshot.zones is not None
+    *others, normal = snapshot.zones
+    zones = (*others, replace(normal, unaccepted_pages=nr_unaccepted, managed_pages=16384))
+    return Sample(0, elapsed, 0.01, replace(snapshot, table=table, zones=zones))
+
+
+def test_a_rate_is_what_was_accepted_over_the_last_ten_seconds() -> None:
+    progress = Progress("watch")
+    full, half, none = b"\xff\xff\xff\xff", b"\x00\x00\xff\xff", bytes(4)
+    samples = (at(0, full, 16384), at(4, half, 8192), at(12, half, 8192), at(14, half, 8192), at(22, none, 0))
+    answers = [progress.document(sample) for sample in samples]
+    assert [(a["rate_bytes_per_second"], a["rate_seconds"], a["seconds_left"]) for a in answers] == [
+        (None, None, None),
+        (16 * UNIT / 4, 4, 4.0),
+        (16 * UNIT / 12, 12, 12.0),  # ten seconds back there was the first
+        (0, 10, None),  # against the second
+        (16 * UNIT / 10, 10, 0),
+    ]
+    assert answers[0]["command"] == "watch" and answers[0]["source"] == "bitmap"
+    assert answers[0]["unaccepted_bytes"] == 32 * UNIT
+    zones = answers[1]["zones"]
+    assert zones is not None and [z["rate_bytes_per_second"] for z in zones] == [0, 8192 * 4096 / 4]
+
+
+def test_a_rate_over_two_sources_is_unknown() -> None:
+    progress = Progress("replay")
+    progress.document(at(0, BITMAP, 9216))
+    answer = progress.document(at(1, None, 9216))
+    assert answer["source"] == "page-lists" and answer["exact"] is False
+    assert answer["rate_bytes_per_second"] is None and answer["rate_seconds"] == 1
+    assert answer["zones"][-1]["rate_bytes_per_second"] == 0, "counters do not change with the source"
+    assert Progress("replay", "counters").document(at(0, BITMAP, 9216))["source"] == "counters"
+
+
+def test_what_is_missing_is_null() -> None:
+    sample = at(0, None, 0)
+    missing = {"zones": "z", "accepting": "a", "counters": "c"}
+    bare = replace(sample.snapshot, zones=None, counters=None, accepting=None, missing=missing)
+    answer = Progress("watch").document(sample._replace(snapshot=bare))
+    assert answer["source"] == "none"
+    assert [answer[key] for key in ("unaccepted_bytes", "zones", "managed_bytes", "accepting")] == [None] * 4
+    assert answer["missing"] == {"zones": "z", "accepting": "a"}
+
+
+def test_nodes_are_the_sums_of_their_zones() -> None:
+    names = ("node", "managed_bytes", "unaccepted_bytes", "rate_bytes_per_second")
+    rest = {"name": "Z", "free_bytes": 1, "listed_chunks": 2}
+    zones: list[Any] = [
+        {**dict(zip(names, values)), **rest} for values in ((0, 10, 4, 1.0), (1, 7, None, None), (0, 20, 5, 2.0))
+    ]
+    got = by_node(zones)
+    assert [tuple(node[name] for name in names) for node in got] == [(0, 30, 9, 3.0), (1, 7, None, None)]
+    assert got[0]["listed_chunks"] == 4 and got[0]["name"] == "all"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What lies in integrations/, checked and run by the tools that it is for: systemd, Kubernetes, Nagios, sos."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, PROGRAM, SAMPLES, TOP, json_lines, plant, run, tool
+
+UNITS = INTEGRATIONS / "systemd"
+
+
+def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
+    """But it does of a unit that is wrong. tests/lab/test_systemd.py runs the units in a guest."""
+    analyze = tool("systemd-analyze", "systemd")
+    # The command exists once the package is installed.
+    command = tmp_path / "drgn-unaccepted"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    units = [tmp_path / unit.name for unit in sorted(UNITS.iterdir())]
+    for unit in units:
+        text = (UNITS / unit.name).read_text()
+        unit.write_text(re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", f"ExecStart={command}", text, flags=re.M))
+    done = run([analyze, "verify", "--man=no", *units])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    bad = tmp_path / "bad.service"
+    bad.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nProtectEverything=yes\n")
+    assert "ProtectEverything" in run([analyze, "verify", "--man=no", bad]).stderr
+
+
+@pytest.mark.parametrize(("name", "most"), [("drgn-unaccepted-check", 1.6), ("drgn-unaccepted-crash", 1.2)])
+def test_the_exposure_is_low(name: str, most: float) -> None:
+    """On systemd's scale from 0 to 10; what remains are root, /proc/kcore and the BPF read."""
+    analyze = tool("systemd-analyze", "systemd")
+    done = run([analyze, "security", "--offline=true", "--no-pager", UNITS / f"{name}.service"])
+    if "Unknown" in done.stderr or "unrecognized option" in done.stderr:
+        pytest.skip("systemd-analyze before 250 has no --offline")
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found and float(found[1]) <= most, done.stdout + done.stderr
+
+
+def test_the_timers() -> None:
+    """A path unit sees neither that a dump in a directory grew nor that it is done; a boot waits for its services. The
+    alarm for staleness fits the timer of the check.
+    """
+    crash, check = ((UNITS / f"drgn-unaccepted-{name}.timer").read_text() for name in ("crash", "check"))
+    assert re.search("^OnBootSec=", crash, re.M) and re.search("^OnUnitActiveSec=", crash, re.M)
+    assert "WantedBy=timers.target\n" in crash
+    assert "WantedBy" not in (UNITS / "drgn-unaccepted-crash.service").read_text()
+    assert "OnUnitActiveSec=1h" in check and "RandomizedDelaySec=10min" in check
+    rules = (INTEGRATIONS / "prometheus" / "unaccepted.rules.yml").read_text()
+    assert "efi_unaccepted_last_run_timestamp_seconds > 3 * 3600" in rules
+
+
+def manifest(name: str) -> Any:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not here: pip install pyyaml")
+    (document,) = yaml.safe_load_all((INTEGRATIONS / "kubernetes" / name).read_text())
+    return document
+
+
+def test_the_manifests_hold_to_kubernetes_schema() -> None:
+    """Its published schemas, in PyPI's kubernetes-validate; and a wrong manifest would not."""
+    reason = "kubernetes-validate is not here: pip install kubernetes-validate"
+    library = pytest.importorskip("kubernetes_validate", reason=reason)
+    for name in ("scan.yaml", "merge.yaml"):
+        # backoffLimitPerIndex is stable since 1.33; before 1.29 an API server drops it.
+        for version in ("1.29", "1.33", "1.37"):
+            library.validate(manifest(name), version, strict=True)
+        pod = manifest(name)["spec"]["template"]["spec"]
+        mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    wrong = manifest("scan.yaml")
+    wrong["spec"].update(completions="8")
+    with pytest.raises(library.ValidationError):
+        library.validate(wrong, "1.37", strict=True)
+
+
+@pytest.mark.usefixtures("no_reader")
+def test_the_pod_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command line and environment as a kubelet would have them, for each index; then the merge."""
+    spec = manifest("scan.yaml")["spec"]
+    (scan,), (merge,) = (manifest(n)["spec"]["template"]["spec"]["containers"] for n in ("scan.yaml", "merge.yaml"))
+    environment = {entry["name"]: entry["value"] for entry in scan["env"]}
+    assert environment["JOB_COMPLETION_COUNT"] == str(spec["completions"])
+    assert scan["command"] == merge["command"] == ["drgn-unaccepted"]
+
+    def kubelet(words: list[str], index: int) -> list[str]:
+        # It expands $(NAME); the volumes are these directories.
+        words = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in words]
+        return [word.replace("/archive", str(SAMPLES)).replace("/results", str(tmp_path)) for word in words]
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for index in range(spec["completions"]):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+        # An index that has no dump has an empty shard, and is no failure.
+        assert main(kubelet(scan["args"], index)) == 0
+        assert f"scan: shard {index}/{spec['completions']}: " in capsys.readouterr().err
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == spec["completions"]
+    found = [line["target"]["path"] for file in files for line in json_lines(file) if "id" in line]
+    assert sorted(found) == sorted(str(path) for path in SAMPLES.glob("*/vmcore"))
+    assert main([*kubelet(merge["args"], 0), "--format", "json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["targets"], summary["incomplete"]) == (len(found), [])
+
+
+def test_nagios_has_every_status(tmp_path: Path) -> None:
+    """A wrapper of Debian's monitoring-plugins passes on the output; its status says what it made of the plugin's. No
+    verdict is unknown, and never critical.
+    """
+    wrapper = Path("/usr/lib/nagios/plugins/negate")
+    if not wrapper.exists():
+        pytest.skip("negate is not here: apt-get install monitoring-plugins-basic")
+    plant(FILL, tmp_path / "planted.json")
+    states = ["-t", "600", "-o", "OK", "-w", "WARNING", "-c", "CRITICAL", "-u", "UNKNOWN"]
+    # One line that a runner reads, with performance data as in the Monitoring Plugins guidelines.
+    line = re.compile(r"UNACCEPTED (OK|WARNING|CRITICAL|UNKNOWN) - [^|]+ \| unaccepted=(\d+B|U);;;0;\d*")
+    for target, status, name, words in (
+        (["-c", FILL], 1, "WARNING", "platform-can-accept"),
+        (["--snapshot", tmp_path / "planted.json"], 2, "CRITICAL", PLANTED),
+        (["-c", "/nonexistent"], 3, None, ""),
+        (["--no-such"], 3, None, ""),
+    ):
+        done = run([wrapper, *states, *PROGRAM, *target, "check", "--format", "nagios"], cwd=TOP)
+        assert done.returncode == status
+        if name is not None:
+            first = done.stdout.splitlines()[0]
+            found = line.match(first)
+            assert found and found[1] == name and words in first, done.stdout
+
+
+#: sos takes its PATH from its policy, and its plugins from where they are installed.
+SOS = """\
+import sys
+import sos.policies.debian as debian
+import sos.report.plugins as plugins
+
+work, ours = sys.argv[1:]
+debian.DebianPolicy.PATH = f"{work}/bin:{debian.DebianPolicy.PATH}"
+plugins.__path__.append(ours)
+from sos import SoS
+SoS(["report", "--batch", "--build", "-o", "drgn_unaccepted", "--tmp-dir", f"{work}/out"]).execute()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="sos runs as root only")
+def test_what_sos_collects(tmp_path: Path) -> None:
+    python = Path("/usr/bin/python3")
+    tool("sos", "sosreport")
+    if run([python, "-c", "import sos.policies.debian"]).returncode:
+        pytest.skip("sos is not here: apt-get install sosreport")
+    plant(FILL, tmp_path / "planted.json")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "out").mkdir()
+    command = tmp_path / "bin" / "drgn-unaccepted"
+    command.write_text(f'#!/bin/sh\ncd {TOP} && exec {" ".join(PROGRAM)} --snapshot {tmp_path}/planted.json "$@"\n')
+    command.chmod(0o755)
+    done = run([python, "-c", SOS, tmp_path, INTEGRATIONS / "sos"], cwd=tmp_path)
+    collected = {path.name: path for path in (tmp_path / "out").rglob("sos_commands/drgn_unaccepted/*")}
+    assert {"drgn-unaccepted_summary", "drgn-unaccepted_--format_json_check"} <= set(collected), done.stdout
+    assert PLANTED in collected["drgn-unaccepted_check"].read_text()
+    assert not list((tmp_path / "out").rglob("vmcore"))
