@@ -114,21 +114,21 @@ def _zones(answer: ProgressAnswer) -> list[str]:
     if zones is None:
         return [f"zones: {safe(answer['missing']['zones'])}"]
     nodes = by_node(zones)
-    rows = [
+    rows = [("node", "zone", "managed", "free", "unaccepted", "chunks", "rate")]
+    rows += [
         (
-            zone["node"],
+            str(zone["node"]),
             safe(zone["name"]),
             about(zone["managed_bytes"]),
             about(zone["free_bytes"]),
             about(zone["unaccepted_bytes"]),
-            "unknown" if zone["listed_chunks"] is None else zone["listed_chunks"],
+            "unknown" if zone["listed_chunks"] is None else str(zone["listed_chunks"]),
             "" if zone["rate_bytes_per_second"] is None else f"{about(zone['rate_bytes_per_second'])}/s",
         )
         for zone in ([*zones, *nodes] if len(nodes) > 1 else zones)
     ]
-    headers = ("node", "zone", "managed", "free", "unaccepted", "chunks", "rate")
     align = ("left", "left", *("right",) * 5)
-    return tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+    return tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
 
 def _accepting(answer: ProgressAnswer) -> Iterator[str]:

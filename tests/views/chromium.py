@@ -10,17 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
-#: Those after the first five keep it from looking for its maker's hosts.
+#: Those of the second line keep it from looking for its maker's hosts.
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--hide-scrollbars",
-    "--force-device-scale-factor=1",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1"),
+    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
     "--disable-sync",
 )
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Callable
 
 import pytest
 
-from tests.views.chromium import lacking
+from tests.views.chromium import axe, lacking
 from tests.views.guests import UNIT
 
 #: For ``pytestmark``.
@@ -18,8 +20,11 @@ NEEDS_BROWSER = [
     pytest.mark.skipif(lacking() is not None, reason=f"no browser: {lacking()}"),
 ]
 
+Color = tuple[int, int, int]
+ORANGE, BLUE, FINDING = (0xE6, 0x9F, 0x00), (0xA8, 0xCF, 0xE8), (0xC2, 0x18, 0x5B)
 
-def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
+
+def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the page did not get there"
@@ -57,14 +62,23 @@ def place_of(driver: Any, address: int) -> tuple[int, int]:
     return round(x), round(y)
 
 
-def color_at(driver: Any, address: int) -> tuple[int, int, int]:
-    x, y = place_of(driver, address)
-    frame(driver)
-    script = (
-        "return Array.from(unaccepted.view.canvas.getContext('2d').getImageData(arguments[0], arguments[1], 1, 1).data)"
+def colors(driver: Any, *where: int, canvas: str = "#canvas") -> list[Color]:
+    """The colours of the pixels of ``x, y, width, height`` on a canvas; by default of all of it."""
+    data = driver.execute_script(
+        """const [selector, ...where] = arguments, canvas = document.querySelector(selector);
+        const box = where.length ? where : [0, 0, canvas.width, canvas.height];
+        return Array.from(canvas.getContext("2d").getImageData(...box).data)""",
+        canvas,
+        *where,
     )
-    red, green, blue, _ = driver.execute_script(script, x, y)
-    return red, green, blue
+    # Nothing was drawn on pixels that are not opaque.
+    return [(r, g, b) for r, g, b, a in zip(*(data[i::4] for i in range(4))) if a == 255]
+
+
+def color_at(driver: Any, address: int) -> Color:
+    place = place_of(driver, address)
+    frame(driver)
+    return colors(driver, *place, 1, 1)[0]
 
 
 def point_at(driver: Any, address: int, click: bool = False) -> None:
@@ -86,6 +100,28 @@ def keys(driver: Any, *pressed: str) -> None:
     frame(driver)
 
 
-def value_text(driver: Any) -> str:
-    said: str = css(driver, "#map").get_attribute("aria-valuetext")
+def value_text(driver: Any, selector: str = "#map") -> str:
+    said: str = css(driver, selector).get_attribute("aria-valuetext")
     return said
+
+
+@contextmanager
+def width_of(driver: Any, width: int) -> Iterator[None]:
+    """The window of another device."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        frame(driver)
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def assert_accessible(driver: Any) -> None:
+    """axe-core finds nothing, if it is installed."""
+    script = axe()
+    if script is not None:
+        driver.execute_script(script.read_text(encoding="utf-8"))
+        found = driver.execute_async_script("const done = arguments[0]; axe.run().then(done, (e) => done(String(e)))")
+        assert len(found["passes"]) > 30
+        assert [(one["impact"], one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []

@@ -20,7 +20,7 @@ from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, E820Tables, Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB, UNIT
 
@@ -33,10 +33,8 @@ def answer(snapshot: Snapshot, **how: Any) -> MapAnswer:
 
 def with_ram(bitmap: bytes, first_unit: int, ram: list[tuple[int, int]]) -> Snapshot:
     """A guest with this bitmap and this RAM, in units."""
-    e820 = tuple(E820Entry(start * UNIT, end * UNIT, 1) for start, end in ram)
-    return replace(
-        guests.small(), table=guests.table(bitmap, first_unit * UNIT), e820=E820Tables(e820, None, None, None)
-    )
+    e820 = guests.e820(*((start * UNIT, end * UNIT) for start, end in ram))
+    return replace(guests.small(), table=guests.table(bitmap, first_unit * UNIT), e820=e820)
 
 
 runs = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=4).map(
@@ -46,7 +44,7 @@ runs = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=4).
 
 # A set bit outside RAM, in a byte of the bitmap that is RAM in part.
 @example(bitmap=b"\x40", first_unit=2, ram=[(0, 3)], columns=8, finest=1, window=None)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     bitmap=st.binary(min_size=1, max_size=24),
     first_unit=st.integers(0, 40),
@@ -94,7 +92,7 @@ def test_each_bin_holds_what_its_units_say(
     assert got["totals"]["units"] == len(is_set & drawn)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ram=runs, holes=runs)
 def test_rows_left_out_have_no_memory(ram: list[tuple[int, int]], holes: list[tuple[int, int]]) -> None:
     far = [(start + 4096, end + 4096) for start, end in ram]
@@ -144,9 +142,8 @@ def test_a_guest_of_4_pib_makes_few_rows() -> None:
 
 
 def test_e820_from_the_target_is_cut_at_the_end_of_physical_memory() -> None:
-    e820 = (E820Entry(0, 1 << 64, 1), E820Entry(1 << 60, 1 << 61, 1), E820Entry(5, 5, 1), E820Entry(7, 3, 2))
-    snapshot = replace(guests.small(), e820=E820Tables(e820, None, None, None))
-    got = answer(snapshot)
+    e820 = guests.e820((0, 1 << 64), (1 << 60, 1 << 61), (5, 5), more=(E820Entry(7, 3, 2),))
+    got = answer(replace(guests.small(), e820=e820))
     assert got["totals"]["ram_bytes"] <= 1 << 52
     assert len(got["rows"]) <= 64
 
@@ -157,19 +154,18 @@ def test_scattered_bits_outside_ram_are_bounded() -> None:
     assert got["totals"]["units"] == 2 * limits.MAP_STRAYS
 
 
-def test_reserved_wins_over_ram_where_entries_overlap() -> None:
-    e820 = (E820Entry(0, 64 * MIB, 1), E820Entry(16 * MIB, 32 * MIB, 2))
-    snapshot = replace(guests.uneven(), e820=E820Tables(e820, None, None, None), table=guests.NOT_CAPTURED)
-    row = answer(snapshot)["rows"][0]
-    assert row["ram_bytes"][:5] == [16 * MIB, 0, 16 * MIB, 16 * MIB, 0]
-    assert row["reserved_bytes"][:5] == [0, 16 * MIB, 0, 0, 0]
+def test_the_higher_type_wins_where_entries_overlap() -> None:
+    e820 = guests.e820((0, 64 * MIB), more=(E820Entry(16 * MIB, 32 * MIB, 2),))
+    got = answer(replace(guests.uneven(), e820=e820, table=guests.NOT_CAPTURED))
+    assert got["rows"][0]["ram_bytes"][:5] == [16 * MIB, 0, 16 * MIB, 16 * MIB, 0]
+    assert got["rows"][0]["reserved_bytes"][:5] == [0, 16 * MIB, 0, 0, 0]
+    assert [(one["start"], one["type"]) for one in got["lanes"]["e820"] or ()] == [(0, 1), (16 * MIB, 2), (32 * MIB, 1)]
 
 
 def test_unit_size_of_the_table_is_used() -> None:
     """Units of 128 MiB, as the feature's authors tried: a byte is 1 GiB, a row 64 GiB."""
-    e820 = (E820Entry(0, 128 * GIB, 1),)
-    table = replace(guests.table(b"\x0f" + bytes(15), 0), unit_size=128 * MIB)
-    got = answer(replace(guests.small(), table=table, e820=E820Tables(e820, None, None, None)))
+    table = guests.table(b"\x0f" + bytes(15), 0, unit_size=128 * MIB)
+    got = answer(replace(guests.small(), table=table, e820=guests.e820((0, 128 * GIB))))
     assert (got["bytes_per_bin"], got["units_per_bin"], got["unit_size_from"]) == (GIB, 8, "table")
     assert [row["unaccepted_units"][:2] for row in got["rows"]] == [[4, 0], [0, 0]]
 
@@ -186,9 +182,8 @@ def test_listed_chunks_smaller_than_a_unit_are_counted_as_they_are() -> None:
 
 def test_a_saved_table_is_corrected_by_the_lists() -> None:
     """Bits of the saved table that the lists do not confirm are not drawn as unaccepted."""
-    lists = guests.lists()
-    saved = replace(guests.table(guests.BITMAP), read_through="file", same_boot=True)
-    got = answer(replace(lists, table=saved))
+    saved = guests.table(guests.BITMAP, read_through="file", same_boot=True)
+    got = answer(replace(guests.lists(), table=saved))
     assert (got["source"], got["exact"]) == ("bitmap", False)
     row = next(row for row in got["rows"] if row["start"] == BASE)
     # The first 128 MiB are in use now. At 0x10c000000 the saved bits are 0, which still holds.

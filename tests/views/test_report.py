@@ -84,33 +84,21 @@ def test_packed_ranges_come_out_again(pairs: list[tuple[int, int]]) -> None:
 
 def test_ranges_of_whole_chunks_take_little() -> None:
     ranges = [Range(start, start + 4 * UNIT) for start in range(0, 1 << 37, 8 * UNIT)]
-    assert len(pack(ranges)["data"]) < 1000
-    assert unpack(pack(ranges)) == ranges
+    assert len(pack(ranges)["data"]) < 1000 and unpack(pack(ranges)) == ranges
 
 
-def test_the_page_is_one_piece() -> None:
+def test_the_page_is_one_piece_and_its_policy_allows_this_script_and_style_only() -> None:
     parsed = Parsed(page(guests.small()))
     for tag, attributes in parsed.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "img")
         assert "src" not in attributes
         assert not (attributes.get("href") or "#").lstrip("#").startswith(("http", "//", "javascript"))
         assert not any(name.startswith("on") or name == "style" for name in attributes), "the policy refuses these"
-    assert len(parsed.texts["script"]) == 2 and len(parsed.texts["style"]) == 1
-    style = parsed.texts["style"][0]
+    (_, script), (style,) = parsed.texts["script"], parsed.texts["style"]
     assert "url(" not in style and "@import" not in style
-
-
-def test_the_policy_allows_this_script_and_style_only() -> None:
-    parsed = Parsed(page(guests.small()))
     policy = next(a["content"] for tag, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy")
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-    assert policy == (
-        f"default-src 'none'; script-src 'sha256-{digest(parsed.texts['script'][1])}'; "
-        f"style-src 'sha256-{digest(parsed.texts['style'][0])}'"
-    )
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+    assert policy == "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'".format(*hashes)
 
 
 def test_hostile_names_are_data() -> None:
@@ -154,15 +142,18 @@ def test_ten_tib_make_a_small_page() -> None:
     assert len(page(replace(guests.huge(), table=guests.table(random_bits)))) < 500_000
 
 
-def test_too_scattered_a_bitmap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REPORT_PIECES", 10)
-    with pytest.raises(CommandError, match="memory changes its state over 10 times"):
-        page(guests.small())
-
-
-def test_too_large_a_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REPORT_BYTES", 1000)
-    with pytest.raises(CommandError, match="over the limit of 1000"):
+@pytest.mark.parametrize(
+    ("limit", "value", "why"),
+    (
+        ("REPORT_PIECES", 10, "memory changes its state over 10 times"),
+        ("REPORT_BYTES", 1000, "over the limit of 1000"),
+    ),
+)
+def test_too_scattered_a_bitmap_and_too_large_a_page_are_refused(
+    limit: str, value: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, limit, value)
+    with pytest.raises(CommandError, match=why):
         page(guests.small())
 
 
