@@ -58,9 +58,32 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     bare = evidence.listed_without_bit(ones, initial)
     if bare:
         yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
+    yield from _unlisted(evidence, ones)
     yield from _counted(evidence, geometry, bitmap)
-    if evidence.lists_damaged is not None and _has_zero_page(snapshot.table.address or 0, bitmap):
-        yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {evidence.lists_damaged}"
+    damaged = evidence.lists_damaged
+    if damaged is None:
+        return
+    if _has_zero_page(snapshot.table.address or 0, bitmap):
+        yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {damaged}"
+    if not (kernel is not None and kernel.is_booting) and not _as_many_chunks(evidence, ones):
+        yield f"nothing confirms its zeros: {damaged}"
+
+
+def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
+    """RAM that the page allocator got has bits only in listed chunks, and where an accept is under way.
+
+    An accept waits, off its list, for one in flight that it overlaps: by its guard, or by the guard of the other.
+    """
+    accepting, ram = evidence.snapshot.accepting, evidence.used_ram
+    if evidence.lists_damaged is not None or not evidence.listed or ram is None:
+        return
+    chunk = evidence.chunk
+    under_way = rng.merge((max(0, start - chunk), end + chunk) for start, end in evidence.in_flight)
+    stray = rng.subtract(rng.subtract(rng.intersect(ones, ram), evidence.listed), under_way)
+    # Before accepting_list (Linux 6.6) nothing tells which accepts are in flight.
+    slack = FEW_CHUNKS * chunk if accepting is None or accepting.problems else 0
+    if rng.total(stray) > slack:
+        yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"
 
 
 def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
@@ -73,6 +96,14 @@ def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[
     slack = (FEW_CHUNKS + (0 if edges is None else 2 * edges.runs)) * max(evidence.chunk, 2 * geometry.unit_size)
     if counted >= found + slack:
         yield f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
+
+
+def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
+    """Whether NR_UNACCEPTED counts the chunks that have bits, and a few that are listed for a guard alone."""
+    counted, initial, chunk = evidence.nr_unaccepted_bytes, evidence.initial, evidence.chunk
+    edges = 2 * len(initial.unaccepted) if isinstance(initial, Initial) else 0
+    own = rng.total(rng.merge((start // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones))
+    return counted is not None and abs(counted - own) <= max(FEW_CHUNKS, edges) * chunk
 
 
 def _has_zero_page(address: int, bitmap: bytes) -> bool:

@@ -241,6 +241,12 @@ class Evidence:
         # Every kernel has one.
         return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
 
+    @property
+    def lacks_feature(self) -> bool:
+        """Whether the kernel was built without CONFIG_UNACCEPTED_MEMORY."""
+        zones = self.snapshot.zones
+        return bool(zones) and all(zone.listed is None for zone in zones or ())
+
     @cached_property
     def lists_lack(self) -> Optional[str]:
         """Why the lists could not be read, or None."""
@@ -328,10 +334,13 @@ class Evidence:
 
     @cached_property
     def kernel_memory(self) -> list[Fact]:
-        """Memory that the kernel itself used from the start."""
+        """Memory that the kernel itself used from the start: of what it names, all that is memory from end to end."""
         named = self.snapshot.kernel_memory or ()
+        memory = self._zone_spans() if self.memory is None else self.memory
         return sorted(
-            Fact(used.start, used.end, f"the kernel's own: {used.name}") for used in named if used.start < used.end
+            Fact(used.start, used.end, f"the kernel's own: {used.name}")
+            for used in named
+            if used.start < used.end and not rng.subtract([Range(used.start, used.end)], memory)
         )
 
     @property
