@@ -216,7 +216,7 @@ class Evidence:
     def no_zones(self) -> Optional[str]:
         """Why nothing is known of any zone, or None."""
         if self.snapshot.zones is None:
-            return self.snapshot.missing["zones"]
+            return self.snapshot.missing.get("zones", "not in this snapshot")
         # Every kernel has one.
         return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
 
