@@ -65,24 +65,26 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
         return
     if _has_zero_page(snapshot.table.address or 0, bitmap):
         yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {damaged}"
+    if snapshot.zones is None and snapshot.counters is None:
+        return
     if not (kernel is not None and kernel.is_booting) and not _as_many_chunks(evidence, ones):
         yield f"nothing confirms its zeros: {damaged}"
 
 
 def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
-    """RAM that the page allocator got has bits only in listed chunks, and where an accept is under way.
+    """RAM that the page allocator got has bits only in listed chunks, and where accepts are under way.
 
-    An accept waits, off its list, for one in flight that it overlaps: by its guard, or by the guard of the other.
+    A chunk leaves its list before its accept is in flight. Memory that was reserved at boot was never listed.
     """
-    accepting, ram = evidence.snapshot.accepting, evidence.used_ram
+    ram, pages = evidence.used_ram, evidence.snapshot.pages
     if evidence.lists_damaged is not None or not evidence.listed or ram is None:
         return
-    chunk = evidence.chunk
-    under_way = rng.merge((max(0, start - chunk), end + chunk) for start, end in evidence.in_flight)
-    stray = rng.subtract(rng.subtract(rng.intersect(ones, ram), evidence.listed), under_way)
-    # Before accepting_list (Linux 6.6) nothing tells which accepts are in flight.
-    slack = FEW_CHUNKS * chunk if accepting is None or accepting.problems else 0
-    if rng.total(stray) > slack:
+    runs = () if pages is None else pages.runs
+    reserved = rng.merge((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in runs if r.state == "reserved")
+    stray = rng.intersect(ones, ram)
+    for known in (evidence.listed, evidence.in_flight, reserved):
+        stray = rng.subtract(stray, known)
+    if rng.total(stray) > FEW_CHUNKS * evidence.chunk:
         yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"
 
 
