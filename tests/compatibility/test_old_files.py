@@ -52,7 +52,7 @@ def facts(value: Any) -> Any:
             if not (isinstance(item, str) and (" " in item or key in ("path", "taken_at", "file")))
         }
     if isinstance(value, list) and value and isinstance(value[0], dict) and "rule" in value[0]:
-        return {item["rule"]: facts({key: item[key] for key in item.keys() - {"rule"}}) for item in value}
+        return {item["rule"]: facts({key: item[key] for key in item.keys() - {"rule", "needs"}}) for item in value}
     if isinstance(value, list):
         return [facts(item) for item in value if not (isinstance(item, str) and " " in item)]
     return value
