@@ -156,7 +156,7 @@ plant(
 plant("allocated-pages-accepted: a page of a unit -> critical", "1 page allocated", allocated, also=_DOUBT)
 plant("guard-unit-accepted: in use -> warning", "right before an", c.pages(*GUARD, "in-use"), also=_GUARDED)
 plant("masked-pages-in-use: a reserved guard reads as zeros -> info", "1 page in use before unaccepted", masked)
-plant("orphan-bits: more chunks than CPUs on no list -> warning", "without a known reason", lost)
+plant("orphan-bits: more chunks than CPUs on no list -> warning", "without a known reason", lost, also=_DOUBT)
 plant("orphan-bits: a reserved chunk on no list -> info", "PageReserved", reserved)
 
 # The lists and the counters
