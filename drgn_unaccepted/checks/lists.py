@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from drgn_unaccepted.checks.facts import Facts, merged, zone_name
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model.ranges import Range, are_aligned, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
 from drgn_unaccepted.words import count, size
@@ -18,11 +20,34 @@ from drgn_unaccepted.words import count, size
 #: ``page_type`` of a page without a type that is not mapped.
 _NO_TYPE = 0xFFFFFFFF
 
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
+
 #: Bytes of a chunk on x86: PAGE_SIZE << MAX_PAGE_ORDER.
 _X86_CHUNK = 4 << 20
 
 #: Guards and neighbours explain fewer chunks without a bit, if those are most of the list.
 _MANY_CHUNKS = 8
+
+
+@Rule(WARNING)
+def structures_undamaged(facts: Facts) -> Outcome:
+    """No part of the kernel that was captured leads nowhere.
+
+    A part that was not captured is no fault: the rules that need it are skipped. But every kernel has a zone, and no
+    pointer of it lies between the physical addresses and the kernel's: where one does, its structure was overwritten.
+
+    Fix: Look at the structure that is named and at its neighbours. Do not draw conclusions from the parts it leads to.
+    """
+    wild = {name: why for name, why in facts.snapshot.missing.items() if any(map(_is_wild, _ADDRESS.findall(why)))}
+    faults = [Fault(f"{name}: damaged: {why}") for name, why in wild.items()]
+    if facts.snapshot.zones == ():
+        faults.append(Fault("zones: damaged: no zone is populated"))
+    return faults or Pass("what was captured can be followed")
+
+
+def _is_wild(address: str) -> bool:
+    """Neither a physical address nor one of the kernel's."""
+    return PHYSICAL_END <= int(address, 16) < 0xFF << 56
 
 
 @Rule(CRITICAL, ("zones.listed",), number=18, settled=True, confirmed=CRITICAL)

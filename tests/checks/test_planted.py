@@ -161,6 +161,10 @@ plant("orphan-bits: a reserved chunk on no list -> info", "PageReserved", reserv
 
 # The lists and the counters
 
+nowhere = c.without("zones", "could not read memory: No way to translate: 0x126a1e48cc11d357")
+plant("structures-undamaged: a pointer to nowhere -> warning", "zones: damaged: could not", nowhere)
+# node_data reads as zeros.
+plant("structures-undamaged: no zone at all -> warning", "no zone is populated", c.put(zones=()))
 _SHIFTED = ("list-page-type", "orphan-bits")
 for _problem in ("entry 3 leads back to entry 1", "entry 3 has next NULL", "entry 3 leads to 0xdead000000000100"):
     plant(f"list-entries-sane: broken, {_problem} -> critical", _problem, c.chunks(problems=(_problem,)))
