@@ -107,12 +107,6 @@ def test_without_the_bitmap_the_table_s_state_is_the_reason(table: Table, messag
     assert said(clean(c.put(table=table)), "padding-bits-clear") == ("skip", f"bitmap: {message}")
 
 
-def test_a_table_that_nothing_confirms_is_no_answer() -> None:
-    snapshot = clean()
-    report = run_checks(Snapshot(target=snapshot.target, table=snapshot.table))
-    assert (report.findings[0].status, report.status) == ("warning", "unknown")
-
-
 def test_needs_with_the_same_reason_share_it() -> None:
     message = "table.address, table.geometry: there is no table"
     assert said(clean(c.absent_table), "table-reserved") == ("skip", message)
