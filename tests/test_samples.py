@@ -150,10 +150,11 @@ def test_every_command_prints_something(path: Path, command: list[str], capsys: 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=named)
 def test_check_raises_no_false_alarm(path: Path, capsys: Capsys) -> None:
-    """Healthy guests, but for the accept that killed one. None is TDX or SNP, and check is right to say so."""
+    """Healthy guests, but for the accept that killed one. None is TDX or SNP, and all but that one accepted memory."""
     status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "check")
     failed = {f["rule"] for f in answer["findings"] if f["status"] in ("warning", "critical")}
-    assert (status, failed) == (1, {"platform-can-accept"})
+    died = {"platform-can-accept", "accepting-ranges-sane"} if named(path) in MOVING else set()
+    assert (status, failed) == (1 if died else 0, died)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=named)
