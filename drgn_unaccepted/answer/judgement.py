@@ -331,6 +331,16 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
         # The EFI stub of a kernel with the feature makes RAM of it, and a table.
         lacking.append("reconstructed: EFI type 15 is RAM in e820_table, so there was a table")
         return None
+    # A chunk is listed for a unit of its own, or for the one behind it.
+    chunk = evidence.chunk
+    own = (((start - evidence.unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in initial.unaccepted)
+    stray = rng.subtract(evidence.listed, rng.merge(own))
+    if stray:
+        lacking.append(
+            f"reconstructed: {size(rng.total(stray))} are listed as unaccepted and were not at boot, the first at "
+            f"{stray[0].start:#x}"
+        )
+        return None
     geometry = initial.geometry if initial.geometry.units else None
     known = overlay(evidence, geometry, reconstructed(evidence, initial))
     damaged = evidence.no_zones if absent else evidence.lists_damaged

@@ -94,7 +94,8 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     trimmed: list[Range] = []
     if sound and evidence.used_ram is not None:
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
-    kernel = rng.intersect(evidence.whole_units((f.start, f.end) for f in _kernel_memory(evidence)), base)
+    used = _kernel_memory(evidence) if sound else []
+    kernel = rng.intersect(evidence.whole_units((fact.start, fact.end) for fact in used), base)
     layers: Layers = [
         (UNACCEPTED, ones(evidence)),
         (UNKNOWN, _in_flight(evidence)),
