@@ -328,13 +328,26 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
     if absent and evidence.listed:
         lacking.append("reconstructed: chunks are listed as unaccepted, and there is no table")
         return None
+    if absent and evidence.no_zones is not None:
+        lacking.append(f"reconstructed: nothing tells whether there was a table: {evidence.no_zones}")
+        return None
     if absent and not evidence.lacks_feature and rng.intersect(evidence.used_ram or (), initial.unaccepted):
         # The EFI stub of a kernel with the feature makes RAM of it, and a table.
         lacking.append("reconstructed: EFI type 15 is RAM in e820_table, so there was a table")
         return None
+    # A chunk is listed for a unit of its own, or for the one behind it.
+    chunk = evidence.chunk
+    own = (((start - evidence.unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in initial.unaccepted)
+    stray = rng.subtract(evidence.listed, rng.merge(own))
+    if stray:
+        lacking.append(
+            f"reconstructed: {size(rng.total(stray))} are listed as unaccepted and were not at boot, the first at "
+            f"{stray[0].start:#x}"
+        )
+        return None
     geometry = initial.geometry if initial.geometry.units else None
     known = overlay(evidence, geometry, reconstructed(evidence, initial))
-    damaged = evidence.no_zones if absent else evidence.lists_damaged
+    damaged = None if absent else evidence.lists_damaged
     reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
     return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
 
