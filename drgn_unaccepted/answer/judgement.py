@@ -195,6 +195,8 @@ class Judgement:
                 yield Piece(at, run.start, UNKNOWN, self._covers(at, run.start), f"{lists}; {why}")
             if run.start < run.end:
                 what = f"{lists}, and no page of its unit is in use or in a free list"
+                if self.snapshot.table.state == "absent":
+                    what = f"{lists}; without a table pages in use prove nothing"
                 yield Piece(*run, UNKNOWN, self._covers(*run), what)
             at = run.end
 
@@ -293,9 +295,10 @@ def _by_bitmap(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[
         lacking.append(f"bitmap: table {table.state}: {table.reason}")
         return None
     if table.is_saved:
-        if table.same_boot or (wanted == "auto" and isinstance(evidence.initial, Initial)):
+        doubt = evidence.saved_doubt
+        if table.same_boot or (wanted == "auto" and (doubt is not None or isinstance(evidence.initial, Initial))):
             # Of this boot it is the initial state; of an unknown one it proves less than the EFI memory map.
-            lacking.append(f"bitmap: {table.reason}")
+            lacking.append(f"bitmap: {doubt or table.reason}")
             return None
         reason = (
             "the table was saved earlier, and that may have been another boot: its bits count only where lists and "
@@ -370,10 +373,15 @@ def _by_lists(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[J
 def _by_counters(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
     snapshot = evidence.snapshot
     if evidence.nr_unaccepted_bytes is None:
+        counters = snapshot.counters
         why = snapshot.missing.get("counters", "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY")
+        if counters is not None and counters.unaccepted_pages is not None:
+            why = f"NR_UNACCEPTED is {counters.unaccepted_pages} pages"
         lacking.append(f"counters: {why}")
         return None
     booting = bool(snapshot.kernel is not None and snapshot.kernel.is_booting)
+    if booting and evidence.lists_damaged is not None:
+        lacking.append(f"counters: {evidence.lists_damaged}")
     return Judgement(evidence, "counters", "; ".join(lacking) or None, [], snapshot.table.geometry, partial=booting)
 
 

@@ -211,7 +211,9 @@ def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) ->
                 continue
             last = end
             for rest in rng.subtract([Range(start, end)], list(rng.clip(taken, start, end))):
-                covered = None if geometry is None else geometry.phys_base <= rest.start and rest.end <= geometry.end
+                covered = None if evidence.snapshot.table.state != "absent" else False
+                if geometry is not None:
+                    covered = geometry.phys_base <= rest.start and rest.end <= geometry.end
                 pieces.append(Piece(rest.start, rest.end, state, covered, proof))
         taken = rng.merge([*taken, *((fact.start, fact.end) for fact in facts if fact.start < fact.end)])
     return sorted(pieces)
