@@ -106,7 +106,10 @@ def with_chunks(snapshot: Snapshot, *chunks: int) -> Snapshot:
 
 
 def lists() -> Snapshot:
-    """The same guest as a kdump: no table, 96 listed chunks and one alone at 0x10c000000, pages of some ranges."""
+    """The same guest as a kdump, from whose log the first EFI descriptors are lost: no table, pages of some ranges.
+
+    96 chunks are listed as before, and one alone at 0x10c000000.
+    """
     runs = (
         PageRun(0x1, 0xA0, "in-use"),
         PageRun(0x100, 0x1F000, "buddy"),
@@ -114,7 +117,15 @@ def lists() -> Snapshot:
         PageRun(0x110000, 0x120000, "buddy"),
     )
     snapshot = with_chunks(small(), 0x10C000000, *range(0x120000000, 0x138000000, 4 * MIB))
-    return replace(snapshot, table=NOT_CAPTURED, accepting=AcceptingList(()), pages=Pages(runs, (), None))
+    efi_map, pages = EfiMap("kernel-log", False, None, EFI), Pages(runs, (), None)
+    return replace(snapshot, table=NOT_CAPTURED, efi_map=efi_map, accepting=AcceptingList(()), pages=pages)
+
+
+def only_bitmap(snapshot: Snapshot) -> Snapshot:
+    """Without what could contradict its bitmap."""
+    missing = dict.fromkeys(("efi_map", "zones", "counters", "accepting", "pages"), "not asked for")
+    nothing: dict[str, Any] = dict.fromkeys(missing)
+    return replace(snapshot, missing=missing, **nothing)
 
 
 def huge() -> Snapshot:
@@ -132,6 +143,7 @@ def huge() -> Snapshot:
             zone(0, "Normal", BASE, BASE + half),
             zone(1, "Normal", BASE + half, end),
         ),
+        counters=Counters(1000, 0, 0),
         accepting=AcceptingList(()),
     )
 
@@ -146,10 +158,8 @@ def one_unlike_all_others(value: bytes) -> Snapshot:
 
 def uneven() -> Snapshot:
     """The bitmap begins 6 MiB into memory, so that its bytes do not begin at multiples of 16 MiB."""
-    missing = dict.fromkeys(("efi_map", "zones", "accepting"), "not asked for")
-    nothing: dict[str, Any] = dict.fromkeys(missing)
-    bitmap = table(b"\x80\x01\xff\x00", 6 * MIB)
-    return replace(small(), table=bitmap, e820=e820((0, 128 * MIB)), missing=missing, **nothing)
+    table_ = table(b"\x80\x01\xff\x00", 6 * MIB)
+    return replace(only_bitmap(small()), table=table_, e820=e820((0, 128 * MIB)))
 
 
 def large_units() -> Snapshot:

@@ -122,10 +122,10 @@ def test_the_legend_says_from_where_on_the_least_glyph_is_drawn() -> None:
 
 def test_without_a_table_there_is_nothing_to_accept() -> None:
     absent = Table("absent", "efi.unaccepted is all ones")
-    snapshot = replace(guests.small(), table=absent, counters=Counters(1000, 0, 0), zones=())
+    snapshot = replace(guests.only_bitmap(guests.small()), table=absent, counters=Counters(1000, 0, 0), zones=())
     assert "total no table, nothing for the kernel to accept, RAM 1.98 GiB" in words(drawn(snapshot))
     # What was not captured is something else.
-    unknown = replace(snapshot, table=guests.NOT_CAPTURED, counters=None, missing={"counters": "broken"})
+    unknown = replace(snapshot, table=guests.NOT_CAPTURED, counters=None)
     assert "total at least 0 bytes unaccepted, RAM 1.98 GiB, 1.98 GiB of it unknown" in words(drawn(unknown))
 
 
@@ -207,7 +207,7 @@ def test_without_e820_another_map_tells_what_is_ram() -> None:
     assert "RAM     from the EFI memory map: no e820 table was captured" in lines
     assert row(lines, "0x0") == "-" * 31 + RESERVED + "·" * 32
     # Without any, nothing is called a hole.
-    lines = drawn(replace(guests.small(), e820=None, efi_map=None, zones=None, missing={"e820": "no", "efi_map": "no"}))
+    lines = drawn(replace(guests.only_bitmap(guests.small()), e820=None))
     assert "RAM     no e820 table, EFI map or zone says what is RAM here" in lines
     assert row(lines, "0x100000000")[:9] == STAIRS
 
