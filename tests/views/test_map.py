@@ -12,10 +12,11 @@ import re
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
+from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.commands import drawing
@@ -34,19 +35,15 @@ ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 GUESTS = {"small": guests.small, "lists": guests.lists, "huge": guests.huge, "uneven": guests.uneven}
 
 
-def drawn(
-    snapshot: Snapshot,
-    width: int = 80,
-    *,
-    ascii_only: bool = False,
-    color: bool = False,
-    window: Optional[tuple[int, int]] = None,
-    source: str = "auto",
-) -> list[str]:
+def answer_of(
+    snapshot: Snapshot, width: int, window: Optional[tuple[int, int]] = None, source: str = "auto"
+) -> MapAnswer:
     bins, where = bins_for(width), None if window is None else Range(*window)
-    chosen = judge(snapshot, source)
-    answer = map_document(snapshot, chosen, window=where, columns=min(64, bins), wide=bins)
-    return list(map_lines(answer, Style(width, ascii_only, color)))
+    return map_document(snapshot, judge(snapshot, source), window=where, columns=min(64, bins), wide=bins)
+
+
+def drawn(snapshot: Snapshot, width: int = 80, *, ascii_only: bool = False, **how: Any) -> list[str]:
+    return list(map_lines(answer_of(snapshot, width, **how), Style(width, ascii_only, False)))
 
 
 def rows(lines: list[str], label: str) -> list[str]:
@@ -75,15 +72,17 @@ def test_golden(name: str, width: int, ascii_only: bool) -> None:
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_lines_fit_in_characters_that_the_terminal_has(name: str) -> None:
-    for width in (60, 80, 132):
-        lines, ascii_lines = drawn(GUESTS[name](), width), drawn(GUESTS[name](), width, ascii_only=True)
+    for width in (60, 132):
+        answer = answer_of(GUESTS[name](), width)
+        lines = list(map_lines(answer, Style(width, False, False)))
+        ascii_lines = list(map_lines(answer, Style(width, True, False)))
         assert max(map(len, [*lines, *ascii_lines])) <= width
         assert "".join(ascii_lines).isascii() and not "".join(lines).isascii()
-    # Colour repeats what the characters say, and everything is switched off again.
-    colored = drawn(GUESTS[name](), width, color=True)
-    assert [ESCAPE.sub("", line) for line in colored] == lines
-    assert any("\x1b[38;5;214;48;5;24m" in line for line in colored), "orange on blue"
-    assert all("\x1b" not in line[line.rfind("\x1b[0m") + 4 :] for line in colored if "\x1b" in line)
+        # Colour repeats what the characters say, and everything is switched off again.
+        colored = list(map_lines(answer, Style(width, False, True)))
+        assert [ESCAPE.sub("", line) for line in colored] == lines
+        assert any("\x1b[38;5;214;48;5;24m" in line for line in colored), "orange on blue"
+        assert all("\x1b" not in line[line.rfind("\x1b[0m") + 4 :] for line in colored if "\x1b" in line)
 
 
 def test_one_character_is_one_byte_of_the_bitmap() -> None:
@@ -113,8 +112,8 @@ def test_totals() -> None:
 
 
 def test_the_legend_says_from_where_on_the_least_glyph_is_drawn() -> None:
-    assert "▁▂▃▄▅▆▇ eighths unaccepted, ▁ from one unit on" in words(drawn(guests.huge(), 132))
-    assert "1-7 eighths unaccepted, 1 from one unit on" in words(drawn(guests.huge(), 132, ascii_only=True))
+    for is_ascii, said in ((False, "▁▂▃▄▅▆▇ eighths unaccepted, ▁ from"), (True, "1-7 eighths unaccepted, 1 from")):
+        assert f"{said} one unit on" in words(drawn(guests.huge(), 132, ascii_only=is_ascii))
     assert "1 to 7 units unaccepted" in words(drawn(guests.small(), 132))
     # Less than a unit is listed.
     assert "1 to 7 eighths unaccepted" in words(drawn(guests.large_units(), source="page-lists"))

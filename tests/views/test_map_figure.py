@@ -123,7 +123,7 @@ def test_map_of_a_sample(capsys: Capsys) -> None:
     assert "\x1b[38;5;214;48;5;24m" in out and out.replace("\x1b", "").isascii()
     assert main(["-c", str(KDUMP), "map", "--width", "80"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("source  page-lists, not exact (bitmap: table not-captured: ") and "\x1b" not in out
+    assert out.startswith("source  reconstructed, exact (bitmap: table not-captured: ") and "\x1b" not in out
 
 
 def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
