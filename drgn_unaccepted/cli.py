@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from drgn_unaccepted import __version__, commands
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.base import Arguments
 from drgn_unaccepted.errors import (
     EXIT_ANSWERED,
@@ -185,7 +186,11 @@ def _read_saved_table(text: str) -> Any:
         raise CommandError(f"--table {text}: {address:#x} is no physical address")
     try:
         if address < 0:
-            return saved_table_from_snapshot(text, read(text))
+            snapshot = read(text)
+            doubt = judge(snapshot, "bitmap").doubt
+            if doubt is not None:
+                raise CommandError(f"{text}: its table is not to be believed: {doubt}")
+            return saved_table_from_snapshot(text, snapshot)
         with open_input(path) as file:
             return SavedTable(path, address, file.read(HEADER.size + BITMAP_BYTES))
     except OSError as error:

@@ -52,10 +52,9 @@ def efi_unaccepted_table(prog: Program) -> Table:
     >>> efi_unaccepted_table(prog).state
     'present'
 
-    It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 ("efi/libstub: Implement support for
-    unaccepted memory") (in v6.5)) and read whole. :attr:`Table.state` says whether that was possible; a table that is
-    absent or not captured raises nothing. :attr:`Table.is_doubted` is true if something else that was read contradicts
-    the bitmap; :attr:`Table.reason` then says what.
+    It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 (in v6.5)) and read whole. A table that
+    is absent or not captured raises nothing: see :attr:`Table.state`. :attr:`Table.is_doubted` is true if something
+    else that was read contradicts the bitmap; :attr:`Table.reason` then says what.
     """
     judgement = _judged(prog)
     return dataclasses.replace(judgement.snapshot.table, reason=judgement.doubt or judgement.snapshot.table.reason)
@@ -195,8 +194,7 @@ def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
 def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
     """
     Iterate over ``accepting_list``: the calls of ``accept_memory()`` in flight, in units, each with the task on whose
-    stack its entry lies (Linux kernel commit 50e782a86c98 ("efi/unaccepted: Fix soft lockups caused by parallel memory
-    acceptance") (in v6.6)).
+    stack its entry lies (Linux kernel commit 50e782a86c98 (in v6.6, 6.5.9)).
 
     :raises Unavailable: the list is not in this target, or it is damaged: after the entries that could be followed
     """

@@ -134,8 +134,11 @@ FINDING_RANGES = 1_000
 #: hundredfold; one for 4 PiB fits if it compresses to a third. Reading takes several times as much memory.
 SNAPSHOT_FILE_BYTES = 128 << 20
 
-#: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14. And pages on all of them together: 4 GiB.
-PER_CPU_LISTS, PER_CPU_PAGES = 64, 1 << 20
+#: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14.
+PER_CPU_LISTS = 64
+
+#: Pages on all per-CPU lists together: 4 GiB.
+PER_CPU_PAGES = 1 << 20
 
 #: JSON values in a snapshot file: enough for PAGE_RUNS.
 SNAPSHOT_FILE_VALUES = 3 << 20

@@ -112,7 +112,8 @@ def test_resolve_at_every_edge(capsys: Capsys) -> None:
         inside = start <= address < end
         assert entry["address"] == address
         assert entry["covered"] is inside
-        assert entry["state"] == ("unaccepted" if address // unit in unaccepted else "accepted")
+        state = "no-ram" if 3 << 30 <= address < 4 << 30 or address >= 5 << 30 else "accepted"
+        assert entry["state"] == ("unaccepted" if address // unit in unaccepted else state)
         if inside:
             first = address // unit * unit
             assert entry["unit"] == {
@@ -159,7 +160,8 @@ def test_resolve_of_a_range_is_cut_where_the_state_changes(capsys: Capsys) -> No
 
 def test_the_three_ways_to_write_a_range_are_one(capsys: Capsys) -> None:
     ways = [resolve(capsys, way) for way in ("4G-5G", "0x100000000-0x140000000", "4096M+1G")]
-    assert ways[0] == ways[1] == ways[2]
+    states = [[{**entry, "asked": None} for entry in way] for way in ways]
+    assert states[0] == states[1] == states[2]
 
 
 def test_options_stand_before_and_after_the_command(capsys: Capsys) -> None:

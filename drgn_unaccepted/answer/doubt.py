@@ -16,7 +16,7 @@ from drgn_unaccepted.answer.evidence import FEW_CHUNKS, Evidence, Initial
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
-from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
+from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE
 from drgn_unaccepted.words import size, span
@@ -55,28 +55,37 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     used = rng.intersect(evidence.given, ones)
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
-    yield from _bare_lists(evidence, geometry, ones)
-    yield from _counted(evidence, geometry, bitmap)
-    if evidence.lists_damaged is not None and _has_zero_page(snapshot.table.address or 0, bitmap):
-        yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {evidence.lists_damaged}"
-
-
-def _bare_lists(evidence: Evidence, geometry: Geometry, ones: Sequence[Range]) -> Iterator[str]:
-    """A listed chunk has its bits: a chunk leaves its list before it is accepted."""
-    initial, unit = evidence.initial, evidence.unit
-    inner = [Range(start + unit, end) for start, end in evidence.listed if start + unit < end]
-    inner = rng.subtract(inner, evidence.in_flight)
-    if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and evidence.chunk == 2 * unit:
-        bare = rng.subtract(rng.intersect(inner, initial.unaccepted), ones)
-        # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
-        segments = evidence.snapshot.kexec_segments
-        bare = rng.subtract(bare, evidence.whole_units((s.start, s.end + unit) for s in segments or ()))
-        if bare:
-            yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
-        return
-    bare = rng.subtract(list(rng.trim(evidence.listed, unit)), ones)
-    if rng.total(bare) > FEW_CHUNKS * max(evidence.chunk, 2 * unit):
+    bare = evidence.listed_without_bit(ones, initial)
+    if bare:
         yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
+    yield from _unlisted(evidence, ones)
+    yield from _counted(evidence, geometry, bitmap)
+    damaged = evidence.lists_damaged
+    if damaged is None:
+        return
+    if _has_zero_page(snapshot.table.address or 0, bitmap):
+        yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {damaged}"
+    if snapshot.zones is None and snapshot.counters is None:
+        return
+    if not (kernel is not None and kernel.is_booting) and not _as_many_chunks(evidence, ones):
+        yield f"nothing confirms its zeros: {damaged}"
+
+
+def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
+    """RAM that the page allocator got has bits only in listed chunks, and where accepts are under way.
+
+    A chunk leaves its list before its accept is in flight. Memory that was reserved at boot was never listed.
+    """
+    ram, pages = evidence.used_ram, evidence.snapshot.pages
+    if evidence.lists_damaged is not None or not evidence.listed or ram is None:
+        return
+    runs = () if pages is None else pages.runs
+    reserved = rng.merge((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in runs if r.state == "reserved")
+    stray = rng.intersect(ones, ram)
+    for known in (evidence.listed, evidence.in_flight, reserved):
+        stray = rng.subtract(stray, known)
+    if rng.total(stray) > FEW_CHUNKS * evidence.chunk:
+        yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"
 
 
 def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
@@ -87,8 +96,18 @@ def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[
         return
     edges = bits.extent(bitmap)
     slack = (FEW_CHUNKS + (0 if edges is None else 2 * edges.runs)) * max(evidence.chunk, 2 * geometry.unit_size)
+    # kexec accepts the destinations of its segments, and their chunks stay listed and counted (Linux 6.15).
+    slack += rng.total(rng.merge((s.start, s.end) for s in evidence.snapshot.kexec_segments or () if s.start < s.end))
     if counted >= found + slack:
         yield f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
+
+
+def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
+    """Whether NR_UNACCEPTED counts the chunks that have bits, and a few that are listed for a guard alone."""
+    counted, initial, chunk = evidence.nr_unaccepted_bytes, evidence.initial, evidence.chunk
+    edges = 2 * len(initial.unaccepted) if isinstance(initial, Initial) else 0
+    own = rng.total(rng.merge((start // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones))
+    return counted is not None and abs(counted - own) <= max(FEW_CHUNKS, edges) * chunk
 
 
 def _has_zero_page(address: int, bitmap: bytes) -> bool:

@@ -8,7 +8,7 @@ the buddy allocator (__free_pages_core(), __accept_page()).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import NamedTuple, Optional, Union
@@ -98,7 +98,8 @@ class Evidence:
         # Hot-added memory is in no map of the firmware; a zone spans it.
         top = max(end for _, end in found)
         found += [(max(start, top), end) for start, end in self._zone_spans() if end > top]
-        return rng.merge(found)
+        devices = [] if efi_map is None or not efi_map.complete else efi_map.descriptors
+        return rng.subtract(rng.merge(found), rng.merge((d.start, d.end) for d in devices if d.type in _EFI_NO_RAM))
 
     @cached_property
     def no_ram(self) -> list[Range]:
@@ -150,14 +151,16 @@ class Evidence:
 
         A bitmap saved earlier in the same boot is as good, and better: bits only clear.
         """
-        firmware, saved = self._replayed(), self._saved()
+        firmware, saved = self.replayed, self._saved()
         if isinstance(saved, str):
             return firmware if not isinstance(firmware, str) or self.snapshot.table.bitmap is None else saved
         if isinstance(firmware, str):
             return saved
         return saved._replace(accepted=[*firmware.accepted, *saved.accepted], conventional=firmware.conventional)
 
-    def _replayed(self) -> Union[Initial, str]:
+    @cached_property
+    def replayed(self) -> Union[Initial, str]:
+        """What the EFI stub made of the EFI memory map, or why it is not known."""
         kernel, efi_map, table = self.snapshot.kernel, self.snapshot.efi_map, self.snapshot.table
         if efi_map is None:
             return f"no EFI memory map: {self.snapshot.missing.get('efi_map', 'not captured')}"
@@ -198,6 +201,9 @@ class Evidence:
             return "this kernel can set bits again"
         covered = [Range(table.geometry.phys_base, table.geometry.end)]
         unaccepted = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
+        bare = self.listed_without_bit(unaccepted, self.replayed)
+        if bare:
+            return f"{size(rng.total(bare))} listed as unaccepted have no bit in it, the first at {bare[0].start:#x}"
         accepted = rng.subtract(rng.intersect(covered, self.firmware_ram or covered), unaccepted)
         facts = [Fact(start, end, "its bit was 0 earlier in this boot") for start, end in accepted]
         return Initial(table.geometry, unaccepted, facts, [])
@@ -212,13 +218,34 @@ class Evidence:
         pfns = chain.from_iterable(zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None)
         return rng.chunk_ranges(pfns, self.snapshot.kernel.chunk_pages)
 
+    def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
+        """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.
+
+        Without the initial bits a few such units are expected: the end of a run can be listed for its guard alone.
+        """
+        unit = self.unit
+        if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and self.chunk == 2 * unit:
+            inner = [Range(start + unit, end) for start, end in self.listed if start + unit < end]
+            bare = rng.subtract(rng.intersect(rng.subtract(inner, self.in_flight), initial.unaccepted), ones)
+            # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
+            segments = self.snapshot.kexec_segments
+            return rng.subtract(bare, self.whole_units((s.start, s.end + unit) for s in segments or ()))
+        bare = rng.subtract(list(rng.trim(self.listed, unit)), ones)
+        return bare if rng.total(bare) > FEW_CHUNKS * max(self.chunk, 2 * unit) else []
+
     @property
     def no_zones(self) -> Optional[str]:
         """Why nothing is known of any zone, or None."""
         if self.snapshot.zones is None:
-            return self.snapshot.missing["zones"]
+            return self.snapshot.missing.get("zones", "not captured")
         # Every kernel has one.
         return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
+
+    @property
+    def lacks_feature(self) -> bool:
+        """Whether the kernel was built without CONFIG_UNACCEPTED_MEMORY."""
+        zones = self.snapshot.zones
+        return bool(zones) and all(zone.listed is None for zone in zones or ())
 
     @cached_property
     def lists_lack(self) -> Optional[str]:
@@ -307,10 +334,13 @@ class Evidence:
 
     @cached_property
     def kernel_memory(self) -> list[Fact]:
-        """Memory that the kernel itself used from the start."""
+        """Memory that the kernel itself used from the start: of what it names, all that is memory from end to end."""
         named = self.snapshot.kernel_memory or ()
+        memory = self._zone_spans() if self.memory is None else self.memory
         return sorted(
-            Fact(used.start, used.end, f"the kernel's own: {used.name}") for used in named if used.start < used.end
+            Fact(used.start, used.end, f"the kernel's own: {used.name}")
+            for used in named
+            if used.start < used.end and not rng.subtract([Range(used.start, used.end)], memory)
         )
 
     @property

@@ -213,7 +213,7 @@ class Judgement:
         where: Sequence[Range]
         initial = self.evidence.initial
         if isinstance(initial, Initial):
-            where = initial.unaccepted
+            where = rng.merge([*initial.unaccepted, *self.evidence.listed])
         else:
             where = rng.subtract(self.evidence.firmware_ram, self.evidence.hot_added)
         return [piece for start, end in where for piece in self.pieces(start, end) if piece.state == UNKNOWN]
@@ -247,8 +247,8 @@ class Judgement:
             unit, chunk = self.evidence.unit, self.evidence.chunk
             least = sum((end - start) // chunk // 2 * unit for start, end in self.evidence.listed)
             ram = self.evidence.firmware_ram
-            listed = rng.total(self.evidence.listed)
-            return least, None if not ram else listed + sum(piece.end - piece.start for piece in self.undecided)
+            found = [*self.undecided, *(piece for piece in self._known or () if piece.state == UNACCEPTED)]
+            return least, None if not ram else sum(piece.end - piece.start for piece in found)
         return None, None
 
     @property
@@ -293,7 +293,8 @@ def _by_bitmap(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[
         lacking.append(f"bitmap: table {table.state}: {table.reason}")
         return None
     if table.is_saved:
-        if table.same_boot:
+        if table.same_boot or (wanted == "auto" and isinstance(evidence.initial, Initial)):
+            # Of this boot it is the initial state; of an unknown one it proves less than the EFI memory map.
             lacking.append(f"bitmap: {table.reason}")
             return None
         reason = (
@@ -323,12 +324,17 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
             f"reconstructed: units of {size(evidence.unit)} in chunks of {size(evidence.chunk)} are not known here"
         )
         return None
-    if snapshot.table.state == "absent" and evidence.listed:
+    absent = snapshot.table.state == "absent"
+    if absent and evidence.listed:
         lacking.append("reconstructed: chunks are listed as unaccepted, and there is no table")
+        return None
+    if absent and not evidence.lacks_feature and rng.intersect(evidence.used_ram or (), initial.unaccepted):
+        # The EFI stub of a kernel with the feature makes RAM of it, and a table.
+        lacking.append("reconstructed: EFI type 15 is RAM in e820_table, so there was a table")
         return None
     geometry = initial.geometry if initial.geometry.units else None
     known = overlay(evidence, geometry, reconstructed(evidence, initial))
-    damaged = evidence.lists_damaged if snapshot.table.state != "absent" else None
+    damaged = evidence.no_zones if absent else evidence.lists_damaged
     reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
     return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
 

@@ -45,6 +45,7 @@ UNKNOWN: State = "unknown"
 NO_RAM: State = "no-ram"
 
 _LISTED = "on zone->unaccepted_pages"
+_DISPUTED = "on zone->unaccepted_pages, and its bit was 0 in the saved table"
 _EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a guard"
 HOT_ADDED = "hot-added memory: the kernel takes it as accepted, and nobody accepted it"
 
@@ -94,17 +95,14 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     trimmed: list[Range] = []
     if sound and evidence.used_ram is not None:
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
-    kernel = rng.intersect(evidence.whole_units((f.start, f.end) for f in evidence.kernel_memory), base)
+    # A saved bit of 0 beside a list: the end of a run that is listed for its guard, or a damaged table.
+    disputed = rng.subtract(inner, base) if isinstance(evidence.replayed, str) else []
+    kernel = rng.intersect(evidence.whole_units((f.start, f.end) for f in _kernel_memory(evidence)), base)
     layers: Layers = [
         (UNACCEPTED, ones(evidence)),
-        (
-            UNKNOWN,
-            [
-                Fact(start, end, "an accept of it, or of the unit before it, is in flight")
-                for start, end in evidence.in_flight
-            ],
-        ),
+        (UNKNOWN, _in_flight(evidence)),
         (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in rng.intersect(inner, base)]),
+        (UNKNOWN, [Fact(start, end, _DISPUTED) for start, end in disputed]),
         (UNACCEPTED, first_unaccepted),
         (ACCEPTED, first_accepted if sound else []),
         (UNKNOWN, first_unknown if sound else [*first_accepted, *first_unknown]),
@@ -141,6 +139,18 @@ def _first_units(
     return unaccepted, accepted, undecided
 
 
+def _in_flight(evidence: Evidence) -> list[Fact]:
+    why = "an accept of it, or of the unit before it, is in flight"
+    return [Fact(start, end, why) for start, end in evidence.in_flight]
+
+
+def _kernel_memory(evidence: Evidence) -> list[Fact]:
+    """What the kernel used from the start; nothing of it can be listed."""
+    return [
+        fact for fact in evidence.kernel_memory if not rng.intersect([Range(fact.start, fact.end)], evidence.listed)
+    ]
+
+
 def _reserved_at_boot(evidence: Evidence, address: int) -> bool:
     return any(used.start <= address < used.end for used in evidence.kernel_memory)
 
@@ -154,14 +164,16 @@ def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> 
     guards = possible_guards(evidence)
     edges, inner = rng.subtract(guards, disputed), rng.subtract(rng.subtract(evidence.listed, guards), disputed)
     layers: Layers = [
+        (UNACCEPTED, [] if bare else ones(evidence)),
         (UNACCEPTED, [Fact(start, end, _EDGE) for start, end in edges]),
         (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in inner]),
-        (UNKNOWN, [Fact(start, end, f"{_LISTED}, and its bit was 0 in the saved table") for start, end in disputed]),
+        (UNKNOWN, [Fact(start, end, _DISPUTED) for start, end in disputed]),
+        (UNKNOWN, _in_flight(evidence)),
     ]
     if evidence.lists_damaged is None:
         given = rng.subtract(evidence.whole_units(evidence.given), evidence.listed)
         layers.append((ACCEPTED, [Fact(start, end, "its pages are in use or in a free list") for start, end in given]))
-        layers.append((ACCEPTED, [] if bare else evidence.kernel_memory))
+        layers.append((ACCEPTED, [] if bare else _kernel_memory(evidence)))
     return layers if bare else [*layers, *maps(evidence)]
 
 
@@ -170,7 +182,7 @@ def saved_zeros(evidence: Evidence) -> list[Range]:
     table = evidence.snapshot.table
     assert table.bitmap is not None and table.geometry is not None
     ones = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
-    return rng.subtract(rng.subtract(evidence.listed, ones), possible_guards(evidence))
+    return rng.subtract(evidence.listed, ones)
 
 
 def possible_guards(evidence: Evidence) -> list[Range]:

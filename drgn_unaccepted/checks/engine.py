@@ -9,12 +9,16 @@ from functools import cache
 from typing import Literal, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Finding, Pass, Severity, Skip, some
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import RULES, Rule, rules
 from drgn_unaccepted.model.ranges import intersect
 from drgn_unaccepted.snapshot import Snapshot
+
+#: First words of the needs that an absent table leaves without meaning, which is an answer.
+_OF_TABLE = {"table", "bitmap", "unaccepted"}
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,13 @@ class Report:
     findings: tuple[Finding, ...]
 
 
-def run_checks(snapshot: Snapshot, only: Optional[Collection[str]] = None) -> Report:
+def run_checks(
+    snapshot: Snapshot, only: Optional[Collection[str]] = None, judgement: Optional[Judgement] = None
+) -> Report:
     """Compare the parts of a snapshot with each other.
 
     :param only: names of the rules to run; all by default
+    :param judgement: of this snapshot, where it is at hand
     :raises ValueError: there is no rule of such a name
     """
     unknown = sorted(set(only or ()) - set(RULES))
@@ -38,11 +45,11 @@ def run_checks(snapshot: Snapshot, only: Optional[Collection[str]] = None) -> Re
     def finding_of(name: str) -> Optional[Finding]:
         return _run(RULES[name], facts)
 
-    facts = Facts(snapshot, finding_of)
+    facts = Facts(snapshot, finding_of, judgement)
     wanted = [finding_of(rule.name) for rule in rules() if only is None or rule.name in only]
     findings = tuple(finding for finding in wanted if finding is not None)
     status = _worst(findings)
-    return Report("unknown" if status != CRITICAL and _is_blind(snapshot) else status, findings)
+    return Report("unknown" if status != CRITICAL and _is_blind(facts, findings) else status, findings)
 
 
 def confirm(earlier: Report, later: Report) -> Report:
@@ -73,16 +80,19 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
     outcome = Skip("; ".join(lacks)) if lacks else rule.function(facts)
     if outcome is None:
         return None
-    table = facts.snapshot.table
-    needs_bitmap = any(need.startswith("bitmap") for need in rule.needs)
-    if isinstance(outcome, Pass) and table.is_doubted and needs_bitmap:
+    by_lists = any(need.startswith("unaccepted") for need in rule.needs) and (
+        not facts.has_bits or (facts.snapshot.table.is_saved and "unaccepted.now" in rule.needs)
+    )
+    by_bits = not by_lists and any(need.startswith(("bitmap", "unaccepted")) for need in rule.needs)
+    if isinstance(outcome, Pass) and by_bits and facts.doubt is not None:
         # A set bit that is wrong is a fault all the same, but a zero proves nothing.
-        outcome = Skip(f"the bitmap cannot be trusted: {table.reason}")
+        outcome = Skip("the bitmap cannot be trusted: see table-captured")
     if isinstance(outcome, Skip):
         return Finding(rule.name, "skip", outcome.message, needs=rule.needs)
-    examined = f"in the first {limits.CHECKED_RANGES} ranges of the bitmap" if needs_bitmap and facts.bitmap_cut else ""
+    examined = f"in the first {limits.CHECKED_RANGES} ranges of the bitmap" if by_bits and facts.bitmap_cut else ""
     if isinstance(outcome, Pass):
-        return Finding(rule.name, "pass", outcome.message + (f" ({examined})" if examined else ""), needs=rule.needs)
+        note = examined or ("by the lists, without the bitmap" if by_lists else "")
+        return Finding(rule.name, "pass", outcome.message + (f" ({note})" if note else ""), needs=rule.needs)
     faults = [outcome] if isinstance(outcome, Fault) else outcome
     weighed = [_weigh(rule, facts, fault) for fault in faults]
     ranges = merged(range_ for fault in faults for range_ in fault.ranges)
@@ -91,6 +101,8 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
         message += f" (ranges: the first {limits.FINDING_RANGES} of {len(ranges)})"
     if examined:
         message += f" (at least: {examined})"
+    if by_lists:
+        message += " (by the lists, without the bitmap)"
     severity = max((severity for severity, _ in weighed), key=(INFO, WARNING, CRITICAL).index)
     return Finding(rule.name, severity, message, tuple(ranges[: limits.FINDING_RANGES]), rule.needs)
 
@@ -103,10 +115,15 @@ def _weigh(rule: Rule, facts: Facts, fault: Fault) -> tuple[Severity, str]:
     return INFO if facts.live else WARNING, f"{fault.message} ({unsettled})"
 
 
-def _is_blind(snapshot: Snapshot) -> bool:
-    """The table or the lists should be there, and neither could be read."""
-    table, kernel = snapshot.table, snapshot.kernel
-    if table.state == "absent" or (table.bitmap is not None and not table.is_doubted):
+def _is_blind(facts: Facts, findings: Sequence[Finding]) -> bool:
+    """Neither the table nor the lists could be read, or no rule of those that were asked for had its evidence."""
+    snapshot, table, kernel = facts.snapshot, facts.snapshot.table, facts.snapshot.kernel
+    if table.state == "absent":
+        of_table = [finding for finding in findings if {need.partition(".")[0] for need in finding.needs} & _OF_TABLE]
+        findings = [finding for finding in findings if finding not in of_table]
+    if findings and all(finding.status == "skip" for finding in findings):
+        return True
+    if table.state == "absent" or (table.bitmap is not None and facts.doubt is None):
         return False
     # The lists of a booting kernel are not complete.
     booting = kernel is not None and bool(kernel.is_booting)

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
 from drgn_unaccepted.model.header import HEADER, PRESENT, Header, judge_header
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge, subtract
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Zone
 from drgn_unaccepted.words import count
 
@@ -55,7 +58,12 @@ class Facts:
     An attribute may raise or be empty where the snapshot lacks its part; a rule uses only what its needs cover.
     """
 
-    def __init__(self, snapshot: Snapshot, finding_of: Callable[[str], Optional[Finding]]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        finding_of: Callable[[str], Optional[Finding]],
+        judgement: Optional[Judgement] = None,
+    ) -> None:
         table, efi_map, pages, accepting = snapshot.table, snapshot.efi_map, snapshot.pages, snapshot.accepting
         self.snapshot = snapshot
         self._finding_of = finding_of
@@ -69,6 +77,13 @@ class Facts:
         self.geometry: Optional[Geometry] = None
         if self.header is not None and self.judged[0] == PRESENT and table.state in ("present", "not-captured"):
             self.geometry = self.header.geometry
+        #: Whether there is a bitmap of the length that the header says. It may have been saved earlier.
+        self.has_bits = self.geometry is not None and len(table.bitmap or b"") == self.geometry.bitmap_bytes
+        if judgement is None:
+            judgement = judge(snapshot if self.has_bits else replace(snapshot, table=replace(table, bitmap=None)))
+        #: What all the evidence says of memory.
+        self.judgement = judgement
+        self.evidence = judgement.evidence
         #: The memory of the table, header and bitmap.
         self.table_range: Optional[Range] = None
         if table.address is not None and table.bitmap_bytes is not None:
@@ -124,13 +139,40 @@ class Facts:
         return list(islice(runs, limits.CHECKED_RANGES + 1))
 
     @cached_property
-    def unaccepted(self) -> list[Range]:
+    def doubt(self) -> Optional[str]:
+        """What contradicts a bitmap that was read."""
+        return self.judgement.doubt
+
+    @cached_property
+    def under_bits(self) -> list[Range]:
         """The addresses under set bits."""
         return self._first_runs[: limits.CHECKED_RANGES]
 
+    @cached_property
+    def by_lists(self) -> list[Range]:
+        """Memory that is unaccepted by its lists and by what it was at boot, without units that may be guards.
+
+        No page in use, and no memory of the kernel or of kexec, takes part in this.
+        """
+        if self.judgement.by_bits:
+            return []
+        pieces = self.judgement.pieces(0, limits.PHYSICAL_END)
+        found = merge((piece.start, piece.end) for piece in pieces if piece.state == UNACCEPTED)
+        return subtract(found, self.judgement.guards)
+
+    @property
+    def unaccepted(self) -> list[Range]:
+        """The addresses under set bits, also of a table saved earlier; :attr:`by_lists` where there are no bits."""
+        return self.under_bits if self.has_bits else self.by_lists
+
+    @property
+    def unaccepted_now(self) -> list[Range]:
+        """:attr:`unaccepted`, but :attr:`by_lists` in place of bits that were saved earlier."""
+        return self.by_lists if self.snapshot.table.is_saved else self.unaccepted
+
     @property
     def bitmap_cut(self) -> bool:
-        """:attr:`unaccepted` lacks the last ranges of the bitmap, which has too many."""
+        """:attr:`under_bits` lacks the last ranges of the bitmap, which has too many."""
         return len(self._first_runs) > limits.CHECKED_RANGES
 
     def unaccepted_in(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:

@@ -43,10 +43,8 @@ def _table(part: Callable[[Facts], object]) -> Lack:
     def lack(facts: Facts) -> Optional[str]:
         if part(facts) is not None:
             return None
-        table = facts.snapshot.table
-        state = _TABLE_STATES.get(table.state, f"the table is {table.state}")
-        # The first sentence; table-captured has all of it.
-        return f"{state} ({table.reason.partition('. ')[0]})" if table.reason else state
+        # Only that: the reason is in table-captured.
+        return _TABLE_STATES.get(facts.snapshot.table.state, f"the table is {facts.snapshot.table.state}")
 
     return lack
 
@@ -98,10 +96,7 @@ def _efi_map(facts: Facts) -> Optional[str]:
 def _zones(facts: Facts) -> Optional[str]:
     if facts.snapshot.zones == ():
         return "no zone is populated"
-    reason = _part("zones")(facts) or _part("kernel")(facts)
-    if reason is None and facts.chunk_pages <= 0:
-        return f"a chunk of {facts.chunk_pages} pages is impossible"
-    return reason
+    return _part("zones")(facts) or _part("kernel")(facts)
 
 
 def _lists(facts: Facts) -> Optional[str]:
@@ -138,6 +133,15 @@ def _static_key(facts: Facts) -> Optional[str]:
     return _part("kernel")(facts) or _part("kernel.static_key", otherwise=no_key)(facts)
 
 
+def _unaccepted(facts: Facts, bitmap: Lack = _bitmap) -> Optional[str]:
+    reason = bitmap(facts)
+    if reason is None or facts.snapshot.table.state == "absent":
+        return reason
+    known = facts.judgement.name in ("reconstructed", "page-lists") and not facts.judgement.by_bits
+    lists = _lists(facts) or facts.evidence.lists_damaged
+    return None if known and _lists(facts) is None else f"{reason}; {lists or 'nothing else says what is unaccepted'}"
+
+
 NEEDS: dict[str, Need] = {
     "table.address": Need("`efi.unaccepted`, the table's physical address", _address),
     "table.header": Need("the table's header", _header),
@@ -145,6 +149,11 @@ NEEDS: dict[str, Need] = {
     "table.geometry": Need("a valid header", _geometry),
     "bitmap": Need("the bitmap", _bitmap),
     "bitmap.now": Need("the bitmap, read together with the rest and not from an older file", _bitmap_now),
+    "unaccepted": Need("the bitmap, or the lists in its place", _unaccepted),
+    "unaccepted.now": Need(
+        "the bitmap, or the lists in its place, read together with the rest",
+        lambda facts: _unaccepted(facts, _bitmap_now),
+    ),
     "efi_map.complete": Need("the complete final EFI memory map", _efi_map),
     "e820.firmware": Need("`e820_table_firmware`", _part("e820.firmware")),
     "e820.current": Need("`e820_table`", _part("e820.current")),

@@ -25,7 +25,7 @@ _EXPLAINED = {
 _BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
 
 
-@Rule(CRITICAL, ("bitmap.now", "pages"), number=15)
+@Rule(CRITICAL, ("unaccepted.now", "pages"), number=15)
 def buddy_pages_accepted(facts: Facts) -> Outcome:
     """No page in a buddy list is unaccepted.
 
@@ -40,7 +40,7 @@ def buddy_pages_accepted(facts: Facts) -> Outcome:
     return _none_unaccepted(facts, "buddy", "in a buddy list")
 
 
-@Rule(CRITICAL, ("bitmap.now", "pages"), number=16)
+@Rule(CRITICAL, ("unaccepted.now", "pages"), number=16)
 def allocated_pages_accepted(facts: Facts) -> Outcome:
     """No allocated page is unaccepted.
 
@@ -57,14 +57,15 @@ def allocated_pages_accepted(facts: Facts) -> Outcome:
 
 
 def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
-    if facts.unaccepted and not intersect(facts.unaccepted, facts.scanned):
+    unaccepted = facts.unaccepted_now
+    if unaccepted and not intersect(unaccepted, facts.scanned):
         return Skip(f"pages: no unaccepted memory was scanned{facts.limited}")
-    wrong = facts.unaccepted_in(facts.pages_in_state(state))
+    wrong = intersect(facts.pages_in_state(state), unaccepted)
     if wrong:
         return Fault(f"{pages(wrong)} {words} and unaccepted: {spans(wrong)}", wrong)
-    unseen = total(subtract(facts.unaccepted, facts.scanned))
+    unseen = total(subtract(unaccepted, facts.scanned))
     but = f"; {size(unseen)} not scanned{facts.limited}" if unseen else ""
-    return Pass(f"no page under a set bit is {words}{but}")
+    return Pass(f"no unaccepted page is {words}{but}")
 
 
 @Rule(WARNING, ("bitmap.now", "pages"), number=17)

@@ -21,8 +21,8 @@ def table_captured(facts: Facts) -> Outcome:
     The kernel keeps the table's physical address in `efi.unaccepted`: ~0 without a table, 0 on a kernel without
     CONFIG_UNACCEPTED_MEMORY. Since Linux 6.6 (e7761d827e99) the table lies in ACPI reclaim memory, which `/proc/kcore`
     and every kdump omit, so "not captured" is the normal case and no error. A header that reads as zeros was filtered
-    out of the dump: it is no evidence of an empty table. A page of the bitmap that reads as zeros is no evidence either
-    if the page lists or NR_UNACCEPTED contradict it, or were not captured: then no rule that needs the bitmap passes.
+    out of the dump: it is no evidence of an empty table. A bitmap that memory maps, lists, pages or counters contradict
+    is no evidence either: then no rule that needs the bitmap passes.
 
     Fix: Answers come from the page lists instead. For the bitmap itself take a whole-RAM dump (QEMU's
     dump-guest-memory), read it from the running guest as root, or give a table saved earlier with `--table FILE@ADDR`.
@@ -33,8 +33,8 @@ def table_captured(facts: Facts) -> Outcome:
         return Pass(f"there is no table: {table.reason}")
     if table.state == "not-captured":
         return Fault(f"{name} was not captured: {table.reason}")
-    if table.is_doubted:
-        return Fault(f"{name} was read, but its bitmap cannot be trusted: {table.reason}", severity=WARNING)
+    if facts.doubt is not None:
+        return Fault(f"{name} was read, but its bitmap cannot be trusted: {facts.doubt}", severity=WARNING)
     if table.is_saved:
         return Pass(f"{name} comes from a file: {table.reason}")
     return Pass(f"{name} was read")

@@ -95,7 +95,7 @@ def check(
     :param earlier: an earlier sample of the same live kernel; a warning counts only if both samples show it
     :raises ValueError: there is no rule of such a name
     """
-    report = run_checks(snapshot, only)
+    report = run_checks(snapshot, only, judgement)
     if earlier is not None:
         report = confirm(run_checks(earlier, only), report)
     return {

@@ -14,7 +14,7 @@ from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries, decode_e820_ext
@@ -43,9 +43,6 @@ _SETUP_DATA = struct.Struct("<QII")
 _INDIRECT = struct.Struct("<8xQQ")
 # struct e820_entry and struct boot_e820_entry, packed: u64 addr, u64 size, u32 type.
 _E820_ENTRY = 20
-
-#: What reading one of several parts raises.
-UNREADABLE: tuple[type[Exception], ...] = (Unavailable, *DAMAGED)
 
 
 class SetupData(NamedTuple):

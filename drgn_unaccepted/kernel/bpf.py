@@ -40,7 +40,7 @@ _BPF_PSEUDO_MAP_VALUE = 2
 _FUNC_PROBE_READ_KERNEL = 113
 _LD_IMM64, _LDX_DW, _MOV_IMM, _JGT_IMM, _CALL, _EXIT = 0x18, 0x79, 0xB7, 0x25, 0x85, 0x95
 
-_SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
+_SYSCALL_BPF = 321  # of x86-64
 
 # The kernel lends the helper to GPL-compatible programs only. Section 3 of the LGPL 2.1 lets a copy of this file be
 # under the GPL.
@@ -216,13 +216,11 @@ def _bpf(command: int, attributes: bytearray) -> int:
 
     :raises OSError: it failed
     """
-    machine = os.uname().machine
-    number = _SYSCALL_BPF.get(machine)
-    if number is None:
-        raise Unavailable(f"BPF: the number of its system call on {machine} is not known here")
+    if os.uname().machine != "x86_64":
+        raise Unavailable(f"BPF: the number of its system call on {os.uname().machine} is not known here")
     view = (ctypes.c_char * len(attributes)).from_buffer(attributes)
     result: int = ctypes.CDLL(None, use_errno=True).syscall(
-        ctypes.c_long(number), ctypes.c_long(command), ctypes.byref(view), ctypes.c_long(len(attributes))
+        ctypes.c_long(_SYSCALL_BPF), ctypes.c_long(command), ctypes.byref(view), ctypes.c_long(len(attributes))
     )
     if result < 0:
         code = ctypes.get_errno()

@@ -23,7 +23,7 @@ from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
@@ -69,9 +69,7 @@ class _Reading:
             return None
         try:
             return read()
-        except Unavailable as error:
-            self.missing[name] = str(error)
-        except DAMAGED as error:
+        except UNREADABLE as error:
             self.missing[name] = one_line(error)
         return None
 
@@ -232,14 +230,18 @@ def _pages_that_matter(wanted: Wanted, found: _Found, kernel: KernelBuild) -> li
         return rng.merge(ranges)
     # All pages that there can be are those that the zones span.
     spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in found.zones)
-    asked = rng.intersect(rng.merge(wanted.where), rng.merge(spans)) if wanted.where == ALL_MEMORY else wanted.where
     once, chunk = found.once_unaccepted, kernel.chunk_pages * PAGE_SIZE
+    if wanted.where == ALL_MEMORY:
+        asked = rng.intersect(wanted.where, rng.merge(spans))
+    else:
+        # The page before a chunk tells whether its first unit is a guard.
+        asked = rng.merge((max(0, start - chunk), end) for start, end in wanted.where)
     if "pages" not in wanted.parts and once is not None:
         # Other memory was never unaccepted, and listed chunks speak for themselves; the page before either may have
         # its guard there.
         told = rng.merge((start + chunk, end) for start, end in found.listed or () if end - start > chunk)
         near = rng.merge((max(0, start - chunk), end) for start, end in once)
-        asked = tuple(rng.subtract(rng.intersect(rng.merge(asked), near), told))
+        asked = rng.subtract(rng.intersect(asked, near), told)
     return rng.merge([*ranges, *asked])
 
 

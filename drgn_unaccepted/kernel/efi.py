@@ -19,8 +19,8 @@ from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.boot import SETUP_EFI, UNREADABLE, read_boot_params, read_physical, read_setup_data
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.log import read_log_lines
 from drgn_unaccepted.model.efi import (
     CONVENTIONAL,

@@ -159,7 +159,8 @@ class ElfMemory:
 
         :raises FaultError: the dump does not hold them all
         """
-        data: bytes = self._prog.read(address, size, physical=True)
+        # A damaged base can make an address negative.
+        data: bytes = self._prog.read(address % _SPACE_END, size, physical=True)
         return data
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:

@@ -7,7 +7,7 @@ import drgn
 
 from drgn_unaccepted.errors import TargetError
 
-__all__ = ["DAMAGED", "TargetError", "Unavailable"]
+__all__ = ["DAMAGED", "UNREADABLE", "TargetError", "Unavailable"]
 
 
 class Unavailable(Exception):
@@ -34,3 +34,6 @@ DAMAGED: tuple[type[Exception], ...] = (
     TypeError,
     ValueError,
 )
+
+#: What the reader of one part raises.
+UNREADABLE: tuple[type[Exception], ...] = (Unavailable, *DAMAGED)

@@ -174,7 +174,7 @@ def column(words: array[int], offset: int, size: int) -> array[int]:
     return members
 
 
-def settled(prog: Program, read: Callable[[], T], problems: Callable[[T], Sequence[str]]) -> T:
+def settled(prog: Program, read: Callable[[], T], problems: Callable[[T], Sequence[object]]) -> T:
     """Read something; on a running kernel again while it has problems, :data:`limits.LIVE_ATTEMPTS` times in all."""
     found = read()
     for _attempt in range(limits.LIVE_ATTEMPTS - 1 if prog.flags & ProgramFlags.IS_LIVE else 0):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Literal
 
-from drgn import Object, Program, Type, offsetof, sizeof
+from drgn import Program, Type, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -48,8 +48,11 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
     :raises drgn.FaultError: the buffer is not in the target
     """
     ring = prog["prb"][0].read_()
-    text = _read_text(prog, ring.text_data_ring)
-    size = len(text)
+    size_bits = ring.text_data_ring.size_bits.value_()
+    if not 4 <= size_bits < 64 or 1 << size_bits > limits.LOG_BYTES:
+        raise Unavailable(f"prb: 2^{size_bits} bytes of text: not between 16 and {limits.LOG_BYTES}")
+    size = 1 << size_bits
+    text = prog.read(ring.text_data_ring.data.value_(), size)
     if containing not in text:
         return []
     # Blocks start at multiples of an unsigned long, with the ID of their descriptor.
@@ -103,23 +106,11 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
 
 
 def read_panic(prog: Program) -> str:
-    """Return what follows the last ``Kernel panic - not syncing: `` in the log; empty where it has none.
-
-    :raises Unavailable: a size in the target is out of bounds
-    :raises drgn.FaultError: the buffer is not in the target
-    """
+    """Return what follows the last ``Kernel panic - not syncing: `` in the log; empty where it has none."""
     for line in reversed(read_log_lines(prog, _PANIC.encode())):
         if line.startswith(_PANIC):
             return line[len(_PANIC) :]
     return ""
-
-
-def _read_text(prog: Program, data_ring: Object) -> bytes:
-    size_bits = data_ring.size_bits.value_()
-    if not 4 <= size_bits < 64 or 1 << size_bits > limits.LOG_BYTES:
-        raise Unavailable(f"prb: 2^{size_bits} bytes of text: not between 16 and {limits.LOG_BYTES}")
-    text: bytes = prog.read(data_ring.data.value_(), 1 << size_bits)
-    return text
 
 
 def _column(data: bytes, type_: Type, member: str, format_: Literal["B", "H", "Q"]) -> memoryview[int]:

@@ -94,10 +94,7 @@ def page_layout(prog: Program) -> PageLayout:
 
 
 def zone_id_bits(zones: Mapping[str, int]) -> int:
-    """ZONES_SHIFT: bits that tell the zones of a node apart, from the constants of ``enum zone_type``.
-
-    :raises Unavailable: more zones than the kernel has room for
-    """
+    """ZONES_SHIFT: bits that tell the zones of a node apart, from the constants of ``enum zone_type``."""
     count = zones["__MAX_NR_ZONES"]
     if not 0 < count <= limits.ZONES:
         raise Unavailable(f"__MAX_NR_ZONES is {count}: at most {limits.ZONES} are possible")

@@ -14,7 +14,8 @@ from typing import Optional
 from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.lists import column
 from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
 from drgn_unaccepted.kernel.probe import enumerators
@@ -242,8 +243,12 @@ class _Scan:
 
     def _with_per_cpu_lists(self, runs: Sequence[PageRun]) -> Iterator[PageRun]:
         """The runs, with free pages told apart that are on ``zone->per_cpu_pageset``: those were freed once."""
-        free = [(run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in runs if run.state == "free"]
-        listed = chunk_ranges(per_cpu_pages(self._prog, self._layout), 1) if free else []
+        listed: list[Range] = []
+        if any(run.state == "free" for run in runs):
+            try:
+                listed = chunk_ranges(per_cpu_pages(self._prog, self._layout), 1)
+            except UNREADABLE as error:
+                self.notes.append(f"zone->per_cpu_pageset: {one_line(error)}")
         for run in runs:
             if run.state != "free":
                 yield run

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Callable, Optional
 
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -19,8 +19,6 @@ from drgn_unaccepted.snapshot import KernelBuild, Platform
 _TDX_GUEST_WORD, _TDX_GUEST_BIT = 8, 1 << 22
 # arch/x86/include/asm/msr-index.h
 _SEV_SNP_ENABLED = 1 << 2
-# Where a variable or type is not there, or not in the target.
-_ABSENT = (LookupError, AttributeError, FaultError)
 
 
 def read_platform(prog: Program) -> Platform:
@@ -28,17 +26,17 @@ def read_platform(prog: Program) -> Platform:
 
     :raises Unavailable: nothing that tells could be read
     """
-    tdx = _tdx_guest(prog)
-    sev_status = _integer(prog, "sev_status")
+    feature_word = _integer(prog, lambda prog: prog["boot_cpu_data"].x86_capability[_TDX_GUEST_WORD])
+    sev_status = _integer(prog, lambda prog: prog["sev_status"])
     cc_vendor = _constant(prog, "cc_vendor", "cc_vendor")
-    lazy = _integer(prog, "lazy_accept")
-    if tdx:
+    lazy = _integer(prog, lambda prog: prog["lazy_accept"])
+    if feature_word is not None and feature_word & _TDX_GUEST_BIT:
         kind: Optional[str] = "tdx"
     elif sev_status is not None and sev_status & _SEV_SNP_ENABLED:
         kind = "snp"
     else:
         # A kernel without CONFIG_AMD_MEM_ENCRYPT has no sev_status and cannot be an SNP guest.
-        kind = None if tdx is None else "none"
+        kind = None if feature_word is None else "none"
     if kind is None and sev_status is None and cc_vendor is None and lazy is None:
         raise Unavailable("neither boot_cpu_data, sev_status, cc_vendor nor lazy_accept can be read")
     return Platform(
@@ -59,14 +57,16 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         raise Unavailable(f"zone->free_area has {orders} elements: at most {limits.PAGE_ORDERS} are expected")
     layout = page_layout(prog)
     page_type = enumerators(prog, "pagetype").get("PGTY_unaccepted")
-    efi_setup = _integer(prog, "efi_setup")
+    efi_setup = _integer(prog, lambda prog: prog["efi_setup"])
     exported = vmcoreinfo_of(prog).number("PAGE_UNACCEPTED_MAPCOUNT_VALUE")
     return KernelBuild(
         unaccepted_memory=zone.has_member("unaccepted_pages"),
         # Linux kernel commit 310183de7bb2 ("mm: introduce PageUnaccepted() page type") (in v6.12)
         unaccepted_page_type=None if page_type is None else page_type << 24,
         chunk_pages=1 << (orders - 1),
-        static_key=_static_key(prog),
+        # Removed by Linux kernel commit fefc07518227 ("mm/page_alloc: fix race condition in unaccepted memory
+        # handling") (in v6.15, 6.14.8, 6.12.30, 6.6.92)
+        static_key=_integer(prog, lambda prog: prog["zones_with_unaccepted_pages"].key.enabled.counter),
         # Linux v6.16
         vmcoreinfo_unaccepted=exported is not None,
         kexec_booted=None if efi_setup is None else efi_setup != 0,
@@ -78,36 +78,19 @@ def read_kernel_build(prog: Program) -> KernelBuild:
     )
 
 
-def _integer(prog: Program, name: str) -> Optional[int]:
-    """A variable's value; None where the kernel has no such variable, or it is not in the target."""
+def _integer(prog: Program, read: Callable[[Program], Object]) -> Optional[int]:
+    """A number's value; None where the kernel has no such variable, or it is not in the target."""
     try:
-        return int(prog[name].value_())
-    except (LookupError, FaultError):
+        return int(read(prog).value_())
+    except (LookupError, AttributeError, FaultError):
         return None
 
 
 def _constant(prog: Program, name: str, enum: str) -> Optional[str]:
     """The name of the value of a variable of type ``enum``; its number where it has none."""
-    value = _integer(prog, name)
+    value = _integer(prog, lambda prog: prog[name])
     names = (constant for constant, number in enumerators(prog, enum).items() if number == value)
     return next(names, None if value is None else str(value))
-
-
-def _tdx_guest(prog: Program) -> Optional[bool]:
-    try:
-        return bool(prog["boot_cpu_data"].x86_capability[_TDX_GUEST_WORD].value_() & _TDX_GUEST_BIT)
-    except _ABSENT:
-        return None
-
-
-def _static_key(prog: Program) -> Optional[int]:
-    """``zones_with_unaccepted_pages``, removed by Linux kernel commit fefc07518227 ("mm/page_alloc: fix race condition
-    in unaccepted memory handling") (in v6.15, 6.14.8, 6.12.30, 6.6.92).
-    """
-    try:
-        return int(prog["zones_with_unaccepted_pages"].key.enabled.counter.value_())
-    except _ABSENT:
-        return None
 
 
 def _unaccepts(prog: Program) -> Optional[bool]:

@@ -57,8 +57,8 @@ def saved_table_from_snapshot(path: str, snapshot: Snapshot) -> SavedTable:
     if table.is_doubted:
         raise TargetError(f"{path}: its table is not to be believed: {table.reason}")
     # A saved table that was given to a target is of the target's boot only if that was proven.
-    known = not table.is_saved or bool(table.same_boot)
-    return SavedTable(path, table.address, data, snapshot.target.boot_id if known else None)
+    is_known = not table.is_saved or table.same_boot
+    return SavedTable(path, table.address, data, snapshot.target.boot_id if is_known else None)
 
 
 def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
@@ -126,11 +126,7 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     :raises Unavailable: ``efi`` cannot be read
     """
     try:
-        efi = prog["efi"]
-    except DAMAGED as error:
-        raise Unavailable(f"efi: {one_line(error)}") from None
-    try:
-        address = index(efi.unaccepted.value_())
+        address = index(prog["efi"].unaccepted.value_())
     except AttributeError:
         return Table("absent", "struct efi has no member unaccepted: a kernel before Linux 6.5")
     except DAMAGED as error:

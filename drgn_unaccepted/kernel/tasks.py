@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple, Optional
 
-from drgn import FaultError, Program, ProgramFlags, sizeof
+from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.lists import settled
 from drgn_unaccepted.kernel.percpu import per_cpu_pointer, possible_cpus
 from drgn_unaccepted.kernel.probe import member_offset
 from drgn_unaccepted.snapshot import Task
@@ -40,12 +41,6 @@ class TaskRecord(NamedTuple):
     @property
     def task(self) -> Task:
         return Task(self.pid, self.comm, self.cpu)
-
-
-class _Stack(NamedTuple):
-    start: int
-    end: int
-    task: Task
 
 
 class TaskReader:
@@ -96,7 +91,6 @@ class TaskReader:
         kernel commit 0c740d0afc3b ("introduce for_each_thread() to replace the buggy while_each_thread()") (in v3.14)).
 
         :raises Unavailable: a list is damaged, not in the target, or longer than the limit
-        :raises drgn.FaultError: the first task is not in the target
         """
         init = self._prog["init_task"].address_
         assert init is not None
@@ -134,18 +128,20 @@ def read_reclaiming(prog: Program) -> tuple[Task, ...]:
     :raises Unavailable: the task list is damaged, or a task is not in the target
     :raises drgn.FaultError: the first task is not in the target
     """
-    attempts = limits.LIVE_ATTEMPTS if prog.flags & ProgramFlags.IS_LIVE else 1
     reader = TaskReader(prog)
-    while True:
-        attempts -= 1
+
+    def read() -> tuple[list[Task], list[Unavailable]]:
         try:
-            return tuple(
-                record.task for record in reader.walk() if record.reclaim_state and not record.flags & _PF_KSWAPD
-            )
-        except Unavailable:
+            walk = list(reader.walk())
+        except Unavailable as error:
             # On a live kernel a task can exit while the walk is at it.
-            if not attempts:
-                raise
+            return [], [error]
+        return [record.task for record in walk if record.reclaim_state and not record.flags & _PF_KSWAPD], []
+
+    tasks, problems = settled(prog, read, lambda found: found[1])
+    if problems:
+        raise problems[0]
+    return tuple(tasks)
 
 
 def owners_of(prog: Program, addresses: Iterable[int]) -> tuple[dict[int, Task], Optional[str]]:
@@ -158,10 +154,9 @@ def owners_of(prog: Program, addresses: Iterable[int]) -> tuple[dict[int, Task],
     if not wanted:
         return owners, None
     try:
-        for stack in _stacks(prog):
-            for address in [address for address in wanted if stack.start <= address < stack.end]:
-                owners[address] = stack.task
-                wanted.remove(address)
+        for start, end, task in _stacks(prog):
+            owners.update((address, task) for address in wanted if start <= address < end)
+            wanted -= owners.keys()
             if not wanted:
                 break
     except (Unavailable, FaultError, LookupError) as error:
@@ -169,34 +164,30 @@ def owners_of(prog: Program, addresses: Iterable[int]) -> tuple[dict[int, Task],
     return owners, None
 
 
-def _stacks(prog: Program) -> Iterator[_Stack]:
-    """The stack of each CPU's current task (idle tasks among them), each CPU's interrupt stack, then all stacks."""
+def _stacks(prog: Program) -> Iterator[tuple[int, int, Task]]:
+    """The stack of each CPU's current task (idle tasks among them), each CPU's interrupt stack, then all stacks.
+
+    :return: start, end (exclusive) and task of each
+    """
     size = _thread_size(prog)
     reader = TaskReader(prog)
     for cpu in possible_cpus(prog):
-        try:
+        # A CPU that never came up has no current task.
+        with suppress(FaultError):
             record = reader.read(per_cpu_pointer(prog, "current_task", cpu))
-        except FaultError:
-            continue  # a CPU that never came up has no current task
-        task = Task(record.pid, record.comm, cpu.number)
-        yield _Stack(record.stack, record.stack + size, task)
-        try:
+            task = Task(record.pid, record.comm, cpu.number)
+            yield record.stack, record.stack + size, task
             # irq_init_percpu_irqstack() stores the address of the stack's last word.
             end = per_cpu_pointer(prog, "hardirq_stack_ptr", cpu) + 8
-        except FaultError:
-            continue
-        yield _Stack(end - sizeof(prog.type("struct irq_stack")), end, task)
+            yield end - sizeof(prog.type("struct irq_stack")), end, task
     for record in reader.walk():
-        yield _Stack(record.stack, record.stack + size, record.task)
+        yield record.stack, record.stack + size, record.task
 
 
 def _thread_size(prog: Program) -> int:
     """THREAD_SIZE, bytes of a kernel stack: the linker script reserves as much for the first one.
 
     Before v6.10 the symbols around it are ``__start_init_task`` and ``__end_init_task``.
-
-    :raises Unavailable: more than any kernel has
-    :raises LookupError: the symbols are not known
     """
     try:
         start, end = prog.symbol("__start_init_stack"), prog.symbol("__end_init_stack")

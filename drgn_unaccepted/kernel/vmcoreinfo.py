@@ -29,20 +29,19 @@ class Vmcoreinfo(NamedTuple):
 
     def symbol(self, name: str) -> Optional[int]:
         """``SYMBOL(name)``: a virtual address."""
-        value = self.entries.get(f"SYMBOL({name})", "")
-        return int(value, 16) if _HEXADECIMAL.fullmatch(value) else None
+        return self._value(f"SYMBOL({name})", _HEXADECIMAL, 16)
 
     def number(self, name: str) -> Optional[int]:
         """``NUMBER(name)``; it may be negative."""
-        return self._decimal(f"NUMBER({name})")
+        return self._value(f"NUMBER({name})", _DECIMAL, 10)
 
     def length(self, name: str) -> Optional[int]:
         """``LENGTH(name)``: elements of an array."""
-        return self._decimal(f"LENGTH({name})")
+        return self._value(f"LENGTH({name})", _DECIMAL, 10)
 
-    def _decimal(self, key: str) -> Optional[int]:
+    def _value(self, key: str, pattern: re.Pattern[str], base: int) -> Optional[int]:
         value = self.entries.get(key, "")
-        return int(value) if _DECIMAL.fullmatch(value) else None
+        return int(value, base) if pattern.fullmatch(value) else None
 
 
 def parse_vmcoreinfo(text: bytes) -> Vmcoreinfo:

@@ -62,29 +62,25 @@ _SYMBOLS = (*_PLAIN_SYMBOLS, *_VECTOR_0, "__start_notes", "__stop_notes", "init_
 class CpuState(NamedTuple):
     """Registers of one CPU."""
 
-    number: int
     idt: int
-    cr3: int
-    cr4: int
-
-    @property
-    def levels(self) -> int:
-        """Levels of its page tables."""
-        return 5 if self.cr4 & _CR4_LA57 else 4
+    #: Of its page tables.
+    root: int
+    levels: int
 
     def page_tables(self, memory: ElfMemory) -> Iterator[PageTables]:
         """Its page tables, and the kernel's if it was in user mode under page table isolation."""
-        root = self.cr3 & _CR3_ADDRESS
-        yield PageTables(memory.read, root, self.levels)
-        if root & _PTI_USER_TABLES:
-            yield PageTables(memory.read, root - _PTI_USER_TABLES, self.levels)
+        yield PageTables(memory.read, self.root, self.levels)
+        if self.root & _PTI_USER_TABLES:
+            yield PageTables(memory.read, self.root - _PTI_USER_TABLES, self.levels)
 
 
 def cpu_states(core: ElfCore) -> list[CpuState]:
     """The CPUs that QEMU noted, at most :data:`limits.GLOBAL_ARRAY_LENGTH`; none in a dump by another program."""
     notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
-    states = ((idt, cr3, cr4) for version, idt, cr3, cr4 in notes if version == 1)
-    return [CpuState(number, *state) for number, state in enumerate(islice(states, limits.GLOBAL_ARRAY_LENGTH))]
+    states = (
+        (idt, cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, idt, cr3, cr4 in notes if version == 1
+    )
+    return [CpuState(*state) for state in islice(states, limits.GLOBAL_ARRAY_LENGTH)]
 
 
 # In memory
@@ -103,52 +99,47 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
     cpus = cpu_states(core)
     with ElfMemory(core) as memory:
         for address in memory.find(b"OSRELEASE=", limits.VMCOREINFO_SEARCH_BYTES):
-            vmcoreinfo = _parse(memory, address)
-            where = None if vmcoreinfo is None else _kernel_of(memory, vmcoreinfo)
-            if vmcoreinfo is None or where is None:
+            found = _kernel_at(memory, address)
+            if found is None:
                 continue
+            vmcoreinfo, virtual, physical = found
             kernel = tuple(vmcoreinfo.entries[key] for key in _IDENTITY)
             if kernel in plausible:
                 continue  # a copy: the CPUs say the same about it
-            if any(_maps(tables, *where) for cpu in cpus for tables in cpu.page_tables(memory)):
+            if any(_maps(tables, virtual, physical) for cpu in cpus for tables in cpu.page_tables(memory)):
                 return vmcoreinfo.text, address
             plausible[kernel] = vmcoreinfo.text, address
             if len(plausible) > limits.VMCOREINFO_COPIES:
                 raise Unavailable(f"more than {limits.VMCOREINFO_COPIES} different VMCOREINFO are in its memory")
+    if not plausible:
+        raise Unavailable("none is in its memory")
     if len(plausible) > 1:
         places = ", ".join(f"{kernel[0]} at {address:#x}" for kernel, (_, address) in plausible.items())
         raise Unavailable(f"several are in its memory, and nothing tells which kernel ran last: {places}")
-    for found in plausible.values():
-        return found
-    raise Unavailable("none is in its memory")
+    return next(iter(plausible.values()))
 
 
-def _parse(memory: ElfMemory, address: int) -> Optional[Vmcoreinfo]:
-    """The text at ``address`` if it fills a page of its own and is built like VMCOREINFO."""
+def _kernel_at(memory: ElfMemory, address: int) -> Optional[tuple[Vmcoreinfo, int, int]]:
+    """VMCOREINFO, and the virtual and physical address of ``init_uts_ns`` in the kernel that it describes.
+
+    None if the text does not fill a page of its own, is not built like VMCOREINFO, or its kernel is not in the memory.
+    """
     if address % _PAGE_SIZE:
         return None
     try:
         found = parse_vmcoreinfo(memory.read(address, _PAGE_SIZE).partition(b"\0")[0])
-    except FaultError:
-        return None
-    whole = found.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
-    return found if whole else None
-
-
-def _kernel_of(memory: ElfMemory, vmcoreinfo: Vmcoreinfo) -> Optional[tuple[int, int]]:
-    """Virtual and physical address of ``init_uts_ns``, if the kernel that the text describes is in the memory."""
-    virtual, phys_base = vmcoreinfo.symbol("init_uts_ns"), vmcoreinfo.number("phys_base")
-    tables = kernel_page_tables(memory.read, vmcoreinfo)
-    if virtual is None or phys_base is None or tables is None:
-        return None
-    physical = virtual - START_KERNEL_MAP + phys_base
-    try:
-        release_at = int(vmcoreinfo.get("OFFSET(uts_namespace.name)") or "0") + 2 * _UTS_LENGTH
+        virtual, phys_base = found.symbol("init_uts_ns"), found.number("phys_base")
+        tables = kernel_page_tables(memory.read, found)
+        whole = found.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
+        if not whole or virtual is None or phys_base is None or tables is None:
+            return None
+        physical = virtual - START_KERNEL_MAP + phys_base
+        release_at = int(found.get("OFFSET(uts_namespace.name)") or "0") + 2 * _UTS_LENGTH
         release = memory.read(physical + release_at, _UTS_LENGTH).partition(b"\0")[0].decode("latin-1")
     except (ValueError, FaultError):
         return None
-    is_there = release == vmcoreinfo.get("OSRELEASE") and _maps(tables, virtual, physical)
-    return (virtual, physical) if is_there else None
+    is_there = release == found.get("OSRELEASE") and _maps(tables, virtual, physical)
+    return (found, virtual, physical) if is_there else None
 
 
 def _maps(tables: PageTables, virtual: int, physical: int) -> bool:
@@ -176,14 +167,14 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
     if not cpus:
         raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
     with ElfMemory(core) as memory:
-        for cpu in cpus:
+        for number, cpu in enumerate(cpus):
             for tables in cpu.page_tables(memory):
                 try:
                     text = _by_cpu(memory, cpu, tables, symbols)
                 except FaultError:
                     continue
                 if text is not None:
-                    return text, cpu.number, path
+                    return text, number, path
     raise Unavailable(f"no CPU of it was in the kernel of {path}")
 
 

@@ -27,11 +27,7 @@ _MASK = (1 << 64) - 1
 
 
 def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
-    """``struct pglist_data *`` of each node that has one, with the node's number.
-
-    :raises Unavailable: more nodes than any kernel can have
-    :raises drgn.FaultError: not in the target
-    """
+    """``struct pglist_data *`` of each node that has one, with the node's number."""
     try:
         node_data = prog["node_data"]
     except LookupError:
@@ -49,9 +45,6 @@ def populated_zones(prog: Program) -> Iterator[tuple[int, int, Object]]:
     """``struct zone`` of each populated zone, read whole, with the node's number and the zone's place in the node.
 
     The list heads of a zone that was never populated are NULL: there is nothing to walk.
-
-    :raises Unavailable: more zones, or larger ones, than any kernel can have
-    :raises drgn.FaultError: not in the target
     """
     size = sizeof(prog.type("struct zone"))
     if size > limits.ZONE_BYTES:
@@ -111,13 +104,9 @@ def read_counters(prog: Program) -> Counters:
     diff: Optional[int] = None
     if unaccepted is not None:
         diffs = _PerCpuDiffs(prog)
-        diff = 0
-        for _node, _index, zone in populated_zones(prog):
-            value, problem = diffs.sum(zone, unaccepted)
-            if problem is not None:
-                diff = None
-                break
-            diff += value
+        sums = [diffs.sum(zone, unaccepted) for _node, _index, zone in populated_zones(prog)]
+        if not any(problem for _value, problem in sums):
+            diff = sum(value for value, _problem in sums)
     return Counters(
         free_pages=totals[items["NR_FREE_PAGES"]].counter.value_(),
         unaccepted_pages=None if unaccepted is None else totals[unaccepted].counter.value_(),
@@ -180,7 +169,9 @@ class _ZoneReader:
         name = self._prog.read_c_string(copy.name.value_(), max_size=limits.ZONE_NAME_BYTES + 1)
         if len(name) > limits.ZONE_NAME_BYTES:
             name = name[: limits.ZONE_NAME_BYTES] + b"..."
-        free, problem = self._free_pages(copy)
+        # zone_page_state_snapshot(zone, NR_FREE_PAGES)
+        item = self._items["NR_FREE_PAGES"]
+        diff, problem = self._diffs.sum(copy, item)
         buddy, isolate_problem = self._buddy_pages(zone, copy)
         unaccepted = self._items.get("NR_UNACCEPTED")
         return Zone(
@@ -190,21 +181,15 @@ class _ZoneReader:
             spanned_pages=copy.spanned_pages.value_(),
             present_pages=copy.present_pages.value_(),
             managed_pages=copy.managed_pages.counter.value_(),
-            free_pages=free,
+            free_pages=copy.vm_stat[item].counter.value_() + diff,
             unaccepted_pages=None if unaccepted is None else copy.vm_stat[unaccepted].counter.value_(),
             buddy_pages=buddy,
             watermarks=self._watermarks(copy),
             locked=_is_locked(copy.lock),
             listed=self._listed(zone, copy),
             zone_id=node << self._zone_bits | index,
-            problems=tuple(text for text in (problem, isolate_problem) if text is not None),
+            problems=tuple(filter(None, (problem and f"free pages: {problem}", isolate_problem))),
         )
-
-    def _free_pages(self, zone: Object) -> tuple[int, Optional[str]]:
-        """``zone_page_state_snapshot(zone, NR_FREE_PAGES)``."""
-        item = self._items["NR_FREE_PAGES"]
-        diff, problem = self._diffs.sum(zone, item)
-        return zone.vm_stat[item].counter.value_() + diff, problem and f"free pages: {problem}"
 
     def _watermarks(self, zone: Object) -> Watermarks:
         marks = zone._watermark

@@ -49,8 +49,8 @@ legal("only the runtime map is left, which has no type 15", c.put(efi_map=runtim
 
 hole = both(c.bits(12, 13, 1), c.pages(0x101400000, 0x101A00000, "unaccepted"))
 legal("a chunk is listed only because of the guard unit behind it", hole, c.listing(0x101400, *LISTED))
-legal("a chunk stays listed after its neighbours' accepts cleared its bits", c.bits(28, 30, 0))
-legal("seven of nine chunks have no bits: too few to call it anything", c.bits(13, 25, 0))
+guarded = both(c.bits(13, 15, 0), c.listing(*LISTED[1:]), c.pages(0x101800000, 0x101C00000, "buddy"))
+legal("a chunk stays listed after the accept before it took its first unit as a guard", guarded)
 image = c.put(kexec_segments=(KexecSegment("kexec_image", 0x101800000, 0x103C00000),))
 legal("a kexec image was loaded into all that is listed, which accepted it (6.15 and later)", c.bits(0, 32, 0), image)
 legal(

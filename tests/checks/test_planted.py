@@ -92,6 +92,12 @@ def refused(state: str = "invalid", **fields: int) -> Change:
 wrapping = refused(phys_base=(1 << 64) - (2 << 20), bitmap_bytes=1 << 20)
 plant("table-captured: the table is not in the dump -> info", "was not captured", c.not_captured)
 plant("table-captured: the header reads as zeros -> info", "zeros", c.not_captured, c.table(reason="reads as zeros"))
+plant(
+    "table-captured: listed chunks without bits -> warning",
+    "24 MiB on zone->unaccepted_pages have no bit set",
+    c.bits(13, 25, 0),
+    also=("list-entries-without-bits",),
+)
 plant("header-version: version 2 -> critical", "version is 2, not 1", refused("unsupported", version=2))
 for _size in (0, 3, 2048):
     plant(f"unit-size-valid: {_size} -> critical", f"unit_size is {_size},", refused(unit_size=_size))
@@ -108,11 +114,13 @@ plant("table-in-acpi-memory: nothing in e820 -> warning", "no entry", c.trimmed(
 # The bitmap and the memory maps
 
 #: Rules that find a stray bit, too.
-_STRAY = ("bits-within-firmware-ram", "bits-trimmed-by-kernel", "orphan-bits")
+_STRAY = ("table-captured", "bits-within-firmware-ram", "bits-trimmed-by-kernel", "orphan-bits")
 _IN_USE = ("buddy-pages-accepted", "allocated-pages-accepted")
 _NOT_SET = "1 bit set that the EFI stub did not set"
 _LAST_BIT = ("bits-within-initial-map", *_STRAY, *_IN_USE)
 _BELOW = EfiDescriptor(15, BASE - (16 << 20), BASE - (8 << 20), 0xF)
+#: What contradicts the bitmap is a reason to doubt all of it.
+_DOUBT = ("table-captured",)
 _IMAGE = NamedRange("kernel image", UNIT + 0x1000, UNIT + 0x5000)
 not_ram = both(c.trimmed("current", BASE, END), c.trimmed("firmware", BASE, END))
 plant("bits-within-initial-map: outside type 15 -> critical", _NOT_SET, c.bits(10, 11, 1), also=(*_STRAY, *_IN_USE))
@@ -124,7 +132,12 @@ plant(
     "bits-within-firmware-ram: not RAM -> critical", "not RAM in e820_table_firmware", c.trimmed("firmware", UNIT, END)
 )
 plant("bits-trimmed-by-kernel: only the kernel's -> info", "but absent in e820_table", c.trimmed("current", UNIT, END))
-plant("kernel-memory-accepted: a bit over the image -> critical", "kernel image", c.put(kernel_memory=(_IMAGE,)))
+plant(
+    "kernel-memory-accepted: a bit over the image -> critical",
+    "kernel image",
+    c.put(kernel_memory=(_IMAGE,)),
+    also=_DOUBT,
+)
 
 # The pages
 
@@ -133,8 +146,13 @@ masked = both(c.pages(*GUARD, "reserved"), c.part("pages", masked_pfns=(GUARD.st
 _GUARDED = ("advisory-guard-skipped", "masked-pages-in-use")
 lost = both(c.listing(*LISTED[:-3]), c.pages(CHUNK - 0x800000, END, "free"))
 reserved = both(c.listing(*LISTED[:-1]), c.pages(CHUNK, END, "reserved"))
-plant("buddy-pages-accepted: two pages of a unit -> critical", "2 pages in a buddy list and unaccepted", buddies)
-plant("allocated-pages-accepted: a page of a unit -> critical", "1 page allocated and unaccepted", allocated)
+plant(
+    "buddy-pages-accepted: two pages of a unit -> critical",
+    "2 pages in a buddy list and unaccepted",
+    buddies,
+    also=_DOUBT,
+)
+plant("allocated-pages-accepted: a page of a unit -> critical", "1 page allocated", allocated, also=_DOUBT)
 plant("guard-unit-accepted: in use -> warning", "right before an", c.pages(*GUARD, "in-use"), also=_GUARDED)
 plant("masked-pages-in-use: a reserved guard reads as zeros -> info", "1 page in use before unaccepted", masked)
 plant("orphan-bits: more chunks than CPUs on no list -> warning", "without a known reason", lost)
@@ -153,8 +171,13 @@ plant("list-entries-sane: outside -> critical", "outside the zone", c.zone(spann
 untyped = c.pages(0x101400000, 0x101800000, "unaccepted")
 plant("list-page-type: type of buddy pages -> critical", "(0xf0000000)", c.entry("page_types", 0xF0000000))
 plant("list-page-type: unlisted -> critical", "PageUnaccepted on no list", untyped)
-plant("list-entries-without-bits: zeros -> critical", "the bitmap is all zero", c.table(bitmap=bytes(4)))
-plant("list-entries-without-bits: one bit -> warning", "differs from what the page allocator saw", c.bits(0, 29, 0))
+plant("list-entries-without-bits: zeros -> critical", "the bitmap is all zero", c.table(bitmap=bytes(4)), also=_DOUBT)
+plant(
+    "list-entries-without-bits: one bit -> warning",
+    "differs from what the page allocator saw",
+    c.bits(0, 29, 0),
+    also=_DOUBT,
+)
 less, held_back = c.part("counters", unaccepted_pages=8192), c.part("counters", unaccepted_diff=-1024)
 plant("zone-counter-matches-list: a chunk more than the list -> critical", "NR_UNACCEPTED is", c.counted(1024))
 plant("global-counter-matches-zones: a chunk less -> critical", "the zones have", less)

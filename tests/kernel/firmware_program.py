@@ -40,7 +40,7 @@ kimage 1024 56 u64 nr_segments 64 kexec_segment[16] segment
 atomic_long 8 0 s64 counter
 prb_data_blk_lpos 16 0 u64 begin 8 u64 next
 prb_desc 24 0 atomic_long state_var 8 prb_data_blk_lpos text_blk_lpos
-printk_info 88 16 u16 text_len
+printk_info 88 16 u16 text_len 18 u8 facility
 prb_desc_ring 48 0 u32 count_bits 8 prb_desc* descs 16 printk_info* infos 24 atomic_long head_id 32 atomic_long tail_id
 prb_data_ring 32 0 u32 size_bits 8 char* data
 printk_ringbuffer 88 0 prb_desc_ring desc_ring 48 prb_data_ring text_data_ring

@@ -29,12 +29,13 @@ class PrintkWriter:
         self.text = bytearray(self.size)
         self.descs = [(0, RESERVED, 0, 0)] * (self.count - 1) + [(self.head_id, REUSABLE, FAILED, FAILED)]
         self.lengths = [0] * self.count
+        self.facilities = [0] * self.count
         #: ID to text of the records whose text is still there.
         self.kept: OrderedDict[int, bytes] = OrderedDict()
         #: How often a block was put to the beginning, and how often one ended exactly at the end.
         self.wrapped = self.exact_fits = 0
 
-    def write(self, text: bytes, state: int = FINALIZED) -> None:
+    def write(self, text: bytes, state: int = FINALIZED, facility: int = 0) -> None:
         self.head_id = self.head_id + 1 & _IDS
         if (self.head_id - self.tail_id & _IDS) >= self.count:
             self._drop()
@@ -61,7 +62,8 @@ class PrintkWriter:
         index = self.head_id % self.count
         self.descs[index] = (self.head_id, state, begin, end)
         self.lengths[index] = len(text)
-        if state in (COMMITTED, FINALIZED) and text:
+        self.facilities[index] = facility
+        if state in (COMMITTED, FINALIZED) and text and facility == 0:
             self.kept[self.head_id] = text
 
     def _oldest_begin(self, now: int) -> int:
@@ -89,7 +91,8 @@ class PrintkWriter:
     def install(self, program: FirmwareProgram) -> None:
         """Make it ``struct printk_ringbuffer *prb``."""
         descs = program.place(b"".join(struct.pack("<QQQ", s << 62 | i, b, e) for i, s, b, e in self.descs))
-        infos = program.place(b"".join(struct.pack("<16xH70x", length) for length in self.lengths))
+        pairs = zip(self.lengths, self.facilities)
+        infos = program.place(b"".join(struct.pack("<16xHB69x", length, facility) for length, facility in pairs))
         text = program.place(bytes(self.text))
         ring = struct.pack(
             "<I4xQQQQ8x", self.count_bits, DIRECT_MAP + descs, DIRECT_MAP + infos, self.head_id, self.tail_id

@@ -12,7 +12,7 @@ import pytest
 from drgn import Program, Type, TypeKind
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, find_btf, load_btf
+from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, load_btf
 from drgn_unaccepted.kernel.elf import ElfSections
 from tests.lab.captures import Capture, captures
 
@@ -187,14 +187,6 @@ def test_symbols_are_those_that_the_guest_printed(capture: Capture) -> None:
         load_btf(prog)
         found = {name: {symbol.address for symbol in prog.symbols(name)} for name in wanted}
         assert {name: addresses for name, addresses in found.items() if addresses} == printed, dump
-
-
-@pytest.mark.parametrize("vmlinux", KERNELS, ids=lambda path: Path(path).parent.name)
-def test_btf_in_memory_is_the_section_of_vmlinux(vmlinux: str) -> None:
-    capture = next(c for c in CAPTURES if c.vmlinux == vmlinux)
-    section = btf_section(vmlinux)
-    for dump in dumps(capture):
-        assert find_btf(open_dump(dump)) == section
 
 
 @pytest.mark.parametrize("vmlinux", KERNELS, ids=lambda path: Path(path).parent.name)

@@ -1,184 +1,175 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Symbols out of a kallsyms table that a second implementation of the kernel's build has written."""
+"""The symbols of real kernels, against drgn's own reader; the same tables with damage."""
 
 from __future__ import annotations
 
+import random
+import re
 import struct
-from collections.abc import Callable
-from random import Random
-from string import ascii_letters, digits
+from array import array
+from functools import cache
+from typing import NamedTuple
 
+import drgn
 import pytest
-from drgn import Symbol, SymbolBinding
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.kallsyms import Kallsyms
-from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo, vmcoreinfo_of
+from tests.kernel.elf_dump import SAMPLES
 
-from .kallsyms_writer import KallsymsWriter, Symbols
-
-TEXT = 0xFFFFFFFF81000000
-ENCODINGS = ("base", "percpu", "place")
-NAMES = [
-    f"{verb}_{what}{where}"
-    for verb in ("efi", "init", "do", "__x64_sys", "accept", "aaaa", "aaa")
-    for what in ("memory", "page", "pages", "unaccepted_memory", "aaaaa")
-    for where in ("", "_late", "_node", ".constprop.0", "aa")
-]
-
-#: Does not compress to less than 128 bytes.
-LONG = "".join(Random(1).choices(ascii_letters + digits, k=500))
+#: Addresses from a base, or per-CPU; from the offset's own place (Linux 7.0).
+NAMES = ("6.12-fill", "7.3-fill")
 
 
-def symbols() -> Symbols:
-    """175 functions 64 bytes apart, a static name twice, data, a long name and per-CPU offsets."""
-    found: Symbols = [("A", "this_cpu_off", 0x1000), ("A", "pcpu_hot", 0x2000), ("T", "_stext", TEXT)]
-    found += [("t" if i % 3 else "T", name, TEXT + 64 + 64 * i) for i, name in enumerate(NAMES)]
-    end = TEXT + 0x10000
-    return [
-        *found,
-        ("t", "twice", end),
-        ("t", "other", end),
-        ("t", "twice", end + 16),
-        ("B", "efi", end + 0x100),
-        ("W", LONG, end + 0x140),
-        ("b", "efi_late_byte", end + 0x200),
-    ]
+class Known(NamedTuple):
+    """The table as it is in a sample, and what drgn reads there: (name, address)."""
+
+    prog: drgn.Program
+    text: bytes
+    symbols: list[tuple[str, int]]
+
+    def at(self, part: str) -> int:
+        address = parse_vmcoreinfo(self.text).symbol(f"kallsyms_{part}")
+        assert address is not None
+        return address
 
 
-def find(table: KallsymsWriter, *names: str) -> dict[str, list[Symbol]]:
-    found: dict[str, list[Symbol]] = {}
-    for symbol in kallsyms(table).find(names):
-        found.setdefault(symbol.name, []).append(symbol)
-    return found
+@cache
+def known(name: str = NAMES[0]) -> Known:
+    prog = drgn.Program()
+    prog.set_core_dump(SAMPLES / name / "vmcore")
+    found = load_vmlinux_kallsyms(prog)(prog, None, None, False)
+    return Known(prog, vmcoreinfo_of(prog).text, sorted((symbol.name, symbol.address) for symbol in found))
 
 
-def kallsyms(table: KallsymsWriter) -> Kallsyms:
-    return Kallsyms(table.read, parse_vmcoreinfo(table.vmcoreinfo().encode()))
+def table(of: Known, changed: dict[int, bytes], **moved: int) -> Kallsyms:
+    """With other bytes at some addresses, and parts that VMCOREINFO has elsewhere (-1: nowhere)."""
+
+    def read(address: int, size: int) -> bytes:
+        data = bytearray(of.prog.read(address, size))
+        for at, new in changed.items():
+            if address <= at < address + size:
+                data[at - address : at - address + len(new)] = new
+        return bytes(data[:size])
+
+    text = of.text.decode()
+    for part, at in moved.items():
+        text = re.sub(rf"SYMBOL\({part}\)=\w+\n", "" if at < 0 else f"SYMBOL({part})={at:x}\n", text)
+    return Kallsyms(read, parse_vmcoreinfo(text.encode()))
 
 
-def binding(letter: str) -> SymbolBinding:
-    if letter == "W":
-        return SymbolBinding.WEAK
-    return SymbolBinding.GLOBAL if letter.isupper() else SymbolBinding.LOCAL
+@pytest.mark.parametrize("name", NAMES)
+def test_symbols_are_those_that_drgn_reads(name: str) -> None:
+    of = known(name)
+    everything = list(table(of, {}).all())
+    assert sorted((symbol.name, symbol.address) for symbol in everything) == of.symbols
+    wanted = {found for found, _ in of.symbols[::40]}
+    assert max(map(len, wanted)) > 40
+    found = table(of, {}).find(wanted)
+    expected = [entry for entry in of.symbols if entry[0] in {*wanted, "_stext"}]
+    assert sorted((symbol.name, symbol.address) for symbol in found) == expected
+    # A size goes to the next address.
+    addresses = sorted({address for _, address in of.symbols})
+    following = dict(zip(addresses, addresses[1:]))
+    for symbol in everything[:-1:40]:
+        assert symbol.size in (0, following[symbol.address] - symbol.address)
+    assert everything[-1].size == 0
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_symbol_is_found_where_it_was_put(encoding: str) -> None:
-    written = symbols() if encoding == "percpu" else [s for s in symbols() if s[0] != "A"]
-    if encoding == "base":
-        written += [("T", "first", TEXT - (1 << 30)), ("D", "far", TEXT + 0x7E000000)]  # more than 2 GiB apart
-    table = KallsymsWriter(written, encoding)
-    assert max(map(len, table.records)) > 127
-    found = find(table, *{name for _, name, _ in written})
-    for name in found:
-        expected = [(binding(letter), address) for letter, other, address in written if other == name]
-        assert [(s.binding, s.address) for s in found[name]] == expected
-    assert {*found} == {name for _, name, _ in written}
-    assert [s.size for name in ("_stext", "efi", "twice") for s in found[name]] == [64, 64, 16, 0x100 - 16]
-    last = written[-1][1]
-    assert found[last][0].size == 0
-    everything = [(s.binding, s.name, s.address) for s in kallsyms(table).all()]
-    assert everything == [(binding(letter), name, address) for letter, name, address in written]
+def test_addresses_from_a_base_alone() -> None:
+    """Linux 6.15 to 6.19: no symbol is per-CPU, and offsets are not signed."""
+    of = known()
+    base = of.prog.read_u64(of.at("relative_base")) - (3 << 30)
+    size = 4 * of.prog.read_u32(of.at("num_syms"))
+    offsets = array("i", of.prog.read(of.at("offsets"), size))
+    new = struct.pack(f"<{len(offsets)}I", *((3 << 30) - 1 - offset if offset < 0 else 0 for offset in offsets))
+    changed = {of.at("offsets"): new, of.at("relative_base"): struct.pack("<Q", base)}
+    wanted = {found for found, address in of.symbols[::40] if address >> 32}
+    found = table(of, changed).find(wanted)
+    assert {symbol.name for symbol in found} >= wanted
+    assert {symbol.name: symbol.address for symbol in found}.items() <= {*of.symbols}
 
 
 def test_what_is_not_there_is_left_out() -> None:
-    absent = ["lazy_accept", "ef", "efi_", "Befi", "\N{EURO SIGN}"]
-    # No symbol has an X, so that its code stands for other text: taken for itself it would give names not there.
-    table = KallsymsWriter(symbols(), "percpu")
-    codes = {record[1:].decode() for record in table.records if record.isascii()}
-    written = {name for _, name, _ in symbols()}
-    assert codes - written
-    assert set(find(table, "efi", *absent, *codes - written)) <= {"efi", "_stext"}
-
-
-@settings(max_examples=30)
-@given(
-    st.lists(st.text("abcAB_1.", min_size=1, max_size=40), min_size=1, max_size=60, unique=True),
-    st.sampled_from(ENCODINGS),
-)
-def test_any_names(names: list[str], encoding: str) -> None:
-    written: Symbols = [("T", "_stext", TEXT)]
-    written += [("dDbB"[i % 4], name, TEXT + 32 + 8 * i) for i, name in enumerate(names)]
-    found = find(KallsymsWriter(written, encoding), *names)
-    for letter, name, address in written[1:]:
-        assert [(s.binding, s.address) for s in found[name]] == [(binding(letter), address)]
-
-
-def damage(where: str, data: bytes) -> Callable[[KallsymsWriter], object]:
-    def change(table: KallsymsWriter) -> None:
-        start = table.at[where] - table.base
-        table.memory[start : start + len(data)] = data
-
-    return change
+    """Also names in characters that no symbol has, whose codes stand for other text."""
+    of, chance = known(), random.Random(1)
+    names = {"".join(chr(chance.randrange(1, 256)) for _ in range(1 + number % 3)) for number in range(1000)}
+    found = table(of, {}).find({*names, "ef", "efi_", "Befi", "\N{EURO SIGN}"})
+    assert {(symbol.name, symbol.address) for symbol in found} <= {*of.symbols}
+    assert {symbol.name for symbol in found} & {"ef", "efi_", "Befi"} == set()
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("part", "data", "words"),
     (
-        (lambda table: table.at.pop("kallsyms_num_syms"), r"no SYMBOL\(kallsyms_num_syms\)"),  # before Linux 6.0
-        (lambda table: table.at.update(kallsyms_names=0), "kallsyms_names has .* bytes, the limit is"),
-        (lambda table: table.at.update(kallsyms_token_table=0), "kallsyms_token_table has .* bytes, the limit is"),
-        (lambda table: table.at.update(_stext=TEXT + 1), "disagree about _stext"),
-        (lambda table: table.at.update(kallsyms_offsets=16), "nothing at 0x10"),  # what the reader raises
-        (damage("kallsyms_num_syms", bytes(4)), "is 0"),
-        (damage("kallsyms_num_syms", struct.pack("<I", limits.KALLSYMS_SYMBOLS + 1)), "kallsyms_num_syms is"),
-        (damage("kallsyms_num_syms", struct.pack("<I", 200_000)), "ends inside of symbol"),
-        (damage("kallsyms_token_table", b"x" * 40), "is no pair of others|longer than"),
-        (damage("kallsyms_token_index", b"\xff\xff"), "kallsyms_token_index points at 65535"),
+        ("num_syms", bytes(4), "is 0"),
+        ("num_syms", struct.pack("<I", limits.KALLSYMS_SYMBOLS + 1), "kallsyms_num_syms is"),
+        ("num_syms", struct.pack("<I", 500_000), "ends inside of symbol"),
+        ("token_table", b"x" * 40, "is no pair of others|longer than"),
+        ("token_index", b"\xff\xff", "kallsyms_token_index points at 65535"),
     ),
 )
-def test_a_table_that_no_build_has_made(change: Callable[[KallsymsWriter], object], words: str) -> None:
-    table = KallsymsWriter(symbols(), "percpu")
-    change(table)
-    with pytest.raises((ValueError, LookupError), match=words):
-        find(table, "efi")
-
-
-def test_a_name_in_the_table_that_is_too_long() -> None:
-    """A hostile table: each of its bytes stands for 500 characters."""
-    table = KallsymsWriter([*symbols(), ("d", "x" * 600, TEXT + 0x20000)], "percpu")
-    with pytest.raises(ValueError, match="has a name of 601 bytes"):
-        list(kallsyms(table).all())
+def test_a_table_that_no_build_has_made(part: str, data: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        table(known(), {known().at(part): data}).find(["efi"])
 
 
 @pytest.mark.parametrize(
-    ("limit", "what", "after"),
+    ("part", "address", "words"),
     (
-        ("KALLSYMS_NAMES_BYTES", "kallsyms_names", "kallsyms_token_table"),
-        ("KALLSYMS_TOKEN_BYTES", "kallsyms_token_table", "kallsyms_token_index"),
+        ("kallsyms_num_syms", -1, r"no SYMBOL\(kallsyms_num_syms\)"),  # before Linux 6.0
+        ("kallsyms_names", 0, "kallsyms_names has .* bytes, the limit is"),
+        ("kallsyms_token_table", 0, "kallsyms_token_table has .* bytes, the limit is"),
+        ("_stext", 1, "disagree about _stext"),
     ),
 )
-def test_as_long_a_part_as_is_read(limit: str, what: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = KallsymsWriter(symbols(), "percpu")
-    size = table.at[after] - table.at[what]
-    monkeypatch.setattr(limits, limit, size)
-    assert [symbol.address for symbol in find(table, "efi")["efi"]] == [TEXT + 0x10100]
-    monkeypatch.setattr(limits, limit, size - 1)
-    with pytest.raises(ValueError, match=rf"^{what} has {size} bytes, the limit is {size - 1}$"):
-        find(table, "efi")
+def test_addresses_that_make_no_sense(part: str, address: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        table(known(), {}, **{part: address}).find(["efi"])
 
 
-@pytest.mark.parametrize(("aliases", "size"), ((limits.KALLSYMS_ALIASES, 32), (limits.KALLSYMS_ALIASES + 1, 0)))
-def test_as_many_aliases_as_are_looked_through(aliases: int, size: int) -> None:
+def test_as_much_as_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = known()
+    for limit, part, after in (
+        ("KALLSYMS_NAMES_BYTES", "names", "token_table"),
+        ("KALLSYMS_TOKEN_BYTES", "token_table", "token_index"),
+    ):
+        size = of.at(after) - of.at(part)
+        monkeypatch.setattr(limits, limit, size)
+        assert table(of, {}).find(["efi"])
+        monkeypatch.setattr(limits, limit, size - 1)
+        with pytest.raises(ValueError, match=rf"^kallsyms_{part} has {size} bytes, the limit is {size - 1}$"):
+            table(of, {})
+        monkeypatch.undo()
+    longest = max(len(name) for name, _ in of.symbols)
+    monkeypatch.setattr(limits, "SYMBOL_NAME_BYTES", longest)  # with the type's letter that is one too few
+    with pytest.raises(ValueError, match=f"has a name of {longest + 1} bytes"):
+        list(table(of, {}).all())
+
+
+def test_as_many_aliases_as_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind them the size is not known, which is 0, as that of the last symbol."""
-    written: Symbols = [("T", "_stext", TEXT)]
-    written += [("d", f"alias_{n}", TEXT + 64) for n in range(aliases)]
-    written += [("d", "next", TEXT + 96), ("d", "last", TEXT + 128)]
-    table = KallsymsWriter(written, "place")
-    assert [symbol.size for symbol in find(table, "alias_0")["alias_0"]] == [size]
-    assert [symbol.size for symbol in find(table, "alias_1")["alias_1"]] == [32]
+    symbols = list(table(known(), {}).all())
+    of_two = next(
+        one
+        for one, two, three in zip(symbols[1000:], symbols[1001:], symbols[1002:])
+        if one.address == two.address < three.address and one.name.isidentifier() and one.size
+    )
+    monkeypatch.setattr(limits, "KALLSYMS_ALIASES", 1)
+    found = next(s for s in table(known(), {}).find([of_two.name]) if s.address == of_two.address)
+    assert (found.size, of_two.size > 0) == (0, True)
 
 
 @settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(min_value=0), st.integers(0, 255)), min_size=1, max_size=6))
-def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]]) -> None:
-    table = KallsymsWriter([s for s in symbols()[::8] if s[0] != "A"] + [("T", "_stext", TEXT)], "place")
-    for position, value in changes:
-        table.memory[position % len(table.memory)] = value
+@given(st.dictionaries(st.integers(0), st.binary(min_size=1, max_size=4), min_size=1, max_size=6))
+def test_damage_is_an_error_or_an_answer(changes: dict[int, bytes]) -> None:
+    of = known()
+    start, size = of.at("num_syms"), of.at("token_index") + 512 - of.at("num_syms")
     try:
-        find(table, "efi", "twice")
+        table(of, {start + at % size: data for at, data in changes.items()}).find(["efi", "init_task"])
     except (ValueError, LookupError) as error:
         assert str(error)

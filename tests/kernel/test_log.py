@@ -65,6 +65,15 @@ def test_records_without_text_and_records_being_written_are_left_out() -> None:
     assert lines_of(writer) == ["a", "b"]
 
 
+def test_user_space_does_not_write_the_kernels_log() -> None:
+    """A record of /dev/kmsg has facility 1 (LOG_USER) or more."""
+    writer = PrintkWriter()
+    writer.write(b"efi: mem00: [Conventional Memory]", facility=1)
+    writer.write(b"a")
+    writer.write(b"Kernel panic - not syncing: no", facility=3)
+    assert lines_of(writer) == ["a"]
+
+
 def test_text_that_was_overwritten_meanwhile_is_left_out() -> None:
     writer = PrintkWriter()
     writer.write(b"a")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Optional
@@ -11,11 +13,14 @@ from typing import Optional
 import drgn
 import pytest
 
+from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
-from drgn_unaccepted.snapshot import Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot_file import write
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
@@ -71,14 +76,34 @@ def test_a_snapshot_with_a_saved_table_does_not_prove_the_boot(boot: Optional[st
     assert ("not known" in (table.reason or "")) is not known
 
 
-def test_a_table_that_was_not_believed_is_not_taken_up_again() -> None:
+def test_a_table_that_was_not_believed_is_not_taken_up_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
     table = capture(opened, Wanted(frozenset())).table
     assert table.address is not None and table.bitmap_bytes is not None
     zeros = bytes(table.bitmap_bytes)
     opened.prog.add_memory_segment(table.address + 24, len(zeros), lambda a, n, o, p: zeros[o : o + n], physical=True)
-    with pytest.raises(TargetError, match=r"^doubted: its table is not to be believed: .* listed as unaccepted"):
-        saved_table_from_snapshot("doubted", capture(opened, Wanted(frozenset())))
+    write(capture(opened, Wanted(ALL_PARTS, ALL_MEMORY)), str(tmp_path / "doubted"))
+    kdump = str(SAMPLES / "6.12-fill-kdump" / "vmcore")
+    assert main(["-c", kdump, "--table", str(tmp_path / "doubted")]) == 3
+    assert re.search(r"doubted: its table is not to be believed: .* on zone->unaccepted_pages", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
+@pytest.mark.parametrize("with_map", [True, False])
+def test_a_table_of_this_boot_that_lost_its_bits_accepts_nothing(name: str, with_map: bool) -> None:
+    """No unit that its guest calls unaccepted is accepted, whatever the saved bytes say."""
+    snapshot = capture(open_vmcore(str(SAMPLES / f"{name}-kdump" / "vmcore")), Wanted(ALL_PARTS, ALL_MEMORY))
+    if not with_map:
+        snapshot = dataclasses.replace(snapshot, efi_map=None, missing={**snapshot.missing, "efi_map": "no"})
+    whole = capture(open_vmcore(str(SAMPLES / name / "vmcore")), Wanted(frozenset())).table
+    truth = json.loads((SAMPLES / f"{name}-kdump" / "truth.json").read_text())["unaccepted_units"]
+    assert whole.bitmap is not None
+    for bitmap in (bytes(len(whole.bitmap)), bytes(byte & 0x33 for byte in whole.bitmap), whole.bitmap[:-4] + bytes(4)):
+        table = dataclasses.replace(whole, bitmap=bitmap, read_through="file", same_boot=True, reason="saved")
+        judgement = judge(dataclasses.replace(snapshot, table=table))
+        assert not [unit for unit in truth if judgement.at(unit * (2 << 20)).state == "accepted"]
 
 
 def with_efi_unaccepted(value: int) -> Opened:

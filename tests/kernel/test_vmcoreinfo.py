@@ -171,6 +171,7 @@ def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -
     pages[0x103] = page(kernel.vmcoreinfo.replace(b"NUMBER(phys_base)", b"NUMBER(phys_bass)"))
     pages[0x104] = page(kernel.vmcoreinfo.replace(b"phys_base)=", b"phys_base)=zero"))
     pages[0x105] = page(b"12345" + kernel.vmcoreinfo)  # a copy in somebody's buffer
+    pages[0x106] = page(kernel.vmcoreinfo.replace(b"phys_base)=", b"phys_base)=-999999999999"))  # a negative address
     pages[0x200] = page(kernel.vmcoreinfo)
     pages[0x300] = page(kernel.vmcoreinfo)  # vmcoreinfo_data_safecopy
     for notes in (IDLE_CPU + kernel.cpu(), IDLE_CPU):

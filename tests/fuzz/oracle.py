@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Damage every physical range that the program reads, and compare all answers with what the guest said of itself.
+
+Whatever is damaged: no unaccepted memory is called accepted, an answer that says exact is the truth, and bounds hold.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Callable, Optional
+from unittest import mock
+
+import drgn
+
+from drgn_unaccepted import helpers
+from drgn_unaccepted.answer.judgement import SOURCES, Judgement
+from drgn_unaccepted.commands.base import STATE
+from drgn_unaccepted.kernel import target
+from drgn_unaccepted.kernel.capture import samples
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
+from drgn_unaccepted.run import look
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
+from tests.fuzz.case import NAMES, Case, clean, sample, truth
+from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, UNIT, Defect, Outcome, command, document
+
+PAGE = 4096
+
+
+# What to damage
+
+
+@cache
+def ranges_read(name: str) -> dict[str, list[Range]]:
+    """Physical ranges that a capture of the undamaged sample reads, by the part that needs them."""
+    image = clean(name, "elf")
+    found: dict[str, list[Range]] = {}
+    group = "opening"
+    set_core_dump = target._set_core_dump
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        found.setdefault(group, []).append(Range(address, address + count))
+        at = image.offset(address)
+        assert at is not None
+        return image.data[at : at + count]
+
+    def recorded(*args: Any) -> drgn.Program:
+        prog = set_core_dump(*args)
+        for start, end, _ in image.loads:
+            prog.add_memory_segment(start, end - start, read, True)
+        return prog
+
+    with tempfile.TemporaryDirectory() as directory, mock.patch.object(target, "_set_core_dump", recorded):
+        path = Path(directory) / "dump"
+        path.write_bytes(image.data)
+        opened = target.open_vmcore(str(path))
+        for group in ("table", *sorted(ALL_PARTS)):
+            parts = {"table": frozenset[str](), "pages": STATE | {"pages"}}.get(group, frozenset(("kernel", group)))
+            next(samples(opened, Wanted(parts, ALL_MEMORY if group == "pages" else (), bitmap=False)))
+    # Page tables, types and symbols are read for every part.
+    groups = {"opening": merge(found.pop("opening")), "table": merge(found.pop("table"))}
+    groups["table"] = subtract(groups["table"], groups["opening"])
+    groups["kernel"] = subtract(merge(found.pop("kernel")), merge(chain(*groups.values())))
+    shared = merge(chain(*groups.values()))
+    groups.update((group, subtract(merge(ranges), shared)) for group, ranges in found.items())
+    return {group: ranges for group, ranges in groups.items() if ranges}
+
+
+def damaged(rng: random.Random, names: tuple[str, ...] = NAMES) -> Case:
+    """A case; the same random numbers make the same case."""
+    name = rng.choice(names)
+    groups = ranges_read(name)
+    memory: list[tuple[int, str]] = []
+    chosen = [rng.choice(sorted(groups)) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+    for group in chosen:
+        ranges = groups[group]
+        for start, end in rng.sample(ranges, min(len(ranges), rng.choice((1, 1, 1, 2, 8, 1000)))):
+            memory.append(_one(rng, name, ranges, start, end))
+    return Case(name, "+".join(chosen), memory=tuple(memory))
+
+
+def _one(rng: random.Random, name: str, ranges: list[Range], start: int, end: int) -> tuple[int, str]:
+    """Zeros, ones, random bytes, the bytes beside it or those of another range; in a page, a range, or a part of it."""
+    whole = rng.choice((True, False, False))
+    # A log buffer is empty for the most part.
+    at = next((at for at in rng.choices(range(start, end), k=8) if any(sample(name).read(at, 1))), start)
+    if whole:
+        at, size = at // PAGE * PAGE, PAGE
+    else:
+        at = rng.choice((start, at, at // 8 * 8))
+        size = rng.choice((1, 4, 8, 64, PAGE, end - at))
+    # Not beyond its page: the next one may not be in the sample.
+    size = max(1, min(size, PAGE - at % PAGE))
+    old = sample(name).read(at, size)
+    other = rng.choice(ranges).start // PAGE * PAGE
+    page, shift = sample(name).pages[at // PAGE], rng.choice((1, 8, 64, 512))
+    shifted = (page[shift:] + page[:shift])[at % PAGE :][:size]
+    another = (sample(name).pages[other // PAGE][at % PAGE :])[:size]
+    flipped = bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:]
+    fills = (bytes(size), bytes(size), b"\xff" * size, rng.randbytes(size), shifted, another, flipped)
+    return at, rng.choice(fills).hex()
+
+
+# The answers
+
+
+def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
+    """Judge the damaged dump by every source, and ask the commands and the helpers too.
+
+    :raises Defect: an answer is wrong
+    """
+    path = case.write(directory / "dump")
+    try:
+        opened = target.open_vmcore(str(path))
+    except TargetError as error:
+        return Outcome(REFUSED, str(error))
+    taken: dict[Wanted, Snapshot] = {}
+
+    def once(wanted: Wanted) -> Iterator[Snapshot]:
+        if wanted not in taken:
+            taken[wanted] = next(samples(opened, wanted))
+        yield taken[wanted]
+
+    # As the questions look at it, and as check does.
+    for source, parts in (*((source, STATE) for source in ("auto", *SOURCES)), ("auto", ALL_PARTS)):
+        judgement, _ = look(once, Wanted(parts, ALL_MEMORY), source)
+        _hold_judgement(case, f"{source} of {'state' if parts == STATE else 'all'}", judgement)
+    if by_commands:
+        _commands(case, path)
+        _helpers(case, path)
+    return Outcome(ANSWERED, judgement.name)
+
+
+def unaccepted(case: Case) -> list[Range]:
+    """What the guest says is unaccepted."""
+    return merge((unit * UNIT, (unit + 1) * UNIT) for unit in truth(case.sample)["unaccepted_units"])
+
+
+def _hold_judgement(case: Case, what: str, judgement: Judgement) -> None:
+    pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
+    reason = f"{judgement.name}: {judgement.reason}"
+    hold(case, what, pieces, judgement.exact, judgement.bounds, reason)
+    if judgement.exact:
+        hold_total(case, what, judgement.unaccepted_bytes, reason)
+
+
+def hold(
+    case: Case,
+    what: str,
+    pieces: Iterable[tuple[int, int, str]],
+    exact: bool,
+    bounds: tuple[Optional[int], Optional[int]],
+    reason: str = "",
+) -> None:
+    """Compare an answer with the truth.
+
+    :raises Defect: it is wrong
+    """
+    states: dict[str, list[tuple[int, int]]] = {}
+    for start, end, state in pieces:
+        states.setdefault(state, []).append((start, end))
+    wanted = unaccepted(case)
+    lost = intersect(merge(states.get("accepted", ())), wanted)
+    lost += intersect(merge(states.get("no-ram", ())), wanted)
+    if lost:
+        raise Defect("wrong", f"{case.group}: {what}: unaccepted memory is called accepted", f"{lost}; {reason}")
+    said, edges = merge(states.get("unaccepted", ())), _edges(case)
+    if exact and (subtract(wanted, said) or subtract(said, merge((*wanted, *edges)))):
+        raise Defect("wrong", f"{case.group}: {what}: exact, and not the truth", reason)
+    least, most = bounds
+    if not (least or 0) - total(edges) <= total(wanted) <= (1 << 52 if most is None else most):
+        raise Defect("wrong", f"{case.group}: {what}: {total(wanted)} is not within {least} and {most}", reason)
+
+
+def hold_total(case: Case, what: str, told: Optional[int], reason: str) -> None:
+    """Compare the total of an exact answer with the truth.
+
+    :raises Defect: it is wrong
+    """
+    wanted = total(unaccepted(case))
+    if told is None or not wanted <= told <= wanted + total(_edges(case)):
+        raise Defect("wrong", f"{case.group}: {what}: exact, {told} bytes", reason)
+
+
+def _edges(case: Case) -> list[Range]:
+    """Where a planted bit cannot be told from a real one: beside unaccepted memory, in a chunk that stays listed.
+
+    It says unaccepted, so that nothing dangerous follows.
+    """
+    start = truth(case.sample)["table_address"]
+    if not any(at < start + PAGE and start < at + len(data) // 2 for at, data in case.memory):
+        return []
+    wanted = unaccepted(case)
+    return subtract(merge((start - UNIT, end + UNIT) for start, end in wanted), wanted)
+
+
+def _commands(case: Case, path: Path) -> None:
+    for before in (("-c", path), ("--snapshot", path.with_suffix(".json"))):
+        if before[0] == "--snapshot" and command("-c", path, "snapshot", "-o", before[1])[0] != 0:
+            return
+        for options in ((), ("--source", "page-lists"), ("--source", "bitmap"), ("--source", "reconstructed")):
+            for name in ("ranges", "summary", "map"):
+                answer = document(*before, name, *options)
+                if answer is None:
+                    continue
+                pieces = [(r["start"], r["end"], r["state"]) for r in answer.get("ranges") or ()]
+                bounds = answer.get("unaccepted_bytes_min"), answer.get("unaccepted_bytes_max")
+                what = f"{before[0]} {name} {options}"
+                hold(case, what, pieces, answer["exact"] and name == "ranges", bounds, str(answer["source_reason"]))
+                told = answer["unaccepted_bytes"] if name != "map" else answer["totals"]["unaccepted_bytes"]
+                if answer["exact"]:
+                    hold_total(case, what, told, str(answer["source_reason"]))
+        answer = document(*before, "resolve", *(f"{start:#x}-{end:#x}" for start, end in unaccepted(case)))
+        for entry in () if answer is None else answer["addresses"]:
+            if entry["state"] in ("accepted", "no-ram") or entry.get("kernel_predicate") is False:
+                raise Defect("wrong", f"{case.group}: {before[0]} resolve: {entry['state']}", str(entry))
+        command(*before, "check", "--format", "json", fails=CHECK_STATUS)
+
+
+def _helpers(case: Case, path: Path) -> None:
+    prog = target.open_vmcore(str(path)).prog
+    start, end = unaccepted(case)[len(unaccepted(case)) // 2]
+    questions: tuple[Callable[[], object], ...] = (
+        lambda: helpers.range_contains_unaccepted_memory(prog, start, end - start),
+        lambda: helpers.pfn_is_unaccepted_memory(prog, start // PAGE),
+        lambda: list(helpers.for_each_unaccepted_range(prog)) == unaccepted(case),
+    )
+    for number, question in enumerate(questions):
+        try:
+            if not question():
+                raise Defect("wrong", f"{case.group}: helper {number}: no unaccepted memory at {start:#x}-{end:#x}")
+        except (Unavailable, TargetError):
+            continue
