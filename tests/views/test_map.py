@@ -30,6 +30,7 @@ GOLDEN = Path(__file__).parent / "golden"
 #: The multiplication sign.
 RESERVED = "\u00d7"
 STAIRS = " ▁▂▃▄▅▆▇█"
+UNITS = str.maketrans("01", " █")
 ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 
 GUESTS = {"small": guests.small, "lists": guests.lists, "huge": guests.huge, "uneven": guests.uneven}
@@ -169,8 +170,8 @@ def test_page_lists_say_what_they_do_not_know() -> None:
 
 def test_range_zooms_to_single_units() -> None:
     lines = drawn(guests.small(), window=(BASE, BASE + 128 * MIB))
-    # Eight bytes with 0 to 7 bits set, lowest bit first, of 8 units each.
-    assert row(lines, "0x100000000") == "".join(("█" * n).ljust(8) for n in range(8))
+    # Eight bytes with 0 to 7 bits set, of 8 units each; the lowest bit comes first.
+    assert row(lines, "0x100000000") == "".join(f"{byte:08b}"[::-1] for byte in guests.STAIRS[:8]).translate(UNITS)
     assert "scale   1 character is 2 MiB, 1 unit of 2 MiB, 1 row is 128 MiB" in lines
     assert "shown   56 MiB unaccepted in 28 units, RAM 128 MiB" in lines
     assert "total   456 MiB unaccepted in the whole guest" in lines
