@@ -216,9 +216,6 @@ PAGE_STATES = 1 << 14
 #: Memory sections that are looked up: 128 TiB.
 SECTIONS = 1 << 20
 
-#: Runs of unaccepted memory outside RAM that a map shows. There should be none.
-MAP_STRAYS = 4096
-
 #: Zones of a node: ZONES_SHIFT is 3 at most.
 ZONES = 8
 

@@ -8,7 +8,8 @@ Rows with neither RAM nor unaccepted memory are left out, and named in the docum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Callable, Literal, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
@@ -192,7 +193,7 @@ def layers(snapshot: Snapshot, judgement: Judgement) -> Layers:
         unknown=rng.intersect(ram, rng.merge(found[UNKNOWN])),
         uncovered=rng.subtract(ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
         guards=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
-        filled=rng.merge(ram + _strays(snapshot, judgement, ram)),
+        filled=rng.merge([*ram, *unaccepted, *(_strays(snapshot, ram) if judgement.by_bits else ())]),
     )
 
 
@@ -267,22 +268,14 @@ def _covered(snapshot: Snapshot) -> list[Range]:
     return [] if geometry is None else [Range(geometry.phys_base, geometry.end)]
 
 
-def _strays(snapshot: Snapshot, judgement: Judgement, ram: Sequence[Range]) -> list[Range]:
-    """Unaccepted memory that is not RAM, which should not exist, in whole units."""
-    if not judgement.by_bits:
-        return rng.subtract(judgement.evidence.listed, ram) if judgement.name == "page-lists" else []
+def _strays(snapshot: Snapshot, ram: Sequence[Range]) -> Iterator[Range]:
+    """Memory that is not RAM from its first set bit on; there should be none."""
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
-    found: list[Range] = []
     for gap in rng.subtract(_covered(snapshot), ram):
         units = bits.units_of(geometry, *gap)
-        for first, end in bits.runs(bitmap, units.start, units.stop):
-            run = Range(geometry.unit(first).start, geometry.unit(end - 1).end)
-            if len(found) == limits.MAP_STRAYS:
-                # Too scattered to tell apart: show all that the bitmap covers from here on.
-                return rng.merge([*found, Range(run.start, geometry.end)])
-            found.append(run)
-    return rng.merge(found)
+        for first, _ in islice(bits.runs(bitmap, units.start, units.stop), 1):
+            yield Range(geometry.unit(first).start, gap.end)
 
 
 def _whole_units(ranges: Sequence[Range], unit: int, phys_base: int) -> list[Range]:

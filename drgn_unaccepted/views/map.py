@@ -7,8 +7,7 @@ Characters say everything. Colour only repeats it, in orange and blue, which eve
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Callable, NamedTuple, Optional
 
@@ -95,7 +94,7 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     gutter = max(11, max(len(f"{row['start']:#x}") for row in answer["rows"]))
     totals = _row_totals(answer, gutter, style)
     yield from _axis(answer, gutter, bool(totals))
-    lanes = list(_lanes(answer))
+    lanes = {name: _lane(answer, name, of_lane) for name, of_lane in segments(answer).items()}
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
     marked = set()
     for row in answer["rows"]:
@@ -106,12 +105,13 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
         for name, marks in _marks(answer, row):
             marked.add(name)
             yield f"{name:>{gutter}}|{marks}|"
-        for lane in lanes:
-            text = lane.draw(row["start"], answer["bytes_per_bin"], answer["bins_per_row"])
-            if text is not None:
-                yield f"{lane.name:>{gutter}}|{text}|"
+        for name, (drawn, _) in lanes.items():
+            if row["start"] in drawn:
+                yield f"{name:>{gutter}}|{drawn[row['start']]}|"
     yield ""
-    yield from _legend(answer, lanes, marked, style)
+    yield from _legend(answer, {name: meanings for name, (drawn, meanings) in lanes.items() if drawn}, marked, style)
+    if len(answer["rows"]) > 1 and lanes:
+        yield from say("lanes", "are drawn where they differ from the row above", style)
     yield from _totals(answer, style)
 
 
@@ -177,36 +177,6 @@ def gap_words(gap: MapGap) -> str:
     return f"{length} without RAM" + (f", {size(gap['reserved_bytes'])} reserved" if gap["reserved_bytes"] else "")
 
 
-@dataclass
-class _Lane:
-    name: str
-    #: ``(start, end, value)``, sorted by start.
-    segments: Sequence[tuple[int, int, str]]
-    #: By letter; empty for zones, whose values are their names.
-    meanings: dict[str, str]
-    #: The value at the end of the last row that was drawn.
-    last: Optional[str] = None
-    drawn: set[str] = field(default_factory=set)
-
-    def draw(self, start: int, bin_: int, columns: int) -> Optional[str]:
-        """The lane under a row; None where it does not differ from the one drawn last."""
-        values = _values(self.segments, start, bin_, columns)
-        if set(values) in ({None}, {self.last}):
-            return None
-        self.last = values[-1]
-        self.drawn.update(value for value in values if value is not None)
-        if self.meanings:
-            return "".join(value or " " for value in values)
-        begins = {(at - start) // bin_ for at, _, _ in self.segments if start <= at < start + bin_ * columns}
-        return _names(values, begins)
-
-    def legend(self) -> list[str]:
-        if self.meanings:
-            letters = sorted(self.drawn, key=lambda letter: (not letter.isalpha(), letter))
-            return [f"{letter} {self.meanings[letter]}" for letter in letters]
-        return [*(f"{name} {span(low, high)}" for low, high, name in self.segments if name in self.drawn), "[ begins"]
-
-
 class Segment(NamedTuple):
     start: int
     end: int
@@ -229,15 +199,27 @@ def segments(answer: MapAnswer) -> dict[str, list[Segment]]:
     return found
 
 
-def _lanes(answer: MapAnswer) -> Iterator[_Lane]:
-    for name, of_lane in segments(answer).items():
-        letters = _LETTERS.get(name)
-        if letters is None:
-            yield _Lane(name, [(one.start, one.end, one.name) for one in of_lane], {})
+def _lane(answer: MapAnswer, name: str, of_lane: Sequence[Segment]) -> tuple[dict[int, str], list[str]]:
+    """The lane under rows where it differs from the one drawn last, by their starts; and its legend."""
+    letters, bin_, columns = _LETTERS.get(name), answer["bytes_per_bin"], answer["bins_per_row"]
+    values = [(one.start, one.end, one.name if letters is None else letters.get(one.type, _OTHER)) for one in of_lane]
+    drawn: dict[int, str] = {}
+    seen: set[Optional[str]] = set()
+    last: Optional[str] = None
+    for start in (row["start"] for row in answer["rows"]):
+        bins = _values(values, start, bin_, columns)
+        if set(bins) in ({None}, {last}):
             continue
-        meanings = {letters[one.type]: one.name for one in of_lane if one.type in letters}
-        values = [(one.start, one.end, letters.get(one.type, _OTHER)) for one in of_lane]
-        yield _Lane(name, values, {**meanings, _OTHER: "another type", _SEVERAL: "several"})
+        last = bins[-1]
+        seen.update(bins)
+        begins = {(one.start - start) // bin_ for one in of_lane if start <= one.start < start + bin_ * columns}
+        drawn[start] = _names(bins, begins) if letters is None else "".join(value or " " for value in bins)
+    if letters is None:
+        return drawn, [*(f"{one.name} {span(one.start, one.end)}" for one in of_lane if one.name in seen), "[ begins"]
+    meanings = {letters[one.type]: one.name for one in of_lane if one.type in letters}
+    meanings.update({_OTHER: "another type", _SEVERAL: "several"})
+    shown = sorted((value for value in seen if value), key=lambda letter: (not letter.isalpha(), letter))
+    return drawn, [f"{letter} {meanings[letter]}" for letter in shown]
 
 
 def _marks(answer: MapAnswer, row: MapRow) -> Iterator[tuple[str, str]]:
@@ -276,20 +258,17 @@ def _names(values: Sequence[Optional[str]], begins: set[int]) -> str:
     return text
 
 
-def _legend(answer: MapAnswer, lanes: Sequence[_Lane], marked: set[str], style: Style) -> Iterator[str]:
+def _legend(answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str], style: Style) -> Iterator[str]:
     entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of not in range(1, 8)]
     levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
     entries.insert(1, (levels, GLYPHS[1]._replace(meaning=_parts(answer, levels[0]))))
     yield from legend([(text, entry.color, entry.meaning) for text, entry in entries], style)
     if marked:
         yield from say("marks", _together(text for name, text in MARKS.items() if name in marked), style)
-    for lane in lanes:
-        if lane.drawn:
-            yield from say(lane.name, _together(lane.legend()), style)
+    for name, meanings in lanes.items():
+        yield from say(name, _together(meanings), style)
     if answer["lanes"]["efi_complete"] is False:
         yield from say("", f"the EFI map is incomplete, from the {answer['lanes']['efi_provenance']}", style)
-    if len(answer["rows"]) > 1 and lanes:
-        yield from say("lanes", "are drawn where they differ from the row above", style)
 
 
 def legend(entries: Iterable[tuple[str, str, str]], style: Style) -> Iterator[str]:

@@ -33,9 +33,11 @@ UNIT = 2 * MIB
 CHUNK_PAGES = 1024
 BASE = 4 * GIB
 
-#: 0 to 8 units of the first nine bytes.
-STAIRS = bytes((0x00, 0x01, 0x03, 0x07, 0x0F, 0x1F, 0x3F, 0x7F, 0xFF))
+#: 0 to 8 units of the first nine bytes. Where one unit of a chunk is accepted it is the first, as a guard.
+STAIRS = bytes((0x00, 0x02, 0x03, 0x0E, 0x0F, 0x3E, 0x3F, 0xFE, 0xFF))
 BITMAP = STAIRS + bytes(23) + b"\xff" * 24 + bytes(8)
+#: The chunks with a bit.
+LISTED = tuple(BASE + 2 * n * UNIT for n in range(4 * len(BITMAP)) if BITMAP[n // 4] >> 2 * (n % 4) & 3)
 
 
 def table(bitmap: bytes, base: int = BASE, **more: Any) -> Table:
@@ -86,10 +88,10 @@ def small() -> Snapshot:
         zones=(
             zone(0, "DMA", 0x1000, 16 * MIB),
             zone(0, "DMA32", 16 * MIB, BASE),
-            zone(0, "Normal", BASE, BASE + GIB, range(0x120000000, 0x138000000, 4 * MIB)),
+            zone(0, "Normal", BASE, BASE + GIB, LISTED),
             zone(1, "Normal", BASE + GIB, BASE + GIB + GIB // 2),
         ),
-        counters=Counters(1000, 96 * CHUNK_PAGES, 0),
+        counters=Counters(1000, len(LISTED) * CHUNK_PAGES, 0),
         accepting=AcceptingList((Accept(0xFFFFC90000003D80, 4, 6, Task(812, "dd", 1)),)),
         pages=Pages((), (), None),
         kernel_memory=(),
@@ -106,7 +108,10 @@ def with_chunks(snapshot: Snapshot, *chunks: int) -> Snapshot:
 
 
 def lists() -> Snapshot:
-    """The same guest as a kdump: no table, 96 listed chunks and one alone at 0x10c000000, pages of some ranges."""
+    """The same guest as a kdump, from whose log the first EFI descriptors are lost: no table, pages of some ranges.
+
+    The chunks of the long run are listed as before, and one alone at 0x10c000000.
+    """
     runs = (
         PageRun(0x1, 0xA0, "in-use"),
         PageRun(0x100, 0x1F000, "buddy"),
@@ -114,7 +119,15 @@ def lists() -> Snapshot:
         PageRun(0x110000, 0x120000, "buddy"),
     )
     snapshot = with_chunks(small(), 0x10C000000, *range(0x120000000, 0x138000000, 4 * MIB))
-    return replace(snapshot, table=NOT_CAPTURED, accepting=AcceptingList(()), pages=Pages(runs, (), None))
+    efi_map, pages = EfiMap("kernel-log", False, None, EFI), Pages(runs, (), None)
+    return replace(snapshot, table=NOT_CAPTURED, efi_map=efi_map, accepting=AcceptingList(()), pages=pages)
+
+
+def only_bitmap(snapshot: Snapshot) -> Snapshot:
+    """Without what could contradict its bitmap."""
+    missing = dict.fromkeys(("efi_map", "zones", "counters", "accepting", "pages"), "not asked for")
+    nothing: dict[str, Any] = dict.fromkeys(missing)
+    return replace(snapshot, missing=missing, **nothing)
 
 
 def huge() -> Snapshot:
@@ -132,6 +145,7 @@ def huge() -> Snapshot:
             zone(0, "Normal", BASE, BASE + half),
             zone(1, "Normal", BASE + half, end),
         ),
+        counters=Counters(1000, 0, 0),
         accepting=AcceptingList(()),
     )
 
@@ -146,10 +160,8 @@ def one_unlike_all_others(value: bytes) -> Snapshot:
 
 def uneven() -> Snapshot:
     """The bitmap begins 6 MiB into memory, so that its bytes do not begin at multiples of 16 MiB."""
-    missing = dict.fromkeys(("efi_map", "zones", "accepting"), "not asked for")
-    nothing: dict[str, Any] = dict.fromkeys(missing)
-    bitmap = table(b"\x80\x01\xff\x00", 6 * MIB)
-    return replace(small(), table=bitmap, e820=e820((0, 128 * MIB)), missing=missing, **nothing)
+    table_ = table(b"\x80\x01\xff\x00", 6 * MIB)
+    return replace(only_bitmap(small()), table=table_, e820=e820((0, 128 * MIB)))
 
 
 def large_units() -> Snapshot:

@@ -36,7 +36,7 @@ def sweep(samples: int) -> Iterator[Sample]:
     for number in range(samples):
         done = min(64, number)
         table = guests.table(bytes(done) + b"\xff" * (64 - done))
-        yield sample(number, replace(guests.small(), table=table))
+        yield sample(number, replace(guests.only_bitmap(guests.small()), table=table))
 
 
 def strips(answer: HistoryAnswer, width: int = 132) -> list[str]:

@@ -12,10 +12,11 @@ import re
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
+from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.commands import drawing
@@ -29,24 +30,21 @@ GOLDEN = Path(__file__).parent / "golden"
 #: The multiplication sign.
 RESERVED = "\u00d7"
 STAIRS = " ▁▂▃▄▅▆▇█"
+UNITS = str.maketrans("01", " █")
 ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 
 GUESTS = {"small": guests.small, "lists": guests.lists, "huge": guests.huge, "uneven": guests.uneven}
 
 
-def drawn(
-    snapshot: Snapshot,
-    width: int = 80,
-    *,
-    ascii_only: bool = False,
-    color: bool = False,
-    window: Optional[tuple[int, int]] = None,
-    source: str = "auto",
-) -> list[str]:
+def answer_of(
+    snapshot: Snapshot, width: int, window: Optional[tuple[int, int]] = None, source: str = "auto"
+) -> MapAnswer:
     bins, where = bins_for(width), None if window is None else Range(*window)
-    chosen = judge(snapshot, source)
-    answer = map_document(snapshot, chosen, window=where, columns=min(64, bins), wide=bins)
-    return list(map_lines(answer, Style(width, ascii_only, color)))
+    return map_document(snapshot, judge(snapshot, source), window=where, columns=min(64, bins), wide=bins)
+
+
+def drawn(snapshot: Snapshot, width: int = 80, *, ascii_only: bool = False, **how: Any) -> list[str]:
+    return list(map_lines(answer_of(snapshot, width, **how), Style(width, ascii_only, False)))
 
 
 def rows(lines: list[str], label: str) -> list[str]:
@@ -75,15 +73,17 @@ def test_golden(name: str, width: int, ascii_only: bool) -> None:
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_lines_fit_in_characters_that_the_terminal_has(name: str) -> None:
-    for width in (60, 80, 132):
-        lines, ascii_lines = drawn(GUESTS[name](), width), drawn(GUESTS[name](), width, ascii_only=True)
+    for width in (60, 132):
+        answer = answer_of(GUESTS[name](), width)
+        lines = list(map_lines(answer, Style(width, False, False)))
+        ascii_lines = list(map_lines(answer, Style(width, True, False)))
         assert max(map(len, [*lines, *ascii_lines])) <= width
         assert "".join(ascii_lines).isascii() and not "".join(lines).isascii()
-    # Colour repeats what the characters say, and everything is switched off again.
-    colored = drawn(GUESTS[name](), width, color=True)
-    assert [ESCAPE.sub("", line) for line in colored] == lines
-    assert any("\x1b[38;5;214;48;5;24m" in line for line in colored), "orange on blue"
-    assert all("\x1b" not in line[line.rfind("\x1b[0m") + 4 :] for line in colored if "\x1b" in line)
+        # Colour repeats what the characters say, and everything is switched off again.
+        colored = list(map_lines(answer, Style(width, False, True)))
+        assert [ESCAPE.sub("", line) for line in colored] == lines
+        assert any("\x1b[38;5;214;48;5;24m" in line for line in colored), "orange on blue"
+        assert all("\x1b" not in line[line.rfind("\x1b[0m") + 4 :] for line in colored if "\x1b" in line)
 
 
 def test_one_character_is_one_byte_of_the_bitmap() -> None:
@@ -113,8 +113,8 @@ def test_totals() -> None:
 
 
 def test_the_legend_says_from_where_on_the_least_glyph_is_drawn() -> None:
-    assert "▁▂▃▄▅▆▇ eighths unaccepted, ▁ from one unit on" in words(drawn(guests.huge(), 132))
-    assert "1-7 eighths unaccepted, 1 from one unit on" in words(drawn(guests.huge(), 132, ascii_only=True))
+    for is_ascii, said in ((False, "▁▂▃▄▅▆▇ eighths unaccepted, ▁ from"), (True, "1-7 eighths unaccepted, 1 from")):
+        assert f"{said} one unit on" in words(drawn(guests.huge(), 132, ascii_only=is_ascii))
     assert "1 to 7 units unaccepted" in words(drawn(guests.small(), 132))
     # Less than a unit is listed.
     assert "1 to 7 eighths unaccepted" in words(drawn(guests.large_units(), source="page-lists"))
@@ -122,10 +122,10 @@ def test_the_legend_says_from_where_on_the_least_glyph_is_drawn() -> None:
 
 def test_without_a_table_there_is_nothing_to_accept() -> None:
     absent = Table("absent", "efi.unaccepted is all ones")
-    snapshot = replace(guests.small(), table=absent, counters=Counters(1000, 0, 0), zones=())
+    snapshot = replace(guests.only_bitmap(guests.small()), table=absent, counters=Counters(1000, 0, 0), zones=())
     assert "total no table, nothing for the kernel to accept, RAM 1.98 GiB" in words(drawn(snapshot))
     # What was not captured is something else.
-    unknown = replace(snapshot, table=guests.NOT_CAPTURED, counters=None, missing={"counters": "broken"})
+    unknown = replace(snapshot, table=guests.NOT_CAPTURED, counters=None)
     assert "total at least 0 bytes unaccepted, RAM 1.98 GiB, 1.98 GiB of it unknown" in words(drawn(unknown))
 
 
@@ -170,8 +170,8 @@ def test_page_lists_say_what_they_do_not_know() -> None:
 
 def test_range_zooms_to_single_units() -> None:
     lines = drawn(guests.small(), window=(BASE, BASE + 128 * MIB))
-    # Eight bytes with 0 to 7 bits set, lowest bit first, of 8 units each.
-    assert row(lines, "0x100000000") == "".join(("█" * n).ljust(8) for n in range(8))
+    # Eight bytes with 0 to 7 bits set, of 8 units each; the lowest bit comes first.
+    assert row(lines, "0x100000000") == "".join(f"{byte:08b}"[::-1] for byte in guests.STAIRS[:8]).translate(UNITS)
     assert "scale   1 character is 2 MiB, 1 unit of 2 MiB, 1 row is 128 MiB" in lines
     assert "shown   56 MiB unaccepted in 28 units, RAM 128 MiB" in lines
     assert "total   456 MiB unaccepted in the whole guest" in lines
@@ -207,7 +207,7 @@ def test_without_e820_another_map_tells_what_is_ram() -> None:
     assert "RAM     from the EFI memory map: no e820 table was captured" in lines
     assert row(lines, "0x0") == "-" * 31 + RESERVED + "·" * 32
     # Without any, nothing is called a hole.
-    lines = drawn(replace(guests.small(), e820=None, efi_map=None, zones=None, missing={"e820": "no", "efi_map": "no"}))
+    lines = drawn(replace(guests.only_bitmap(guests.small()), e820=None))
     assert "RAM     no e820 table, EFI map or zone says what is RAM here" in lines
     assert row(lines, "0x100000000")[:9] == STAIRS
 
