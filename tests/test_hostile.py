@@ -123,6 +123,20 @@ def test_the_harness_tells_failures_apart(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert run.isolated(wrong).kind == "wrong"
 
 
+@pytest.mark.parametrize(("error", "kind"), ((ZeroDivisionError("1 / 0"), "traceback"), (MemoryError(), "memory")))
+def test_an_internal_error_is_a_failure(error: Exception, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in one line and exit status 3, as a refusal does."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("drgn_unaccepted.cli.run", fail)
+    for words in (("-c", inputs.DUMP, "check"), ("merge", inputs.DUMP), ("scan", inputs.DUMP)):
+        outcome = run.isolated(lambda words=words: run.answered(*words))  # type: ignore[misc]
+        assert (outcome.kind, outcome.failed) == (kind, True)
+        assert type(error).__name__ in outcome.text and "Traceback" in outcome.details
+
+
 # The program itself, as a user starts it
 
 
