@@ -20,7 +20,7 @@ from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_kernel
-from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
 from tests.lab.in_guest.guest import BURST, CHUNK, LAB, REST, SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
 
 #: The lab's guest is neither TDX nor SEV-SNP, and says so.
@@ -51,7 +51,7 @@ class Stress:
         self.results: dict[str, Any] = {"alarms": [], "lies": [], "once": {}, "torn": 0, "in_flight": 0, "known": 0}
 
     def take(self, without_table: bool = False) -> Snapshot:
-        return capture(self.opened, Wanted(ALL_PARTS, (), without_table, without_table))
+        return capture(self.opened, Wanted(ALL_PARTS, ALL_MEMORY if without_table else (), bitmap=not without_table))
 
     def set_units(self, bitmap: bytes) -> set[int]:
         return {self.first + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
