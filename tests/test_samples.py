@@ -26,9 +26,12 @@ def ask(capsys: Capsys, *argv: object) -> tuple[int, Any, str]:
     return status, json.loads(out) if out else None, err
 
 
-def truth_of(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+def truth_of(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def named(path: Path) -> str:
+    return path.parent.name
 
 
 def units(ranges: Any, state: str) -> set[int]:
@@ -37,19 +40,10 @@ def units(ranges: Any, state: str) -> set[int]:
     }
 
 
-def named(path: Path) -> str:
-    return path.parent.name
-
-
 WITH_TABLE = [path for path in SAMPLES if truth_of(path)["has_table"]]
 WITHOUT_TABLE = [path for path in SAMPLES if not truth_of(path)["has_table"]]
 #: Died while it was accepting, a little after its account was taken.
 MOVING = ("6.12-panic",)
-
-
-def test_there_are_samples_of_both_kinds_and_kernels() -> None:
-    assert len(WITH_TABLE) >= 3 and len(WITHOUT_TABLE) >= 1
-    assert len({truth_of(path)["kernel_release"] for path in SAMPLES}) == 2
 
 
 @pytest.mark.parametrize("path", WITH_TABLE, ids=named)
@@ -92,10 +86,10 @@ def test_a_kdump_has_no_bitmap_and_says_why(path: Path, capsys: Capsys) -> None:
     assert len(err.splitlines()) == 1 and "kdump" in err and "ACPI memory" in err
 
 
-def save_table(sample: Path, truth: dict[str, Any], to: Path) -> str:
-    """The table's bytes out of a whole-RAM sample, as somebody would have saved them; returns FILE@ADDR."""
+def save_table(kdump: Path, truth: dict[str, Any], to: Path) -> str:
+    """The table's bytes out of the whole-RAM sample, as somebody would have saved them; returns FILE@ADDR."""
     prog = drgn.Program()
-    prog.set_core_dump(str(sample / "vmcore"))
+    prog.set_core_dump(str(SAMPLES[0].parents[1] / named(kdump).replace("-kdump", "") / "vmcore"))
     address = truth["table_address"]
     size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
     to.write_bytes(prog.read(address, 24 + size, physical=True))
@@ -105,20 +99,23 @@ def save_table(sample: Path, truth: dict[str, Any], to: Path) -> str:
 @pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
 def test_a_saved_table_makes_a_kdump_as_good_as_the_bitmap(path: Path, capsys: Capsys, tmp_path: Path) -> None:
     truth = truth_of(path)
-    table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
+    table = save_table(path, truth, tmp_path / "table")
     status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--table", table, "ranges")
     assert status == 0
     assert (answer["source"], answer["exact"]) == ("bitmap", False)
     assert "saved earlier" in answer["source_reason"]
     assert units(answer["ranges"], "unaccepted") == set(truth["unaccepted_units"])
     assert units(answer["ranges"], "accepted").isdisjoint(truth["unaccepted_units"])
+    other = f"{tmp_path / 'table'}@0x1000"
+    assert main(["-c", str(path.parent / "vmcore"), "--table", other, "summary"]) == 3
+    assert "another table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
 def test_what_was_accepted_since_the_table_was_saved(path: Path, capsys: Capsys, tmp_path: Path) -> None:
     """All bits set, as right after boot: the lists say which of them still are, and pages in use which are not."""
     truth = truth_of(path)
-    table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
+    table = save_table(path, truth, tmp_path / "table")
     data = bytearray((tmp_path / "table").read_bytes())
     data[24:] = b"\xff" * (len(data) - 24)
     (tmp_path / "table").write_bytes(data)
@@ -127,25 +124,6 @@ def test_what_was_accepted_since_the_table_was_saved(path: Path, capsys: Capsys,
     assert unaccepted <= units(answer["ranges"], "unaccepted")
     accepted = units(answer["ranges"], "accepted")
     assert accepted and accepted.isdisjoint(unaccepted)
-
-
-def test_a_table_of_another_address_is_refused(capsys: Capsys, tmp_path: Path) -> None:
-    (tmp_path / "table").write_bytes(bytes(100))
-    argv = ["-c", str(WITHOUT_TABLE[0].parent / "vmcore"), "--table", f"{tmp_path / 'table'}@0x1000", "summary"]
-    assert main(argv) == 3
-    assert "another table" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("path", SAMPLES, ids=named)
-@pytest.mark.parametrize(
-    "command",
-    (["summary"], ["ranges"], ["resolve", "0x100000000", "0-1M"], ["efi"], ["e820"], ["zones"], ["accepting"]),
-)
-def test_every_command_prints_something(path: Path, command: list[str], capsys: Capsys) -> None:
-    status = main(["-c", str(path.parent / "vmcore"), *command])
-    out, err = capsys.readouterr()
-    # makedumpfile 1.7.2 leaves out the slab page of e820_table on 7.3; that is an answer too, with a reason.
-    assert (status, err) == (0, "") or (status == 3 and len(err.splitlines()) == 1), (out, err)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=named)
@@ -165,8 +143,3 @@ def test_no_kernel_text(path: Path) -> None:
     for address in range(start // PAGE * PAGE, end, PAGE):
         with pytest.raises(drgn.FaultError):
             prog.read(address, 8, physical=True)
-
-
-def test_they_are_small() -> None:
-    sizes = [(path.parent / "vmcore").stat().st_size for path in SAMPLES]
-    assert max(sizes) <= 8 * MIB and sum(sizes) <= 40 * MIB
