@@ -107,8 +107,6 @@ SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS
 LIST_PROBLEMS = 8  #: Wrong links of one list that are reported one by one.
 ZONE_NAME_BYTES = 16  #: Bytes of a zone's name.
 ZONE_STATS = 256  #: ``NR_VM_ZONE_STAT_ITEMS``: counters of one zone. Kernels have 10 to 30.
-PER_CPU_LISTS = 64  #: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14.
-PER_CPU_PAGES = 1 << 20  #: Pages on all lists of ``struct per_cpu_pages`` together: 4 GiB.
 PER_CPU_READS = 1 << 20  #: Reads of per-CPU counters: populated zones times CPUs.
 LIVE_ATTEMPTS = 3  #: Reads of a live list before it counts as damaged.
 
