@@ -24,8 +24,8 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
-from tests.lab.asking import NEEDS_CAPTURES, ids, units
-from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap
+from tests.lab.asking import NEEDS_CAPTURES, ids
+from tests.lab.captures import MIB, UNIT, Capture, captures, find, read_bitmap, units
 from tests.lab.test_planted import Target, open_target
 
 pytestmark = NEEDS_CAPTURES
