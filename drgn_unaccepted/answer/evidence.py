@@ -181,6 +181,8 @@ class Evidence:
         )
         if geometry is None:
             return Initial(Geometry(0, 0, X86_UNIT_SIZE), [], accepted, conventional)
+        if geometry.bitmap_bytes > limits.BITMAP_BYTES:
+            return "the EFI memory map has type 15 beyond all physical addresses: it is damaged"
         if table.state == "absent":
             # Nobody reads type 15 without a table: it stays as the firmware left it.
             unaccepted = rng.merge(
