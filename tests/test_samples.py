@@ -69,18 +69,17 @@ def test_unaccepted_is_what_the_guest_did_not_accept(path: Path, capsys: Capsys)
 
 
 @pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
-def test_a_kdump_answers_from_the_page_lists(path: Path, capsys: Capsys) -> None:
+def test_the_page_lists_of_a_kdump(path: Path, capsys: Capsys) -> None:
+    """What they have too much is marked; the judgement of all evidence is exact (tests/answer)."""
     truth = truth_of(path)
-    status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "ranges")
-    assert status == 0
-    assert (answer["source"], answer["exact"]) == ("page-lists", False)
+    status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--source", "page-lists", "ranges")
+    assert (status, answer["source"], answer["exact"]) == (0, "page-lists", False)
     assert (answer["table"]["state"], answer["table"]["address"]) == ("not-captured", truth["table_address"])
     assert answer["unaccepted_bytes"] == truth["nr_unaccepted_bytes"]
     unaccepted = set(truth["unaccepted_units"])
     listed = units(answer["ranges"], "unaccepted")
-    guards = {start // UNIT for start, _ in answer["possible_guards"]}
     assert unaccepted <= listed, "nothing unaccepted is missing"
-    assert listed - unaccepted <= guards, "and what is too much is marked"
+    assert listed - unaccepted <= {start // UNIT for start, _ in answer["possible_guards"]}
     assert not units(answer["ranges"], "accepted") & unaccepted
 
 
@@ -108,10 +107,9 @@ def test_a_saved_table_makes_a_kdump_as_good_as_the_bitmap(path: Path, capsys: C
     table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
     status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--table", table, "ranges")
     assert status == 0
-    assert (answer["source"], answer["exact"]) == ("bitmap", False)
-    assert "saved earlier" in answer["source_reason"]
+    assert (answer["source"], answer["exact"]) == ("reconstructed", True)
+    assert "may have been another boot" in answer["source_reason"] or "boot is not known" in answer["source_reason"]
     assert units(answer["ranges"], "unaccepted") == set(truth["unaccepted_units"])
-    assert units(answer["ranges"], "accepted").isdisjoint(truth["unaccepted_units"])
 
 
 @pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
@@ -150,10 +148,11 @@ def test_every_command_prints_something(path: Path, command: list[str], capsys: 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=named)
 def test_check_raises_no_false_alarm(path: Path, capsys: Capsys) -> None:
-    """Healthy guests, but for the accept that killed one. None is TDX or SNP, and check is right to say so."""
+    """Healthy guests, but for the accept that killed one. None is TDX or SNP, and all but that one accepted memory."""
     status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "check")
     failed = {f["rule"] for f in answer["findings"] if f["status"] in ("warning", "critical")}
-    assert (status, failed) == (1, {"platform-can-accept"})
+    died = {"platform-can-accept", "accepting-ranges-sane"} if named(path) in MOVING else set()
+    assert (status, failed) == (1 if died else 0, died)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=named)

@@ -97,7 +97,8 @@ def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[
     edges = bits.extent(bitmap)
     slack = (FEW_CHUNKS + (0 if edges is None else 2 * edges.runs)) * max(evidence.chunk, 2 * geometry.unit_size)
     # kexec accepts the destinations of its segments, and their chunks stay listed and counted (Linux 6.15).
-    slack += rng.total(rng.merge((s.start, s.end) for s in evidence.snapshot.kexec_segments or () if s.start < s.end))
+    segments = rng.merge((s.start, s.end) for s in evidence.snapshot.kexec_segments or () if s.start < s.end)
+    slack += rng.total(rng.intersect(segments, evidence.listed))
     if counted >= found + slack:
         yield f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
 

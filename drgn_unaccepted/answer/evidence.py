@@ -151,9 +151,11 @@ class Evidence:
 
         A bitmap saved earlier in the same boot is as good, and better: bits only clear.
         """
+        if self.snapshot.kernel is not None and self.snapshot.kernel.unaccepts:
+            return "this kernel can set bits again: what was accepted earlier need not be accepted now"
         firmware, saved = self.replayed, self._saved()
         if isinstance(saved, str):
-            return firmware if not isinstance(firmware, str) or self.snapshot.table.bitmap is None else saved
+            return saved if isinstance(firmware, str) and self.snapshot.table.is_saved else firmware
         if isinstance(firmware, str):
             return saved
         return saved._replace(accepted=[*firmware.accepted, *saved.accepted], conventional=firmware.conventional)
@@ -192,21 +194,35 @@ class Evidence:
         return Initial(geometry, list(bits.unaccepted_ranges(geometry, bitmap)), sorted(accepted), conventional)
 
     def _saved(self) -> Union[Initial, str]:
-        table, kernel = self.snapshot.table, self.snapshot.kernel
+        table = self.snapshot.table
         if not table.is_saved or table.geometry is None or table.bitmap is None:
             return "no table saved earlier"
         if not table.same_boot:
             return "whether the saved table is of this boot is not known"
-        if kernel is not None and kernel.unaccepts:
-            return "this kernel can set bits again"
+        if self.saved_doubt is not None:
+            return self.saved_doubt
         covered = [Range(table.geometry.phys_base, table.geometry.end)]
-        unaccepted = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
-        bare = self.listed_without_bit(unaccepted, self.replayed)
-        if bare:
-            return f"{size(rng.total(bare))} listed as unaccepted have no bit in it, the first at {bare[0].start:#x}"
+        unaccepted = list(bits.unaccepted_ranges(table.geometry, table.bitmap))
         accepted = rng.subtract(rng.intersect(covered, self.firmware_ram or covered), unaccepted)
         facts = [Fact(start, end, "its bit was 0 earlier in this boot") for start, end in accepted]
         return Initial(table.geometry, unaccepted, facts, [])
+
+    @cached_property
+    def saved_doubt(self) -> Optional[str]:
+        """What contradicts a table that was saved earlier, or None."""
+        table, initial = self.snapshot.table, self.replayed
+        if not table.is_saved or table.geometry is None or table.bitmap is None:
+            return None
+        ones = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
+        if len(ones) > limits.CHECKED_RANGES:
+            return f"the bits of the saved table are in more than {limits.CHECKED_RANGES} ranges"
+        stray = rng.subtract(ones, initial.unaccepted) if isinstance(initial, Initial) else []
+        if stray:
+            return f"the saved table has bits that the EFI stub did not set, the first at {stray[0].start:#x}"
+        bare = self.listed_without_bit(ones, initial)
+        if bare:
+            return f"{size(rng.total(bare))} listed as unaccepted have no bit in it, the first at {bare[0].start:#x}"
+        return None
 
     # The page allocator
 
@@ -221,17 +237,19 @@ class Evidence:
     def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
         """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.
 
-        Without the initial bits a few such units are expected: the end of a run can be listed for its guard alone.
+        Without the initial bits only chunks amid listed ones tell: the first of a run can be listed for its guard
+        alone, or be the last of the memory that was unaccepted at boot, its first unit accepted as a guard.
         """
-        unit = self.unit
-        if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and self.chunk == 2 * unit:
+        unit, chunk = self.unit, self.chunk
+        # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
+        segments = self.whole_units((s.start, s.end + unit) for s in self.snapshot.kexec_segments or ())
+        excused = rng.merge([*self.in_flight, *segments])
+        if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and chunk == 2 * unit:
             inner = [Range(start + unit, end) for start, end in self.listed if start + unit < end]
-            bare = rng.subtract(rng.intersect(rng.subtract(inner, self.in_flight), initial.unaccepted), ones)
-            # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
-            segments = self.snapshot.kexec_segments
-            return rng.subtract(bare, self.whole_units((s.start, s.end + unit) for s in segments or ()))
-        bare = rng.subtract(list(rng.trim(self.listed, unit)), ones)
-        return bare if rng.total(bare) > FEW_CHUNKS * max(self.chunk, 2 * unit) else []
+            return rng.subtract(rng.subtract(rng.intersect(inner, initial.unaccepted), ones), excused)
+        inner = [Range(start + chunk, end) for start, end in self.listed if start + chunk < end]
+        chunks = rng.merge((max(0, start - unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones)
+        return rng.subtract(rng.subtract(inner, chunks), excused)
 
     @property
     def no_zones(self) -> Optional[str]:

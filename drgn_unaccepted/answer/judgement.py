@@ -195,6 +195,8 @@ class Judgement:
                 yield Piece(at, run.start, UNKNOWN, self._covers(at, run.start), f"{lists}; {why}")
             if run.start < run.end:
                 what = f"{lists}, and no page of its unit is in use or in a free list"
+                if self.snapshot.table.state == "absent":
+                    what = f"{lists}; without a table pages in use prove nothing"
                 yield Piece(*run, UNKNOWN, self._covers(*run), what)
             at = run.end
 
@@ -293,9 +295,10 @@ def _by_bitmap(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[
         lacking.append(f"bitmap: table {table.state}: {table.reason}")
         return None
     if table.is_saved:
-        if table.same_boot or (wanted == "auto" and isinstance(evidence.initial, Initial)):
+        doubt = evidence.saved_doubt
+        if table.same_boot or (wanted == "auto" and (doubt is not None or isinstance(evidence.initial, Initial))):
             # Of this boot it is the initial state; of an unknown one it proves less than the EFI memory map.
-            lacking.append(f"bitmap: {table.reason}")
+            lacking.append(f"bitmap: {doubt or table.reason}")
             return None
         reason = (
             "the table was saved earlier, and that may have been another boot: its bits count only where lists and "
@@ -328,13 +331,26 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
     if absent and evidence.listed:
         lacking.append("reconstructed: chunks are listed as unaccepted, and there is no table")
         return None
+    if absent and evidence.no_zones is not None:
+        lacking.append(f"reconstructed: nothing tells whether there was a table: {evidence.no_zones}")
+        return None
     if absent and not evidence.lacks_feature and rng.intersect(evidence.used_ram or (), initial.unaccepted):
         # The EFI stub of a kernel with the feature makes RAM of it, and a table.
         lacking.append("reconstructed: EFI type 15 is RAM in e820_table, so there was a table")
         return None
+    # A chunk is listed for a unit of its own, or for the one behind it.
+    chunk = evidence.chunk
+    own = (((start - evidence.unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in initial.unaccepted)
+    stray = rng.subtract(evidence.listed, rng.merge(own))
+    if stray:
+        lacking.append(
+            f"reconstructed: {size(rng.total(stray))} are listed as unaccepted and were not at boot, the first at "
+            f"{stray[0].start:#x}"
+        )
+        return None
     geometry = initial.geometry if initial.geometry.units else None
     known = overlay(evidence, geometry, reconstructed(evidence, initial))
-    damaged = evidence.no_zones if absent else evidence.lists_damaged
+    damaged = None if absent else evidence.lists_damaged
     reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
     return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
 
@@ -357,10 +373,15 @@ def _by_lists(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[J
 def _by_counters(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
     snapshot = evidence.snapshot
     if evidence.nr_unaccepted_bytes is None:
+        counters = snapshot.counters
         why = snapshot.missing.get("counters", "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY")
+        if counters is not None and counters.unaccepted_pages is not None:
+            why = f"NR_UNACCEPTED is {counters.unaccepted_pages} pages"
         lacking.append(f"counters: {why}")
         return None
     booting = bool(snapshot.kernel is not None and snapshot.kernel.is_booting)
+    if booting and evidence.lists_damaged is not None:
+        lacking.append(f"counters: {evidence.lists_damaged}")
     return Judgement(evidence, "counters", "; ".join(lacking) or None, [], snapshot.table.geometry, partial=booting)
 
 

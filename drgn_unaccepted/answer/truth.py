@@ -97,7 +97,8 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
     # A saved bit of 0 beside a list: the end of a run that is listed for its guard, or a damaged table.
     disputed = rng.subtract(inner, base) if isinstance(evidence.replayed, str) else []
-    kernel = rng.intersect(evidence.whole_units((f.start, f.end) for f in _kernel_memory(evidence)), base)
+    used = _kernel_memory(evidence) if sound else []
+    kernel = rng.intersect(evidence.whole_units((fact.start, fact.end) for fact in used), base)
     layers: Layers = [
         (UNACCEPTED, ones(evidence)),
         (UNKNOWN, _in_flight(evidence)),
@@ -210,7 +211,9 @@ def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) ->
                 continue
             last = end
             for rest in rng.subtract([Range(start, end)], list(rng.clip(taken, start, end))):
-                covered = None if geometry is None else geometry.phys_base <= rest.start and rest.end <= geometry.end
+                covered = None if evidence.snapshot.table.state != "absent" else False
+                if geometry is not None:
+                    covered = geometry.phys_base <= rest.start and rest.end <= geometry.end
                 pieces.append(Piece(rest.start, rest.end, state, covered, proof))
         taken = rng.merge([*taken, *((fact.start, fact.end) for fact in facts if fact.start < fact.end)])
     return sorted(pieces)

@@ -109,6 +109,8 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
 
 def _weigh(rule: Rule, facts: Facts, fault: Fault) -> tuple[Severity, str]:
     severity = fault.severity or (rule.live if facts.live else rule.severity)
+    if rule.fixed_by and not rule.fixed_by.startswith("open") and facts.backports:
+        return INFO, f"{fault.message} (unknown for a backport, which may have the fix)"
     unsettled = facts.unsettled(fault.zone) if rule.settled and severity != INFO else None
     if unsettled is None:
         return severity, fault.message

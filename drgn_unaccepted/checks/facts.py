@@ -12,7 +12,7 @@ from typing import Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import Judgement, judge
-from drgn_unaccepted.answer.truth import UNACCEPTED
+from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
@@ -116,6 +116,12 @@ class Facts:
         return this >= mainline or any(this[:2] == fixed[:2] and this >= fixed for fixed in stable)
 
     @property
+    def backports(self) -> bool:
+        """The kernel is a distribution's, which carries fixes that its version does not show: ``5.14.0-503.el9``."""
+        before = self.version is not None and self.version < (6, 5, 0)
+        return before or re.match(r"\d+\.\d+\.0-\d", self.release) is not None
+
+    @property
     def booting(self) -> bool:
         """The page allocator does not have all its memory yet.
 
@@ -174,6 +180,15 @@ class Facts:
     def bitmap_cut(self) -> bool:
         """:attr:`under_bits` lacks the last ranges of the bitmap, which has too many."""
         return len(self._first_runs) > limits.CHECKED_RANGES
+
+    @property
+    def accepted_since_boot(self) -> int:
+        """Bytes that were unaccepted at boot and are proven to be accepted now."""
+        initial = self.evidence.initial
+        if isinstance(initial, str) or self.snapshot.table.state == "absent" or self.doubt is not None:
+            return 0
+        found = (piece for start, end in initial.unaccepted for piece in self.judgement.pieces(start, end))
+        return sum(piece.end - piece.start for piece in found if piece.state == ACCEPTED)
 
     def unaccepted_in(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
         return intersect(merged(ranges), self.unaccepted)

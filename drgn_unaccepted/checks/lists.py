@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from drgn_unaccepted.checks.facts import Facts, merged, zone_name
+from drgn_unaccepted.answer.evidence import FEW_CHUNKS
+from drgn_unaccepted.checks.facts import Facts, zone_name
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model.ranges import Range, are_aligned, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
 from drgn_unaccepted.words import count, size
@@ -18,11 +21,28 @@ from drgn_unaccepted.words import count, size
 #: ``page_type`` of a page without a type that is not mapped.
 _NO_TYPE = 0xFFFFFFFF
 
-#: Bytes of a chunk on x86: PAGE_SIZE << MAX_PAGE_ORDER.
-_X86_CHUNK = 4 << 20
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
 
-#: Guards and neighbours explain fewer chunks without a bit, if those are most of the list.
-_MANY_CHUNKS = 8
+
+@Rule(WARNING)
+def structures_undamaged(facts: Facts) -> Outcome:
+    """No part of the kernel that was captured leads nowhere.
+
+    A part that was not captured is no fault: the rules that need it are skipped. But every kernel has a zone, and no
+    pointer of it lies between the physical addresses and the kernel's: where one does, its structure was overwritten.
+
+    Fix: Look at the structure that is named and at its neighbours. Do not draw conclusions from the parts it leads to.
+    """
+    wild = {name: why for name, why in facts.snapshot.missing.items() if any(map(_is_wild, _ADDRESS.findall(why)))}
+    faults = [Fault(f"{name}: damaged: {why}") for name, why in wild.items()]
+    if facts.snapshot.zones == ():
+        faults.append(Fault("zones: damaged: no zone is populated"))
+    return faults or Pass("what was captured can be followed")
+
+
+def _is_wild(address: str) -> bool:
+    """Neither a physical address nor one of the kernel's."""
+    return PHYSICAL_END <= int(address, 16) < 0xFF << 56
 
 
 @Rule(CRITICAL, ("zones.listed",), number=18, settled=True, confirmed=CRITICAL)
@@ -107,52 +127,47 @@ def _untyped(facts: Facts, zone: Zone, pfns: array[int], types: array[int], want
     INFO,
     ("bitmap.now", "nr_unaccepted"),
     number=20,
-    nuance="warning if most of a long list has no bits, critical if besides the bitmap is all zero",
+    nuance="warning if the bitmap is doubted, critical if besides it is all zero",
 )
 def list_entries_without_bits(facts: Facts) -> Outcome:
     """Every listed chunk has a set bit in its own units or in the guard unit behind them.
 
     A chunk is listed because range_contains_unaccepted_memory() found a bit in its units or in the guard unit behind
     them. Those bits may be cleared later by the accept of a neighbour (whose guard they are), of a larger unit, or of
-    kexec segments (6.15, caeb8ba598f0), so a few chunks without bits are no fault. If most of the list has no bits, the
-    bitmap differs from what the kernel had. An all-zero bitmap under a valid header while chunks wait to be accepted is
-    critical: read literally, it would mean that everything is accepted.
+    kexec segments (6.15, caeb8ba598f0), so a few chunks without bits are no fault. Where no accept explains them
+    (table-captured), the bitmap differs from what the kernel had. An all-zero bitmap under a valid header while chunks
+    wait to be accepted is critical: read literally, it would mean that everything is accepted.
 
-    Fix: For a few chunks: nothing. For most of the list: do not trust the bitmap; take the answer from the page lists
+    Fix: For info: nothing. Else do not trust the bitmap; take the answer from the page lists
     (`--source page-lists`) and find out why the table's bytes are wrong (filtered dump, wrong address, overwritten).
     """
     if lacking(facts, "zones.listed"):
         return _counted_without_bits(facts)
     pfns = facts.listed_pfns
     if facts.bitmap_cut:
-        pfns = pfns[: bisect_left(pfns, facts.unaccepted[-1].end >> PAGE_SHIFT)]
+        pfns = pfns[: bisect_left(pfns, facts.under_bits[-1].end >> PAGE_SHIFT)]
     bare = _chunks_without_bits(facts, pfns)
     listed = count(len(pfns), "listed chunk")
     if not bare:
         return Pass(f"{listed}, all with a set bit")
     message = f"{len(bare)} of {listed} without a set bit in own units or guard"
     ranges = facts.chunks(bare)
-    if len(bare) < _many(facts.covered.unit_size, facts.chunk_bytes) or 2 * len(bare) <= len(pfns):
-        return Fault(message, ranges)
-    if total(merged((s.start, s.end) for s in facts.snapshot.kexec_segments or ())) >= total(ranges):
-        return Fault(f"{message} (loaded kexec segments have as many bytes)", ranges)
-    return _disbelieve(facts, message, ranges)
+    return Fault(message, ranges) if facts.doubt is None else _disbelieve(facts, message, ranges)
 
 
 def _counted_without_bits(facts: Facts) -> Outcome:
     """The same by ``NR_UNACCEPTED`` alone, without the lists."""
-    pages = given(facts.nr_unaccepted_pages)
-    chunk_bytes = _X86_CHUNK if lacking(facts, "zones") else facts.chunk_bytes
-    counted = f"NR_UNACCEPTED is {size(pages * PAGE_SIZE)}"
-    if facts.unaccepted:
-        return Pass(f"{counted}, and the bitmap has {size(total(facts.unaccepted))}")
-    if pages * PAGE_SIZE < _many(facts.covered.unit_size, chunk_bytes) * chunk_bytes:
+    nbytes = given(facts.nr_unaccepted_pages) * PAGE_SIZE
+    counted = f"NR_UNACCEPTED is {size(nbytes)}"
+    if facts.under_bits:
+        return Pass(f"{counted}, and the bitmap has {size(total(facts.under_bits))}")
+    if facts.doubt is None or nbytes < FEW_CHUNKS * facts.evidence.chunk:
         return Pass(f"{counted}, and no bit is set")
     return _disbelieve(facts, counted, [])
 
 
 def _disbelieve(facts: Facts, message: str, ranges: list[Range]) -> Fault:
-    if facts.unaccepted:
+    if facts.under_bits:
         return Fault(f"{message}: the bitmap differs from what the page allocator saw", ranges, severity=WARNING)
     return Fault(f"{message}: the bitmap is all zero and cannot be trusted", ranges, severity=CRITICAL)
 
@@ -162,17 +177,12 @@ def _chunks_without_bits(facts: Facts, pfns: list[int]) -> list[int]:
     chunk_bytes = facts.chunk_bytes
     bare: list[int] = []
     done = 0
-    for start, end in facts.unaccepted:
+    for start, end in facts.under_bits:
         # The chunks that see this run start before its end, and end at its start or later.
         first = bisect_left(pfns, -(-(start - chunk_bytes) >> PAGE_SHIFT), done)
         bare += pfns[done:first]
         done = bisect_left(pfns, -(-end >> PAGE_SHIFT), first)
     return bare + pfns[done:]
-
-
-def _many(unit_size: int, chunk_bytes: int) -> int:
-    """One accept clears a unit and the guard unit behind it, which may be those of many chunks."""
-    return _MANY_CHUNKS * max(1, 2 * unit_size // chunk_bytes)
 
 
 @Rule(CRITICAL, ("zones.listed", "zones.nr_unaccepted"), number=21, settled=True)

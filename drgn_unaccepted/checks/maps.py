@@ -187,13 +187,14 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     return Fault(f"{_of(trimmed)} unaccepted: RAM in e820_table_firmware, but {where} in e820_table", trimmed)
 
 
-@Rule(INFO, ("platform.kind", "e820"), number=28)
+@Rule(INFO, ("platform.kind", "e820"), number=28, nuance="warning if memory may be lost to the kernel")
 def table_expected(facts: Facts) -> Outcome:
     """A TDX or SNP guest with RAM above 4 GiB has a table.
 
     Without a table all memory was accepted before the kernel ran: by a firmware that accepts everything, because the
     kernel did not tell it otherwise before ExitBootServices() (AllowUnacceptedMemory on SNP), or because OVMF accepts
-    all memory below 4 GiB anyway. That is correct, but slow to boot.
+    all memory below 4 GiB anyway. That is correct, but slow to boot. Without the EFI memory map nobody knows: what a
+    firmware left unaccepted is lost to a kernel without CONFIG_UNACCEPTED_MEMORY, and in none of its tables.
 
     Fix: If the guest boots too slowly, use a firmware that leaves memory unaccepted (OVMF's
     PcdLazyAcceptPartialMemorySize) and a kernel built with CONFIG_UNACCEPTED_MEMORY, started through the EFI stub.
@@ -202,13 +203,56 @@ def table_expected(facts: Facts) -> Outcome:
         return Pass("there is a table")
     if facts.platform not in ("tdx", "snp"):
         return Pass("not a TDX or SNP guest")
+    if facts.efi_unaccepted:
+        return Pass("the EFI memory map has type 15 memory: see efi-unaccepted-has-table")
+    efi_map, kernel, guest = facts.snapshot.efi_map, facts.snapshot.kernel, f"a {facts.platform.upper()} guest"
+    whole = efi_map is not None and efi_map.complete
+    if not whole and kernel is not None and kernel.unaccepted_memory is False:
+        lost = "what the firmware left unaccepted is lost to it, and no EFI memory map says how much that is"
+        return Fault(f"a kernel without CONFIG_UNACCEPTED_MEMORY in {guest}: {lost}", severity=WARNING)
     high = subtract(facts.used_ram or [], [Range(0, FOUR_GIB)])
     if not high:
         return Pass("no RAM above 4 GiB")
-    if facts.efi_unaccepted:
-        return Pass("the EFI memory map has type 15 memory: see efi-unaccepted-has-table")
-    guest = f"a {facts.platform.upper()} guest with {size(total(high))} of RAM above 4 GiB"
-    return Fault(f"no table in {guest}: all of it was accepted before the kernel started")
+    who = "all of it was accepted before the kernel started" if whole else "nothing here says who accepted it"
+    return Fault(f"no table in {guest} with {size(total(high))} of RAM above 4 GiB: {who}")
+
+
+@Rule(WARNING, ("platform.kind", "zones", "e820"))
+def hot_added_memory_accepted(facts: Facts) -> Outcome:
+    """A TDX or SNP guest has no memory beyond what the firmware reported.
+
+    The bitmap covers what the firmware reported as unaccepted. The kernel takes memory that is added later as accepted,
+    and up to Linux 7.3 nothing accepts it: its first touch ends the guest. (Unmerged series of hotplug do.)
+
+    Fix: Do not add memory to a confidential guest: give it all its memory at boot.
+    """
+    if facts.platform not in ("tdx", "snp"):
+        return Pass("not a TDX or SNP guest")
+    tables = (facts.e820.current, facts.e820.firmware, facts.e820.boot_params)
+    known = merged((entry.start, entry.end) for entries in tables for entry in entries or ())
+    added = subtract(facts.evidence.hot_added, known)
+    if not added or (facts.snapshot.kernel is not None and facts.snapshot.kernel.unaccepts):
+        return Pass("no zone has memory beyond the firmware's" if not added else "this kernel accepts added memory")
+    return Fault(f"{_of(added)} was added later, and nobody accepted it", added)
+
+
+@Rule(WARNING, ("efi_map",))
+def efi_map_sane(facts: Facts) -> Outcome:
+    """The EFI memory map in memory is the one that the kernel printed, and its entries do not overlap.
+
+    With `efi=debug` the kernel prints the map before anything can overwrite it. Edits of the kernel itself are undone
+    before the two are compared. A difference is damage in the buffer, which lies near the table.
+
+    Fix: Find out what wrote over the buffer. The log's map is used in its place.
+    """
+    efi_map = given(facts.snapshot.efi_map)
+    if efi_map.conflict:
+        return Fault(efi_map.conflict, merged([efi_map.buffer] if efi_map.buffer else []))
+    order = sorted((d.start, d.end) for d in facts.descriptors)
+    crossed = merged((b, min(a_end, b_end)) for (_, a_end), (b, b_end) in zip(order, order[1:]) if b < a_end)
+    if crossed or len(facts.descriptors) < len(efi_map.descriptors):
+        return Fault(f"entries of the {efi_map.provenance} overlap or are empty: the map is damaged", crossed)
+    return Pass(f"no entry of the {efi_map.provenance} contradicts another")
 
 
 @Rule(CRITICAL, ("unaccepted", "kernel_memory"), number=14)

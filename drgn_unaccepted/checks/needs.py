@@ -155,6 +155,7 @@ NEEDS: dict[str, Need] = {
         lambda facts: _unaccepted(facts, _bitmap_now),
     ),
     "efi_map.complete": Need("the complete final EFI memory map", _efi_map),
+    "efi_map": Need("the EFI memory map", _part("efi_map")),
     "e820.firmware": Need("`e820_table_firmware`", _part("e820.firmware")),
     "e820.current": Need("`e820_table`", _part("e820.current")),
     "e820": Need("`e820_table` or `e820_table_firmware`", _part("e820.current", "e820.firmware")),

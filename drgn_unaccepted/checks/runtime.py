@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Optional
 
 from drgn_unaccepted.checks.facts import Facts, zone_name
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, some
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Severity, Skip, given, some
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
@@ -15,7 +16,7 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
 from drgn_unaccepted.words import count, size, span
 
 
-@Rule(INFO, ("accepting",), number=26, nuance="critical in a vmcore if entries overlap")
+@Rule(INFO, ("accepting",), number=26, nuance="in a vmcore critical if entries overlap, warning if it died so")
 def accepting_ranges_sane(facts: Facts) -> Outcome:
     """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
 
@@ -26,7 +27,8 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     while their bits are still set. On a live kernel entries disappear while they are read: info.
 
     Fix: For an entry without a task, or beyond the bitmap: the list led into a stack that was in use again. For an
-    accept in flight look at the task's stack; panics of arch_accept_memory() end there.
+    accept in flight look at the task's stack; panics of arch_accept_memory() end there. After a lockup look at the
+    host: an accept waits for the hypervisor, which may be slow to provide memory.
     """
     entries, write = facts.accepts, partial(_entry, facts)
     faults = [Fault(f"accepting_list: {problem}") for problem in given(facts.snapshot.accepting).problems]
@@ -43,8 +45,11 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
             faults.append(Fault(f"{what}: {some(wrong, write)}"))
     in_flight = f"{count(len(entries), 'accept')} in flight"
     if entries and not facts.live and not faults:
-        panic = f"; panic: {facts.snapshot.panic}" if facts.snapshot.panic else ""
-        return Fault(f"{in_flight}: {some(entries, write)}{panic}")
+        panic = facts.snapshot.panic or ""
+        host = "; an accept waits for the host: look there next" if "lockup" in panic else ""
+        died: Optional[Severity] = WARNING if host or "accept memory" in panic else None
+        message = f"{in_flight}: {some(entries, write)}" + (f"; panic: {panic}{host}" if panic else "")
+        return Fault(message, severity=died)
     return faults or Pass(in_flight)
 
 
@@ -91,7 +96,7 @@ def platform_can_accept(facts: Facts) -> Outcome:
 
     arch_accept_memory() supports TDX and SEV-SNP. On any other platform its first call panics with "Cannot accept
     memory: unknown platform". A table alone is harmless until a set bit is touched; with unaccepted RAM it is a
-    warning.
+    warning, unless memory was accepted since boot: then the platform can, and was not recognised here.
 
     Fix: The firmware reports type 15 to a guest that cannot accept it, or the platform was not recognised (cc_vendor,
     sev_status, X86_FEATURE_TDX_GUEST): look for "Memory Encryption Features" in the first lines of the boot log.
@@ -101,7 +106,9 @@ def platform_can_accept(facts: Facts) -> Outcome:
         return Pass(f"{'TDX' if facts.platform == 'tdx' else 'SEV-SNP'} guest")
     if table.state == "absent":
         return Pass("there is no table")
-    waiting = total(_unaccepted_ram(facts))
+    waiting, accepted = total(_unaccepted_ram(facts)), facts.accepted_since_boot
+    if accepted and "annot accept memory" not in (facts.snapshot.panic or ""):
+        return Fault(f"neither TDX nor SEV-SNP is seen, but {size(accepted)} were accepted since boot")
     if waiting:
         message = f"neither TDX nor SEV-SNP, and {size(waiting)} of RAM unaccepted: the first accept panics"
         return Fault(message, severity=WARNING)
@@ -124,7 +131,8 @@ def watermark_starvation(facts: Facts) -> Outcome:
 
     Unaccepted pages count as free, but can be allocated only once accepted. If the other free pages are below the
     watermark that cond_accept_memory() accepts up to (promo, before 6.12 high) and tasks are in direct reclaim, the
-    allocator may loop instead of accepting: fixed by 807174a93d24 (6.11, 6.10.7).
+    allocator may loop instead of accepting: fixed by 807174a93d24 (6.11, 6.10.7). A task that is bound to a node gets
+    nothing from the others: a node below its minimum with nothing left to accept starves while they have plenty.
 
     Fix: If memory is "available" and the guest still stalls, update the kernel, or boot with `accept_memory=eager`. If
     it accepts (see `accepting`), it is only busy.
@@ -137,6 +145,13 @@ def watermark_starvation(facts: Facts) -> Outcome:
         if waiting and accepted < target:
             counts = f"{accepted} free pages are accepted, the watermark is {target}"
             starved.append(f"{zone_name(zone)}: {counts}, {size(waiting * PAGE_SIZE)} wait to be accepted")
+    for node in sorted({zone.node for zone in facts.zones}):
+        here = [zone for zone in facts.zones if zone.node == node]
+        free, least = sum(zone.free_pages for zone in here), sum(zone.watermarks.min for zone in here)
+        waiting = sum(zone.unaccepted_pages or 0 for zone in facts.zones if zone.node != node)
+        if waiting and free < least and not any(zone.unaccepted_pages for zone in here):
+            counts = f"{free} free pages, the minimum is {least}, and nothing is left to accept"
+            starved.append(f"node {node}: {counts}; {size(waiting * PAGE_SIZE)} wait on other nodes")
     if not starved or not reclaiming:
         return Pass("no zone is short of accepted memory" if not starved else "no task is in direct reclaim")
     tasks = some(reclaiming, lambda task: f"{task.comm} (pid {task.pid})")

@@ -251,7 +251,8 @@ def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
     Since Linux kernel commit 7cd34dd3c9bf (in v6.7). QEMU reads RAM past the kernel, and has the table too.
     """
     prog = opened.prog
-    if opened.kind != "vmcore" or table.state == "present" or vmcoreinfo_of(prog).get("CRASHTIME") is None:
+    own = table.state == "present" and not table.is_saved
+    if opened.kind != "vmcore" or own or vmcoreinfo_of(prog).get("CRASHTIME") is None:
         return False
     if opened.elf is not None and any(note.name == b"QEMU" for note in opened.elf.notes()):
         return False

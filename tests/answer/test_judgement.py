@@ -170,8 +170,8 @@ def test_a_chunk_that_is_listed_for_its_guard_alone(sample: str) -> None:
     snapshot = snapshot_of(sample)
     assert snapshot.efi_map is not None
     end = max(d.end for d in snapshot.efi_map.descriptors if d.type == 15)
-    conventional = EfiDescriptor(7, end, end + 16 * CHUNK, 0)
-    edited = replace(snapshot.efi_map, descriptors=(*snapshot.efi_map.descriptors, conventional))
+    more = (EfiDescriptor(7, end, end + CHUNK, 0), EfiDescriptor(15, end + CHUNK, end + 16 * CHUNK, 0))
+    edited = replace(snapshot.efi_map, descriptors=(*snapshot.efi_map.descriptors, *more))
     judgement = judge(with_chunk(replace(snapshot, efi_map=edited), end))
     assert {judgement.at(end).state, judgement.at(end + UNIT).state} == {"accepted"}
     assert judgement.at(end).reason == "never unaccepted: EFI Conventional"

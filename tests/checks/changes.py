@@ -163,6 +163,6 @@ def pages(start: int, end: int, state: str) -> Change:
 
 
 def accepting(*units: tuple[int, int]) -> Change:
-    tasks = [Task(pid, "abc"[pid], 0) for pid in range(len(units))]
+    tasks = [Task(pid, "abcdefgh"[pid], 0) for pid in range(len(units))]
     entries = (Accept(0xA000 + task.pid, *unit, task) for unit, task in zip(units, tasks))
     return put(accepting=AcceptingList(tuple(entries)))

@@ -97,6 +97,13 @@ def test_a_known_bug_by_release(slug: str, change: Change, by_release: dict[Opti
     assert found == by_release
 
 
+@pytest.mark.parametrize("release", ["5.14.0-503.11.1.el9_5.x86_64", "6.8.0-40-generic"])
+def test_a_distribution_may_have_backported_the_fix(release: str) -> None:
+    found = advice("kexec-unaccepted", c.release(release), kexec)
+    assert found.status == "info"
+    assert found.message.endswith(" (unknown for a backport, which may have the fix)")
+
+
 def test_reservation_short_names_the_bytes() -> None:
     """The table ends at 0x7fb73018 + 24 + 4049 = 0x7fb74001: one byte on the second page."""
     found = advice("reservation-short", c.release("6.6.10"), short)

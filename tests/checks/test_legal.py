@@ -42,6 +42,8 @@ legal("a kernel without CONFIG_UNACCEPTED_MEMORY", ordinary, without_config)
 legal("a kernel before 6.5 has no field for the table", ordinary, c.put(table=Table("absent", "no unaccepted")))
 legal("the table is not in the dump, as in every kdump since 6.6", c.not_captured)
 legal("nothing was read but the table", lambda s: Snapshot(target=s.target, table=s.table))
+excluded = c.without("e820", "could not read memory from kdump: Excluded page: 0xffff985480ad3000")
+legal("a page that makedumpfile left out is no damage", excluded)
 runtime_map = EfiMap("runtime-map", False, "runtime entries only", ())
 legal("only the runtime map is left, which has no type 15", c.put(efi_map=runtime_map))
 

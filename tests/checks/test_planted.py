@@ -6,6 +6,7 @@ The same with faults in dumps of real kernels is in tests/lab/test_planted.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from drgn_unaccepted.checks import rule_names, run_checks
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, NamedRange, Task
+from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, NamedRange, Snapshot, Task
 
 from . import changes as c
 from .build import BASE, LISTED, PG_RESERVED, RAM, TABLE, Change, both, clean
@@ -155,11 +156,15 @@ plant(
 plant("allocated-pages-accepted: a page of a unit -> critical", "1 page allocated", allocated, also=_DOUBT)
 plant("guard-unit-accepted: in use -> warning", "right before an", c.pages(*GUARD, "in-use"), also=_GUARDED)
 plant("masked-pages-in-use: a reserved guard reads as zeros -> info", "1 page in use before unaccepted", masked)
-plant("orphan-bits: more chunks than CPUs on no list -> warning", "without a known reason", lost)
+plant("orphan-bits: more chunks than CPUs on no list -> warning", "without a known reason", lost, also=_DOUBT)
 plant("orphan-bits: a reserved chunk on no list -> info", "PageReserved", reserved)
 
 # The lists and the counters
 
+nowhere = c.without("zones", "could not read memory: No way to translate: 0x126a1e48cc11d357")
+plant("structures-undamaged: a pointer to nowhere -> warning", "zones: damaged: could not", nowhere)
+# node_data reads as zeros.
+plant("structures-undamaged: no zone at all -> warning", "no zone is populated", c.put(zones=()))
 _SHIFTED = ("list-page-type", "orphan-bits")
 for _problem in ("entry 3 leads back to entry 1", "entry 3 has next NULL", "entry 3 leads to 0xdead000000000100"):
     plant(f"list-entries-sane: broken, {_problem} -> critical", _problem, c.chunks(problems=(_problem,)))
@@ -191,17 +196,39 @@ plant("static-key-matches-lists: off -> warning", "is 0 (off), 9 listed chunks",
 # Activity
 
 ownerless = c.put(accepting=AcceptingList((Accept(0xFFFF888000001000, 0, 3, None),)))
-ordinary = c.part("platform", kind="none")
+# Without the map nothing shows that memory was accepted since boot.
+ordinary = both(c.part("platform", kind="none"), c.without("efi_map"))
 kexec = c.put(kexec_segments=(KexecSegment("kexec_image", UNIT + 0x1000, UNIT + 0x3000),))
 starving = both(c.zone(free_pages=9226, buddy_pages=10), c.put(reclaiming=(Task(7, "kswapd-not", 0),)))
 _LOOP = ("advisory-endless-reclaim",)
 plant("accepting-ranges-sane: two accepts of a unit -> critical", "overlap", c.accepting((0, 3), (2, 5)))
 plant("accepting-ranges-sane: reversed -> info", "not a range of the bitmap: units 5-3 by a", c.accepting((5, 3)))
 plant("accepting-ranges-sane: no task -> info", "on no task's stack", ownerless)
+slow = both(c.accepting(*((n, n + 1) for n in range(0, 16, 2))), c.put(panic="softlockup: hung tasks"))
+plant("accepting-ranges-sane: eight, and a lockup -> warning", "an accept waits for the host", slow)
 plant("accepting-ranges-sane: an accept was in flight -> info", "1 accept in flight: units 0-3", c.accepting((0, 3)))
 plant("platform-can-accept: no TDX or SNP -> warning", "the first accept panics", ordinary)
+added = c.zone(spanned_pages=0x8000, present_pages=0x8000)
+no_config = both(c.absent_table, c.without("efi_map"), c.part("kernel", unaccepted_memory=False))
+plant("hot-added-memory-accepted: above all RAM -> warning", "64 MiB (0x104000000-0x108000000) was added later", added)
+conflict = "the EFI memory map in memory differs from the kernel's log in entries 4, 5"
+plant("efi-map-sane: not that of the log -> warning", "in entries 4, 5", c.part("efi_map", conflict=conflict))
+_TWICE = EfiDescriptor(7, 0x101400000, 0x101700000, 0xF)
+plant("efi-map-sane: entries overlap -> warning", "overlap", c.descriptors(_TWICE))
+plant("table-expected: no feature, no map -> warning", "lost to it", no_config)
 plant("table-expected: no type 15 -> info", "all of it was accepted before", c.absent_table, c.without_type_15)
 plant(
     "kexec-segments-accepted: in unit 29 -> warning", "kexec_image segment", kexec, also=("advisory-kexec-unaccepted",)
 )
 plant("watermark-starvation: below its watermark -> info", "kswapd-not (pid 7)", starving, also=_LOOP)
+
+
+def on_two_nodes(snapshot: Snapshot) -> Snapshot:
+    """The zone that lists memory is on node 1; node 0 has 900 free pages, 100 less than its minimum."""
+    first, second = snapshot.zones
+    first = replace(first, free_pages=900, buddy_pages=900)
+    return replace(snapshot, zones=(first, replace(second, node=1)), reclaiming=(Task(7, "cc1", 0),))
+
+
+STARVED = "node 0: 900 free pages, the minimum is 1000, and nothing is left to accept; 36 MiB wait on other nodes"
+plant("watermark-starvation: one of two nodes -> info", STARVED, on_two_nodes, also=_LOOP)

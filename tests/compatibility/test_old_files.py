@@ -67,8 +67,8 @@ UNACCEPTED = [(0x125A00000, 0x128000000), (0x128600000, 0x138000000)]
 def lost(old: Any, new: Any, where: str = "") -> list[str]:
     """What stands in the old facts and not, or not so, in the new ones."""
     if isinstance(old, dict) and isinstance(new, dict):
-        if old.get("exact") is False:
-            old = {key: item for key, item in old.items() if key not in STATE}
+        dropped = STATE if old.get("exact") is False else {"needs"}
+        old = {key: item for key, item in old.items() if key not in dropped}
         return [text for key, item in old.items() for text in lost(item, new.get(key, "no such key"), f"{where}.{key}")]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [text for i, pair in enumerate(zip(old, new)) for text in lost(*pair, f"{where}[{i}]")]

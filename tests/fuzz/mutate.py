@@ -21,11 +21,6 @@ NASTY = (
     *(0xFFFF888000000000, 0xFFFFFFFF81000000),
 )
 
-#: Damage to these must not change the bitmap's answer, which rests on other bytes.
-BESIDE_THE_TABLE = """
-    boot_params efi_map e820 zones lists pages sections percpu log accepting tasks platform
-""".split()
-
 
 def generate(rng: random.Random, names: tuple[str, ...] = NAMES) -> Case:
     """A case; the same random numbers make the same case."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 from unittest import mock
 
 import drgn
@@ -23,11 +23,22 @@ from drgn_unaccepted.commands.base import STATE
 from drgn_unaccepted.kernel import target
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
+from drgn_unaccepted.model.ranges import Range, merge, subtract
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from tests.fuzz.case import NAMES, Case, clean, sample, truth
-from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, UNIT, Defect, Outcome, command, document
+from tests.fuzz.case import NAMES, Case, clean, sample
+from tests.fuzz.run import (
+    ANSWERED,
+    CHECK_STATUS,
+    REFUSED,
+    Defect,
+    Outcome,
+    command,
+    document,
+    hold,
+    hold_total,
+    unaccepted,
+)
 
 PAGE = 4096
 
@@ -136,67 +147,12 @@ def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
     return Outcome(ANSWERED, judgement.name)
 
 
-def unaccepted(case: Case) -> list[Range]:
-    """What the guest says is unaccepted."""
-    return merge((unit * UNIT, (unit + 1) * UNIT) for unit in truth(case.sample)["unaccepted_units"])
-
-
 def _hold_judgement(case: Case, what: str, judgement: Judgement) -> None:
     pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
     reason = f"{judgement.name}: {judgement.reason}"
     hold(case, what, pieces, judgement.exact, judgement.bounds, reason)
     if judgement.exact:
         hold_total(case, what, judgement.unaccepted_bytes, reason)
-
-
-def hold(
-    case: Case,
-    what: str,
-    pieces: Iterable[tuple[int, int, str]],
-    exact: bool,
-    bounds: tuple[Optional[int], Optional[int]],
-    reason: str = "",
-) -> None:
-    """Compare an answer with the truth.
-
-    :raises Defect: it is wrong
-    """
-    states: dict[str, list[tuple[int, int]]] = {}
-    for start, end, state in pieces:
-        states.setdefault(state, []).append((start, end))
-    wanted = unaccepted(case)
-    lost = intersect(merge(states.get("accepted", ())), wanted)
-    lost += intersect(merge(states.get("no-ram", ())), wanted)
-    if lost:
-        raise Defect("wrong", f"{case.group}: {what}: unaccepted memory is called accepted", f"{lost}; {reason}")
-    said, edges = merge(states.get("unaccepted", ())), _edges(case)
-    if exact and (subtract(wanted, said) or subtract(said, merge((*wanted, *edges)))):
-        raise Defect("wrong", f"{case.group}: {what}: exact, and not the truth", reason)
-    least, most = bounds
-    if not (least or 0) - total(edges) <= total(wanted) <= (1 << 52 if most is None else most):
-        raise Defect("wrong", f"{case.group}: {what}: {total(wanted)} is not within {least} and {most}", reason)
-
-
-def hold_total(case: Case, what: str, told: Optional[int], reason: str) -> None:
-    """Compare the total of an exact answer with the truth.
-
-    :raises Defect: it is wrong
-    """
-    wanted = total(unaccepted(case))
-    if told is None or not wanted <= told <= wanted + total(_edges(case)):
-        raise Defect("wrong", f"{case.group}: {what}: exact, {told} bytes", reason)
-
-
-def _edges(case: Case) -> list[Range]:
-    """Where a planted bit cannot be told from a real one: beside unaccepted memory, in a chunk that stays listed.
-
-    It says unaccepted, so that nothing dangerous follows.
-    """
-    start = truth(case.sample)["table_address"]
-    if not any(at < start + PAGE and start < at + len(data) // 2 for at, data in case.memory):
-        return []
-    wanted = unaccepted(case)
-    return subtract(merge((start - UNIT, end + UNIT) for start, end in wanted), wanted)
 
 
 def _commands(case: Case, path: Path) -> None:
