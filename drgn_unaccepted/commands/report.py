@@ -152,7 +152,10 @@ def _states(snapshot: Snapshot, judgement: Judgement) -> dict[Said, array[int]]:
     """Starts and ends in turns, by what is said of the ranges. Together they are all addresses."""
     found: dict[Said, array[int]] = {}
     count = 0
-    for piece in judgement.pieces(0, limits.PHYSICAL_END):
+    geometry = judgement.geometry
+    edges_of_bitmap = () if geometry is None else (geometry.phys_base, geometry.end)
+    places = sorted({0, *edges_of_bitmap, limits.PHYSICAL_END})
+    for piece in chain.from_iterable(map(judgement.pieces, places, places[1:])):
         edges = found.setdefault((piece.state, piece.covered, piece.reason), array("Q"))
         if edges and edges[-1] == piece.start:
             edges[-1] = piece.end

@@ -67,7 +67,7 @@ class PageDocument(SummaryAnswer):
     unit_size: int
     #: Whether the table was saved earlier.
     saved: bool
-    #: Units whose bit is set. None for an exact source: they are the unaccepted.
+    #: Units whose bit is set. None where the bits are the states: they are the unaccepted.
     bits: Optional[PackedRanges]
     states: list[StateGroup]
     listed: PackedRanges

@@ -9,6 +9,7 @@ from typing import Optional, TypeVar
 from tabulate import tabulate
 
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
+from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.words import about, count, safe, span
 
 N = TypeVar("N", int, float)
@@ -57,8 +58,9 @@ def line(answer: ProgressAnswer) -> str:
 def _unaccepted(answer: ProgressAnswer) -> str:
     if answer["source"] == "none":
         return f"unknown: {safe(answer['source_reason'] or '')}"
-    exact = "exact" if answer["exact"] else "not exact: a listed chunk can hold a unit that is accepted already"
-    return f"{about(answer['unaccepted_bytes'])}  ({answer['source']}, {exact})"
+    whole_chunks = answer["source"] in ("page-lists", "counters")
+    caveat = ": a listed chunk can hold a unit that is accepted already" if whole_chunks else ""
+    return f"{about(answer['unaccepted_bytes'])}  ({source_name(answer)}{caveat})"
 
 
 def _accepted(answer: ProgressAnswer, width: int, ascii_only: bool) -> Iterator[str]:

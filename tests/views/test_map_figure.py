@@ -22,7 +22,6 @@ from tests.views import guests
 from tests.views.guests import MIB, TIB, UNIT
 
 SAMPLE = Path(__file__).parent.parent.parent / "vmcore-samples" / "6.12-fill" / "vmcore"
-KDUMP = SAMPLE.parent.parent / "6.12-fill-kdump" / "vmcore"
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -114,16 +113,6 @@ def test_without_matplotlib_one_line_says_why(broken: bool, monkeypatch: pytest.
         monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(CommandError, match=why):
         image(guests.small(), "svg")
-
-
-def test_map_of_a_sample(capsys: Capsys) -> None:
-    assert main(["-c", str(SAMPLE), "map", "--width", "80", "--ascii", "--color", "always"]) == 0
-    out = capsys.readouterr().out
-    assert "source  bitmap, exact" in out
-    assert "\x1b[38;5;214;48;5;24m" in out and out.replace("\x1b", "").isascii()
-    assert main(["-c", str(KDUMP), "map", "--width", "80"]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("source  reconstructed, exact (bitmap: table not-captured: ") and "\x1b" not in out
 
 
 def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def assert_same_answers(show: Callable[..., Any], snapshot: Snapshot) -> None:
     addresses = interesting(snapshot)
     expected = resolve(snapshot, judge(snapshot), [Query(address, None) for address in addresses])
     for got, wanted in zip(answers(show(snapshot), addresses), expected["addresses"] or ()):
-        assert got == wanted
+        assert got == {key: value for key, value in wanted.items() if key not in ("asked", "hint")}
 
 
 def saved(same_boot: Optional[bool]) -> Snapshot:

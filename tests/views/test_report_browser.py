@@ -83,7 +83,7 @@ return seen;
 def test_what_is_drawn(show: Callable[..., Any]) -> None:
     driver = show(guests.small())
     # Byte 3 of the bitmap is 0b1110: its units 1 to 3 are set.
-    for unit, wanted in ((24, BLUE), (25, ORANGE), (27, ORANGE), (28, BLUE), (256, ORANGE)):
+    for unit, wanted in ((22, BLUE), (26, ORANGE), (30, BLUE), (256, ORANGE)):
         assert color_at(driver, BASE + unit * UNIT) == wanted, unit
     # Reserved, and no RAM: neither looks accepted.
     assert color_at(driver, 500 * MIB) == (0xA9, 0xB0, 0xB9)
@@ -338,7 +338,7 @@ def test_what_the_firmware_said_does_not_look_like_a_state(show: Callable[..., A
 @pytest.mark.parametrize("width", (390, 431, 599))
 def test_a_whole_run_is_one_colour_at_any_width(show: Callable[..., Any], width: int) -> None:
     """Where a pixel is no whole number of units or bytes, as on a phone, none of it is taken for a part."""
-    driver = show(replace(guests.small(), table=guests.table(b"\xff" * 64)))
+    driver = show(replace(guests.only_bitmap(guests.small()), table=guests.table(b"\xff" * 64)))
     with width_of(driver, width):
         driver.execute_script("unaccepted.view.selected = null; unaccepted.view.draw()")
         left, plot = driver.execute_script("return [unaccepted.view.left, unaccepted.view.plot]")

@@ -73,6 +73,13 @@ def test_the_screen() -> None:
     ]
 
 
+def test_the_line() -> None:
+    assert line(document()) == (
+        "2026-01-01T00:00:12.345+00:00       10.0 s       34 MiB unaccepted (bitmap)  "
+        " 410 KiB/s over 10.0 s  1 in flight  torn"
+    )
+
+
 def test_a_screen_fits_the_window() -> None:
     for width in (0, 7, 40, 200):
         assert max(len(line) for ascii in (True, False) for line in screen(document(), width, 50, ascii)) <= width
@@ -128,13 +135,6 @@ def test_time_to_go(rate: float, left: Optional[float], unaccepted: int, words: 
     answer = document()
     answer.update(rate_bytes_per_second=rate, seconds_left=left, unaccepted_bytes=unaccepted)
     assert f"time to go   {words}" in screen(answer, 100, 50)
-
-
-def test_one_line_a_sample() -> None:
-    assert line(document()) == (
-        "2026-01-01T00:00:12.345+00:00       10.0 s       34 MiB unaccepted (bitmap)  "
-        " 410 KiB/s over 10.0 s  1 in flight  torn"
-    )
 
 
 # On a terminal
@@ -263,8 +263,9 @@ def test_a_key_or_signal_ends_it_and_the_terminal_is_as_it_was(terminals: Any, h
     terminal.ends_well()
 
 
-def test_the_last_sample_stays_on_the_terminal(terminals: Any) -> None:
-    terminal = terminals("99", "0.05", "5")
+@pytest.mark.parametrize("size", [(24, 80), pytest.param((1, 1), marks=LONG), pytest.param((2, 5), marks=LONG)])
+def test_the_last_sample_stays_on_the_terminal(terminals: Any, size: tuple[int, int]) -> None:
+    terminal = terminals("99", "0.05", "5", size=size)
     terminal.ends_well()
     assert re.search(rb"\n?[^\n]* 34 MiB unaccepted \(bitmap\) [^\n]*\r\nafter 5\r\n$", terminal.output)
 
@@ -284,12 +285,6 @@ def test_a_window_of_a_new_size_is_drawn_again_without_a_new_sample(terminals: A
     terminal.wait_for(b"counters: moved", end)
     os.write(terminal.host, b"q")
     terminal.ends_well()
-
-
-@LONG
-@pytest.mark.parametrize("size", [(1, 1), (2, 5)])
-def test_any_window_will_do(terminals: Any, size: tuple[int, int]) -> None:
-    terminals("99", "0.01", "3", size=size).ends_well()
 
 
 @pytest.mark.parametrize("term", ["dumb", pytest.param("no-such-terminal", marks=LONG)])

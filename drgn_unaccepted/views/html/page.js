@@ -13,8 +13,9 @@ const byId = (id) => document.getElementById(id);
 
 function sourceWords(data) {
   if (data.source === "none") return "no source";
-  if (data.saved && data.source === "bitmap") return "a bitmap saved earlier and the page lists, not exact";
-  return { bitmap: "the bitmap, exact", "page-lists": "the page lists, not exact", counters: "the counters, not exact" }[data.source];
+  const names = { bitmap: "the bitmap", reconstructed: "page lists, pages and the EFI map", "page-lists": "the page lists", counters: "the counters" };
+  const name = data.saved && data.source === "bitmap" ? "a bitmap saved earlier and the page lists" : names[data.source];
+  return `${name}, ${data.exact ? "exact" : "not exact"}`;
 }
 
 /** The answer of `resolve` in short: lines for the pointer, one line for screen readers. */

@@ -15,7 +15,7 @@ class Guest {
     guest.accepting = Runs.of(data.accepting_ranges);
     guest.unaccepted = Runs.join(guest.groups.filter((group) => group.state === "unaccepted").map((group) => group.runs));
     if (data.recording) data.recording = JSON.parse(new TextDecoder().decode(await inflate(data.recording)));
-    guest.bits = data.exact ? guest.unaccepted : await Runs.unpack(data.bits);
+    guest.bits = data.bits ? await Runs.unpack(data.bits) : guest.unaccepted;
     return guest;
   }
 
