@@ -155,7 +155,7 @@ class Evidence:
             return "this kernel can set bits again: what was accepted earlier need not be accepted now"
         firmware, saved = self.replayed, self._saved()
         if isinstance(saved, str):
-            return saved if isinstance(firmware, str) and self.snapshot.table.is_saved else firmware
+            return firmware if not isinstance(firmware, str) or self.snapshot.table.bitmap is None else saved
         if isinstance(firmware, str):
             return saved
         return saved._replace(accepted=[*firmware.accepted, *saved.accepted], conventional=firmware.conventional)
