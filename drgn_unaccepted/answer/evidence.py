@@ -251,7 +251,9 @@ class Evidence:
             return rng.subtract(rng.subtract(rng.intersect(inner, initial.unaccepted), ones), excused)
         inner = [Range(start + chunk, end) for start, end in self.listed if start + chunk < end]
         chunks = rng.merge((max(0, start - unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones)
-        return rng.subtract(rng.subtract(inner, chunks), excused)
+        bare = rng.subtract(rng.subtract(inner, chunks), excused)
+        # An accept clears the bit of a unit that is larger than a chunk, and the other chunks in it stay listed.
+        return bare if unit <= chunk or rng.total(bare) > FEW_CHUNKS * unit else []
 
     @property
     def no_zones(self) -> Optional[str]:
