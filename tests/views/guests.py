@@ -73,7 +73,9 @@ EFI = (
     EfiDescriptor(7, 32 * MIB, 496 * MIB, 0xF),
     EfiDescriptor(6, 496 * MIB, 512 * MIB, 0x800000000000000F),
     EfiDescriptor(15, BASE, BASE + GIB - 128 * MIB, 0xF),
-    EfiDescriptor(7, BASE + GIB - 128 * MIB, BASE + GIB + GIB // 2, 0xF),
+    EfiDescriptor(7, BASE + GIB - 128 * MIB, BASE + GIB - UNIT, 0xF),
+    EfiDescriptor(15, BASE + GIB - UNIT, BASE + GIB, 0xF),
+    EfiDescriptor(7, BASE + GIB, BASE + GIB + GIB // 2, 0xF),
 )
 
 
@@ -175,6 +177,8 @@ def large_units() -> Snapshot:
         counters=Counters(1000, len(chunks) * CHUNK_PAGES, 0),
         e820=e820((BASE, BASE + GIB)),
         accepting=AcceptingList(()),
+        efi_map=None,
+        missing={"efi_map": "not asked for"},
     )
 
 
