@@ -81,6 +81,9 @@ def _why_refused() -> str:
     return "this process lacks CAP_SYS_RAWIO, or a security module refuses it"
 
 
+_REFUSED: tuple[type[Exception], ...] = (TargetError, *DAMAGED)
+
+
 def open_vmcore(
     path: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
 ) -> Opened:
@@ -91,18 +94,32 @@ def open_vmcore(
     """
     core, cut, warnings = _examine(path)
     text = None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo)
+
+    def with_text(text: Optional[bytes]) -> Opened:
+        prog = _set_core_dump(path, text, None if core is not None or text is None else _X86_64)
+        _complete(prog, core)
+        found = attach_debug_info(prog, symbols, debug_info)
+        return Opened(prog, "vmcore", path, found, core, tuple(warnings))
+
     try:
         if core is not None and text is None and _lacks_vmcoreinfo(core):
             text, warning = _vmcoreinfo_for(core, symbols)
             warnings.append(f"{path}: {warning}")
-        prog = _set_core_dump(path, text, None if core is not None or text is None else _X86_64)
-        _complete(prog, core)
-        found = attach_debug_info(prog, symbols, debug_info)
+        try:
+            return with_text(text)
+        except _REFUSED as error:
+            # The note can be wrong: firmware, a hypervisor or another kernel wrote it.
+            other = None if core is None or text is not None else _another_vmcoreinfo(core)
+            if other is None:
+                raise
+            text, address = other
+            what = f"its VMCOREINFO note is not this kernel's ({one_line(error)}): taken from memory, at {address:#x}"
+            warnings.append(f"{path}: {what}")
+            return with_text(text)
     except TargetError as error:
         raise TargetError(f"{path}: {error if cut is None else f'{cut}: {error}'}") from None
     except DAMAGED as error:
         raise TargetError(f"{path}: damaged: {one_line(error)}") from None
-    return Opened(prog, "vmcore", path, found, core, tuple(warnings))
 
 
 def adopt(prog: drgn.Program) -> Opened:
@@ -154,6 +171,16 @@ def _lacks_vmcoreinfo(core: ElfCore) -> bool:
     """
     names = {note.name for note in core.notes()}
     return b"VMCOREINFO" not in names and (b"QEMU" in names or any(s.paddr for s in core.segments(PT_LOAD)))
+
+
+def _another_vmcoreinfo(core: ElfCore) -> Optional[tuple[bytes, int]]:
+    """The text in the dumped memory and its address, where it is not that of the note."""
+    noted = [note.data for note in core.notes() if note.name == b"VMCOREINFO"]
+    try:
+        text, address = find_vmcoreinfo(core)
+    except (OSError, Unavailable):
+        return None
+    return None if any(data.rstrip(b"\0") == text.rstrip(b"\0") for data in noted) else (text, address)
 
 
 def _vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:

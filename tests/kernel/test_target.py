@@ -337,6 +337,26 @@ def test_a_sample_without_its_note_and_with_its_text(capsys: Capsys, tmp_path: P
     assert unaccepted(document) == set(truth(name)["unaccepted_units"])
 
 
+@pytest.mark.parametrize("key", ["SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "OSRELEASE"])
+def test_a_note_that_is_not_this_kernels(capsys: Capsys, tmp_path: Path, key: str) -> None:
+    """It names other addresses; the kernel's own text is in its memory."""
+    sample = read_sample("6.12-fill")
+    lines = sample.vmcoreinfo.decode().splitlines()
+    wrong = "\n".join(f"{key}=7f0000" if line.startswith(f"{key}=") else line for line in lines) + "\n"
+    sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
+    release = sample.physical("init_uts_ns") + sample.number("OFFSET(uts_namespace.name)") + 2 * 65
+    sample.pages.setdefault(release // PAGE, bytes(PAGE))
+    sample.write(release, truth("6.12-fill")["kernel_release"].encode() + b"\0")
+    path = write_elf(
+        tmp_path / "dump", runs(sample.pages), note(b"QEMU", 0, bytes(440)) + note(b"VMCOREINFO", 0, wrong.encode())
+    )
+    status, document, err = ask(capsys, path, "ranges")
+    assert status == 0, err
+    assert unaccepted(document) == set(truth("6.12-fill")["unaccepted_units"])
+    if key != "OSRELEASE":
+        assert "not this kernel's" in err and "at 0x12345000" in err
+
+
 # Dumps that end too soon
 
 
