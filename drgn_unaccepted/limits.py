@@ -10,112 +10,64 @@ from __future__ import annotations
 #: Bytes of bitmap. 256 MiB cover 4 PiB in units of 2 MiB, which the kernel's documentation calls the worst case.
 BITMAP_BYTES = 256 << 20
 
-#: End (exclusive) of the physical addresses of x86-64, which have 52 bits.
-PHYSICAL_END = 1 << 52
+PHYSICAL_END = 1 << 52  #: End (exclusive) of the physical addresses of x86-64, which have 52 bits.
 
-#: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of
-#: strings and a million types (include/uapi/linux/btf.h BTF_MAX_NAME_OFFSET, BTF_MAX_TYPE).
+#: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of strings and a
+#: million types (include/uapi/linux/btf.h BTF_MAX_NAME_OFFSET, BTF_MAX_TYPE).
 BTF_BYTES = 32 << 20
 
-#: Types in a chain: typedefs, qualifiers, pointers, arrays, anonymous members. The kernel's own bound for
-#: resolving one is 32 (kernel/bpf/btf.c MAX_RESOLVE_DEPTH).
+#: Types in a chain: typedefs, qualifiers, pointers, arrays, anonymous members. The kernel's own bound for resolving one
+#: is 32 (kernel/bpf/btf.c MAX_RESOLVE_DEPTH).
 BTF_NESTING = 64
 
 #: Members of a structure, those of anonymous members included. The largest one of a kernel has some hundreds.
 BTF_MEMBERS = 1 << 12
 
-#: Bytes of a structure or an array. The largest array of a kernel has 4 MiB.
-BTF_TYPE_BYTES = 16 << 20
-
-#: Matches of one name in BTF's type section.
-BTF_MATCHES = 1 << 20
-
-#: Copies of one string in BTF's string section. libbpf stores each once.
-BTF_SAME_STRINGS = 16
-
-#: Entries of an EFI memory map. Firmware gives some hundreds.
-EFI_DESCRIPTORS = 1 << 16
-
-#: Bytes from one EFI memory descriptor to the next. The structure has 40, OVMF uses 48.
-EFI_DESCRIPTOR_BYTES = 256
+BTF_TYPE_BYTES = 16 << 20  #: Bytes of a structure or an array. The largest array of a kernel has 4 MiB.
+BTF_MATCHES = 1 << 20  #: Matches of one name in BTF's type section.
+BTF_SAME_STRINGS = 16  #: Copies of one string in BTF's string section. libbpf stores each once.
+EFI_DESCRIPTORS = 1 << 16  #: Entries of an EFI memory map. Firmware gives some hundreds.
+EFI_DESCRIPTOR_BYTES = 256  #: Bytes from one EFI memory descriptor to the next. The structure has 40, OVMF uses 48.
 
 #: Entries of an e820 table: E820_MAX_ENTRIES with the most nodes that x86 can be built for (1,024).
 E820_ENTRIES = 128 + 3 * 1024
 
-#: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
-ELF_SEGMENTS = 1 << 20
-
-#: Bytes of an ELF dump's notes: registers of each CPU, about 1 KiB, and VMCOREINFO.
-ELF_NOTE_BYTES = 16 << 20
-
-#: Sections of a vmlinux or a debug file. A distribution's has 50 to 100.
-ELF_SECTIONS = 1 << 16
-
-#: Bytes of the sections' names.
-ELF_SECTION_NAMES_BYTES = 4 << 20
-
-#: Bytes of a vmlinux's notes; a distribution's has some hundred.
-VMLINUX_NOTE_BYTES = 1 << 20
+ELF_SEGMENTS = 1 << 20  #: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
+ELF_NOTE_BYTES = 16 << 20  #: Bytes of an ELF dump's notes: registers of each CPU, about 1 KiB, and VMCOREINFO.
+ELF_SECTIONS = 1 << 16  #: Sections of a vmlinux or a debug file. A distribution's has 50 to 100.
+ELF_SECTION_NAMES_BYTES = 4 << 20  #: Bytes of the sections' names.
+VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's has some hundred.
 
 #: Bytes of a vmlinux's symbol tables and their names: 3 million symbols. Distributions have 200 thousand.
 VMLINUX_SYMBOLS_BYTES = 128 << 20
 
-#: Bytes read at once when an ELF dump is searched.
-SEARCH_PIECE_BYTES = 16 << 20
+SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searched.
 
 #: Bytes of a dump that are searched for VMCOREINFO, without holes. 256 GiB take some minutes.
 VMCOREINFO_SEARCH_BYTES = 256 << 30
 
-#: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
-VMCOREINFO_COPIES = 64
-
-#: Bytes of ``linux_banner`` that are read.
-BANNER_BYTES = 256
-
-#: Page tables that are cached, 4 KiB each.
-PAGE_TABLES_KEPT = 2048
-
-#: Bytes of a VMCOREINFO note. The kernel's own has one page.
-VMCOREINFO_BYTES = 64 << 10
+VMCOREINFO_COPIES = 64  #: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
+BANNER_BYTES = 256  #: Bytes of ``linux_banner`` that are read.
+PAGE_TABLES_KEPT = 2048  #: Page tables that are cached, 4 KiB each.
+VMCOREINFO_BYTES = 64 << 10  #: Bytes of a VMCOREINFO note. The kernel's own has one page.
 
 #: Bytes of text in the printk ring buffer. CONFIG_LOG_BUF_SHIFT goes up to 25; ``log_buf_len=`` may ask for more.
 LOG_BYTES = 1 << 25
 
-#: Descriptors of the printk ring buffer; the kernel has one for each 32 bytes of text.
-LOG_RECORDS = LOG_BYTES >> 5
+LOG_RECORDS = LOG_BYTES >> 5  #: Descriptors of the printk ring buffer; the kernel has one for each 32 bytes of text.
+SETUP_DATA_ENTRIES = 64  #: Entries of the setup_data chain, which is a linked list. The kernel knows 11 types.
+SETUP_DATA_BYTES = 256 << 20  #: Bytes of one setup_data entry; the largest are option ROMs (SETUP_PCI).
+KEXEC_SEGMENTS = 16  #: ``kimage.segment[]``: KEXEC_SEGMENT_MAX in include/linux/kexec.h.
+KERNEL_IMAGE_BYTES = 1 << 30  #: Bytes of a kernel image in memory: KERNEL_IMAGE_SIZE with KASLR is 1 GiB.
+INITRD_BYTES = 1 << 40  #: Bytes of an initrd, whose size is a number in boot_params.
+KALLSYMS_SYMBOLS = 1 << 20  #: Symbols in kallsyms; a distribution's kernel has 100 to 250 thousand.
+KALLSYMS_NAMES_BYTES = 16 << 20  #: Bytes of kallsyms' compressed names, about 12 for each symbol.
+KALLSYMS_TOKEN_BYTES = 64 << 10  #: Bytes of kallsyms' token table; its 256 strings take about 1 KiB.
+SYMBOL_NAME_BYTES = 512  #: Bytes of the name of a symbol or type, with the NUL: the kernel's KSYM_NAME_LEN.
+KALLSYMS_ALIASES = 64  #: Symbols at one address that are skipped to find the next address.
 
-#: Entries of the setup_data chain, which is a linked list. The kernel knows 11 types.
-SETUP_DATA_ENTRIES = 64
-
-#: Bytes of one setup_data entry; the largest are option ROMs (SETUP_PCI).
-SETUP_DATA_BYTES = 256 << 20
-
-#: ``kimage.segment[]``: KEXEC_SEGMENT_MAX in include/linux/kexec.h.
-KEXEC_SEGMENTS = 16
-
-#: Bytes of a kernel image in memory: KERNEL_IMAGE_SIZE with KASLR is 1 GiB.
-KERNEL_IMAGE_BYTES = 1 << 30
-
-#: Bytes of an initrd, whose size is a number in boot_params.
-INITRD_BYTES = 1 << 40
-
-#: Symbols in kallsyms; a distribution's kernel has 100 to 250 thousand.
-KALLSYMS_SYMBOLS = 1 << 20
-
-#: Bytes of kallsyms' compressed names, about 12 for each symbol.
-KALLSYMS_NAMES_BYTES = 16 << 20
-
-#: Bytes of kallsyms' token table; its 256 strings take about 1 KiB.
-KALLSYMS_TOKEN_BYTES = 64 << 10
-
-#: Bytes of the name of a symbol or type, with the NUL: the kernel's KSYM_NAME_LEN.
-SYMBOL_NAME_BYTES = 512
-
-#: Symbols at one address that are skipped to find the next address.
-KALLSYMS_ALIASES = 64
-
-#: Ranges of a bitmap that are checked. A guest accepts from one end of each zone, so its bitmap has few ranges;
-#: 2 TiB with every second chunk accepted have this many.
+#: Ranges of a bitmap that are checked. A guest accepts from one end of each zone, so its bitmap has few ranges; 2 TiB
+#: with every second chunk accepted have this many.
 CHECKED_RANGES = 250_000
 
 #: Ranges that ``ranges`` lists: 512 GiB with every second unit accepted. Real guests have some hundreds.
@@ -124,46 +76,27 @@ DOCUMENT_RANGES = 1 << 18
 #: Pieces of one state that ``resolve -f`` keeps in memory; in a bitmap with more, each address is looked up alone.
 BULK_PIECES = 1 << 18
 
-#: Pieces into which ``resolve`` splits ranges.
-RESOLVED_PIECES = 1 << 14
+RESOLVED_PIECES = 1 << 14  #: Pieces into which ``resolve`` splits ranges.
+FINDING_RANGES = 1_000  #: Ranges that one finding lists.
 
-#: Ranges that one finding lists.
-FINDING_RANGES = 1_000
-
-#: Bytes of a snapshot file; a quarter of it if there are characters beyond ASCII. Real bitmaps compress a
-#: hundredfold; one for 4 PiB fits if it compresses to a third. Reading takes several times as much memory.
+#: Bytes of a snapshot file; a quarter of it if there are characters beyond ASCII. Real bitmaps compress a hundredfold;
+#: one for 4 PiB fits if it compresses to a third. Reading takes several times as much memory.
 SNAPSHOT_FILE_BYTES = 128 << 20
 
-#: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14.
-PER_CPU_LISTS = 64
+PER_CPU_LISTS = 64  #: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14.
+PER_CPU_PAGES = 1 << 20  #: Pages on all per-CPU lists together: 4 GiB.
+SNAPSHOT_FILE_VALUES = 3 << 20  #: JSON values in a snapshot file: enough for PAGE_RUNS.
+FILE_WARNINGS = 8  #: Unknown fields of a file that are reported by name.
 
-#: Pages on all per-CPU lists together: 4 GiB.
-PER_CPU_PAGES = 1 << 20
-
-#: JSON values in a snapshot file: enough for PAGE_RUNS.
-SNAPSHOT_FILE_VALUES = 3 << 20
-
-#: Unknown fields of a file that are reported by name.
-FILE_WARNINGS = 8
-
-#: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that
-#: x86-64 can be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
+#: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that x86-64 can
+#: be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
 GLOBAL_ARRAY_LENGTH = 8192
 
-#: Bytes of ``struct page``: 64, and more with KMSAN.
-PAGE_STRUCT_BYTES = 256
-
-#: NUMA nodes: MAX_NUMNODES of the largest configuration.
-NODES = 1024
-
-#: Pages of one memory section. x86 has 32768, which are 128 MiB.
-SECTION_PAGES = 1 << 20
-
-#: Elements of ``zone->free_area[]``. x86 has 11.
-PAGE_ORDERS = 20
-
-#: Chunks on all ``zone->unaccepted_pages`` together: 16 TiB in chunks of 4 MiB.
-LISTED_CHUNKS = 4 << 20
+PAGE_STRUCT_BYTES = 256  #: Bytes of ``struct page``: 64, and more with KMSAN.
+NODES = 1024  #: NUMA nodes: MAX_NUMNODES of the largest configuration.
+SECTION_PAGES = 1 << 20  #: Pages of one memory section. x86 has 32768, which are 128 MiB.
+PAGE_ORDERS = 20  #: Elements of ``zone->free_area[]``. x86 has 11.
+LISTED_CHUNKS = 4 << 20  #: Chunks on all ``zone->unaccepted_pages`` together: 16 TiB in chunks of 4 MiB.
 
 #: Runs of neighbouring chunks in one list. The kernel lists memory in order of address and takes it from one end.
 LISTED_RUNS = 250_000
@@ -171,90 +104,46 @@ LISTED_RUNS = 250_000
 #: Bytes of a snapshot file's compressed parts when unpacked: the largest bitmap, and 24 bytes for each listed chunk.
 SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS
 
-#: Wrong links of one list that are reported one by one.
-LIST_PROBLEMS = 8
-
-#: Bytes of a zone's name.
-ZONE_NAME_BYTES = 16
-
-#: ``NR_VM_ZONE_STAT_ITEMS``: counters of one zone. Kernels have 10 to 30.
-ZONE_STATS = 256
-
-#: Reads of per-CPU counters: populated zones times CPUs.
-PER_CPU_READS = 1 << 20
-
-#: Reads of a live list before it counts as damaged.
-LIVE_ATTEMPTS = 3
+LIST_PROBLEMS = 8  #: Wrong links of one list that are reported one by one.
+ZONE_NAME_BYTES = 16  #: Bytes of a zone's name.
+ZONE_STATS = 256  #: ``NR_VM_ZONE_STAT_ITEMS``: counters of one zone. Kernels have 10 to 30.
+PER_CPU_READS = 1 << 20  #: Reads of per-CPU counters: populated zones times CPUs.
+LIVE_ATTEMPTS = 3  #: Reads of a live list before it counts as damaged.
 
 #: Entries of ``accepting_list``: each belongs to a task with interrupts off, so each CPU has at most one.
 ACCEPTING_ENTRIES = GLOBAL_ARRAY_LENGTH
 
-#: Bytes of ``struct accept_range``, which has 32.
-ACCEPT_RANGE_BYTES = 256
-
-#: Tasks, threads included. The kernel itself allows 2^22.
-TASKS = 1 << 19
-
-#: Bytes of ``struct task_struct``, which has 3 to 12 KiB.
-TASK_STRUCT_BYTES = 64 << 10
-
-#: Bytes of a kernel stack: 16 KiB, 64 KiB with KASAN.
-STACK_BYTES = 256 << 10
-
-#: ``struct page`` that are scanned: 64 GiB of memory, 1 GiB of structures.
-PAGES_SCANNED = 16 << 20
-
-#: Runs of pages in one state.
-PAGE_RUNS = 1 << 18
-
-#: Pages whose content is read to test whether it is masked.
-MASKED_PAGES = 1 << 16
-
-#: Cached combinations of members of ``struct page``.
-PAGE_STATES = 1 << 14
-
-#: Memory sections that are looked up: 128 TiB.
-SECTIONS = 1 << 20
-
-#: Zones of a node: ZONES_SHIFT is 3 at most.
-ZONES = 8
-
-#: Bytes of ``struct zone``, which has 1 to 3 KiB.
-ZONE_BYTES = 64 << 10
+ACCEPT_RANGE_BYTES = 256  #: Bytes of ``struct accept_range``, which has 32.
+TASKS = 1 << 19  #: Tasks, threads included. The kernel itself allows 2^22.
+TASK_STRUCT_BYTES = 64 << 10  #: Bytes of ``struct task_struct``, which has 3 to 12 KiB.
+STACK_BYTES = 256 << 10  #: Bytes of a kernel stack: 16 KiB, 64 KiB with KASAN.
+PAGES_SCANNED = 16 << 20  #: ``struct page`` that are scanned: 64 GiB of memory, 1 GiB of structures.
+PAGE_RUNS = 1 << 18  #: Runs of pages in one state.
+MASKED_PAGES = 1 << 16  #: Pages whose content is read to test whether it is masked.
+PAGE_STATES = 1 << 14  #: Cached combinations of members of ``struct page``.
+SECTIONS = 1 << 20  #: Memory sections that are looked up: 128 TiB.
+MAP_STRAYS = 4096  #: Runs of unaccepted memory outside RAM that a map shows. There should be none.
+ZONES = 8  #: Zones of a node: ZONES_SHIFT is 3 at most.
+ZONE_BYTES = 64 << 10  #: Bytes of ``struct zone``, which has 1 to 3 KiB.
 
 #: Changes of state that ``report`` describes: 8 TiB with every second unit accepted. Real guests have some hundreds.
 REPORT_PIECES = 1 << 22
 
-#: Bytes of the page that ``report`` writes.
-REPORT_BYTES = 2_000_000
+REPORT_BYTES = 2_000_000  #: Bytes of the page that ``report`` writes.
 
 #: Runs in which the bitmap, or a list of chunks, differs from the sample before. With more, all of it is written.
 RECORDED_RUNS = 1024
 
-#: Bytes of one line of a recording; its first sample is a whole snapshot.
-RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES
-
-#: Seconds of a recording: a hundred years.
-RECORDING_SECONDS = 100 * 366 * 86400
-
-#: Bytes of a recording's header line.
-RECORDING_HEADER_BYTES = 4096
-
-#: Targets of one scan, and records of one merge.
-FLEET_TARGETS = 1 << 22
+RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES  #: Bytes of one line of a recording; its first sample is a whole snapshot.
+RECORDING_SECONDS = 100 * 366 * 86400  #: Seconds of a recording: a hundred years.
+RECORDING_HEADER_BYTES = 4096  #: Bytes of a recording's header line.
+FLEET_TARGETS = 1 << 22  #: Targets of one scan, and records of one merge.
 
 #: Bytes of one line of a fleet's files: a record, or an entry of a manifest. Each of about 50 findings lists up to
 #: FINDING_RANGES ranges of 30 bytes.
 FLEET_LINE_BYTES = 4 << 20
 
-#: Bytes that are kept of a dying target process's stderr.
-FLEET_LAST_WORDS_BYTES = 4096
-
-#: Hosts and examples that each part of a summary names; it always states how many there are.
-FLEET_NAMED = 20
-
-#: Seconds to wait for data from a named pipe.
-PIPE_SECONDS = 10
-
-#: Characters of one address that ``resolve -f`` reads.
-ADDRESS_TEXT_BYTES = 4096
+FLEET_LAST_WORDS_BYTES = 4096  #: Bytes that are kept of a dying target process's stderr.
+FLEET_NAMED = 20  #: Hosts and examples that each part of a summary names; it always states how many there are.
+PIPE_SECONDS = 10  #: Seconds to wait for data from a named pipe.
+ADDRESS_TEXT_BYTES = 4096  #: Characters of one address that ``resolve -f`` reads.

@@ -26,7 +26,7 @@ CORPUS = sorted((Path(__file__).parent / "fuzz" / "corpus").glob("*.json"))
 
 #: Another seed gives other damage: DRGN_UNACCEPTED_SEED=today
 SEED = os.environ.get("DRGN_UNACCEPTED_SEED", "1")
-DUMPS, FILES = 40, 40
+DUMPS, FILES = 40, 15
 
 #: One with the table and one without, of both kernels.
 NAMES = ("6.12-fill", "7.3-fill-kdump")
@@ -52,28 +52,15 @@ def test_damaged_dumps(number: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ("snapshot", "recording"))
+@pytest.mark.parametrize("kind", inputs.KINDS)
 def test_damaged_files(kind: str, tmp_path: Path) -> None:
     kinds = set()
-    for number in range(FILES // 2):
-        rng = random.Random(f"{SEED}:{kind}:{number}")
-        if kind == "snapshot":
-            data, check = files.damaged_snapshot(rng, "6.12-panic"), files.check_snapshot
-        else:
-            data, check = files.damaged_recording(rng), files.check_recording
-        outcome = run.isolated(lambda check=check, data=data: check(data, tmp_path))  # type: ignore[misc]
-        assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
-        kinds.add(outcome.kind)
-    assert run.REFUSED in kinds
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", inputs.KINDS)
-def test_damaged_inputs(kind: str, tmp_path: Path) -> None:
-    for number in range(FILES // 4):
+    for number in range(FILES):
         data = inputs.damaged(random.Random(f"{SEED}:{kind}:{number}"), kind)
         outcome = run.isolated(lambda data=data: inputs.check(kind, data, tmp_path))  # type: ignore[misc]
         assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
+        kinds.add(outcome.kind)
+    assert run.REFUSED in kinds or kind == "records", "merge leaves out records that cannot be read"
 
 
 @pytest.mark.long
@@ -112,14 +99,24 @@ def test_the_harness_tells_failures_apart(monkeypatch: pytest.MonkeyPatch, tmp_p
         run.hold(Case("6.12-fill", "nothing"), "made up", [(0, 1 << 52, "accepted")], False, (None, None))
         raise AssertionError
 
-    assert [run.isolated(check).kind for check in (hang, lambda: bytes(2 << 30), die, lambda: 1 // 0)] == [
-        "hang",
-        "memory",
-        run.DIED,
-        "traceback",
-    ]
+    kinds = [run.isolated(check).kind for check in (hang, lambda: bytes(2 << 30), die, lambda: 1 // 0)]
+    assert kinds == ["hang", "memory", run.DIED, "traceback"]
     monkeypatch.undo()
     assert run.isolated(wrong).kind == "wrong"
+
+
+@pytest.mark.parametrize(("error", "kind"), ((ZeroDivisionError("1 / 0"), "traceback"), (MemoryError(), "memory")))
+def test_an_internal_error_is_a_failure(error: Exception, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in one line and exit status 3, as a refusal does."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("drgn_unaccepted.cli.run", fail)
+    for words in (("-c", inputs.DUMP, "check"), ("merge", inputs.DUMP), ("scan", inputs.DUMP)):
+        outcome = run.isolated(lambda words=words: run.answered(*words))  # type: ignore[misc]
+        assert (outcome.kind, outcome.failed) == (kind, True)
+        assert type(error).__name__ in outcome.text and "Traceback" in outcome.details
 
 
 # The program itself, as a user starts it
@@ -149,19 +146,6 @@ def test_the_program_within_its_limits(case: Case, tmp_path: Path) -> None:
     if done.returncode == 3:
         lines = [line for line in done.stderr.splitlines() if ": warning: " not in line]
         assert len(lines) == 1
-
-
-def test_a_name_that_the_terminal_cannot_print(tmp_path: Path) -> None:
-    case = Case("6.12-fill", "vmcoreinfo", vmcoreinfo=(("OSRELEASE=6", "OSRELEASE=\xe9"),))
-    done = subprocess.run(
-        [sys.executable, "-m", "drgn_unaccepted", "-c", case.write(tmp_path / "dump"), "summary"],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    done.stdout.decode("ascii")
 
 
 # A batch

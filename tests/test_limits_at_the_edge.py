@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import base64
 import zlib
-from array import array
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +16,12 @@ from drgn_unaccepted.commands import resolve as resolve_question
 from drgn_unaccepted.consistency import check_consistency
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.fleet.targets import find_targets
-from drgn_unaccepted.snapshot import ListedChunks
 from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.case import sample
 from tests.fuzz.run import command, document
 from tests.kernel.elf_dump import SAMPLES
+from tests.samples_over_time import listed, with_list
 
 
 def edge(monkeypatch: pytest.MonkeyPatch, holder: object, name: str, value: int, argv: tuple[object, ...]) -> str:
@@ -64,35 +62,22 @@ def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"more than {there - 1} pieces" in edge(monkeypatch, resolve_question, "RESOLVED_PIECES", there, argv)
 
 
-def test_snapshot_file_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_targets_and_unpacked_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SNAPSHOT_FILE_VALUES", 3)
     assert parse_json(bytearray(b"[1,2,3]")) == [1, 2, 3]
     with pytest.raises(SnapshotFileError, match="more than 3 values"):
         parse_json(bytearray(b"[1,2,3,4]"))
-
-
-def test_fleet_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FLEET_TARGETS", 2)
     assert len(list(find_targets([str(tmp_path / name) for name in "ab"]))) == 2
     with pytest.raises(Exception, match="more than 2 targets"):
         list(find_targets([str(tmp_path / name) for name in "abc"]))
-
-
-def test_snapshot_unpacked_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all packed values of a file together."""
-
-    def packed(size: int) -> str:
-        return base64.b64encode(zlib.compress(bytes(size))).decode()
-
+    # For all packed values of a file together.
     monkeypatch.setattr(limits, "SNAPSHOT_UNPACKED_BYTES", 5000)
-    for second, refused in ((2000, False), (2001, True)):
-        context = Context()
-        assert context.unpack(packed(3000), "one") == bytes(3000)
-        if refused:
-            with pytest.raises(SnapshotFileError, match=r"^two: more than 5000 bytes when unpacked$"):
-                context.unpack(packed(second), "two")
-        else:
-            assert context.unpack(packed(second), "two") == bytes(second)
+    one, two, more = (base64.b64encode(zlib.compress(bytes(size))).decode() for size in (3000, 2000, 1))
+    context = Context()
+    assert context.unpack(one, "one") + context.unpack(two, "two") == bytes(5000)
+    with pytest.raises(SnapshotFileError, match=r"^three: more than 5000 bytes when unpacked$"):
+        context.unpack(more, "three")
 
 
 @pytest.mark.parametrize("runs", [3, 4])
@@ -100,11 +85,8 @@ def test_runs_of_chunks_in_a_list(runs: int, monkeypatch: pytest.MonkeyPatch) ->
     """A scattered list in a hostile snapshot would be an object for each chunk."""
     monkeypatch.setattr(limits, "LISTED_RUNS", 3)
     snapshot = clean()
-    *others, normal = snapshot.zones
-    pfns = array("Q", [normal.start_pfn + 2 * n * snapshot.kernel.chunk_pages for n in range(runs)])
-    flags, counts, types = normal.listed.flags[:1], normal.listed.refcounts[:1], normal.listed.page_types[:1]
-    listed = ListedChunks(pfns, flags * runs, counts * runs, types * runs)
-    snapshot = replace(snapshot, zones=(*others, replace(normal, listed=listed)))
+    pfns = [snapshot.zones[-1].start_pfn + 2 * n * snapshot.kernel.chunk_pages for n in range(runs)]
+    snapshot = with_list(snapshot, listed(pfns))
     if runs == 3:
         return check_consistency(snapshot)
     with pytest.raises(SnapshotFileError, match=r"^the list of zone Normal has more than 3 runs of chunks$"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -111,11 +110,6 @@ def test_a_live_kernel_is_asked_twice_before_an_alarm(capsys: pytest.CaptureFixt
         assert len(target.left) == left
 
 
-def test_no_command_is_summary(prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    run(prog, "unaccepted")
-    assert capsys.readouterr().out.startswith("unaccepted ")
-
-
 def test_what_cannot_be_answered_is_an_error_of_the_command(run: Any) -> None:
     from drgn.commands import CommandArgumentError, CommandError
 
@@ -132,15 +126,7 @@ def test_help_is_an_answer_and_no_error(
     run(prog, f"unaccepted {command}")
     out, err = capsys.readouterr()
     assert out.startswith("usage: %unaccepted") and err == ""
-
-
-def test_the_help_of_drgn_names_every_command() -> None:
-    from drgn.commands import DEFAULT_COMMAND_NAMESPACE
-
-    import drgn_unaccepted.plugin  # noqa: F401
-
-    words = DEFAULT_COMMAND_NAMESPACE.lookup(open_sample("6.12-fill"), "unaccepted").format_help()
-    assert set(COMMANDS) <= set(re.findall(r"[a-z0-9]+", words))
+    assert command != "--help" or all(name in out for name in COMMANDS)
 
 
 def test_drgn_finds_the_plugin_by_its_entry_point() -> None:

@@ -80,6 +80,10 @@ class Patched(w.BtfWriter):
         found = self.btf.record(number)
         return number, found.data, found.vlen
 
+    def members(self, name: str) -> bytes:
+        _, at, vlen = self.struct_at(name)
+        return bytes(self.types[at : at + 12 * vlen])
+
     def change_members(self, to: int) -> None:
         """Give every member of all structures this type."""
         for name in STRUCTS:
@@ -87,49 +91,42 @@ class Patched(w.BtfWriter):
             for index in range(vlen):
                 struct.pack_into("<I", self.types, at + 12 * index + 4, to)
 
-    def extend(self, name: str, members: bytes) -> None:
-        """Append members to the structure of this name."""
-        _, at, vlen = self.struct_at(name)
-        own = bytes(self.types[at : at + 12 * vlen])
-        (size,) = struct.unpack_from("<I", self.types, at - 4)
-        number_of_name = struct.unpack_from("<I", self.types, at - 12)[0]
+    def replace(self, name: str, members: bytes) -> None:
+        """Put another structure in the place of the one of this name."""
+        _, at, _ = self.struct_at(name)
+        number_of_name, _, size = struct.unpack_from("<III", self.types, at - 12)
         struct.pack_into("<I", self.types, at - 12, 0)
-        self.compound_of(number_of_name, size, own + members)
+        self.compound_of(number_of_name, size, members)
+
+    def extend(self, name: str, members: bytes) -> None:
+        self.replace(name, self.members(name) + members)
 
     def compound_of(self, name_off: int, size: int, members: bytes) -> int:
         self.types += struct.pack("<III", name_off, w.STRUCT << 24 | len(members) // 12, size) + members
         self.count += 1
         return self.count
 
+    def chain(self, kind: int, length: int, last: int = 1) -> int:
+        name = self.string("t") if kind == w.TYPEDEF else 0
+        records = (struct.pack("<III", name, kind << 24, self.count + n if n else last) for n in range(length))
+        self.types += b"".join(records)
+        self.count += length
+        return self.count
 
-def chain(b: Patched, kind: int, length: int, last: int = 1) -> int:
-    name = b.string("t") if kind == w.TYPEDEF else 0
-    b.types += b"".join(struct.pack("<III", name, kind << 24, b.count + n if n else last) for n in range(length))
-    b.count += length
-    return b.count
+    def cycle(self, *kinds: int) -> int:
+        first = self.count + 1
+        for index, kind in enumerate(kinds):
+            self.record(kind, "t" if kind == w.TYPEDEF else "", first + (index + 1) % len(kinds))
+        return first
+
+
+def member(type_: int, name: int = 0) -> bytes:
+    return struct.pack("<III", name, type_, 0)
 
 
 def huge_structures(b: Patched) -> None:
     for name in STRUCTS:
-        _, at, _ = b.struct_at(name)
-        struct.pack_into("<I", b.types, at - 4, 0xFFFFFFFF)
-
-
-def nested(kind: int) -> Callable[[Patched], None]:
-    def build(b: Patched) -> None:
-        b.change_members(chain(b, kind, 100_000))
-
-    return build
-
-
-def cycle(*kinds: int) -> Callable[[Patched], None]:
-    def build(b: Patched) -> None:
-        first = b.count + 1
-        for index, kind in enumerate(kinds):
-            b.record(kind, "t" if kind == w.TYPEDEF else "", first + (index + 1) % len(kinds))
-        b.change_members(first)
-
-    return build
+        struct.pack_into("<I", b.types, b.struct_at(name)[1] - 4, 0xFFFFFFFF)
 
 
 def huge_arrays(b: Patched) -> None:
@@ -139,50 +136,35 @@ def huge_arrays(b: Patched) -> None:
     b.change_members(last)
 
 
-def huge_array_of_structures(b: Patched) -> None:
-    b.change_members(b.array(b.struct_at("zone")[0], 0xFFFFFFFF))
-
-
-def itself(b: Patched) -> None:
-    b.change_members(b.struct_at("zone")[0])
-
-
 def itself_without_a_name(b: Patched) -> None:
     for name in STRUCTS:
-        number, _, _ = b.struct_at(name)
-        b.extend(name, struct.pack("<III", 0, number, 0) + struct.pack("<III", 0, b.count + 1, 0))
+        b.extend(name, member(b.struct_at(name)[0]) + member(b.count + 1))
 
 
 def many_members(b: Patched) -> None:
     name = b.string("x" * 500)
     for structure in STRUCTS:
-        b.extend(structure, struct.pack("<III", name, 1, 0) * 65_000)
+        b.extend(structure, member(1, name) * 65_000)
 
 
 def many_members_below_each_other(b: Patched) -> None:
     """Each structure has 65,000 members without a name, with many qualifiers, and then the previous structure."""
-    qualified = chain(b, w.CONST, 62)
-    last = qualified
+    last = qualified = b.chain(w.CONST, 62)
     for _ in range(30):
-        last = b.compound_of(0, 4, struct.pack("<III", 0, qualified, 0) * 65_000 + struct.pack("<III", 0, last, 0))
+        last = b.compound_of(0, 4, member(qualified) * 65_000 + member(last))
     for structure in STRUCTS:
-        b.extend(structure, struct.pack("<III", 0, last, 0))
+        b.extend(structure, member(last))
 
 
 def steps_without_a_name(b: Patched) -> None:
     """Each member without a name is a pointer to the previous one, in short steps: no single chain is too long."""
     last, members = 1, b""
     for _ in range(2_000):
-        last = chain(b, w.PTR, 50, last)
-        members += struct.pack("<III", 0, last, 0)
+        last = b.chain(w.PTR, 50, last)
+        members += member(last)
     for structure in STRUCTS:
-        _, at, vlen = b.struct_at(structure)
-        own = bytes(b.types[at : at + 12 * vlen])
-        b.extend(structure, members)
-        b.types[-len(members) - len(own) :] = members + b"".join(
-            own[index : index + 4] + struct.pack("<I", last) + own[index + 8 : index + 12]
-            for index in range(0, len(own), 12)
-        )
+        own = struct.iter_unpack("<III", b.members(structure))
+        b.replace(structure, members + b"".join(struct.pack("<III", name, last, at) for name, _, at in own))
 
 
 def one_name_everywhere(b: Patched) -> None:
@@ -195,15 +177,15 @@ def one_name_everywhere(b: Patched) -> None:
 
 
 TYPES: dict[str, Callable[[Patched], None]] = {
-    "typedefs nested 100000 deep": nested(w.TYPEDEF),
-    "pointers nested 100000 deep": nested(w.PTR),
-    "qualifiers nested 100000 deep": nested(w.VOLATILE),
-    "a typedef of itself": cycle(w.TYPEDEF),
-    "a pointer to a typedef of the pointer": cycle(w.PTR, w.TYPEDEF),
+    "typedefs nested 100000 deep": lambda b: b.change_members(b.chain(w.TYPEDEF, 100_000)),
+    "pointers nested 100000 deep": lambda b: b.change_members(b.chain(w.PTR, 100_000)),
+    "qualifiers nested 100000 deep": lambda b: b.change_members(b.chain(w.VOLATILE, 100_000)),
+    "a typedef of itself": lambda b: b.change_members(b.cycle(w.TYPEDEF)),
+    "a pointer to a typedef of the pointer": lambda b: b.change_members(b.cycle(w.PTR, w.TYPEDEF)),
     "arrays of 2^32 arrays": huge_arrays,
-    "2^32 of a structure in itself": huge_array_of_structures,
+    "2^32 of a structure in itself": lambda b: b.change_members(b.array(b.struct_at("zone")[0], 0xFFFFFFFF)),
     "structures of 4 GiB": huge_structures,
-    "a structure of itself": itself,
+    "a structure of itself": lambda b: b.change_members(b.struct_at("zone")[0]),
     "a structure of itself without a name": itself_without_a_name,
     "65000 members": many_members,
     "65000 members below each other": many_members_below_each_other,
@@ -214,11 +196,10 @@ TYPES: dict[str, Callable[[Patched], None]] = {
 
 @pytest.mark.parametrize("name", TYPES)
 def test_types(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "btf"
     patched = Patched()
     TYPES[name](patched)
+    path = tmp_path / "btf"
     path.write_bytes(patched.data())
-
     outcome = outcome_of(lambda: answered("-c", DUMP, "-s", path, "--debug-info", "btf", "check"))
     assert outcome.peak_bytes < 600 << 20
 

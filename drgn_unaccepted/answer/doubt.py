@@ -40,8 +40,6 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
         stray = rng.subtract(ones, initial.unaccepted)
         if stray and not can_set:
             yield f"bits are set that the EFI stub did not set, the first at {stray[0].start:#x}"
-    elif "geometry" in initial:
-        yield initial
     if evidence.firmware_ram and evidence.memory is not None:
         stray = rng.subtract(ones, evidence.memory)
         if stray:
@@ -56,6 +54,8 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
     bare = evidence.listed_without_bit(ones, initial)
+    if len(ones) == limits.CHECKED_RANGES:
+        bare = list(rng.clip(bare, 0, ones[-1].start))
     if bare:
         yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
     yield from _unlisted(evidence, ones)

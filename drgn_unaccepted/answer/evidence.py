@@ -155,7 +155,7 @@ class Evidence:
             return "this kernel can set bits again: what was accepted earlier need not be accepted now"
         firmware, saved = self.replayed, self._saved()
         if isinstance(saved, str):
-            return saved if isinstance(firmware, str) and self.snapshot.table.is_saved else firmware
+            return firmware if not isinstance(firmware, str) or self.snapshot.table.bitmap is None else saved
         if isinstance(firmware, str):
             return saved
         return saved._replace(accepted=[*firmware.accepted, *saved.accepted], conventional=firmware.conventional)
@@ -181,6 +181,8 @@ class Evidence:
         )
         if geometry is None:
             return Initial(Geometry(0, 0, X86_UNIT_SIZE), [], accepted, conventional)
+        if geometry.bitmap_bytes > limits.BITMAP_BYTES:
+            return "the EFI memory map has type 15 beyond all physical addresses: it is damaged"
         if table.state == "absent":
             # Nobody reads type 15 without a table: it stays as the firmware left it.
             unaccepted = rng.merge(
@@ -249,7 +251,9 @@ class Evidence:
             return rng.subtract(rng.subtract(rng.intersect(inner, initial.unaccepted), ones), excused)
         inner = [Range(start + chunk, end) for start, end in self.listed if start + chunk < end]
         chunks = rng.merge((max(0, start - unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones)
-        return rng.subtract(rng.subtract(inner, chunks), excused)
+        bare = rng.subtract(rng.subtract(inner, chunks), excused)
+        # An accept clears the bit of a unit that is larger than a chunk, and the other chunks in it stay listed.
+        return bare if unit <= chunk or rng.total(bare) > FEW_CHUNKS * unit else []
 
     @property
     def no_zones(self) -> Optional[str]:

@@ -70,8 +70,11 @@ def ones(evidence: Evidence) -> list[Fact]:
     table = evidence.snapshot.table
     if table.bitmap is None or table.geometry is None or table.is_saved:
         return []
-    runs = islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES)
-    return [Fact(start, end, "its bit is 1") for start, end in runs]
+    runs = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
+    facts = [Fact(start, end, "its bit is 1") for start, end in runs]
+    if len(runs) > limits.CHECKED_RANGES:
+        facts[-1] = Fact(runs[-1].start, table.geometry.end, f"perhaps its bit is 1: more than {len(facts) - 1} runs")
+    return facts
 
 
 def maps(evidence: Evidence) -> Layers:

@@ -202,7 +202,7 @@ class _Context:
             no_efi = None if efi_map.complete else partial
         no_e820 = snapshot.missing.get("e820") if tables is None else snapshot.missing.get("e820.current")
         if accepting is None:
-            no_accepting = snapshot.missing["accepting"]
+            no_accepting = snapshot.missing.get("accepting", "not captured")
         elif accepting.problems:
             no_accepting = f"accepting_list: {accepting.problems[0]}"
         else:

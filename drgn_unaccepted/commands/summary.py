@@ -54,11 +54,10 @@ def _unaccepted(answer: SummaryAnswer) -> str:
         return f"{size(total)} in {chunks}, not exact: {lines.LISTED_CAVEAT}"
     if source == "counters":
         return f"{size(total)}, not exact: {lines.COUNTED_CAVEAT}"
-    # A bitmap that was saved earlier in this boot is an upper bound.
-    same_boot = answer["table"]["same_boot"]
-    at_most = "" if answer["exact"] or not same_boot else "at most "
-    text = f"{at_most}{size(total)} of {size(answer['covered_bytes'])} covered"
-    if same_boot is False and answer["source"] == "bitmap":
+    most = answer["unaccepted_bytes_max"]
+    between = "" if answer["exact"] or most is None else f" to {size(most)}"
+    text = f"{size(total)}{between} of {size(answer['covered_bytes'])} covered"
+    if answer["table"]["same_boot"] is False and source == "bitmap":
         text += " if the saved table is of this boot"
     if answer["unaccepted_span"] is not None:
         text += f", {count(answer['unaccepted_runs'] or 0, 'range')} in {span(*answer['unaccepted_span'])}"

@@ -109,12 +109,8 @@ def extent(bitmap: Bitmap) -> Optional[Extent]:
     return None if first < 0 else Extent(first, end, number)
 
 
-def _popcount_of_text(number: int) -> int:
-    return bin(number).count("1")
-
-
 # int.bit_count() is new in Python 3.10.
-_popcount = getattr(int, "bit_count", _popcount_of_text)
+_popcount = getattr(int, "bit_count", lambda number: bin(number).count("1"))
 
 
 def runs(bitmap: Bitmap, start_bit: int = 0, end_bit: Optional[int] = None) -> Iterator[tuple[int, int]]:
@@ -199,17 +195,11 @@ def from_runs(runs_: Iterable[tuple[int, int]], nbytes: int) -> bytes:
     for first, end in runs_:
         if not 0 <= first <= end <= 8 * nbytes:
             raise ValueError(f"bits {first} to {end} are outside a bitmap of {8 * nbytes} bits")
-        head, tail = first >> 3, end >> 3
-        head_mask = 0xFF << (first & 7) & 0xFF
-        tail_mask = (1 << (end & 7)) - 1
-        if head == tail:
-            if tail_mask:
-                bitmap[head] |= head_mask & tail_mask
-            continue
-        bitmap[head] |= head_mask
-        bitmap[head + 1 : tail] = b"\xff" * (tail - head - 1)
-        if tail_mask:
-            bitmap[tail] |= tail_mask
+        head, tail = (first + 7) >> 3, end >> 3
+        if head < tail:
+            bitmap[head:tail] = b"\xff" * (tail - head)
+        for bit in (*range(first, min(8 * head, end)), *range(max(8 * tail, first), end)):
+            bitmap[bit >> 3] |= 1 << (bit & 7)
     return bytes(bitmap)
 
 
@@ -264,11 +254,9 @@ def range_contains_unaccepted_memory(
     if end % unit_size == 0:
         end = (end + unit_size) & _U64
     end = min(end, geometry.units * unit_size)
-    if end <= start:
-        return False
     first = start // unit_size
     steps = -(-(end - start) // unit_size)
-    return next(runs(bitmap, first, first + steps), None) is not None
+    return steps > 0 and any(runs(bitmap, first, first + steps))
 
 
 def guard_pages(geometry: Geometry, bitmap: Bitmap) -> Iterator[Range]:

@@ -7,6 +7,7 @@ There is no type for unaccepted memory; the stub reports it as RAM.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
@@ -74,7 +75,6 @@ def decode_e820_ext(data: bytes) -> list[E820Entry]:
 
     Like the kernel's e820__memory_setup_extended() this takes ``len / 20`` entries.
 
-    :param data: the payload, ``len`` bytes, without the ``struct setup_data`` before it
     :raises ValueError: as in :func:`decode_e820_entries`
     """
     return decode_e820_entries(data, len(data) // _ENTRY.size)
@@ -92,24 +92,7 @@ def flatten(entries: Sequence[E820Entry]) -> list[E820Entry]:
     This is the rule of the kernel's e820__update_table(), which keeps only neighbours of types 12 (PRAM) and
     0xefffffff (soft reserved) apart.
     """
-    edges = sorted(
-        edge for start, end, type_ in entries if start < end for edge in ((start, 1, type_), (end, -1, type_))
-    )
-    flat: list[E820Entry] = []
-    open_types: dict[int, int] = {}
-    last = 0
-    for address, step, type_ in edges:
-        if open_types and last < address:
-            winner = max(open_types)
-            if flat and flat[-1].end == last and flat[-1].type == winner:
-                flat[-1] = flat[-1]._replace(end=address)
-            else:
-                flat.append(E820Entry(last, address, winner))
-        last = address
-        open_types[type_] = open_types.get(type_, 0) + step
-        if not open_types[type_]:
-            del open_types[type_]
-    return flat
+    return [E820Entry(start, end, type_) for start, end, (type_,) in _sweep(entries) if type_ is not None]
 
 
 class Difference(NamedTuple):
@@ -122,21 +105,28 @@ class Difference(NamedTuple):
 
 def differences(a: Sequence[E820Entry], b: Sequence[E820Entry]) -> list[Difference]:
     """Where two tables differ, ascending, neighbours of the same pair of types joined."""
-    flat_a, flat_b = flatten(a), flatten(b)
-    edges = sorted({edge for entry in flat_a + flat_b for edge in entry[:2]})
-    found: list[Difference] = []
-    i = j = 0
-    for start, end in zip(edges, edges[1:]):
-        while i < len(flat_a) and flat_a[i].end <= start:
-            i += 1
-        while j < len(flat_b) and flat_b[j].end <= start:
-            j += 1
-        type_a = flat_a[i].type if i < len(flat_a) and flat_a[i].start <= start else None
-        type_b = flat_b[j].type if j < len(flat_b) and flat_b[j].start <= start else None
-        if type_a == type_b:
-            continue
-        if found and found[-1][1:] == (type_a, type_b) and found[-1].range.end == start:
-            found[-1] = Difference(Range(found[-1].range.start, end), type_a, type_b)
-        else:
-            found.append(Difference(Range(start, end), type_a, type_b))
-    return found
+    return [Difference(Range(start, end), one, other) for start, end, (one, other) in _sweep(a, b) if one != other]
+
+
+def _sweep(*tables: Sequence[E820Entry]) -> list[tuple[int, int, tuple[Optional[int], ...]]]:
+    """The highest type in each table, or None, for each range in which they stay the same, ascending."""
+    edges = sorted(
+        (edge, number, type_, step)
+        for number, table in enumerate(tables)
+        for start, end, type_ in table
+        if start < end
+        for edge, step in ((start, 1), (end, -1))
+    )
+    swept: list[tuple[int, int, tuple[Optional[int], ...]]] = []
+    counts: list[Counter[int]] = [Counter() for _ in tables]
+    last = 0
+    for address, number, type_, step in edges:
+        if last < address:
+            types = tuple(max(+each, default=None) for each in counts)
+            if swept and swept[-1][2] == types:
+                swept[-1] = (swept[-1][0], address, types)
+            else:
+                swept.append((last, address, types))
+            last = address
+        counts[number][type_] += step
+    return swept

@@ -13,44 +13,19 @@ from drgn_unaccepted.bounds import U32, U64, Edge
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT
 
 #: Memory types of the UEFI specification, named as in the kernel's memory_type_name[] (efi.c).
-TYPES = (
-    "Reserved",
-    "Loader Code",
-    "Loader Data",
-    "Boot Code",
-    "Boot Data",
-    "Runtime Code",
-    "Runtime Data",
-    "Conventional",
-    "Unusable",
-    "ACPI Reclaim",
-    "ACPI Mem NVS",
-    "MMIO",
-    "MMIO Port",
-    "PAL Code",
-    "Persistent",
-    "Unaccepted",
+TYPES = tuple(
+    (
+        "Reserved|Loader Code|Loader Data|Boot Code|Boot Data|Runtime Code|Runtime Data|Conventional"
+        "|Unusable|ACPI Reclaim|ACPI Mem NVS|MMIO|MMIO Port|PAL Code|Persistent|Unaccepted"
+    ).split("|")
 )
 
 RESERVED, BOOT_CODE, BOOT_DATA, CONVENTIONAL, ACPI_RECLAIM, UNACCEPTED = 0, 3, 4, 7, 9, 15
 
 #: ``EFI_MEMORY_*`` by the short names in the kernel's efi_md_typeattr_format(), in its order.
 ATTRIBUTES = {
-    "RUN": 1 << 63,
-    "HP": 1 << 20,
-    "MR": 1 << 16,
-    "CC": 1 << 19,
-    "SP": 1 << 18,
-    "NV": 1 << 15,
-    "XP": 1 << 14,
-    "RP": 1 << 13,
-    "WP": 1 << 12,
-    "RO": 1 << 17,
-    "UCE": 1 << 4,
-    "WB": 1 << 3,
-    "WT": 1 << 2,
-    "WC": 1 << 1,
-    "UC": 1 << 0,
+    **{"RUN": 1 << 63, "HP": 1 << 20, "MR": 1 << 16, "CC": 1 << 19, "SP": 1 << 18, "NV": 1 << 15, "XP": 1 << 14},
+    **{"RP": 1 << 13, "WP": 1 << 12, "RO": 1 << 17, "UCE": 1 << 4, "WB": 1 << 3, "WT": 1 << 2, "WC": 1 << 1, "UC": 1},
 }
 
 #: ``EFI_MEMORY_RUNTIME``
@@ -222,11 +197,7 @@ def _parse_attribute(columns: str) -> Optional[int]:
     number = re.fullmatch(r"attr=0x([0-9a-f]{16})", columns)
     if number:
         return int(number.group(1), 16)
-    attribute = 0
-    for column in columns.split("|"):
-        name = column.strip()
-        if name:
-            if name not in ATTRIBUTES:
-                return None
-            attribute |= ATTRIBUTES[name]
-    return attribute
+    names = [column.strip() for column in columns.split("|") if column.strip()]
+    if not ATTRIBUTES.keys() >= set(names):
+        return None
+    return sum(ATTRIBUTES[name] for name in set(names))

@@ -8,9 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted.checks import Report, confirm, run_checks
+from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.header import Header, judge_header
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 from tests.snapshot_strategies import snapshots
+
+from . import changes as c
+from .build import clean
 
 # fmt: off
 NUMBERS = st.sampled_from([
@@ -57,3 +61,10 @@ def test_a_header_that_the_reader_refuses_is_a_finding(
     report = run_checks(snapshot, only=["header-version", "unit-size-valid", "bitmap-geometry"])
     failed = any(finding.status == "critical" for finding in report.findings)
     assert state == "not-captured" or failed == (state != "present")
+
+
+def test_type_15_up_to_the_last_address_is_no_bitmap_to_replay() -> None:
+    """The stub's bitmap for it would have a TiB."""
+    report = run_checks(clean(c.not_captured, c.descriptors(EfiDescriptor(15, 0, (1 << 64) - (2 << 20), 0xF))))
+    (finding,) = [finding for finding in report.findings if finding.rule == "bits-within-initial-map"]
+    assert finding.status == "skip" and "beyond all physical addresses" in finding.message

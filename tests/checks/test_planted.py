@@ -126,7 +126,7 @@ _IMAGE = NamedRange("kernel image", UNIT + 0x1000, UNIT + 0x5000)
 not_ram = both(c.trimmed("current", BASE, END), c.trimmed("firmware", BASE, END))
 plant("bits-within-initial-map: outside type 15 -> critical", _NOT_SET, c.bits(10, 11, 1), also=(*_STRAY, *_IN_USE))
 plant("padding-bits-clear: the last bit -> warning", "1 bit set at or above", c.bits(31, 32, 1), also=_LAST_BIT)
-plant("table-covers-efi-unaccepted: below phys_base -> warning", "the bitmap covers", c.descriptors(_BELOW))
+plant("table-covers-efi-unaccepted: below it -> warning", "the bitmap covers", c.descriptors(_BELOW), also=_DOUBT)
 plant("efi-unaccepted-has-table: RAM without a table -> critical", "without accepting", c.absent_table)
 plant("efi-unaccepted-has-table: lost -> warning", "it is lost", c.absent_table, not_ram, also=("table-expected",))
 plant(

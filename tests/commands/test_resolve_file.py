@@ -49,9 +49,9 @@ def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:
     return status, out, err
 
 
-def refused(capsys: Capsys, tmp_path: Path, text: bytes) -> str:
+def refused(capsys: Capsys, tmp_path: Path, text: bytes, *options: str) -> str:
     (tmp_path / "addresses").write_bytes(text)
-    status, _, err = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
+    status, _, err = run(capsys, "-c", SAMPLE, *options, "resolve", "-f", tmp_path / "addresses")
     assert status == 3
     assert len(err.splitlines()) == 1
     return err
@@ -108,13 +108,6 @@ def test_without_the_table_it_is_what_resolve_says_of_each(source: str, tmp_path
     assert entries == [{key: entry[key] for key in ("address", "state", "covered")} for entry in one_by_one]
 
 
-def test_counters_know_no_addresses(tmp_path: Path, capsys: Capsys) -> None:
-    (tmp_path / "addresses").write_text("0x100000000\n")
-    status, out, err = run(capsys, "-c", SAMPLE, "--source", "counters", "resolve", "-f", tmp_path / "addresses")
-    assert (status, out) == (3, "")
-    assert "counters" in err
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     (
@@ -134,6 +127,7 @@ def test_counters_know_no_addresses(tmp_path: Path, capsys: Capsys) -> None:
 )
 def test_what_is_no_address_ends_it_and_is_told(text: bytes, words: str, tmp_path: Path, capsys: Capsys) -> None:
     assert words in refused(capsys, tmp_path, text)
+    assert "counters" in refused(capsys, tmp_path, b"0x100000000\n", "--source", "counters")
 
 
 def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
@@ -145,12 +139,6 @@ def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
     words = "line 2: more than 4096 characters without a blank"
     for blank in ("", " ", "\n0x20\n"):
         assert words in refused(capsys, tmp_path, f"0x10\n{word}0{blank}".encode())
-
-
-def test_a_file_that_is_not_there(tmp_path: Path, capsys: Capsys) -> None:
-    status, _, err = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "nothing")
-    assert status == 3
-    assert "No such file" in err
 
 
 @pytest.mark.parametrize("words", ([], ["4G", "-f", "-"]))

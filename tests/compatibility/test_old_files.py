@@ -98,6 +98,10 @@ def test_an_old_file_is_answered_as_ever(
     old = json.loads((HERE / "answers.json").read_text())[command]
     new = answers(command, capsys)
     assert old and len(old) == len(new)
+    if command.endswith("check"):
+        # "The first accept panics", of a lab guest that had accepted memory.
+        assert old[0]["findings"].pop("platform-can-accept")["status"] == "warning"
+        assert (old[0].pop("status"), new[0]["status"]) in (("warning", "ok"), ("warning", "warning"))
     if command.startswith("replay"):
         # Its bitmap is torn: the EFI memory map in the same file excludes it.
         assert (old.pop(6)["source"], new.pop(6)["source"]) == ("bitmap", "reconstructed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Damaged files beside a dump: of ``--table``, ``--vmcoreinfo`` and ``-s``, and the records for ``merge``."""
+"""Damaged files: snapshots, recordings, those of ``--table``, ``--vmcoreinfo`` and ``-s``, records for ``merge``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from tests.fuzz.case import sample, truth
-from tests.fuzz.files import damaged_snapshot, damaged_text, snapshot_text
+from tests.fuzz.case import NAMES, sample, truth
+from tests.fuzz.files import (
+    check_recording,
+    check_snapshot,
+    damaged_recording,
+    damaged_snapshot,
+    damaged_text,
+    snapshot_text,
+)
 from tests.fuzz.mutate import NASTY
 from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome, command
 from tests.kernel.elf_dump import SAMPLES, gnu_build_id, section_elf
 
-KINDS = ("table", "vmcoreinfo", "symbols", "records")
+KINDS = ("snapshot", "recording", "table", "vmcoreinfo", "symbols", "records")
 
 #: Without the table; its kernel is that of 6.12-fill.
 NAME = "6.12-fill-kdump"
@@ -26,7 +33,9 @@ U64 = (1 << 64) - 1
 
 
 def damaged(rng: random.Random, kind: str) -> bytes:
-    return {"table": _table, "vmcoreinfo": _vmcoreinfo, "symbols": _symbols, "records": _records}[kind](rng)
+    made = {"table": _table, "vmcoreinfo": _vmcoreinfo, "symbols": _symbols, "records": _records}
+    made |= {"snapshot": lambda rng: damaged_snapshot(rng, rng.choice(NAMES)), "recording": damaged_recording}
+    return made[kind](rng)
 
 
 def _bytes(rng: random.Random, data: bytes, fields: list[tuple[int, int]]) -> bytes:
@@ -89,6 +98,8 @@ def _records(rng: random.Random) -> bytes:
 
 
 def check(kind: str, data: bytes, directory: Path) -> Outcome:
+    if kind in ("snapshot", "recording"):
+        return (check_snapshot if kind == "snapshot" else check_recording)(data, directory)
     path = directory / kind
     path.write_bytes(data)
     said: list[str] = []

@@ -175,9 +175,8 @@ class _Finder:
 
     def e820(self) -> Iterator[Place]:
         for name in ("e820_table", "e820_table_kexec", "e820_table_firmware"):
-            pointer = self.prog[name]
-            yield from self.fields(pointer)
-            yield from self.fields(pointer[0], "nr_entries", "entries")
+            yield from self.fields(self.prog[name])
+            yield from self.fields(self.prog[name][0], "nr_entries", "entries")
 
     def zones(self) -> Iterator[Place]:
         for index, node in enumerate(self.prog["node_data"]):
@@ -281,16 +280,12 @@ class _Finder:
                 yield from self.fields(self.prog[name])
 
     def kallsyms(self) -> Iterator[Place]:
-        number = self.sample.number
-        known = ("num_syms", "offsets", "names", "token_table", "token_index", "relative_base")
-        for name in known:
-            try:
-                start = number(f"SYMBOL(kallsyms_{name})", 16)
-            except AssertionError:
-                continue
-            size = 4096 if name in ("offsets", "names") else 512 if name.startswith("token") else 8
-            for at in range(start, start + size, 8):
-                yield Place(name, self.physical(at), 8)
+        sizes = {"num_syms": 8, "offsets": 4096, "names": 4096, "token_table": 512, "token_index": 512}
+        for name, size in {**sizes, "relative_base": 8}.items():
+            with contextlib.suppress(AssertionError):
+                start = self.sample.number(f"SYMBOL(kallsyms_{name})", 16)
+                for at in range(start, start + size, 8):
+                    yield Place(name, self.physical(at), 8)
 
     def btf(self) -> Iterator[Place]:
         start, stop = (self.prog.symbol(name).address for name in ("__start_BTF", "__stop_BTF"))

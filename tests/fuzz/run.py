@@ -2,7 +2,7 @@
 """Run a case in a process of its own with limits, and judge what came out.
 
 A process that dies of a signal is ``died``: drgn and libkdumpfile are C, and a dump can kill them. That is told apart,
-because it is not ours to mend; whoever reads many dumps gives each a process of its own.
+because it is not ours to fix; whoever reads many dumps gives each a process of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.errors import INTERNAL_ERROR
 from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
 from tests.fuzz.case import Case
 
@@ -158,9 +159,10 @@ def command(*argv: object, fails: Sequence[int] = (0, 3), notes: int = 0) -> tup
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = main(arguments)
+            status = main(["--debug", *arguments])
         except SystemExit as stop:
             status = int(stop.code or 0)
+    _no_internal_error(err.getvalue())
     said = [line for line in err.getvalue().split("\n") if line and not line.startswith("drgn-unaccepted: warning: ")]
     what = " ".join(arguments[2:])
     if status not in fails:
@@ -173,6 +175,14 @@ def command(*argv: object, fails: Sequence[int] = (0, 3), notes: int = 0) -> tup
     if any(len(line) > 8192 for line in said):
         raise Defect("output", f"{what}: {max(map(len, said))} characters on stderr", err.getvalue()[:8192])
     return status, out.getvalue(), said
+
+
+def _no_internal_error(said: str) -> None:
+    """The program catches what nobody foresaw: one line and status 3, and with --debug the traceback above it."""
+    trace, found, line = said.rpartition(f"drgn-unaccepted: {INTERNAL_ERROR}: ")
+    if found:
+        kind = "memory" if line.startswith("MemoryError") else "traceback"
+        raise Defect(kind, f"{line.partition(' (--debug')[0]}: {_innermost(trace)}", said)
 
 
 def answered(*argv: object, notes: int = 0) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.lab.captures import UNIT, Capture, captures
+from tests.lab.captures import Capture, captures
 
 NEEDS_CAPTURES = [
     pytest.mark.lab,
@@ -26,13 +26,3 @@ def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, Any, st
     status = main([*map(str, argv), "--format", "json"])
     out, err = capsys.readouterr()
     return status, json.loads(out) if out else None, err
-
-
-def units(answer: Any, state: str) -> set[int]:
-    """Numbers (address / 2 MiB) of the whole units in this state, from an answer of ``ranges``."""
-    return {
-        number
-        for entry in answer["ranges"]
-        if entry["state"] == state
-        for number in range(-(-entry["start"] // UNIT), entry["end"] // UNIT)
-    }

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,42 @@ CHUNK = 4 * MIB
 UNACCEPTED = 15
 
 LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
+
+
+Ranges = Iterable[tuple[int, int]]
+
+
+def whole_units(ranges: Ranges) -> set[int]:
+    """Numbers (address / 2 MiB) of the units that lie in one of the ranges."""
+    return {n for start, end in ranges for n in range(-(-start // UNIT), end // UNIT)}
+
+
+def touched_units(ranges: Ranges) -> set[int]:
+    """Numbers of the units of which a range has a part."""
+    return {n for start, end in ranges for n in range(start // UNIT, -(-end // UNIT))}
+
+
+def set_units(base: int, bitmap: bytes) -> set[int]:
+    """Numbers of the units whose bits are set in a bitmap that begins at ``base``."""
+    return {base // UNIT + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
+
+
+def units(answer: Any, state: str) -> set[int]:
+    """Numbers of the whole units in this state, from an answer of ``ranges``."""
+    return whole_units((entry["start"], entry["end"]) for entry in answer["ranges"] if entry["state"] == state)
+
+
+def logged_table(log: str) -> int:
+    """The table's address, which the kernel logged when it found the configuration table."""
+    found = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", log)
+    assert found, "the kernel logged no table"
+    return int(found[1], 16)
+
+
+def noted_accepts(text: str) -> list[tuple[int, int]]:
+    """The ranges that the lab's arch_accept_memory() noted."""
+    lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return [(int(start, 16), int(end, 16)) for start, end, *_ in lines]
 
 
 class Capture(NamedTuple):
@@ -48,10 +85,7 @@ class Capture(NamedTuple):
         return (self.path / "guest" / name).read_text(errors="replace")
 
     def table_address(self) -> int:
-        """What the guest's kernel logged when it found the configuration table."""
-        found = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", self.account("dmesg"))
-        assert found, "the guest logged no table"
-        return int(found[1], 16)
+        return logged_table(self.account("dmesg"))
 
     def nr_unaccepted(self) -> int:
         """Bytes, from the guest's /proc/vmstat."""
@@ -69,26 +103,17 @@ class Capture(NamedTuple):
 
     def accepted(self) -> list[tuple[int, int]]:
         """What was accepted: by the stub, as it printed, and by the kernel, as arch_accept_memory() recorded."""
-        pairs = [(r["start"], r["end"]) for r in self.json("loader.json")["stub_accepted"]]
-        for line in self.account("lab_accepted").splitlines():
-            if not line.startswith("#"):
-                start, end = line.split()[:2]
-                pairs.append((int(start, 16), int(end, 16)))
-        return pairs
+        stub = [(r["start"], r["end"]) for r in self.json("loader.json")["stub_accepted"]]
+        return stub + noted_accepts(self.account("lab_accepted"))
 
     def initial_units(self) -> set[int]:
         """The units that the stub gave a bit: wholly type 15, and not accepted by the stub at once."""
-        units = {n for start, end in self.type15() for n in range(-(-start // UNIT), end // UNIT)}
-        for r in self.json("loader.json")["stub_accepted"]:
-            units -= set(range(r["start"] // UNIT, -(-r["end"] // UNIT)))
-        return units
+        stub = self.json("loader.json")["stub_accepted"]
+        return whole_units(self.type15()) - touched_units((r["start"], r["end"]) for r in stub)
 
     def unaccepted_units(self) -> set[int]:
         """Numbers (address / 2 MiB) of the units of type 15 memory that nobody accepted."""
-        units = {n for start, end in self.type15() for n in range(-(-start // UNIT), end // UNIT)}
-        for start, end in self.accepted():
-            units -= set(range(start // UNIT, -(-end // UNIT)))
-        return units
+        return whole_units(self.type15()) - touched_units(self.accepted())
 
 
 @cache

@@ -14,8 +14,8 @@ import pytest
 from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
-from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
-from tests.lab.captures import LAB, UNIT, Capture, read_bitmap
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids
+from tests.lab.captures import LAB, UNIT, Capture, read_bitmap, units
 from tests.lab.editable import EditableDump, copy
 
 pytestmark = NEEDS_CAPTURES

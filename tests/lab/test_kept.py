@@ -11,8 +11,8 @@ from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
-from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
-from tests.lab.captures import CHUNK, UNIT, Capture, find, listed_chunks, read_bitmap
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids
+from tests.lab.captures import CHUNK, UNIT, Capture, find, listed_chunks, read_bitmap, set_units, units
 
 pytestmark = NEEDS_CAPTURES
 
@@ -36,8 +36,8 @@ def test_a_kept_table_and_the_lists_of_a_kdump_call_nothing_unaccepted_accepted(
 
     base, unit, bitmap = read_bitmap(found.dump, address)
     assert unit == UNIT
-    covered = {base // UNIT + bit for bit in range(8 * len(bitmap))}
-    kept_set = {base // UNIT + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
+    covered = set_units(base, b"\xff" * len(bitmap))
+    kept_set = set_units(base, bitmap)
     listed = listed_chunks(kdump, found.vmlinux)
     in_lists = {number for number in covered if number * UNIT // CHUNK * CHUNK in listed}
     # Units that are still listed were not accepted since. No kdump of the lab has a boot ID: its EFI map decides.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
-from tests.lab.captures import CHUNK, UNIT, Capture, captures
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids
+from tests.lab.captures import CHUNK, UNIT, Capture, captures, units
 
 pytestmark = NEEDS_CAPTURES
 

@@ -19,7 +19,17 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from tests.fleet.tools import SAMPLES, TOP, ansible_playbook, run
-from tests.lab.captures import LAB, UNIT, read_bitmap, read_physical
+from tests.lab.captures import (
+    LAB,
+    UNIT,
+    logged_table,
+    noted_accepts,
+    read_bitmap,
+    read_physical,
+    set_units,
+    touched_units,
+    units,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -50,29 +60,17 @@ class Booted(NamedTuple):
     #: Physical address of the table, as the kernel logged it.
     address: int
 
-    def bits(self, dump: str) -> int:
-        """The bitmap of the stopped guest, without the package."""
-        return int.from_bytes(read_bitmap(self.share / dump, self.address)[2], "little")
-
     def kept(self, name: str) -> Path:
         (place,) = (path for path in (self.share / f"kept.{name}").iterdir() if path.is_dir())
         return place
 
-    def kept_bits(self, name: str) -> int:
-        """The bitmap in the flight recorder's file of the table's bytes."""
-        return int.from_bytes((self.kept(name) / f"table-{self.address:#x}.bin").read_bytes()[24:], "little")
+    def kept_table(self, name: str) -> bytes:
+        """The flight recorder's file of the table's bytes."""
+        return (self.kept(name) / f"table-{self.address:#x}.bin").read_bytes()
 
     def accepted(self, name: str) -> set[int]:
         """Numbers (address / 2 MiB) of units that the guest had noted as accepted by then."""
-        return units_of(
-            (int(line.split()[0], 16), int(line.split()[1], 16))
-            for line in (self.share / f"accepted.{name}").read_text().splitlines()
-            if not line.startswith("#")
-        )
-
-
-def units_of(ranges: Any) -> set[int]:
-    return {n for start, end in ranges for n in range(start // UNIT, -(-end // UNIT))}
+        return touched_units(noted_accepts((self.share / f"accepted.{name}").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +79,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Booted:
     layer, share = work / "layer", work / "share"
     install(work / "dist", layer)
     in_guest(share, layer, "units", SAMPLES / "6.12-fill" / "vmcore", options=("--crash",))
-    logged = re.search(r"efi: .*\bUnaccepted=0x([0-9a-f]+)", (share / "serial.log").read_text(errors="replace"))
-    assert logged, "the kernel logged no table"
-    return Booted(share, json.loads((share / "units.json").read_text()), int(logged[1], 16))
+    address = logged_table((share / "serial.log").read_text(errors="replace"))
+    return Booted(share, json.loads((share / "units.json").read_text()), address)
 
 
 def in_guest(share: Path, layer: Path, module: str, *arguments: object, options: tuple[str, ...] = ()) -> None:
@@ -126,10 +123,6 @@ def install(dist: Path, layer: Path) -> None:
         if path.name.startswith(("drgn_unaccepted", "__editable__")):
             continue
         (shutil.copytree if path.is_dir() else shutil.copy)(path, place / path.name)
-
-
-def units(answer: Any, state: str) -> set[int]:
-    return units_of((entry["start"], entry["end"]) for entry in answer["ranges"] if entry["state"] == state)
 
 
 def journal(told: Any) -> str:
@@ -176,24 +169,21 @@ def test_what_it_kept_is_what_the_guest_had(guest: Booted) -> None:
     base, unit, bitmap = read_bitmap(guest.share / "dump.first.elf", guest.address)
     assert unit == UNIT
     header = read_physical(guest.share / "dump.first.elf", guest.address, 24)
-    assert (guest.kept("first") / f"table-{guest.address:#x}.bin").read_bytes()[:24] == header
-    now, first, again = int.from_bytes(bitmap, "little"), guest.kept_bits("first"), guest.kept_bits("again")
-    # Bits only clear.
-    assert now & ~first == 0 and again & ~now == 0
+    assert guest.kept_table("first")[:24] == header
+    now = set_units(base, bitmap)
+    kept = {name: set_units(base, guest.kept_table(name)[24:]) for name in ("first", "again")}
+    assert kept["again"] <= now <= kept["first"], "bits only clear"
     for name, earlier, later in (("first", "before", "first"), ("again", "first", "again")):
-        kept = {base // UNIT + bit for bit in range(8 * len(bitmap)) if guest.kept_bits(name) >> bit & 1}
-        assert kept and kept & guest.accepted(earlier) == set()
-        still = {base // UNIT + bit for bit in range(8 * len(bitmap)) if now >> bit & 1} - guest.accepted(later)
-        assert still <= kept
+        assert kept[name] and not kept[name] & guest.accepted(earlier)
+        assert now - guest.accepted(later) <= kept[name]
 
 
 def test_what_it_kept_is_of_use_with_the_kdump_of_the_crash(guest: Booted, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-c", str(guest.share / "kdump.elf"), "header"]) == 3
     assert "not-captured" in capsys.readouterr().err
-    base, unit, bitmap = read_bitmap(guest.share / "dump.last.elf", guest.address)
-    covered = {base // unit + bit for bit in range(8 * len(bitmap))}
-    at_the_end = {base // unit + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
-    kept = {base // unit + bit for bit in range(8 * len(bitmap)) if guest.kept_bits("last") >> bit & 1}
+    base, _, bitmap = read_bitmap(guest.share / "dump.last.elf", guest.address)
+    covered, at_the_end = set_units(base, b"\xff" * len(bitmap)), set_units(base, bitmap)
+    kept = set_units(base, guest.kept_table("last")[24:])
     assert at_the_end < kept, "more was accepted since"
     for dump in ("kdump.elf", "kdump.z"):
         command = ["-c", str(guest.share / dump), "--table", str(guest.kept("last") / "snapshot.json"), "ranges"]
@@ -210,11 +200,8 @@ def test_what_it_kept_is_of_use_with_the_kdump_of_the_crash(guest: Booted, capsy
         assert len(unaccepted) > len(at_the_end) // 2
 
 
-def test_without_bpf_the_journal_says_so(guest: Booted) -> None:
+def test_without_bpf_what_was_kept_before_stays_and_the_journal_says_so(guest: Booted) -> None:
     assert "CAP_BPF" in journal(guest.found["no CAP_BPF"]), guest.found["no CAP_BPF"]
-
-
-def test_without_bpf_what_was_kept_before_stays(guest: Booted) -> None:
     assert succeeded(guest.found["no CAP_BPF"]), guest.found["no CAP_BPF"]
     table = f"{guest.found['boot_id']}/table-{guest.address:#x}.bin"
     assert table in guest.found["no CAP_BPF, files"]
@@ -253,11 +240,8 @@ def test_the_check_s_timer_leaves_metrics(guest: Booted) -> None:
 
 def test_a_new_crash_dump_is_looked_at(guest: Booted) -> None:
     assert succeeded(guest.found["crash"]), guest.found["crash"]
-    assert guest.found["crash files"] == [
-        "202611221900",
-        "202611221900/vmcore",
-        "202611221900/vmcore.unaccepted.json",
-    ]
+    names = ("", "/vmcore", "/vmcore.unaccepted.json")
+    assert guest.found["crash files"] == [f"202611221900{name}" for name in names]
     truth = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
     beside = json.loads((guest.share / "beside.json").read_text())
     assert beside["unaccepted_bytes"] == len(truth["unaccepted_units"]) * UNIT

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.asking import NEEDS_CAPTURES, ask, ids, units
-from tests.lab.captures import CHUNK, UNIT, Capture, captures, find, listed_chunks, read_bitmap
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids
+from tests.lab.captures import CHUNK, UNIT, Capture, captures, find, listed_chunks, read_bitmap, units
 
 pytestmark = NEEDS_CAPTURES
 

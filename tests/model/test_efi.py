@@ -102,10 +102,6 @@ def boot_maps(draw: st.DrawFn) -> list[EfiDescriptor]:
 @given(boot_maps())
 def test_undoing_the_merge_gives_the_firmwares_map(entries: list[EfiDescriptor]) -> None:
     assert undo_merge_regions(merged(entries)) == entries
-
-
-@given(boot_maps())
-def test_an_unmerged_map_is_left_alone(entries: list[EfiDescriptor]) -> None:
     assert undo_merge_regions(entries) == entries
 
 

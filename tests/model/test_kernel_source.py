@@ -49,18 +49,10 @@ E820_TYPES = "arch/x86/include/asm/e820/types.h"
 EFI_H = "include/linux/efi.h"
 
 #: Headers that the compiled files include; all of them are harness/kernel.h here.
-INCLUDED = (
-    "asm/efi.h",
-    "asm/unaccepted_memory.h",
-    "efistub.h",
-    "linux/crash_dump.h",
-    "linux/efi.h",
-    "linux/memblock.h",
-    "linux/nmi.h",
-    "linux/numa.h",
-    "linux/spinlock.h",
-    "uapi/asm/bootparam.h",
-)
+INCLUDED = """
+    asm/efi.h asm/unaccepted_memory.h efistub.h linux/crash_dump.h linux/efi.h linux/memblock.h linux/nmi.h
+    linux/numa.h linux/spinlock.h uapi/asm/bootparam.h
+""".split()
 GCC = ("gcc", "-std=gnu11", "-O1", "-w", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared")
 
 STRIDE = 48
@@ -229,15 +221,7 @@ def test_range_contains_unaccepted_memory(kernel: Kernel) -> None:
 def random_boot_map(rng: random.Random) -> list[EfiDescriptor]:
     """Disjoint entries, as firmware gives them: many touch, many are equal."""
     descriptors, position = [], rng.randrange(1 << 36) << 12
-    kinds = [
-        (15, 0xF),
-        (7, 0xF),
-        (0, 0),
-        (4, 1 << 63 | 0xF),
-        (20, 0xF),
-        (15, 1 << 40),
-        (15, rng.getrandbits(64)),
-    ]
+    kinds = [(15, 0xF), (7, 0xF), (0, 0), (4, 1 << 63 | 0xF), (20, 0xF), (15, 1 << 40), (15, rng.getrandbits(64))]
     for _ in range(rng.randrange(1, 120)):
         position += rng.choice([0, 0, 0, 1]) << 12
         end = position + (rng.randrange(1, 1 << 20) << 12)

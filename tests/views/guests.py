@@ -95,7 +95,8 @@ def small() -> Snapshot:
         ),
         counters=Counters(1000, len(LISTED) * CHUNK_PAGES, 0),
         accepting=AcceptingList((Accept(0xFFFFC90000003D80, 4, 6, Task(812, "dd", 1)),)),
-        pages=Pages((), (), None),
+        # Was reserved at boot, and is on no list.
+        pages=Pages((PageRun(BASE >> 12, (BASE + 144 * MIB) >> 12, "reserved"),), (), None),
         kernel_memory=(),
         kexec_segments=(),
     )

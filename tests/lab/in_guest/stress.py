@@ -20,8 +20,9 @@ from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_kernel
-from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot, Wanted
-from tests.lab.in_guest.guest import BURST, CHUNK, LAB, REST, SHARE, UNIT, Filler, accepted_units, mount, nr_unaccepted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
+from tests.lab.captures import set_units, units
+from tests.lab.in_guest.guest import BURST, CHUNK, LAB, REST, SHARE, Filler, accepted_units, mount, nr_unaccepted
 
 #: The lab's guest is neither TDX nor SEV-SNP, and says so.
 EXPECTED = {"platform-can-accept"}
@@ -30,31 +31,21 @@ EXPECTED = {"platform-can-accept"}
 WITHOUT_TABLE = 10
 
 
-def units(answer: dict[str, Any], state: str) -> set[int]:
-    found: set[int] = set()
-    for entry in answer["ranges"]:
-        if entry["state"] == state:
-            # Whole units: a state of a part of one is not claimed for the unit.
-            found.update(range(-(-entry["start"] // UNIT), entry["end"] // UNIT))
-    return found
-
-
 class Stress:
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
         self.reader = KernelReader()
         table = self.take().table
         self.at = opened.prog["page_offset_base"].value_() + table.address + 24
-        self.first = table.phys_base // UNIT
-        self.size = len(table.bitmap)
-        self.initial = self.set_units(self.reader.read(self.at, self.size))
+        self.base, self.size = table.phys_base, len(table.bitmap)
+        self.initial = self.unaccepted()
         self.results: dict[str, Any] = {"alarms": [], "lies": [], "once": {}, "torn": 0, "in_flight": 0, "known": 0}
 
     def take(self, without_table: bool = False) -> Snapshot:
-        return capture(self.opened, Wanted(ALL_PARTS, (), without_table, without_table))
+        return capture(self.opened, Wanted(ALL_PARTS, ALL_MEMORY if without_table else (), bitmap=not without_table))
 
-    def set_units(self, bitmap: bytes) -> set[int]:
-        return {self.first + bit for bit in range(8 * len(bitmap)) if bitmap[bit >> 3] >> (bit & 7) & 1}
+    def unaccepted(self) -> set[int]:
+        return set_units(self.base, self.reader.read(self.at, self.size))
 
     def sample(self) -> tuple[Snapshot, float]:
         start = time.perf_counter()
@@ -65,7 +56,7 @@ class Stress:
         return snapshot, cost
 
     def hold(self, number: int, snapshot: Snapshot, source: str) -> None:
-        later = self.set_units(self.reader.read(self.at, self.size))
+        later = self.unaccepted()
         recorded = accepted_units()
         chosen = judge(snapshot, source)
         if chosen.name != source:
