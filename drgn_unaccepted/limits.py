@@ -122,7 +122,6 @@ PAGE_RUNS = 1 << 18  #: Runs of pages in one state.
 MASKED_PAGES = 1 << 16  #: Pages whose content is read to test whether it is masked.
 PAGE_STATES = 1 << 14  #: Cached combinations of members of ``struct page``.
 SECTIONS = 1 << 20  #: Memory sections that are looked up: 128 TiB.
-MAP_STRAYS = 4096  #: Runs of unaccepted memory outside RAM that a map shows. There should be none.
 ZONES = 8  #: Zones of a node: ZONES_SHIFT is 3 at most.
 ZONE_BYTES = 64 << 10  #: Bytes of ``struct zone``, which has 1 to 3 KiB.
 

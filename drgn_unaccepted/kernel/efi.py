@@ -66,6 +66,7 @@ def read_efi_map(prog: Program) -> EfiMap:
     failed: list[str] = []
     found: list[EfiMap] = []
     boot: Optional[_BootMap] = None
+    damaged: Optional[str] = None
     for name, read in (("boot-map", _from_buffer), ("kernel-log", _from_log), ("runtime-map", _from_runtime_map)):
         # The log is read too where the buffer is whole: to compare them.
         if name == "runtime-map" and any(efi_map.complete and not efi_map.ambiguous for efi_map in found):
@@ -78,13 +79,15 @@ def read_efi_map(prog: Program) -> EfiMap:
             raise
         except UNREADABLE as error:
             failed.append(f"{name}: {one_line(error)}")
+            if name == "boot-map" and isinstance(error, ValueError):
+                damaged = f"the EFI memory map in memory does not decode: {one_line(error)}"
     if not found:
         raise Unavailable("; ".join(failed))
     whole = [efi_map for efi_map in found if efi_map.complete and not efi_map.ambiguous]
     if not whole:
         # An earlier source can hold more.
         return replace(found[0], note="; ".join(filter(None, (found[0].note, *failed))))
-    conflict = _conflict(found) if found[0].provenance == "boot-map" else None
+    conflict = _conflict(found) if found[0].provenance == "boot-map" else damaged
     # The kernel printed the log before anything could overwrite the buffer.
     return whole[0] if conflict is None else replace(whole[-1], conflict=conflict)
 

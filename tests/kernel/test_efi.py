@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import struct
+from pathlib import Path
 from typing import Optional
 
 import pytest
@@ -12,10 +13,13 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.ranges import Range
 
 from .firmware_program import SETUP_EFI, SETUP_RNG_SEED, FirmwareProgram
 from .printk_writer import install_log
+
+SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 
 RUNTIME = 1 << 63
 MAP_AT = 0x7FB70040
@@ -281,3 +285,26 @@ def test_an_entry_that_wraps() -> None:
     program.place(data, MAP_AT)
     with pytest.raises(Unavailable, match=r"boot-map: .*mem01"):
         read_efi_map(program.prog)
+
+
+@pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
+@pytest.mark.parametrize(
+    ("first", "data", "conflict"),
+    [
+        (-2, (0x7000000000).to_bytes(8, "little"), "differs from the kernel's log in entries"),
+        (0, b"\xff" * 48, "does not decode: EFI memory map: mem00"),
+    ],
+)
+def test_a_damaged_buffer_beside_a_whole_log(name: str, first: int, data: bytes, conflict: str) -> None:
+    """The log is taken, and the contradiction is said: whatever was written there may have hit its neighbours."""
+    path = str(SAMPLES / name / "vmcore")
+    clean = read_efi_map(open_vmcore(path).prog)
+    assert clean.conflict is None and clean.buffer is not None
+    start = clean.buffer.start + (first % len(clean.descriptors)) * 48
+    prog = open_vmcore(path).prog
+    # The physical start of a descriptor has the offset 8.
+    at = start + (8 if len(data) == 8 else 0)
+    prog.add_memory_segment(at, len(data), lambda a, n, offset, p: data[offset : offset + n], physical=True)
+    efi_map = read_efi_map(prog)
+    assert (efi_map.provenance, efi_map.complete) == ("kernel-log", True)
+    assert conflict in (efi_map.conflict or "")
