@@ -95,7 +95,8 @@ def test_page_lists_and_counters() -> None:
 
 
 def test_what_has_left_the_lists_is_accepted_and_what_was_never_on_them_unknown() -> None:
-    before = guests.with_chunks(guests.lists(), BASE, BASE + 4 * MIB, BASE + 32 * MIB)
+    lists = replace(guests.lists(), pages=None, missing={"pages": "not asked for"})
+    before = guests.with_chunks(lists, BASE, BASE + 4 * MIB, BASE + 32 * MIB)
     after = guests.with_chunks(before, BASE + 32 * MIB)
     answer = history([sample(0, before), sample(1, after)], "page-lists")
     assert [one["bins_unaccepted_bytes"] for one in answer["slices"]] == [[8 * MIB, None, 4 * MIB], [0, None, 4 * MIB]]
