@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted.answer.documents import HistoryAnswer, SourceName
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement, judge
-from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, memory_of, set_bits
+from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layers, memory_of, set_bits
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
@@ -119,9 +119,10 @@ def _bins(
     if judgement.by_bits:
         known.update(starts)
         return [set_bits(snapshot, grid, start)[0] * judgement.evidence.unit for start in starts]
-    if judgement.name != "page-lists":
+    if judgement.name in ("counters", "none"):
         return None
-    listed = judgement.evidence.listed
-    bins = [bytes_inside(listed, grid, start)[0] for start in starts]
-    known.update(start for start, nbytes in zip(starts, bins) if nbytes)
-    return [nbytes if start in known else None for start, nbytes in zip(starts, bins)]
+    shown = layers(snapshot, judgement)
+    bins = [bytes_inside(shown.unaccepted, grid, start)[0] for start in starts]
+    unknown = [bytes_inside(shown.unknown, grid, start)[0] for start in starts]
+    known.update(start for start, waiting, nothing in zip(starts, bins, unknown) if waiting or not nothing)
+    return [waiting if start in known else None for start, waiting in zip(starts, bins)]

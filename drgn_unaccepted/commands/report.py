@@ -34,7 +34,7 @@ from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Table
-from drgn_unaccepted.views.report import Elsewhere, PackedRanges, PageDocument, report_page
+from drgn_unaccepted.views.report import PackedRanges, PageDocument, report_page
 
 #: What a source says of an address: state, covered, reason.
 Said = tuple[State, Optional[bool], str]
@@ -135,7 +135,7 @@ def _set_bits(table: Table) -> Iterable[Range]:
     return bits.unaccepted_ranges(table.geometry, table.bitmap)
 
 
-def _elsewhere(snapshot: Snapshot) -> Elsewhere:
+def _elsewhere(snapshot: Snapshot) -> dict[str, Optional[int]]:
     table, flight = snapshot.table, snapshot.accepting
     cut = any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ())
     bit = None if table.bitmap is None or table.is_doubted else 0

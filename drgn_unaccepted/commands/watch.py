@@ -42,7 +42,7 @@ def watch(take: Callable[[], Snapshot], args: Arguments, stop: Stop) -> None:
     if args.format == "text" and _has_screen():
         locale.setlocale(locale.LC_ALL, "")
         # wrapper() restores the terminal, whatever ends the function.
-        last = curses.wrapper(lambda window: _on_screen(window, take, args, stop, progress))
+        last = curses.wrapper(_on_screen, take, args, stop, progress)
         if last is not None:
             print(line(last))
         return

@@ -120,7 +120,11 @@ def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
     yield from say("source", source_name(answer) + reason, style)
     for note in answer["torn"]:
         yield from say("torn", safe(note), style)
-    yield from say("scale", ", ".join(scale(answer)), style)
+    units, assumed = answer["units_per_bin"], "" if answer["unit_size_from"] == "table" else " (assumed)"
+    in_bytes = f"{count(units // 8, 'byte')} of the bitmap, " if answer["covered"] is not None and units >= 8 else ""
+    scale = f"1 character is {size(answer['bytes_per_bin'])}, {in_bytes}{count(units, 'unit')} of "
+    scale += f"{size(answer['unit_size'])}{assumed}, 1 row is {size(answer['bytes_per_bin'] * answer['bins_per_row'])}"
+    yield from say("scale", scale, style)
     if answer["covered"] is not None:
         yield from say("bitmap", f"covers {span(*answer['covered'])}, {size(answer['covered_bytes'])}", style)
     if answer["memory_from"] is None:
@@ -128,17 +132,6 @@ def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
     elif answer["memory_from"] != "e820":
         map_ = "EFI memory map" if answer["memory_from"] == "efi" else "spans of the zones"
         yield from say("RAM", f"from the {map_}: no e820 table was captured", style)
-
-
-def scale(answer: MapAnswer) -> list[str]:
-    """Bytes of a bin and of a row, in words."""
-    units = answer["units_per_bin"]
-    parts = [f"1 character is {size(answer['bytes_per_bin'])}"]
-    if answer["covered"] is not None and units >= 8:
-        parts.append(f"{count(units // 8, 'byte')} of the bitmap")
-    assumed = "" if answer["unit_size_from"] == "table" else " (assumed)"
-    parts.append(f"{count(units, 'unit')} of {size(answer['unit_size'])}{assumed}")
-    return [*parts, f"1 row is {size(answer['bytes_per_bin'] * answer['bins_per_row'])}"]
 
 
 def _axis(answer: MapAnswer, gutter: int, heads_totals: bool) -> Iterator[str]:

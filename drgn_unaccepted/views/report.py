@@ -47,15 +47,6 @@ class StateGroup(TypedDict):
     runs: PackedRanges
 
 
-class Elsewhere(TypedDict):
-    """The columns of ``resolve`` where the bits, the lists or the accepts do not have an address."""
-
-    bit: Optional[int]
-    kernel_predicate: Optional[bool]
-    listed: Optional[bool]
-    in_flight: Optional[bool]
-
-
 class PageChecks(CheckAnswer):
     #: Paragraphs about each rule that found something.
     explain: dict[str, list[str]]
@@ -72,7 +63,8 @@ class PageDocument(SummaryAnswer):
     states: list[StateGroup]
     listed: PackedRanges
     accepting_ranges: list[Span]
-    elsewhere: Elsewhere
+    #: The columns of ``resolve`` where the bits, the lists or the accepts do not have an address.
+    elsewhere: dict[str, Optional[int]]
     memory_from: MemoryFrom
     filled: PackedRanges
     #: Memory of each kind, in the order in which it is drawn.

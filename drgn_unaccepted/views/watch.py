@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import Optional, TypeVar
 
 from tabulate import tabulate
@@ -172,9 +173,4 @@ def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
 
 
 def _sum(numbers: Iterable[Optional[N]]) -> Optional[N]:
-    total: Optional[N] = None
-    for number in numbers:
-        if number is None:
-            return None
-        total = number if total is None else total + number
-    return total
+    return reduce(lambda total, number: None if total is None or number is None else total + number, numbers)

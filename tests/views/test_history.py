@@ -86,19 +86,32 @@ def test_page_lists_and_counters() -> None:
     lists = guests.lists()
     answer = history([sample(0, lists), sample(1, lists)], columns=200)
     assert answer["source"] == "page-lists" and answer["bins"][0] == 0x10C000000
-    # 0x10c000000, nothing up to 0x120000000, and 24 bins of listed chunks.
-    assert answer["slices"][0]["bins_unaccepted_bytes"] == [4 * MIB] + [None] * 19 + [16 * MIB] * 24
-    assert strips(answer)[0] == "▂" + "?" * 19 + "█" * 24
+    # 0x10c000000, nothing is known up to 0x110000000, free pages up to 0x120000000, and 24 bins of listed chunks.
+    assert answer["slices"][0]["bins_unaccepted_bytes"] == [4 * MIB] + [None] * 3 + [0] * 16 + [16 * MIB] * 24
+    assert strips(answer)[0] == "▂" + "?" * 3 + " " * 16 + "█" * 24
     counters = history([sample(0, lists)], "counters")
     assert counters["slices"][0]["bins_unaccepted_bytes"] is None
     assert set("".join(strips(counters))) <= {"?"}
 
 
 def test_what_has_left_the_lists_is_accepted_and_what_was_never_on_them_unknown() -> None:
-    before = guests.with_chunks(guests.lists(), BASE, BASE + 4 * MIB, BASE + 32 * MIB)
+    lists = replace(guests.lists(), pages=None, missing={"pages": "not asked for"})
+    before = guests.with_chunks(lists, BASE, BASE + 4 * MIB, BASE + 32 * MIB)
     after = guests.with_chunks(before, BASE + 32 * MIB)
     answer = history([sample(0, before), sample(1, after)], "page-lists")
     assert [one["bins_unaccepted_bytes"] for one in answer["slices"]] == [[8 * MIB, None, 4 * MIB], [0, None, 4 * MIB]]
+
+
+@pytest.mark.parametrize(("source", "first"), (("auto", 14 * MIB), ("page-lists", 16 * MIB)))
+def test_a_recording_without_the_table(source: str, first: int) -> None:
+    """The lists tell, and the EFI map that the first unit of a run can be a guard."""
+    run, missing = range(0x120000000, 0x138000000, 4 * MIB), {"pages": "not asked for"}
+    snapshot = replace(guests.small(), table=guests.NOT_CAPTURED, pages=None, missing=missing)
+    taken = [guests.with_chunks(snapshot, *run), guests.with_chunks(snapshot, *run[8:])]
+    answer = history([sample(number, one) for number, one in enumerate(taken)], source)
+    assert answer["source"] == ("reconstructed" if source == "auto" else source)
+    bins = [one["bins_unaccepted_bytes"] for one in answer["slices"]]
+    assert bins == [[first] + [16 * MIB] * 23, [0, 0, first] + [16 * MIB] * 21]
 
 
 def test_chunks_smaller_than_a_unit_are_not_lost() -> None:
