@@ -233,8 +233,9 @@ class Evidence:
         """The chunks on all ``zone->unaccepted_pages``, merged."""
         if self.snapshot.zones is None or self.snapshot.kernel is None:
             return []
-        pfns = chain.from_iterable(zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None)
-        return rng.chunk_ranges(pfns, self.snapshot.kernel.chunk_pages)
+        lists = [zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None]
+        chunk_pages = self.snapshot.kernel.chunk_pages
+        return rng.merge(run for pfns in lists for run in rng.chunk_runs(pfns, chunk_pages))
 
     def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
         """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.

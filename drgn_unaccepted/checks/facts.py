@@ -219,7 +219,7 @@ class Facts:
     @cached_property
     def listed(self) -> list[Range]:
         """The memory of the listed chunks."""
-        return self.chunks(self.listed_pfns)
+        return self.evidence.listed
 
     @property
     def nr_unaccepted_pages(self) -> Optional[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import chain, islice
+from itertools import islice
 from typing import Callable, NamedTuple, Optional, TypeVar
 
 import drgn
@@ -190,8 +190,8 @@ class _Found(NamedTuple):
 
 
 def _chunks_of(zones: Sequence[Zone], kernel: KernelBuild) -> list[Range]:
-    pfns = chain.from_iterable(zone.listed.pfns for zone in zones if zone.listed is not None)
-    return rng.chunk_ranges(pfns, kernel.chunk_pages)
+    lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
+    return rng.merge(run for pfns in lists for run in rng.chunk_runs(pfns, kernel.chunk_pages))
 
 
 def _read_pages(opened: Opened, wanted: Wanted, found: _Found, kernel: KernelBuild) -> Pages:
