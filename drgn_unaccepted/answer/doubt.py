@@ -104,11 +104,24 @@ def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[
 
 
 def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
-    """Whether NR_UNACCEPTED counts the chunks that have bits, and a few that are listed for a guard alone."""
+    """Whether NR_UNACCEPTED counts the chunks that have bits, and each of those lacks none but that of its guard.
+
+    Of a chunk that waits, only the first unit can be accepted, with the chunk before it. A chunk is counted without a
+    bit of its own if it lies before the memory that was unaccepted at boot, or has the last unit of it.
+    """
     counted, initial, chunk = evidence.nr_unaccepted_bytes, evidence.initial, evidence.chunk
-    edges = 2 * len(initial.unaccepted) if isinstance(initial, Initial) else 0
-    own = rng.total(rng.merge((start // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones))
-    return counted is not None and abs(counted - own) <= max(FEW_CHUNKS, edges) * chunk
+    if counted is None or not isinstance(initial, Initial):
+        return False
+    own = evidence.whole_chunks(ones)
+    firsts = [Range(start, start + evidence.unit) for start, _ in own]
+    if rng.subtract(rng.intersect(own, initial.unaccepted), rng.merge([*ones, *firsts])):
+        return False
+    edges = sum(
+        (start % chunk == 0 and rng.find(evidence.firmware_ram, start - 1) is not None) + (end % chunk != 0)
+        for start, end in initial.unaccepted
+    )
+    segments = evidence.whole_chunks((s.start, s.end + evidence.unit) for s in evidence.snapshot.kexec_segments or ())
+    return -FEW_CHUNKS * chunk <= counted - rng.total(own) <= edges * chunk + rng.total(segments)
 
 
 def _has_zero_page(address: int, bitmap: bytes) -> bool:

@@ -82,6 +82,11 @@ class Evidence:
         unit = self.unit
         return rng.merge((start // unit * unit, -(-end // unit) * unit) for start, end in ranges)
 
+    def whole_chunks(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
+        """The chunks that the ranges touch."""
+        chunk = self.chunk
+        return rng.merge((start // chunk * chunk, -(-end // chunk) * chunk) for start, end in ranges)
+
     # Memory
 
     @cached_property

@@ -18,6 +18,7 @@ from drgn_unaccepted.answer.doubt import doubt_of_table
 from drgn_unaccepted.answer.evidence import Evidence, Initial
 from drgn_unaccepted.answer.truth import (
     ACCEPTED,
+    BIT,
     HOT_ADDED,
     NO_RAM,
     UNACCEPTED,
@@ -76,7 +77,7 @@ class Judgement:
         """Whether every unit is proven."""
         if self._known is None:
             return self.name == "bitmap"
-        return self.name == "reconstructed" and not self.partial and not self.undecided
+        return self.name == "reconstructed" and not self.partial and not self.undecided and not self._alleged
 
     @property
     def by_bits(self) -> bool:
@@ -208,6 +209,12 @@ class Judgement:
     # Totals
 
     @cached_property
+    def _alleged(self) -> list[Range]:
+        """Memory that nothing but the bits of a doubted table calls unaccepted."""
+        said = [Range(piece.start, piece.end) for piece in self._known or () if piece.reason == BIT]
+        return rng.subtract(said, self.evidence.listed)
+
+    @cached_property
     def undecided(self) -> list[Piece]:
         """Memory that may be unaccepted and is not decided."""
         if self.by_bits:
@@ -242,8 +249,8 @@ class Judgement:
         if self.exact:
             return total, total
         if self.name == "reconstructed":
-            proven = sum(piece.end - piece.start for piece in self._known or () if piece.state == UNACCEPTED)
-            return proven, proven + sum(piece.end - piece.start for piece in self.undecided)
+            known = sum(piece.end - piece.start for piece in self._known or () if piece.state == UNACCEPTED)
+            return known - rng.total(self._alleged), known + sum(piece.end - piece.start for piece in self.undecided)
         if self.name == "page-lists" and self.evidence.lists_damaged is None:
             # One unit, its own or its guard, explains two chunks that follow each other.
             unit, chunk = self.evidence.unit, self.evidence.chunk

@@ -44,6 +44,8 @@ ACCEPTED: State = "accepted"
 UNKNOWN: State = "unknown"
 NO_RAM: State = "no-ram"
 
+#: The proof of a set bit.
+BIT = "its bit is 1"
 _LISTED = "on zone->unaccepted_pages"
 _DISPUTED = "on zone->unaccepted_pages, and its bit was 0 in the saved table"
 _EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a guard"
@@ -71,7 +73,7 @@ def ones(evidence: Evidence) -> list[Fact]:
     if table.bitmap is None or table.geometry is None or table.is_saved:
         return []
     runs = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
-    facts = [Fact(start, end, "its bit is 1") for start, end in runs]
+    facts = [Fact(start, end, BIT) for start, end in runs]
     if len(runs) > limits.CHECKED_RANGES:
         facts[-1] = Fact(runs[-1].start, table.geometry.end, f"perhaps its bit is 1: more than {len(facts) - 1} runs")
     return facts
