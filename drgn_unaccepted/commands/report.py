@@ -80,7 +80,7 @@ def report(
     :param past: the answer of :func:`~drgn_unaccepted.answer.history.history` for a recording that ends here
     :raises CommandError: the state of memory changes too often for a page
     """
-    found = _states(snapshot, judgement)
+    found = _states(judgement)
     shown = layers(snapshot, judgement)
     findings = check(snapshot, judgement) if checks is None else checks
     zone_list, efi_map = zones(snapshot, judgement), efi(snapshot, judgement)
@@ -110,7 +110,7 @@ def report(
         ],
         "listed": pack(judgement.evidence.listed),
         "accepting_ranges": lanes(snapshot)["accepting"] or [],
-        "elsewhere": _elsewhere(snapshot),
+        "elsewhere": _elsewhere(snapshot, judgement),
         "memory_from": shown.memory_from,
         "filled": pack(shown.filled),
         "layers": {
@@ -135,10 +135,10 @@ def _set_bits(table: Table) -> Iterable[Range]:
     return bits.unaccepted_ranges(table.geometry, table.bitmap)
 
 
-def _elsewhere(snapshot: Snapshot) -> dict[str, Optional[int]]:
+def _elsewhere(snapshot: Snapshot, judgement: Judgement) -> dict[str, Optional[int]]:
     table, flight = snapshot.table, snapshot.accepting
     cut = any(zone.listed is not None and zone.listed.problems for zone in snapshot.zones or ())
-    bit = None if table.bitmap is None or table.is_doubted else 0
+    bit = None if table.bitmap is None or judgement.doubt is not None else 0
     is_placed = flight is not None and (not flight.entries or snapshot.unit_base()[0] is not None)
     return {
         "bit": bit,
@@ -148,7 +148,7 @@ def _elsewhere(snapshot: Snapshot) -> dict[str, Optional[int]]:
     }
 
 
-def _states(snapshot: Snapshot, judgement: Judgement) -> dict[Said, array[int]]:
+def _states(judgement: Judgement) -> dict[Said, array[int]]:
     """Starts and ends in turns, by what is said of the ranges. Together they are all addresses."""
     found: dict[Said, array[int]] = {}
     count = 0

@@ -97,6 +97,7 @@ GUESTS = {
     "list damaged": cut(guests.small()),
     "no zones": replace(guests.small(), zones=()),
     "doubted": replace(guests.small(), table=DOUBTED),
+    "bits lost under listed chunks": replace(guests.small(), table=guests.table(bytes(len(guests.BITMAP)))),
     "doubted, lists damaged": replace(cut(guests.small()), table=DOUBTED),
 }
 
