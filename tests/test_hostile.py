@@ -84,7 +84,7 @@ def test_the_undamaged_dump_answers_in_every_form(form: str, tmp_path: Path) -> 
 # The harness sees what it looks for
 
 
-def test_the_harness_tells_failures_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_harness_tells_failures_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SECONDS", 1)
 
     def hang() -> run.Outcome:

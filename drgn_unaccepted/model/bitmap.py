@@ -215,16 +215,6 @@ def units_of(geometry: Geometry, start: int, end: int) -> range:
     return range(start // geometry.unit_size, -(-end // geometry.unit_size))
 
 
-def unset_bytes(geometry: Geometry, bitmap: Bitmap, ranges: Iterable[tuple[int, int]]) -> int:
-    """Bytes of disjoint ranges that no set bit covers. Part of a unit has the state of the unit."""
-    unset = 0
-    for start, end in ranges:
-        units = units_of(geometry, start, end)
-        set_ = sum(last - first for first, last in runs(bitmap, units.start, units.stop))
-        unset += max(0, end - start - set_ * geometry.unit_size)
-    return unset
-
-
 def range_contains_unaccepted_memory(
     geometry: Geometry, bitmap: Bitmap, start: int, size: int, *, whole_pages: bool = False
 ) -> bool:

@@ -183,10 +183,6 @@ def global_counter(target: Target) -> None:
     target.patch(stat, int(stat.value_()) + CHUNK // PAGE)
 
 
-def unaccepted_elsewhere(target: Target) -> None:
-    target.patch(target.prog["efi"].unaccepted, target.prog["efi"].unaccepted.value_() + 4)
-
-
 def header_fields(**fields: int) -> Plant:
     return lambda target: target.header(**fields)
 
