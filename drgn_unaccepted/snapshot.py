@@ -21,7 +21,7 @@ from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
 from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import Range, merge
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -103,6 +103,10 @@ class Table:
         return Geometry(self.phys_base, self.bitmap_bytes, self.unit_size)
 
 
+#: In :attr:`Snapshot.missing`, of a part that was not wanted; it tells nothing of the target.
+NOT_ASKED = "not asked for"
+
+
 @dataclass(frozen=True)
 class EfiMap:
     """The last EFI memory map that the stub saw, or the rest of it."""
@@ -120,6 +124,15 @@ class EfiMap:
     ambiguous: bool = False
     #: How the map in memory differs from the one in the log.
     conflict: Optional[str] = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Complete and unambiguous: what the stub made of it can be replayed."""
+        return self.complete and not self.ambiguous
+
+    def memory(self, *types: int) -> list[Range]:
+        """The memory of these EFI types, merged."""
+        return merge((d.start, d.end) for d in self.descriptors if d.type in types and d.start < d.end)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ bounds them: the bits that the EFI stub set, RAM, the kernel's own memory, the l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Optional
 
 from drgn_unaccepted import limits
@@ -18,7 +17,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SIZE
+from drgn_unaccepted.snapshot import NOT_ASKED, PAGE_SIZE
 from drgn_unaccepted.words import size, span
 
 
@@ -33,7 +32,7 @@ def doubt_of_table(evidence: Evidence) -> Optional[str]:
 
 def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
     snapshot, initial = evidence.snapshot, evidence.initial
-    ones = list(islice(bits.unaccepted_ranges(geometry, bitmap), limits.CHECKED_RANGES))
+    ones = evidence.set_bits
     kernel = snapshot.kernel
     can_set = kernel is not None and bool(kernel.unaccepts)
     if isinstance(initial, Initial):
@@ -54,7 +53,7 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
     bare = evidence.listed_without_bit(ones, initial)
-    if len(ones) == limits.CHECKED_RANGES:
+    if len(ones) > limits.CHECKED_RANGES:
         bare = list(rng.clip(bare, 0, ones[-1].start))
     if bare:
         yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
@@ -65,7 +64,7 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
         return
     if _has_zero_page(snapshot.table.address or 0, bitmap):
         yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {damaged}"
-    unasked = kernel is None or snapshot.missing.get("zones", "not asked").startswith("not asked")
+    unasked = kernel is None or snapshot.missing.get("zones", NOT_ASKED) == NOT_ASKED
     if unasked and snapshot.zones is None and snapshot.counters is None:
         return
     if not (kernel is not None and kernel.is_booting) and not _as_many_chunks(evidence, ones):
@@ -77,13 +76,11 @@ def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
 
     A chunk leaves its list before its accept is in flight. Memory that was reserved at boot was never listed.
     """
-    ram, pages = evidence.used_ram, evidence.snapshot.pages
+    ram = evidence.used_ram
     if evidence.lists_damaged is not None or not evidence.listed or ram is None:
         return
-    runs = () if pages is None else pages.runs
-    reserved = rng.merge((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in runs if r.state == "reserved")
     stray = rng.intersect(ones, ram)
-    for known in (evidence.listed, evidence.in_flight, reserved):
+    for known in (evidence.listed, evidence.in_flight, evidence.pages("reserved")):
         stray = rng.subtract(stray, known)
     if rng.total(stray) > FEW_CHUNKS * evidence.chunk:
         yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"

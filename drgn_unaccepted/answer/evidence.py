@@ -87,6 +87,16 @@ class Evidence:
         chunk = self.chunk
         return rng.merge((start // chunk * chunk, -(-end // chunk) * chunk) for start, end in ranges)
 
+    @cached_property
+    def set_bits(self) -> list[Range]:
+        """The ranges under set bits of the table, read or saved: the first :data:`limits.CHECKED_RANGES`, and one more
+        where there are more.
+        """
+        table = self.snapshot.table
+        if table.geometry is None or table.bitmap is None:
+            return []
+        return list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
+
     # Memory
 
     @cached_property
@@ -103,8 +113,8 @@ class Evidence:
         # Hot-added memory is in no map of the firmware; a zone spans it.
         top = max(end for _, end in found)
         found += [(max(start, top), end) for start, end in self._zone_spans() if end > top]
-        devices = [] if efi_map is None or not efi_map.complete else efi_map.descriptors
-        return rng.subtract(rng.merge(found), rng.merge((d.start, d.end) for d in devices if d.type in _EFI_NO_RAM))
+        devices = efi_map.memory(*_EFI_NO_RAM) if efi_map is not None and efi_map.complete else []
+        return rng.subtract(rng.merge(found), devices)
 
     @cached_property
     def no_ram(self) -> list[Range]:
@@ -129,8 +139,7 @@ class Evidence:
         for entries in () if tables is None else (tables.firmware, tables.boot_params, tables.kexec, tables.current):
             found += [(e.start, e.end) for e in entries or () if e.type in _E820_RAM and e.start < e.end]
         if efi_map is not None and efi_map.complete:
-            ram = (*_EFI_ACCEPTED, efi.UNACCEPTED)
-            found += [(d.start, d.end) for d in efi_map.descriptors if d.type in ram and d.start < d.end]
+            found += efi_map.memory(*_EFI_ACCEPTED, efi.UNACCEPTED)
         return rng.merge(found)
 
     @cached_property
@@ -171,7 +180,7 @@ class Evidence:
         kernel, efi_map, table = self.snapshot.kernel, self.snapshot.efi_map, self.snapshot.table
         if efi_map is None:
             return f"no EFI memory map: {self.snapshot.missing.get('efi_map', 'not captured')}"
-        if not efi_map.complete or efi_map.ambiguous:
+        if not efi_map.is_whole:
             return f"the EFI memory map is not whole: {efi_map.note or efi_map.provenance}"
         if kernel is not None and kernel.kexec_booted:
             return "a kernel that kexec started has no EFI memory map of the boot"
@@ -181,19 +190,14 @@ class Evidence:
             for d in efi_map.descriptors
             if d.type in _EFI_ACCEPTED and d.start < d.end
         ]
-        conventional = rng.merge(
-            (d.start, d.end) for d in efi_map.descriptors if d.type == efi.CONVENTIONAL and d.start < d.end
-        )
+        conventional = efi_map.memory(efi.CONVENTIONAL)
         if geometry is None:
             return Initial(Geometry(0, 0, X86_UNIT_SIZE), [], accepted, conventional)
         if geometry.bitmap_bytes > limits.BITMAP_BYTES:
             return "the EFI memory map has type 15 beyond all physical addresses: it is damaged"
         if table.state == "absent":
             # Nobody reads type 15 without a table: it stays as the firmware left it.
-            unaccepted = rng.merge(
-                (d.start, d.end) for d in efi_map.descriptors if d.type == efi.UNACCEPTED and d.start < d.end
-            )
-            return Initial(geometry, unaccepted, accepted, conventional)
+            return Initial(geometry, efi_map.memory(efi.UNACCEPTED), accepted, conventional)
         if table.geometry is not None and table.geometry != geometry:
             return "the table's header has another geometry than the EFI memory map gives: an earlier stage made it"
         bitmap, at_once = stub.process_unaccepted_memory(efi_map.descriptors, geometry)
@@ -209,10 +213,9 @@ class Evidence:
         if self.saved_doubt is not None:
             return self.saved_doubt
         covered = [Range(table.geometry.phys_base, table.geometry.end)]
-        unaccepted = list(bits.unaccepted_ranges(table.geometry, table.bitmap))
-        accepted = rng.subtract(rng.intersect(covered, self.firmware_ram or covered), unaccepted)
+        accepted = rng.subtract(rng.intersect(covered, self.firmware_ram or covered), self.set_bits)
         facts = [Fact(start, end, "its bit was 0 earlier in this boot") for start, end in accepted]
-        return Initial(table.geometry, unaccepted, facts, [])
+        return Initial(table.geometry, self.set_bits, facts, [])
 
     @cached_property
     def saved_doubt(self) -> Optional[str]:
@@ -220,7 +223,7 @@ class Evidence:
         table, initial = self.snapshot.table, self.replayed
         if not table.is_saved or table.geometry is None or table.bitmap is None:
             return None
-        ones = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
+        ones = self.set_bits
         if len(ones) > limits.CHECKED_RANGES:
             return f"the bits of the saved table are in more than {limits.CHECKED_RANGES} ranges"
         stray = rng.subtract(ones, initial.unaccepted) if isinstance(initial, Initial) else []
@@ -238,9 +241,8 @@ class Evidence:
         """The chunks on all ``zone->unaccepted_pages``, merged."""
         if self.snapshot.zones is None or self.snapshot.kernel is None:
             return []
-        lists = [zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None]
-        chunk_pages = self.snapshot.kernel.chunk_pages
-        return rng.merge(run for pfns in lists for run in rng.chunk_runs(pfns, chunk_pages))
+        lists = (zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None)
+        return rng.chunk_ranges(self.snapshot.kernel.chunk_pages, *lists)
 
     def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
         """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.

@@ -84,7 +84,7 @@ class Judgement:
         """Whether the bits of the table itself are the states."""
         return self.name == "bitmap" and self._known is None
 
-    @property
+    @cached_property
     def doubt(self) -> Optional[str]:
         """Why a bitmap that was read is not believed; None where it is, or there is none."""
         table = self.snapshot.table

@@ -27,13 +27,11 @@ Zeros prove nothing: a table that reads as zeros where lists, pages or counters 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import State
 from drgn_unaccepted.answer.evidence import Evidence, Fact, Initial
-from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.ranges import Range
@@ -72,10 +70,9 @@ def ones(evidence: Evidence) -> list[Fact]:
     table = evidence.snapshot.table
     if table.bitmap is None or table.geometry is None or table.is_saved:
         return []
-    runs = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
-    facts = [Fact(start, end, BIT) for start, end in runs]
-    if len(runs) > limits.CHECKED_RANGES:
-        facts[-1] = Fact(runs[-1].start, table.geometry.end, f"perhaps its bit is 1: more than {len(facts) - 1} runs")
+    facts = [Fact(start, end, BIT) for start, end in evidence.set_bits]
+    if len(facts) > limits.CHECKED_RANGES:
+        facts[-1] = Fact(facts[-1].start, table.geometry.end, f"perhaps its bit is 1: more than {len(facts) - 1} runs")
     return facts
 
 
@@ -185,10 +182,7 @@ def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> 
 
 def saved_zeros(evidence: Evidence) -> list[Range]:
     """Listed memory whose bit is 0 in a saved table."""
-    table = evidence.snapshot.table
-    assert table.bitmap is not None and table.geometry is not None
-    ones = list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES))
-    return rng.subtract(evidence.listed, ones)
+    return rng.subtract(evidence.listed, evidence.set_bits)
 
 
 def possible_guards(evidence: Evidence) -> list[Range]:

@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from typing import Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
-from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
@@ -140,11 +139,6 @@ class Facts:
         return given(self.geometry)
 
     @cached_property
-    def _first_runs(self) -> list[Range]:
-        runs = bits.unaccepted_ranges(self.covered, given(self.snapshot.table.bitmap))
-        return list(islice(runs, limits.CHECKED_RANGES + 1))
-
-    @cached_property
     def doubt(self) -> Optional[str]:
         """What contradicts a bitmap that was read."""
         return self.judgement.doubt
@@ -152,7 +146,7 @@ class Facts:
     @cached_property
     def under_bits(self) -> list[Range]:
         """The addresses under set bits."""
-        return self._first_runs[: limits.CHECKED_RANGES]
+        return self.evidence.set_bits[: limits.CHECKED_RANGES]
 
     @cached_property
     def by_lists(self) -> list[Range]:
@@ -179,7 +173,7 @@ class Facts:
     @property
     def bitmap_cut(self) -> bool:
         """:attr:`under_bits` lacks the last ranges of the bitmap, which has too many."""
-        return len(self._first_runs) > limits.CHECKED_RANGES
+        return len(self.evidence.set_bits) > limits.CHECKED_RANGES
 
     @property
     def accepted_since_boot(self) -> int:
@@ -209,7 +203,7 @@ class Facts:
 
     def chunks(self, pfns: Iterable[int]) -> list[Range]:
         """The memory of chunks with these first PFNs."""
-        return chunk_ranges(pfns, self.chunk_pages)
+        return chunk_ranges(self.chunk_pages, pfns)
 
     @cached_property
     def listed_pfns(self) -> list[int]:

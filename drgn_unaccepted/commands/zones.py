@@ -78,7 +78,7 @@ def _zone(zone: Zone, chunk: int) -> ZoneDocument:
         "listed_chunks": None if zone.listed is None else len(zone.listed.pfns),
         "listed": None
         if zone.listed is None
-        else [list(run) for run in chunk_ranges(zone.listed.pfns, chunk // PAGE_SIZE)],
+        else [list(run) for run in chunk_ranges(chunk // PAGE_SIZE, zone.listed.pfns)],
         "list_problems": [] if zone.listed is None else list(zone.listed.problems),
         "watermarks": {
             "min": marks.min * PAGE_SIZE,

@@ -39,6 +39,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
     GIVEN_STATES,
+    NOT_ASKED,
     PAGE_SHIFT,
     PAGE_SIZE,
     Counters,
@@ -65,7 +66,7 @@ class _Reading:
     def part(self, name: str, read: Callable[[], T]) -> Optional[T]:
         """``read()``, or None with the reason noted under ``name``."""
         if name not in self._parts:
-            self.missing[name] = "not asked for"
+            self.missing[name] = NOT_ASKED
             return None
         try:
             return read()
@@ -184,14 +185,11 @@ class _Found(NamedTuple):
     @property
     def once_unaccepted(self) -> Optional[list[Range]]:
         """Memory of EFI type 15; None without the whole map: then it may be any memory."""
-        if self.efi_map is None or not self.efi_map.complete or self.efi_map.ambiguous:
-            return None
-        return rng.merge((d.start, d.end) for d in self.efi_map.descriptors if d.type == UNACCEPTED and d.start < d.end)
+        return None if self.efi_map is None or not self.efi_map.is_whole else self.efi_map.memory(UNACCEPTED)
 
 
 def _chunks_of(zones: Sequence[Zone], kernel: KernelBuild) -> list[Range]:
-    lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
-    return rng.merge(run for pfns in lists for run in rng.chunk_runs(pfns, kernel.chunk_pages))
+    return rng.chunk_ranges(kernel.chunk_pages, *(zone.listed.pfns for zone in zones if zone.listed is not None))
 
 
 def _read_pages(opened: Opened, wanted: Wanted, found: _Found, kernel: KernelBuild) -> Pages:

@@ -69,7 +69,7 @@ def read_efi_map(prog: Program) -> EfiMap:
     damaged: Optional[str] = None
     for name, read in (("boot-map", _from_buffer), ("kernel-log", _from_log), ("runtime-map", _from_runtime_map)):
         # The log is read too where the buffer is whole: to compare them.
-        if name == "runtime-map" and any(efi_map.complete and not efi_map.ambiguous for efi_map in found):
+        if name == "runtime-map" and any(efi_map.is_whole for efi_map in found):
             break
         try:
             if name == "boot-map":
@@ -83,7 +83,7 @@ def read_efi_map(prog: Program) -> EfiMap:
                 damaged = f"the EFI memory map in memory does not decode: {one_line(error)}"
     if not found:
         raise Unavailable("; ".join(failed))
-    whole = [efi_map for efi_map in found if efi_map.complete and not efi_map.ambiguous]
+    whole = [efi_map for efi_map in found if efi_map.is_whole]
     if not whole:
         # An earlier source can hold more.
         return replace(found[0], note="; ".join(filter(None, (found[0].note, *failed))))

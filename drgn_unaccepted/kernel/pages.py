@@ -246,7 +246,7 @@ class _Scan:
         listed: list[Range] = []
         if any(run.state == "free" for run in runs):
             try:
-                listed = chunk_ranges(per_cpu_pages(self._prog, self._layout), 1)
+                listed = chunk_ranges(1, per_cpu_pages(self._prog, self._layout))
             except UNREADABLE as error:
                 self.notes.append(f"zone->per_cpu_pageset: {one_line(error)}")
         for run in runs:

@@ -49,9 +49,10 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
     return merged
 
 
-def chunk_ranges(pfns: Iterable[int], chunk_pages: int) -> list[Range]:
-    """The chunks with these first PFNs, in any order, as merged ranges."""
-    return merge(chunk_runs(pfns if isinstance(pfns, array) else array("Q", pfns), chunk_pages))
+def chunk_ranges(chunk_pages: int, *lists: Iterable[int]) -> list[Range]:
+    """The chunks with the first PFNs in these lists, in any order, as merged ranges."""
+    columns = (pfns if isinstance(pfns, array) else array("Q", pfns) for pfns in lists)
+    return merge(run for pfns in columns for run in chunk_runs(pfns, chunk_pages))
 
 
 def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
@@ -77,11 +78,6 @@ def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
 def are_aligned(values: Iterable[int], alignment: int) -> bool:
     """Whether all values are multiples of ``alignment``."""
     return not any(map(alignment.__rmod__, values))
-
-
-def trim(ranges: Iterable[Range], edge: int) -> Iterator[Range]:
-    """Each range without its first and last ``edge`` bytes, if something is left."""
-    return (Range(start + edge, end - edge) for start, end in ranges if end - start > 2 * edge)
 
 
 def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:

@@ -74,7 +74,7 @@ def test_chunks_are_the_pages_that_are_in_them(
     monkeypatch: pytest.MonkeyPatch, block: int, pfns: list[int], pages: int
 ) -> None:
     monkeypatch.setattr(ranges_module, "_BLOCK", block)
-    found = chunk_ranges(pfns, pages)
+    found = chunk_ranges(pages, pfns)
     assert is_merged(found)
     in_pages = [Range(start // 4096, end // 4096) for start, end in found]
     assert addresses(in_pages) == {pfn + page for pfn in pfns for page in range(pages)}
