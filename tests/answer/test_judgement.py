@@ -31,8 +31,11 @@ from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
     ALL_PARTS,
     PAGE_SIZE,
+    Accept,
+    AcceptingList,
     Counters,
     ListedChunks,
+    PageRun,
     Snapshot,
     Table,
     Wanted,
@@ -204,6 +207,7 @@ def random_bytes(bitmap: bytes) -> bytes:
 
 
 DAMAGE: dict[str, Callable[[Snapshot], Snapshot]] = {
+    "every second unit lost": lambda s: with_bits(s, lambda b: bytes(byte & 0x55 for byte in b)),
     "every second chunk lost": lambda s: with_bits(s, lambda b: bytes(byte & 0x33 for byte in b)),
     "24 bits lost": lambda s: with_bits(s, lambda b: b[:45] + bytes(3) + b[48:]),
     "all zeros": lambda s: with_bits(s, lambda b: bytes(len(b))),
@@ -225,6 +229,90 @@ def test_a_damaged_table_is_doubted(sample: str, damage: str) -> None:
         assert judgement.doubt is not None and not judgement.by_bits
         never_wrong(judgement, sample)
     assert not judge(snapshot, "bitmap").exact
+
+
+@pytest.mark.parametrize("sample", RAM)
+@pytest.mark.parametrize("unreadable", (("zones",), ("zones", "counters")))
+def test_a_damaged_table_beside_zones_that_cannot_be_read(sample: str, unreadable: tuple[str, ...]) -> None:
+    """The counter alone does not tell units of a chunk apart, and nothing else tells anything."""
+    damaged = DAMAGE["every second unit lost"](snapshot_of(sample))
+    why = dict.fromkeys(unreadable, "could not find physical memory segment: 0x443e63fffb520")
+    snapshot = replace(damaged, **dict.fromkeys(unreadable), missing={**damaged.missing, **why})
+    judgement = judge(snapshot)
+    assert judgement.doubt is not None and not judgement.exact
+    never_wrong(judgement, sample)
+
+
+@pytest.mark.parametrize("sample", RAM)
+def test_reserved_memory_has_bits_and_is_on_no_list(sample: str) -> None:
+    """memblock_reserve() without an accept: the page allocator never got those chunks, and nobody touched them."""
+    snapshot = snapshot_of(sample)
+    assert snapshot.counters is not None and snapshot.counters.unaccepted_pages is not None
+    assert snapshot.pages is not None
+    number, pages = 12, 12 * CHUNK // PAGE_SIZE
+
+    def less(zone: Zone) -> Zone:
+        if zone.listed is None or not zone.listed.pfns:
+            return zone
+        columns = (zone.listed.pfns, zone.listed.flags, zone.listed.refcounts, zone.listed.page_types)
+        listed = ListedChunks(*(column[:-number] for column in columns))
+        return replace(zone, listed=listed, unaccepted_pages=(zone.unaccepted_pages or 0) - pages)
+
+    last = max(max(zone.listed.pfns) for zone in snapshot.zones or () if zone.listed and zone.listed.pfns)
+    taken = Range(last + CHUNK // PAGE_SIZE - pages, last + CHUNK // PAGE_SIZE)
+    runs = [run for run in snapshot.pages.runs if run.end_pfn <= taken.start or taken.end <= run.start_pfn]
+    counters = replace(snapshot.counters, unaccepted_pages=snapshot.counters.unaccepted_pages - pages)
+    for state, doubted in (("reserved", False), ("free", True)):
+        known = replace(snapshot.pages, runs=tuple(sorted([*runs, PageRun(*taken, state)])))
+        changed = replace(lists_of(snapshot, less), counters=counters, pages=known)
+        assert (judge(changed).doubt is not None) is doubted
+
+
+@pytest.mark.parametrize("sample", RAM)
+def test_bits_of_a_doubted_table_bound_nothing(sample: str) -> None:
+    """16 units that are accepted, by the page allocator too, have bits: such bits may be noise."""
+    snapshot = snapshot_of(sample)
+    geometry = snapshot.table.geometry
+    assert geometry is not None
+    wrong = [unit - geometry.phys_base // UNIT for unit in sorted(set(range(2048, 2432)) - truth(sample))[:64]]
+
+    def change(bitmap: bytes) -> bytes:
+        noisy = bytearray(bitmap)
+        for index in wrong:
+            noisy[index >> 3] |= 1 << (index & 7)
+        return bytes(noisy)
+
+    judgement = judge(with_bits(snapshot, change))
+    least, most = judgement.bounds
+    assert judgement.doubt is not None and not judgement.exact
+    assert least is not None and most is not None and least <= len(truth(sample)) * UNIT <= most
+
+
+@pytest.mark.parametrize("sample", RAM)
+def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drgn_unaccepted.limits.CHECKED_RANGES", 3)
+    snapshot = with_bits(snapshot_of(sample), lambda b: b"\x01" * 5 + bytes(len(b) - 5))
+    geometry = snapshot.table.geometry
+    assert geometry is not None
+    for source in ("auto", "bitmap", "reconstructed"):
+        judgement = judge(snapshot, source)
+        assert judgement.doubt is not None, "far more is counted"
+        assert not [n for n in range(0, 40, 8) if judgement.at(geometry.unit(n).start).state == "accepted"]
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
+def test_an_accept_in_flight_is_not_done(sample: str) -> None:
+    """Neither is that of its guard, whatever was known of both."""
+    snapshot = snapshot_of(sample)
+    base = (snapshot.unit_base()[0] or (4 << 30, UNIT))[0] // UNIT
+    known = units(judge(snapshot))["accepted"]
+    unit = next(n for n in sorted(known) if n >= base and n + 1 in known)
+    entry = Accept(0xFFFFC90000000000, unit - base, unit - base + 1, None)
+    judgement = judge(replace(snapshot, accepting=AcceptingList((entry,))))
+    for number in (unit, unit + 1):
+        piece = judgement.at(number * UNIT)
+        assert piece.state == "unknown" and "in flight" in piece.reason
+    assert not judgement.exact
 
 
 @pytest.mark.parametrize("sample", RAM)

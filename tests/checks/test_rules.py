@@ -259,6 +259,8 @@ case("platform-can-accept: until it died -> warning", both(c.part("platform", ki
 PANICS = "neither TDX nor SEV-SNP, and {} MiB of RAM unaccepted: the first accept panics"
 case("platform-can-accept: by the bitmap -> warning", ordinary, PANICS.format(34))
 case("platform-can-accept: by the lists -> warning", both(ordinary, c.not_captured), PANICS.format(36))
+lost_bits = both(ordinary, c.table(bitmap=bytes(3) + b"\x20"))
+case("platform-can-accept: by the lists, against the bitmap -> warning", lost_bits, PANICS.format(36))
 # Bits outside RAM hurt nobody.
 outside = both(ordinary, c.trimmed("current", 0x101800000, 0x104000000))
 case("platform-can-accept: not RAM -> info", outside, "neither TDX nor SEV-SNP, but there is a table")

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import random
-from typing import Optional
+from typing import Any, Optional
 
+import drgn
 import pytest
 from drgn import offsetof, sizeof
 
@@ -124,6 +125,31 @@ def test_one_page(state: str, members: dict[str, int]) -> None:
     else:
         assert pages.runs[1:2] == (PageRun(PFN, PFN + 1, state),)
         assert {run.state for run in pages.runs[::2]} == {"free"}
+
+
+@pytest.mark.parametrize("wrong", [1, 1 << 3 | 2])
+def test_a_page_of_an_impossible_zone_makes_its_neighbours_prove_nothing(wrong: int) -> None:
+    """64 structures lie in one page of memory: whatever wrote one of them may have written all."""
+    guest = make()
+    assert guest.pgdat is not None
+    guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
+    for pfn in range(PFN - 100, PFN + 100):
+        guest.set_page(pfn, refcount=1, flags=2 << ZONE_ID_SHIFT)
+    guest.set_page(PFN, refcount=1, flags=wrong << ZONE_ID_SHIFT)
+    pages = guest.read(with_lists=True)
+    first = PFN // 64 * 64
+    assert PageRun(first, first + 64, "damaged") in pages.runs
+    assert (state_of(pages, first - 1), state_of(pages, first + 64)) == ("in-use", "in-use")
+
+
+def test_per_cpu_lists_that_cannot_be_read_cost_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> list[int]:
+        raise drgn.FaultError("not in this dump", 0x1000)
+
+    monkeypatch.setattr("drgn_unaccepted.kernel.pages.per_cpu_pages", broken)
+    pages = make().read()
+    assert pages.runs == (PageRun(START, END, "free"),)
+    assert "zone->per_cpu_pageset: " in (pages.limited or "")
 
 
 @pytest.mark.parametrize(
