@@ -292,7 +292,7 @@ class KexecSegment(NamedTuple):
 
 
 #: States of pages that were given to the buddy allocator once.
-GIVEN_STATES = ("buddy", "in-use", "per-cpu")
+GIVEN_STATES = ("buddy", "in-use", "per-cpu", "given")
 _PAGE_STATES = (
     *GIVEN_STATES,
     *("unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent", "damaged"),
@@ -305,8 +305,9 @@ class PageRun(NamedTuple):
     ``unaccepted`` is a listed chunk, head and body; ``per-cpu`` is on ``zone->per_cpu_pageset``. ``free`` has no
     references and is in no free list: a body of an allocation without compound head, or in transition.
     ``uninitialised`` was left by deferred initialisation. ``absent`` has no ``struct page``. ``damaged`` has an
-    impossible node and zone, or those of a neighbour in the same page of the memmap. Pages whose ``struct page`` is
-    not in the dump are in no run.
+    impossible node and zone, or those of a neighbour in the same page of the memmap. ``given`` are whole units, each
+    with a page in a free list or in use; the others were not looked at. Pages whose ``struct page`` is not in the dump
+    are in no run.
     """
 
     start_pfn: PfnEnd

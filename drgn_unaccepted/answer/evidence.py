@@ -344,6 +344,11 @@ class Evidence:
         return self.pages(*GIVEN_STATES) if freed_once else self.pages("buddy")
 
     @cached_property
+    def given_pages(self) -> list[Range]:
+        """Those of :attr:`given` that were looked at one by one."""
+        return rng.subtract(self.given, self.pages("given"))
+
+    @cached_property
     def written(self) -> list[Range]:
         """Units with a page that is not all zeros, although /proc/vmcore shows unaccepted ones as zeros."""
         pages = self.snapshot.pages

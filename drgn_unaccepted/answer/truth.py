@@ -131,7 +131,7 @@ def _first_units(
         before = start - PAGE_SIZE
         if rng.find(memory, before) is None:
             unaccepted.append(Fact(start, end, f"{_LISTED}, and no RAM lies before it"))
-        elif rng.find(evidence.given, before) is None:
+        elif rng.find(evidence.given_pages, before) is None:
             undecided.append(Fact(start, end, f"{_LISTED}, behind memory whose use is not known: a guard or not"))
         elif rng.find(initial.unaccepted, before) is not None or (
             rng.find(initial.conventional, before) is not None and not _reserved_at_boot(evidence, before)

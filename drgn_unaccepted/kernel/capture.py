@@ -197,7 +197,11 @@ def _read_pages(opened: Opened, wanted: Wanted, found: _Found, kernel: KernelBui
     for_checks = "pages" in wanted.parts
     if not for_checks and found.bitmap_decides(wanted):
         raise Unavailable("not looked at: the bitmap decides")
-    pages = read_pages(prog, _pages_that_matter(wanted, found, kernel), kernel, found.zones)
+    units, edges = _units_that_matter(wanted, found, kernel.chunk_pages * PAGE_SIZE)
+    if kernel.is_booting is not False:
+        # Pages that were never freed have a reference all the same: each one has to be looked at.
+        units, edges = [], rng.merge([*units, *edges])
+    pages = read_pages(prog, [*_pages_for_checks(wanted, found), *edges], kernel, found.zones, units)
     if not found.bitmap_decides(wanted) and _shows_unaccepted_as_zeros(opened, table):
         pages = dataclasses.replace(pages, written=written_pages(prog, _untold(pages, found)))
     if not for_checks or table.geometry is None or table.bitmap is None:
@@ -211,36 +215,42 @@ def _read_pages(opened: Opened, wanted: Wanted, found: _Found, kernel: KernelBui
     return dataclasses.replace(pages, limited=note if pages.limited is None else f"{pages.limited}; {note}")
 
 
-def _pages_that_matter(wanted: Wanted, found: _Found, kernel: KernelBuild) -> list[Range]:
-    """Physical ranges whose ``struct page`` a command needs."""
+def _pages_for_checks(wanted: Wanted, found: _Found) -> list[Range]:
+    """Physical ranges of unaccepted memory, with the pages before it, and of the table."""
+    if "pages" not in wanted.parts:
+        return []
     ranges: list[Range] = []
     table, geometry = found.table, found.table.geometry
-    if "pages" in wanted.parts and wanted.bitmap and geometry is not None and table.bitmap is not None:
-        ranges += [
-            # The page before a set unit is the one that needs the guard.
-            Range(max(0, start - PAGE_SIZE), end)
-            # No check looks at more of them; there can be 2^30.
-            for start, end in islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
-        ]
-    if "pages" in wanted.parts and table.state == "present" and table.address is not None and table.bitmap_bytes:
+    if wanted.bitmap and geometry is not None and table.bitmap is not None:
+        # No check looks at more of them; there can be 2^30.
+        ranges += islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
+    if not found.bitmap_decides(wanted):
+        ranges += found.listed or ()
+    # The page before a set unit is the one that needs the guard.
+    ranges = [Range(max(0, start - PAGE_SIZE), end) for start, end in ranges]
+    if table.state == "present" and table.address is not None and table.bitmap_bytes:
         ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))
+    return ranges
+
+
+def _units_that_matter(wanted: Wanted, found: _Found, chunk: int) -> tuple[list[Range], list[Range]]:
+    """Physical ranges whose units a command asks for, and the pages among them before listed chunks."""
     if found.bitmap_decides(wanted):
-        return rng.merge(ranges)
-    # All pages that there can be are those that the zones span.
-    spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in found.zones)
-    once, chunk = found.once_unaccepted, kernel.chunk_pages * PAGE_SIZE
+        return [], []
     if wanted.where == ALL_MEMORY:
+        # All pages that there can be are those that the zones span.
+        spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in found.zones)
         asked = rng.intersect(wanted.where, rng.merge(spans))
     else:
         # The page before a chunk tells whether its first unit is a guard.
         asked = rng.merge((max(0, start - chunk), end) for start, end in wanted.where)
-    if "pages" not in wanted.parts and once is not None:
-        # Other memory was never unaccepted, and listed chunks speak for themselves; the page before either may have
-        # its guard there.
-        told = rng.merge((start + chunk, end) for start, end in found.listed or () if end - start > chunk)
-        near = rng.merge((max(0, start - chunk), end) for start, end in once)
-        asked = rng.subtract(rng.intersect(asked, near), told)
-    return rng.merge([*ranges, *asked])
+    listed = found.listed or []
+    edges = (Range(max(0, start - PAGE_SIZE), start) for start, _ in rng.clip(listed, 0, limits.PHYSICAL_END))
+    if found.once_unaccepted is not None:
+        # Other memory was never unaccepted; the page before it may have its guard there.
+        asked = rng.intersect(asked, rng.merge((max(0, start - chunk), end) for start, end in found.once_unaccepted))
+    # Listed chunks speak for themselves.
+    return rng.subtract(asked, listed), rng.intersect(asked, rng.merge(edges))
 
 
 def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:

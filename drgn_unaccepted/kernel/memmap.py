@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page``: where it is, how it is laid out, and which pages have one.
+"""``struct page``: where it is, how it is laid out, what it shows, and which pages have one.
 
 x86-64 has SPARSEMEM_VMEMMAP: the structures of all pages form one virtual array, ``vmemmap``, which is mapped only for
 memory sections that exist.
@@ -25,6 +25,8 @@ _SECTION_IS_EARLY = 1 << 3
 _MASK = (1 << 64) - 1
 # Virtual addresses of the kernel begin here with page tables of four levels, and below with five.
 _KERNEL_START_4_LEVELS = 0xFFFF800000000000
+# A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
+POISON = 0xFFFFFFFFFFFFFFFF
 # SUBSECTION_SHIFT
 _SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
 
@@ -124,6 +126,86 @@ def _node_bits(prog: Program) -> int:
     if not 0 < nodes <= limits.NODES:
         raise Unavailable(f"node_data has {nodes} elements: at most {limits.NODES} are possible")
     return (nodes - 1).bit_length()
+
+
+class PageTypes:
+    """``page_type``, which tells what a page is while it is not mapped.
+
+    From v6.12 on it is a number in the highest byte (Linux kernel commit 4ffca5a96678 ("mm: support only one page_type
+    per page")). Before, each type cleared bits of its own; VMCOREINFO exports the values of the free and offline ones.
+    """
+
+    def __init__(self, prog: Program) -> None:
+        types = enumerators(prog, "pagetype")
+        self.has_numbers = "PGTY_buddy" in types
+        self.unaccepted: Optional[int] = None
+        self.guard: Optional[int] = None
+        if self.has_numbers:
+            self.mask = 0xFF << 24
+            self.buddy = types["PGTY_buddy"] << 24
+            self.offline = types["PGTY_offline"] << 24
+            self.guard = types["PGTY_guard"] << 24
+            if "PGTY_unaccepted" in types:
+                self.unaccepted = types["PGTY_unaccepted"] << 24
+        else:
+            vmcoreinfo = vmcoreinfo_of(prog)
+            buddy = vmcoreinfo.number("PAGE_BUDDY_MAPCOUNT_VALUE")
+            offline = vmcoreinfo.number("PAGE_OFFLINE_MAPCOUNT_VALUE")
+            if buddy is None or offline is None:
+                raise Unavailable("neither PGTY_buddy nor PAGE_BUDDY_MAPCOUNT_VALUE: free pages cannot be told")
+            self.mask = 0xFFFFFFFF
+            self.buddy, self.offline = buddy & self.mask, offline & self.mask
+
+    def is_other(self, page_type: int) -> bool:
+        """Whether it is some other type: a slab, a page table, ..."""
+        # PGTY_mapcount_underflow
+        return self.has_numbers and 0x80 << 24 <= page_type < 0xFF << 24
+
+
+class PageStates(dict[tuple[int, int, int, int], str]):
+    """The state that a page's own structure shows, by flags, low byte of the compound word, page_type and _refcount.
+
+    ``guard`` is a free block of debug_guardpage_minorder. Pages have few combinations of these, so the states are
+    remembered.
+    """
+
+    def __init__(self, layout: PageLayout, types: PageTypes) -> None:
+        super().__init__()
+        self._layout = layout
+        self._types = types
+
+    def __missing__(self, key: tuple[int, int, int, int]) -> str:
+        if len(self) >= limits.PAGE_STATES:
+            self.clear()
+        state = self[key] = self._state(*key)
+        return state
+
+    def _state(self, flags: int, compound: int, page_type: int, refcount: int) -> str:
+        layout, types = self._layout, self._types
+        if flags == POISON:
+            return "uninitialised"
+        if flags & layout.reserved_flag:
+            return "reserved"
+        if layout.zone_device is not None and flags >> layout.zone_shift & layout.zone_mask == layout.zone_device:
+            return "device"
+        if compound & 1:
+            return "in-use"
+        kind = page_type & types.mask
+        if kind == types.buddy:
+            return "buddy"
+        if kind == types.offline:
+            return "offline"
+        if kind == types.unaccepted:
+            return "unaccepted"
+        if kind == types.guard:
+            return "guard"
+        if types.is_other(page_type):
+            # Slabs and others are allocated without a reference in v6.15 and later ("frozen").
+            return "in-use"
+        if page_type == flags == compound == refcount == 0:
+            # An initialised page that nobody has is mapped -1 times, not 0.
+            return "uninitialised"
+        return "in-use" if refcount else "free"
 
 
 # By the low byte of section_mem_map: 1 where the section has a memory map, and had it at boot.

@@ -17,36 +17,46 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.lists import column
-from drgn_unaccepted.kernel.memmap import PageLayout, Sections, page_layout
-from drgn_unaccepted.kernel.probe import enumerators
-from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.kernel.memmap import POISON, PageStates, PageTypes, Sections, page_layout
 from drgn_unaccepted.kernel.zones import nodes, per_cpu_pages
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, chunk_runs, clip, intersect, merge, subtract, total
+from drgn_unaccepted.model.header import X86_UNIT_SIZE
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, chunk_runs, clip, find, intersect, merge, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
-# A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
-_POISON = 0xFFFFFFFFFFFFFFFF
 # Chunks whose structures are read at once.
 _READ_CHUNKS = 16
+_UNIT_PAGES = X86_UNIT_SIZE >> PAGE_SHIFT
 
 
-def read_pages(prog: Program, ranges: Iterable[Range], build: KernelBuild, zones: Sequence[Zone] = ()) -> Pages:
+def read_pages(
+    prog: Program,
+    ranges: Iterable[Range],
+    build: KernelBuild,
+    zones: Sequence[Zone] = (),
+    units: Iterable[Range] = (),
+) -> Pages:
     """The states of all pages in these physical ranges, widened to whole chunks.
 
     A block in a free list shows only in the structure of its first page, which lies in the same chunk.
 
     :param zones: for their listed chunks. Before PGTY_unaccepted (v6.12) nothing but the list marks them. Beyond
         :data:`limits.PAGES_SCANNED` pages their other pages are not read.
+    :param units: other ranges, of which it is enough to know which units are accepted: one page that is in a free list
+        or in use proves that of its unit, and no other is read
     :raises Unavailable: the kernel does not say where its structures are
     :raises drgn.FaultError: what says so is not in the target
     """
     chunk = build.chunk_pages * PAGE_SIZE
-    wanted = merge(
-        (start // chunk * chunk, min(-(-end // chunk) * chunk, limits.PHYSICAL_END)) for start, end in ranges
-    )
+
+    def widened(ranges: Iterable[Range]) -> list[Range]:
+        end = limits.PHYSICAL_END
+        return merge((start // chunk * chunk, min(-(-stop // chunk) * chunk, end)) for start, stop in ranges)
+
     lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
     scan = _Scan(prog, build, lists, zones)
-    present = scan.present(wanted)
+    whole = widened(ranges)
+    units = scan.present(subtract(widened(units), whole))
+    present = scan.present(whole)
     beyond = []
     if total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
         # A listed page that is not the first of a chunk proves nothing about its neighbours.
@@ -57,12 +67,10 @@ def read_pages(prog: Program, ranges: Iterable[Range], build: KernelBuild, zones
             f"of {total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
             f"there are more than {limits.PAGES_SCANNED} pages"
         )
-        rest = total(present) - limits.PAGES_SCANNED * PAGE_SIZE
-        if rest > 0:
-            scan.notes.append(f"{rest // PAGE_SIZE} pages were not looked at: more than {limits.PAGES_SCANNED}")
-            present = _first_bytes(present, limits.PAGES_SCANNED * PAGE_SIZE)
-    for start, end in present:
-        scan.judge(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
+    # In ascending order: a block of the buddy allocator shows in its first page.
+    for start, end in sorted([*units, *present]):
+        judge = scan.look if find(units, start) is not None else scan.judge
+        judge(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
     return scan.result([PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "unaccepted") for start, end in beyond])
 
 
@@ -96,96 +104,6 @@ def written_pages(prog: Program, pages: Iterable[int]) -> tuple[Range, ...]:
     return tuple(merge(written))
 
 
-def _first_bytes(ranges: Sequence[Range], size: int) -> list[Range]:
-    first = []
-    for start, end in ranges:
-        if size <= 0:
-            break
-        first.append(Range(start, min(end, start + size)))
-        size -= end - start
-    return first
-
-
-class _PageTypes:
-    """``page_type``, which tells what a page is while it is not mapped.
-
-    From v6.12 on it is a number in the highest byte (Linux kernel commit 4ffca5a96678 ("mm: support only one page_type
-    per page")). Before, each type cleared bits of its own; VMCOREINFO exports the values of the free and offline ones.
-    """
-
-    def __init__(self, prog: Program) -> None:
-        types = enumerators(prog, "pagetype")
-        self.has_numbers = "PGTY_buddy" in types
-        self.unaccepted: Optional[int] = None
-        self.guard: Optional[int] = None
-        if self.has_numbers:
-            self.mask = 0xFF << 24
-            self.buddy = types["PGTY_buddy"] << 24
-            self.offline = types["PGTY_offline"] << 24
-            self.guard = types["PGTY_guard"] << 24
-            if "PGTY_unaccepted" in types:
-                self.unaccepted = types["PGTY_unaccepted"] << 24
-        else:
-            vmcoreinfo = vmcoreinfo_of(prog)
-            buddy = vmcoreinfo.number("PAGE_BUDDY_MAPCOUNT_VALUE")
-            offline = vmcoreinfo.number("PAGE_OFFLINE_MAPCOUNT_VALUE")
-            if buddy is None or offline is None:
-                raise Unavailable("neither PGTY_buddy nor PAGE_BUDDY_MAPCOUNT_VALUE: free pages cannot be told")
-            self.mask = 0xFFFFFFFF
-            self.buddy, self.offline = buddy & self.mask, offline & self.mask
-
-    def is_other(self, page_type: int) -> bool:
-        """Whether it is some other type: a slab, a page table, ..."""
-        # PGTY_mapcount_underflow
-        return self.has_numbers and 0x80 << 24 <= page_type < 0xFF << 24
-
-
-class _States(dict[tuple[int, int, int, int], str]):
-    """The state that a page's own structure shows, by flags, low byte of the compound word, page_type and _refcount.
-
-    ``guard`` is a free block of debug_guardpage_minorder. Pages have few combinations of these, so the states are
-    remembered.
-    """
-
-    def __init__(self, layout: PageLayout, types: _PageTypes) -> None:
-        super().__init__()
-        self._layout = layout
-        self._types = types
-
-    def __missing__(self, key: tuple[int, int, int, int]) -> str:
-        if len(self) >= limits.PAGE_STATES:
-            self.clear()
-        state = self[key] = self._state(*key)
-        return state
-
-    def _state(self, flags: int, compound: int, page_type: int, refcount: int) -> str:
-        layout, types = self._layout, self._types
-        if flags == _POISON:
-            return "uninitialised"
-        if flags & layout.reserved_flag:
-            return "reserved"
-        if layout.zone_device is not None and flags >> layout.zone_shift & layout.zone_mask == layout.zone_device:
-            return "device"
-        if compound & 1:
-            return "in-use"
-        kind = page_type & types.mask
-        if kind == types.buddy:
-            return "buddy"
-        if kind == types.offline:
-            return "offline"
-        if kind == types.unaccepted:
-            return "unaccepted"
-        if kind == types.guard:
-            return "guard"
-        if types.is_other(page_type):
-            # Slabs and others are allocated without a reference in v6.15 and later ("frozen").
-            return "in-use"
-        if page_type == flags == compound == refcount == 0:
-            # An initialised page that nobody has is mapped -1 times, not 0.
-            return "uninitialised"
-        return "in-use" if refcount else "free"
-
-
 class _Scan:
     """Judges structures in ascending order and keeps the runs."""
 
@@ -195,8 +113,8 @@ class _Scan:
         self._prog = prog
         self._zones = [zone for zone in zones if zone.zone_id is not None]
         self._layout = page_layout(prog)
-        self._types = _PageTypes(prog)
-        self._states = _States(self._layout, self._types)
+        self._types = PageTypes(prog)
+        self._states = PageStates(self._layout, self._types)
         self._chunk_pages = build.chunk_pages
         # Before PGTY_unaccepted only the list tells a listed chunk.
         self._listed = frozenset(chain.from_iterable(lists)) if self._types.unaccepted is None else frozenset()
@@ -209,6 +127,7 @@ class _Scan:
         self._looked_at: list[Range] = []
         # Physical ranges of pages whose structures exist and are not in the target.
         self._lost: list[Range] = []
+        self._pages_left, self._not_looked_at = limits.PAGES_SCANNED, 0
         #: Why less than all was looked at.
         self.notes: list[str] = []
 
@@ -232,6 +151,8 @@ class _Scan:
 
     def result(self, more: Iterable[PageRun]) -> Pages:
         """All runs, sorted and joined, and what was looked at."""
+        if self._not_looked_at:
+            self.notes.append(f"{self._not_looked_at} pages were not looked at: more than {limits.PAGES_SCANNED}")
         if self._lost:
             lost = merge(self._lost)
             pages = total(lost) // PAGE_SIZE
@@ -259,15 +180,59 @@ class _Scan:
                 for start, end in ranges:
                     yield PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, state)
 
+    def look(self, start: int, end: int) -> None:
+        """Look at the first page of each unit from PFN ``start`` to ``end``, at the others where it tells nothing."""
+        pfn = start
+        while pfn < end:
+            upto = min(pfn - pfn % _UNIT_PAGES + _UNIT_PAGES, end)
+            run = self._first_look(pfn) if upto - pfn == _UNIT_PAGES else None
+            if run is None or run.end_pfn > end:
+                self.judge(pfn, upto)
+                pfn = upto
+            else:
+                _append(self._runs, run)
+                _append_range(self._looked_at, Range(pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT))
+                pfn = run.end_pfn
+
+    def _first_look(self, pfn: int) -> Optional[PageRun]:
+        """What the first page of a unit tells of the whole unit, or of its chunk; None if nothing."""
+        layout = self._layout
+        size = layout.size
+        try:
+            # Its neighbours too: they show whether this page of the memmap is damaged.
+            data = self._prog.read(layout.address(pfn), max(1, PAGE_SIZE // size) * size)
+        except FaultError:
+            return None
+        flags, private = (_int(data, at, 8) for at in (layout.flags, layout.private))
+        page_type, refcount = (_int(data, at, 4) for at in (layout.page_type, layout.refcount))
+        state = self._states[flags, data[layout.compound], page_type, refcount]
+        chunk_end = 0 if pfn % self._chunk_pages else pfn + self._chunk_pages
+        if state == "unaccepted" and chunk_end:
+            return PageRun(pfn, chunk_end, state)
+        if state == "buddy":
+            order = 1 << min(private, 64)
+            if order == self._chunk_pages and chunk_end:
+                return PageRun(pfn, chunk_end, state)
+            if order > self._chunk_pages or pfn % order:
+                return None
+        elif state != "in-use":
+            return None
+        if any(self._damaged(pfn, column(array("Q", data), layout.flags, size))):
+            return None
+        return PageRun(pfn, pfn + _UNIT_PAGES, "given")
+
     def judge(self, start: int, end: int) -> None:
         """Read and judge structures that exist, from PFN ``start`` to ``end``."""
         step = self._chunk_pages * _READ_CHUNKS
         page = max(1, PAGE_SIZE // self._layout.size)
-        for pfn in range(start, end, step):
+        upto = min(end, start + self._pages_left)
+        self._pages_left -= upto - start
+        self._not_looked_at += end - upto
+        for pfn in range(start, upto, step):
             if len(self._runs) > limits.PAGE_RUNS:
                 self.notes.append(f"from {pfn << PAGE_SHIFT:#x} on: more than {limits.PAGE_RUNS} runs of pages")
                 return
-            self._read(pfn, min(pfn + step, end), (self._chunk_pages, page))
+            self._read(pfn, min(pfn + step, upto), (self._chunk_pages, page))
 
     def _read(self, start: int, end: int, smaller: tuple[int, ...]) -> None:
         """Read structures, in smaller and smaller parts where a part is not in the target."""
@@ -281,7 +246,7 @@ class _Scan:
             for pfn in range(start, end, smaller[0]):
                 self._read(pfn, min(pfn + smaller[0], end), smaller[1:])
             return
-        self._looked_at.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
+        _append_range(self._looked_at, Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
         # Up to the next boundary between chunks, then whole chunks.
         bounds = [start, *range(start - start % chunk + chunk, end, chunk), end]
         for pfn, upto in zip(bounds, bounds[1:]):
@@ -321,7 +286,7 @@ class _Scan:
         shift, end, step = self._layout.zone_shift, start + len(flags), max(1, PAGE_SIZE // self._layout.size)
         spans = [(zone, zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in self._zones]
         over = [(zone.zone_id, low, high) for zone, low, high in spans if low < end and start < high]
-        ids = {flag >> shift for flag in set(flags) - {0, _POISON}}
+        ids = {flag >> shift for flag in set(flags) - {0, POISON}}
         if not over or (len(over) == 1 and ids <= {over[0][0]} and over[0][1] <= start and end <= over[0][2]):
             return
         for at in range(0, len(flags), step):
@@ -329,7 +294,7 @@ class _Scan:
                 pfn, flag = start + place, flags[place]
                 here = [id_ for id_, low, high in over if low <= pfn < high]
                 zone = flag >> shift & self._layout.zone_mask
-                if flag not in (0, _POISON) and here and flag >> shift not in here and zone != self._layout.zone_device:
+                if flag not in (0, POISON) and here and flag >> shift not in here and zone != self._layout.zone_device:
                     yield from range(at, min(at + step, len(flags)))
                     break
 
@@ -350,11 +315,21 @@ class _Scan:
         return PageRun(pfn, end, state)
 
 
+def _int(data: bytes, at: int, size: int) -> int:
+    return int.from_bytes(data[at : at + size], "little")
+
+
 def _append(runs: list[PageRun], run: PageRun) -> None:
     """Append a run, joined to the last one if it continues that."""
     if runs and runs[-1].end_pfn == run.start_pfn and runs[-1].state == run.state:
         run = PageRun(runs.pop().start_pfn, run.end_pfn, run.state)
     runs.append(run)
+
+
+def _append_range(ranges: list[Range], new: Range) -> None:
+    if ranges and ranges[-1].end == new.start:
+        new = Range(ranges.pop().start, new.end)
+    ranges.append(new)
 
 
 def _deferred(prog: Program) -> list[Range]:
