@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import drgn
 import pytest
-from drgn import offsetof, sizeof
+from drgn import Program, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import probe
@@ -16,7 +16,7 @@ from drgn_unaccepted.kernel.pages import masked_pages, read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PageRun, Pages
+from drgn_unaccepted.snapshot import GIVEN_STATES, PageRun, Pages
 from tests.kernel.allocator_program import (
     BUDDY,
     CHUNK_PAGES,
@@ -35,10 +35,12 @@ from tests.kernel.allocator_program import (
     UNACCEPTED,
     ZONE_ID_SHIFT,
     AllocatorProgram,
+    live,
 )
 
 START = 0x100000
 END = START + SECTION_PAGES
+UNIT_PAGES = (2 << 20) // PAGE
 
 
 class Guest(AllocatorProgram):
@@ -58,6 +60,14 @@ class Guest(AllocatorProgram):
         build = read_kernel_build(self.prog)
         zones = read_zones(self.prog, build) if with_lists else ()
         return read_pages(self.prog, [Range(start_pfn * PAGE, end_pfn * PAGE)], build, zones)
+
+    def look(self, *pages: Range, prog: Optional[Program] = None) -> Pages:
+        """One look a unit, but at all of these pages (PFNs)."""
+        build = read_kernel_build(self.prog)
+        exact = [Range(start * PAGE, end * PAGE) for start, end in pages]
+        return read_pages(
+            prog or self.prog, exact, build, read_zones(self.prog, build), [Range(START * PAGE, END * PAGE)]
+        )
 
 
 def make() -> Guest:
@@ -140,6 +150,64 @@ def test_a_page_of_an_impossible_zone_makes_its_neighbours_prove_nothing(wrong: 
     first = PFN // 64 * 64
     assert PageRun(first, first + 64, "damaged") in pages.runs
     assert (state_of(pages, first - 1), state_of(pages, first + 64)) == ("in-use", "in-use")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_page_in_a_free_list_or_in_use_tells_a_unit(seed: int) -> None:
+    """What is planted is known: units with such a page, whether it is the first or any other."""
+    dice, guest, given = random.Random(seed), make(), set()
+    for unit in range(START // UNIT_PAGES, END // UNIT_PAGES):
+        first, within = unit * UNIT_PAGES, dice.choice((0, dice.randrange(1, UNIT_PAGES)))
+        kind = dice.choice(("free", "in-use", "buddy", "chunk", "reserved", "offline"))
+        if kind == "in-use":
+            guest.set_page(first + within, refcount=1)
+        elif kind == "buddy":
+            order = (within & -within).bit_length() - 1 if within else dice.randrange(10)
+            guest.set_page(first + within, page_type=BUDDY, private=order)
+        elif kind == "chunk" and unit % 2 == 0:
+            guest.set_page(first, page_type=BUDDY, private=10)
+            given.add(unit + 1)
+        elif kind == "reserved":
+            guest.set_page(first, refcount=1, flags=PG_RESERVED)
+        elif kind == "offline":
+            guest.set_page(first, page_type=OFFLINE)
+        if kind in ("in-use", "buddy") or (kind == "chunk" and unit % 2 == 0):
+            given.add(unit)
+    exact = dice.randrange(START, END)
+    for pages in (guest.read(), guest.look(), guest.look(Range(exact, exact + 1))):
+        assert pages.scanned == (Range(START * PAGE, END * PAGE),) and pages.limited is None
+        runs = [run for run in pages.runs if run.state in GIVEN_STATES]
+        ends = [(run.start_pfn // UNIT_PAGES, (run.end_pfn - 1) // UNIT_PAGES + 1) for run in runs]
+        assert {unit for start, end in ends for unit in range(start, end)} == given
+
+
+def test_a_unit_is_not_told_by_a_damaged_page_of_the_memmap() -> None:
+    guest = make()
+    assert guest.pgdat is not None
+    guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
+    for pfn in range(START, START + 64):
+        guest.set_page(pfn, refcount=1, flags=2 << ZONE_ID_SHIFT)
+    assert guest.look().runs[0] == PageRun(START, START + UNIT_PAGES, "given")
+    guest.set_page(START + 9, refcount=1, flags=1 << ZONE_ID_SHIFT)
+    assert guest.look().runs[0] == PageRun(START, START + 64, "damaged")
+
+
+def test_a_listed_chunk_is_told_by_its_first_page() -> None:
+    guest = make()
+    guest.set_page(START + CHUNK_PAGES, page_type=UNACCEPTED)
+    runs = guest.look().runs
+    assert runs[1] == PageRun(START + CHUNK_PAGES, START + 2 * CHUNK_PAGES, "unaccepted")
+
+
+def test_one_look_reads_one_page_of_the_memmap_for_a_unit() -> None:
+    guest, read = make(), []
+    for pfn in range(START, END, UNIT_PAGES):
+        guest.set_page(pfn, refcount=1)
+    layout = page_layout(guest.prog)
+    pages = guest.look(prog=live(guest.prog, read.append))
+    structs = [address for address in read if layout.address(START) <= address < layout.address(END)]
+    assert structs == [layout.address(pfn) for pfn in range(START, END, UNIT_PAGES)]
+    assert pages.runs == (PageRun(START, END, "given"),)
 
 
 def test_per_cpu_lists_that_cannot_be_read_cost_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
