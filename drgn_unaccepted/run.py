@@ -11,6 +11,7 @@ from typing import Any, Callable, NoReturn, Protocol
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.commands.base import Action, Arguments, Command
+from drgn_unaccepted.commands.lines import in_full
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
 from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
 
@@ -44,6 +45,8 @@ def run(command: Command, args: Arguments, door: Door) -> int:
         if again is not None:
             answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
     to_stdout(command.output(answer, args))
+    if args.verbose and args.format == "text":
+        to_stdout(in_full(answer))
     lack = command.lack(answer)
     if lack is not None:
         raise CommandError(lack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Optional, cast
 
-from drgn_unaccepted.answer.documents import SCHEMA, Document, PlatformDocument, TableState
+from drgn_unaccepted.answer.documents import SCHEMA, Document, PlatformDocument, TableDocument, TableState
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.snapshot import Platform, Snapshot
 
@@ -54,6 +54,50 @@ def source_name(answer: Document) -> str:
     if answer["source"] == "none":
         return "none"
     return f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
+
+
+def table_reason(table: TableDocument) -> Optional[str]:
+    """Why the table says nothing, or is not believed, in one short line; ``table.reason`` has it in full.
+
+    None for a table that was read and that nothing contradicts.
+    """
+    state, reason = table["state"], table["reason"]
+    if reason is None:
+        return None if state == "present" else f"the table is {state}"
+    if state == "absent":
+        return f"no table: {reason}"
+    if state == "unsupported":
+        return f"the table is not supported: {reason.partition(', as in ')[0]}"
+    if state == "invalid":
+        return f"the table is invalid: {reason}"
+    if state == "present":
+        if table["read_through"] != "file":
+            return f"the table is not believed: {reason}"
+        return f"the table was saved earlier{' in this boot' if table['same_boot'] else ', perhaps in another boot'}"
+    if table["address"] is None:
+        return f"the table was not found: {reason.removeprefix('not located: ')}"
+    if table["version"] is not None:
+        return "of the table only the header is in this dump"
+    if "reads as zeros" in reason:
+        return "the table reads as zeros in this dump: not captured"
+    why = reason.partition(". Since ")[0]
+    bpf = why.partition("; bpf: ")[2]
+    if bpf or "is not in this" not in why:
+        return f"the table was not captured: {bpf or why}"
+    return "the table is not in this dump: kdump omits ACPI memory"
+
+
+def reasons(answer: Document) -> list[str]:
+    """Why no better source was used: of the table in one short line, of the others as they are."""
+    table, said = answer["table"], answer["source_reason"]
+    if said is None:
+        return []
+    full = table["reason"] or ""
+    for prefix in (f"bitmap: table {table['state']}: {full}", f"bitmap: {full}", full):
+        if prefix and said.startswith(prefix):
+            rest = said.removeprefix(prefix).removeprefix("; ")
+            return [str(table_reason(table)), *([rest] if rest else [])]
+    return [said]
 
 
 def platform_document(platform: Optional[Platform]) -> Optional[PlatformDocument]:

@@ -36,7 +36,7 @@ COMMANDS = {
 
 #: The common options where they are not given. They are in the namespace to parse into: parsers that share actions as
 #: parents cannot have defaults of their own, since those of the inner parser would overwrite what the outer one read.
-_DEFAULTS = {"command": "summary", "source": "auto", "format": "text"}
+_DEFAULTS = {"command": "summary", "source": "auto", "format": "text", "verbose": False}
 
 
 def load(name: str) -> Command:
@@ -68,6 +68,7 @@ def common_options(formats: Sequence[str] = ()) -> Parser:
         choices=("auto", *SOURCES),
         help="where the state of memory comes from; auto: the best that can be read",
     )
+    common.add_argument("-v", "--verbose", action="store_true", help="the reasons in full, too")
     text = f"{', '.join(formats)} (default: text)" if formats else "text (default), json, or another of the command's"
     common.add_argument("--format", metavar="FORMAT", help=text)
     return common

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
-from drgn_unaccepted.answer.head import head, platform_document
+from drgn_unaccepted.answer.head import head, platform_document, reasons, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import Finding, confirm, explain, rule_names, run_checks
 from drgn_unaccepted.commands import lines
@@ -49,7 +49,7 @@ class Check(Question[CheckAnswer]):
     def lack(self, answer: CheckAnswer) -> Optional[str]:
         if answer["status"] != "unknown":
             return None
-        return answer["source_reason"] or f"table {answer['table']['state']}: {answer['table']['reason']}"
+        return "; ".join(reasons(answer) or [str(table_reason(answer["table"]))])
 
     def exit_status(self, answer: CheckAnswer) -> int:
         return EXIT_STATUS[answer["status"]]

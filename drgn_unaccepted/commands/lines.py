@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import Document, TableDocument
-from drgn_unaccepted.answer.head import source_name
-from drgn_unaccepted.words import safe, size
+from drgn_unaccepted.answer.head import reasons, source_name
+from drgn_unaccepted.words import safe, size, wrap
 
 LISTED_CAVEAT = (
     "a listed chunk can hold a unit that was accepted already as a guard; memory that is being accepted, or was "
@@ -27,9 +27,8 @@ def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def source(answer: Document) -> str:
-    """The source, and why no better one was used."""
-    name, reason = source_name(answer), answer["source_reason"]
-    return name if reason is None else f"{name}; {safe(reason)}"
+    """The source, and in short why no better one was used."""
+    return "; ".join([source_name(answer), *map(safe, reasons(answer))])
 
 
 def table_state(document: TableDocument) -> str:
@@ -46,24 +45,31 @@ def table_state(document: TableDocument) -> str:
 
 def preface(answer: Document) -> Iterator[str]:
     """The source of an answer before its table: it decides what the lines are worth."""
-    yield f"source: {source(answer)}"
-    if answer["source"] == "none":
-        yield f"table: {table_state(answer['table'])}"
+    yield from wrap(source_name(answer), "source: ")
+    for reason in reasons(answer):
+        yield from wrap(safe(reason), "        ")
     if answer["source"] == "page-lists":
-        yield f"note: {LISTED_CAVEAT}"
+        yield from wrap(LISTED_CAVEAT, "note: ")
     yield ""
+
+
+def in_full(answer: Document) -> Iterator[str]:
+    """Of ``--verbose``: the reasons that :func:`preface` has in short."""
+    yield ""
+    yield from wrap(table_state(answer["table"]), "table: ")
+    if answer["source_reason"] is not None:
+        yield from wrap(safe(answer["source_reason"]), "source: ")
 
 
 def no_state(answer: Document) -> Optional[str]:
     """Why the state of no memory is known although a table should be there; None where it is."""
     if answer["source"] == "none" and answer["table"]["state"] != "absent":
-        return str(answer["source_reason"])
+        return "; ".join(reasons(answer))
     return None
 
 
 def no_addresses(answer: Document) -> Optional[str]:
     """Why the state of no address is known; None where it is."""
     if answer["source"] == "counters":
-        why = "" if answer["source_reason"] is None else f" ({answer['source_reason']})"
-        return f"source counters knows no addresses{why}"
+        return "; ".join(["source counters knows no addresses", *reasons(answer)])
     return no_state(answer)

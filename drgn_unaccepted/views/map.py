@@ -6,16 +6,15 @@ Characters say everything. Colour only repeats it, in orange and blue, which eve
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import MapAnswer, MapGap, MapRow
-from drgn_unaccepted.answer.head import source_name
+from drgn_unaccepted.answer.head import reasons, source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
-from drgn_unaccepted.words import about, count, safe, size, span
+from drgn_unaccepted.words import about, count, safe, size, span, together, wrap
 
 
 class Style(NamedTuple):
@@ -69,9 +68,6 @@ _GUTTER = 13
 #: Columns of the word before the legend and before other sentences.
 _LABEL = 8
 
-#: No-break space, which :func:`safe` lets through in no text from a target.
-_KEPT_SPACE = "\xa0"
-
 #: Characters from one tick of the axis to the next.
 _TICK = 16
 
@@ -116,8 +112,7 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
 
 
 def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
-    reason = "" if answer["source_reason"] is None else f" ({safe(answer['source_reason'])})"
-    yield from say("source", source_name(answer) + reason, style)
+    yield from say("source", "; ".join([source_name(answer), *map(safe, reasons(answer))]), style)
     for note in answer["torn"]:
         yield from say("torn", safe(note), style)
     units, assumed = answer["units_per_bin"], "" if answer["unit_size_from"] == "table" else " (assumed)"
@@ -257,9 +252,9 @@ def _legend(answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str],
     entries.insert(1, (levels, GLYPHS[1]._replace(meaning=_parts(answer, levels[0]))))
     yield from legend([(text, entry.color, entry.meaning) for text, entry in entries], style)
     if marked:
-        yield from say("marks", _together(text for name, text in MARKS.items() if name in marked), style)
+        yield from say("marks", together(text for name, text in MARKS.items() if name in marked), style)
     for name, meanings in lanes.items():
-        yield from say(name, _together(meanings), style)
+        yield from say(name, together(meanings), style)
     if answer["lanes"]["efi_complete"] is False:
         yield from say("", f"the EFI map is incomplete, from the {answer['lanes']['efi_provenance']}", style)
 
@@ -267,7 +262,7 @@ def _legend(answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str],
 def legend(entries: Iterable[tuple[str, str, str]], style: Style) -> Iterator[str]:
     """Glyphs with their colour and meaning."""
     shown = [("' '" if text == " " else text, color, meaning) for text, color, meaning in entries]
-    for line in say("legend", _together(f"{text} {meaning}" for text, _, meaning in shown), style):
+    for line in say("legend", together(f"{text} {meaning}" for text, _, meaning in shown), style):
         for text, color, meaning in shown:
             line = line.replace(f"{text} {meaning}", f"{paint(text, color, style)} {meaning}")
         yield line
@@ -318,13 +313,5 @@ def paint(text: str, color: str, style: Style) -> str:
 
 
 def say(name: str, text: str, style: Style) -> Iterator[str]:
-    """``name`` and a text, wrapped, but not at spaces that :func:`_together` keeps."""
-    lines = textwrap.wrap(
-        text, style.width, initial_indent=f"{name:{_LABEL}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
-    )
-    return (line.replace(_KEPT_SPACE, " ") for line in lines)
-
-
-def _together(items: Iterable[str]) -> str:
-    """The items in one text, to be wrapped between items only."""
-    return "  ".join(item.replace(" ", _KEPT_SPACE) for item in items)
+    """``name`` and a text, wrapped."""
+    return iter(wrap(text, f"{name:{_LABEL}}", style.width))

@@ -115,7 +115,7 @@ def test_the_legend_names_no_lane_that_is_not_drawn() -> None:
 
 def test_page_lists_say_what_they_do_not_know() -> None:
     lines = drawn(guests.lists())
-    assert lines[0] == "source  page-lists, not exact (bitmap: table not-captured: the page is not in"
+    assert lines[0] == "source  page-lists, not exact; the table is not in this dump: kdump omits ACPI"
     # 4 GiB to 128 MiB above is in use; then nothing is known up to 256 MiB but the one chunk; then free pages.
     # Both units of that chunk are at an edge of its run.
     assert row(lines, "0x100000000") == " " * 8 + "????" + "▒" + "???" + " " * 16 + "█" * 24 + "?" * 8
