@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
 from typing import Optional
+
+#: Columns of a screen.
+WIDTH = 80
+
+#: No-break space, which :func:`safe` lets through in no text from a target.
+KEPT_SPACE = "\xa0"
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -54,3 +62,16 @@ def count(number: int, noun: str) -> str:
 def safe(text: str) -> str:
     """Text from a target on one line, with unprintable characters as escapes, so that a terminal cannot obey them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def wrap(text: str, head: str = "", width: int = WIDTH) -> list[str]:
+    """``head`` and a text in lines of at most ``width`` columns, the later ones indented, whole at kept spaces."""
+    found = textwrap.wrap(
+        text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+    ) or [head.rstrip()]
+    return [line.replace(KEPT_SPACE, " ") for line in found]
+
+
+def together(items: Iterable[str]) -> str:
+    """The items in one text, for :func:`wrap` to break between items only."""
+    return "  ".join(item.replace(" ", KEPT_SPACE) for item in items)
