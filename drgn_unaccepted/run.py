@@ -13,7 +13,7 @@ from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.commands.base import Action, Arguments, Command
 from drgn_unaccepted.commands.lines import in_full
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
-from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
+from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 
 class Door(Protocol):
@@ -38,7 +38,7 @@ def run(command: Command, args: Arguments, door: Door) -> int:
     if text is not None:
         to_stdout((text,))
         return EXIT_ANSWERED
-    judgement, samples = look(door.samples, Wanted(command.parts, ALL_MEMORY), args.source)
+    judgement, samples = look(door.samples, command.wanted(args), args.source)
     answer = command.answer(judgement.snapshot, judgement, args)
     if command.is_suspect(answer):
         again = next(samples, None)

@@ -272,6 +272,11 @@ class KernelBuild:
     cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None
     #: ZONEID_PGSHIFT.
     zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None
+    #: Where the direct map begins, and vmalloc memory behind it; None without CONFIG_DYNAMIC_MEMORY_LAYOUT.
+    page_offset_base: Optional[U64] = None
+    vmalloc_base: Optional[U64] = None
+    #: What the kernel image was moved by in physical memory, from where it is linked; it may be negative.
+    phys_base: Optional[Count] = None
 
     @property
     def is_booting(self) -> Optional[bool]:
@@ -331,6 +336,16 @@ class Pages:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """A kernel virtual address that was asked for, through the page tables."""
+
+    virtual: U64
+    #: None: not mapped, or a table is not in the target; ``reason`` says which.
+    physical: Optional[U64]
+    reason: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     target: Target
     table: Table
@@ -353,6 +368,8 @@ class Snapshot:
     missing: Mapping[str, str] = field(default_factory=dict)
     #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.
     torn: tuple[str, ...] = ()
+    #: Of :attr:`Wanted.virtual`.
+    translations: tuple[Translation, ...] = ()
 
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
         """``phys_base`` and the unit size that turn unit indices into addresses, and their origin.
@@ -382,7 +399,9 @@ class Sample(NamedTuple):
 
 
 #: The parts that may be None, apart from the table.
-ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {"target", "table", "missing", "torn"}
+ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {
+    *("target", "table", "missing", "torn", "translations")
+}
 
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
@@ -397,3 +416,5 @@ class Wanted:
     where: tuple[Range, ...] = ()
     #: Whether the bitmap may decide; not with ``--source page-lists``.
     bitmap: bool = True
+    #: Kernel virtual addresses to translate.
+    virtual: tuple[int, ...] = ()

@@ -73,14 +73,6 @@ def test_a_usage_error_is_3_and_not_2(argv: list[str], capsys: Capsys) -> None:
     refused(capsys, "-c", SAMPLE, *argv)
 
 
-@pytest.mark.parametrize(
-    "address",
-    ("12345", "100000000", "0x", "0xg", "4Q", "-1", "0x10000000000000", "0x2000-0x1000", "0x1000+0", "", "1.5G"),
-)
-def test_no_address(address: str, capsys: Capsys) -> None:
-    refused(capsys, "-c", SAMPLE, "resolve", "--", address)
-
-
 def resolve(capsys: Capsys, *queries: object) -> list[dict[str, Any]]:
     status, out, err = run(capsys, "-c", SAMPLE, "--format", "json", "resolve", *queries)
     assert (status, err) == (0, "")

@@ -151,6 +151,9 @@ class AddressDocument(AddressRequired, total=False):
     end: int
     query: Span
     asked: str
+    #: The kernel virtual address that was asked for, and the mapping through which it was translated.
+    virtual: Optional[int]
+    mapping: Optional[str]
     hint: Optional[str]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union
 
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.errors import EXIT_ANSWERED
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
 
 Arguments = argparse.Namespace
 Parser = argparse.ArgumentParser
@@ -38,6 +38,13 @@ class Question(Generic[A]):
     def offline(self, args: Arguments) -> Optional[str]:
         """The text that answers without a target; None where a target is needed."""
         return None
+
+    def wanted(self, args: Arguments) -> Wanted:
+        """What the answer needs of the target.
+
+        :raises CommandError: the arguments are no question; the one line that names what is wrong
+        """
+        return Wanted(self.parts, ALL_MEMORY)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> A:
         """The answer, out of the snapshot alone.

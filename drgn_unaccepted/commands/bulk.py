@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BufferedReader
 from itertools import islice, repeat
 from typing import Optional
 
 from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, BULK_PIECES, PHYSICAL_END
-from drgn_unaccepted.model.addresses import parse_address
+from drgn_unaccepted.model.addresses import Query, bounded, parse_address
 from drgn_unaccepted.snapshot import Snapshot
 
 #: Bytes of text that are read at once.
@@ -32,7 +34,7 @@ class Bulk:
 
     def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
         self._outside = "(no table)" if snapshot.table.state == "absent" else "(outside the bitmap)"
-        self._states = judgement
+        self._snapshot, self._states = snapshot, judgement
         pieces = list(islice(self._states.pieces(0, PHYSICAL_END), BULK_PIECES + 1))
         self._starts: Optional[list[int]] = None
         if len(pieces) <= BULK_PIECES:
@@ -44,7 +46,7 @@ class Bulk:
 
         :raises ValueError: one line that says what is no address, and where
         """
-        for words, addresses in _blocks(text):
+        for words, addresses in self._blocks(text):
             kinds = self._of(addresses)
             ends = {kind: self._ending(*kind) for kind in set(kinds)}
             yield "\n".join([word + ends[kind] for word, kind in zip(words, kinds)])
@@ -54,7 +56,7 @@ class Bulk:
 
         :raises ValueError: one line that says what is no address, and where
         """
-        for _, addresses in _blocks(text):
+        for _, addresses in self._blocks(text):
             kinds = self._of(addresses)
             ends = {(state, c): f', "state": "{state}", "covered": {json.dumps(c)}}}' for state, c in set(kinds)}
             yield "\n".join([f'{{"address": {address}{ends[kind]}' for address, kind in zip(addresses, kinds)])
@@ -70,47 +72,44 @@ class Bulk:
         starts, kinds = self._starts, self._kinds
         return [kinds[bisect_right(starts, address) - 1] for address in addresses]
 
+    def _blocks(self, text: BufferedReader) -> Iterator[tuple[list[str], list[int]]]:
+        """The addresses in ``text`` as words and as numbers, a block for what can be read at once."""
+        rest, line = b"", 1
+        while data := text.read1(_BLOCK):
+            data = rest + data
+            # The last word may continue in the next block.
+            end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
+            if len(data) - end > ADDRESS_TEXT_BYTES:
+                line += data.count(b"\n")
+                raise ValueError(f"line {line}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
+            block, rest = data[:end], data[end:]
+            if not block.isspace() and block:
+                yield self._numbers(block, line)
+            line += block.count(b"\n")
+        if rest.strip():
+            yield self._numbers(rest, line)
 
-def _blocks(text: BufferedReader) -> Iterator[tuple[list[str], list[int]]]:
-    """The addresses in ``text`` as words and as numbers, a block for what can be read at once."""
-    rest, line = b"", 1
-    while data := text.read1(_BLOCK):
-        data = rest + data
-        # The last word may continue in the next block.
-        end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
-        if len(data) - end > ADDRESS_TEXT_BYTES:
-            line += data.count(b"\n")
-            raise ValueError(f"line {line}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
-        block, rest = data[:end], data[end:]
-        if not block.isspace() and block:
-            yield _numbers(block, line)
-        line += block.count(b"\n")
-    if rest.strip():
-        yield _numbers(rest, line)
+    def _numbers(self, data: bytes, line: int) -> tuple[list[str], list[int]]:
+        words = data.decode("ascii", "backslashreplace").split()
+        # The usual form, 0x and digits, shows in a count; int() takes signs and underscores, too.
+        if data.count(b"0x") == len(words) and not any(mark in data for mark in (b"_", b"-", b"+")):
+            with suppress(ValueError):
+                addresses = list(map(int, words, repeat(16)))
+                if max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES:
+                    return words, addresses
+        words, addresses = [], []
+        for number, text in enumerate(data.split(b"\n"), line):
+            for word in text.decode("ascii", "backslashreplace").split():
+                try:
+                    address = self._address(word)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from None
+                words.append(word if parse_address(word) == address else f"{word}={address:#x}")
+                addresses.append(address)
+        return words, addresses
 
-
-def _numbers(data: bytes, line: int) -> tuple[list[str], list[int]]:
-    words = data.decode("ascii", "backslashreplace").split()
-    # The usual form, 0x and digits, shows in a count; int() takes signs and underscores, too.
-    if data.count(b"0x") == len(words) and not any(mark in data for mark in (b"_", b"-", b"+")):
-        try:
-            addresses = list(map(int, words, repeat(16)))
-        except ValueError:
-            return words, list(_one_by_one(data, line))
-        if max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES:
-            return words, addresses
-    return words, list(_one_by_one(data, line))
-
-
-def _one_by_one(data: bytes, line: int) -> Iterator[int]:
-    for number, text in enumerate(data.split(b"\n"), line):
-        for word in text.decode("ascii", "backslashreplace").split():
-            if len(word) > ADDRESS_TEXT_BYTES:
-                raise ValueError(f"line {number}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
-            try:
-                address = parse_address(word)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-            if address >= PHYSICAL_END:
-                raise ValueError(f"line {number}: {word}: beyond the last physical address, {PHYSICAL_END - 1:#x}")
-            yield address
+    def _address(self, word: str) -> int:
+        if len(word) > ADDRESS_TEXT_BYTES:
+            raise ValueError(f"more than {ADDRESS_TEXT_BYTES} characters without a blank")
+        query = bounded(Query(parse_address(word), None, word))
+        return physical(self._snapshot, query).start

@@ -9,10 +9,11 @@ from typing import Optional
 from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.commands import drawing, lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
-from drgn_unaccepted.model.addresses import parse_query
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.map import bins_for, map_lines
@@ -34,10 +35,14 @@ class Map(Question[MapAnswer]):
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:
         """Bins as fine as the columns of a terminal or the pixels of a figure."""
+        try:
+            window = None if args.window is None else physical(snapshot, args.window).range
+        except ValueError as error:
+            raise CommandError(str(error)) from None
         if drawing.figure_format(args) is not None:
-            return map_document(snapshot, judgement, window=args.window, columns=figure.COLUMNS, finest=1)
+            return map_document(snapshot, judgement, window=window, columns=figure.COLUMNS, finest=1)
         wide = bins_for(args.width) if args.format == "text" else _COLUMNS
-        return map_document(snapshot, judgement, window=args.window, columns=min(_COLUMNS, wide), wide=wide)
+        return map_document(snapshot, judgement, window=window, columns=min(_COLUMNS, wide), wide=wide)
 
     def lack(self, answer: MapAnswer) -> Optional[str]:
         return lines.no_addresses(answer)
@@ -51,14 +56,14 @@ class Map(Question[MapAnswer]):
         return (drawing.save_figure(args, figure.draw, answer),)
 
 
-def _window(text: str) -> Range:
+def _window(text: str) -> Query:
     try:
         query = parse_query(text)
     except ValueError as error:
         refuse(str(error))
     if query.end is None:
         refuse(f"{text}: no range (START-END or START+LENGTH)")
-    return query.range
+    return query
 
 
 COMMAND = Map()

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
 from drgn_unaccepted.answer.documents import AddressDocument, ResolveAnswer, TypedRange, UnitDocument
-from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.head import head, source_name
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNKNOWN, Piece
+from drgn_unaccepted.answer.translation import physical
+from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
+from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
@@ -22,12 +24,15 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.model.addresses import Query, parse_query
+from drgn_unaccepted.model.addresses import Query, parse_query, split_queries
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
-from drgn_unaccepted.words import safe, span
+from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Wanted
+from drgn_unaccepted.words import safe, span, wrap
+
+#: Columns of the names before their values.
+_NAMES = 14
 
 
 class Resolved(NamedTuple):
@@ -40,29 +45,41 @@ class Resolve(Question[Resolved]):
     parts = STATE | {"efi_map", "e820", "accepting"}
 
     def add_arguments(self, parser: Parser) -> None:
-        which = parser.add_mutually_exclusive_group(required=True)
-        which.add_argument(
+        parser.add_argument(
             "-f",
             "--file",
             metavar="FILE",
             help="the state of every address in FILE (- is standard input), one line each; with --format json, JSON "
             "lines after a first one without addresses",
         )
-        which.add_argument(
+        parser.add_argument(
             "queries",
             metavar="ADDR[-END|+LEN]",
             nargs="*",
             default=[],
-            type=_query,
-            help="physical address or range: hexadecimal with 0x, or a number with K, M, G or T; END is exclusive",
+            help="physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
+            "virtual, 16 hexadecimal digits as in an oops; END is exclusive",
         )
+
+    def wanted(self, args: Arguments) -> Wanted:
+        queries = _queries(args)
+        if args.file is None and not queries:
+            raise CommandError("resolve: which address? for example: resolve 0x125a00000, or -f FILE")
+        if args.file is not None and queries:
+            raise CommandError(f"resolve: -f/--file or {queries[0].text}: one of them")
+        virtual = tuple(query.start for query in queries if query.is_virtual and query.end is None)
+        return dataclasses.replace(super().wanted(args), virtual=virtual)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
         if args.file is not None:
             return Resolved(
                 {**head(snapshot, judgement, "resolve"), "missing": {}, "addresses": None}, Bulk(snapshot, judgement)
             )
-        return Resolved(resolve(snapshot, judgement, args.queries), None)
+        try:
+            queries = [physical(snapshot, query) for query in _queries(args)]
+        except ValueError as error:
+            raise CommandError(f"resolve: {error}") from None
+        return Resolved(resolve(snapshot, judgement, queries), None)
 
     def lack(self, answer: Resolved) -> Optional[str]:
         document = answer.document
@@ -76,8 +93,10 @@ class Resolve(Question[Resolved]):
     def output(self, answer: Resolved, args: Arguments) -> Iterable[str]:
         if args.format == "json":
             yield json.dumps(answer.document)
-        elif self.lack(answer) is None:
+        elif answer.bulk is None:
             yield from _text(answer.document)
+        elif self.lack(answer) is None:
+            yield from lines.preface(answer.document)
         if answer.bulk is not None and self.lack(answer) is None:
             yield from _of_file(answer.bulk, args)
 
@@ -90,54 +109,62 @@ def _of_file(bulk: Bulk, args: Arguments) -> Iterator[str]:
         raise CommandError(one_line(error, args.file)) from None
 
 
+def _queries(args: Arguments) -> list[Query]:
+    try:
+        return [parse_query(text) for text in split_queries(args.queries)]
+    except ValueError as error:
+        raise CommandError(f"resolve: {error}") from None
+
+
 def _text(answer: ResolveAnswer) -> Iterator[str]:
-    yield from lines.preface(answer)
-    for number, entry in enumerate(answer["addresses"] or ()):
-        if number:
-            yield ""
+    for entry in answer["addresses"] or ():
         yield from _entry(answer, entry)
+        yield ""
+    yield from wrap(source_name(answer), f"{'source':{_NAMES}}")
 
 
 def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
-    missing = {name: f"unknown: {safe(reason)}" for name, reason in answer["missing"].items()}
     is_range = "end" in entry
     where = span(entry["address"], entry["end"]) if is_range else f"{entry['address']:#x}"
-    rows = [(where, entry["state"]), ("reason", safe(entry["reason"]))]
+    echo = "" if is_range or entry.get("asked") in (None, where) else f"({safe(str(entry['asked']))})"
+    if entry.get("virtual") is not None:
+        echo = f"({entry['mapping']} {entry['virtual']:#x})"
+    width = max(_NAMES, len(where) + 3)
+    yield f"{where:{width}}{entry['state'].replace('-ram', ' RAM'):17}{echo}".rstrip()
+    for name, text in _rows(answer, entry, is_range):
+        yield from wrap(safe(text), f"{name:{width}}")
+
+
+def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iterator[tuple[str, str]]:
+    missing = {name: f"unknown: {reason}" for name, reason in answer["missing"].items()}
+    single = "single " if is_range else ""
+    if entry["state"] != NO_RAM:
+        yield "why" if entry["state"] == UNKNOWN else "proof", entry["reason"]
     hint = entry.get("hint")
     if hint is not None:
-        rows.append(("hint", hint))
+        yield "hint", hint
+    if entry["kernel_predicate"] and entry["state"] != UNACCEPTED:
+        yield "guard", "the kernel treats it as unaccepted: the last page before an unaccepted unit"
     unit = entry["unit"]
     if unit is not None:
-        # A bit of a present table is null where it is 0 and not believed.
-        unknown = "reads as 0, which is not believed" if answer["table"]["state"] == "present" else "not read"
-        bit = unknown if unit["bit"] is None else unit["bit"]
-        name = "first unit" if is_range else "unit"
-        rows.append((name, f"{unit['index']}, {span(unit['start'], unit['end'])}, bit {bit}"))
-    if entry["kernel_predicate"] is not None:
-        function = "range_contains_unaccepted_memory()" if is_range else "pfn_is_unaccepted_memory()"
-        rows.append((function, str(entry["kernel_predicate"]).lower()))
-    holders = (("efi", entry["efi"], "in no single descriptor"), ("e820", entry["e820"], "in no single entry"))
-    for name, holder, nobody in holders:
-        text = missing.get(name, nobody)
+        bit = "" if unit["bit"] is None else f", bit {unit['bit']}"
+        if unit["bit"] is None and answer["table"]["state"] == "present":
+            bit = ", its bit reads as 0, which is not believed"
+        yield "first unit" if is_range else "unit", f"{unit['index']}, {span(unit['start'], unit['end'])}{bit}"
+    for name, holder in (("EFI", entry["efi"]), ("e820", entry["e820"])):
+        text = missing.get(name.lower(), f"in no {single}{'descriptor' if name == 'EFI' else 'entry'}")
         if holder is not None:
-            text = f"{holder['name']} (type {holder['type']}), {span(holder['start'], holder['end'])}"
-        rows.append((name, text))
-    zone = missing.get("zone", "in no single zone")
-    rows.append(("zone", zone if entry["zone"] is None else f"node {entry['node']}, {safe(entry['zone'])}"))
-    listed = {True: "on zone->unaccepted_pages", False: "no", None: missing.get("listed", "a part of it")}
-    rows.append(("listed", listed[entry["listed"]]))
+            text = f"{holder['name']} ({holder['type']})".ljust(18) + span(holder["start"], holder["end"])
+        yield name, text
+    text = missing.get("zone", f"in no {single}zone")
+    if entry["zone"] is not None:
+        listed = {True: "listed", False: "not listed", None: missing.get("listed", "a part of it listed")}
+        text = f"node {entry['node']} {entry['zone']}, {listed[entry['listed']]}"
+    yield "zone", text
     if entry["in_flight"]:
-        rows.append(("in flight", "being accepted: see accepting"))
+        yield "in flight", "being accepted: see accepting"
     elif entry["in_flight"] is None:
-        rows.append(("in flight", missing.get("in_flight", "a part of it: see accepting")))
-    return lines.pairs(rows)
-
-
-def _query(text: str) -> Query:
-    try:
-        return parse_query(text)
-    except ValueError as error:
-        refuse(str(error))
+        yield "in flight", missing.get("in_flight", "a part of it: see accepting")
 
 
 def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) -> ResolveAnswer:
@@ -159,6 +186,9 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
         for piece in states.pieces(start, end):
             entry = context.entry(piece)
             entry["asked"] = query.text
+            entry["virtual"], entry["mapping"] = query.virtual, query.mapping
+            if query.virtual is not None:
+                entry["virtual"] = query.virtual + piece.start - start
             entry["hint"] = _hint(judgement, piece) if query.end is None else None
             if query.end is not None:
                 entry["end"] = piece.end
@@ -186,6 +216,8 @@ class _Context:
         table, tables, efi_map, accepting = snapshot.table, snapshot.e820, snapshot.efi_map, snapshot.accepting
         self._table, self._zones, self._efi_map = table, snapshot.zones or (), efi_map
         self._current = None if tables is None else tables.current
+        # Without the header, bit 0 is where the stub put it.
+        self._geometry = table.geometry or judgement.geometry
         self._doubted = judgement.doubt is not None
         self._listed = None if judgement.evidence.no_zones else judgement.evidence.listed
         base = snapshot.unit_base()[0]
@@ -208,7 +240,7 @@ class _Context:
         else:
             no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
         reasons = {
-            "unit": no_table if table.geometry is None else None,
+            "unit": no_table if self._geometry is None else None,
             "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
             "efi": no_efi,
             "e820": no_e820 if self._current is None else None,
@@ -256,7 +288,7 @@ class _Context:
         return None
 
     def _unit(self, address: int) -> Optional[UnitDocument]:
-        geometry, bitmap = self._table.geometry, self._table.bitmap
+        geometry, bitmap = self._geometry, self._table.bitmap
         index = None if geometry is None else geometry.index(address)
         if geometry is None or index is None:
             return None

@@ -15,8 +15,8 @@ from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries, decode_e820_ext
 from drgn_unaccepted.snapshot import E820Tables, KexecSegment, NamedRange
 

@@ -25,6 +25,7 @@ from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import Opened
@@ -137,6 +138,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
         panic=panic,
         missing=reading.missing,
         torn=tuple(torn),
+        translations=translate(prog, wanted.virtual),
     )
 
 

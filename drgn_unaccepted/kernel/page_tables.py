@@ -9,23 +9,21 @@ per-CPU and vmalloc memory need them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Callable, Optional
 
 from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.elf_core import ElfCore
+from drgn_unaccepted.kernel.errors import UNREADABLE
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.addresses import KERNEL_SPACE, START_KERNEL_MAP
 from drgn_unaccepted.model.ranges import Range
-
-#: Where the kernel image is mapped (arch/x86/include/asm/page_64_types.h). KASLR moves the image within this mapping,
-#: and in physical memory, each by its own amount.
-START_KERNEL_MAP = 0xFFFFFFFF80000000
-
-#: The kernel's half of the address space, with four levels and with five.
-KERNEL_SPACE = Range(0xFF00000000000000, 1 << 64)
+from drgn_unaccepted.snapshot import Translation
 
 _PAGE_SHIFT = 12
 _PAGE_SIZE = 1 << _PAGE_SHIFT
@@ -105,6 +103,20 @@ def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo
     levels = 5 if vmcoreinfo.number("pgtable_l5_enabled") else 4
     mask = vmcoreinfo.number("sme_mask") or 0
     return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
+
+
+def translate(prog: Program, addresses: Iterable[int]) -> tuple[Translation, ...]:
+    """Kernel virtual addresses through the kernel's own page tables, or why they cannot be translated."""
+    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo_of(prog))
+    found = []
+    for address in addresses:
+        try:
+            if tables is None:
+                raise FaultError("VMCOREINFO does not say where the page tables are", address)
+            found.append(Translation(address, tables.translate(address).start))
+        except UNREADABLE as error:
+            found.append(Translation(address, None, one_line(error).removesuffix(f": {address:#x}")))
+    return tuple(found)
 
 
 def reach_encrypted(prog: Program, core: ElfCore) -> None:

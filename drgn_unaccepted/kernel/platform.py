@@ -75,6 +75,9 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         reserved_flag=layout.reserved_flag,
         cpus=_present_cpus(prog),
         zone_id_shift=layout.zone_shift,
+        page_offset_base=_integer(prog, lambda prog: prog["page_offset_base"]),
+        vmalloc_base=_integer(prog, lambda prog: prog["vmalloc_base"]),
+        phys_base=vmcoreinfo_of(prog).number("phys_base"),
     )
 
 

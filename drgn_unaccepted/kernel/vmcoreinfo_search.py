@@ -28,8 +28,9 @@ from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.elf import ElfSections, build_id, parse_notes
 from drgn_unaccepted.kernel.elf_core import ElfCore, ElfMemory
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.page_tables import START_KERNEL_MAP, PageTables, kernel_page_tables
+from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
+from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 
 _PAGE_SIZE = 4096
 #: Two members of __NEW_UTS_LEN + 1 bytes precede ``utsname.release``.

@@ -141,14 +141,6 @@ def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
         assert words in refused(capsys, tmp_path, f"0x10\n{word}0{blank}".encode())
 
 
-@pytest.mark.parametrize("words", ([], ["4G", "-f", "-"]))
-def test_addresses_or_a_file(words: list[str], capsys: Capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["-c", str(SAMPLE), "resolve", *words])
-    assert stop.value.code == 3
-    assert "-f/--file" in capsys.readouterr().err
-
-
 def test_a_pipe_is_answered_as_it_is_written() -> None:
     argv = [sys.executable, "-m", "drgn_unaccepted", "-c", str(SAMPLE), "resolve", "-f", "-"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ) as process:

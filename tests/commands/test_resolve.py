@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``resolve`` prints, and kernel virtual addresses out of an oops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_unaccepted.cli import main
+
+TOP = Path(__file__).parent.parent.parent
+KDUMP = TOP / "vmcore-samples" / "6.12-fill-kdump" / "vmcore"
+OLD = TOP / "tests" / "compatibility" / "kdump.json"
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capsys, *argv: object) -> tuple[int, list[str], str]:
+    status = main([str(argument) for argument in argv])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("snapshot") / "file"
+    assert main(["-c", str(KDUMP), "snapshot", "-o", str(path)]) == 0
+    return path
+
+
+#: What the page tables in the guest's memory map each address to, followed entry by entry.
+MAPPED = {
+    "ffffa00de5a00008": ("direct map", 0x125A00008, "unaccepted"),
+    "0xffffa00dc0000000": ("direct map", 0x100000000, "accepted"),
+    "ffffffff92209f80": ("kernel image", 0x3609F80, "accepted"),
+    "0xffffe74080000000": ("page tables", 0x13E600000, "accepted"),
+}
+
+
+def test_addresses_of_an_oops(snapshot: Path, capsys: Capsys) -> None:
+    for target in (("-c", KDUMP), ("--snapshot", snapshot)):
+        texts = [text for text in MAPPED if target[0] == "-c" or MAPPED[text][0] != "page tables"]
+        status, (line,), err = run(capsys, *target, "resolve", "--format", "json", *texts)
+        assert (status, err) == (0, "")
+        found: list[dict[str, Any]] = json.loads(line)["addresses"]
+        for text, entry in zip(texts, found):
+            assert (entry["asked"], entry["virtual"]) == (text, int(text, 16))
+            assert (entry["mapping"], entry["address"], entry["state"]) == MAPPED[text]
+
+
+def test_a_range_of_an_oops(snapshot: Path, capsys: Capsys) -> None:
+    status, lines, _ = run(capsys, "--snapshot", snapshot, "resolve", "ffffa00de5a00000+4M")
+    assert (status, lines[0]) == (0, "0x125a00000-0x125e00000   unaccepted       (direct map 0xffffa00de5a00000)")
+    status, lines, _ = run(capsys, "--snapshot", snapshot, "map", "--range", "ffffa00de5a00000+64M", "--format", "json")
+    assert (status, json.loads(lines[0])["window"]) == (0, [0x125A00000, 0x129A00000])
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "words"),
+    (
+        (KDUMP, "0xfff0000000000000", "0xfff0000000000000: not mapped by the page tables"),
+        (KDUMP, "ffffafae80001000", "page table at 0x100000000 is not in this target"),
+        (KDUMP, "0xffffe74080000000+0x2000", "there are no page tables here: a dump or a running kernel has them, for"),
+        (KDUMP, "ffffffff92209f80+1G", "neither in the direct map"),
+        (None, "0xffffe74080000000", "neither in the direct map nor in the kernel image"),
+        (OLD, "ffffa00de5a00008", "(an earlier version wrote it): give the physical address"),
+    ),
+)
+def test_what_cannot_be_translated(target: Path, text: str, words: str, snapshot: Path, capsys: Capsys) -> None:
+    option = ("-c", KDUMP) if target is KDUMP else ("--snapshot", target or snapshot)
+    status, lines, err = run(capsys, *option, "resolve", text)
+    assert (status, lines) == (3, [])
+    assert words in err and f"resolve: {text}: " in err and len(err.splitlines()) == 1
+
+
+SCREEN = """\
+0x125a00008   unaccepted       (direct map 0xffffa00de5a00008)
+proof         on zone->unaccepted_pages
+unit          301, 0x125a00000-0x125c00000
+EFI           Unaccepted (15)   0x100000000-0x138000000
+e820          RAM (1)           0x100000000-0x140000000
+zone          node 0 Normal, listed
+
+0x8000125a00000   no RAM
+hint              without bit 51 (C-bit or shared bit?): 0x125a00000, unaccepted
+EFI               in no descriptor
+e820              in no entry
+zone              in no zone
+"""
+
+
+def test_the_screen(capsys: Capsys) -> None:
+    status, lines, _ = run(capsys, "-c", KDUMP, "resolve", "ffffa00de5a00008", "0x8000125a00000")
+    assert (status, "\n".join(lines).partition("\n\nsource")[0]) == (0, SCREEN.rstrip())
+
+
+@pytest.mark.parametrize("source", ("bitmap", "counters"))
+def test_what_is_unknown_has_its_block_too(source: str, capsys: Capsys) -> None:
+    status, lines, err = run(capsys, "-c", KDUMP, "--source", source, "resolve", "0x125a00000", "4G")
+    assert status == 3 and len(err.splitlines()) == 1
+    assert lines[0] == "0x125a00000   unknown" and lines[1].startswith("why           ")
+    assert "zone          node 0 Normal, listed" in lines
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    (
+        ([], "resolve: which address? for example: resolve 0x125a00000, or -f FILE"),
+        ([""], "resolve: which address?"),
+        (["4G", "-f", "-"], "resolve: -f/--file or 4G: one of them"),
+        (["4G", "125a00000"], "resolve: 125a00000: not an address: did you mean 0x125a00000?"),
+    ),
+)
+def test_no_question(words: list[str], said: str, capsys: Capsys) -> None:
+    status, lines, err = run(capsys, "-c", "/nonexistent", "resolve", *words)
+    assert (status, lines) == (3, []) and err.startswith(f"drgn-unaccepted: {said}")
