@@ -33,10 +33,14 @@ def structures_undamaged(facts: Facts) -> Outcome:
 
     Fix: Look at the structure that is named and at its neighbours. Do not draw conclusions from the parts it leads to.
     """
-    wild = {name: why for name, why in facts.snapshot.missing.items() if any(map(_is_wild, _ADDRESS.findall(why)))}
+    missing = facts.snapshot.missing
+    wild = {name: why for name, why in missing.items() if any(map(_is_wild, _ADDRESS.findall(why)))}
     faults = [Fault(f"{name}: damaged: {why}") for name, why in wild.items()]
     if facts.snapshot.zones == ():
         faults.append(Fault("zones: damaged: no zone is populated"))
+    holes = [name for name, why in missing.items() if "reads as zeros" in why]
+    if holes:
+        faults.append(Fault(f"the dump has holes that read as zeros: {', '.join(holes)}"))
     return faults or Pass("what was captured can be followed")
 
 

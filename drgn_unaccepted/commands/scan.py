@@ -57,7 +57,10 @@ class Scan(Action):
         parser.add_argument("--quiet", action="store_true", help="print no progress")
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        """Exit status 0: every target of the shard has a record, perhaps one that says why there is no answer."""
+        """Exit status 0: every target of the shard has a record, perhaps one that says why there is no answer.
+
+        A place that is named and is not there ends in 3, when all else is done: it may have been a directory of many.
+        """
         shard = args.shard or shard_of_environment(os.environ)
         skipped: list[Path] = []
         options = [word for path in args.symbols or () for word in ("-s", path)]
@@ -85,6 +88,9 @@ class Scan(Action):
                     output.write(record)
                     progress.add(record)
         left = len(mine) - progress.done
+        gone = [place for place in args.places if place != "-" and not Path(place).exists()]
+        if not left and gone:
+            raise CommandError(f"{gone[0]}: No such file or directory; all else is done")
         if not left:
             return EXIT_ANSWERED
         again = "" if args.output is None else "; the same command continues"

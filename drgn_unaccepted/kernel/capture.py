@@ -28,6 +28,7 @@ from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
+from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.kernel.tasks import read_reclaiming
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
@@ -266,11 +267,7 @@ def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
         return False
     if opened.elf is not None and any(note.name == b"QEMU" for note in opened.elf.notes()):
         return False
-    try:
-        prog.symbol("unaccepted_memory_vmcore_pfn_is_ram")
-    except LookupError:
-        return False
-    return True
+    return has_symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram")
 
 
 def _untold(pages: Pages, found: _Found) -> Iterator[int]:

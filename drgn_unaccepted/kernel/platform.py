@@ -11,7 +11,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.percpu import cpus_in
-from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.kernel.probe import enumerators, has_symbol
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import KernelBuild, Platform
 
@@ -98,17 +98,9 @@ def _constant(prog: Program, name: str, enum: str) -> Optional[str]:
 
 def _unaccepts(prog: Program) -> Optional[bool]:
     """Whether the kernel has a function that sets bits again. None where functions cannot be looked up."""
-    if not _has_symbol(prog, "accept_memory"):
+    if not has_symbol(prog, "accept_memory"):
         return None
-    return _has_symbol(prog, "unaccept_memory") or _has_symbol(prog, "unaccept_hotplug_memory")
-
-
-def _has_symbol(prog: Program, name: str) -> bool:
-    try:
-        prog.symbol(name)
-    except LookupError:
-        return False
-    return True
+    return has_symbol(prog, "unaccept_memory") or has_symbol(prog, "unaccept_hotplug_memory")
 
 
 def _system_state(prog: Program) -> Optional[str]:

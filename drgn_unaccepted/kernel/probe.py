@@ -17,6 +17,14 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
     return {} if found is None else {constant.name: constant.value for constant in found}
 
 
+def has_symbol(prog: Program, name: str) -> bool:
+    try:
+        prog.symbol(name)
+    except LookupError:
+        return False
+    return True
+
+
 def member_offset(prog: Program, structure: str, *names: str, size: int = 0) -> int:
     """Bytes from the start of ``struct structure`` to the first of these members that it has.
 

@@ -18,6 +18,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.elf_core import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
+from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Table
@@ -66,7 +67,7 @@ def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Opt
 
     :param readers: ways to read its bytes, best first, each with its name
     :param saved: bytes to take instead
-    :raises TargetError: ``saved`` is of another boot, or of another table than ``efi.unaccepted`` names
+    :raises TargetError: ``saved`` is no table, of another boot, or another table than ``efi.unaccepted`` names
     """
     try:
         located = locate_table(prog)
@@ -103,7 +104,7 @@ def _take_saved(saved: SavedTable, located: Union[int, Table], boot: Optional[st
 
     table = _decode(saved.address, [("file", read)])
     if table.state != "present":
-        return table
+        raise TargetError(f"{saved.path}: no table in it: {table.reason}")
     return dataclasses.replace(table, reason=said, same_boot=saved.boot_id is not None and saved.boot_id == boot)
 
 
@@ -128,23 +129,36 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
     try:
         address = index(prog["efi"].unaccepted.value_())
     except AttributeError:
-        return Table("absent", "struct efi has no member unaccepted: a kernel before Linux 6.5")
+        feature = _feature(prog)
+        if feature is not None:
+            raise Unavailable(f"struct efi has no member unaccepted, but the kernel has {feature}") from None
+        return Table("absent", "struct efi has no member unaccepted")
     except DAMAGED as error:
         raise Unavailable(f"efi.unaccepted: {one_line(error)}") from None
     if address == _NO_TABLE:
         return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
     if address == 0:
-        try:
-            has_feature = prog.type("struct zone").has_member("unaccepted_pages")
-        except DAMAGED as error:
-            raise Unavailable(f"struct zone: {one_line(error)}") from None
-        if has_feature:
+        feature = _feature(prog)
+        if feature is not None:
             # Its initialiser is ~0, and no kernel with the feature stores a zero.
-            return Table("not-captured", "efi.unaccepted reads as 0, which a kernel with the feature never stores")
+            return Table("not-captured", f"efi.unaccepted reads as 0, which a kernel with {feature} never stores")
         return Table("absent", "efi.unaccepted is 0: a kernel built without CONFIG_UNACCEPTED_MEMORY")
     if address >= limits.PHYSICAL_END:
         return Table("invalid", f"efi.unaccepted is {address:#x}: not a physical address", address)
     return address
+
+
+def _feature(prog: drgn.Program) -> Optional[str]:
+    """What shows that the kernel was built with CONFIG_UNACCEPTED_MEMORY; None if nothing does.
+
+    :raises Unavailable: ``struct zone`` cannot be told
+    """
+    try:
+        if prog.type("struct zone").has_member("unaccepted_pages"):
+            return "zone->unaccepted_pages"
+    except DAMAGED as error:
+        raise Unavailable(f"struct zone: {one_line(error)}") from None
+    return "accept_memory()" if has_symbol(prog, "accept_memory") else None
 
 
 def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:

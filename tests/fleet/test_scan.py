@@ -45,7 +45,7 @@ def test_every_target_has_a_record_and_a_bad_one_costs_no_other(tmp_path: Path, 
     # A name that is no text.
     strange = os.fsdecode(b"\xff\n.vmcore")
     (bad / strange).write_bytes(b"garbage")
-    assert scan(SAMPLES, bad, bad / "gone", "-o", out, "--jobs", 3) == 0
+    assert scan(SAMPLES, bad, bad / "gone", "-o", out, "--jobs", 3) == 3
     header, *rest = json_lines(out)
     samples = sorted(SAMPLES.glob("*/vmcore"))
     assert (header["shard"], header["targets"], header["done"]) == ([0, 1], len(samples) + 4, 0)
@@ -63,6 +63,7 @@ def test_every_target_has_a_record_and_a_bad_one_costs_no_other(tmp_path: Path, 
     assert errors.keys() == {"cut.vmcore", "garbage.vmcore", strange, "gone"}
     assert "No such file" in errors["gone"]["reason"] and "cut short" in errors["cut.vmcore"]["reason"]
     said = capsys.readouterr().err
+    assert f"{bad / 'gone'}: No such file or directory" in said
     assert f"{len(samples) + 4} of {len(samples) + 4} targets" in said and "4 failed" in said
 
 
