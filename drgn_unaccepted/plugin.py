@@ -8,8 +8,13 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 import drgn
-from drgn.commands import CommandArgumentError, CommandError, argument, parse_shell_command
-from drgn.commands.linux import linux_kernel_custom_command
+
+try:
+    from drgn.commands import CommandArgumentError, CommandError, argument, parse_shell_command
+    from drgn.commands.linux import linux_kernel_custom_command
+except ImportError:
+    # Before drgn 0.1.0 no plugin can add a command.
+    linux_kernel_custom_command = None
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,23 +35,6 @@ class _Parser(argparse.ArgumentParser):
         raise CommandArgumentError(f"{self.prog}: {message}")
 
 
-@linux_kernel_custom_command(
-    name="unaccepted",
-    description="unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
-    usage="**unaccepted** [*COMMAND*] [*OPTIONS*]",
-    long_description=(
-        "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., map, "
-        "check, efi, e820, zones, accepting; write it to a file: report, snapshot, record, keep; show it over time: "
-        "watch, replay; and of many dumps: scan, merge. The same words as after drgn-unaccepted on the command line; "
-        "--help after each of them says more."
-    ),
-    arguments=(
-        argument("COMMAND", nargs="?", help="see above"),
-        argument("--source", help="auto, bitmap, page-lists or counters"),
-        argument("--format", help="text or json"),
-    ),
-    parse=parse_shell_command,
-)
 def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
     # Each user of drgn imports this module; the rest is for those who use the command.
     from drgn_unaccepted import commands
@@ -85,3 +73,23 @@ class _Prompt:
         from drgn_unaccepted.kernel.capture import samples
 
         return samples(self.open(), wanted)
+
+
+if linux_kernel_custom_command is not None:
+    linux_kernel_custom_command(
+        name="unaccepted",
+        description="unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
+        usage="**unaccepted** [*COMMAND*] [*OPTIONS*]",
+        long_description=(
+            "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., "
+            "map, check, efi, e820, zones, accepting; write it to a file: report, snapshot, record, keep; show it over "
+            "time: watch, replay; and of many dumps: scan, merge. The same words as after drgn-unaccepted on the "
+            "command line; --help after each of them says more."
+        ),
+        arguments=(
+            argument("COMMAND", nargs="?", help="see above"),
+            argument("--source", help="auto, bitmap, page-lists or counters"),
+            argument("--format", help="text or json"),
+        ),
+        parse=parse_shell_command,
+    )(_cmd_unaccepted)

@@ -23,7 +23,7 @@ class Unavailable(Exception):
 #: types that are nested too deep with a RecursionError.
 DAMAGED: tuple[type[Exception], ...] = (
     drgn.FaultError,
-    drgn.BadDataError,
+    getattr(drgn, "BadDataError", drgn.FaultError),  # drgn 0.3.0
     drgn.ObjectAbsentError,
     drgn.OutOfBoundsError,
     AttributeError,

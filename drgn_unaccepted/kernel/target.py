@@ -131,7 +131,7 @@ def adopt(prog: drgn.Program) -> Opened:
     :raises TargetError: it has no debug information and does not describe itself, or its file is gone or cut short
     """
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
-    path = None if live else prog.core_dump_path
+    path = None if live else getattr(prog, "core_dump_path", None)  # drgn 0.1.0
     core, _, warnings = (None, None, []) if path is None else _examine(path)
     _complete(prog, core)
     try:

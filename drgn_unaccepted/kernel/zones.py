@@ -160,13 +160,15 @@ class _ZoneReader:
         self._marks = enumerators(prog, "zone_watermarks")
         self._isolate = enumerators(prog, "migratetype").get("MIGRATE_ISOLATE")
         self._zone_bits = zone_id_bits(enumerators(prog, "zone_type"))
+        # An array bounds the string.
+        self._name_type = prog.array_type(prog.type("char"), limits.ZONE_NAME_BYTES + 1)
         #: Entries that may still be read, all lists together.
         self._budget = limits.LISTED_CHUNKS
 
     def read(self, node: int, index: int, zone: Object) -> Zone:
         """One populated zone. ``zone`` is a reference into the target."""
         copy = zone.read_()
-        name = self._prog.read_c_string(copy.name.value_(), max_size=limits.ZONE_NAME_BYTES + 1)
+        name = Object(copy.prog_, self._name_type, address=copy.name.value_()).string_()
         if len(name) > limits.ZONE_NAME_BYTES:
             name = name[: limits.ZONE_NAME_BYTES] + b"..."
         # zone_page_state_snapshot(zone, NR_FREE_PAGES)

@@ -31,14 +31,14 @@ Version: {version}
 Architecture: all
 Maintainer: drgn-unaccepted
 Depends: python3 (>= 3.9)
-Recommends: python3-drgn (>= 0.3.0)
+Recommends: python3-drgn (>= 0.0.31)
 Suggests: python3-matplotlib, python3-tqdm
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests
  Shows which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a
  running kernel or a vmcore, and whether the kernel's records of it agree. All but
- snapshots needs drgn 0.3.0 or later for Python.
+ snapshots needs drgn 0.0.31 or later for Python.
 """
 
 

@@ -3,6 +3,11 @@
 
 import sys
 
+if sys.version_info < (3, 9):  # noqa: UP036  Such a Python cannot compile the package.
+    this = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    sys.stderr.write(f"drgn-unaccepted: this is {this}, and at least 3.9 is needed\n")
+    sys.exit(3)
+
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import CommandError
 

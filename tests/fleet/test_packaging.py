@@ -76,6 +76,13 @@ def test_the_zipapp_needs_no_drgn_for_a_snapshot(dist: Path, tmp_path: Path) -> 
     assert "drgn is not installed" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_the_zipapp_names_a_python_that_is_too_old(dist: Path) -> None:
+    pretend = "import runpy, sys; sys.version_info = (3, 8, 18); runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = run([sys.executable, "-c", pretend, only(dist, "*.pyz")])
+    assert done.returncode == 3
+    assert done.stderr == "drgn-unaccepted: this is Python 3.8, and at least 3.9 is needed\n"
+
+
 def test_zipapp_and_wheel_with_drgn(dist: Path, tmp_path: Path) -> None:
     """The Ansible role installs the wheel so; the dependencies are those of this Python: nothing is downloaded."""
     done = run([sys.executable, only(dist, "*.pyz"), "-c", FILL, "ranges"], cwd=tmp_path)
