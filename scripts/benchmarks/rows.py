@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import struct
 import sys
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,6 +36,7 @@ MILLION = 1_000_000
 #: A whole dump of a guest.
 LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
 CAPTURE = LAB / "captures" / "6.12" / "fill" / "dump.elf"
+KDUMP = CAPTURE.with_name("kdump.z")
 
 
 class Missing(Exception):
@@ -52,6 +55,35 @@ def start(quick: bool = False) -> list[Row]:
         row(f"{name}: time", ((one.seconds, two.seconds) for one, two in both), 1.3),
         row(f"{name}: peak memory", ((one.peak_bytes, two.peak_bytes) for one, two in both), 1.3, "bytes"),
     ]
+
+
+def commands(quick: bool = False) -> list[Row]:
+    """each command on the kdump and on the whole-RAM dump of a guest / a bare drgn that opens it"""
+    rows = []
+    env = {"DRGN_DISABLE_PLUGINS": "unaccepted"}
+    for what, path, limit in (("a kdump", KDUMP, 1.3), ("a whole-RAM dump", CAPTURE, 1.25)):
+        if not path.exists():
+            raise Missing(f"no {path}: scripts/lab run fill --kernel 6.12")
+        bare = (sys.executable, "-m", "drgn", "-q", "-c", path, "--no-default-symbols", "-e", "print(prog)")
+        with TemporaryDirectory(prefix="bench-") as directory:
+            page = Path(directory) / "page.html"
+            for command in (("summary",), ("check",), ("resolve", "5G"), ("ranges",), ("map",), ("report", "-o", page)):
+                ours = (sys.executable, "-m", "drgn_unaccepted", "-c", path, *command)
+                both = turns(partial(run, ours), partial(run, bare, env), 1 if quick else 7)
+                name = f"{command[0]} of {what} / bare drgn"
+                rows.append(row(name, ((one.seconds, two.seconds) for one, two in both), limit))
+    return rows
+
+
+def snapshot(quick: bool = False) -> list[Row]:
+    """summary of a snapshot file / python -c pass"""
+    with TemporaryDirectory(prefix="bench-") as directory:
+        path = Path(directory) / "snapshot.json"
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["-c", str(SAMPLE), "snapshot", "-o", str(path)])
+        ours = (sys.executable, "-m", "drgn_unaccepted", "--snapshot", path)
+        both = turns(partial(run, ours), partial(run, (sys.executable, "-c", "pass")), 1 if quick else 7)
+    return [row("summary of a snapshot file / python -c pass", ((one.seconds, two.seconds) for one, two in both), 8)]
 
 
 def lists(quick: bool = False) -> list[Row]:
@@ -156,4 +188,4 @@ def _dump_of(bitmap: bytes) -> Iterator[drgn.Program]:
         yield prog
 
 
-ROWS = {function.__name__: function for function in (start, lists, resolve, ranges)}
+ROWS = {function.__name__: function for function in (start, commands, snapshot, lists, resolve, ranges)}
