@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.evidence import FEW_CHUNKS, Evidence, Initial
+from drgn_unaccepted.answer.allocator import FEW_CHUNKS
+from drgn_unaccepted.answer.evidence import Evidence, Initial
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
@@ -35,6 +36,14 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     ones = evidence.set_bits
     kernel = snapshot.kernel
     can_set = kernel is not None and bool(kernel.unaccepts)
+    address = snapshot.table.address or 0
+    if address % 8:
+        yield f"efi.unaccepted is {address:#x}, not a multiple of 8"
+    if evidence.table_taken:
+        yield f"its page at {evidence.table_taken[0].start:#x} is not PageReserved, and has another owner"
+    outside = rng.subtract(evidence.type_15, [Range(geometry.phys_base, geometry.end)])
+    if outside:
+        yield f"EFI type 15 at {span(*outside[0])} is outside the bitmap"
     if isinstance(initial, Initial):
         stray = rng.subtract(ones, initial.unaccepted)
         if stray and not can_set:
@@ -43,15 +52,19 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
         stray = rng.subtract(ones, evidence.memory)
         if stray:
             yield f"bits are set where no RAM is, the first at {stray[0].start:#x}"
+    stray = [] if evidence.stub_ram is None else rng.subtract(ones, evidence.stub_ram)
+    if stray:
+        yield f"bits are set where e820_table_firmware has no RAM, the first at {stray[0].start:#x}"
     for start, end, proof in evidence.kernel_memory:
         if rng.intersect([Range(start, end)], ones):
             yield f"bits are set under {proof.partition(': ')[2]} at {span(start, end)}"
-    if snapshot.target.kind == "live":
-        # The lists and counters of a running kernel change while they are read.
-        return
+    # Pages are read before the bitmap, and bits only clear.
     used = rng.intersect(evidence.given, ones)
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
+    if snapshot.target.kind == "live":
+        # The lists and counters of a running kernel change while they are read.
+        return
     bare = evidence.listed_without_bit(ones, initial)
     if len(ones) > limits.CHECKED_RANGES:
         bare = list(rng.clip(bare, 0, ones[-1].start))
@@ -62,7 +75,7 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     damaged = evidence.lists_damaged
     if damaged is None:
         return
-    if _has_zero_page(snapshot.table.address or 0, bitmap):
+    if _has_zero_page(address, bitmap):
         yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {damaged}"
     unasked = kernel is None or snapshot.missing.get("zones", NOT_ASKED) == NOT_ASKED
     if unasked and snapshot.zones is None and snapshot.counters is None:
@@ -119,7 +132,8 @@ def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
         for start, end in initial.unaccepted
     )
     segments = evidence.whole_chunks((s.start, s.end + evidence.unit) for s in evidence.snapshot.kexec_segments or ())
-    return -FEW_CHUNKS * chunk <= counted - rng.total(own) <= edges * chunk + rng.total(segments)
+    kept = rng.subtract(rng.intersect(segments, evidence.whole_chunks(initial.unaccepted)), own)
+    return -FEW_CHUNKS * chunk <= counted - rng.total(own) <= edges * chunk + rng.total(kept)
 
 
 def _has_zero_page(address: int, bitmap: bytes) -> bool:

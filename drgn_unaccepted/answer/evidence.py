@@ -14,17 +14,16 @@ from itertools import chain, islice
 from typing import NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer import allocator
+from drgn_unaccepted.answer.allocator import FEW_CHUNKS
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820, efi, stub
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
-from drgn_unaccepted.model.header import X86_UNIT_SIZE
+from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, Snapshot, Zone
-from drgn_unaccepted.words import count, size
-
-#: Chunks by which lists and counters may differ where the capture may have met an accept half done.
-FEW_CHUNKS = 8
+from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, NamedRange, Snapshot
+from drgn_unaccepted.words import size
 
 #: e820 types of RAM: E820_TYPE_RAM, and E820_TYPE_RESERVED_KERN of kernels before 7.2.
 _E820_RAM = (e820.RAM, 128)
@@ -35,6 +34,12 @@ _EFI_NO_RAM = (11, 12)
 #: EFI types of RAM that the firmware had accepted: loader, boot and runtime services, conventional, ACPI (UEFI
 #: specification, table 7.10).
 _EFI_ACCEPTED = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10))
+
+
+def e820_ranges(entries: Optional[Sequence[e820.E820Entry]], *types: int) -> list[Range]:
+    """The memory that an e820 table has as one of ``types``, by default RAM."""
+    flat = e820.flatten(entries or ())
+    return rng.merge((entry.start, entry.end) for entry in flat if entry.type in (types or _E820_RAM))
 
 
 class Fact(NamedTuple):
@@ -97,6 +102,23 @@ class Evidence:
             return []
         return list(islice(bits.unaccepted_ranges(table.geometry, table.bitmap), limits.CHECKED_RANGES + 1))
 
+    @cached_property
+    def table_range(self) -> Optional[Range]:
+        """The memory of the table, its size by the header, else by what the EFI stub makes of the EFI memory map."""
+        table, initial = self.snapshot.table, self.replayed
+        geometry = table.geometry or (initial.geometry if isinstance(initial, Initial) else None)
+        if table.address is None or geometry is None or not geometry.units:
+            return None
+        return Range(table.address, table.address + HEADER.size + geometry.bitmap_bytes)
+
+    @cached_property
+    def table_taken(self) -> list[Range]:
+        """Pages of the table that are not PageReserved: they have another owner, who may have written there."""
+        table = [] if self.table_range is None else [self.table_range]
+        whole = rng.merge((start & -PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE) for start, end in table)
+        # A page of unknown state is no evidence.
+        return rng.intersect(whole, self.pages("buddy", "in-use", "unaccepted", "free", "offline", "device", "absent"))
+
     # Memory
 
     @cached_property
@@ -132,6 +154,12 @@ class Evidence:
         )
 
     @cached_property
+    def type_15(self) -> list[Range]:
+        """EFI memory of type 15, of a complete map."""
+        efi_map = self.snapshot.efi_map
+        return [] if efi_map is None or not efi_map.complete else efi_map.memory(efi.UNACCEPTED)
+
+    @cached_property
     def firmware_ram(self) -> list[Range]:
         """RAM as the firmware reported it: of e820, and of a whole EFI memory map."""
         tables, efi_map = self.snapshot.e820, self.snapshot.efi_map
@@ -146,10 +174,18 @@ class Evidence:
     def used_ram(self) -> Optional[list[Range]]:
         """RAM of ``e820_table``, which the kernel uses; None where it was not captured."""
         tables = self.snapshot.e820
-        if tables is None or tables.current is None:
+        return None if tables is None or tables.current is None else e820_ranges(tables.current)
+
+    @cached_property
+    def stub_ram(self) -> Optional[list[Range]]:
+        """RAM of ``e820_table_firmware``, in which all type 15 memory is; None where that is not so, or not known.
+
+        kexec gives the next kernel a table of its own.
+        """
+        tables, kernel = self.snapshot.e820, self.snapshot.kernel
+        if tables is None or tables.firmware is None or kernel is None or kernel.kexec_booted is not False:
             return None
-        flat = e820.flatten(tables.current)
-        return rng.merge((entry.start, entry.end) for entry in flat if entry.type in _E820_RAM)
+        return e820_ranges(tables.firmware)
 
     def _zone_spans(self) -> list[Range]:
         zones = self.snapshot.zones or ()
@@ -195,14 +231,18 @@ class Evidence:
             return Initial(Geometry(0, 0, X86_UNIT_SIZE), [], accepted, conventional)
         if geometry.bitmap_bytes > limits.BITMAP_BYTES:
             return "the EFI memory map has type 15 beyond all physical addresses: it is damaged"
-        if table.state == "absent":
+        if self.no_table:
             # Nobody reads type 15 without a table: it stays as the firmware left it.
             return Initial(geometry, efi_map.memory(efi.UNACCEPTED), accepted, conventional)
         if table.geometry is not None and table.geometry != geometry:
             return "the table's header has another geometry than the EFI memory map gives: an earlier stage made it"
         bitmap, at_once = stub.process_unaccepted_memory(efi_map.descriptors, geometry)
+        unaccepted = list(bits.unaccepted_ranges(geometry, bitmap))
+        stray = [] if self.stub_ram is None else rng.subtract(unaccepted, self.stub_ram)
+        if stray:
+            return f"EFI type 15 is no RAM in e820_table_firmware, the first at {stray[0].start:#x}: a map is damaged"
         accepted += [Fact(start, end, "accepted by the EFI stub at boot") for start, end in at_once]
-        return Initial(geometry, list(bits.unaccepted_ranges(geometry, bitmap)), sorted(accepted), conventional)
+        return Initial(geometry, unaccepted, sorted(accepted), conventional)
 
     def _saved(self) -> Union[Initial, str]:
         table = self.snapshot.table
@@ -287,38 +327,13 @@ class Evidence:
     @cached_property
     def lists_damaged(self) -> Optional[str]:
         """Why chunks may be missing on the lists, or None where they are whole."""
-        zones, kernel, counters = self.snapshot.zones, self.snapshot.kernel, self.snapshot.counters
-        if self.lists_lack is not None or zones is None or kernel is None:
+        if self.lists_lack is not None:
             return self.lists_lack
-        if kernel.is_booting:
-            return f"system_state is {kernel.system_state}: the page allocator need not have all memory yet"
-        for zone in zones:
-            problem = self._damaged(zone, kernel.chunk_pages)
-            if problem is not None:
-                return problem
-        listed = sum(len(zone.listed.pfns) for zone in zones if zone.listed is not None)
-        if counters is not None and counters.unaccepted_pages is not None:
-            counted = counters.unaccepted_pages // kernel.chunk_pages
-            # A zone whose memory reads as zeros is taken for one that was never populated.
-            if abs(counted - listed) > FEW_CHUNKS:
-                return f"all zones list {count(listed, 'chunk')}, and vm_zone_stat[NR_UNACCEPTED] counts {counted}"
-        stray = rng.subtract(self._pages.get("unaccepted", []), self.listed)
+        problem = allocator.damage(self.snapshot)
+        stray = [] if problem else rng.subtract(self.pages("unaccepted"), self.listed)
         if stray:
             return f"{size(rng.total(stray))} are PageUnaccepted on no list, the first at {stray[0].start:#x}"
-        return None
-
-    def _damaged(self, zone: Zone, chunk_pages: int) -> Optional[str]:
-        where = f"unaccepted_pages of node {zone.node} zone {zone.name}"
-        assert zone.listed is not None
-        if zone.listed.problems:
-            return f"{where} is damaged: {zone.listed.problems[0]}"
-        if zone.unaccepted_pages is None:
-            return None
-        listed, counted = len(zone.listed.pfns), zone.unaccepted_pages // chunk_pages
-        settled = zone.locked is False and self.snapshot.target.kind != "live"
-        if abs(counted - listed) > (0 if settled else FEW_CHUNKS):
-            return f"{where} lists {count(listed, 'chunk')}, and NR_UNACCEPTED counts {counted}"
-        return None
+        return problem
 
     @cached_property
     def _pages(self) -> dict[str, list[Range]]:
@@ -338,7 +353,7 @@ class Evidence:
         Until a page is freed for the first time, in early boot, it has the reference that memmap_init() gives every
         page, which proves nothing.
         """
-        if self.snapshot.table.state == "absent":
+        if self.no_table is not False:
             return []
         freed_once = self.snapshot.kernel is not None and self.snapshot.kernel.is_booting is False
         return self.pages(*GIVEN_STATES) if freed_once else self.pages("buddy")
@@ -370,13 +385,26 @@ class Evidence:
     @cached_property
     def kernel_memory(self) -> list[Fact]:
         """Memory that the kernel itself used from the start: of what it names, all that is memory from end to end."""
-        named = self.snapshot.kernel_memory or ()
+        named = [*(self.snapshot.kernel_memory or ())]
+        if self.table_range is not None:
+            named.append(NamedRange("unaccepted memory table", *self.table_range))
         memory = self._zone_spans() if self.memory is None else self.memory
         return sorted(
             Fact(used.start, used.end, f"the kernel's own: {used.name}")
             for used in named
             if used.start < used.end and not rng.subtract([Range(used.start, used.end)], memory)
         )
+
+    @cached_property
+    def no_table(self) -> Optional[bool]:
+        """Whether the kernel has no table, as it says; None where something else says that it had one."""
+        if self.snapshot.table.state != "absent":
+            return False
+        if self.listed or self.nr_unaccepted_bytes:
+            return None
+        # The EFI stub of a kernel with the feature makes RAM of type 15, and a table.
+        lost = self.lacks_feature or not self.type_15
+        return lost or (self.used_ram is not None and not rng.intersect(self.used_ram, self.type_15)) or None
 
     @property
     def nr_unaccepted_bytes(self) -> Optional[int]:

@@ -86,8 +86,10 @@ class Judgement:
 
     @cached_property
     def doubt(self) -> Optional[str]:
-        """Why a bitmap that was read is not believed; None where it is, or there is none."""
+        """Why a bitmap that was read, or its absence, is not believed; None where it is, or there is none."""
         table = self.snapshot.table
+        if self.evidence.no_table is None:
+            return f"{table.reason}; but memory waits to be accepted, or EFI type 15 is RAM"
         if self.by_bits or table.bitmap is None or table.is_saved:
             return None
         return doubt_of_table(self.evidence)
@@ -196,14 +198,14 @@ class Judgement:
                 yield Piece(at, run.start, UNKNOWN, self._covers(at, run.start), f"{lists}; {why}")
             if run.start < run.end:
                 what = f"{lists}, and no page of its unit is in use or in a free list"
-                if self.snapshot.table.state == "absent":
+                if self.evidence.no_table is not False:
                     what = f"{lists}; without a table pages in use prove nothing"
                 yield Piece(*run, UNKNOWN, self._covers(*run), what)
             at = run.end
 
     def _covers(self, start: int, end: int) -> Optional[bool]:
         if self.geometry is None:
-            return False if self.snapshot.table.state == "absent" else None
+            return False if self.evidence.no_table else None
         return self.geometry.phys_base <= start and end <= self.geometry.end
 
     # Totals
@@ -283,7 +285,7 @@ def judge(snapshot: Snapshot, wanted: str = "auto") -> Judgement:
         found = _by_reconstruction(evidence, lacking)
         if found is not None:
             return found
-    absent = snapshot.table.state == "absent" and wanted == "auto" and not _anything_waits(snapshot)
+    absent = bool(evidence.no_table) and wanted == "auto"
     if wanted in ("auto", "page-lists") and not absent:
         found = _by_lists(evidence, wanted, lacking)
         if found is not None:
@@ -334,16 +336,11 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
             f"reconstructed: units of {size(evidence.unit)} in chunks of {size(evidence.chunk)} are not known here"
         )
         return None
-    absent = snapshot.table.state == "absent"
-    if absent and evidence.listed:
-        lacking.append("reconstructed: chunks are listed as unaccepted, and there is no table")
+    if evidence.no_table is None:
+        lacking.append("reconstructed: memory waits to be accepted, or EFI type 15 is RAM, and there is no table")
         return None
-    if absent and evidence.no_zones is not None:
+    if evidence.no_table and evidence.no_zones is not None:
         lacking.append(f"reconstructed: nothing tells whether there was a table: {evidence.no_zones}")
-        return None
-    if absent and not evidence.lacks_feature and rng.intersect(evidence.used_ram or (), initial.unaccepted):
-        # The EFI stub of a kernel with the feature makes RAM of it, and a table.
-        lacking.append("reconstructed: EFI type 15 is RAM in e820_table, so there was a table")
         return None
     # A chunk is listed for a unit of its own, or for the one behind it.
     chunk = evidence.chunk
@@ -357,7 +354,7 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
         return None
     geometry = initial.geometry if initial.geometry.units else None
     known = overlay(evidence, geometry, reconstructed(evidence, initial))
-    damaged = None if absent else evidence.lists_damaged
+    damaged = None if evidence.no_table else evidence.lists_damaged
     reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
     return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
 
@@ -372,7 +369,7 @@ def _by_lists(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[J
         lacking.append(f"page-lists: {lack or damaged}")
         return None
     reason = "; ".join([*lacking, *([f"page-lists: {damaged}"] if booting else [])])
-    geometry = evidence.snapshot.table.geometry
+    geometry = _geometry(evidence)
     known = overlay(evidence, geometry, lists(evidence, [], bare=wanted == "page-lists"))
     return Judgement(evidence, "page-lists", reason or None, known, geometry, partial=bool(booting))
 
@@ -389,10 +386,11 @@ def _by_counters(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
     booting = bool(snapshot.kernel is not None and snapshot.kernel.is_booting)
     if booting and evidence.lists_damaged is not None:
         lacking.append(f"counters: {evidence.lists_damaged}")
-    return Judgement(evidence, "counters", "; ".join(lacking) or None, [], snapshot.table.geometry, partial=booting)
+    return Judgement(evidence, "counters", "; ".join(lacking) or None, [], _geometry(evidence), partial=booting)
 
 
-def _anything_waits(snapshot: Snapshot) -> bool:
-    """Whether something is listed or counted as unaccepted."""
-    listed = any(zone.listed is not None and zone.listed.pfns for zone in snapshot.zones or ())
-    return listed or bool(snapshot.counters is not None and snapshot.counters.unaccepted_pages)
+def _geometry(evidence: Evidence) -> Optional[Geometry]:
+    """What the table covers, unless the table is doubted."""
+    table = evidence.snapshot.table
+    own = table.bitmap is not None and table.geometry is not None and not table.is_saved
+    return None if own and doubt_of_table(evidence) is not None else table.geometry

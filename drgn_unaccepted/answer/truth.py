@@ -84,7 +84,7 @@ def maps(evidence: Evidence) -> Layers:
 
 
 def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
-    if evidence.snapshot.table.state == "absent":
+    if evidence.no_table:
         lost = [Fact(start, end, "EFI type 15, and no table: nobody accepts it") for start, end in initial.unaccepted]
         return [(UNACCEPTED, lost), *maps(evidence)]
     sound = evidence.lists_damaged is None
@@ -210,7 +210,7 @@ def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) ->
                 continue
             last = end
             for rest in rng.subtract([Range(start, end)], list(rng.clip(taken, start, end))):
-                covered = None if evidence.snapshot.table.state != "absent" else False
+                covered = False if evidence.no_table else None
                 if geometry is not None:
                     covered = geometry.phys_base <= rest.start and rest.end <= geometry.end
                 pieces.append(Piece(rest.start, rest.end, state, covered, proof))

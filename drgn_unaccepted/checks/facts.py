@@ -4,26 +4,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.allocator import zone_name
+from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
-from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
-from drgn_unaccepted.model.header import HEADER, PRESENT, Header, judge_header
+from drgn_unaccepted.model.header import PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge, subtract
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Zone
 from drgn_unaccepted.words import count
-
-#: RAM, and E820_TYPE_RESERVED_KERN, which Linux before 7.2 makes of the RAM under setup_data.
-_RAM_TYPES = (e820_model.RAM, 128)
 
 Version = tuple[int, ...]
 
@@ -37,12 +35,6 @@ def version(release: Optional[str]) -> Optional[Version]:
     """``6.12.117+deb12-amd64`` as (6, 12, 117); None if the release is unknown or does not start with a version."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?!\d)", release or "")
     return tuple(int(part or 0) for part in match.groups()) if match else None
-
-
-def e820_ranges(entries: Optional[Sequence[e820_model.E820Entry]], *types: int) -> list[Range]:
-    """The memory that an e820 table has as one of ``types``, by default RAM."""
-    flat = e820_model.flatten(entries or ())
-    return merged((entry.start, entry.end) for entry in flat if entry.type in (types or _RAM_TYPES))
 
 
 def _header(table: Table) -> Optional[Header]:
@@ -83,10 +75,6 @@ class Facts:
         #: What all the evidence says of memory.
         self.judgement = judgement
         self.evidence = judgement.evidence
-        #: The memory of the table, header and bitmap.
-        self.table_range: Optional[Range] = None
-        if table.address is not None and table.bitmap_bytes is not None:
-            self.table_range = Range(table.address, table.address + HEADER.size + table.bitmap_bytes)
         #: The EFI memory map, in map order, without empty entries.
         self.descriptors = [d for d in efi_map.descriptors if d.start < d.end] if efi_map else []
         #: EFI memory of type 15.
@@ -260,7 +248,3 @@ class Facts:
             if each.locked is None:
                 return f"unknown whether zone->lock of {zone_name(each)} was held"
         return "unknown whether an accept was in flight" if self.snapshot.accepting is None else None
-
-
-def zone_name(zone: Zone) -> str:
-    return f"node {zone.node} zone {zone.name}"

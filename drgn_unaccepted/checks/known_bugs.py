@@ -6,7 +6,8 @@ A message says "likely" at most: distributions backport fixes without changing t
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.answer.evidence import e820_ranges
+from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, spans
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
@@ -38,8 +39,8 @@ def reservation_short(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or give the guest a little more or less memory.
     """
-    table, covered = facts.table_range, facts.geometry
-    tail = unreserved_tail(table.start, covered.bitmap_bytes) if table and covered else None
+    table = facts.evidence.table_range
+    tail = None if table is None else unreserved_tail(table)
     if tail is None:
         return None
     message = f"{span(*tail)} of the table ending at {tail.end:#x} is likely not reserved by {facts.release}"

@@ -4,22 +4,18 @@
 from __future__ import annotations
 
 import re
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from typing import Optional
 
-from drgn_unaccepted.answer.evidence import FEW_CHUNKS
-from drgn_unaccepted.checks.facts import Facts, zone_name
+from drgn_unaccepted.answer.allocator import FEW_CHUNKS, impossible, insane_entries, untyped, zone_name
+from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.model.ranges import Range, are_aligned, subtract, total
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks, Zone
+from drgn_unaccepted.model.ranges import Range, subtract, total
+from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Zone
 from drgn_unaccepted.words import count, size
-
-#: ``page_type`` of a page without a type that is not mapped.
-_NO_TYPE = 0xFFFFFFFF
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
 
@@ -28,8 +24,9 @@ _ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
 def structures_undamaged(facts: Facts) -> Outcome:
     """No part of the kernel that was captured leads nowhere.
 
-    A part that was not captured is no fault: the rules that need it are skipped. But every kernel has a zone, and no
-    pointer of it lies between the physical addresses and the kernel's: where one does, its structure was overwritten.
+    A part that was not captured is no fault: the rules that need it are skipped. But every kernel has a zone, none has
+    more pages than it spans, and no pointer lies between the physical addresses and the kernel's: where one does, its
+    structure was overwritten. A dump that has the table, which lies outside System RAM, has the zones too.
 
     Fix: Look at the structure that is named and at its neighbours. Do not draw conclusions from the parts it leads to.
     """
@@ -41,6 +38,12 @@ def structures_undamaged(facts: Facts) -> Outcome:
     holes = [name for name, why in missing.items() if "reads as zeros" in why]
     if holes:
         faults.append(Fault(f"the dump has holes that read as zeros: {', '.join(holes)}"))
+    lost = missing.get("zones", "")
+    if facts.snapshot.table.read_through == "physical" and "zones" not in wild and _ADDRESS.search(lost):
+        faults.append(Fault(f"zones: damaged: {lost}, and this dump has all memory"))
+    if not facts.live:
+        problems = ((zone, impossible(zone)) for zone in facts.zones)
+        faults += [Fault(f"zones: damaged: {zone_name(zone)} {problem}") for zone, problem in problems if problem]
     return faults or Pass("what was captured can be followed")
 
 
@@ -64,37 +67,12 @@ def list_entries_sane(facts: Facts) -> Outcome:
     for zone in facts.zones:
         name, listed = zone_name(zone), given(zone.listed)
         faults += [Fault(f"{name}: {problem}", zone=zone) for problem in listed.problems]
-        for what, pfns in _insane_entries(facts, zone, listed):
+        for what, pfns in insane_entries(zone, listed, given(facts.snapshot.kernel)):
             if pfns:
                 at = some(pfns, lambda pfn: f"{pfn << PAGE_SHIFT:#x}")
                 message = f"{name}: {count(len(pfns), 'listed page')} {what}: {at}"
                 faults.append(Fault(message, facts.chunks(pfns), zone=zone))
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')} without fault")
-
-
-def _insane_entries(facts: Facts, zone: Zone, listed: ListedChunks) -> Iterator[tuple[str, list[int]]]:
-    """The kinds of fault on a list, each with its PFNs."""
-    pfns, flags = listed.pfns, listed.flags
-    chunk, start, end = facts.chunk_pages, zone.start_pfn, zone.start_pfn + zone.spanned_pages
-    kernel = given(facts.snapshot.kernel)
-    # A list can have a million entries: test whole columns first; look for culprits only on failure.
-    if not are_aligned(pfns, chunk):
-        yield f"not aligned to {size(facts.chunk_bytes)}", [pfn for pfn in pfns if pfn % chunk]
-    if pfns and (min(pfns) < start or max(pfns) + chunk > end):
-        yield "outside the zone", [pfn for pfn in pfns if pfn < start or pfn + chunk > end]
-    if any(listed.refcounts):
-        yield "with references", [pfn for pfn, references in zip(pfns, listed.refcounts) if references]
-    kinds = set(flags)
-    if kernel.reserved_flag is not None:
-        reserved = {flag for flag in kinds if flag & kernel.reserved_flag}
-        if reserved:
-            yield "PageReserved", [pfn for pfn, flag in zip(pfns, flags) if flag in reserved]
-    if kernel.zone_id_shift is not None and zone.zone_id is not None:
-        others = {flag for flag in kinds if flag >> kernel.zone_id_shift != zone.zone_id}
-        if others:
-            yield "of another zone by its flags", [pfn for pfn, flag in zip(pfns, flags) if flag in others]
-    if kernel.unaccepted_page_type is None and listed.page_types.count(_NO_TYPE) != len(pfns):
-        yield "with a page type", [pfn for pfn, type_ in zip(pfns, listed.page_types) if type_ != _NO_TYPE]
 
 
 @Rule(CRITICAL, ("zones.listed",), number=19, settled=True)
@@ -111,8 +89,7 @@ def list_page_type(facts: Facts) -> Outcome:
     wanted = given(facts.snapshot.kernel).unaccepted_page_type
     if wanted is None:
         return Pass("this kernel has no PageUnaccepted")
-    columns = [(zone, given(zone.listed).pfns, given(zone.listed).page_types) for zone in facts.zones]
-    faults = [_untyped(facts, *each, wanted) for each in columns if each[2].count(wanted) != len(each[2])]
+    faults = [fault for zone in facts.zones if (fault := _untyped(facts, zone, wanted)) is not None]
     if not any(zone.listed and zone.listed.problems for zone in facts.zones):
         lost = subtract(facts.pages_in_state("unaccepted"), facts.listed)
         if lost:
@@ -120,11 +97,14 @@ def list_page_type(facts: Facts) -> Outcome:
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
 
 
-def _untyped(facts: Facts, zone: Zone, pfns: array[int], types: array[int], wanted: int) -> Fault:
-    wrong = [index for index, (_, type_) in enumerate(zip(pfns, types)) if type_ != wanted]
-    at = some(wrong, lambda index: f"{pfns[index] << PAGE_SHIFT:#x} ({types[index]:#010x})")
+def _untyped(facts: Facts, zone: Zone, wanted: int) -> Optional[Fault]:
+    listed = given(zone.listed)
+    wrong = untyped(listed, given(facts.snapshot.kernel))
+    if not wrong:
+        return None
+    at = some(wrong, lambda index: f"{listed.pfns[index] << PAGE_SHIFT:#x} ({listed.page_types[index]:#010x})")
     what = f"{count(len(wrong), 'listed page')} without PageUnaccepted ({wanted:#010x})"
-    return Fault(f"{zone_name(zone)}: {what}: {at}", facts.chunks(pfns[index] for index in wrong), zone=zone)
+    return Fault(f"{zone_name(zone)}: {what}: {at}", facts.chunks(listed.pfns[index] for index in wrong), zone=zone)
 
 
 @Rule(

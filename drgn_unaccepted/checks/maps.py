@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.answer.evidence import e820_ranges
+from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, spans
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
@@ -266,9 +267,7 @@ def kernel_memory_accepted(facts: Facts) -> Outcome:
     Fix: The bitmap was overwritten, read from the wrong place, or is of another boot. See table-reserved and
     bits-within-initial-map. Do not draw conclusions from this bitmap.
     """
-    used = [(f"{each.name} at", Range(each.start, each.end)) for each in given(facts.snapshot.kernel_memory)]
-    if facts.table_range is not None and facts.geometry is not None:
-        used.append(("unaccepted memory table at", facts.table_range))
+    used = [(f"{each.proof.partition(': ')[2]} at", Range(*each[:2])) for each in facts.evidence.kernel_memory]
     faults = _under(facts.unaccepted, used)
     return faults or Pass(f"all memory of the kernel itself is accepted ({count(len(used), 'range')})")
 

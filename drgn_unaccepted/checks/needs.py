@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.checks.facts import Facts, zone_name
+from drgn_unaccepted.answer.allocator import zone_name
+from drgn_unaccepted.checks.facts import Facts
 
 #: The reason why something is missing, or None.
 Lack = Callable[[Facts], Optional[str]]
@@ -67,6 +68,7 @@ def _part(*paths: str, otherwise: str = "not in this snapshot") -> Lack:
 _address = _table(lambda facts: facts.snapshot.table.address)
 _header = _table(lambda facts: facts.header)
 _geometry = _table(lambda facts: facts.geometry)
+_place = _table(lambda facts: facts.evidence.table_range)
 _has_bitmap = _table(lambda facts: facts.snapshot.table.bitmap)
 
 
@@ -147,6 +149,7 @@ NEEDS: dict[str, Need] = {
     "table.header": Need("the table's header", _header),
     "table.layout": Need("the table's header, of version 1", _layout),
     "table.geometry": Need("a valid header", _geometry),
+    "table.place": Need("the table's address, and its size by the header or by the EFI memory map", _place),
     "bitmap": Need("the bitmap", _bitmap),
     "bitmap.now": Need("the bitmap, read together with the rest and not from an older file", _bitmap_now),
     "unaccepted": Need("the bitmap, or the lists in its place", _unaccepted),

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.answer.evidence import e820_ranges
+from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Optional
 
-from drgn_unaccepted.checks.facts import Facts, zone_name
+from drgn_unaccepted.answer.allocator import zone_name
+from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Severity, Skip, given, some
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule

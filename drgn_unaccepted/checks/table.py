@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks.facts import Facts, e820_ranges, merged
+from drgn_unaccepted.answer.evidence import e820_ranges
+from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.limits import PHYSICAL_END
@@ -116,7 +117,7 @@ def table_aligned(facts: Facts) -> Outcome:
     return Pass(f"{address:#x} is a multiple of 8")
 
 
-@Rule(CRITICAL, ("table.address", "table.geometry", "pages"), number=6)
+@Rule(CRITICAL, ("table.place", "pages"), number=6)
 def table_reserved(facts: Facts) -> Outcome:
     """Every page of the table is PageReserved and mapped.
 
@@ -129,12 +130,7 @@ def table_reserved(facts: Facts) -> Outcome:
     Fix: Update the kernel to one with 0862438c9048. Until then give the guest a little more or less memory, so that the
     bitmap has another size. Do not trust bits on the page that is not reserved.
     """
-    table = given(facts.table_range)
-    whole = [Range(table.start & -PAGE_SIZE, (table.end + PAGE_SIZE - 1) & -PAGE_SIZE)]
-    scanned = intersect(whole, facts.scanned)
-    # A page of unknown state is no evidence.
-    others = facts.pages_in_state("buddy", "in-use", "unaccepted", "free", "offline", "device", "absent")
-    loose = intersect(subtract(scanned, facts.pages_in_state("reserved")), others)
+    table, loose = given(facts.evidence.table_range), facts.evidence.table_taken
     unmapped = merged(facts.snapshot.table.unmapped or ())
     faults = [
         Fault(f"{pages(wrong)} of the table not {what}: {spans(wrong)}", wrong)
@@ -142,18 +138,19 @@ def table_reserved(facts: Facts) -> Outcome:
         if wrong
     ]
     if faults:
-        tail = unreserved_tail(table.start, facts.covered.bitmap_bytes)
+        tail = unreserved_tail(table)
         if tail is not None and intersect([tail], merged(loose + unmapped)):
             faults.append(Fault("a kernel without 0862438c9048 leaves this page out of its reservation"))
         return faults
     # A struct page of zeros was not captured.
+    whole = [Range(table.start & -PAGE_SIZE, -(-table.end // PAGE_SIZE) * PAGE_SIZE)]
     unseen = subtract(whole, facts.pages_in_state("reserved"))
     if unseen:
         return Skip(f"pages: the state of {spans(unseen)} is not known{facts.limited}")
     return Pass(f"the table at {span(*table)} is reserved")
 
 
-@Rule(WARNING, ("table.address", "table.geometry", "e820.firmware"), number=7)
+@Rule(WARNING, ("table.place", "e820.firmware"), number=7)
 def table_in_acpi_memory(facts: Facts) -> Outcome:
     """The table lies in ACPI memory of the firmware's e820 table.
 
@@ -164,7 +161,7 @@ def table_in_acpi_memory(facts: Facts) -> Outcome:
     Fix: In RAM, a kernel started by kexec or after a crash can overwrite the table or miss it. In no entry at all, the
     e820 table or `efi.unaccepted` is damaged: compare the address with the boot log.
     """
-    table, entries = given(facts.table_range), given(facts.e820.firmware)
+    table, entries = given(facts.evidence.table_range), given(facts.e820.firmware)
     if not subtract([table], e820_ranges(entries, e820_model.ACPI)):
         return Pass("the table lies in ACPI memory")
     if not subtract([table], e820_ranges(entries)):

@@ -33,7 +33,7 @@ class Bulk:
     """The state of any number of addresses."""
 
     def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
-        self._outside = "(no table)" if snapshot.table.state == "absent" else "(outside the bitmap)"
+        self._outside = "(no table)" if judgement.evidence.no_table else "(outside the bitmap)"
         self._snapshot, self._states = snapshot, judgement
         pieces = list(islice(self._states.pieces(0, PHYSICAL_END), BULK_PIECES + 1))
         self._starts: Optional[list[int]] = None

@@ -142,7 +142,7 @@ def _elsewhere(snapshot: Snapshot, judgement: Judgement) -> dict[str, Optional[i
     is_placed = flight is not None and (not flight.entries or snapshot.unit_base()[0] is not None)
     return {
         "bit": bit,
-        "kernel_predicate": False if table.state == "absent" or (bit == 0 and not table.is_saved) else None,
+        "kernel_predicate": False if judgement.evidence.no_table or (bit == 0 and not table.is_saved) else None,
         "listed": False if snapshot.zones and not cut else None,
         "in_flight": False if flight is not None and is_placed and not flight.problems else None,
     }

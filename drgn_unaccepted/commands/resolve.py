@@ -226,7 +226,7 @@ class _Context:
             start, unit = base or (0, 0)
             units = ((entry.start_unit, entry.end_unit) for entry in accepting.entries)
             self._in_flight = rng.merge((start + low * unit, start + high * unit) for low, high in units if low < high)
-        no_table = None if table.state == "absent" else f"table {table.state}: {table.reason}"
+        no_table = judgement.doubt if table.state == "absent" else f"table {table.state}: {table.reason}"
         no_bits = judgement.doubt or table.reason if table.is_saved or judgement.doubt else None
         no_efi = snapshot.missing.get("efi_map")
         if efi_map is not None:
@@ -300,7 +300,7 @@ class _Context:
         """range_contains_unaccepted_memory() of its pages; of one page pfn_is_unaccepted_memory()."""
         table = self._table
         if table.state == "absent":
-            return False
+            return None if self._doubted else False
         if table.geometry is None or table.bitmap is None or table.is_saved:
             return None
         start = where.start // PAGE_SIZE * PAGE_SIZE

@@ -38,6 +38,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.stub import allocate_unaccepted_bitmap
 from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
     GIVEN_STATES,
@@ -231,8 +232,11 @@ def _pages_for_checks(wanted: Wanted, found: _Found) -> list[Range]:
         ranges += found.listed or ()
     # The page before a set unit is the one that needs the guard.
     ranges = [Range(max(0, start - PAGE_SIZE), end) for start, end in ranges]
-    if table.state == "present" and table.address is not None and table.bitmap_bytes:
-        ranges.append(Range(table.address, table.address + HEADER.size + table.bitmap_bytes))
+    if geometry is None and found.efi_map is not None and found.efi_map.is_whole:
+        geometry = allocate_unaccepted_bitmap(found.efi_map.descriptors, X86_UNIT_SIZE)
+    if table.address is not None and geometry is not None:
+        end = min(geometry.bitmap_bytes, limits.BITMAP_BYTES) + HEADER.size + table.address
+        ranges.append(Range(table.address, min(end, limits.PHYSICAL_END)))
     return ranges
 
 

@@ -95,16 +95,14 @@ def judge_header(header: Header, address: int) -> tuple[str, Optional[str]]:
     return PRESENT, None
 
 
-def unreserved_tail(address: int, bitmap_bytes: int) -> Optional[Range]:
+def unreserved_tail(table: Range) -> Optional[Range]:
     """The end of a table that reserve_unaccepted() left unreserved before its fix; None if it reserved all.
 
     From Linux 6.6 on (8dbe33956d96) the kernel reserved ``PAGE_ALIGN(24 + size)`` bytes from the start of the
     table's first page, and forgot the table's offset in that page. 0862438c9048 (7.0; 6.12.75) fixes it. This says
     what a kernel without the fix does, not whether this kernel has it.
 
-    :param address: physical address of the table
-    :param bitmap_bytes: ``size`` of the header
+    :param table: header and bitmap
     """
-    reserved = address - address % PAGE_SIZE + -(-(HEADER.size + bitmap_bytes) // PAGE_SIZE) * PAGE_SIZE
-    end = address + HEADER.size + bitmap_bytes
-    return Range(reserved, end) if reserved < end else None
+    reserved = table.start - table.start % PAGE_SIZE + -((table.start - table.end) // PAGE_SIZE) * PAGE_SIZE
+    return Range(reserved, table.end) if reserved < table.end else None

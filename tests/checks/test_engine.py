@@ -108,8 +108,8 @@ def test_without_the_bitmap_the_table_s_state_is_the_reason(table: Table, messag
 
 
 def test_needs_with_the_same_reason_share_it() -> None:
-    message = "table.address, table.geometry: there is no table"
-    assert said(clean(c.absent_table), "table-reserved") == ("skip", message)
+    message = "zones.listed, zones.nr_unaccepted: not in this target"
+    assert said(clean(c.without("zones")), "zone-counter-matches-list") == ("skip", message)
 
 
 def test_an_allocator_without_memory_tells_nothing_of_pages() -> None:

@@ -10,14 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.checks import rule_names, run_checks
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, NamedRange, Snapshot, Task
 
 from . import changes as c
-from .build import BASE, LISTED, PG_RESERVED, RAM, TABLE, Change, both, clean
+from .build import BASE, LISTED, PG_RESERVED, RAM, TABLE, Change, both, clean, live
+from .test_without_table import KDUMPS, snapshot_of
 
 #: The interface's table of rules, C1 to C32. Names and order are stable; a new rule follows them.
 INTERFACE = """
@@ -106,8 +110,10 @@ plant("bitmap-geometry: unaligned -> critical", "not a multiple of unit_size 0x2
 plant("bitmap-geometry: 2^60 bytes -> critical", "1152921504606846976 bytes", refused(bitmap_bytes=1 << 60))
 plant("bitmap-geometry: a bitmap of no bytes -> critical", "no bytes", refused(bitmap_bytes=0))
 plant("bitmap-geometry: phys_base and size wrap in 64 bits -> critical", "wraps", wrapping)
-plant("table-aligned: not 8-aligned -> critical", "not a multiple of 8", c.table(address=TABLE - 4))
-plant("table-reserved: its page is in use -> critical", "not PageReserved", c.pages(*PAGE, "in-use"))
+#: What contradicts the bitmap is a reason to doubt all of it.
+_DOUBT = ("table-captured",)
+plant("table-aligned: not 8-aligned -> critical", "not a multiple of 8", c.table(address=TABLE - 4), also=_DOUBT)
+plant("table-reserved: its page is in use -> critical", "not PageReserved", c.pages(*PAGE, "in-use"), also=_DOUBT)
 plant("table-reserved: not in the direct map -> critical", "1 page of the table", c.table(unmapped=(PAGE,)))
 plant("table-in-acpi-memory: RAM of the firmware -> warning", "lies in RAM", c.trimmed("firmware", *PAGE, RAM))
 plant("table-in-acpi-memory: nothing in e820 -> warning", "no entry", c.trimmed("firmware", *PAGE))
@@ -120,8 +126,6 @@ _IN_USE = ("buddy-pages-accepted", "allocated-pages-accepted")
 _NOT_SET = "1 bit set that the EFI stub did not set"
 _LAST_BIT = ("bits-within-initial-map", *_STRAY, *_IN_USE)
 _BELOW = EfiDescriptor(15, BASE - (16 << 20), BASE - (8 << 20), 0xF)
-#: What contradicts the bitmap is a reason to doubt all of it.
-_DOUBT = ("table-captured",)
 _IMAGE = NamedRange("kernel image", UNIT + 0x1000, UNIT + 0x5000)
 not_ram = both(c.trimmed("current", BASE, END), c.trimmed("firmware", BASE, END))
 plant("bits-within-initial-map: outside type 15 -> critical", _NOT_SET, c.bits(10, 11, 1), also=(*_STRAY, *_IN_USE))
@@ -129,9 +133,8 @@ plant("padding-bits-clear: the last bit -> warning", "1 bit set at or above", c.
 plant("table-covers-efi-unaccepted: below it -> warning", "the bitmap covers", c.descriptors(_BELOW), also=_DOUBT)
 plant("efi-unaccepted-has-table: RAM without a table -> critical", "without accepting", c.absent_table)
 plant("efi-unaccepted-has-table: lost -> warning", "it is lost", c.absent_table, not_ram, also=("table-expected",))
-plant(
-    "bits-within-firmware-ram: not RAM -> critical", "not RAM in e820_table_firmware", c.trimmed("firmware", UNIT, END)
-)
+no_firmware_ram = c.trimmed("firmware", UNIT, END)
+plant("bits-within-firmware-ram: not RAM -> critical", "not RAM in e820_table_firmware", no_firmware_ram, also=_DOUBT)
 plant("bits-trimmed-by-kernel: only the kernel's -> info", "but absent in e820_table", c.trimmed("current", UNIT, END))
 plant(
     "kernel-memory-accepted: a bit over the image -> critical",
@@ -163,6 +166,9 @@ plant("orphan-bits: a reserved chunk on no list -> info", "PageReserved", reserv
 
 nowhere = c.without("zones", "could not read memory: No way to translate: 0x126a1e48cc11d357")
 plant("structures-undamaged: a pointer to nowhere -> warning", "zones: damaged: could not", nowhere)
+plant("structures-undamaged: more pages than it spans -> warning", "manages", c.zone(present_pages=0x4001))
+memory_lost = c.without("zones", "could not find physical memory segment: 0x1f773018")
+plant("structures-undamaged: a whole dump without zones -> warning", "has all memory", memory_lost)
 # node_data reads as zeros.
 plant("structures-undamaged: no zone at all -> warning", "no zone is populated", c.put(zones=()))
 _SHIFTED = ("list-page-type", "orphan-bits")
@@ -172,7 +178,8 @@ plant("list-entries-sane: off -> critical", "not aligned to 4 MiB", c.entry("pfn
 plant("list-entries-sane: references -> critical", "with references", c.entry("refcounts", 1))
 plant("list-entries-sane: reserved -> critical", "PageReserved", c.entry("flags", 2 << 60 | PG_RESERVED))
 plant("list-entries-sane: another zone -> critical", "of another zone by its flags", c.entry("flags", 3 << 60))
-plant("list-entries-sane: outside -> critical", "outside the zone", c.zone(spanned_pages=0x3800))
+small = c.zone(spanned_pages=0x3800, present_pages=0x3800, managed_pages=0x3800)
+plant("list-entries-sane: outside -> critical", "outside the zone", small)
 untyped = c.pages(0x101400000, 0x101800000, "unaccepted")
 plant("list-page-type: type of buddy pages -> critical", "(0xf0000000)", c.entry("page_types", 0xF0000000))
 plant("list-page-type: unlisted -> critical", "PageUnaccepted on no list", untyped)
@@ -232,3 +239,37 @@ def on_two_nodes(snapshot: Snapshot) -> Snapshot:
 
 STARVED = "node 0: 900 free pages, the minimum is 1000, and nothing is left to accept; 36 MiB wait on other nodes"
 plant("watermark-starvation: one of two nodes -> info", STARVED, on_two_nodes, also=_LOOP)
+
+
+# What check calls impossible
+
+
+def impossible(snapshot: Snapshot, *needs: str) -> list[str]:
+    """Rules with critical findings that need one of these. A table that is not mapped has the bits that it had."""
+    critical = [finding for finding in run_checks(snapshot).findings if finding.status == "critical"]
+    return [found.rule for found in critical if {*needs} & {need.partition(".")[0] for need in found.needs}]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([case.values[3] for case in PLANTED]), min_size=1, max_size=3), st.booleans())
+def test_no_bitmap_is_exact_that_check_calls_impossible(planted: list[Change], running: bool) -> None:
+    try:
+        snapshot = clean(*planted, *([live] if running else []), c.table(unmapped=()))
+    except (AttributeError, StopIteration, TypeError, ValueError):
+        return  # One took away what the next one changes.
+    wrong = impossible(snapshot, "bitmap", "unaccepted", "table")
+    assert not wrong or not judge(snapshot).by_bits, wrong
+
+
+@pytest.mark.parametrize("change", [case.values[3] for case in PLANTED])
+@pytest.mark.parametrize("sample", KDUMPS)
+def test_no_reconstruction_is_exact_that_check_calls_impossible(sample: str, change: Change) -> None:
+    """The lists that an exact answer rests on are damaged."""
+    whole = snapshot_of(sample)
+    assert judge(whole).exact
+    try:
+        snapshot = change(whole)
+    except (AttributeError, StopIteration, TypeError, ValueError):
+        return  # It is of the guest that is written by hand.
+    wrong = impossible(snapshot, "zones", "counters", "unaccepted")
+    assert not wrong or not judge(snapshot).exact, wrong

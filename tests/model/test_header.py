@@ -29,13 +29,17 @@ def test_the_reported_header() -> None:
     assert EDGELESS.geometry.units == 32480
     assert EDGELESS.geometry.end == 0x100000000 + 32480 * 0x200000
     # The fault was at ...625008, in the first page after the reservation.
-    assert unreserved_tail(EDGELESS_ADDRESS, EDGELESS.bitmap_bytes) == Range(0x7D625000, 0x7D62500C)
+    assert unreserved_tail(Range(EDGELESS_ADDRESS, EDGELESS_ADDRESS + 24 + EDGELESS.bitmap_bytes)) == Range(
+        0x7D625000, 0x7D62500C
+    )
 
 
 @given(st.integers(0, 1 << 40).map(lambda n: n * 8), st.integers(1, 1 << 20))
 def test_reservation_predicate_is_the_references(address: int, size: int) -> None:
     page_aligned = (24 + size + 4095) & ~4095
-    assert (unreserved_tail(address, size) is not None) == ((address & 0xFFF) + 24 + size > page_aligned)
+    assert (unreserved_tail(Range(address, address + 24 + size)) is not None) == (
+        (address & 0xFFF) + 24 + size > page_aligned
+    )
 
 
 def judge(**changed: int) -> tuple[str, str | None]:

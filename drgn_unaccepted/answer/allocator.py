@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether zones, their lists of unaccepted pages and their counters can be what the kernel had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.model.ranges import are_aligned
+from drgn_unaccepted.snapshot import PAGE_SIZE, KernelBuild, ListedChunks, Snapshot, Zone
+from drgn_unaccepted.words import count, size
+
+#: Chunks by which lists and counters may differ where the capture may have met an accept half done.
+FEW_CHUNKS = 8
+
+#: ``page_type`` of a page without a type that is not mapped.
+_NO_TYPE = 0xFFFFFFFF
+
+
+def zone_name(zone: Zone) -> str:
+    return f"node {zone.node} zone {zone.name}"
+
+
+def impossible(zone: Zone) -> Optional[str]:
+    """Why no kernel has such a zone, or None."""
+    pages = (zone.managed_pages, zone.present_pages, zone.spanned_pages, limits.PHYSICAL_END // PAGE_SIZE)
+    if not 0 <= pages[0] <= pages[1] <= pages[2] <= pages[3] - zone.start_pfn:
+        return "manages {}, has {} and spans {} of {} pages".format(*pages) + f", from {zone.start_pfn:#x} on"
+    return None
+
+
+def insane_entries(zone: Zone, listed: ListedChunks, kernel: KernelBuild) -> Iterator[tuple[str, list[int]]]:
+    """The kinds of fault on a list, each with its PFNs."""
+    pfns, flags = listed.pfns, listed.flags
+    chunk, start, end = kernel.chunk_pages, zone.start_pfn, zone.start_pfn + zone.spanned_pages
+    # A list can have a million entries: test whole columns first; look for culprits only on failure.
+    if not are_aligned(pfns, chunk):
+        yield f"not aligned to {size(chunk * PAGE_SIZE)}", [pfn for pfn in pfns if pfn % chunk]
+    if pfns and (min(pfns) < start or max(pfns) + chunk > end):
+        yield "outside the zone", [pfn for pfn in pfns if pfn < start or pfn + chunk > end]
+    if any(listed.refcounts):
+        yield "with references", [pfn for pfn, references in zip(pfns, listed.refcounts) if references]
+    kinds = set(flags)
+    if kernel.reserved_flag is not None:
+        reserved = {flag for flag in kinds if flag & kernel.reserved_flag}
+        if reserved:
+            yield "PageReserved", [pfn for pfn, flag in zip(pfns, flags) if flag in reserved]
+    if kernel.zone_id_shift is not None and zone.zone_id is not None:
+        others = {flag for flag in kinds if flag >> kernel.zone_id_shift != zone.zone_id}
+        if others:
+            yield "of another zone by its flags", [pfn for pfn, flag in zip(pfns, flags) if flag in others]
+    if kernel.unaccepted_page_type is None and listed.page_types.count(_NO_TYPE) != len(pfns):
+        yield "with a page type", [pfn for pfn, type_ in zip(pfns, listed.page_types) if type_ != _NO_TYPE]
+
+
+def untyped(listed: ListedChunks, kernel: KernelBuild) -> list[int]:
+    """Places on the list whose page is not PageUnaccepted (Linux 6.12 and later)."""
+    wanted, types = kernel.unaccepted_page_type, listed.page_types
+    if wanted is None or types.count(wanted) == len(types):
+        return []
+    return [index for index, type_ in enumerate(types) if type_ != wanted]
+
+
+def damage(snapshot: Snapshot) -> Optional[str]:
+    """Why chunks may be missing on the lists, or be on them and accepted; None where nothing says so."""
+    zones, kernel, platform = snapshot.zones, snapshot.kernel, snapshot.platform
+    if zones is None or kernel is None:
+        return None
+    if kernel.is_booting:
+        return f"system_state is {kernel.system_state}: the page allocator need not have all memory yet"
+    listed = sum(len(zone.listed.pfns) for zone in zones if zone.listed is not None)
+    if listed and platform is not None and platform.lazy is False:
+        return f"{count(listed, 'chunk')} are listed, and with accept_memory=eager none can be"
+    return next(chain(*(_damage_of(zone, snapshot, kernel) for zone in zones), _miscounted(snapshot, listed)), None)
+
+
+def _miscounted(snapshot: Snapshot, listed: int) -> Iterator[str]:
+    zones, kernel, counters = snapshot.zones or (), snapshot.kernel, snapshot.counters
+    if counters is None or counters.unaccepted_pages is None or kernel is None:
+        return
+    counted, chunk = counters.unaccepted_pages // kernel.chunk_pages, kernel.chunk_pages
+    # A zone whose memory reads as zeros is taken for one that was never populated.
+    settled = all(_is_settled(zone, snapshot) for zone in zones)
+    if abs(counted - listed) > (0 if settled else FEW_CHUNKS) or (settled and counters.unaccepted_diff):
+        held = f", with {counters.unaccepted_diff} pages held back" if counters.unaccepted_diff else ""
+        yield f"all zones list {count(listed, 'chunk')}, and vm_zone_stat[NR_UNACCEPTED] counts {counted}{held}"
+    elif settled and counters.unaccepted_pages % chunk:
+        yield f"vm_zone_stat[NR_UNACCEPTED] is {counters.unaccepted_pages}, not a multiple of {chunk} pages"
+
+
+def _is_settled(zone: Zone, snapshot: Snapshot) -> bool:
+    """The list and its counters, which change under ``zone->lock``, were not between two states."""
+    return zone.locked is False and snapshot.target.kind != "live"
+
+
+def _damage_of(zone: Zone, snapshot: Snapshot, kernel: KernelBuild) -> Iterator[str]:
+    where, listed = f"unaccepted_pages of {zone_name(zone)}", zone.listed
+    assert listed is not None
+    problem = impossible(zone)
+    if problem is not None:
+        yield f"{zone_name(zone)} is damaged: it {problem}"
+    if listed.problems:
+        yield f"{where} is damaged: {listed.problems[0]}"
+    if snapshot.target.kind != "live":
+        # Chunks leave the lists of a running kernel while these are walked.
+        yield from (f"{where} has {count(len(p), 'page')} {what}" for what, p in insane_entries(zone, listed, kernel))
+        wrong = untyped(listed, kernel)
+        if wrong:
+            yield f"{where} has {count(len(wrong), 'page')} without PageUnaccepted"
+    if zone.unaccepted_pages is None:
+        return
+    counted, settled = zone.unaccepted_pages / kernel.chunk_pages, _is_settled(zone, snapshot)
+    if abs(counted - len(listed.pfns)) > (0 if settled else FEW_CHUNKS):
+        yield f"{where} lists {count(len(listed.pfns), 'chunk')}, and NR_UNACCEPTED counts {counted:g}"
+    if settled and zone.free_pages < zone.unaccepted_pages:
+        yield f"{zone_name(zone)} has {zone.free_pages} free pages, and NR_UNACCEPTED counts {zone.unaccepted_pages}"
