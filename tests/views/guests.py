@@ -55,7 +55,7 @@ def zone(node: int, name: str, start: int, end: int, chunks: Optional[Iterable[i
     where = {"node": node, "name": name, "start_pfn": start >> 12, "spanned_pages": pages, "present_pages": pages}
     counts = {"managed_pages": pages, "free_pages": pages // 2, "unaccepted_pages": len(chunks) * CHUNK_PAGES}
     first = (clean().zones or ())[0]
-    return replace(first, listed=listed(chunks), **where, **counts)  # type: ignore[arg-type]
+    return replace(first, listed=listed(chunks), zone_id=0, **where, **counts)  # type: ignore[arg-type]
 
 
 def e820(*entries: tuple[int, int], more: tuple[E820Entry, ...] = ()) -> E820Tables:
