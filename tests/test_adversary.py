@@ -290,7 +290,8 @@ def test_without_a_table_there_is_no_bitmap_to_be_outside_of(ask: Ask, tmp_path:
     """And with one, what is above it is. Both are told by lines of addresses, too."""
     whole = sample("6.12-fill")
     without = tuple(replace(zone, listed=None, unaccepted_pages=None) for zone in whole.zones)
-    absent = replace(whole, table=Table("absent", "none"), zones=without, counters=None)
+    counters = replace(whole.counters, unaccepted_pages=None, unaccepted_diff=None)
+    absent = replace(whole, table=Table("absent", "none"), zones=without, counters=counters)
     (tmp_path / "addresses").write_text("5G\n")
     for snapshot, words in ((whole, "5G      no-ram  (outside the bitmap)"), (absent, "5G      no-ram  (no table)")):
         _, text, _ = ask(snapshot, "resolve", "-f", str(tmp_path / "addresses"), text="text")

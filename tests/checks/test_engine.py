@@ -148,7 +148,7 @@ def test_pages_that_were_not_scanned_are_no_evidence() -> None:
     snapshot = clean(c.part("pages", runs=(), scanned=(), limited="no vmemmap"))
     message = "pages: no unaccepted memory was scanned (no vmemmap)"
     assert said(snapshot, "allocated-pages-accepted") == ("skip", message)
-    message = "pages: 0x7fb73000-0x7fb74000 not scanned (no vmemmap)"
+    message = "pages: the state of 0x7fb73000-0x7fb74000 is not known (no vmemmap)"
     assert said(snapshot, "table-reserved") == ("skip", message)
 
 
