@@ -48,6 +48,8 @@ VMCOREINFO_SEARCH_BYTES = 256 << 30
 
 VMCOREINFO_COPIES = 64  #: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
 BANNER_BYTES = 256  #: Bytes of ``linux_banner`` that are read.
+COMMAND_LINE_BYTES = 4096  #: Bytes of the kernel's command line; COMMAND_LINE_SIZE of x86 is 2048.
+FUNCTION_BYTES = 16 << 10  #: Bytes of a kernel function that is searched for a call.
 PAGE_TABLES_KEPT = 2048  #: Page tables that are cached, 4 KiB each.
 VMCOREINFO_BYTES = 64 << 10  #: Bytes of a VMCOREINFO note. The kernel's own has one page.
 

@@ -284,6 +284,21 @@ class KernelBuild:
         return None if self.system_state is None else self.system_state in ("booting", "scheduling")
 
 
+@dataclass(frozen=True)
+class Image:
+    """What the kernel's image says of itself."""
+
+    #: The release in ``linux_banner``.
+    banner: Optional[Name] = None
+    #: ``saved_command_line``.
+    command_line: Optional[Annotated[str, Bounds(0, limits.COMMAND_LINE_BYTES)]] = None
+    #: ``crashk_res``.
+    crash_kernel: Optional[Range] = None
+    #: Commits of fixes whose code or symbols are in the kernel, and of those whose code is not.
+    fixes: tuple[Name, ...] = ()
+    lacks: tuple[Name, ...] = ()
+
+
 class NamedRange(NamedTuple):
     name: str
     start: Edge
@@ -364,6 +379,7 @@ class Snapshot:
     reclaiming: Optional[tuple[Task, ...]] = None
     #: The words after the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
     panic: Optional[str] = None
+    image: Image = Image()
     #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
     #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.

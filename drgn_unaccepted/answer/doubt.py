@@ -87,15 +87,16 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
 def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
     """RAM that the page allocator got has bits only in listed chunks, and where accepts are under way.
 
-    A chunk leaves its list before its accept is in flight. Memory that was reserved at boot was never listed.
+    A chunk leaves its list before its accept is in flight: one for each CPU. Memory that was reserved at boot was never
+    listed.
     """
-    ram = evidence.used_ram
+    ram, kernel = evidence.used_ram, evidence.snapshot.kernel
     if evidence.lists_damaged is not None or not evidence.listed or ram is None:
         return
     stray = rng.intersect(ones, ram)
     for known in (evidence.listed, evidence.in_flight, evidence.pages("reserved")):
         stray = rng.subtract(stray, known)
-    if rng.total(stray) > FEW_CHUNKS * evidence.chunk:
+    if rng.total(stray) > min(FEW_CHUNKS, (kernel and kernel.cpus) or FEW_CHUNKS) * evidence.chunk:
         yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"
 
 

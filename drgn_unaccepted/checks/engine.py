@@ -76,6 +76,8 @@ def _confirm(earlier: Optional[Finding], later: Finding) -> Finding:
 
 def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
     """The finding of a rule; None where it has nothing to say."""
+    if rule.fixed_by and facts.has_fix(rule.fixed_by):
+        return None
     lacks = lacking(facts, *rule.needs)
     outcome = Skip("; ".join(lacks)) if lacks else rule.function(facts)
     if outcome is None:
@@ -109,8 +111,9 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
 
 def _weigh(rule: Rule, facts: Facts, fault: Fault) -> tuple[Severity, str]:
     severity = fault.severity or (rule.live if facts.live else rule.severity)
-    if rule.fixed_by and not rule.fixed_by.startswith("open") and facts.backports:
-        return INFO, f"{fault.message} (unknown for a backport, which may have the fix)"
+    if rule.fixed_by and facts.has_fix(rule.fixed_by) is None:
+        doubt = "unknown for a backport, which" if facts.backports else "its release is not known, and it"
+        return INFO, f"{fault.message} ({doubt} may have the fix)"
     unsettled = facts.unsettled(fault.zone) if rule.settled and severity != INFO else None
     if unsettled is None:
         return severity, fault.message

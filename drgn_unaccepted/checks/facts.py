@@ -37,6 +37,12 @@ def version(release: Optional[str]) -> Optional[Version]:
     return tuple(int(part or 0) for part in match.groups()) if match else None
 
 
+def _memparse(text: str) -> int:
+    """``64M`` in bytes; 0 for what is no number."""
+    match = re.fullmatch(r"(0x[0-9a-f]+|\d+)([kmgtpe]?)", text.lower())
+    return int(match[1], 0) << 10 * " kmgtpe".index(match[2] or " ") if match else 0
+
+
 def _header(table: Table) -> Optional[Header]:
     if table.version is None or table.unit_size is None or table.phys_base is None or table.bitmap_bytes is None:
         return None
@@ -59,8 +65,11 @@ class Facts:
         self.snapshot = snapshot
         self._finding_of = finding_of
         self.live = snapshot.target.kind == "live"
-        self.release = snapshot.target.release or "a kernel of unknown release"
-        self.version = version(snapshot.target.release)
+        release, banner = snapshot.target.release, snapshot.image.banner
+        #: Whether the release is false, or the banner in the kernel's image is.
+        self.false_release = None not in (release, banner) and release != banner
+        self.release = "this kernel" if self.false_release else release or "a kernel of unknown release"
+        self.version = None if self.false_release else version(release)
         #: The fields of the header, if all were read; the table's state by them, and the reason.
         self.header = _header(table)
         self.judged = judge_header(self.header, table.address or 0) if self.header else ("", None)
@@ -93,18 +102,49 @@ class Facts:
         finding = self._finding_of(rule)
         return finding if finding is not None and finding.status in statuses else None
 
-    def has_fix(self, mainline: Version, *stable: Version) -> bool:
-        """Whether the kernel's version has a fix; False means "likely not", because distributions backport fixes.
+    def has_fix(self, fixed_by: str) -> Optional[bool]:
+        """Whether the kernel has a fix: by what the fix left or took away, else by the version.
 
-        :param mainline: first release with the fix
-        :param stable: first stable releases with it, each for its own series
+        None: unknown, also of a distribution's kernel, which carries fixes that its version does not show.
+
+        :param fixed_by: of a rule: ``50e782a86c98 (6.6, 6.5.9)``, mainline first, then stable releases for their series
         """
-        this = self.version or ()
-        return this >= mainline or any(this[:2] == fixed[:2] and this >= fixed for fixed in stable)
+        commits, _, releases = fixed_by.partition(" (")
+        traces = [there for commit, there in self._traces.items() if commit in commits]
+        if traces or not releases:
+            return any(traces)
+        if self.version is None or self.backports:
+            return None
+        mainline, *stable = (version(release) or () for release in releases.rstrip(")").split(", "))
+        return self.version >= mainline or any(self.version[:2] == v[:2] and self.version >= v for v in stable)
+
+    @cached_property
+    def _traces(self) -> dict[str, bool]:
+        """Fixes by commit, and whether they are in this kernel."""
+        kernel, image = self.snapshot.kernel, self.snapshot.image
+        found = dict.fromkeys(image.lacks, False) | dict.fromkeys(image.fixes, True)
+        if kernel is not None and kernel.static_key is not None:
+            found["fefc07518227"] = False
+        if self.snapshot.accepting is not None:
+            found["50e782a86c98"] = True
+        if self.finding("table-reserved", "warning", "critical"):
+            found["0862438c9048"] = False
+        elif self.snapshot.table.unmapped == ():
+            found["0862438c9048"] = True
+        return found
+
+    @cached_property
+    def user_reserved(self) -> list[Range]:
+        """``memmap=SIZE$START`` of the command line."""
+        words = (self.snapshot.image.command_line or "").split()
+        parts = chain.from_iterable(word[7:].split(",") for word in words if word.startswith("memmap="))
+        found = (re.fullmatch(r"(\w{1,20})[$#!](\w{1,20})", part) for part in parts)
+        sizes = ((_memparse(match[2]), _memparse(match[1])) for match in found if match)
+        return merged((start, start + size) for start, size in sizes)
 
     @property
     def backports(self) -> bool:
-        """The kernel is a distribution's, which carries fixes that its version does not show: ``5.14.0-503.el9``."""
+        """The kernel is a distribution's: ``5.14.0-503.el9``."""
         before = self.version is not None and self.version < (6, 5, 0)
         return before or re.match(r"\d+\.\d+\.0-\d", self.release) is not None
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Known kernel bugs that the evidence in a snapshot points to.
+"""Known kernel bugs that the evidence in a snapshot points to, of kernels that do not have the fix.
 
-A message says "likely" at most: distributions backport fixes without changing the version.
+Where the fix left nothing that tells, the release does, and a message says "likely" at most.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
 from drgn_unaccepted.model.header import unreserved_tail
-from drgn_unaccepted.model.ranges import intersect, total
+from drgn_unaccepted.model.ranges import intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
 ONE_TIB = 1 << 40
@@ -28,28 +28,26 @@ def _unaccepted_bytes(facts: Facts) -> int:
     return (facts.nr_unaccepted_pages or 0) * PAGE_SIZE
 
 
-@Rule(INFO, fixed_by="0862438c9048 (7.0, 6.12.75)")
+@Rule(WARNING, fixed_by="0862438c9048 (7.0, 6.19.4, 6.18.14, 6.12.75)")
 def reservation_short(facts: Facts) -> Outcome:
     """The table's last page is left out of its reservation.
 
     reserve_unaccepted() of 6.6 (8dbe33956d96) and later forgets the offset of the table in its first page, which
     matters where ((pa & 0xfff) + 24 + size) > PAGE_ALIGN(24 + size). With OVMF's offset of 0x18 that is a bitmap of
     4049 to 4072 bytes (modulo 4096), 63.3 to 63.6 GiB of address space. The page is often PageReserved nevertheless, as
-    memory of no zone, but not in the direct map: the kernel dies in accept_memory() with its address in CR2.
+    memory of no zone, but not in the direct map: the kernel dies in accept_memory() with its address in CR2. Where
+    that cannot be read, it is a note.
 
     Fix: Update the kernel, or give the guest a little more or less memory.
     """
     table = facts.evidence.table_range
     tail = None if table is None else unreserved_tail(table)
-    if tail is None:
+    if tail is None or (facts.version or ())[:2] == (6, 5):
         return None
     message = f"{span(*tail)} of the table ending at {tail.end:#x} is likely not reserved by {facts.release}"
     if facts.finding("table-reserved", WARNING, CRITICAL):
-        return Fault(f"{message}, and table-reserved fails", [tail], severity=WARNING)
-    mapped, early = facts.snapshot.table.unmapped == (), facts.version is not None and facts.version < (6, 6, 0)
-    if mapped or early or facts.has_fix((7, 0, 0), (6, 12, 75)):
-        return None
-    return Fault(message, [tail], severity=INFO if facts.version is None else WARNING)
+        return Fault(f"{message}, and table-reserved fails", [tail])
+    return Fault(f"{message}; whether it is mapped cannot be read", [tail], severity=INFO)
 
 
 @Rule(WARNING, fixed_by="fefc07518227 (6.15, 6.14.8, 6.12.30, 6.6.92)")
@@ -77,9 +75,7 @@ def watermark_zero(facts: Facts) -> Outcome:
     Fix: Update the kernel.
     """
     panic = facts.snapshot.panic
-    if facts.live or facts.has_fix((6, 15, 0), (6, 12, 21)):
-        return None
-    if not facts.listed_pfns or any(zone.watermarks.high for zone in facts.zones):
+    if facts.live or not facts.listed_pfns or any(zone.watermarks.high for zone in facts.zones):
         return None
     if panic is not None and "memory" not in panic.lower():
         return None
@@ -98,7 +94,7 @@ def kexec_unaccepted(facts: Facts) -> Outcome:
     Fix: Do not run this kexec; update the kernel and load the image again.
     """
     finding = facts.finding("kexec-segments-accepted", WARNING, CRITICAL)
-    if finding is None or facts.has_fix((6, 15, 0)):
+    if finding is None:
         return None
     return Fault(f"{facts.release} likely does not accept the destinations of kexec", finding.ranges)
 
@@ -112,7 +108,7 @@ def endless_reclaim(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or boot with accept_memory=eager.
     """
-    if facts.finding("watermark-starvation", INFO) is None or facts.has_fix((6, 11, 0), (6, 10, 7)):
+    if facts.finding("watermark-starvation", INFO) is None:
         return None
     return Fault(f"{facts.release} likely reclaims instead of accepting")
 
@@ -127,7 +123,7 @@ def guard_skipped(facts: Facts) -> Outcome:
     Fix: Update the kernel.
     """
     finding = facts.finding("guard-unit-accepted", WARNING, CRITICAL)
-    if finding is None or facts.has_fix((7, 0, 0)):
+    if finding is None:
         return None
     return Fault(f"{facts.release} likely skips the guard of unaligned ranges", finding.ranges)
 
@@ -141,11 +137,9 @@ def accept_lock_held(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or boot with accept_memory=eager.
     """
-    if facts.version is None or not (6, 5, 0) <= facts.version < (6, 5, 9) or facts.snapshot.accepting is not None:
-        return None
     unaccepted = _unaccepted_bytes(facts)
     message = f"{facts.release} likely accepts under a spinlock; {size(unaccepted)} still unaccepted"
-    return Fault(message) if unaccepted else None
+    return Fault(message) if unaccepted and facts.version is not None else None
 
 
 @Rule(INFO, fixed_by="01b1e3ca0e5c (6.7, 6.6.5)")
@@ -157,8 +151,6 @@ def accept_overlap_spin(facts: Facts) -> Outcome:
 
     Fix: Update the kernel.
     """
-    if facts.has_fix((6, 7, 0), (6, 6, 5)):
-        return None
     ends = {entry.end_unit for entry in facts.accepts if entry.start_unit < entry.end_unit}
     touching = sum(entry.start_unit in ends for entry in facts.accepts)
     message = f"{count(touching, 'accept')} in flight where another ends: {facts.release} likely makes the others wait"
@@ -174,7 +166,7 @@ def accept_softlockup(facts: Facts) -> Outcome:
 
     Fix: Update the kernel; until then do not set kernel.softlockup_panic.
     """
-    if "lockup" not in (facts.snapshot.panic or "") or not facts.accepts or facts.has_fix((6, 9, 0), (6, 8, 10)):
+    if "lockup" not in (facts.snapshot.panic or "") or not facts.accepts:
         return None
     return Fault(f"{count(len(facts.accepts), 'accept')} in flight at a lockup panic: likely a long accept")
 
@@ -187,7 +179,7 @@ def kcore_touches_unaccepted(facts: Facts) -> Outcome:
 
     Fix: Do not copy /proc/kcore or /proc/vmcore on this kernel while memory is unaccepted.
     """
-    if facts.version is None or facts.has_fix((6, 7, 0)) or facts.platform not in ("tdx", "snp"):
+    if facts.version is None or facts.platform not in ("tdx", "snp"):
         return None
     unaccepted = _unaccepted_bytes(facts)
     message = f"{size(unaccepted)} unaccepted, which {facts.release} likely touches when memory is dumped"
@@ -202,9 +194,7 @@ def snp_high_memory(facts: Facts) -> Outcome:
 
     Fix: Update the kernel, or give the guest less than 1 TiB.
     """
-    if facts.platform != "snp" or facts.has_fix((6, 9, 0)):
-        return None
-    if facts.geometry is None or facts.geometry.end <= ONE_TIB:
+    if facts.platform != "snp" or facts.geometry is None or facts.geometry.end <= ONE_TIB:
         return None
     accepting = [range_ for range_ in facts.in_flight if range_.end > ONE_TIB]
     if accepting:
@@ -222,9 +212,12 @@ def type_15_reserved(facts: Facts) -> Outcome:
 
     Fix: Boot without add_efi_memmap, or with efi=nosoftreserve.
     """
-    reserved = e820_ranges(facts.e820.current, e820_model.RESERVED)
+    reserved = subtract(e820_ranges(facts.e820.current, e820_model.RESERVED), facts.user_reserved)
     lost = intersect(intersect(facts.efi_unaccepted, reserved), e820_ranges(facts.e820.firmware))
-    why = "is RAM for the firmware and Reserved in e820_table, likely through add_efi_memmap or EFI_MEMORY_SP"
+    line, through = facts.snapshot.image.command_line, "add_efi_memmap or EFI_MEMORY_SP"
+    if line is not None:
+        through = "add_efi_memmap" if "add_efi_memmap" in line.split() else "EFI_MEMORY_SP"
+    why = f"is RAM for the firmware and Reserved in e820_table, likely through {through}"
     return Fault(f"{size(total(lost))} of type 15 {why}: {spans(lost)}", lost) if lost else None
 
 
@@ -258,3 +251,19 @@ def stub_beyond_bitmap(facts: Facts) -> Outcome:
     beyond = merged((d.start, d.end) for d in stub.beyond_bitmap(facts.descriptors, facts.geometry))
     what = f"type 15 starts above the bitmap's end {facts.geometry.end:#x}, where the stub likely wrote beyond it"
     return Fault(f"{what}: {spans(beyond)}", beyond) if beyond else None
+
+
+@Rule(WARNING, fixed_by="unknown; 6.6.80 has it, 6.12.117 and 7.2.12 do not")
+def crash_kernel_below_table(facts: Facts) -> Outcome:
+    """The crash kernel will die before it saves a dump.
+
+    A crash kernel of 6.6 whose memory ends below the table has no mapping of the table, and page-faults in
+    accept_memory() at the table + 8. Later kernels map it.
+
+    Fix: Reserve the crash kernel above the table (`crashkernel=SIZE,high`) and test kdump, or update the kernel.
+    """
+    table, crash = facts.evidence.table_range, facts.snapshot.image.crash_kernel
+    if table is None or crash is None or not (6, 6) <= (facts.version or ()) < (6, 12) or table.start < crash.end:
+        return None
+    message = f"the crash kernel at {span(*crash)} lies below the table at {table.start:#x}"
+    return Fault(f"{message}, which {facts.release} likely does not map there", [crash])

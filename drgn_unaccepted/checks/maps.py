@@ -7,7 +7,7 @@ from typing import Optional
 
 from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, spans
+from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, some, spans
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
@@ -185,7 +185,10 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
         return Pass("no unaccepted RAM of the firmware is missing from e820_table")
     entry = e820_model.find_entry(facts.e820.current or (), trimmed[0].start)
     where = "absent" if entry is None else e820_model.type_name(entry.type)
-    return Fault(f"{_of(trimmed)} unaccepted: RAM in e820_table_firmware, but {where} in e820_table", trimmed)
+    words = (facts.snapshot.image.command_line or "").split()
+    asked = [word for word in words if word.startswith(("mem=", "memmap=", "add_efi_memmap"))]
+    how = f" (command line: {some(asked, separator=' ')})" if asked else ""
+    return Fault(f"{_of(trimmed)} unaccepted: RAM in e820_table_firmware, but {where} in e820_table{how}", trimmed)
 
 
 @Rule(INFO, ("platform.kind", "e820"), number=28, nuance="warning if memory may be lost to the kernel")
@@ -295,6 +298,6 @@ def kexec_segments_accepted(facts: Facts) -> Outcome:
     nbytes = total(merged((segment.start, segment.end) for segment in segments))
     where = [(f"{segment.image} segment", Range(segment.start, segment.end)) for segment in segments]
     faults = _under(facts.unaccepted_now, where)
-    if (not facts.has_bits or facts.snapshot.table.is_saved) and faults and facts.has_fix((6, 15, 0)):
+    if (not facts.has_bits or facts.snapshot.table.is_saved) and faults and facts.has_fix("caeb8ba598f0 (6.15)"):
         return Skip("bitmap: the lists do not tell what kexec has accepted since Linux 6.15")
     return faults or Pass(f"{count(len(segments), 'segment')} ({size(nbytes)}), all accepted")

@@ -169,6 +169,7 @@ NEEDS: dict[str, Need] = {
     "nr_unaccepted": Need("the lists, or `NR_UNACCEPTED`", _any_nr_unaccepted),
     "counters": Need("`vm_zone_stat[NR_UNACCEPTED]`", _counters),
     "accepting": Need("`accepting_list`", _part("accepting")),
+    "image.banner": Need("the banner in the kernel's image", _part("image.banner")),
     "platform.kind": Need("whether the guest is TDX or SNP", _part("platform.kind")),
     "platform.lazy": Need("`lazy_accept`", _part("platform.lazy")),
     "kernel_memory": Need("the memory that the kernel itself uses", _part("kernel_memory")),

@@ -17,6 +17,21 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
 from drgn_unaccepted.words import count, size, span
 
 
+@Rule(WARNING, ("image.banner",))
+def release_matches_banner(facts: Facts) -> Outcome:
+    """The release in VMCOREINFO is the one in the kernel's banner.
+
+    Both are UTS_RELEASE of the build: OSRELEASE in VMCOREINFO, and `linux_banner` in the kernel's image. Where they
+    differ, one was overwritten or is of another kernel, and no known bug is told by the release.
+
+    Fix: Compare both with the first line of the boot log. If VMCOREINFO is wrong, other values in it may be, too.
+    """
+    release, banner = facts.snapshot.target.release, facts.snapshot.image.banner
+    if facts.false_release:
+        return Fault(f"OSRELEASE is {release}, and linux_banner says {banner}")
+    return Pass(f"both say {banner}")
+
+
 @Rule(INFO, ("accepting",), number=26, nuance="in a vmcore critical if entries overlap, warning if it died so")
 def accepting_ranges_sane(facts: Facts) -> Outcome:
     """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
@@ -41,7 +56,14 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
         faults.append(Fault(message, severity=INFO if facts.live else CRITICAL))
     insane = [entry for entry in entries if _is_insane(facts, entry)]
     ownerless = [entry for entry in entries if entry.task is None]
-    for wrong, what in ((insane, "not a range of the bitmap"), (ownerless, "on no task's stack")):
+    # An oops starts at the top of the stack again: rewind_stack_and_make_dead().
+    dead = [entry for entry in insane if entry.start_unit >= entry.end_unit and not facts.live]
+    insane = [entry for entry in insane if entry not in dead]
+    for wrong, what in (
+        (dead, "no range, its stack is dead (an oops rewound it, or it is in use again)"),
+        (insane, "not a range of the bitmap"),
+        (ownerless, "on no task's stack"),
+    ):
         if wrong:
             faults.append(Fault(f"{what}: {some(wrong, write)}"))
     in_flight = f"{count(len(entries), 'accept')} in flight"

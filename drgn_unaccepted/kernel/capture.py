@@ -24,6 +24,7 @@ from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexe
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.kernel.image import read_image
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
@@ -47,6 +48,7 @@ from drgn_unaccepted.snapshot import (
     PAGE_SIZE,
     Counters,
     EfiMap,
+    Image,
     KernelBuild,
     Pages,
     Snapshot,
@@ -111,6 +113,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     kernel_memory = reading.part("kernel_memory", lambda: reading.noted(read_kernel_memory(prog)))
     kexec_segments = reading.part("kexec_segments", lambda: read_kexec_segments(prog))
     panic = reading.part("panic", lambda: read_panic(prog))
+    image = reading.part("image", lambda: read_image(prog))
     # The counters bracket the lists and the bitmap that they are compared with. A chunk leaves its list before it is
     # accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
@@ -138,6 +141,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
         kexec_segments=kexec_segments,
         reclaiming=reclaiming,
         panic=panic,
+        image=image or Image(),
         missing=reading.missing,
         torn=tuple(torn),
         translations=translate(prog, wanted.virtual),

@@ -26,6 +26,7 @@ from drgn_unaccepted.snapshot import (
     Counters,
     E820Tables,
     EfiMap,
+    Image,
     KernelBuild,
     KexecSegment,
     ListedChunks,
@@ -121,6 +122,7 @@ def clean(*changes: Change) -> Snapshot:
         kexec_segments=(KexecSegment("kexec_crash_image", 0x60000000, 0x61000000),),
         reclaiming=(),
         panic="",
+        image=Image(banner="6.12.117", command_line="quiet"),
     )
     return both(*changes)(snapshot)
 

@@ -34,7 +34,7 @@ def torn(*texts: str) -> Change:
 
 
 def release(release: Optional[str]) -> Change:
-    return part("target", release=release)
+    return both(part("target", release=release), part("image", banner=release))
 
 
 def table(**fields: Any) -> Change:

@@ -34,7 +34,7 @@ def test_a_rule_is_explained_with_its_severity_and_needs() -> None:
     assert "(C21)" in text
     assert "critical in a vmcore, warning on a live kernel" in text
     assert "Needs: `zone->unaccepted_pages`; `zone->vm_stat[NR_UNACCEPTED]`" in text
-    assert "Fixed by: 0862438c9048 (7.0, 6.12.75)" in explain("advisory-reservation-short")
+    assert "Fixed by: 0862438c9048 (7.0, 6.19.4, 6.18.14, 6.12.75)" in explain("advisory-reservation-short")
 
 
 def test_an_unknown_name_is_refused() -> None:

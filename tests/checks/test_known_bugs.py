@@ -35,12 +35,13 @@ def test_versions() -> None:
 
 
 def test_a_stable_fix_holds_for_its_own_series() -> None:
-    def has_fix(release: Optional[str]) -> bool:
+    def has_fix(release: Optional[str]) -> Optional[bool]:
         facts = Facts(clean(c.release(release)), lambda rule: None)
-        return facts.has_fix((6, 15, 0), (6, 14, 8), (6, 12, 30))
+        return facts.has_fix("fefc07518227 (6.15, 6.14.8, 6.12.30)")
 
-    assert all(map(has_fix, ("6.15.0", "7.3.4", "6.14.8", "6.12.30")))
-    assert not any(map(has_fix, ("6.14.7", "6.13.20", "6.12.29", "6.6.200", None)))
+    assert {*map(has_fix, ("6.15.0", "7.3.4", "6.14.8", "6.12.30"))} == {True}
+    assert {*map(has_fix, ("6.14.7", "6.13.20", "6.12.29", "6.6.200"))} == {False}
+    assert {*map(has_fix, (None, "5.14.0-503.el9", "6.8.0-40-generic"))} == {None}
 
 
 @pytest.mark.parametrize("release", ["6.5.0", "6.6.1", "6.12.117", "7.3.4", None])
@@ -65,8 +66,8 @@ lockup = both(c.accepting((0, 3)), c.put(panic="softlockup: hung tasks"))
         (
             "reservation-short",
             short,
-            {"6.5.13": None, "6.6.0": "warning", "6.12.74": "warning", "6.12.75": None, "6.19.2": "warning"}
-            | {"7.0.0": None, None: "info"},
+            {"6.5.13": None, "6.6.0": "info", "6.12.74": "info", "6.12.75": None, "6.19.3": "info", "6.19.4": None}
+            | {"6.18.13": "info", "6.18.14": None, "7.0.0": None, None: "info", "5.14.0-503.el9": "info"},
         ),
         # A mapped table shows that the kernel has the fix.
         ("reservation-short", short_reservation, {"6.6.10": None}),
@@ -108,13 +109,40 @@ def test_reservation_short_names_the_bytes() -> None:
     """The table ends at 0x7fb73018 + 24 + 4049 = 0x7fb74001: one byte on the second page."""
     found = advice("reservation-short", c.release("6.6.10"), short)
     assert found.ranges == (Range(0x7FB74000, 0x7FB74001),)
-    assert found.message == "0x7fb74000-0x7fb74001 of the table ending at 0x7fb74001 is likely not reserved by 6.6.10"
+    message = "0x7fb74000-0x7fb74001 of the table ending at 0x7fb74001 is likely not reserved by 6.6.10"
+    assert found.message == message + "; whether it is mapped cannot be read"
 
 
 def test_evidence_beats_the_release() -> None:
     unmapped = c.table(unmapped=(Range(0x7FB74000, 0x7FB75000),))
     found = advice("reservation-short", c.release("7.3.4"), short_reservation, unmapped)
     assert (found.status, found.message[-26:]) == ("warning", ", and table-reserved fails")
+    # A fix that left code in the kernel of a distribution, and one that did not.
+    fixes = {"6.12.0-55.el10": "info", "6.14.1": "warning", "6.15.1": None}
+    assert {each: status("kexec-unaccepted", c.release(each), kexec) for each in fixes} == fixes
+    for image, said in (({"fixes": ("caeb8ba598f0",)}, None), ({"lacks": ("caeb8ba598f0",)}, "warning")):
+        change = c.part("image", **image)
+        assert {status("kexec-unaccepted", c.release(each), kexec, change) for each in fixes} == {said}
+
+
+def test_no_known_bug_is_told_by_a_release_that_the_banner_contradicts() -> None:
+    found = advice("kexec-unaccepted", c.release("6.14.1"), kexec, c.part("image", banner="6.16.0"))
+    assert found.status == "info" and "6.14" not in found.message and "not known" in found.message
+
+
+def test_a_crash_kernel_below_the_table() -> None:
+    """Seen with 6.6.80: it does not map a table above its last page."""
+    low, high = (c.part("image", crash_kernel=Range(at, at + (128 << 20))) for at in (0x70000000, 0x140000000))
+    found = {each: status("crash-kernel-below-table", low, c.release(each)) for each in ("6.6.80", "6.12.117", None)}
+    assert found == {"6.6.80": "warning", "6.12.117": None, None: None}
+    assert status("crash-kernel-below-table", high, c.release("6.6.80")) is None
+
+
+def test_what_the_command_line_took_away_is_no_fault_of_the_firmware() -> None:
+    lost = c.trimmed("current", 0x101800000, 0x103C00000, 2)
+    for line, said in (("quiet memmap=36M$0x101800000", None), ("add_efi_memmap", "add_efi_memmap: "), ("", "SP: ")):
+        finding = advice("type-15-reserved", lost, c.part("image", command_line=line))
+        assert finding is None if said is None else said in finding.message
 
 
 def test_a_reservation_that_is_whole_is_no_bug() -> None:

@@ -236,8 +236,8 @@ for _units, _where in (
 ):
     said = f"1 accept in flight: units {_units[0]}-{_units[1]}{_where} by a (pid 0) on CPU 0"
     case(f"accepting-ranges-sane: legal {_units} -> info", c.accepting(_units), said)
-for _units in ((5, 5), (0, 33), (30, 33)):
-    said = f"not a range of the bitmap: units {_units[0]}-{_units[1]} by a (pid 0) on CPU 0"
+for _units, _what in (((0, 0), "no range, its stack is dead..."), ((5, 3), "no..."), ((0, 33), ""), ((30, 33), "")):
+    said = f"{_what or 'not a range of the bitmap'}: units {_units[0]}-{_units[1]} by a (pid 0) on CPU 0"
     case(f"accepting-ranges-sane: illegal {_units} -> info", c.accepting(_units), said)
 # Without the table its end is unknown.
 no_end = both(c.accepting((30, 33)), c.not_captured)
