@@ -28,10 +28,11 @@ from drgn_unaccepted.commands.base import STATE
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820
-from drgn_unaccepted.kernel.capture import capture, samples
+from drgn_unaccepted.kernel.capture import capture, samples, table_readers
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.platform import read_kernel_build
+from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.limits import PHYSICAL_END
@@ -219,5 +220,13 @@ def _part(read: Callable[[], _Part]) -> _Part:
 
 
 def _judged(prog: Program, *where: Range) -> Judgement:
+    """The judgement of the table as it is now. What could contradict its bits is read when the table is first read."""
     opened = adopt(prog)
-    return look(lambda wanted: samples(opened, wanted), Wanted(STATE, where))[0]
+    kept: Judgement | None = prog.cache.get(_judged)
+    if kept is not None:
+        again = kept.again(read_table(prog, table_readers(opened)), where)
+        if again is not None:
+            return again
+    judgement = look(lambda wanted: samples(opened, wanted), Wanted(STATE, where))[0]
+    prog.cache[_judged] = judgement if judgement.by_bits else None
+    return judgement

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Optional
 
@@ -37,7 +38,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.snapshot import Snapshot, Table
 from drgn_unaccepted.words import size
 
 SOURCES: tuple[SourceName, ...] = ("bitmap", "reconstructed", "page-lists", "counters")
@@ -93,6 +94,22 @@ class Judgement:
         if self.by_bits or table.bitmap is None or table.is_saved:
             return None
         return doubt_of_table(self.evidence)
+
+    def again(self, table: Table, where: Iterable[Range]) -> Optional[Judgement]:
+        """The same by its table read once more; None where all has to be read and judged once more.
+
+        Of a dump the table must be the same. Of a running kernel bits may have been cleared, which no rule contradicts,
+        and memory may have been added outside the bitmap.
+        """
+        old, geometry = self.snapshot.table, self.geometry
+        if not self.by_bits or geometry is None or replace(old, bitmap=table.bitmap, unmapped=table.unmapped) != table:
+            return None
+        if self.snapshot.target.kind != "live":
+            return self if table.bitmap == old.bitmap else None
+        before, now = (int.from_bytes(each.bitmap or b"", "little") for each in (old, table))
+        if now & ~before or any(start < geometry.phys_base or geometry.end < end for start, end in where):
+            return None
+        return Judgement(Evidence(replace(self.snapshot, table=table)), self.name, None, None, geometry)
 
     @property
     def guards(self) -> list[Range]:
