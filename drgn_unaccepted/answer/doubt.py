@@ -124,7 +124,7 @@ def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
     counted, initial, chunk = evidence.nr_unaccepted_bytes, evidence.initial, evidence.chunk
     if counted is None or not isinstance(initial, Initial):
         return False
-    own = evidence.whole_chunks(ones)
+    own = rng.outwards(ones, chunk)
     firsts = [Range(start, start + evidence.unit) for start, _ in own]
     if rng.subtract(rng.intersect(own, initial.unaccepted), rng.merge([*ones, *firsts])):
         return False
@@ -132,8 +132,8 @@ def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
         (start % chunk == 0 and rng.find(evidence.firmware_ram, start - 1) is not None) + (end % chunk != 0)
         for start, end in initial.unaccepted
     )
-    segments = evidence.whole_chunks((s.start, s.end + evidence.unit) for s in evidence.snapshot.kexec_segments or ())
-    kept = rng.subtract(rng.intersect(segments, evidence.whole_chunks(initial.unaccepted)), own)
+    segments = rng.outwards(((s.start, s.end + evidence.unit) for s in evidence.snapshot.kexec_segments or ()), chunk)
+    kept = rng.subtract(rng.intersect(segments, rng.outwards(initial.unaccepted, chunk)), own)
     return -FEW_CHUNKS * chunk <= counted - rng.total(own) <= edges * chunk + rng.total(kept)
 
 

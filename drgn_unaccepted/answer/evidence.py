@@ -25,21 +25,12 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, NamedRange, Snapshot
 from drgn_unaccepted.words import size
 
-#: e820 types of RAM: E820_TYPE_RAM, and E820_TYPE_RESERVED_KERN of kernels before 7.2.
-_E820_RAM = (e820.RAM, 128)
-
 #: EFI types of no RAM: MMIO and MMIO ports.
 _EFI_NO_RAM = (11, 12)
 
 #: EFI types of RAM that the firmware had accepted: loader, boot and runtime services, conventional, ACPI (UEFI
 #: specification, table 7.10).
 _EFI_ACCEPTED = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10))
-
-
-def e820_ranges(entries: Optional[Sequence[e820.E820Entry]], *types: int) -> list[Range]:
-    """The memory that an e820 table has as one of ``types``, by default RAM."""
-    flat = e820.flatten(entries or ())
-    return rng.merge((entry.start, entry.end) for entry in flat if entry.type in (types or _E820_RAM))
 
 
 class Fact(NamedTuple):
@@ -84,13 +75,11 @@ class Evidence:
 
     def whole_units(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
         """The units that the ranges touch."""
-        unit = self.unit
-        return rng.merge((start // unit * unit, -(-end // unit) * unit) for start, end in ranges)
+        return rng.outwards(ranges, self.unit)
 
-    def whole_chunks(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
-        """The chunks that the ranges touch."""
-        chunk = self.chunk
-        return rng.merge((start // chunk * chunk, -(-end // chunk) * chunk) for start, end in ranges)
+    def listable(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
+        """The chunks that these bits put on a list: their own, and the one before a bit that is its guard's."""
+        return rng.outwards(((max(0, start - self.unit), end) for start, end in ranges), self.chunk)
 
     @cached_property
     def set_bits(self) -> list[Range]:
@@ -114,8 +103,7 @@ class Evidence:
     @cached_property
     def table_taken(self) -> list[Range]:
         """Pages of the table that are not PageReserved: they have another owner, who may have written there."""
-        table = [] if self.table_range is None else [self.table_range]
-        whole = rng.merge((start & -PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE) for start, end in table)
+        whole = rng.outwards([] if self.table_range is None else [self.table_range], PAGE_SIZE)
         # A page of unknown state is no evidence.
         return rng.intersect(whole, self.pages("buddy", "in-use", "unaccepted", "free", "offline", "device", "absent"))
 
@@ -165,7 +153,7 @@ class Evidence:
         tables, efi_map = self.snapshot.e820, self.snapshot.efi_map
         found: list[tuple[int, int]] = []
         for entries in () if tables is None else (tables.firmware, tables.boot_params, tables.kexec, tables.current):
-            found += [(e.start, e.end) for e in entries or () if e.type in _E820_RAM and e.start < e.end]
+            found += [(e.start, e.end) for e in entries or () if e.type in e820.RAM_TYPES and e.start < e.end]
         if efi_map is not None and efi_map.complete:
             found += efi_map.memory(*_EFI_ACCEPTED, efi.UNACCEPTED)
         return rng.merge(found)
@@ -174,7 +162,7 @@ class Evidence:
     def used_ram(self) -> Optional[list[Range]]:
         """RAM of ``e820_table``, which the kernel uses; None where it was not captured."""
         tables = self.snapshot.e820
-        return None if tables is None or tables.current is None else e820_ranges(tables.current)
+        return None if tables is None or tables.current is None else e820.memory(tables.current)
 
     @cached_property
     def stub_ram(self) -> Optional[list[Range]]:
@@ -185,7 +173,7 @@ class Evidence:
         tables, kernel = self.snapshot.e820, self.snapshot.kernel
         if tables is None or tables.firmware is None or kernel is None or kernel.kexec_booted is not False:
             return None
-        return e820_ranges(tables.firmware)
+        return e820.memory(tables.firmware)
 
     def _zone_spans(self) -> list[Range]:
         zones = self.snapshot.zones or ()
@@ -298,8 +286,7 @@ class Evidence:
             inner = [Range(start + unit, end) for start, end in self.listed if start + unit < end]
             return rng.subtract(rng.subtract(rng.intersect(inner, initial.unaccepted), ones), excused)
         inner = [Range(start + chunk, end) for start, end in self.listed if start + chunk < end]
-        chunks = rng.merge((max(0, start - unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in ones)
-        bare = rng.subtract(rng.subtract(inner, chunks), excused)
+        bare = rng.subtract(rng.subtract(inner, self.listable(ones)), excused)
         # An accept clears the bit of a unit that is larger than a chunk, and the other chunks in it stay listed.
         return bare if unit <= chunk or rng.total(bare) > FEW_CHUNKS * unit else []
 

@@ -27,6 +27,7 @@ from drgn_unaccepted.answer.truth import (
     Piece,
     lists,
     maps,
+    of_bitmap,
     ones,
     overlay,
     possible_guards,
@@ -42,7 +43,6 @@ from drgn_unaccepted.snapshot import Snapshot, Table
 from drgn_unaccepted.words import size
 
 SOURCES: tuple[SourceName, ...] = ("bitmap", "reconstructed", "page-lists", "counters")
-_OUTSIDE = "outside the bitmap: the kernel takes it as accepted"
 
 
 class Judgement:
@@ -125,28 +125,9 @@ class Judgement:
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """The pieces of ``[start, end)``, without gaps."""
         if self.by_bits:
-            return self._without_ram(self._of_bitmap(start, end))
+            assert self.geometry is not None and self.snapshot.table.bitmap is not None
+            return self._without_ram(of_bitmap(self.geometry, self.snapshot.table.bitmap, start, end))
         return self._of_known(start, end)
-
-    def _of_bitmap(self, start: int, end: int) -> Iterator[Piece]:
-        geometry, bitmap = self.geometry, self.snapshot.table.bitmap
-        assert geometry is not None and bitmap is not None
-        if start < geometry.phys_base:
-            yield Piece(start, min(end, geometry.phys_base), ACCEPTED, False, _OUTSIDE)
-        inner = Range(max(start, geometry.phys_base), min(end, geometry.end))
-        if inner.start < inner.end:
-            units = bits.units_of(geometry, *inner)
-            at = inner.start
-            for first, stop in bits.runs(bitmap, units.start, units.stop):
-                run = Range(max(geometry.unit(first).start, inner.start), min(geometry.unit(stop - 1).end, inner.end))
-                if at < run.start:
-                    yield Piece(at, run.start, ACCEPTED, True, "its bit is 0")
-                yield Piece(*run, UNACCEPTED, True, "its bit is 1")
-                at = run.end
-            if at < inner.end:
-                yield Piece(at, inner.end, ACCEPTED, True, "its bit is 0")
-        if geometry.end < end:
-            yield Piece(max(start, geometry.end), end, ACCEPTED, False, _OUTSIDE)
 
     def _without_ram(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The same, where accepted memory has to be memory."""
@@ -359,10 +340,7 @@ def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judge
     if evidence.no_table and evidence.no_zones is not None:
         lacking.append(f"reconstructed: nothing tells whether there was a table: {evidence.no_zones}")
         return None
-    # A chunk is listed for a unit of its own, or for the one behind it.
-    chunk = evidence.chunk
-    own = (((start - evidence.unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in initial.unaccepted)
-    stray = rng.subtract(evidence.listed, rng.merge(own))
+    stray = rng.subtract(evidence.listed, evidence.listable(initial.unaccepted))
     if stray:
         lacking.append(
             f"reconstructed: {size(rng.total(stray))} are listed as unaccepted and were not at boot, the first at "

@@ -26,12 +26,13 @@ Zeros prove nothing: a table that reads as zeros where lists, pages or counters 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import State
 from drgn_unaccepted.answer.evidence import Evidence, Fact, Initial
+from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.ranges import Range
@@ -44,6 +45,7 @@ NO_RAM: State = "no-ram"
 
 #: The proof of a set bit.
 BIT = "its bit is 1"
+_OUTSIDE = "outside the bitmap: the kernel takes it as accepted"
 _LISTED = "on zone->unaccepted_pages"
 _DISPUTED = "on zone->unaccepted_pages, and its bit was 0 in the saved table"
 _EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a guard"
@@ -63,6 +65,26 @@ class Piece(NamedTuple):
 
 
 Layers = list[tuple[State, list[Fact]]]
+
+
+def of_bitmap(geometry: Geometry, bitmap: bytes, start: int, end: int) -> Iterator[Piece]:
+    """What a table that nothing contradicts says of ``[start, end)``."""
+    if start < geometry.phys_base:
+        yield Piece(start, min(end, geometry.phys_base), ACCEPTED, False, _OUTSIDE)
+    inner = Range(max(start, geometry.phys_base), min(end, geometry.end))
+    if inner.start < inner.end:
+        units = bits.units_of(geometry, *inner)
+        at = inner.start
+        for first, stop in bits.runs(bitmap, units.start, units.stop):
+            run = Range(max(geometry.unit(first).start, inner.start), min(geometry.unit(stop - 1).end, inner.end))
+            if at < run.start:
+                yield Piece(at, run.start, ACCEPTED, True, "its bit is 0")
+            yield Piece(*run, UNACCEPTED, True, BIT)
+            at = run.end
+        if at < inner.end:
+            yield Piece(at, inner.end, ACCEPTED, True, "its bit is 0")
+    if geometry.end < end:
+        yield Piece(max(start, geometry.end), end, ACCEPTED, False, _OUTSIDE)
 
 
 def ones(evidence: Evidence) -> list[Fact]:

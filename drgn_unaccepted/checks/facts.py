@@ -12,10 +12,10 @@ from typing import Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.allocator import zone_name
-from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
+from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
@@ -219,7 +219,7 @@ class Facts:
     def used_ram(self) -> Optional[list[Range]]:
         """RAM in ``e820_table``, or if that was not captured in ``e820_table_firmware``."""
         entries = self.e820.firmware if self.e820.current is None else self.e820.current
-        return None if entries is None else e820_ranges(entries)
+        return None if entries is None else e820_model.memory(entries)
 
     @property
     def chunk_pages(self) -> int:

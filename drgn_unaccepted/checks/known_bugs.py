@@ -6,7 +6,6 @@ Where the fix left nothing that tells, the release does, and a message says "lik
 
 from __future__ import annotations
 
-from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, spans
 from drgn_unaccepted.checks.needs import lacking
@@ -212,8 +211,8 @@ def type_15_reserved(facts: Facts) -> Outcome:
 
     Fix: Boot without add_efi_memmap, or with efi=nosoftreserve.
     """
-    reserved = subtract(e820_ranges(facts.e820.current, e820_model.RESERVED), facts.user_reserved)
-    lost = intersect(intersect(facts.efi_unaccepted, reserved), e820_ranges(facts.e820.firmware))
+    reserved = subtract(e820_model.memory(facts.e820.current, e820_model.RESERVED), facts.user_reserved)
+    lost = intersect(intersect(facts.efi_unaccepted, reserved), e820_model.memory(facts.e820.firmware))
     line, through = facts.snapshot.image.command_line, "add_efi_memmap or EFI_MEMORY_SP"
     if line is not None:
         through = "add_efi_memmap" if "add_efi_memmap" in line.split() else "EFI_MEMORY_SP"

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, some, spans
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
 from drgn_unaccepted.model.bitmap import unaccepted_ranges
-from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
+from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
 FOUR_GIB = 4 << 30
@@ -74,11 +73,10 @@ def bits_within_initial_map(facts: Facts) -> Outcome:
 
 def _listed_within_initial_map(facts: Facts) -> Outcome:
     """A chunk is listed because a bit in it, or that of the guard unit behind it, was set."""
-    initial, unit, chunk = facts.evidence.initial, facts.evidence.unit, facts.chunk_bytes
+    initial = facts.evidence.initial
     if isinstance(initial, str):
         return Skip(f"efi_map.complete: {initial}")
-    near = merge((max(0, start - unit) // chunk * chunk, -(-end // chunk) * chunk) for start, end in initial.unaccepted)
-    stray = subtract(facts.listed, near)
+    stray = subtract(facts.listed, facts.evidence.listable(initial.unaccepted))
     if stray:
         return Fault(f"{_of(stray)} listed, of which the EFI stub set no bit", stray)
     return Pass(f"every listed chunk has a bit that was set at boot ({size(total(initial.unaccepted))})")
@@ -159,7 +157,7 @@ def bits_within_firmware_ram(facts: Facts) -> Outcome:
     Fix: The bitmap and the e820 table are of different boots, or one was overwritten: see bits-within-initial-map and
     table-reserved.
     """
-    stray = subtract(facts.unaccepted, e820_ranges(facts.e820.firmware))
+    stray = subtract(facts.unaccepted, e820_model.memory(facts.e820.firmware))
     if not stray:
         return Pass("all unaccepted memory is RAM in e820_table_firmware")
     message = f"{_of(stray)} unaccepted, but not RAM in e820_table_firmware"
@@ -180,7 +178,9 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     Fix: If the memory was not removed on purpose, check the kernel's command line, and compare the tables with `e820`;
     add_efi_memmap turns type 15 into Reserved.
     """
-    trimmed = intersect(subtract(facts.unaccepted, e820_ranges(facts.e820.current)), e820_ranges(facts.e820.firmware))
+    trimmed = intersect(
+        subtract(facts.unaccepted, e820_model.memory(facts.e820.current)), e820_model.memory(facts.e820.firmware)
+    )
     if not trimmed:
         return Pass("no unaccepted RAM of the firmware is missing from e820_table")
     entry = e820_model.find_entry(facts.e820.current or (), trimmed[0].start)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
 from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
 from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
 from drgn_unaccepted.words import size
@@ -134,7 +134,7 @@ def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[
         rest = subtract(rest, by)
 
     if facts.e820.current is not None:
-        explain("not RAM in e820_table", subtract(rest, e820_ranges(facts.e820.current)))
+        explain("not RAM in e820_table", subtract(rest, e820_model.memory(facts.e820.current)))
     for state, reason in _EXPLAINED.items():
         explain(reason, facts.pages_in_state(state))
     explain("whose pages were not scanned", subtract(rest, facts.scanned))

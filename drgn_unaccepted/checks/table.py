@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from drgn_unaccepted.answer.evidence import e820_ranges
 from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
 from drgn_unaccepted.checks.rule import Rule
@@ -11,7 +10,7 @@ from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
 from drgn_unaccepted.model.header import INVALID, X86_UNIT_SIZE, is_unit_size, unreserved_tail
-from drgn_unaccepted.model.ranges import Range, intersect, subtract
+from drgn_unaccepted.model.ranges import intersect, outwards, subtract
 from drgn_unaccepted.words import count, size, span
 
 
@@ -143,8 +142,7 @@ def table_reserved(facts: Facts) -> Outcome:
             faults.append(Fault("a kernel without 0862438c9048 leaves this page out of its reservation"))
         return faults
     # A struct page of zeros was not captured.
-    whole = [Range(table.start & -PAGE_SIZE, -(-table.end // PAGE_SIZE) * PAGE_SIZE)]
-    unseen = subtract(whole, facts.pages_in_state("reserved"))
+    unseen = subtract(outwards([table], PAGE_SIZE), facts.pages_in_state("reserved"))
     if unseen:
         return Skip(f"pages: the state of {spans(unseen)} is not known{facts.limited}")
     return Pass(f"the table at {span(*table)} is reserved")
@@ -162,9 +160,9 @@ def table_in_acpi_memory(facts: Facts) -> Outcome:
     e820 table or `efi.unaccepted` is damaged: compare the address with the boot log.
     """
     table, entries = given(facts.evidence.table_range), given(facts.e820.firmware)
-    if not subtract([table], e820_ranges(entries, e820_model.ACPI)):
+    if not subtract([table], e820_model.memory(entries, e820_model.ACPI)):
         return Pass("the table lies in ACPI memory")
-    if not subtract([table], e820_ranges(entries)):
+    if not subtract([table], e820_model.memory(entries)):
         if (facts.version or ())[:2] == (6, 5):
             return Pass("the table lies in RAM, as in every Linux 6.5")
         return Fault(f"the table at {span(*table)} lies in RAM, not in ACPI memory", [table])

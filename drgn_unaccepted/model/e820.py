@@ -13,9 +13,12 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.bounds import U32, Edge
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import Range, merge
 
 RAM, RESERVED, ACPI, NVS = 1, 2, 3, 4
+
+#: RAM, and E820_TYPE_RESERVED_KERN, which Linux before 7.2 makes of the RAM under setup_data.
+RAM_TYPES = (RAM, 128)
 
 #: ``enum e820_type`` (arch/x86/include/asm/e820/types.h), by its constants. The kernel's log uses
 #: other words: "usable", "reserved", "ACPI data", "ACPI NVS" in 6.x, "System RAM", "device reserved" in 7.x.
@@ -130,3 +133,8 @@ def _sweep(*tables: Sequence[E820Entry]) -> list[tuple[int, int, tuple[Optional[
             last = address
         counts[number][type_] += step
     return swept
+
+
+def memory(entries: Optional[Sequence[E820Entry]], *types: int) -> list[Range]:
+    """The memory that a table has as one of ``types``, by default RAM."""
+    return merge((entry.start, entry.end) for entry in flatten(entries or ()) if entry.type in (types or RAM_TYPES))

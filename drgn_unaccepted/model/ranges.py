@@ -49,6 +49,11 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
     return merged
 
 
+def outwards(ranges: Iterable[tuple[int, int]], step: int) -> list[Range]:
+    """The ranges rounded outwards to multiples of ``step``."""
+    return merge((start // step * step, -(-end // step) * step) for start, end in ranges)
+
+
 def chunk_ranges(chunk_pages: int, *lists: Iterable[int]) -> list[Range]:
     """The chunks with the first PFNs in these lists, in any order, as merged ranges."""
     columns = (pfns if isinstance(pfns, array) else array("Q", pfns) for pfns in lists)

@@ -97,6 +97,17 @@ def test_a_kdump_is_exact(sample: str, capsys: pytest.CaptureFixture[str]) -> No
     assert answer["initially_unaccepted_bytes"] > total
 
 
+def test_a_summary_that_is_not_exact_has_both_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    """No struct page of accepted memory is in this sample, so that the listed chunks alone are decided."""
+    asked = ["-c", str(SAMPLES / "6.12-numa" / "vmcore"), "summary", "--source", "reconstructed"]
+    assert main([*asked, "--format", "json"]) == 0 == main(asked)
+    lines = capsys.readouterr().out.splitlines()
+    answer = json.loads(lines[0])
+    least, most = answer["unaccepted_bytes_min"], answer["unaccepted_bytes_max"]
+    assert not answer["exact"] and least <= len(truth("6.12-numa")) * UNIT <= most
+    assert least < most and f"{least >> 20} MiB to {most >> 20} MiB of" in lines[1]
+
+
 @pytest.mark.parametrize("sample", FILLED)
 @pytest.mark.parametrize("source", ("auto", "bitmap", "reconstructed", "page-lists", "counters"))
 def test_no_source_calls_unaccepted_memory_accepted(sample: str, source: str) -> None:
@@ -290,14 +301,17 @@ def test_bits_of_a_doubted_table_bound_nothing(sample: str) -> None:
 
 @pytest.mark.parametrize("sample", RAM)
 def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if a page of them is in use."""
     monkeypatch.setattr("drgn_unaccepted.limits.CHECKED_RANGES", 3)
-    snapshot = with_bits(snapshot_of(sample), lambda b: b"\x01" * 5 + bytes(len(b) - 5))
-    geometry = snapshot.table.geometry
-    assert geometry is not None
+    snapshot = with_bits(snapshot_of(sample), lambda b: b"\x01" * 7 + bytes(len(b) - 7))
+    geometry, pages = snapshot.table.geometry, snapshot.pages
+    assert geometry is not None and pages is not None
+    used = PageRun(geometry.phys_base // PAGE_SIZE, geometry.unit(56).start // PAGE_SIZE, "in-use")
+    snapshot = replace(snapshot, pages=replace(pages, runs=(used,)))
     for source in ("auto", "bitmap", "reconstructed"):
         judgement = judge(snapshot, source)
         assert judgement.doubt is not None, "far more is counted"
-        assert not [n for n in range(0, 40, 8) if judgement.at(geometry.unit(n).start).state == "accepted"]
+        assert {judgement.at(geometry.unit(n).start).state for n in range(0, 56, 8)} == {"unaccepted"}
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
