@@ -278,6 +278,9 @@ class KernelBuild:
     #: What the kernel image was moved by in physical memory, from where it is linked; it may be negative.
     phys_base: Optional[Count] = None
 
+    #: ``cma=SIZE@BASE``: reserved without an accept, and given to the buddy allocator.
+    fixed_cma: Optional[tuple[Range, ...]] = ()
+
     @property
     def is_booting(self) -> Optional[bool]:
         """The page allocator may not have all its memory yet (``page_alloc_init_late()``). ``None``: unknown."""
@@ -292,8 +295,6 @@ class Image:
     banner: Optional[Name] = None
     #: ``saved_command_line``.
     command_line: Optional[Annotated[str, Bounds(0, limits.COMMAND_LINE_BYTES)]] = None
-    #: ``crashk_res``.
-    crash_kernel: Optional[Range] = None
     #: Commits of fixes whose code or symbols are in the kernel, and of those whose code is not.
     fixes: tuple[Name, ...] = ()
     lacks: tuple[Name, ...] = ()

@@ -342,8 +342,12 @@ class Evidence:
         """
         if self.no_table is not False:
             return []
-        freed_once = self.snapshot.kernel is not None and self.snapshot.kernel.is_booting is False
-        return self.pages(*GIVEN_STATES) if freed_once else self.pages("buddy")
+        kernel = self.snapshot.kernel
+        found = self.pages(*GIVEN_STATES) if kernel is not None and kernel.is_booting is False else self.pages("buddy")
+        if kernel is None or not kernel.fixed_cma:
+            return found if kernel is None or kernel.fixed_cma is not None else []
+        # Reaches the buddy lists without an accept (init_cma_reserved_pageblock()).
+        return rng.subtract(found, self.whole_units(kernel.fixed_cma))
 
     @cached_property
     def given_pages(self) -> list[Range]:

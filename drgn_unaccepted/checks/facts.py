@@ -17,6 +17,7 @@ from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
+from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge, subtract
@@ -35,12 +36,6 @@ def version(release: Optional[str]) -> Optional[Version]:
     """``6.12.117+deb12-amd64`` as (6, 12, 117); None if the release is unknown or does not start with a version."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?!\d)", release or "")
     return tuple(int(part or 0) for part in match.groups()) if match else None
-
-
-def _memparse(text: str) -> int:
-    """``64M`` in bytes; 0 for what is no number."""
-    match = re.fullmatch(r"(0x[0-9a-f]+|\d+)([kmgtpe]?)", text.lower())
-    return int(match[1], 0) << 10 * " kmgtpe".index(match[2] or " ") if match else 0
 
 
 def _header(table: Table) -> Optional[Header]:
@@ -136,11 +131,7 @@ class Facts:
     @cached_property
     def user_reserved(self) -> list[Range]:
         """``memmap=SIZE$START`` of the command line."""
-        words = (self.snapshot.image.command_line or "").split()
-        parts = chain.from_iterable(word[7:].split(",") for word in words if word.startswith("memmap="))
-        found = (re.fullmatch(r"(\w{1,20})[$#!](\w{1,20})", part) for part in parts)
-        sizes = ((_memparse(match[2]), _memparse(match[1])) for match in found if match)
-        return merged((start, start + size) for start, size in sizes)
+        return merged(on_command_line(self.snapshot.image.command_line or "", "memmap", "$#!"))
 
     @property
     def backports(self) -> bool:

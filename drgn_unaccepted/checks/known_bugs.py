@@ -14,7 +14,7 @@ from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
 from drgn_unaccepted.model.bitmap import PAGE_SIZE
 from drgn_unaccepted.model.header import unreserved_tail
-from drgn_unaccepted.model.ranges import intersect, subtract, total
+from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
 ONE_TIB = 1 << 40
@@ -261,7 +261,8 @@ def crash_kernel_below_table(facts: Facts) -> Outcome:
 
     Fix: Reserve the crash kernel above the table (`crashkernel=SIZE,high`) and test kdump, or update the kernel.
     """
-    table, crash = facts.evidence.table_range, facts.snapshot.image.crash_kernel
+    table, used = facts.evidence.table_range, facts.snapshot.kernel_memory or ()
+    crash = next((Range(each.start, each.end) for each in used if each.name == "crash kernel"), None)
     if table is None or crash is None or not (6, 6) <= (facts.version or ()) < (6, 12) or table.start < crash.end:
         return None
     message = f"the crash kernel at {span(*crash)} lies below the table at {table.start:#x}"

@@ -192,17 +192,22 @@ def _whole(entries: list[E820Entry], what: str) -> tuple[E820Entry, ...]:
 def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str, str]]:
     """Return the memory that the kernel uses from its first instruction on, which cannot be unaccepted.
 
-    The kernel image, the initrd, the setup_data entries and the EFI memory map's buffer, physical, as they were at
-    boot: what was freed since (init sections, initrd) stays accepted. An initrd or a map that does not exist is not
-    listed.
+    The kernel image, the crash kernel's memory, the initrd, the setup_data entries and the EFI memory map's buffer,
+    physical, as they were at boot: what was freed since (init sections, initrd) stays accepted. An initrd or a map that
+    does not exist is not listed.
 
     :return: the ranges, and the reasons for what cannot be told, by ``kernel_memory.image``,
-        ``kernel_memory.boot_params`` and ``kernel_memory.setup_data``
+        ``kernel_memory.crash_kernel``, ``kernel_memory.boot_params`` and ``kernel_memory.setup_data``
     :raises Unavailable: nothing can be told
     """
     ranges: list[NamedRange] = []
     missing: dict[str, str] = {}
-    for key, read in (("image", _image), ("boot_params", _boot_params_memory), ("setup_data", _setup_data_memory)):
+    for key, read in (
+        ("image", _image),
+        ("crash_kernel", _crash_kernel),
+        ("boot_params", _boot_params_memory),
+        ("setup_data", _setup_data_memory),
+    ):
         try:
             for found in read(prog):
                 ranges.append(found)
@@ -223,6 +228,18 @@ def _image(prog: Program) -> Iterator[NamedRange]:
     # KASLR moves the image within its mapping and in physical memory, each by its own amount.
     text, end = prog.symbol("_text").address, prog.symbol("_end").address
     yield _credible("kernel image", text - START_KERNEL_MAP + phys_base, end - text, limits.KERNEL_IMAGE_BYTES)
+
+
+def _crash_kernel(prog: Program) -> Iterator[NamedRange]:
+    """``crashk_res``, which memblock allocated and so accepted. It starts with ``resource_size_t start, end``."""
+    try:
+        start, last = struct.unpack("<QQ", prog.read(prog.symbol("crashk_res").address, 16))
+    except LookupError:  # no CONFIG_KEXEC_CORE
+        return
+    except FaultError:
+        raise Unavailable("crashk_res: not in this target") from None
+    if last:
+        yield _credible("crash kernel", start, last + 1 - start, limits.PHYSICAL_END)
 
 
 def _boot_params_memory(prog: Program) -> Iterator[NamedRange]:

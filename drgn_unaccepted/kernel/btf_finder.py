@@ -77,7 +77,7 @@ _DECLARATIONS = {
     "struct pglist_data *[*]": ("node_data",),
     "struct pid_namespace": ("init_pid_ns",),
     "struct printk_ringbuffer *": ("prb",),
-    "struct resource": ("crashk_res", "iomem_resource"),
+    "struct resource": ("iomem_resource",),
     "struct static_key_false": ("zones_with_unaccepted_pages",),
     "struct task_struct": ("init_task",),
     "struct uts_namespace": ("init_uts_ns",),
@@ -96,6 +96,7 @@ GLOBALS = {name: declaration for declaration, names in _DECLARATIONS.items() for
 SYMBOLS = (
     *("__cpu_present_mask", "__end_init_stack", "__end_init_task", "__start_BTF", "__start_init_stack"),
     *("__start_init_task", "__stop_BTF", "_end", "_text", "accept_memory", "current_task", "hardirq_stack_ptr"),
+    *("cma_areas", "crashk_res"),
     *("linux_banner", "sanity_check_segment_list", "touch_softlockup_watchdog", "unaccepted_memory_vmcore_pfn_is_ram"),
     *("idle_threads", "init_top_pgt", "pcpu_hot", "sysctl_bootid", "unaccept_hotplug_memory", "unaccept_memory"),
     "vmemmap_populate",  # drgn looks for it to know that there is a vmemmap

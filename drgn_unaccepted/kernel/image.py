@@ -11,7 +11,6 @@ from drgn import Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import DAMAGED
-from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, Image
 
 #: Fixes that added a call: the function, and what it calls since then.
@@ -34,8 +33,7 @@ def read_image(prog: Program) -> Image:
         known[commit] = present if present or (beside and _symbol(prog, beside)) else None
     return Image(
         banner=_banner(prog),
-        command_line=_command_line(prog),
-        crash_kernel=_crash_kernel(prog),
+        command_line=command_line(prog),
         fixes=tuple(commit for commit, there in known.items() if there),
         lacks=tuple(commit for commit, there in known.items() if there is False),
     )
@@ -78,17 +76,8 @@ def _banner(prog: Program) -> Optional[str]:
     return None
 
 
-def _command_line(prog: Program) -> Optional[str]:
+def command_line(prog: Program) -> Optional[str]:
     with suppress(*DAMAGED):
         text = prog.read_c_string(prog["saved_command_line"].value_(), max_size=limits.COMMAND_LINE_BYTES)
         return text.decode("ascii", "backslashreplace")[: limits.COMMAND_LINE_BYTES] or None
-    return None
-
-
-def _crash_kernel(prog: Program) -> Optional[Range]:
-    """``crashk_res``, without the part below 4 GiB that a high one has beside it."""
-    with suppress(*DAMAGED):
-        resource = prog["crashk_res"].read_()
-        start, end = resource.start.value_(), resource.end.value_() + 1
-        return Range(start, end) if 0 < start < end <= limits.PHYSICAL_END else None
     return None

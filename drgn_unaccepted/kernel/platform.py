@@ -9,10 +9,13 @@ from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.image import command_line
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.percpu import cpus_in
 from drgn_unaccepted.kernel.probe import enumerators, has_symbol
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.model.addresses import on_command_line
+from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import KernelBuild, Platform
 
 # arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8 from v5.17 on. Word 8 is Linux's own.
@@ -71,6 +74,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         vmcoreinfo_unaccepted=exported is not None,
         kexec_booted=None if efi_setup is None else efi_setup != 0,
         unaccepts=_unaccepts(prog),
+        fixed_cma=_fixed_cma(prog),
         system_state=_system_state(prog),
         reserved_flag=layout.reserved_flag,
         cpus=_present_cpus(prog),
@@ -101,6 +105,14 @@ def _unaccepts(prog: Program) -> Optional[bool]:
     if not has_symbol(prog, "accept_memory"):
         return None
     return has_symbol(prog, "unaccept_memory") or has_symbol(prog, "unaccept_hotplug_memory")
+
+
+def _fixed_cma(prog: Program) -> Optional[tuple[Range, ...]]:
+    """``cma=SIZE@BASE`` of the command line; None where that is not known."""
+    if not has_symbol(prog, "cma_areas"):
+        return ()
+    line = command_line(prog)
+    return None if line is None else tuple(on_command_line(line, "cma", "@"))
 
 
 def _system_state(prog: Program) -> Optional[str]:

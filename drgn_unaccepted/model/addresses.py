@@ -117,3 +117,18 @@ def bounded(query: Query) -> Query:
         last, kernel = PHYSICAL_END - 1, KERNEL_SPACE.start
         raise ValueError(f"{text}: beyond the last physical address, {last:#x}; the kernel's begin at {kernel:#x}")
     return query
+
+
+def on_command_line(line: str, option: str, marks: str) -> list[Range]:
+    """``OPTION=SIZE@START,...`` of the kernel's command line, with one of ``marks`` for the ``@``."""
+    found = []
+    for words in re.findall(rf"(?:^|\s){option}=(\S+)", line):
+        for size, start in re.findall(rf"(?:^|(?<=,))(\w{{1,20}})[{marks}](\w{{1,20}})(?=,|$)", words):
+            first, length = _memparse(start), _memparse(size)
+            found.append(Range(first, min(first + length, PHYSICAL_END)))
+    return [range_ for range_ in found if range_.start < range_.end]
+
+
+def _memparse(text: str) -> int:
+    match = re.fullmatch(r"(0x[0-9a-f]+|[0-9]+)([kmgt]?)", text.lower())
+    return int(match[1], 16 if match[1][:2] == "0x" else 10) * _SUFFIXES.get(match[2].upper(), 1) if match else 0

@@ -11,7 +11,7 @@ from drgn_unaccepted.checks import Finding, confirm, run_checks
 from drgn_unaccepted.checks.facts import Facts, version
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import KexecSegment, Task, Watermarks
+from drgn_unaccepted.snapshot import KexecSegment, NamedRange, Task, Watermarks
 
 from . import changes as c
 from .build import BITMAP, Change, both, clean, listed, live
@@ -132,7 +132,8 @@ def test_no_known_bug_is_told_by_a_release_that_the_banner_contradicts() -> None
 
 def test_a_crash_kernel_below_the_table() -> None:
     """Seen with 6.6.80: it does not map a table above its last page."""
-    low, high = (c.part("image", crash_kernel=Range(at, at + (128 << 20))) for at in (0x70000000, 0x140000000))
+    where = ((NamedRange("crash kernel", at, at + (128 << 20)),) for at in (0x70000000, 0x140000000))
+    low, high = (c.put(kernel_memory=used) for used in where)
     found = {each: status("crash-kernel-below-table", low, c.release(each)) for each in ("6.6.80", "6.12.117", None)}
     assert found == {"6.6.80": "warning", "6.12.117": None, None: None}
     assert status("crash-kernel-below-table", high, c.release("6.6.80")) is None

@@ -17,12 +17,12 @@ from tests.fleet.tools import PROGRAM, TOP, run
 
 DOCS = TOP / "docs"
 #: Pages that start many processes.
-LONG = ("howto", "tutorial-fleet", "tutorial-kdump")
+LONG = ("howto", "tutorial-fleet")
 
 
 def sessions() -> Iterator[Any]:
     """The commands in the ``console`` blocks of each page, with what they print; ``...`` stands for anything."""
-    for page in sorted(DOCS.glob("*.md")):
+    for page in (TOP / "README.md", *sorted(DOCS.glob("*.md"))):
         blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(), re.M | re.S)
         steps = [step.partition("\n") for block in blocks for step in re.split(r"^\$ ", block, flags=re.M)[1:]]
         if steps:

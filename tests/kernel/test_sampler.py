@@ -38,7 +38,7 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
     taking = sampler.Sampler(opened("live"))
     first, second = taking.take(), taking.take()
     assert [set(parts) for parts in asked] == [
-        {"efi_map", "e820", "platform", "kernel_memory", "kexec_segments"},
+        {"efi_map", "e820", "platform", "kernel_memory", "kexec_segments", "image"},
         {"kernel", "zones", "counters", "accepting"},
         {"kernel", "zones", "counters", "accepting"},
     ]
