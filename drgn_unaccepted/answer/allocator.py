@@ -80,14 +80,11 @@ def _miscounted(snapshot: Snapshot, listed: int) -> Iterator[str]:
     zones, kernel, counters = snapshot.zones or (), snapshot.kernel, snapshot.counters
     if counters is None or counters.unaccepted_pages is None or kernel is None:
         return
-    counted, chunk = counters.unaccepted_pages // kernel.chunk_pages, kernel.chunk_pages
+    counted = counters.unaccepted_pages / kernel.chunk_pages
     # A zone whose memory reads as zeros is taken for one that was never populated.
     settled = all(_is_settled(zone, snapshot) for zone in zones)
     if abs(counted - listed) > (0 if settled else FEW_CHUNKS) or (settled and counters.unaccepted_diff):
-        held = f", with {counters.unaccepted_diff} pages held back" if counters.unaccepted_diff else ""
-        yield f"all zones list {count(listed, 'chunk')}, and vm_zone_stat[NR_UNACCEPTED] counts {counted}{held}"
-    elif settled and counters.unaccepted_pages % chunk:
-        yield f"vm_zone_stat[NR_UNACCEPTED] is {counters.unaccepted_pages}, not a multiple of {chunk} pages"
+        yield f"all zones list {count(listed, 'chunk')}, and vm_zone_stat[NR_UNACCEPTED] counts {counted:g}"
 
 
 def _is_settled(zone: Zone, snapshot: Snapshot) -> bool:

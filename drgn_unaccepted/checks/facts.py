@@ -18,9 +18,9 @@ from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.addresses import on_command_line
-from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE, Geometry
+from drgn_unaccepted.model.bitmap import PAGE_SIZE, Geometry
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, intersect, merge, subtract
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, merge, subtract
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Zone
 from drgn_unaccepted.words import count
 
@@ -203,9 +203,6 @@ class Facts:
         found = (piece for start, end in initial.unaccepted for piece in self.judgement.pieces(start, end))
         return sum(piece.end - piece.start for piece in found if piece.state == ACCEPTED)
 
-    def unaccepted_in(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
-        return intersect(merged(ranges), self.unaccepted)
-
     @property
     def used_ram(self) -> Optional[list[Range]]:
         """RAM in ``e820_table``, or if that was not captured in ``e820_table_firmware``."""
@@ -233,24 +230,6 @@ class Facts:
     def listed(self) -> list[Range]:
         """The memory of the listed chunks."""
         return self.evidence.listed
-
-    @property
-    def nr_unaccepted_pages(self) -> Optional[int]:
-        """``NR_UNACCEPTED`` of all zones together, or the global counter."""
-        of_zones = [zone.unaccepted_pages for zone in self.zones if zone.unaccepted_pages is not None]
-        counters = self.snapshot.counters
-        return sum(of_zones) if of_zones else None if counters is None else counters.unaccepted_pages
-
-    @cached_property
-    def _page_runs(self) -> dict[str, list[tuple[int, int]]]:
-        runs: dict[str, list[tuple[int, int]]] = {}
-        for start, end, state in self.snapshot.pages.runs if self.snapshot.pages else ():
-            runs.setdefault(state, []).append((start << PAGE_SHIFT, end << PAGE_SHIFT))
-        return runs
-
-    def pages_in_state(self, *states: str) -> list[Range]:
-        """The pages in one of ``states`` (see :class:`~drgn_unaccepted.snapshot.PageRun`)."""
-        return merged(chain.from_iterable(self._page_runs.get(state, ()) for state in states))
 
     @property
     def in_flight(self) -> list[Range]:

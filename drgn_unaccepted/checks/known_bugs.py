@@ -12,7 +12,6 @@ from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
-from drgn_unaccepted.model.bitmap import PAGE_SIZE
 from drgn_unaccepted.model.header import unreserved_tail
 from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
@@ -24,7 +23,7 @@ def _unaccepted_bytes(facts: Facts) -> int:
     """Unaccepted memory according to the bitmap, else to the counters."""
     if not lacking(facts, "bitmap"):
         return total(facts.unaccepted)
-    return (facts.nr_unaccepted_pages or 0) * PAGE_SIZE
+    return facts.evidence.nr_unaccepted_bytes or 0
 
 
 @Rule(WARNING, fixed_by="0862438c9048 (7.0, 6.19.4, 6.18.14, 6.12.75)")

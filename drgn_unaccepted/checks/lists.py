@@ -14,7 +14,7 @@ from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model.ranges import Range, subtract, total
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, Zone
+from drgn_unaccepted.snapshot import PAGE_SHIFT, Zone
 from drgn_unaccepted.words import count, size
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
@@ -91,7 +91,7 @@ def list_page_type(facts: Facts) -> Outcome:
         return Pass("this kernel has no PageUnaccepted")
     faults = [fault for zone in facts.zones if (fault := _untyped(facts, zone, wanted)) is not None]
     if not any(zone.listed and zone.listed.problems for zone in facts.zones):
-        lost = subtract(facts.pages_in_state("unaccepted"), facts.listed)
+        lost = subtract(facts.evidence.pages("unaccepted"), facts.listed)
         if lost:
             faults.append(Fault(f"{size(total(lost))} PageUnaccepted on no list: {spans(lost)}", lost))
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
@@ -141,7 +141,7 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
 
 def _counted_without_bits(facts: Facts) -> Outcome:
     """The same by ``NR_UNACCEPTED`` alone, without the lists."""
-    nbytes = given(facts.nr_unaccepted_pages) * PAGE_SIZE
+    nbytes = given(facts.evidence.nr_unaccepted_bytes)
     counted = f"NR_UNACCEPTED is {size(nbytes)}"
     if facts.under_bits:
         return Pass(f"{counted}, and the bitmap has {size(total(facts.under_bits))}")

@@ -11,7 +11,7 @@ from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
 from drgn_unaccepted.model.bitmap import unaccepted_ranges
-from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
+from drgn_unaccepted.model.ranges import Range, clip, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
 FOUR_GIB = 4 << 30
@@ -42,7 +42,7 @@ def padding_bits_clear(facts: Facts) -> Outcome:
     unit = facts.covered.unit_size
     end = -(-facts.efi_unaccepted[-1].end // unit) * unit
     where = f"set at or above {end:#x}, the end of type 15 memory"
-    stray = facts.unaccepted_in([(max(end, facts.covered.phys_base), facts.covered.end)])
+    stray = list(clip(facts.unaccepted, max(end, facts.covered.phys_base), facts.covered.end))
     return Fault(f"{_bits(facts, stray)} {where}: {spans(stray)}", stray) if stray else Pass(f"no bit is {where}")
 
 

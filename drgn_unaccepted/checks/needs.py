@@ -125,7 +125,7 @@ def _counters(facts: Facts) -> Optional[str]:
 
 
 def _any_nr_unaccepted(facts: Facts) -> Optional[str]:
-    if facts.nr_unaccepted_pages is not None or _lists(facts) is None:
+    if facts.evidence.nr_unaccepted_bytes is not None or _lists(facts) is None:
         return None
     return _zones(facts) or _counters(facts)
 

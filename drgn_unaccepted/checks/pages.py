@@ -61,7 +61,7 @@ def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
     unaccepted = facts.unaccepted_now
     if unaccepted and not intersect(unaccepted, facts.scanned):
         return Skip(f"pages: no unaccepted memory was scanned{facts.limited}")
-    wrong = intersect(facts.pages_in_state(state), unaccepted)
+    wrong = intersect(facts.evidence.pages(state), unaccepted)
     if wrong:
         return Fault(f"{pages(wrong)} {words} and unaccepted: {spans(wrong)}", wrong)
     unseen = total(subtract(unaccepted, facts.scanned))
@@ -87,7 +87,7 @@ def guard_unit_accepted(facts: Facts) -> Outcome:
     guards = [Range(run.start - PAGE_SIZE, run.start) for run in facts.unaccepted if run.start >= PAGE_SIZE]
     if guards and not intersect(guards, facts.scanned):
         return Skip(f"pages: none before unaccepted memory was scanned{facts.limited}")
-    exposed = intersect(facts.pages_in_state("buddy", "in-use"), guards)
+    exposed = intersect(facts.evidence.pages("buddy", "in-use"), guards)
     if exposed:
         return Fault(f"{pages(exposed)} in use right before an unaccepted unit: {spans(exposed)}", exposed)
     return Pass("no page in use ends where unaccepted memory starts")
@@ -136,10 +136,10 @@ def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[
     if facts.e820.current is not None:
         explain("not RAM in e820_table", subtract(rest, e820_model.memory(facts.e820.current)))
     for state, reason in _EXPLAINED.items():
-        explain(reason, facts.pages_in_state(state))
+        explain(reason, facts.evidence.pages(state))
     explain("whose pages were not scanned", subtract(rest, facts.scanned))
     # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
-    explain("in use", facts.pages_in_state("buddy", "in-use"))
+    explain("in use", facts.evidence.pages("buddy", "in-use"))
     explain("in limbo", _limbo(facts, rest))
     return reasons, rest
 
@@ -148,7 +148,7 @@ def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
     """The chunks that are between their list and accept_memory(): at most one for each CPU."""
     chunk, cpus = facts.chunk_bytes, given(facts.snapshot.kernel).cpus
     chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in ranges)
-    free = not subtract(ranges, facts.pages_in_state("free"))
+    free = not subtract(ranges, facts.evidence.pages("free"))
     return ranges if free and chunks <= (cpus or _LIMBO_CHUNKS) else []
 
 
@@ -166,8 +166,8 @@ def masked_pages_in_use(facts: Facts) -> Outcome:
     pfns = given(facts.snapshot.pages).masked_pfns
     masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pfns)
     # A guard page within a listed chunk, or one that `memmap=` took away, has no user; its zeros hide nothing.
-    used = intersect(facts.pages_in_state("reserved"), masked if facts.used_ram is None else facts.used_ram)
-    masked = intersect(masked, merged([*facts.pages_in_state("in-use"), *used]))
+    used = intersect(facts.evidence.pages("reserved"), masked if facts.used_ram is None else facts.used_ram)
+    masked = intersect(masked, merged([*facts.evidence.pages("in-use"), *used]))
     if masked:
         return Fault(f"{pages(masked)} in use before unaccepted memory shown as zeros: {spans(masked)}", masked)
     return Pass("no page in use is shown as zeros because of a guard")

@@ -142,7 +142,7 @@ def table_reserved(facts: Facts) -> Outcome:
             faults.append(Fault("a kernel without 0862438c9048 leaves this page out of its reservation"))
         return faults
     # A struct page of zeros was not captured.
-    unseen = subtract(outwards([table], PAGE_SIZE), facts.pages_in_state("reserved"))
+    unseen = subtract(outwards([table], PAGE_SIZE), facts.evidence.pages("reserved"))
     if unseen:
         return Skip(f"pages: the state of {spans(unseen)} is not known{facts.limited}")
     return Pass(f"the table at {span(*table)} is reserved")

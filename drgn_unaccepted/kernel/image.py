@@ -18,25 +18,17 @@ _CALLS = {
     "caeb8ba598f0": ("sanity_check_segment_list", "accept_memory"),
     "1c5a1627f481": ("accept_memory", "touch_softlockup_watchdog"),
 }
-#: Fixes that added a symbol. A kernel without the second one needs none.
-_SYMBOLS = {
-    "50e782a86c98": ("accepting_list", "accept_memory"),
-    "7cd34dd3c9bf": ("unaccepted_memory_vmcore_pfn_is_ram", None),
-}
 
 
 def read_image(prog: Program) -> Image:
     """Each part is None, or not told, where it is not in the target."""
     known = {commit: _calls(prog, *names) for commit, names in _CALLS.items()}
-    for commit, (name, beside) in _SYMBOLS.items():
-        present = _symbol(prog, name) is not None
-        known[commit] = present if present or (beside and _symbol(prog, beside)) else None
-    return Image(
-        banner=_banner(prog),
-        command_line=command_line(prog),
-        fixes=tuple(commit for commit, there in known.items() if there),
-        lacks=tuple(commit for commit, there in known.items() if there is False),
-    )
+    if _symbol(prog, "accept_memory"):
+        known["50e782a86c98"] = _symbol(prog, "accepting_list") is not None
+    if _symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram"):
+        known["7cd34dd3c9bf"] = True
+    fixes, lacks = (tuple(commit for commit, there in known.items() if there is each) for each in (True, False))
+    return Image(_banner(prog), command_line(prog), fixes, lacks)
 
 
 def _symbol(prog: Program, name: str) -> Optional[tuple[int, int]]:
