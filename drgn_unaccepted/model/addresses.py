@@ -121,14 +121,15 @@ def bounded(query: Query) -> Query:
 
 def on_command_line(line: str, option: str, marks: str) -> list[Range]:
     """``OPTION=SIZE@START,...`` of the kernel's command line, with one of ``marks`` for the ``@``."""
+    number = r"(0x[0-9a-f]{1,16}|[0-9]{1,19})([kmgt]?)"
     found = []
     for words in re.findall(rf"(?:^|\s){option}=(\S+)", line):
-        for size, start in re.findall(rf"(?:^|(?<=,))(\w{{1,20}})[{marks}](\w{{1,20}})(?=,|$)", words):
-            first, length = _memparse(start), _memparse(size)
-            found.append(Range(first, min(first + length, PHYSICAL_END)))
+        for part in words.lower().split(","):
+            match = re.fullmatch(rf"{number}[{marks}]{number}", part)
+            if match is not None:
+                size, start = (
+                    int(match[n], 16 if match[n][:2] == "0x" else 10) * _SUFFIXES.get(match[n + 1].upper(), 1)
+                    for n in (1, 3)
+                )
+                found.append(Range(start, min(start + size, PHYSICAL_END)))
     return [range_ for range_ in found if range_.start < range_.end]
-
-
-def _memparse(text: str) -> int:
-    match = re.fullmatch(r"(0x[0-9a-f]+|[0-9]+)([kmgt]?)", text.lower())
-    return int(match[1], 16 if match[1][:2] == "0x" else 10) * _SUFFIXES.get(match[2].upper(), 1) if match else 0

@@ -333,6 +333,19 @@ def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, mon
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
+def test_a_page_of_a_fixed_cma_area_proves_nothing(sample: str) -> None:
+    """It is given to the buddy allocator without an accept; without the command line any page may be one."""
+    snapshot = snapshot_of(sample)
+    assert snapshot.kernel is not None
+    pieces = judge(snapshot).pieces(4 << 30, 5 << 30)
+    start = next(piece.start for piece in pieces if piece.reason == "its pages are in use or in a free list")
+    for fixed in ((Range(start, start + UNIT),), None):
+        judgement = judge(replace(snapshot, kernel=replace(snapshot.kernel, fixed_cma=fixed)))
+        assert judgement.at(start).state == "unknown" and not judgement.exact
+    assert fixed is None and judgement.at(start + UNIT).state == "unknown"
+
+
+@pytest.mark.parametrize("sample", KDUMPS)
 def test_an_accept_in_flight_is_not_done(sample: str) -> None:
     """Neither is that of its guard, whatever was known of both."""
     snapshot = snapshot_of(sample)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from drgn_unaccepted.model.addresses import parse_query, split_queries
+from drgn_unaccepted.model.addresses import on_command_line, parse_query, split_queries
 
 GIB = 1 << 30
 
@@ -78,3 +78,16 @@ def test_what_cannot(text: str, words: str) -> None:
 def test_a_line_of_dmesg_is_one_query() -> None:
     words = ["4G", "[mem", "0x1000-0x1fff]", "[mem 0x0-0xfff]", "0x10", "[mem"]
     assert split_queries(words) == ["4G", "[mem 0x1000-0x1fff]", "[mem 0x0-0xfff]", "0x10", "[mem"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    (
+        ("quiet memmap=64M$4G,0x1000$0x2000 memmap=1K$4096", [(4 * GIB, 4 * GIB + (64 << 20)), (0x2000, 0x3000)]),
+        ("memmap=64M@4G xmemmap=1M$1M memmap=1M memmap=$ memmap=1Q$1M memmap=0$1M memmap=1M$ memmap=64G$1T5", []),
+        ("memmap=1M$4503599627370495", [((1 << 52) - 1, 1 << 52)]),
+    ),
+)
+def test_ranges_on_the_command_line(line: str, found: list[tuple[int, int]]) -> None:
+    more = [(4096, 5120)] if "memmap=1K" in line else []
+    assert on_command_line(line, "memmap", "$#!") == found + more
