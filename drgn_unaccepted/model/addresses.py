@@ -121,15 +121,12 @@ def bounded(query: Query) -> Query:
 
 def on_command_line(line: str, option: str, marks: str) -> list[Range]:
     """``OPTION=SIZE@START,...`` of the kernel's command line, with one of ``marks`` for the ``@``."""
-    number = r"(0x[0-9a-f]{1,16}|[0-9]{1,19})([kmgt]?)"
+    number = r"(0x[0-9a-f]{1,16}|0|[1-9][0-9]{0,18})([kmgt]?)"
     found = []
     for words in re.findall(rf"(?:^|\s){option}=(\S+)", line):
         for part in words.lower().split(","):
             match = re.fullmatch(rf"{number}[{marks}]{number}", part)
             if match is not None:
-                size, start = (
-                    int(match[n], 16 if match[n][:2] == "0x" else 10) * _SUFFIXES.get(match[n + 1].upper(), 1)
-                    for n in (1, 3)
-                )
+                size, start = (int(match[n], 0) * _SUFFIXES.get(match[n + 1].upper(), 1) for n in (1, 3))
                 found.append(Range(start, min(start + size, PHYSICAL_END)))
     return [range_ for range_ in found if range_.start < range_.end]
