@@ -86,7 +86,7 @@ def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
         not facts.has_bits or (facts.snapshot.table.is_saved and "unaccepted.now" in rule.needs)
     )
     by_bits = not by_lists and any(need.startswith(("bitmap", "unaccepted")) for need in rule.needs)
-    if isinstance(outcome, Pass) and by_bits and facts.doubt is not None:
+    if isinstance(outcome, Pass) and by_bits and facts.judgement.doubt is not None:
         # A set bit that is wrong is a fault all the same, but a zero proves nothing.
         outcome = Skip("the bitmap cannot be trusted: see table-captured")
     if isinstance(outcome, Skip):
@@ -128,7 +128,7 @@ def _is_blind(facts: Facts, findings: Sequence[Finding]) -> bool:
         findings = [finding for finding in findings if finding not in of_table]
     if findings and all(finding.status == "skip" for finding in findings):
         return True
-    if table.state == "absent" or (table.bitmap is not None and facts.doubt is None):
+    if table.state == "absent" or (table.bitmap is not None and facts.judgement.doubt is None):
         return False
     # The lists of a booting kernel are not complete.
     booting = kernel is not None and bool(kernel.is_booting)

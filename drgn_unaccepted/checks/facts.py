@@ -18,7 +18,7 @@ from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.addresses import on_command_line
-from drgn_unaccepted.model.bitmap import PAGE_SIZE, Geometry
+from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, merge, subtract
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Zone
@@ -158,11 +158,6 @@ class Facts:
         return given(self.geometry)
 
     @cached_property
-    def doubt(self) -> Optional[str]:
-        """What contradicts a bitmap that was read."""
-        return self.judgement.doubt
-
-    @cached_property
     def under_bits(self) -> list[Range]:
         """The addresses under set bits."""
         return self.evidence.set_bits[: limits.CHECKED_RANGES]
@@ -198,7 +193,7 @@ class Facts:
     def accepted_since_boot(self) -> int:
         """Bytes that were unaccepted at boot and are proven to be accepted now."""
         initial = self.evidence.initial
-        if isinstance(initial, str) or self.snapshot.table.state == "absent" or self.doubt is not None:
+        if isinstance(initial, str) or self.snapshot.table.state == "absent" or self.judgement.doubt is not None:
             return 0
         found = (piece for start, end in initial.unaccepted for piece in self.judgement.pieces(start, end))
         return sum(piece.end - piece.start for piece in found if piece.state == ACCEPTED)
@@ -209,36 +204,14 @@ class Facts:
         entries = self.e820.firmware if self.e820.current is None else self.e820.current
         return None if entries is None else e820_model.memory(entries)
 
-    @property
-    def chunk_pages(self) -> int:
-        return given(self.snapshot.kernel).chunk_pages
-
-    @property
-    def chunk_bytes(self) -> int:
-        return self.chunk_pages * PAGE_SIZE
-
     def chunks(self, pfns: Iterable[int]) -> list[Range]:
         """The memory of chunks with these first PFNs."""
-        return chunk_ranges(self.chunk_pages, pfns)
+        return chunk_ranges(given(self.snapshot.kernel).chunk_pages, pfns)
 
     @cached_property
     def listed_pfns(self) -> list[int]:
         """First PFNs of all listed chunks, ascending."""
         return sorted(chain.from_iterable(zone.listed.pfns for zone in self.zones if zone.listed is not None))
-
-    @cached_property
-    def listed(self) -> list[Range]:
-        """The memory of the listed chunks."""
-        return self.evidence.listed
-
-    @property
-    def in_flight(self) -> list[Range]:
-        """The memory that is being accepted, as far as the bitmap covers it."""
-        base, units, unit_size = self.covered.phys_base, self.covered.units, self.covered.unit_size
-        return merged(
-            (base + min(entry.start_unit, units) * unit_size, base + min(entry.end_unit, units) * unit_size)
-            for entry in self.accepts
-        )
 
     def torn(self, *parts: str) -> Optional[str]:
         """How one of ``parts`` changed while it was read, or None."""

@@ -13,7 +13,7 @@ from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
 from drgn_unaccepted.model.header import unreserved_tail
-from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
+from drgn_unaccepted.model.ranges import Range, clip, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
 ONE_TIB = 1 << 40
@@ -194,7 +194,9 @@ def snp_high_memory(facts: Facts) -> Outcome:
     """
     if facts.platform != "snp" or facts.geometry is None or facts.geometry.end <= ONE_TIB:
         return None
-    accepting = [range_ for range_ in facts.in_flight if range_.end > ONE_TIB]
+    base, unit = facts.geometry.phys_base, facts.geometry.unit_size
+    flying = merged((base + entry.start_unit * unit, base + entry.end_unit * unit) for entry in facts.accepts)
+    accepting = list(clip(flying, ONE_TIB, facts.geometry.end))
     if accepting:
         message = f"accepting above 1 TiB: {spans(accepting)}; {facts.release} likely validates other pages"
         return Fault(message, accepting, severity=WARNING)

@@ -91,7 +91,7 @@ def list_page_type(facts: Facts) -> Outcome:
         return Pass("this kernel has no PageUnaccepted")
     faults = [fault for zone in facts.zones if (fault := _untyped(facts, zone, wanted)) is not None]
     if not any(zone.listed and zone.listed.problems for zone in facts.zones):
-        lost = subtract(facts.evidence.pages("unaccepted"), facts.listed)
+        lost = subtract(facts.evidence.pages("unaccepted"), facts.evidence.listed)
         if lost:
             faults.append(Fault(f"{size(total(lost))} PageUnaccepted on no list: {spans(lost)}", lost))
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
@@ -136,7 +136,7 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
         return Pass(f"{listed}, all with a set bit")
     message = f"{len(bare)} of {listed} without a set bit in own units or guard"
     ranges = facts.chunks(bare)
-    return Fault(message, ranges) if facts.doubt is None else _disbelieve(facts, message, ranges)
+    return Fault(message, ranges) if facts.judgement.doubt is None else _disbelieve(facts, message, ranges)
 
 
 def _counted_without_bits(facts: Facts) -> Outcome:
@@ -145,7 +145,7 @@ def _counted_without_bits(facts: Facts) -> Outcome:
     counted = f"NR_UNACCEPTED is {size(nbytes)}"
     if facts.under_bits:
         return Pass(f"{counted}, and the bitmap has {size(total(facts.under_bits))}")
-    if facts.doubt is None or nbytes < FEW_CHUNKS * facts.evidence.chunk:
+    if facts.judgement.doubt is None or nbytes < FEW_CHUNKS * facts.evidence.chunk:
         return Pass(f"{counted}, and no bit is set")
     return _disbelieve(facts, counted, [])
 
@@ -158,7 +158,7 @@ def _disbelieve(facts: Facts, message: str, ranges: list[Range]) -> Fault:
 
 def _chunks_without_bits(facts: Facts, pfns: list[int]) -> list[int]:
     """PFNs of listed chunks of which neither an own unit nor the guard unit is unaccepted."""
-    chunk_bytes = facts.chunk_bytes
+    chunk_bytes = facts.evidence.chunk
     bare: list[int] = []
     done = 0
     for start, end in facts.under_bits:
@@ -183,7 +183,7 @@ def zone_counter_matches_list(facts: Facts) -> Outcome:
     faults = []
     for zone in facts.zones:
         listed, counted = given(zone.listed), given(zone.unaccepted_pages)
-        pages = len(listed.pfns) * facts.chunk_pages
+        pages = len(listed.pfns) * given(facts.snapshot.kernel).chunk_pages
         # The length of a damaged list says nothing; list-entries-sane reports it.
         if not listed.problems and counted != pages:
             has = f"the list has {pages} ({count(len(listed.pfns), 'chunk')})"
@@ -238,7 +238,7 @@ def free_pages_include_unaccepted(facts: Facts) -> Outcome:
             faults.append(Fault(f"{free} less than NR_UNACCEPTED {unaccepted}", zone=zone))
         elif not facts.live and zone.free_pages != zone.buddy_pages + unaccepted:
             apart = zone.free_pages - zone.buddy_pages - unaccepted
-            exact = abs(apart) >= facts.chunk_pages and not zone.problems
+            exact = abs(apart) >= given(facts.snapshot.kernel).chunk_pages and not zone.problems
             lack = f"; {zone.problems[0]}" if zone.problems else ""
             parts = f"{zone.buddy_pages} in buddy lists and {unaccepted} unaccepted"
             message = f"{free} not the sum of {parts} ({apart:+d}{lack})"
@@ -287,5 +287,5 @@ def static_key_matches_lists(facts: Facts) -> Outcome:
     message = f"zones_with_unaccepted_pages is {key} ({'on' if key > 0 else 'off'}), {count(chunks, 'listed chunk')}"
     if chunks and key <= 0:
         doubt = facts.unsettled() if facts.live else None
-        return Fault(message, facts.listed) if doubt is None else Fault(f"{message} ({doubt})", severity=INFO)
+        return Fault(message, facts.evidence.listed) if doubt is None else Fault(f"{message} ({doubt})", severity=INFO)
     return Fault(message, severity=INFO) if key > 0 and not chunks else Pass(message)

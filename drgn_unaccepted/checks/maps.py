@@ -76,7 +76,7 @@ def _listed_within_initial_map(facts: Facts) -> Outcome:
     initial = facts.evidence.initial
     if isinstance(initial, str):
         return Skip(f"efi_map.complete: {initial}")
-    stray = subtract(facts.listed, facts.evidence.listable(initial.unaccepted))
+    stray = subtract(facts.evidence.listed, facts.evidence.listable(initial.unaccepted))
     if stray:
         return Fault(f"{_of(stray)} listed, of which the EFI stub set no bit", stray)
     return Pass(f"every listed chunk has a bit that was set at boot ({size(total(initial.unaccepted))})")

@@ -106,7 +106,7 @@ def orphan_bits(facts: Facts) -> Outcome:
     Fix: For the known reasons see `e820` and the command line. Otherwise the page allocator has lost chunks: see
     list-entries-sane, zone-counter-matches-list and static-key-matches-lists, and find out what last handled the pages.
     """
-    orphans = subtract(facts.unaccepted, merged(facts.listed + facts.in_flight))
+    orphans = subtract(facts.unaccepted, merged(facts.evidence.listed + facts.evidence.in_flight))
     if not orphans:
         return Pass("all unaccepted memory is on a list or being accepted")
     reasons, unknown = _sort_out(facts, orphans)
@@ -146,7 +146,7 @@ def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[
 
 def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
     """The chunks that are between their list and accept_memory(): at most one for each CPU."""
-    chunk, cpus = facts.chunk_bytes, given(facts.snapshot.kernel).cpus
+    chunk, cpus = facts.evidence.chunk, given(facts.snapshot.kernel).cpus
     chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in ranges)
     free = not subtract(ranges, facts.evidence.pages("free"))
     return ranges if free and chunks <= (cpus or _LIMBO_CHUNKS) else []

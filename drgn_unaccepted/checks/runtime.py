@@ -142,10 +142,10 @@ def platform_can_accept(facts: Facts) -> Outcome:
 
 def _unaccepted_ram(facts: Facts) -> list[Range]:
     """RAM that may be accepted later, according to the bitmap, or if that shows none to the lists."""
-    if not lacking(facts, "bitmap.now") and facts.unaccepted and facts.doubt is None:
+    if not lacking(facts, "bitmap.now") and facts.unaccepted and facts.judgement.doubt is None:
         ram = facts.used_ram
         return facts.unaccepted if ram is None else intersect(facts.unaccepted, ram)
-    return [] if lacking(facts, "zones.listed") else facts.listed
+    return [] if lacking(facts, "zones.listed") else facts.evidence.listed
 
 
 @Rule(INFO, ("zones.nr_unaccepted", "reclaiming"), number=32)

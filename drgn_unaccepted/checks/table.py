@@ -33,8 +33,8 @@ def table_captured(facts: Facts) -> Outcome:
         return Pass(f"there is no table: {table.reason}")
     if table.state == "not-captured":
         return Fault(f"{name} was not captured: {table.reason}")
-    if facts.doubt is not None:
-        return Fault(f"{name} was read, but its bitmap cannot be trusted: {facts.doubt}", severity=WARNING)
+    if facts.judgement.doubt is not None:
+        return Fault(f"{name} was read, but its bitmap cannot be trusted: {facts.judgement.doubt}", severity=WARNING)
     if table.is_saved:
         return Pass(f"{name} comes from a file: {table.reason}")
     return Pass(f"{name} was read")
