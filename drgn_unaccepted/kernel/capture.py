@@ -24,11 +24,10 @@ from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexe
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.kernel.image import read_image
 from drgn_unaccepted.kernel.log import read_panic
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
-from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
+from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
 from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.kernel.tasks import read_reclaiming

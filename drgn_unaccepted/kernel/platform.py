@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The platform that a kernel runs on, and how it was built."""
+"""The platform that a kernel runs on, how it was built, and what its image says of itself."""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Callable, Optional
 
 from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.image import command_line
+from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.percpu import cpus_in
 from drgn_unaccepted.kernel.probe import enumerators, has_symbol
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import KernelBuild, Platform
+from drgn_unaccepted.snapshot import PAGE_SIZE, Image, KernelBuild, Platform
 
 # arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8 from v5.17 on. Word 8 is Linux's own.
 _TDX_GUEST_WORD, _TDX_GUEST_BIT = 8, 1 << 22
 # arch/x86/include/asm/msr-index.h
 _SEV_SNP_ENABLED = 1 << 2
+
+#: Fixes that added a call: the function, and what it calls since then.
+_CALLS = {
+    "caeb8ba598f0": ("sanity_check_segment_list", "accept_memory"),
+    "1c5a1627f481": ("accept_memory", "touch_softlockup_watchdog"),
+}
 
 
 def read_platform(prog: Program) -> Platform:
@@ -111,7 +118,7 @@ def _fixed_cma(prog: Program) -> Optional[tuple[Range, ...]]:
     """``cma=SIZE@BASE`` of the command line; None where that is not known."""
     if not has_symbol(prog, "cma_areas"):
         return ()
-    line = command_line(prog)
+    line = _command_line(prog)
     return None if line is None else tuple(on_command_line(line, "cma", "@"))
 
 
@@ -127,3 +134,43 @@ def _present_cpus(prog: Program) -> Optional[int]:
         return 1  # without CONFIG_SMP there is no mask
     except FaultError:
         return None
+
+
+def read_image(prog: Program) -> Image:
+    """Each part is None, or not told, where it is not in the target."""
+    known = {commit: _calls(prog, *names) for commit, names in _CALLS.items()}
+    if has_symbol(prog, "accept_memory"):
+        known["50e782a86c98"] = has_symbol(prog, "accepting_list")
+    if has_symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram"):
+        known["7cd34dd3c9bf"] = True
+    banner = None
+    with suppress(*DAMAGED):
+        banner = re.match(
+            rb"Linux version ([!-~]{1,64}) ", prog.read(prog.symbol("linux_banner").address, limits.BANNER_BYTES)
+        )
+    fixes, lacks = (tuple(commit for commit, there in known.items() if there is each) for each in (True, False))
+    return Image(banner[1].decode() if banner else None, _command_line(prog), fixes, lacks)
+
+
+def _calls(prog: Program, caller: str, callee: str) -> Optional[bool]:
+    """Whether a function has a ``call rel32`` of another one; None where its code is not in the target."""
+    try:
+        function, target = prog.symbol(caller), prog.symbol(callee).address
+        code = prog.read(function.address, min(function.size, limits.FUNCTION_BYTES + 1))
+    except DAMAGED:
+        return None
+    # makedumpfile leaves pages out, and they read as zeros.
+    pages = range(-(function.address % PAGE_SIZE), len(code), PAGE_SIZE)
+    if not 0 < len(code) <= limits.FUNCTION_BYTES or not all(any(code[max(0, at) : at + PAGE_SIZE]) for at in pages):
+        return None
+    for at in (match.end() for match in re.finditer(rb"\xe8(?=.{4})", code, re.DOTALL)):
+        if function.address + at + 4 + int.from_bytes(code[at : at + 4], "little", signed=True) == target:
+            return True
+    return False
+
+
+def _command_line(prog: Program) -> Optional[str]:
+    with suppress(*DAMAGED):
+        text = prog.read_c_string(prog["saved_command_line"].value_(), max_size=limits.COMMAND_LINE_BYTES)
+        return text.decode("ascii", "backslashreplace")[: limits.COMMAND_LINE_BYTES] or None
+    return None

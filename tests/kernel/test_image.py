@@ -11,7 +11,7 @@ import pytest
 from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.image import read_image
+from drgn_unaccepted.kernel.platform import read_image
 
 TEXT, ACCEPT, BANNER = 0xFFFFFFFF81000F00, 0xFFFFFFFF81200000, 0xFFFFFFFF82000000
 
