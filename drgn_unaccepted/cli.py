@@ -36,6 +36,8 @@ from drgn_unaccepted.words import safe
 _TARGET_DEFAULTS = {
     "core": None,
     "snapshot": None,
+    "qemu": None,
+    "raw": None,
     "symbols": None,
     "debug_info": "auto",
     "table": None,
@@ -111,6 +113,9 @@ def _target_options() -> argparse.ArgumentParser:
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
     which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
     which.add_argument("--snapshot", metavar="PATH", help="a file written by the command snapshot")
+    which.add_argument("--qemu", metavar="SOCKET", help="the kernel of a running QEMU guest, through its QMP socket")
+    help_ = "guest RAM as a file (may be repeated): FILE@ADDR, or the name alone of a LiME file"
+    which.add_argument("--raw", metavar="FILE@ADDR[-END|+LEN]", action="append", help=help_)
     group.add_argument(
         "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or BTF (may be repeated)"
     )
@@ -150,11 +155,14 @@ class _CommandLine:
         return samples(self._open(), wanted, saved)
 
     def _open(self) -> Any:
-        from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
+        from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore
 
         args = self._args
-        if args.core is not None:
-            opened = open_vmcore(args.core, args.symbols or (), args.debug_info, args.vmcoreinfo)
+        source = args.core if args.core is not None else args.raw
+        if source is not None:
+            opened = open_vmcore(source, args.symbols or (), args.debug_info, args.vmcoreinfo)
+        elif args.qemu is not None:
+            opened = open_qemu(args.qemu, args.symbols or (), args.debug_info, args.vmcoreinfo)
         elif args.vmcoreinfo is not None:
             raise CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
         else:

@@ -41,6 +41,8 @@ VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's ha
 #: Bytes of a vmlinux's symbol tables and their names: 3 million symbols. Distributions have 200 thousand.
 VMLINUX_SYMBOLS_BYTES = 128 << 20
 
+UNPACKED_BYTES = 16 << 40  #: Bytes of a compressed dump when unpacked; room on the disk ends it before.
+XZ_MEMORY_BYTES = 1 << 30  #: Bytes of memory for unpacking .xz. ``xz -9`` needs 65 MiB.
 SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searched.
 
 #: Bytes of a dump that are searched for VMCOREINFO, without holes. 256 GiB take some minutes.
@@ -146,5 +148,5 @@ FLEET_LINE_BYTES = 4 << 20
 
 FLEET_LAST_WORDS_BYTES = 4096  #: Bytes that are kept of a dying target process's stderr.
 FLEET_NAMED = 20  #: Hosts and examples that each part of a summary names; it always states how many there are.
-PIPE_SECONDS = 10  #: Seconds to wait for data from a named pipe.
+PIPE_SECONDS = 10  #: Seconds to wait for data from a named pipe, or for QMP's greeting.
 ADDRESS_TEXT_BYTES = 4096  #: Characters of one address that ``resolve -f`` reads.

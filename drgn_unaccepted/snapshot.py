@@ -38,8 +38,8 @@ E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 class Target:
     """The kernel or dump that was read."""
 
-    kind: Annotated[str, Choices(("live", "vmcore"))]
-    #: File name of the dump; ``None`` for the running kernel.
+    kind: Annotated[str, Choices(("live", "remote", "vmcore"))]
+    #: File name of the dump, or QEMU's socket; ``None`` for the running kernel.
     path: Optional[str]
     #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
     release: Optional[str]
@@ -52,6 +52,10 @@ class Target:
     boot_id: Optional[str] = None
     #: The snapshot file that this was read from.
     snapshot_path: Optional[str] = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.kind in ("live", "remote")
 
 
 @dataclass(frozen=True)

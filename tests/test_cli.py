@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def refused(capsys: Capsys, *argv: object) -> str:
         (b"hello world\n" * 100, "not a dump"),
         (b"KDUMP   " + bytes(100), "header"),
         (b"makedumpfile\0\0\0\0" + bytes(8000), "flattened"),
-        (Path(sys.executable).resolve().read_bytes()[:4096], "not a dump"),
+        (Path(sys.executable).resolve().read_bytes()[:4096], "no dump; a vmlinux is given with -s"),
     ),
 )
 def test_no_dump(content: bytes, words: str, capsys: Capsys, tmp_path: Path) -> None:
@@ -173,3 +174,22 @@ def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
     assert main(["--debug", command, *(("x",) if command == "scan" else ())]) == 3
     error = capsys.readouterr().err
     assert "Traceback" in error and error.splitlines()[-1].startswith("drgn-unaccepted: internal error")
+
+
+_INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "argparse":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+from drgn_unaccepted.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_it_imports_is_quiet() -> None:
+    done = subprocess.run((sys.executable, "-c", _INTERRUPTED), capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

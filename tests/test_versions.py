@@ -53,7 +53,7 @@ def interpreter(version: str) -> Optional[str]:
 
 def install(python: str, drgn_version: str, to: Path) -> None:
     """Install drgn and what the program needs for another Python, from wheels alone; skips where there is none."""
-    what = [f"drgn=={drgn_version}", "tabulate", "pyelftools"]
+    what = [f"drgn=={drgn_version}", "tabulate"]
     words = [sys.executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--python-version", python]
     done = subprocess.run([*words, "--target", str(to), *what], capture_output=True, text=True)
     if done.returncode:

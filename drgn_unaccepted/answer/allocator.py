@@ -89,7 +89,7 @@ def _miscounted(snapshot: Snapshot, listed: int) -> Iterator[str]:
 
 def _is_settled(zone: Zone, snapshot: Snapshot) -> bool:
     """The list and its counters, which change under ``zone->lock``, were not between two states."""
-    return zone.locked is False and snapshot.target.kind != "live"
+    return zone.locked is False and not snapshot.target.is_running
 
 
 def _damage_of(zone: Zone, snapshot: Snapshot, kernel: KernelBuild) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _damage_of(zone: Zone, snapshot: Snapshot, kernel: KernelBuild) -> Iterator[
         yield f"{zone_name(zone)} is damaged: it {problem}"
     if listed.problems:
         yield f"{where} is damaged: {listed.problems[0]}"
-    if snapshot.target.kind != "live":
+    if not snapshot.target.is_running:
         # Chunks leave the lists of a running kernel while these are walked.
         yield from (f"{where} has {count(len(p), 'page')} {what}" for what, p in insane_entries(zone, listed, kernel))
         wrong = untyped(listed, kernel)

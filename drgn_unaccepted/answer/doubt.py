@@ -62,7 +62,7 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     used = rng.intersect(evidence.given, ones)
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
-    if snapshot.target.kind == "live":
+    if snapshot.target.is_running:
         # The lists and counters of a running kernel change while they are read.
         return
     bare = evidence.listed_without_bit(ones, initial)

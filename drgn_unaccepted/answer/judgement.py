@@ -104,7 +104,7 @@ class Judgement:
         old, geometry = self.snapshot.table, self.geometry
         if not self.by_bits or geometry is None or replace(old, bitmap=table.bitmap, unmapped=table.unmapped) != table:
             return None
-        if self.snapshot.target.kind != "live":
+        if not self.snapshot.target.is_running:
             return self if table.bitmap == old.bitmap else None
         before, now = (int.from_bytes(each.bitmap or b"", "little") for each in (old, table))
         if now & ~before or any(start < geometry.phys_base or geometry.end < end for start, end in where):

@@ -35,7 +35,9 @@ def structures_undamaged(facts: Facts) -> Outcome:
     faults = [Fault(f"{name}: damaged: {why}") for name, why in wild.items()]
     if facts.snapshot.zones == ():
         faults.append(Fault("zones: damaged: no zone is populated"))
-    holes = [name for name, why in missing.items() if "reads as zeros" in why]
+    seen = facts.snapshot.pages
+    reasons = missing if seen is None else {**missing, "pages": seen.limited or ""}
+    holes = [name for name, why in reasons.items() if "reads as zeros" in why]
     if holes:
         faults.append(Fault(f"the dump has holes that read as zeros: {', '.join(holes)}"))
     lost = missing.get("zones", "")

@@ -16,7 +16,6 @@ import mmap
 import os
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Union
 
 import drgn
@@ -24,6 +23,7 @@ import drgn
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.privileges import lacking, lockdown_mode
 from drgn_unaccepted.model.e820 import ACPI
 from drgn_unaccepted.model.ranges import Range, find, merge
 
@@ -45,8 +45,6 @@ _SYSCALL_BPF = 321  # of x86-64
 # The kernel lends the helper to GPL-compatible programs only. Section 3 of the LGPL 2.1 lets a copy of this file be
 # under the GPL.
 _LICENSE = ctypes.create_string_buffer(b"GPL")
-
-_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 
 _VERIFIER_LOG_BYTES = 64 << 10
 
@@ -248,37 +246,9 @@ def _reason(code: int, words: str, log: Optional[Sequence[str]]) -> str:
 def _what_forbids() -> Optional[str]:
     """Why a privileged call was refused; None where this process cannot find out."""
     reasons = []
-    effective = _effective_capabilities()
-    wanted = () if effective >> _CAP_SYS_ADMIN & 1 else (("CAP_BPF", _CAP_BPF), ("CAP_PERFMON", _CAP_PERFMON))
-    lacking = [name for name, bit in wanted if not effective >> bit & 1]
-    if lacking:
-        reasons.append(f"this process lacks {' and '.join(lacking)} (or CAP_SYS_ADMIN)")
+    missing = lacking("CAP_BPF", "CAP_PERFMON") if lacking("CAP_SYS_ADMIN") else []
+    if missing:
+        reasons.append(f"this process lacks {' and '.join(missing)} (or CAP_SYS_ADMIN), which would give the table")
     if lockdown_mode() == "confidentiality":
         reasons.append("the kernel is locked down (lockdown=confidentiality)")
-    # Other sysctls do not matter here: perf_event_paranoid is for perf_event_open(2), kptr_restrict for printed
-    # addresses.
-    disabled = _first_line("/proc/sys/kernel/unprivileged_bpf_disabled")
-    if "CAP_BPF" in lacking and disabled in ("1", "2"):
-        reasons.append(f"kernel.unprivileged_bpf_disabled is {disabled}")
     return "; ".join(reasons) or None
-
-
-def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    raise Unavailable("/proc/self/status has no CapEff")
-
-
-def lockdown_mode(path: str = "/sys/kernel/security/lockdown") -> Optional[str]:
-    """``none``, ``integrity`` or ``confidentiality``; None where it cannot be told."""
-    line = _first_line(path)
-    return line.partition("[")[2].partition("]")[0] if line is not None and "[" in line else None
-
-
-def _first_line(path: str) -> Optional[str]:
-    try:
-        with Path(path).open() as file:
-            return file.readline().strip()
-    except OSError:
-        return None

@@ -20,10 +20,8 @@ no files.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Optional
 
 from drgn import (
@@ -31,7 +29,6 @@ from drgn import (
     FindObjectFlags,
     Object,
     Program,
-    ProgramFlags,
     Symbol,
     SymbolBinding,
     SymbolIndex,
@@ -101,9 +98,6 @@ SYMBOLS = (
     *("idle_threads", "init_top_pgt", "pcpu_hot", "sysctl_bootid", "unaccept_hotplug_memory", "unaccept_memory"),
     "vmemmap_populate",  # drgn looks for it to know that there is a vmemmap
 )
-
-#: BTF of the running kernel.
-SYSFS_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
 def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
@@ -203,17 +197,12 @@ def attach_kallsyms(prog: Program) -> None:
 
 
 def find_btf(prog: Program) -> bytes:
-    """The BTF of the program's kernel.
+    """The BTF of the program's kernel: in its memory, from ``__start_BTF`` to ``__stop_BTF``.
 
-    It is in ``/sys/kernel/btf/vmlinux`` for the running kernel; else, and where sysfs does not show it, in memory from
-    ``__start_BTF`` to ``__stop_BTF``, which needs a symbol finder.
+    /sys/kernel/btf/vmlinux is not used: a container or a chroot may show another kernel's there.
 
     :raises Unavailable: a kernel without BTF (CONFIG_DEBUG_INFO_BTF=n), or it cannot be read
     """
-    live = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    if prog.flags & live == live and os.access(SYSFS_BTF, os.R_OK):
-        with SYSFS_BTF.open("rb") as file:
-            return file.read(limits.BTF_BYTES + 1)  # one more than Btf takes
     try:
         start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
     except LookupError:

@@ -87,7 +87,7 @@ class _Reading:
 def samples(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Iterator[Snapshot]:
     """Snapshots of a target: of a live kernel as many as are asked for, of anything else one."""
     yield capture(opened, wanted, saved)
-    while opened.kind == "live":
+    while opened.is_running:
         yield capture(opened, wanted, saved)
 
 
@@ -98,6 +98,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     :raises TargetError: ``saved`` is of another table
     """
     prog = opened.prog
+    taken_at = datetime.now(timezone.utc)
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
     parts = wanted.parts | {"pages"} if wanted.where else wanted.parts
@@ -122,11 +123,11 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     pages = reading.part("pages", lambda: _read_pages(opened, wanted, found, _need(kernel)))
     reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
-    if opened.kind == "live":
+    if opened.is_running:
         table = _bitmap_last(prog, readers, table, torn)
         _compare_counters(counters, reading.part("counters", lambda: read_counters(prog)), torn)
     return Snapshot(
-        target=_describe(opened),
+        target=_describe(opened, taken_at),
         table=table,
         kernel=kernel,
         efi_map=efi_map,
@@ -288,7 +289,7 @@ def _untold(pages: Pages, found: _Found) -> Iterator[int]:
             yield address + unit // 2
 
 
-def _describe(opened: Opened) -> Target:
+def _describe(opened: Opened, taken_at: datetime) -> Target:
     prog = opened.prog
     return Target(
         kind=opened.kind,
@@ -296,7 +297,7 @@ def _describe(opened: Opened) -> Target:
         release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
         build_id=vmcoreinfo_of(prog).get("BUILD-ID"),
         debug_info=opened.debug_info,
-        taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        taken_at=taken_at.isoformat(timespec="milliseconds"),
         boot_id=table_reader.boot_id(prog),
     )
 

@@ -17,6 +17,7 @@ from drgn_unaccepted.kernel.elf import ElfSections, build_id
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
+GIVE_VMLINUX = "; give a vmlinux with -s"
 #: The first bytes of BTF outside an ELF file, in little endian.
 _BTF_MAGIC = b"\x9f\xeb"
 
@@ -74,6 +75,10 @@ def _look_into(path: str, wanted: str) -> _File:
 
 
 def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
+    release = vmcoreinfo_of(prog).get("OSRELEASE") or ""
+    if not symbols and not re.fullmatch(r"[\w+~-][\w.+~-]*", release, re.ASCII):
+        # drgn makes paths of it.
+        raise TargetError(f"DWARF is searched by the kernel's release, and {release!r} is none: give a vmlinux with -s")
     try:
         prog.load_debug_info(symbols, main=not symbols)
         prog.type("struct page")
@@ -95,7 +100,7 @@ def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
     except (ValueError, Unavailable) as error:
         if file is not None and isinstance(error, ValueError):
             raise TargetError(f"{file.path}: BTF: {error}") from None
-        raise TargetError(f"no types: {error}; give a vmlinux with -s") from None
+        raise TargetError(f"no types: {error}{GIVE_VMLINUX}") from None
     if file is not None and file.build_id is None:
         _check_layout(prog, file.path)
 

@@ -7,19 +7,15 @@ the pages that it leaves out), and zeros decode as "all accepted". The program h
 
 from __future__ import annotations
 
-import os
+import io
 import struct
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Optional
-
-from drgn import Architecture, Platform, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.elf import Note, parse_notes
-from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 
@@ -49,8 +45,19 @@ class Segment(NamedTuple):
     memsz: int
 
 
+class Piece(NamedTuple):
+    """Bytes of a file that are physical memory."""
+
+    path: str
+    offset: int
+    address: int
+    size: int
+    #: Virtual address where a PT_LOAD maps it; 0 for none.
+    virtual: int = 0
+
+
 class ElfCore(NamedTuple):
-    """The segments of an ELF core file."""
+    """The segments of an ELF core file, or of other files of memory, which then are :attr:`raw`."""
 
     path: str
     #: Physical memory whose bytes are in the file, sorted and merged.
@@ -65,6 +72,8 @@ class ElfCore(NamedTuple):
     size: int
     #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
     headers: bytes
+    #: Memory in files that have neither headers nor notes.
+    raw: tuple[Piece, ...] = ()
 
     def holds(self, start: int, end: int) -> bool:
         """Whether all of physical ``[start, end)`` is in the file."""
@@ -76,6 +85,13 @@ class ElfCore(NamedTuple):
 
     def segments(self, p_type: int) -> Iterator[Segment]:
         return (Segment(*fields) for fields in _PHDR.iter_unpack(self.headers) if fields[0] == p_type)
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """The memory that is in files."""
+        yield from self.raw
+        for s in self.segments(PT_LOAD):
+            yield Piece(self.path, s.offset, s.paddr, min(s.filesz, self.size - s.offset), s.vaddr)
 
     def notes(self) -> Iterator[Note]:
         """The whole notes among the first :data:`limits.ELF_NOTE_BYTES` of notes."""
@@ -108,7 +124,7 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
             return None
         if phentsize != _PHDR.size:
             raise ValueError(f"program headers of {phentsize} bytes instead of {_PHDR.size}")
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, io.SEEK_END)
         if count == _PN_XNUM:
             # The header of section 0, of no section, has the number.
             file.seek(min(shoff + _SH_INFO, size))
@@ -131,69 +147,3 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
     absent = rng.merge(lacking)
     present = rng.subtract(rng.merge(backed), absent)
     return ElfCore(path, present, absent, rng.merge(lacking_virtual), needed, size, headers)
-
-
-class ElfMemory:
-    """The physical memory in an ELF core file that drgn cannot open as such."""
-
-    def __init__(self, core: ElfCore) -> None:
-        self._file = Path(core.path).open("rb")  # noqa: SIM115
-        self._size = core.size
-        self._segments = [s for s in core.segments(PT_LOAD) if s.filesz and s.offset < core.size]
-        self._prog = Program(Platform(Architecture.X86_64))
-        for segment in self._segments:
-            size = min(segment.filesz, core.size - segment.offset, _SPACE_END - segment.paddr)
-            self._prog.add_memory_segment(segment.paddr, size, partial(self._read, segment.offset), physical=True)
-
-    def __enter__(self) -> ElfMemory:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _read(self, start: int, address: int, count: int, offset: int, physical: bool) -> bytes:
-        return os.pread(self._file.fileno(), count, start + offset)
-
-    def read(self, address: int, size: int) -> bytes:
-        """``size`` bytes at a physical address.
-
-        :raises FaultError: the dump does not hold them all
-        """
-        # A damaged base can make an address negative.
-        data: bytes = self._prog.read(address % _SPACE_END, size, physical=True)
-        return data
-
-    def find(self, pattern: bytes, most: int) -> Iterator[int]:
-        """Physical addresses of ``pattern``. Holes of a sparse file are skipped.
-
-        :param most: bytes of the file to search
-        :raises Unavailable: there are more
-        """
-        # Segments that all name the same bytes would be searched again and again: no more than the file has.
-        piece, left = limits.SEARCH_PIECE_BYTES, min(most, self._size)
-        for segment in self._segments:
-            end = min(segment.offset + segment.filesz, self._size)
-            for start, stop in self._data(segment.offset, end):
-                for at in range(start, stop, piece):
-                    if left <= 0 and self._size <= most:
-                        raise Unavailable("its program headers name the same bytes more than once")
-                    if left <= 0:
-                        raise Unavailable(f"not found in the first {most >> 30} GiB of the dump")
-                    # Overlap by len(pattern) - 1, so that a match across the boundary is found.
-                    data = os.pread(self._file.fileno(), min(piece + len(pattern) - 1, stop - at), at)
-                    left -= min(piece, len(data))
-                    found = data.find(pattern)
-                    while found >= 0:
-                        yield segment.paddr + at + found - segment.offset
-                        found = data.find(pattern, found + 1)
-
-    def _data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The parts of the file between two offsets that are no holes."""
-        while start < end:
-            try:
-                start = os.lseek(self._file.fileno(), start, os.SEEK_DATA)
-            except OSError:
-                return  # a hole up to the end of the file
-            stop = min(end, os.lseek(self._file.fileno(), start, os.SEEK_HOLE))
-            yield start, stop
-            start = stop

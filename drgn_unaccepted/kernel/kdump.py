@@ -9,18 +9,18 @@ makedumpfile's IMPLEMENTATION and diskdump_mod.h).
 
 from __future__ import annotations
 
-import os
+import io
 import struct
-from typing import BinaryIO, Optional
+from typing import BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted.files import open_dump
 
 _SIGNATURE = b"KDUMP   "
 #: status, block_size, sub_hdr_size, bitmap_blocks of struct disk_dump_header.
 _HEADER = struct.Struct("<424xIiiI")
-#: offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note, offset_eraseinfo, size_eraseinfo of struct
-#: kdump_sub_header.
-_SUB_HEADER = struct.Struct("<32xQQQQQQ")
+#: split, offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note, offset_eraseinfo, size_eraseinfo, start_pfn_64,
+#: end_pfn_64 of struct kdump_sub_header.
+_SUB_HEADER = struct.Struct("<12xi16xQQQQQQQQ")
 #: offset, size, flags, page_flags of page_desc_t; nothing uses the last one.
 _DESCRIPTOR = struct.Struct("<QIIQ")
 #: DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile ran out of space.
@@ -30,10 +30,19 @@ _LAST_DESCRIPTORS = 4096
 _LARGEST_PAGE = 64 << 10
 
 
-def read_kdump_extent(path: str) -> Optional[tuple[int, int, bool]]:
-    """Bytes that a kdump-compressed file needs, bytes that it has, and whether makedumpfile could not write all.
+class Kdump(NamedTuple):
+    """What the headers of a kdump-compressed file say about its completeness."""
 
-    The needed bytes end with the last page and the notes, as far as the headers tell.
+    #: Bytes that it needs: up to the last page and the notes.
+    needed_size: int
+    #: Bytes that it has.
+    size: int
+    #: Why it does not have all pages although the file is as long as it says; None if it has them.
+    incomplete: Optional[str] = None
+
+
+def read_kdump(path: str) -> Optional[Kdump]:
+    """The headers of a kdump-compressed file.
 
     :return: None for any other file, among them the flattened form
     :raises OSError: the file cannot be read
@@ -43,24 +52,44 @@ def read_kdump_extent(path: str) -> Optional[tuple[int, int, bool]]:
         data = file.read(_HEADER.size)
         if data[: len(_SIGNATURE)] != _SIGNATURE:
             return None
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, io.SEEK_END)
         if len(data) < _HEADER.size:
-            return _HEADER.size, size, False
+            return Kdump(_HEADER.size, size)
         status, block_size, sub_header_blocks, bitmap_blocks = _HEADER.unpack(data)
         if not 512 <= block_size <= _LARGEST_PAGE or sub_header_blocks < 0:
             raise ValueError(f"blocks of {block_size} bytes, {sub_header_blocks} of them in the second header")
+        file.seek(block_size)
+        data = file.read(_SUB_HEADER.size)
+        if len(data) < _SUB_HEADER.size:
+            return Kdump(block_size + _SUB_HEADER.size, size)
+        split, *places, start, end = _SUB_HEADER.unpack(data)
         descriptors = (1 + sub_header_blocks + bitmap_blocks) * block_size
-        needed = max(_end_of_notes(file, block_size), _end_of_pages(file, descriptors, size))
-        return needed, size, bool(status & _INCOMPLETE)
+        end_of_notes = max(offset + length for offset, length in zip(places[::2], places[1::2]))
+        needed = max(end_of_notes, _end_of_pages(file, descriptors, size))
+        incomplete = None
+        if split == 1:
+            incomplete = (
+                f"a part of a split dump, pages {start:#x} to {end:#x}: join the parts with makedumpfile --reassemble"
+            )
+        elif status & _INCOMPLETE:
+            written, pages = _written(file, descriptors, size)
+            incomplete = f"incomplete, makedumpfile ran out of space after {written} of {pages} pages"
+        return Kdump(needed, size, incomplete)
 
 
-def _end_of_notes(file: BinaryIO, sub_header: int) -> int:
-    file.seek(sub_header)
-    data = file.read(_SUB_HEADER.size)
-    if len(data) < _SUB_HEADER.size:
-        return sub_header + _SUB_HEADER.size
-    fields = _SUB_HEADER.unpack(data)
-    return max(int(offset + size) for offset, size in zip(fields[::2], fields[1::2]))
+def _written(file: BinaryIO, descriptors: int, size: int) -> tuple[int, int]:
+    """Pages whose descriptors were written, and pages that have one. They are written in order."""
+
+    def offset_of(page: int) -> int:
+        file.seek(descriptors + page * _DESCRIPTOR.size)
+        return int.from_bytes(file.read(8), "little")
+
+    pages = max(0, min(offset_of(0), size) - descriptors) // _DESCRIPTOR.size
+    low, high = 0, pages
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if offset_of(middle) else (low, middle)
+    return low, pages
 
 
 def _end_of_pages(file: BinaryIO, descriptors: int, size: int) -> int:

@@ -244,9 +244,6 @@ class Sections:
         self._end = 1 << ((46 if layout.base >= _KERNEL_START_4_LEVELS else 52) - PAGE_SHIFT)
         self._roots: dict[int, Optional[bytes]] = {}
         self._looked_up = 0
-        if self._root(0) is None:
-            # The first section has the first megabyte, which every machine has.
-            raise Unavailable("mem_section[0] reads as zeros: not captured")
 
     def valid(self, start: int, end: int) -> Iterator[Piece]:
         """Divide PFNs ``start`` to ``end`` (exclusive) into pieces with and without a ``struct page``.
@@ -300,6 +297,9 @@ class Sections:
         """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""
         if index not in self._roots:
             address = self._prog.read_u64(self._table + 8 * index & _MASK)
+            if not address and not self._prog.read_u64(self._table):
+                # The first section has the first megabyte, which every machine has.
+                raise Unavailable("mem_section[0] reads as zeros: not captured")
             root = self._prog.read(address, PAGE_SIZE) if address else None
             if root is not None and not any(root):
                 # sparse_index_alloc() makes it for a section that has memory.

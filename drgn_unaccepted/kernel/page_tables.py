@@ -36,6 +36,10 @@ _LARGE = 1 << 7
 _ADDRESS = (1 << 52) - _PAGE_SIZE
 
 
+class NotMapped(FaultError):  # type: ignore[misc]
+    """A page table of the target says so."""
+
+
 class PageTables:
     """Translates virtual addresses.
 
@@ -57,7 +61,7 @@ class PageTables:
     def translate(self, virtual: int) -> Range:
         """Physical memory from ``virtual`` to the end of its page (4 KiB, 2 MiB or 1 GiB).
 
-        :raises FaultError: not mapped, or a table is not in the target
+        :raises FaultError: not mapped (:class:`NotMapped`), or a table is not in the target
         """
         table = self._root
         for shift in range(self._top, _PAGE_SHIFT - 1, -_LEVEL_BITS):
@@ -66,7 +70,9 @@ class PageTables:
             except FaultError:
                 raise FaultError(f"page table at {table:#x} is not in this target", virtual) from None
             if not entry & _PRESENT:
-                raise FaultError("not mapped by the page tables", virtual)
+                if not any(self._table(table)):
+                    raise FaultError(f"page table at {table:#x} reads as zeros", virtual)
+                raise NotMapped("not mapped by the page tables", virtual)
             if shift == _PAGE_SHIFT or (entry & _LARGE and shift <= 30):
                 size = 1 << shift
                 start = entry & self._address & -size

@@ -24,7 +24,7 @@ class Sampler:
     """
 
     def __init__(self, opened: Opened) -> None:
-        if opened.kind != "live":
+        if not opened.is_running:
             raise TargetError(f"{opened.path}: watch and record need a running kernel")
         self._opened = opened
         self._first = capture(opened, Wanted(FIXED))

@@ -18,7 +18,9 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.elf_core import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
+from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
 from drgn_unaccepted.kernel.probe import has_symbol
+from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Table
@@ -188,16 +190,18 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
         base = index(prog["page_offset_base"].value_())
     except DAMAGED:
         return None
+    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo_of(prog))
+    if tables is None:
+        return None
     first = table.address // PAGE_SIZE * PAGE_SIZE
     unmapped = []
     for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
         try:
-            prog.read(base + page & _MASK, 8)
-        except drgn.FaultError as error:
-            # A page table that is not in the dump says nothing; libkdumpfile does not tell the two apart.
-            if "address is not mapped" not in str(error):
-                return None
+            tables.translate(base + page & _MASK)
+        except NotMapped:
             unmapped.append(Range(page, page + PAGE_SIZE))
+        except drgn.FaultError:
+            return None
     return tuple(merge(unmapped))
 
 

@@ -5,27 +5,36 @@ from __future__ import annotations
 
 import logging
 import os
+import select
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from pathlib import Path
+from typing import IO, Optional, Union
 
 import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.files import open_dump, open_input
-from drgn_unaccepted.kernel.bpf import lockdown_mode
-from drgn_unaccepted.kernel.debug_info import attach_debug_info
-from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore, read_elf_core
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
-from drgn_unaccepted.kernel.kdump import read_kdump_extent
+from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, attach_debug_info
+from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
+from drgn_unaccepted.kernel.formats import ONLY_X86_64, readable
+from drgn_unaccepted.kernel.kdump import read_kdump
+from drgn_unaccepted.kernel.memory import FileMemory, read_lime, read_raw
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
-from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
+from drgn_unaccepted.kernel.privileges import lacking, lockdown_mode
+from drgn_unaccepted.kernel.vmcoreinfo_search import (
+    another_vmcoreinfo,
+    lacks_vmcoreinfo,
+    read_vmcoreinfo,
+    vmcoreinfo_for,
+)
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 _SPACE_END = 1 << 64
 _COMPLETE_KEY = "drgn_unaccepted_complete"
+_UNPACKED_KEY = "drgn_unaccepted_unpacked"
 
 
 @dataclass(frozen=True)
@@ -33,15 +42,19 @@ class Opened:
     """An open target."""
 
     prog: drgn.Program
-    #: ``live`` or ``vmcore``.
+    #: ``live``, ``remote`` (the running kernel of a guest, from its host) or ``vmcore``.
     kind: str
     path: Optional[str]
     #: ``dwarf`` or ``btf``.
     debug_info: str
-    #: The segments of an ELF dump; None for another format and for a live kernel.
+    #: The segments of an ELF dump or of raw memory; None for another format and for a running kernel.
     elf: Optional[ElfCore]
     #: What the user should know although an answer may be possible.
     warnings: tuple[str, ...] = ()
+
+    @property
+    def is_running(self) -> bool:
+        return self.kind != "vmcore"
 
     @property
     def is_this_kernel(self) -> bool:
@@ -62,54 +75,128 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
     prog = _program()
     try:
         prog.set_kernel()
-    except PermissionError as error:
-        raise TargetError(f"/proc/kcore: {error.strerror}: {_why_refused()}") from None
-    except FileNotFoundError:
-        raise TargetError("/proc/kcore: not there: kernel without CONFIG_PROC_KCORE") from None
     except Exception as error:
         if not _is_of_drgn(error):
             raise
-        raise TargetError(one_line(error, "/proc/kcore")) from None
+        raise TargetError(f"/proc/kcore: {_why_no_kcore(error)}") from None
     return Opened(prog, "live", None, attach_debug_info(prog, symbols, debug_info), None)
 
 
-def _why_refused() -> str:
-    if os.geteuid() != 0:
-        return "the running kernel can be read by root only"
+def _why_no_kcore(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "not there: kernel without CONFIG_PROC_KCORE, or a container that hides it"
+    if not isinstance(error, PermissionError):
+        kcore = Path("/proc/kcore")
+        # It has the size of the address space. Container runtimes mount /dev/null or an empty file over it.
+        return one_line(error) if kcore.is_file() and kcore.stat().st_size else "masked, as by a container runtime"
+    wanted = ("CAP_SYS_RAWIO", *(("CAP_DAC_READ_SEARCH",) if os.geteuid() else ()))
+    missing = lacking(*wanted)
+    if missing:
+        return f"{error.strerror}: this process lacks {' and '.join(missing)}, which root has"
     if lockdown_mode() == "confidentiality":
-        return "the kernel is locked down (lockdown=confidentiality)"
-    return "this process lacks CAP_SYS_RAWIO, or a security module refuses it"
+        return f"{error.strerror}: the kernel is locked down (lockdown=confidentiality)"
+    return f"{error.strerror}: a security module or a user namespace refuses it"
+
+
+def open_qemu(
+    socket: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
+) -> Opened:
+    """The running kernel of a QEMU guest, from its host, through QMP.
+
+    :raises TargetError: with the reason and the fix
+    """
+    text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
+    prog = _program()
+    if not hasattr(prog, "set_qemu_qmp"):
+        raise TargetError(f"drgn {drgn.__version__} knows no QMP: update it to 0.2.0 or later")
+    try:
+        prog.set_qemu_qmp(_connect(socket) if Path(socket).is_socket() else socket)
+        if text is not None:
+            prog = _with_vmcoreinfo(prog, text)
+        if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
+            raise TargetError(
+                f"{socket}: no VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver): "
+                "give the text with --vmcoreinfo FILE"
+            )
+        return Opened(prog, "remote", socket, attach_debug_info(prog, symbols, debug_info), None)
+    except Exception as error:
+        if not _is_of_drgn(error):
+            raise
+        raise TargetError(one_line(error, socket)) from None
 
 
 _REFUSED: tuple[type[Exception], ...] = (TargetError, *DAMAGED)
 
 
-def open_vmcore(
-    path: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
-) -> Opened:
-    """A vmcore in any format that drgn reads, or a dump by QEMU that drgn refuses.
+def _connect(path: str) -> int:
+    """A connection to QMP that answers. QEMU serves one client, and lets others wait without a word."""
+    import socket  # only --qemu needs it
 
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    if not select.select([connection], [], [], limits.PIPE_SECONDS)[0]:
+        connection.close()
+        raise TargetError(
+            f"{path}: no answer in {limits.PIPE_SECONDS} s: QEMU serves one client at a time; give it another -qmp"
+        )
+    return connection.detach()
+
+
+def _with_vmcoreinfo(guest: drgn.Program, text: bytes) -> drgn.Program:
+    """A program that reads another one's memory. drgn 0.3.0 takes no VMCOREINFO for a guest that has none."""
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return bytes(guest.read(address, count, physical=True))
+
+    prog = _program(_X86_64)
+    prog.add_memory_segment(0, limits.PHYSICAL_END, read, physical=True)
+    prog.set_linux_kernel_custom(text, is_live=True)
+    return prog
+
+
+def open_vmcore(
+    source: Union[str, Sequence[str]],
+    symbols: Sequence[str] = (),
+    debug_info: str = "auto",
+    vmcoreinfo: Optional[str] = None,
+) -> Opened:
+    """A vmcore in any format that drgn reads, LiME, or a dump by QEMU that drgn refuses; perhaps compressed.
+
+    :param source: its path; or guest RAM in files, each as ``FILE@ADDR`` (:func:`memory.read_raw`)
     :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
     :raises TargetError: with the reason and the fix
     """
-    core, cut, warnings = _examine(path)
-    text = None if vmcoreinfo is None else _read_vmcoreinfo(vmcoreinfo)
+    unpacked: Optional[IO[bytes]] = None
+    if isinstance(source, str):
+        path = source
+        try:
+            place, unpacked = readable(path)
+        except OSError as error:
+            raise TargetError(one_line(error, path)) from None
+        core, flaw = _examine(place, path)
+    else:
+        core, flaw, path = read_raw(source), None, " ".join(source)
+        place = core.path
+    warnings = _warnings(path, flaw)
+    text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
 
     def with_text(text: Optional[bytes]) -> Opened:
-        prog = _set_core_dump(path, text, None if core is not None or text is None else _X86_64)
+        own = core is not None and _needs_reader(core)
+        prog = _set_memory(core, text) if core is not None and own else _set_core_dump(place, core, text)
+        prog.cache[_UNPACKED_KEY] = unpacked  # the file is gone when it is closed
         _complete(prog, core)
-        found = attach_debug_info(prog, symbols, debug_info)
-        return Opened(prog, "vmcore", path, found, core, tuple(warnings))
+        return Opened(prog, "vmcore", path, attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
 
     try:
-        if core is not None and text is None and _lacks_vmcoreinfo(core):
-            text, warning = _vmcoreinfo_for(core, symbols)
-            warnings.append(f"{path}: {warning}")
+        if core is not None and text is None and lacks_vmcoreinfo(core):
+            text, warning = vmcoreinfo_for(core, symbols)
+            # Bare memory never has a note.
+            warnings += () if core.raw else (f"{path}: {warning}",)
         try:
             return with_text(text)
         except _REFUSED as error:
             # The note can be wrong: firmware, a hypervisor or another kernel wrote it.
-            other = None if core is None or text is not None else _another_vmcoreinfo(core)
+            other = None if core is None or text is not None else another_vmcoreinfo(core)
             if other is None:
                 raise
             text, address = other
@@ -117,7 +204,9 @@ def open_vmcore(
             warnings.append(f"{path}: {what}")
             return with_text(text)
     except TargetError as error:
-        raise TargetError(f"{path}: {error if cut is None else f'{cut}: {error}'}") from None
+        # What is missing is no fault of the types.
+        words = str(error) if flaw is None else f"{flaw}: {str(error).removesuffix(GIVE_VMLINUX)}"
+        raise TargetError(f"{path}: {words}") from None
     except DAMAGED as error:
         raise TargetError(f"{path}: damaged: {one_line(error)}") from None
 
@@ -132,90 +221,41 @@ def adopt(prog: drgn.Program) -> Opened:
     """
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
     path = None if live else getattr(prog, "core_dump_path", None)  # drgn 0.1.0
-    core, _, warnings = (None, None, []) if path is None else _examine(path)
+    core, flaw = (None, None) if path is None else _examine(path, path)
     _complete(prog, core)
     try:
         prog.type("struct page")
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
     except LookupError:
         found = attach_debug_info(prog, (), "btf")
-    return Opened(prog, "live" if live else "vmcore", path, found, core, tuple(warnings))
+    kind = "vmcore" if not live else "live" if prog.flags & drgn.ProgramFlags.IS_LOCAL else "remote"
+    return Opened(prog, kind, path, found, core, tuple(_warnings(str(path), flaw)))
 
 
-def _examine(path: str) -> tuple[Optional[ElfCore], Optional[str], list[str]]:
-    """The segments of an ELF dump, how a dump of any format is cut short, and what the user should know.
+def _warnings(path: str, flaw: Optional[str]) -> list[str]:
+    return [] if flaw is None else [f"{path}: {flaw}; what is missing is not in this dump"]
 
+
+def _examine(place: str, path: str) -> tuple[Optional[ElfCore], Optional[str]]:
+    """The segments of an ELF dump, and what a dump of any format lacks.
+
+    :param path: the name of the dump for the user
     :raises TargetError: the file cannot be read, or nothing tells what is missing from it
     """
     try:
-        core = read_elf_core(path)
-        extent = read_kdump_extent(path) if core is None else (core.needed_size, core.size, False)
+        core = read_elf_core(place) or read_lime(place)
+        kdump = None if core is not None else read_kdump(place)
     except OSError as error:
         raise TargetError(one_line(error, path)) from None
     except ValueError as error:
         raise TargetError(f"{path}: damaged headers: {error}") from None
-    needed, size, incomplete = extent or (0, 0, False)
-    if needed > size:
-        cut = f"cut short: its headers name {needed:#x} bytes, the file has {size:#x}"
+    found = core or kdump
+    flaw = None if kdump is None else kdump.incomplete
+    if found is not None and found.needed_size > found.size:
+        flaw = f"cut short: its headers name {found.needed_size:#x} bytes, the file has {found.size:#x}"
         if core is None:
-            raise TargetError(f"{path}: {cut}")
-        return core, cut, [f"{path}: {cut}; what is missing is not in this dump"]
-    ended = f"{path}: makedumpfile ran out of space; what is missing is not in this dump"
-    return core, None, [ended] if incomplete else []
-
-
-def _lacks_vmcoreinfo(core: ElfCore) -> bool:
-    """Whether this is a dump of a machine's memory, by QEMU or another hypervisor, without the note.
-
-    A process's core dump has no physical addresses.
-    """
-    names = {note.name for note in core.notes()}
-    return b"VMCOREINFO" not in names and (b"QEMU" in names or any(s.paddr for s in core.segments(PT_LOAD)))
-
-
-def _another_vmcoreinfo(core: ElfCore) -> Optional[tuple[bytes, int]]:
-    """The text in the dumped memory and its address, where it is not that of the note."""
-    noted = [note.data for note in core.notes() if note.name == b"VMCOREINFO"]
-    try:
-        text, address = find_vmcoreinfo(core)
-    except (OSError, Unavailable):
-        return None
-    return None if any(data.rstrip(b"\0") == text.rstrip(b"\0") for data in noted) else (text, address)
-
-
-def _vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
-    """VMCOREINFO for a dump without the note, and where it comes from."""
-    lack = "no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and "
-    try:
-        text, address = find_vmcoreinfo(core)
-        return text, f"no VMCOREINFO note; it was found in the dumped memory, at {address:#x}"
-    except OSError as error:
-        raise TargetError(one_line(error)) from None
-    except Unavailable as error:
-        lack += str(error)
-    if not symbols:
-        raise TargetError(
-            f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
-            "--vmcoreinfo FILE"
-        )
-    try:
-        text, cpu, vmlinux = work_out_vmcoreinfo(core, symbols)
-    except OSError as error:
-        raise TargetError(one_line(error, error.filename)) from None
-    except Unavailable as error:
-        raise TargetError(f"{lack}; {error}") from None
-    return text, f"no VMCOREINFO; addresses are from the registers of CPU {cpu} and {vmlinux}"
-
-
-def _read_vmcoreinfo(path: str) -> bytes:
-    try:
-        with open_input(path) as file:
-            data = file.read(limits.VMCOREINFO_BYTES + 1)
-    except OSError as error:
-        raise TargetError(one_line(error, path)) from None
-    if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).get("OSRELEASE") is None:
-        raise TargetError(f"{path}: not the text of a VMCOREINFO note (no OSRELEASE= in it)")
-    return data
+            raise TargetError(f"{path}: {flaw}: copy it anew, or give the kernel log beside it with --log")
+    return core, flaw
 
 
 def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[bytes] = None) -> drgn.Program:
@@ -227,12 +267,30 @@ def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[byte
     return drgn.Program(platform, vmcoreinfo=vmcoreinfo)
 
 
-def _set_core_dump(path: str, vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None) -> drgn.Program:
+def _needs_reader(core: ElfCore) -> bool:
+    """Whether it is not an ELF file that drgn opens: libelf takes the size of a block device for 0."""
+    return bool(core.raw) or stat.S_ISBLK(Path(core.path).stat().st_mode)
+
+
+def _set_memory(core: ElfCore, vmcoreinfo: Optional[bytes]) -> drgn.Program:
+    """A program over memory that drgn does not open by itself."""
+    if vmcoreinfo is None:
+        vmcoreinfo = next(note.data for note in core.notes() if note.name == b"VMCOREINFO")
+    memory = FileMemory(core.pieces, _program(_X86_64))
+    memory.open_kernel(vmcoreinfo.rstrip(b"\0"))
+    return memory.prog
+
+
+def _set_core_dump(
+    path: str, core: Optional[ElfCore], vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None
+) -> drgn.Program:
     """A program over a dump.
 
     QEMU's kdump-compressed form names the machine but no system (``utsname.sysname``), so that libkdumpfile takes both
     for unknown. It has to be told before it opens the file.
     """
+    if core is None and vmcoreinfo is not None:
+        platform = _X86_64
     prog = _program(platform, vmcoreinfo)
     try:
         prog.set_core_dump(path)
@@ -240,10 +298,13 @@ def _set_core_dump(path: str, vmcoreinfo: Optional[bytes], platform: Optional[dr
         if not _is_of_drgn(error):
             raise
         if platform is None and "KDUMP_ATTR_ARCH_NAME" in str(error):
-            return _set_core_dump(path, vmcoreinfo, _X86_64)
-        raise TargetError(_why_not_opened(path, one_line(error))) from None
+            return _set_core_dump(path, core, vmcoreinfo, _X86_64)
+        words = one_line(error)
+        raise TargetError(next((why.format(words) for part, why in _REASONS.items() if part in words), words)) from None
     if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError("not a dump of a Linux kernel (no VMCOREINFO, and not from a hypervisor)")
+    if prog.platform is None or prog.platform.arch != drgn.Architecture.X86_64:
+        raise TargetError(f"a dump of another machine ({prog.platform}): {ONLY_X86_64}")
     return prog
 
 
@@ -254,22 +315,13 @@ def _is_of_drgn(error: Exception) -> bool:
 
 #: The reason for the user, by a part of drgn's own words.
 _REASONS = {
-    "not an ELF core file": "not a dump (neither ELF core nor kdump-compressed nor flattened)",
+    "not an ELF core file": "not a dump (neither ELF core nor kdump-compressed nor flattened nor LiME); RAM as it "
+    "is: --raw FILE@ADDRESS",
     "flattened segment": "flattened dump, cut short or damaged: {}",
     "linux.vmcoreinfo.raw is not set": "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a "
     "guest without the fw_cfg driver, or one that died early); dump as ELF (dump-guest-memory without -z), or give the "
     "text with --vmcoreinfo FILE",
 }
-
-
-def _why_not_opened(path: str, words: str) -> str:
-    with open_dump(path) as file:
-        beginning = file.read(64)
-    if not beginning:
-        return "empty file"
-    if b'"drgn-unaccepted-snapshot/' in beginning:
-        return "a file written by snapshot, and no dump: give it with --snapshot"
-    return next((reason.format(words) for part, reason in _REASONS.items() if part in words), words)
 
 
 def _complete(prog: drgn.Program, core: Optional[ElfCore]) -> None:

@@ -24,10 +24,12 @@ from typing import NamedTuple, Optional
 from drgn import FaultError
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.kernel.elf import ElfSections, build_id, parse_notes
-from drgn_unaccepted.kernel.elf_core import ElfCore, ElfMemory
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.memory import FileMemory
 from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
@@ -68,7 +70,7 @@ class CpuState(NamedTuple):
     root: int
     levels: int
 
-    def page_tables(self, memory: ElfMemory) -> Iterator[PageTables]:
+    def page_tables(self, memory: FileMemory) -> Iterator[PageTables]:
         """Its page tables, and the kernel's if it was in user mode under page table isolation."""
         yield PageTables(memory.read, self.root, self.levels)
         if self.root & _PTI_USER_TABLES:
@@ -82,6 +84,64 @@ def cpu_states(core: ElfCore) -> list[CpuState]:
         (idt, cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, idt, cr3, cr4 in notes if version == 1
     )
     return [CpuState(*state) for state in islice(states, limits.GLOBAL_ARRAY_LENGTH)]
+
+
+# For a dump
+
+
+def lacks_vmcoreinfo(core: ElfCore) -> bool:
+    """Whether this is a dump of a machine's memory, by QEMU or another hypervisor, without the note.
+
+    A process's core dump has no physical addresses.
+    """
+    names = {note.name for note in core.notes()}
+    known = core.raw or b"QEMU" in names or any(s.paddr for s in core.segments(PT_LOAD))
+    return b"VMCOREINFO" not in names and bool(known)
+
+
+def another_vmcoreinfo(core: ElfCore) -> Optional[tuple[bytes, int]]:
+    """The text in the dumped memory and its address, where it is not that of the note."""
+    noted = [note.data for note in core.notes() if note.name == b"VMCOREINFO"]
+    try:
+        text, address = find_vmcoreinfo(core)
+    except (OSError, Unavailable):
+        return None
+    return None if any(data.rstrip(b"\0") == text.rstrip(b"\0") for data in noted) else (text, address)
+
+
+def vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
+    """VMCOREINFO for a dump without the note, and where it comes from."""
+    lack = "no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and "
+    try:
+        text, address = find_vmcoreinfo(core)
+        return text, f"no VMCOREINFO note; it was found in the dumped memory, at {address:#x}"
+    except OSError as error:
+        raise TargetError(one_line(error)) from None
+    except Unavailable as error:
+        lack += str(error)
+    if not symbols:
+        raise TargetError(
+            f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
+            "--vmcoreinfo FILE"
+        )
+    try:
+        text, cpu, vmlinux = work_out_vmcoreinfo(core, symbols)
+    except OSError as error:
+        raise TargetError(one_line(error, error.filename)) from None
+    except Unavailable as error:
+        raise TargetError(f"{lack}; {error}") from None
+    return text, f"no VMCOREINFO; addresses are from the registers of CPU {cpu} and {vmlinux}"
+
+
+def read_vmcoreinfo(path: str) -> bytes:
+    try:
+        with open_input(path) as file:
+            data = file.read(limits.VMCOREINFO_BYTES + 1)
+    except OSError as error:
+        raise TargetError(one_line(error, path)) from None
+    if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).get("OSRELEASE") is None:
+        raise TargetError(f"{path}: not the text of a VMCOREINFO note (no OSRELEASE= in it)")
+    return data
 
 
 # In memory
@@ -98,7 +158,7 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
     """
     plausible: dict[tuple[str, ...], tuple[bytes, int]] = {}
     cpus = cpu_states(core)
-    with ElfMemory(core) as memory:
+    with FileMemory(core.pieces) as memory:
         for address in memory.find(b"OSRELEASE=", limits.VMCOREINFO_SEARCH_BYTES):
             found = _kernel_at(memory, address)
             if found is None:
@@ -120,7 +180,7 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
     return next(iter(plausible.values()))
 
 
-def _kernel_at(memory: ElfMemory, address: int) -> Optional[tuple[Vmcoreinfo, int, int]]:
+def _kernel_at(memory: FileMemory, address: int) -> Optional[tuple[Vmcoreinfo, int, int]]:
     """VMCOREINFO, and the virtual and physical address of ``init_uts_ns`` in the kernel that it describes.
 
     None if the text does not fill a page of its own, is not built like VMCOREINFO, or its kernel is not in the memory.
@@ -167,7 +227,7 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
     cpus = cpu_states(core)
     if not cpus:
         raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
-    with ElfMemory(core) as memory:
+    with FileMemory(core.pieces) as memory:
         for number, cpu in enumerate(cpus):
             for tables in cpu.page_tables(memory):
                 try:
@@ -192,7 +252,7 @@ def _first_with_symbols(vmlinux: Sequence[str]) -> tuple[str, Mapping[str, tuple
 
 
 def _by_cpu(
-    memory: ElfMemory, cpu: CpuState, tables: PageTables, symbols: Mapping[str, tuple[int, int]]
+    memory: FileMemory, cpu: CpuState, tables: PageTables, symbols: Mapping[str, tuple[int, int]]
 ) -> Optional[bytes]:
     """VMCOREINFO of the kernel whose interrupt table the CPU uses; None if it is not the kernel of these symbols."""
     low, _, _, middle, high, _ = _GATE.unpack(tables.read(cpu.idt, _GATE.size))
@@ -211,7 +271,7 @@ def _by_cpu(
     return None
 
 
-def _entries(memory: ElfMemory, addresses: Mapping[str, int], phys_base: int) -> Optional[list[str]]:
+def _entries(memory: FileMemory, addresses: Mapping[str, int], phys_base: int) -> Optional[list[str]]:
     """The entries for a kernel image in memory; None if no Linux kernel is there."""
 
     def read(name: str, size: int) -> bytes:

@@ -8,7 +8,7 @@ if sys.version_info < (3, 9):  # noqa: UP036  Such a Python cannot compile the p
     sys.stderr.write(f"drgn-unaccepted: this is {this}, and at least 3.9 is needed\n")
     sys.exit(3)
 
-from drgn_unaccepted.cli import main
+from drgn_unaccepted.__main__ import main
 from drgn_unaccepted.errors import CommandError
 
 

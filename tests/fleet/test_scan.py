@@ -106,7 +106,7 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     shutil.copy(FILL, place / "vmcore")
     code = f"open({str(ran)!r}, 'a').write(__name__)\n"
     # One of each kind: built in, of the standard library, of others, and this program.
-    for name in ("resource", "json", "signal", "struct", "drgn", "elftools", "tabulate", "sitecustomize"):
+    for name in ("resource", "json", "signal", "struct", "drgn", "tabulate", "sitecustomize"):
         (place / f"{name}.py").write_text(code)
     for name in ("drgn_unaccepted", "drgn_plugins"):
         (place / name / "fleet").mkdir(parents=True)

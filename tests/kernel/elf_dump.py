@@ -77,6 +77,17 @@ def read_sample(name: str) -> Sample:
     return Sample(pages, vmcoreinfo)
 
 
+def with_own_text(sample: Sample) -> Sample:
+    """As every kernel's memory has it: VMCOREINFO in a page of its own, and ``init_uts_ns``. They are in no sample."""
+    name = sample.physical("init_uts_ns") + sample.number("OFFSET(uts_namespace.name)")
+    release = sample.vmcoreinfo.partition(b"OSRELEASE=")[2].partition(b"\n")[0]
+    for number, text in enumerate((b"Linux", b"guest", release, b"#1", b"x86_64")):
+        sample.pages.setdefault((name + number * 65) // PAGE, bytes(PAGE))
+        sample.write(name + number * 65, text + b"\0")
+    sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
+    return sample
+
+
 def bin_count(bits: bytes) -> int:
     return bin(int.from_bytes(bits, "little")).count("1")
 

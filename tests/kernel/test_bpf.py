@@ -18,7 +18,7 @@ from unittest import mock
 import drgn
 import pytest
 
-from drgn_unaccepted.kernel import bpf
+from drgn_unaccepted.kernel import bpf, privileges
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model.ranges import Range
 
@@ -190,7 +190,7 @@ def test_a_refusal_says_what_refuses(
     refusing: Refusing, effective: int, lockdown: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpf, "_bpf", refusing)
-    monkeypatch.setattr(bpf, "_effective_capabilities", lambda: effective)
+    monkeypatch.setattr(privileges, "_effective", lambda: effective)
     monkeypatch.setattr(bpf, "lockdown_mode", lambda: lockdown)
     before = open_files()
     said = reason()
@@ -205,14 +205,14 @@ def test_an_unknown_machine_has_no_system_call(monkeypatch: pytest.MonkeyPatch) 
 
 def test_lockdown_mode(tmp_path: Path) -> None:
     path = tmp_path / "lockdown"
-    assert bpf.lockdown_mode(str(path)) is None
+    assert privileges.lockdown_mode(str(path)) is None
     for text, mode in (
         ("none [integrity] confidentiality\n", "integrity"),
         ("none integrity [confidentiality]\n", "confidentiality"),
         ("", None),
     ):
         path.write_text(text)
-        assert bpf.lockdown_mode(str(path)) == mode
+        assert privileges.lockdown_mode(str(path)) == mode
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
+from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_from_snapshot
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Table, Wanted
 from drgn_unaccepted.snapshot_file import write
+from tests.kernel.allocator_program import AllocatorProgram
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
@@ -126,3 +128,27 @@ def test_where_the_address_cannot_be_compared_it_says_so() -> None:
     assert (table.state, table.same_boot) == ("present", False)
     assert table.reason is not None
     assert "nor is it known that its address is that of this target: efi.unaccepted reads as 0" in table.reason
+
+
+@pytest.mark.parametrize("data", [b"# A text, and no table\n" * 9, b"", bytes(100)])
+def test_a_file_that_is_no_table_is_refused(data: bytes) -> None:
+    with pytest.raises(TargetError, match=r"^kept: no table in it: "):
+        capture(open_kdump(None), Wanted(frozenset()), saved(None)._replace(data=data))
+
+
+@pytest.mark.parametrize("shown_by", ["zone->unaccepted_pages", "accept_memory()", None])
+def test_a_member_that_types_lack_is_named_and_proves_nothing_alone(shown_by: Optional[str]) -> None:
+    """BTF may lack it, or be another kernel's: what else shows the feature tells."""
+    guest = AllocatorProgram()
+    guest.structs["efi"] = [("flags", "unsigned long")]
+    guest.set_global("efi", "efi", bytes(8))
+    if shown_by != "zone->unaccepted_pages":
+        guest.structs["zone"] = [entry for entry in guest.structs["zone"] if entry[0] != "unaccepted_pages"]
+    if shown_by == "accept_memory()":
+        guest.symbols["accept_memory"] = 0xFFFFFFFF81000000
+    lack = "struct efi has no member unaccepted"
+    if shown_by is None:
+        assert locate_table(guest.prog) == Table("absent", lack)
+        return
+    with pytest.raises(Unavailable, match=re.escape(f"{lack}, but the kernel has {shown_by}")):
+        locate_table(guest.prog)

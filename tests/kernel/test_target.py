@@ -27,6 +27,7 @@ from tests.kernel.elf_dump import (
     section_elf,
     set_c_bit,
     vmcoreinfo_note,
+    with_own_text,
     with_sme_mask,
     write_elf,
 )
@@ -326,12 +327,7 @@ def test_a_sample_without_its_note_and_with_its_text(capsys: Capsys, tmp_path: P
     status, document, err = ask(capsys, path, "--vmcoreinfo", str(text), "ranges")
     assert (status, err) == (0, "")
     assert unaccepted(document) == set(truth(name)["unaccepted_units"])
-    # As the kernel has it, in a page of its own, and uts_ns, which is in no sample.
-    release = sample.physical("init_uts_ns") + sample.number("OFFSET(uts_namespace.name)") + 2 * 65
-    sample.pages.setdefault(release // PAGE, bytes(PAGE))
-    sample.write(release, truth(name)["kernel_release"].encode() + b"\0")
-    sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
-    write_elf(path, runs(sample.pages), note(b"QEMU", 0, bytes(440)))
+    write_elf(path, runs(with_own_text(sample).pages), note(b"QEMU", 0, bytes(440)))
     status, document, err = ask(capsys, path, "ranges")
     assert status == 0 and "found in the dumped memory, at 0x12345000" in err
     assert unaccepted(document) == set(truth(name)["unaccepted_units"])
@@ -343,13 +339,8 @@ def test_a_note_that_is_not_this_kernels(capsys: Capsys, tmp_path: Path, key: st
     sample = read_sample("6.12-fill")
     lines = sample.vmcoreinfo.decode().splitlines()
     wrong = "\n".join(f"{key}=7f0000" if line.startswith(f"{key}=") else line for line in lines) + "\n"
-    sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
-    release = sample.physical("init_uts_ns") + sample.number("OFFSET(uts_namespace.name)") + 2 * 65
-    sample.pages.setdefault(release // PAGE, bytes(PAGE))
-    sample.write(release, truth("6.12-fill")["kernel_release"].encode() + b"\0")
-    path = write_elf(
-        tmp_path / "dump", runs(sample.pages), note(b"QEMU", 0, bytes(440)) + note(b"VMCOREINFO", 0, wrong.encode())
-    )
+    notes = note(b"QEMU", 0, bytes(440)) + note(b"VMCOREINFO", 0, wrong.encode())
+    path = write_elf(tmp_path / "dump", runs(with_own_text(sample).pages), notes)
     status, document, err = ask(capsys, path, "ranges")
     assert status == 0, err
     assert unaccepted(document) == set(truth("6.12-fill")["unaccepted_units"])
@@ -483,3 +474,13 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
     good = section_elf(tmp_path / "good", {".notes": this, ".BTF": btf[name]})
     section_elf(file, {".notes": other})
     assert truth("7.3-fill")["build_id"] in refused(capsys, dump, "-s", str(good), "-s", str(file))
+
+
+@pytest.mark.parametrize("release", ["../../x", "/x", "..", "6.12.1\t/../x"])
+def test_dwarf_is_never_searched_by_what_is_no_release(release: str, capsys: Capsys, tmp_path: Path) -> None:
+    """drgn makes paths of it."""
+    sample = read_sample("6.12-fill")
+    line = b"OSRELEASE=%s\n" % truth("6.12-fill")["kernel_release"].encode()
+    hostile = sample.vmcoreinfo.replace(line, b"OSRELEASE=%s\n" % release.encode())
+    dump = write_elf(tmp_path / "dump", runs(sample.pages), vmcoreinfo_note(hostile))
+    assert "give a vmlinux with -s" in refused(capsys, dump, "--debug-info", "dwarf")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files that are no dump that can be read, known by their first bytes, each with the way to one that can.
+
+A dump that is one compressed file is unpacked into a file without a name, which is gone when this process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Optional
+
+from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.kernel.errors import TargetError
+from drgn_unaccepted.words import safe, size
+
+_DUMP_AGAIN = "let it run and take a dump with dump-guest-memory without -p, or virsh dump --memory-only"
+_VMSS = "a saved state of VMware: vmss2core -N6 makes a dump of it and its .vmem"
+
+#: What unpacks a file that begins so.
+_UNPACKED = {
+    b"\x1f\x8b": "gzip -dc",
+    b"\xfd7zXZ\0": f"xz -dc --memlimit-decompress={limits.XZ_MEMORY_BYTES}",
+    b"\x28\xb5\x2f\xfd": "zstd -dcq",
+    b"BZh": "bzip2 -dc",
+    b"\x04\x22\x4d\x18": "lz4 -dc",
+    b"\x89LZO\0\r\n": "lzop -dc",
+}
+#: Where a file has these bytes, what it then is, and what makes it readable.
+_KNOWN = (
+    (0, b"PK\3\4", "a zip archive: unpack it with unzip"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it with 7z x"),
+    (257, b"ustar", "a tar archive: unpack it with tar -xf"),
+    (0, b"QEVM", f"a migration stream of QEMU: load it with -incoming, {_DUMP_AGAIN}"),
+    (0, b"LibvirtQemudSave", f"a guest that libvirt saved: virsh restore it, {_DUMP_AGAIN}"),
+    (0, b"LibvirtQemudPart", "a guest that libvirt did not save to the end: save it again"),
+    (0, b"QFI\xfb", f"a qcow2 disk: where qemu-img snapshot -l shows one of a running guest, {_DUMP_AGAIN}"),
+    (0, b"AVML", "AVML, compressed: avml-convert makes LiME of it, which can be read"),
+    *((0, magic * 2, _VMSS) for magic in (b"\xd0\xbe", b"\xd1\xba", b"\xd2\xbe", b"\xd3\xbe")),
+    (0, b"\x14\x20\x28\x01", "a saved state of Hyper-V, of which nothing makes a vmcore: use kdump in the guest"),
+    (0, b"PAGEDU", "a Windows crash dump: dump-guest-memory without -w makes one for Linux"),
+    (0, b"sadump\0\0", "sadump: makedumpfile -l -x VMLINUX FILE DUMP makes a kdump of it"),
+    (0, b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "LKCD, of kernels before unaccepted memory"),
+    (0, b"DISKDUMP", "diskdump, of kernels before unaccepted memory"),
+    (0, b'{"schema": "drgn-unaccepted-snapshot/', "a file written by snapshot, and no dump: give it with --snapshot"),
+    (514, b"HdrS", "a kernel image (bzImage), and no dump"),
+)
+_X86_64, _ARM64, _ET_CORE = 62, 183, 4
+ONLY_X86_64 = "unaccepted memory is known of x86-64 alone"
+
+_BEGINNING = 64 << 10
+_STEP = 1 << 20
+
+
+def readable(path: str) -> tuple[str, Optional[IO[bytes]]]:
+    """Where to read the dump that ``path`` names: there, or in the open file that it was unpacked into.
+
+    :raises TargetError: it is no dump; what it is, and how to get one
+    :raises OSError: it cannot be read
+    """
+    if Path(path).is_dir():
+        names = sorted(entry.name for entry in Path(path).iterdir())
+        inside = [name for name in names if name.startswith(("vmcore", "dump")) and "dmesg" not in name]
+        what = f"give the dump in it: -c {safe(str(Path(path, inside[0])))}" if inside else "without a vmcore"
+        raise TargetError(f"{path}: a directory, {what}")
+    with open_dump(path) as file:
+        beginning = file.read(_BEGINNING)
+    unpack = next((unpack for magic, unpack in _UNPACKED.items() if beginning.startswith(magic)), None)
+    if unpack is None:
+        why = _why_not(beginning)
+        if why is not None:
+            raise TargetError(f"{path}: {why}")
+        return path, None
+    unpacked = _unpack(path, unpack)
+    return f"/proc/self/fd/{unpacked.fileno()}", unpacked
+
+
+def _why_not(beginning: bytes) -> Optional[str]:
+    """Why a file with this beginning is no dump that can be read; None where that is not known."""
+    if not beginning:
+        return "empty file"
+    if beginning.startswith(b"\x7fELF") and len(beginning) >= 20:
+        return _why_not_elf(beginning)
+    for at, magic, what in _KNOWN:
+        if beginning.startswith(magic, at):
+            return what
+    if b"\0" not in beginning and b"Linux version " in beginning:
+        return "a kernel log, and no dump: give it with --log"
+    return None
+
+
+def _why_not_elf(beginning: bytes) -> Optional[str]:
+    byteorder = "big" if beginning[5] == 2 else "little"
+    kind, machine = (int.from_bytes(beginning[at : at + 2], byteorder) for at in (16, 18))  # type: ignore[arg-type]
+    if beginning[4] == 1:
+        return f"of a 32-bit machine: {ONLY_X86_64}"
+    if byteorder == "big":
+        return f"of a big-endian machine: {ONLY_X86_64}"
+    if kind != _ET_CORE:
+        return "an ELF file that is no dump; a vmlinux is given with -s, beside a dump"
+    if machine != _X86_64:
+        return f"a dump of {'an arm64' if machine == _ARM64 else 'another'} machine: {ONLY_X86_64}"
+    return None
+
+
+def _unpack(path: str, command: str) -> IO[bytes]:
+    """The unpacked dump in a file without a name."""
+    directory = os.environ.get("TMPDIR", "/var/tmp")
+    program, *options = command.split()
+    if shutil.which(program) is None:
+        raise TargetError(f"{path}: compressed, and there is no program {program} here: unpack it elsewhere")
+    argv = (program, *options)
+    kept = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+    pipe = subprocess.PIPE
+    with open_dump(path) as file, subprocess.Popen(argv, stdin=file, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            _copy(path, process.stdout, kept, directory)
+            words = process.stderr.read().decode(errors="replace").strip().split("\n")[0]
+            if process.wait():
+                raise TargetError(f"{path}: compressed, and cannot be unpacked: {safe(words)}")
+        finally:
+            process.kill()
+    return kept
+
+
+def _copy(path: str, source: IO[bytes], kept: IO[bytes], directory: str) -> None:
+    """Copy what is unpacked, but zeros, while there is room for it."""
+    done = 0
+    while data := source.read(_STEP):
+        why = None if done else _why_not(data)
+        if why is not None:
+            raise TargetError(f"{path}: compressed; in it: {why}")
+        if data.count(0) < len(data):
+            kept.write(data)
+        else:
+            kept.seek(len(data), os.SEEK_CUR)
+        done += len(data)
+        disk = shutil.disk_usage(directory)
+        if disk.free < disk.total // 20 or done > limits.UNPACKED_BYTES:
+            text = f"more than {size(done)} when unpacked, and {directory} has no room for it: set TMPDIR"
+            raise TargetError(f"{path}: {text}")
+        if sys.stderr.isatty() and done % (64 * _STEP) < len(data):
+            print(f"\r{safe(path)}: unpacking, {size(done)} ", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty() and done >= 64 * _STEP:
+        print(file=sys.stderr)
+    kept.truncate(done)
+    kept.flush()

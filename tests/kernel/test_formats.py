@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files that users hold in their hands, made by the real tools or from documented magic numbers."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from tests.kernel.elf_dump import SAMPLES, elf
+
+Capsys = pytest.CaptureFixture[str]
+SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
+
+
+def refused(capsys: Capsys, path: Path, *options: str) -> str:
+    assert main([*(options or ("-c",)), str(path)]) == 3
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and str(path) in err
+    return err
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name} here")
+    return found
+
+
+def header(bits: int = 2, order: int = 1, kind: int = 4, machine: int = 62) -> bytes:
+    """``e_ident``, ``e_type`` and ``e_machine`` of an ELF file."""
+    return b"\x7fELF" + bytes((bits, order, 1)) + bytes(9) + struct.pack("<HH" if order == 1 else ">HH", kind, machine)
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "how"),
+    [
+        (b"PK\x03\x04", "zip", "unzip"),
+        (b"QEVM\0\0\0\3", "migration stream of QEMU", "dump-guest-memory without -p"),
+        (b"LibvirtQemudSave\2\0\0\0", "libvirt saved", "virsh dump --memory-only"),
+        (b"LibvirtQemudPart\2\0\0\0", "did not save to the end", "again"),
+        (b"AVML\2\0\0\0", "AVML", "avml-convert"),
+        (struct.pack("<I", 0xBED2BED2), "VMware", "vmss2core"),
+        (struct.pack("<I", 0xBAD1BAD1), "VMware", "vmss2core"),
+        (struct.pack("<I", 0x01282014), "Hyper-V", "kdump in the guest"),
+        (b"PAGEDU64", "Windows", "without -w"),
+        (struct.pack("<II", 0x75646173, 0x706D), "sadump", "makedumpfile"),
+        (struct.pack("<Q", 0xA8190173618F23ED), "LKCD", "before unaccepted memory"),
+        (b"DISKDUMP", "diskdump", "before unaccepted memory"),
+        (bytes(510) + b"\x55\xaa\xeb\x6aHdrS", "kernel image", "no dump"),
+        (b"[    0.000000] Linux version 6.12.1 (gcc)\n", "kernel log", "--log"),
+        (header(kind=2), "no dump", "-s"),
+        (header(bits=1, machine=3), "32-bit", "x86-64"),
+        (header(order=2, machine=22), "big-endian", "x86-64"),
+        (header(machine=183), "arm64", "x86-64"),
+        (bytes(range(1, 65)), "not a dump", "--raw"),
+    ],
+)
+def test_what_it_is_and_how_to_make_it_readable(
+    content: bytes, what: str, how: str, capsys: Capsys, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content if content.endswith(b"\n") else content.ljust(1024, b"\0"))
+    said = refused(capsys, path)
+    assert what in said and how in said
+
+
+def test_a_kdump_of_another_machine(capsys: Capsys, tmp_path: Path) -> None:
+    """``utsname.machine`` of struct disk_dump_header; drgn opens it."""
+    data = bytearray(SAMPLE.read_bytes())
+    struct.pack_into("65s", data, 12 + 4 * 65, b"aarch64")
+    (tmp_path / "dump").write_bytes(data)
+    assert "AARCH64" in refused(capsys, tmp_path / "dump")
+
+
+def test_qemus_own_files(capsys: Capsys, tmp_path: Path) -> None:
+    qemu = tool("qemu-system-x86_64")
+    stream, disk = tmp_path / "stream", tmp_path / "disk"
+    quiet = ("-S", "-nodefaults", "-display", "none", "-monitor", "stdio", "-m", "16M", "-accel", "tcg")
+    subprocess.run((qemu, *quiet), input=f"migrate exec:cat>{stream}\nquit\n".encode(), capture_output=True, check=True)
+    assert "migration stream of QEMU" in refused(capsys, stream)
+    subprocess.run((tool("qemu-img"), "create", "-q", "-f", "qcow2", disk, "1M"), check=True)
+    assert "qcow2" in refused(capsys, disk)
+
+
+def test_a_directory(capsys: Capsys, tmp_path: Path) -> None:
+    (tmp_path / "vmcore-dmesg.txt").write_text("")
+    assert "without a vmcore" in refused(capsys, tmp_path)
+    (tmp_path / "vmcore").write_bytes(b"")
+    assert f"-c {tmp_path}/vmcore" in refused(capsys, tmp_path)
+
+
+def compressed(program: str, data: bytes, path: Path) -> Path:
+    path.write_bytes(subprocess.run((tool(program), "-c"), input=data, capture_output=True, check=True).stdout)
+    return path
+
+
+@pytest.mark.parametrize("program", ["gzip", "xz", "zstd", "bzip2", "lz4", "lzop"])
+def test_a_compressed_dump_is_read_and_leaves_nothing(
+    program: str, capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, path = tmp_path / "room", tmp_path / "dump"
+    room.mkdir()
+    monkeypatch.setenv("TMPDIR", str(room))
+    assert main(["-c", str(SAMPLE), "ranges"]) == 0
+    expected = capsys.readouterr()
+    assert main(["-c", str(compressed(program, SAMPLE.read_bytes(), path)), "ranges"]) == 0
+    assert capsys.readouterr() == expected
+    usage = namedtuple("usage", "total free")
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage(100, 4))
+        assert f"{room} has no room" in refused(capsys, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be unpacked" in refused(capsys, path)
+    # A dump that ends in zeros, as that of unused RAM does, is as long as it was.
+    assert "not a dump of a Linux kernel" in refused(capsys, compressed(program, elf([], b"") + bytes(3 << 20), path))
+    tar = bytes(257) + b"ustar"
+    assert "in it: a tar archive" in refused(capsys, compressed(program, tar, path))
+    assert not any(room.iterdir())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert f"no program {program} here" in refused(capsys, path)
