@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
@@ -38,6 +39,7 @@ _TARGET_DEFAULTS = {
     "snapshot": None,
     "qemu": None,
     "raw": None,
+    "log": None,
     "symbols": None,
     "debug_info": "auto",
     "table": None,
@@ -124,6 +126,8 @@ def _target_options() -> argparse.ArgumentParser:
         choices=("auto", "dwarf", "btf"),
         help="where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms",
     )
+    help_ = "a kernel log (console, dmesg, journalctl -k): a target of its own, or what a dump's own log has lost"
+    group.add_argument("--log", metavar="FILE", help=help_)
     group.add_argument("--table", metavar="FILE@ADDR|SNAPSHOT", help="a table saved earlier in this boot")
     group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump that has none")
     group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
@@ -138,7 +142,7 @@ class _CommandLine:
 
     def open(self) -> Any:
         args = self._args
-        for option, value in (("--snapshot", args.snapshot), ("--table", args.table)):
+        for option, value in (("--snapshot", args.snapshot), ("--table", args.table), ("--log", args.log)):
             if value is not None:
                 raise CommandError(f"{args.command} reads a kernel or a dump anew each time: it takes no {option}")
         return self._open()
@@ -146,13 +150,21 @@ class _CommandLine:
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
         args = self._args
         if args.snapshot is not None:
-            self._refuse_with_snapshot()
+            self._refuse("--snapshot was read from its target already: {} is for the command snapshot")
             return iter((_read_snapshot(args.snapshot),))
+        logs: Sequence[Any] = ()
+        if args.log is not None:
+            from drgn_unaccepted.text.target import log_snapshot, read_logs
+
+            if not any(getattr(args, name, None) for name in ("core", "kernel", "qemu", "raw")):
+                self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", alone=True)
+                return iter((log_snapshot(args.log, lambda text: _say(f"warning: {safe(text)}")),))
+            logs = read_logs(args.log, every=True)
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
 
         saved = None if args.table is None else _read_saved_table(args.table)
-        return samples(self._open(), wanted, saved)
+        return samples(replace(self._open(), logs=logs), wanted, saved)
 
     def _open(self) -> Any:
         from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore
@@ -171,14 +183,14 @@ class _CommandLine:
             _say(f"warning: {safe(warning)}")
         return opened
 
-    def _refuse_with_snapshot(self) -> None:
-        """Options about how a target is read come too late for a file that was read from it."""
+    def _refuse(self, why: str, alone: bool = False) -> None:
+        """Refuse options about how a kernel or a dump is read."""
         args = self._args
-        for option, value in (("--table", args.table), ("-s", args.symbols), ("--vmcoreinfo", args.vmcoreinfo)):
+        given = [("--table", args.table), ("-s", args.symbols), ("--vmcoreinfo", args.vmcoreinfo)]
+        given.append(("--debug-info", None if args.debug_info == _TARGET_DEFAULTS["debug_info"] else args.debug_info))
+        for option, value in [*given, ("--log", None if alone else args.log)]:
             if value is not None:
-                raise CommandError(f"--snapshot was read from its target already: {option} is for the command snapshot")
-        if args.debug_info != _TARGET_DEFAULTS["debug_info"]:
-            raise CommandError("--snapshot needs no types: --debug-info is for the command snapshot")
+                raise CommandError(why.format(option))
 
 
 def _read_saved_table(text: str) -> Any:

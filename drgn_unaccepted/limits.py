@@ -58,6 +58,9 @@ VMCOREINFO_BYTES = 64 << 10  #: Bytes of a VMCOREINFO note. The kernel's own has
 #: Bytes of text in the printk ring buffer. CONFIG_LOG_BUF_SHIFT goes up to 25; ``log_buf_len=`` may ask for more.
 LOG_BYTES = 1 << 25
 
+LOG_LINE_BYTES = 1 << 11  #: Bytes of a line of a log file; the rest of a longer one counts as another.
+LOG_SHARED = 1 << 14  #: Last lines of each boot in a log file that are compared with those in a dump.
+LOG_BOOTS = 1 << 5  #: Boots in a log file; of more, the last ones.
 LOG_RECORDS = LOG_BYTES >> 5  #: Descriptors of the printk ring buffer; the kernel has one for each 32 bytes of text.
 SETUP_DATA_ENTRIES = 64  #: Entries of the setup_data chain, which is a linked list. The kernel knows 11 types.
 SETUP_DATA_BYTES = 256 << 20  #: Bytes of one setup_data entry; the largest are option ROMs (SETUP_PCI).

@@ -38,8 +38,8 @@ E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 class Target:
     """The kernel or dump that was read."""
 
-    kind: Annotated[str, Choices(("live", "remote", "vmcore"))]
-    #: File name of the dump, or QEMU's socket; ``None`` for the running kernel.
+    kind: Annotated[str, Choices(("live", "remote", "vmcore", "log"))]
+    #: File name of the dump or log, or QEMU's socket; ``None`` for the running kernel.
     path: Optional[str]
     #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
     release: Optional[str]
@@ -385,6 +385,10 @@ class Snapshot:
     #: The words after the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
     panic: Optional[str] = None
     image: Image = Image()
+    #: The task whose stack the kernel printed with the panic.
+    panic_task: Optional[Task] = None
+    #: As far as the log has it, which cuts long ones.
+    command_line: Optional[str] = None
     #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
     #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.
@@ -421,7 +425,7 @@ class Sample(NamedTuple):
 
 #: The parts that may be None, apart from the table.
 ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {
-    *("target", "table", "missing", "torn", "translations")
+    *("target", "table", "missing", "torn", "translations", "panic_task", "command_line")
 }
 
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)

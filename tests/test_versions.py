@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Optional
 
 import drgn
 import pytest
+
+from drgn_unaccepted.kernel.target import TargetError, adopt
 
 TOP = Path(__file__).parent.parent
 DUMPS = sorted(str(path.relative_to(TOP)) for path in TOP.glob("vmcore-samples/*/vmcore"))
@@ -94,3 +97,9 @@ def test_an_older_drgn_is_named_in_one_line(
     assert capsys.readouterr().err == (
         "drgn-unaccepted: drgn 0.0.30 is too old: at least drgn 0.0.31 is needed, except for --snapshot\n"
     )
+
+
+def test_a_dump_whose_path_drgn_does_not_know_is_refused() -> None:
+    """Before drgn 0.0.33: holes of an ELF dump read as zeros, unless its program headers are read, too."""
+    with pytest.raises(TargetError, match="use the command line"):
+        adopt(SimpleNamespace(flags=drgn.ProgramFlags.IS_LINUX_KERNEL))

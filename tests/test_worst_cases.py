@@ -22,7 +22,7 @@ from drgn_unaccepted.kernel.btf_finder import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.lists import walk_page_list
-from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.kernel.zones import read_zones
@@ -245,7 +245,7 @@ def test_log(text: bytes) -> None:
 
     def check() -> Outcome:
         try:
-            read_panic(program.prog)
+            read_log(program.prog)
             read_efi_map(program.prog)
         except Unavailable as error:
             return Outcome(REFUSED, str(error))

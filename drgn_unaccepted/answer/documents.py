@@ -94,6 +94,10 @@ class SummaryAnswer(Document):
     chunk_bytes: Optional[int]
     platform: Optional[PlatformDocument]
     in_flight: Optional[int]
+    #: Out of the kernel's log; an empty string: no panic.
+    panic: Optional[str]
+    panic_task: Optional[TaskDocument]
+    command_line: Optional[str]
     missing: dict[str, str]
 
 

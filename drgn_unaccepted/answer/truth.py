@@ -135,6 +135,9 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
         (ACCEPTED, [Fact(start, end, "the kernel's own memory") for start, end in kernel]),
         (UNACCEPTED, [Fact(start, end, "not in e820_table: as it was at boot") for start, end in trimmed]),
     ]
+    if evidence.no_zones is not None:
+        since = f"unaccepted at boot; nothing tells what was accepted since: {evidence.no_zones}"
+        layers.append((UNKNOWN, [Fact(start, end, since) for start, end in base]))
     return [*layers, *maps(evidence)]
 
 

@@ -215,7 +215,7 @@ class _Context:
     def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
         table, tables, efi_map, accepting = snapshot.table, snapshot.e820, snapshot.efi_map, snapshot.accepting
         self._table, self._zones, self._efi_map = table, snapshot.zones or (), efi_map
-        self._current = None if tables is None else tables.current
+        self._current = None if tables is None else tables.current or tables.firmware
         # Without the header, bit 0 is where the stub put it.
         self._geometry = table.geometry or judgement.geometry
         self._doubted = judgement.doubt is not None

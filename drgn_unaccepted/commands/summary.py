@@ -17,13 +17,14 @@ from drgn_unaccepted.words import count, safe, size, span
 
 
 class Summary(Question[SummaryAnswer]):
-    parts = STATE | {"platform", "accepting"}
+    parts = STATE | {"platform", "accepting", "panic"}
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SummaryAnswer:
         return summary(snapshot, judgement)
 
     def lack(self, answer: SummaryAnswer) -> Optional[str]:
-        return lines.no_state(answer)
+        # A log tells of the guest and its end, also where it tells nothing of memory.
+        return None if answer["target"]["kind"] == "log" else lines.no_state(answer)
 
     def text(self, answer: SummaryAnswer, args: Arguments) -> Iterator[str]:
         rows = [("unaccepted", _unaccepted(answer)), ("source", _source_beside_table(answer))]
@@ -37,6 +38,9 @@ class Summary(Question[SummaryAnswer]):
         elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
             rows.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
         rows += [("torn", safe(note)) for note in answer["torn"]]
+        rows += [("panic", _panic(answer))] if answer["panic"] else []
+        if answer["target"]["kind"] == "log" and answer["command_line"]:
+            rows.append(("command line", safe(answer["command_line"])))
         rows.append(("kernel", _kernel(answer)))
         return lines.pairs(rows)
 
@@ -47,14 +51,14 @@ def _unaccepted(answer: SummaryAnswer) -> str:
         if answer["table"]["state"] == "absent":
             return f"nothing for the kernel to accept: {safe(answer['table']['reason'] or '')}"
         return "unknown"
+    most = answer["unaccepted_bytes_max"]
     if total is None:
-        return f"unknown: {source} may lack some"
+        return f"unknown: {source} may lack some" if most is None else f"at most {size(most)}"
     if source == "page-lists":
         chunks = f"{count(answer['listed_chunks'] or 0, 'chunk')} of {size(answer['chunk_bytes'])}"
         return f"{size(total)} in {chunks}, not exact: {lines.LISTED_CAVEAT}"
     if source == "counters":
         return f"{size(total)}, not exact: {lines.COUNTED_CAVEAT}"
-    most = answer["unaccepted_bytes_max"]
     between = "" if answer["exact"] or most is None else f" to {size(most)}"
     text = f"{size(total)}{between} of {size(answer['covered_bytes'])} covered"
     if answer["table"]["same_boot"] is False and source == "bitmap":
@@ -89,6 +93,12 @@ def _platform(answer: SummaryAnswer) -> str:
     return f"{kinds[platform['kind']]}, accept_memory={policy}"
 
 
+def _panic(answer: SummaryAnswer) -> str:
+    task = answer["panic_task"]
+    who = "" if task is None else f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
+    return safe(answer["panic"] or "") + who
+
+
 def _kernel(answer: SummaryAnswer) -> str:
     target = answer["target"]
     release = "of unknown release" if target["release"] is None else safe(target["release"])
@@ -100,6 +110,7 @@ def _kernel(answer: SummaryAnswer) -> str:
 def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
     """The totals, the policy and the accepts in flight; parts that could not be read are null and named."""
     table, accepting, geometry = snapshot.table, snapshot.accepting, snapshot.table.geometry
+    task = snapshot.panic_task
     runs = span = None
     if judgement.by_bits:
         assert table.bitmap is not None and geometry is not None
@@ -119,6 +130,9 @@ def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
         "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
         "platform": platform_document(snapshot.platform),
         "in_flight": None if accepting is None else len(accepting.entries) or (None if accepting.problems else 0),
+        "panic": snapshot.panic,
+        "panic_task": None if task is None else {"pid": task.pid, "comm": task.comm, "cpu": task.cpu},
+        "command_line": snapshot.command_line,
         "missing": dict(snapshot.missing),
     }
 

@@ -24,7 +24,7 @@ from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexe
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.kernel.log import read_panic
+from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
@@ -95,7 +95,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     """Read what is ``wanted`` of an open target.
 
     :param saved: the table's bytes, saved elsewhere
-    :raises TargetError: ``saved`` is of another table
+    :raises TargetError: ``saved`` is of another table, or ``opened.logs`` of another boot
     """
     prog = opened.prog
     taken_at = datetime.now(timezone.utc)
@@ -108,12 +108,12 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     # Read constants first, so that volatile parts are read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     platform = reading.part("platform", lambda: read_platform(prog))
-    efi_map = reading.part("efi_map", lambda: read_efi_map(prog))
+    efi_map = reading.part("efi_map", lambda: read_efi_map(prog, opened.logs, table.address))
     e820 = reading.part("e820", lambda: reading.noted(read_e820(prog)))
     kernel_memory = reading.part("kernel_memory", lambda: reading.noted(read_kernel_memory(prog)))
     kexec_segments = reading.part("kexec_segments", lambda: read_kexec_segments(prog))
-    panic = reading.part("panic", lambda: read_panic(prog))
     image = reading.part("image", lambda: read_image(prog))
+    log = reading.part("panic", lambda: read_log(prog))
     # The counters bracket the lists and the bitmap that they are compared with. A chunk leaves its list before it is
     # accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
@@ -140,8 +140,10 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
         pages=pages,
         kexec_segments=kexec_segments,
         reclaiming=reclaiming,
-        panic=panic,
         image=image or Image(),
+        panic=None if log is None else log.panic,
+        panic_task=None if log is None else log.panic_task,
+        command_line=None if log is None else log.command_line,
         missing=reading.missing,
         torn=tuple(torn),
         translations=translate(prog, wanted.virtual),

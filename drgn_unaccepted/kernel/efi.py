@@ -5,12 +5,12 @@
    bitmap. It lies in ACPI memory, so only whole-RAM dumps have it.
 2. The ``efi: memNN:`` lines of the kernel log, which ``efi=debug`` makes the kernel print from the same buffer before
    it edits it.
+   Where the ring buffer has lost them, a log file of the same boot (``--log``) can have them.
 3. ``efi.memmap``: what the kernel keeps for runtime services. It never contains unaccepted memory.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Optional
@@ -20,22 +20,19 @@ from drgn import FaultError, Object, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
-from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.kernel.log import read_log_lines
+from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
+from drgn_unaccepted.kernel.log import log_of_this_boot, read_log
 from drgn_unaccepted.model.efi import (
     CONVENTIONAL,
     EfiDescriptor,
     decode_memory_map,
-    parse_log_lines,
     undo_merge_regions,
     undo_reserve_boot_services,
 )
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import EfiMap
-
-_KEXEC_NOTE = "this kernel was started by kexec, which hands on runtime entries only"
-# efi_clean_memmap(), before the map is printed
-_REMOVED = re.compile(r"\befi: Removing (\d{1,9}) invalid memory map entries\.")
+from drgn_unaccepted.text import log as text_log
+from drgn_unaccepted.text.log import KEXEC_NOTE, BootLog
 
 
 class _NotEfi(Unavailable):
@@ -58,16 +55,24 @@ class _BootMap(NamedTuple):
         return self.size // self.stride
 
 
-def read_efi_map(prog: Program) -> EfiMap:
+def read_efi_map(prog: Program, logs: Sequence[BootLog] = (), table_address: Optional[int] = None) -> EfiMap:
     """Return the EFI memory map with its provenance; a complete one if any source has it.
 
+    :param logs: the boots in a log file, one of which has to be this one
+    :param table_address: ``efi.unaccepted``, as far as it is known, to compare with the log file's
+    :raises TargetError: none of them is
     :raises Unavailable: not booted through EFI, or no source has the map; the reason then names each
     """
     failed: list[str] = []
     found: list[EfiMap] = []
     boot: Optional[_BootMap] = None
     damaged: Optional[str] = None
-    for name, read in (("boot-map", _from_buffer), ("kernel-log", _from_log), ("runtime-map", _from_runtime_map)):
+
+    def from_file(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
+        return _of_log(log_of_this_boot(prog, logs, table_address), boot)
+
+    sources = [("boot-map", _from_buffer), ("kernel-log", _from_log), ("runtime-map", _from_runtime_map)]
+    for name, read in [*sources[:2], *([("--log", from_file)] if logs else []), sources[2]]:
         # The log is read too where the buffer is whole: to compare them.
         if name == "runtime-map" and any(efi_map.is_whole for efi_map in found):
             break
@@ -87,6 +92,8 @@ def read_efi_map(prog: Program) -> EfiMap:
     if not whole:
         # An earlier source can hold more.
         return replace(found[0], note="; ".join(filter(None, (found[0].note, *failed))))
+    if len({efi_map.descriptors for efi_map in whole if efi_map.provenance == "kernel-log"}) > 1:
+        raise TargetError("--log is of another boot: its EFI memory map differs from that in the target's own log")
     conflict = _conflict(found) if found[0].provenance == "boot-map" else damaged
     # The kernel printed the log before anything could overwrite the buffer.
     return whole[0] if conflict is None else replace(whole[-1], conflict=conflict)
@@ -161,7 +168,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
         notes.append(f"{zeros} of {boot.nr_map} descriptors read as zeros, not captured")
     if boot.kexec or not _has_free_memory(descriptors):
         complete = False
-        notes.append(_KEXEC_NOTE)
+        notes.append(KEXEC_NOTE)
     for function, before, after in (
         ("efi_merge_regions", edited, unmerged),
         ("efi_reserve_boot_services", unmerged, descriptors),
@@ -177,29 +184,14 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
 
 def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     """The first map that efi_print_memmap() printed: in efi_init(), before any merge."""
-    lines = read_log_lines(prog, b"efi: ")
-    log_map = parse_log_lines(lines)
-    if not log_map.descriptors:
-        raise Unavailable(log_map.reason or "the log has no efi: mem lines")
-    notes = []
-    complete = log_map.complete
-    if log_map.reason is not None:
-        notes.append(log_map.reason)
-    if boot is None:
-        complete = False
-        notes.append("how many entries there were is unknown")
-    else:
-        removed = sum(int(match[1]) for match in map(_REMOVED.search, lines) if match)
-        expected = boot.nr_map - removed
-        if len(log_map.descriptors) != expected:
-            complete = False
-            notes.append(f"the log has {len(log_map.descriptors)} of {expected} entries")
-        if removed:
-            notes.append(f"{removed} invalid entries of the firmware's map are not in it")
-    if (boot is not None and boot.kexec) or (complete and not _has_free_memory(log_map.descriptors)):
-        complete = False
-        notes.append(_KEXEC_NOTE)
-    return _efi_map("kernel-log", boot, complete, notes, log_map.descriptors)
+    return _of_log(read_log(prog), boot)
+
+
+def _of_log(log: BootLog, boot: Optional[_BootMap]) -> EfiMap:
+    found = text_log.efi_map(log, None if boot is None else boot.nr_map, boot is not None and boot.kexec)
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found if boot is None else replace(found, buffer=Range(boot.address, boot.address + boot.size))
 
 
 def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:

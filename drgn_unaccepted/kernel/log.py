@@ -9,21 +9,28 @@ the buffer at its block's ID and not at its text.
 from __future__ import annotations
 
 import struct
-from typing import Literal
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Callable, Literal, Optional, cast
 
-from drgn import Program, Type, offsetof, sizeof
+from drgn import Object, Program, ProgramFlags, Type, offsetof, sizeof
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.errors import Unavailable
-
-# panic() in kernel/panic.c
-_PANIC = "Kernel panic - not syncing: "
+from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
+from drgn_unaccepted.kernel.percpu import possible_cpus
+from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.text.log import BootLog, is_telling, read_boots
 
 # enum desc_state, in the two highest bits of prb_desc.state_var; the rest is the descriptor's ID.
 _COMMITTED = 1
 _FINALIZED = 2
 _STATE_SHIFT = 62
 _ID_MASK = (1 << _STATE_SHIFT) - 1
+
+#: Lines with their time of printk that two logs share only if they are of one boot.
+_ENOUGH = 3
+#: By which the RTC may differ from the clock that was set later; no two boots are so close.
+_CLOCK_SECONDS = 10
 
 # Every text block starts with the ID of its descriptor, an unsigned long.
 _BLOCK_ID_BYTES = 8
@@ -35,15 +42,29 @@ _KERNEL = 0
 _POSITIONS = 1 << 64
 
 
-def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
-    """Return the lines of the kernel's own records in its log, oldest first, without time stamps.
+def read_log(prog: Program) -> BootLog:
+    """What the kernel's own records say.
+
+    :raises Unavailable: as :func:`read_log_lines`
+    """
+    key = ("drgn_unaccepted_log", prog["prb"].value_())
+    if key not in prog.cache or prog.flags & ProgramFlags.IS_LIVE:
+        prog.cache[key] = (read_boots(read_log_lines(prog, is_telling), bare=True) or [BootLog()])[-1]
+    return cast(BootLog, prog.cache[key])
+
+
+def read_log_lines(
+    prog: Program, telling: Optional[Callable[[bytes], bool]] = None, stamped: bool = False
+) -> list[str]:
+    """Return the lines of the kernel's own records in its log, oldest first.
 
     ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
     lockless ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read,
     are omitted. A record that could still be continued is returned: a dead kernel continues nothing, although
     ``/dev/kmsg`` would wait for it. Bytes that are not UTF-8 are replaced.
 
-    :param containing: leave out lines without these bytes
+    :param telling: leave out lines for which it is false
+    :param stamped: each line with its time, as dmesg prints it
     :raises Unavailable: a size in the target is out of bounds, or the log has more lines than records can be
     :raises drgn.FaultError: the buffer is not in the target
     """
@@ -53,8 +74,6 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
         raise Unavailable(f"prb: 2^{size_bits} bytes of text: not between 16 and {limits.LOG_BYTES}")
     size = 1 << size_bits
     text = prog.read(ring.text_data_ring.data.value_(), size)
-    if containing not in text:
-        return []
     # Blocks start at multiples of an unsigned long, with the ID of their descriptor.
     block_ids = memoryview(text).cast("Q")
 
@@ -78,6 +97,7 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
     infos = prog.read(desc_ring.infos.value_(), count * sizeof(info_type))
     lengths = _column(infos, info_type, "text_len", "H")
     facilities = _column(infos, info_type, "facility", "B")
+    times = _column(infos, info_type, "ts_nsec", "Q") if stamped else None
 
     lines: list[str] = []
     total = 0
@@ -98,19 +118,53 @@ def read_log_lines(prog: Program, containing: bytes = b"") -> list[str]:
         total += len(record)
         if total > size:
             raise Unavailable(f"prb: records of more than {size} bytes in a buffer of that size")
-        if containing in record:
-            lines.extend(line.decode(errors="replace") for line in record.split(b"\n") if containing in line)
+        if telling is None or telling(record):
+            stamp = "" if times is None else f"[{times[index] // 10**9:5}.{times[index] // 1000 % 10**6:06}] "
+            found = (line for line in record.split(b"\n") if telling is None or telling(line))
+            lines.extend(stamp + line.decode(errors="replace") for line in found)
             if len(lines) > limits.LOG_RECORDS:
                 raise Unavailable(f"prb: more than {limits.LOG_RECORDS} lines")
     return lines
 
 
-def read_panic(prog: Program) -> str:
-    """Return what follows the last ``Kernel panic - not syncing: `` in the log; empty where it has none."""
-    for line in reversed(read_log_lines(prog, _PANIC.encode())):
-        if line.startswith(_PANIC):
-            return line[len(_PANIC) :]
-    return ""
+def log_of_this_boot(prog: Program, logs: Sequence[BootLog], table_address: Optional[int]) -> BootLog:
+    """The one of ``logs``, the boots in a log file, that is of this kernel's boot.
+
+    :raises TargetError: something contradicts each, or nothing proves one
+    """
+    own = (read_boots(read_log_lines(prog, stamped=True)) or [BootLog()])[-1]
+    started = _started(prog) if own.started is None else own.started
+    release = prog["UTS_RELEASE"].string_().decode("ascii", "replace")
+    why = "it has only the kernel that wrote the dump"
+    for log in (log for log in logs if not log.is_crash_kernel):
+        address = log.table_address
+        if log.release not in (None, release):
+            why = f"its release is {log.release}, the target's is {release}"
+        elif None not in (address, table_address) and address != table_address:
+            why = f"its table is at {address:#x}, the target's at {table_address:#x}"
+        elif len(set(own.stamped) & set(log.stamped)) >= _ENOUGH:
+            return log
+        elif log.started is None or started is None:
+            why = "no lines with their time of printk are in both, and the RTC's line of the boot is not in it"
+        elif abs(log.started - started) > _CLOCK_SECONDS:
+            dates = [
+                datetime.fromtimestamp(at, timezone.utc).isoformat(" ", "seconds") for at in (log.started, started)
+            ]
+            why = f"its kernel started at {dates[0]}, the target's at {dates[1]}"
+        else:
+            return log
+    raise TargetError(f"--log is not of the target's boot: {why}")
+
+
+def _started(prog: Program) -> Optional[float]:
+    """Seconds since 1970 at the start of the kernel, by its clocks."""
+    try:
+        bases = prog.symbol("hrtimer_bases").address + possible_cpus(prog)[0].offset & _POSITIONS - 1
+        realtime = enumerators(prog, "hrtimer_base_type")["HRTIMER_BASE_REALTIME"]
+        base = Object(prog, "struct hrtimer_cpu_base", address=bases).clock_base[realtime]
+        return float(base.offset.value_()) / 1e9 or None
+    except UNREADABLE:
+        return None
 
 
 def _column(data: bytes, type_: Type, member: str, format_: Literal["B", "H", "Q"]) -> memoryview[int]:

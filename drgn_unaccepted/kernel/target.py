@@ -30,6 +30,7 @@ from drgn_unaccepted.kernel.vmcoreinfo_search import (
     read_vmcoreinfo,
     vmcoreinfo_for,
 )
+from drgn_unaccepted.text.log import BootLog
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 _SPACE_END = 1 << 64
@@ -51,6 +52,8 @@ class Opened:
     elf: Optional[ElfCore]
     #: What the user should know although an answer may be possible.
     warnings: tuple[str, ...] = ()
+    #: The boots in a log file, of which one is this one.
+    logs: Sequence[BootLog] = ()
 
     @property
     def is_running(self) -> bool:
@@ -220,7 +223,10 @@ def adopt(prog: drgn.Program) -> Opened:
     :raises TargetError: it has no debug information and does not describe itself, or its file is gone or cut short
     """
     live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
-    path = None if live else getattr(prog, "core_dump_path", None)  # drgn 0.1.0
+    if not live and not hasattr(prog, "core_dump_path"):
+        # Without its path, what is not in an ELF dump would read as zeros.
+        raise TargetError(f"drgn {drgn.__version__} does not name the dump: use the command line, or update drgn")
+    path = None if live else prog.core_dump_path
     core, flaw = (None, None) if path is None else _examine(path, path)
     _complete(prog, core)
     try:

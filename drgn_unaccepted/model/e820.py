@@ -6,6 +6,7 @@ There is no type for unaccepted memory; the stub reports it as RAM.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,13 @@ TYPES = {
     0xEFFFFFFF: "Soft Reserved",
 }
 
+#: The words of e820_print_type() (Linux 6.x) and e820_type_to_str() (7.x) in the kernel's log.
+LOGGED = {
+    **{"usable": RAM, "reserved": RESERVED, "ACPI data": ACPI, "ACPI NVS": NVS, "unusable": 5},
+    **{"System RAM": RAM, "device reserved": RESERVED, "soft reserved": 0xEFFFFFFF},
+}
+_NUMBERED = re.compile(r"(?:persistent (?:RAM )?\()?type (\d{1,9})\)?")
+
 # struct e820_entry and struct boot_e820_entry, both packed: u64 addr; u64 size; u32 type.
 _ENTRY = struct.Struct("<QQI")
 
@@ -54,6 +62,12 @@ class E820Entry(NamedTuple):
 def type_name(type_: int) -> str:
     """The name of an e820 type; ``type N`` without one, as the kernel prints it."""
     return TYPES.get(type_, f"type {type_}")
+
+
+def parse_type(words: str) -> Optional[int]:
+    """The e820 type that the kernel's log names so, or None."""
+    numbered = _NUMBERED.fullmatch(words)
+    return LOGGED.get(words) if numbered is None else int(numbered[1])
 
 
 def decode_e820_entries(data: bytes, number: int) -> list[E820Entry]:

@@ -22,6 +22,9 @@ TYPES = tuple(
 
 RESERVED, BOOT_CODE, BOOT_DATA, CONVENTIONAL, ACPI_RECLAIM, UNACCEPTED = 0, 3, 4, 7, 9, 15
 
+#: Types of which the EFI stub makes RAM (setup_e820()).
+RAM_TYPES = (1, 2, BOOT_CODE, BOOT_DATA, CONVENTIONAL, UNACCEPTED)
+
 #: ``EFI_MEMORY_*`` by the short names in the kernel's efi_md_typeattr_format(), in its order.
 ATTRIBUTES = {
     **{"RUN": 1 << 63, "HP": 1 << 20, "MR": 1 << 16, "CC": 1 << 19, "SP": 1 << 18, "NV": 1 << 15, "XP": 1 << 14},
@@ -125,19 +128,6 @@ def undo_reserve_boot_services(descriptors: Sequence[EfiDescriptor]) -> list[Efi
     ]
 
 
-class LogMap(NamedTuple):
-    """A memory map from the kernel's log.
-
-    :ivar descriptors: those that were found, in map order
-    :ivar complete: whether this is the whole boot map
-    :ivar reason: why it is not
-    """
-
-    descriptors: list[EfiDescriptor]
-    complete: bool
-    reason: Optional[str]
-
-
 # efi_print_memmap(): "efi: mem%02u: %s range=[0x%016llx-0x%016llx] (%lluMB)", where %s is "[%-12s|RUN|HP|..." with an
 # empty column for each attribute that is not set, "|attr=0x%016llx]" if there are attributes without a column, and
 # "[type=%u" for a type without a name. The kernel drops entries that it prints with the size "(invalid)".
@@ -145,22 +135,24 @@ _LINE = re.compile(
     r"\befi: mem(\d{2,10}): \[([^|\]]{1,32})\|([^\]]{0,128})\] "
     r"range=\[0x([0-9a-f]{16})-0x([0-9a-f]{16})\] \(\d+MB\)"
 )
-_RUNTIME_MAP = "efi: EFI runtime memory map:"
+#: The heading of the second map.
+RUNTIME_MAP = "efi: EFI runtime memory map:"
 
 
-def parse_log_lines(lines: Iterable[str]) -> LogMap:
-    """The boot map from the lines that ``efi=debug`` prints (efi_print_memmap(), the same in Linux 6.12 and 7.3).
+def parse_log_lines(lines: Iterable[str]) -> tuple[list[EfiDescriptor], Optional[str]]:
+    """The boot map, in map order, and why the lines show that it is not whole.
 
-    The kernel prints the whole map first, and after "EFI runtime memory map:" the runtime entries again; only the
-    first is used. The log buffer loses its oldest records first, so the map is complete if it starts at mem00 and has
-    no gap. A kernel started by kexec prints only runtime entries the first time too, which the log does not show.
+    ``efi=debug`` prints it (efi_print_memmap(), the same in Linux 6.12 and 7.3), and after "EFI runtime memory map:"
+    the runtime entries again, which are not used. A log loses its oldest records first, so the map has a whole
+    beginning if it starts at mem00 and has no gap. A kernel started by kexec prints only runtime entries the first time
+    too, which the lines do not show.
 
     :param lines: records of the log, with or without time stamps
     """
     descriptors: list[EfiDescriptor] = []
     first: Optional[int] = None
     for line in lines:
-        if _RUNTIME_MAP in line:
+        if RUNTIME_MAP in line:
             break
         match = _LINE.search(line)
         if not match:
@@ -171,19 +163,19 @@ def parse_log_lines(lines: Iterable[str]) -> LogMap:
         elif index < first + len(descriptors):
             break  # the map is printed again
         if index != first + len(descriptors):
-            return LogMap(descriptors, False, f"the log has no mem{first + len(descriptors):02}")
+            return descriptors, f"the log has no mem{first + len(descriptors):02}"
         if index >= limits.EFI_DESCRIPTORS:
-            return LogMap(descriptors, False, f"the log has over {limits.EFI_DESCRIPTORS} entries")
+            return descriptors, f"the log has over {limits.EFI_DESCRIPTORS} entries"
         type_ = _parse_type(match.group(2).rstrip(" "))
         start, last = int(match.group(4), 16), int(match.group(5), 16)
         if type_ is None or last + 1 < start:
-            return LogMap(descriptors, False, f"mem{index:02} cannot be read")
+            return descriptors, f"mem{index:02} cannot be read"
         descriptors.append(EfiDescriptor(type_, start, last + 1, _parse_attribute(match.group(3))))
     if first is None:
-        return LogMap([], False, "the log has no efi: mem lines (the kernel prints them with efi=debug)")
+        return [], "the log has no efi: mem lines (the kernel prints them with efi=debug)"
     if first:
-        return LogMap(descriptors, False, f"the log starts at mem{first:02}, earlier entries are lost")
-    return LogMap(descriptors, True, None)
+        return descriptors, f"the log starts at mem{first:02}, earlier entries are lost"
+    return descriptors, None
 
 
 def _parse_type(name: str) -> Optional[int]:

@@ -19,7 +19,7 @@ from drgn import Program
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.log import read_log_lines, read_panic
+from drgn_unaccepted.kernel.log import read_log, read_log_lines
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import E820Tables
 from tests.lab.captures import LAB, Capture, captures
@@ -252,4 +252,4 @@ def test_log(case: Case) -> None:
 def test_panic(case: Case) -> None:
     # A whole-RAM dump is taken before the crash, but for a guest that dies by itself.
     died = case.dump != "dump.elf" or "fail" in case.guest.does
-    assert read_panic(case.prog) == (case.guest.panics[-1] if died else "")
+    assert read_log(case.prog).panic == (case.guest.panics[-1] if died else "")

@@ -11,7 +11,7 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.log import read_log_lines, read_panic
+from drgn_unaccepted.kernel.log import read_log, read_log_lines
 
 from .firmware_program import FirmwareProgram
 from .printk_writer import COMMITTED, RESERVED, PrintkWriter, install_log
@@ -171,6 +171,6 @@ def test_the_last_panic() -> None:
             "---[ end Kernel panic - not syncing: Cannot accept memory: unknown platform ]---",
         ],
     )
-    assert read_panic(program.prog) == "Cannot accept memory: unknown platform"
+    assert read_log(program.prog).panic == "Cannot accept memory: unknown platform"
     install_log(program, ["all is well"])
-    assert read_panic(program.prog) == ""
+    assert read_log(program.prog).panic == ""

@@ -255,7 +255,7 @@ def test_log_lines_are_read(kernel: Kernel) -> None:
         kernel.maps.print(data, len(descriptors), STRIDE, text, ctypes.c_size_t(len(text)))
         lines = text.value.decode().splitlines()
         assert len(lines) == len(descriptors)
-        assert efi.parse_log_lines(lines) == (descriptors, True, None)
+        assert efi.parse_log_lines(lines) == (descriptors, None)
 
 
 def test_overlapping_e820_entries(kernel: Kernel) -> None:
