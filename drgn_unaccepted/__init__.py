@@ -19,9 +19,11 @@ __all__ = [
     "for_each_accepting_range",
     "for_each_unaccepted_page",
     "for_each_unaccepted_range",
+    "load_types",
     "pfn_is_unaccepted_memory",
     "phys_to_unit",
     "range_contains_unaccepted_memory",
+    "resolve_address",
     "take_snapshot",
 ]
 

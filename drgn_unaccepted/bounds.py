@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple, Union
+from typing import Annotated, Any, NamedTuple, TypeVar, Union
 
 
 class Bounds(NamedTuple):
@@ -23,3 +23,19 @@ U64 = Annotated[int, Bounds(0, (1 << 64) - 1)]
 Edge = Annotated[int, Bounds(0, 2 << 64)]
 #: A counter of the kernel, or a sum of some: signed, and beyond 64 bits only in a damaged target.
 Count = Annotated[int, Bounds(-(1 << 100), 1 << 100)]
+
+_Class = TypeVar("_Class", bound=type)
+_ADDRESSES = frozenset(("address", "attribute", "end", "phys_base", "start", "unit_size"))
+
+
+def hexadecimal(kind: _Class) -> _Class:
+    """Let ``repr()`` of a named tuple or dataclass have addresses in hexadecimal, and count bytes."""
+
+    def text(self: Any) -> str:
+        values = self._asdict() if hasattr(self, "_asdict") else vars(self)
+        counted = {name: f"<{len(v)} bytes>" if isinstance(v, bytes) else repr(v) for name, v in values.items()}
+        counted |= {name: hex(values[name]) for name in _ADDRESSES & values.keys() if values[name] is not None}
+        return f"{kind.__name__}({', '.join(map('='.join, counted.items()))})"
+
+    kind.__repr__ = text  # type: ignore[method-assign, assignment]
+    return kind

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from drgn_unaccepted import __version__, commands
 from drgn_unaccepted.answer.judgement import judge
@@ -34,32 +34,21 @@ from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
 from drgn_unaccepted.words import safe
 
-_TARGET_DEFAULTS = {
-    "core": None,
-    "snapshot": None,
-    "qemu": None,
-    "raw": None,
-    "log": None,
-    "symbols": None,
-    "debug_info": "auto",
-    "table": None,
-    "vmcoreinfo": None,
-    "debug": False,
+_TARGET_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("core", "snapshot", "qemu", "raw", "log", "symbols", "table", "vmcoreinfo")),
+    **{"debug_info": "auto", "debug": False},
 }
 
 _EPILOG = """\
-exit status: 0 answered; 3 not answered, or usage error, with the reason on stderr; check: 1 warning, 2 critical
+Options and an example of a command: %(prog)s COMMAND --help
 
-The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which kdump and /proc/kcore omit; there the
-answer comes from the page allocator's lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
+exit status: 0 answered; 3 not answered, or usage error, with the reason on
+stderr; check: 1 warning, 2 critical
+
+The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which
+kdump and /proc/kcore omit; there the answer comes from the page allocator's
+lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse exits with 2 on a usage error, which a monitoring system takes for "critical"."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_CANNOT, f"{self.prog}: {safe(message)} (try --help)\n")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -90,31 +79,37 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return EXIT_CANNOT
 
 
-def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> argparse.ArgumentParser:
+def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> commands.Parser:
     """The command line; man page, completion and docs are generated from it.
 
     :param mentioned: the commands that get their options; by default all
     """
-    target = _target_options()
-    top = _Parser(
+    hidden = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_target_options(hidden)
+    for action in hidden._actions:
+        # A command takes them too; its --help is about the command.
+        action.help = argparse.SUPPRESS
+    top = commands.Parser(
         prog="drgn-unaccepted",
-        description="Show the unaccepted memory of a confidential guest, in a live kernel or a vmcore.",
+        description="Show the unaccepted memory of a confidential guest, live or in a vmcore.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[target, commands.common_options()],
+        argument_default=argparse.SUPPRESS,
+        parents=[commands.common_options()],
     )
+    _add_target_options(top)
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands.add_commands(top, [target], mentioned)
+    commands.add_commands(top, [hidden], mentioned)
     return top
 
 
-def _target_options() -> argparse.ArgumentParser:
-    target = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    group = target.add_argument_group("target")
+def _add_target_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target")
     which = group.add_mutually_exclusive_group()
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
     which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
-    which.add_argument("--snapshot", metavar="PATH", help="a file written by the command snapshot")
+    help_ = "a file written by the command snapshot (- is standard input)"
+    which.add_argument("--snapshot", metavar="PATH", help=help_)
     which.add_argument("--qemu", metavar="SOCKET", help="the kernel of a running QEMU guest, through its QMP socket")
     help_ = "guest RAM as a file (may be repeated): FILE@ADDR, or the name alone of a LiME file"
     which.add_argument("--raw", metavar="FILE@ADDR[-END|+LEN]", action="append", help=help_)
@@ -131,7 +126,6 @@ def _target_options() -> argparse.ArgumentParser:
     group.add_argument("--table", metavar="FILE@ADDR|SNAPSHOT", help="a table saved earlier in this boot")
     group.add_argument("--vmcoreinfo", metavar="FILE", help="text of VMCOREINFO, for a dump that has none")
     group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
-    return target
 
 
 class _CommandLine:

@@ -21,10 +21,12 @@ from drgn_unaccepted import limits
 
 
 def open_input(path: str) -> BufferedReader:
-    """Open a file or a pipe, to be read once from its beginning.
+    """Open a file, a pipe, or standard input (``-``), to be read once from its beginning.
 
     :raises OSError: it cannot be opened, is a device, or is a pipe that stays empty; ``filename`` is set
     """
+    if path == "-":
+        return os.fdopen(0, "rb", closefd=False)
     # The shell has opened the writer of /dev/fd/63, which stands for <(command).
     if _is_pipe(path) and not os.path.realpath(path).startswith("/proc/"):
         return _open_pipe(path)

@@ -8,14 +8,15 @@ Helpers on a :class:`drgn.Program`, named after the kernel's functions where the
 state, take a snapshot.
 
 Addresses are physical and in bytes, ends exclusive. A part that is not in the target raises
-:class:`~drgn_unaccepted.kernel.errors.Unavailable` with the reason. A missing table, as in a kdump of Linux 6.6 and
-later, is no evidence that memory is accepted.
+:class:`~drgn_unaccepted.kernel.errors.Unavailable` with the reason, except in :func:`resolve_address`, which answers on
+any target. A missing table, as in a kdump of Linux 6.6 and later, is no evidence that memory is accepted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from operator import index
 from typing import Callable, TypeVar
 
 from drgn import Program
@@ -23,7 +24,8 @@ from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_unaccepted import __all__ as __all__
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
+from drgn_unaccepted.answer.translation import physical
+from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.commands.base import STATE
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.accepting import read_accepting
@@ -31,12 +33,14 @@ from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.capture import capture, samples, table_readers
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
+from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model.addresses import Query, bounded
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.run import look
@@ -59,6 +63,36 @@ def efi_unaccepted_table(prog: Program) -> Table:
     """
     judgement = _judged(prog)
     return dataclasses.replace(judgement.snapshot.table, reason=judgement.doubt or judgement.snapshot.table.reason)
+
+
+@takes_program_or_default
+def load_types(prog: Program) -> str:
+    """
+    Make types, variables and symbols resolve without debuginfo, out of the target's own BTF and kallsyms; return
+    ``btf``, or ``dwarf`` where the program has debuginfo.
+
+    All helpers do this first. After it ``prog["efi"]``, drgn's helpers and its commands (``%crash log``) work too, as
+    far as they use no variable whose type is unknown: BTF has types, and none for variables.
+
+    :raises TargetError: the target does not describe itself
+    """
+    return adopt(prog).debug_info
+
+
+@takes_program_or_default
+def resolve_address(prog: Program, address: int) -> Piece:
+    """
+    Get the state of an address on any target (``unaccepted``, ``accepted``, ``no-ram``, or ``unknown``), its proof or
+    why there is none, and the bounds of the memory around it that has both.
+
+    :param address: ``phys_addr_t``, or a kernel virtual address
+    :raises ValueError: it is neither, or cannot be translated; the reason
+    """
+    query = bounded(Query(index(address), None, f"{address:#x}"))
+    judgement = _judged(prog, *ALL_MEMORY)
+    translations = translate(prog, (query.start,) if query.is_virtual else ())
+    where = physical(dataclasses.replace(judgement.snapshot, translations=translations), query).start
+    return next(piece for piece in judgement.pieces(0, PHYSICAL_END) if where < piece.end)
 
 
 @takes_program_or_default

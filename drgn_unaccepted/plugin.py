@@ -1,64 +1,86 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's entry point: registers ``%unaccepted``. It is imported for every drgn user, so it does no more than that."""
+"""drgn's entry point: registers ``%unaccepted``, and ``unaccepted`` in drgn's crash mode.
+
+It is imported for every drgn user, so it does no more than that.
+"""
 
 from __future__ import annotations
 
-import argparse
+import logging
+import re
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn, Optional
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import drgn
 
 try:
-    from drgn.commands import CommandArgumentError, CommandError, argument, parse_shell_command
+    from drgn.commands import CommandError, argument, parse_shell_command
     from drgn.commands.linux import linux_kernel_custom_command
 except ImportError:
     # Before drgn 0.1.0 no plugin can add a command.
     linux_kernel_custom_command = None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from drgn_unaccepted.kernel.target import Opened
     from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 
-class _Answered(Exception):
-    """--help has been printed."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
-        raise CommandArgumentError(message.strip()) if message else _Answered
-
-    def error(self, message: str) -> NoReturn:
-        raise CommandArgumentError(f"{self.prog}: {message}")
-
-
-def _cmd_unaccepted(prog: drgn.Program, name: str, args: Any, **kwargs: Any) -> None:
+def _run(shown: str, prog: drgn.Program, name: str, words: list[str], **kwargs: Any) -> None:
     # Each user of drgn imports this module; the rest is for those who use the command.
     from drgn_unaccepted import commands
     from drgn_unaccepted.errors import CommandError as NoAnswer
     from drgn_unaccepted.errors import TargetError
     from drgn_unaccepted.run import run
 
-    options = commands.common_options()
-    parser = _Parser(prog=f"%{name}", description="Show unaccepted memory.", parents=[options])
-    commands.add_commands(parser, [], args)
+    asked = [word for word in words if word != "--drgn"]
+    parser = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
+    commands.add_commands(parser, [], asked)
     try:
-        command, parsed = commands.parse(parser, args)
-        run(command, parsed, _Prompt(prog))
-    except _Answered:
-        return
+        command, args = commands.parse(parser, asked)
+        if asked != words:
+            print(_code(args.command, args.queries if args.command == "resolve" else ()))
+        else:
+            run(command, args, _Prompt(prog, shown))
+    except SystemExit:
+        return  # --help
     except (TargetError, NoAnswer) as error:
         raise CommandError(str(error)) from None
+
+
+#: What :func:`_code` assigns, by command.
+_CODE = {
+    "header": "efi_unaccepted_table()",
+    "ranges": "list(for_each_unaccepted_range())",
+    "resolve": "[resolve_address(address) for address in [{}]]",
+    "efi": "efi_memory_map()",
+    "e820": "e820_table()",
+    "accepting": "list(for_each_accepting_range())",
+    "zones": "take_snapshot().zones",
+    "check": "run_checks(take_snapshot()).findings",
+    "snapshot": "take_snapshot()",
+}
+
+
+def _code(command: str, words: Iterable[str]) -> str:
+    """The code that does the same with the helpers, as ``--drgn`` of drgn's own commands prints it."""
+    from drgn_unaccepted.model.addresses import parse_query, split_queries
+
+    addresses = (f"{parse_query(text).start:#x}" for text in split_queries(words))
+    text = _CODE.get(command, "judge(take_snapshot())").format(", ".join(addresses))
+    modules = {"judge": ".answer.judgement", "list": None, "run_checks": ".checks"}
+    found = ((name, modules.get(name, "")) for name in re.findall(r"(\w+)\(", text))
+    imports = [f"from drgn_unaccepted{module} import {name}\n" for name, module in found if module is not None]
+    return f"{''.join(imports)}\n{command} = {text}"
 
 
 class _Prompt:
     """The program of drgn's prompt."""
 
-    def __init__(self, prog: drgn.Program) -> None:
-        self._prog = prog
+    def __init__(self, prog: drgn.Program, name: str) -> None:
+        self._prog, self._name = prog, name
 
     def open(self) -> Opened:
         from drgn_unaccepted.kernel.target import adopt
@@ -66,7 +88,7 @@ class _Prompt:
 
         opened = adopt(self._prog)
         for warning in opened.warnings:
-            print(f"%unaccepted: warning: {safe(warning)}", file=sys.stderr)
+            print(f"{self._name}: warning: {safe(warning)}", file=sys.stderr)
         return opened
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
@@ -75,21 +97,34 @@ class _Prompt:
         return samples(self.open(), wanted)
 
 
-if linux_kernel_custom_command is not None:
-    linux_kernel_custom_command(
-        name="unaccepted",
-        description="unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
-        usage="**unaccepted** [*COMMAND*] [*OPTIONS*]",
-        long_description=(
+def _register() -> None:
+    declaration: dict[str, Any] = {
+        "name": "unaccepted",
+        "description": "unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
+        "usage": "**unaccepted** [*COMMAND*] [*OPTIONS*]",
+        "long_description": (
             "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., "
             "map, check, efi, e820, zones, accepting; write it to a file: report, snapshot, record, keep; show it over "
-            "time: watch, replay; and of many dumps: scan, merge. The same words as after drgn-unaccepted on the "
-            "command line; --help after each of them says more."
+            "time: watch. The same words as after drgn-unaccepted on the command line; --help after each of them says "
+            "more."
         ),
-        arguments=(
+        "arguments": (
             argument("COMMAND", nargs="?", help="see above"),
-            argument("--source", help="auto, bitmap, page-lists or counters"),
+            argument("--source", help="auto, bitmap, reconstructed, page-lists or counters"),
             argument("--format", help="text or json"),
+            argument("--drgn", action="store_true", help="print how to do the equivalent operation using drgn APIs"),
         ),
-        parse=parse_shell_command,
-    )(_cmd_unaccepted)
+        "parse": parse_shell_command,
+    }
+    linux_kernel_custom_command(**declaration)(partial(_run, "%unaccepted"))
+    try:
+        # Private: drgn has no way yet to add a command to its crash mode.
+        from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
+
+        linux_kernel_custom_command(**declaration, namespace=CRASH_COMMAND_NAMESPACE)(partial(_run, "unaccepted"))
+    except (ImportError, TypeError, AttributeError) as error:
+        logging.getLogger("drgn").warning("crash mode has no command unaccepted: unknown version of drgn: %s", error)
+
+
+if linux_kernel_custom_command is not None:
+    _register()

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Callable, NoReturn, Protocol
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
@@ -38,19 +39,47 @@ def run(command: Command, args: Arguments, door: Door) -> int:
     if text is not None:
         to_stdout((text,))
         return EXIT_ANSWERED
-    judgement, samples = look(door.samples, command.wanted(args), args.source)
-    answer = command.answer(judgement.snapshot, judgement, args)
-    if command.is_suspect(answer):
-        again = next(samples, None)
-        if again is not None:
-            answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
+    with _progress():
+        judgement, samples = look(door.samples, command.wanted(args), args.source)
+        answer = command.answer(judgement.snapshot, judgement, args)
+        if command.is_suspect(answer):
+            again = next(samples, None)
+            if again is not None:
+                answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
     to_stdout(command.output(answer, args))
     if args.verbose and args.format == "text":
-        to_stdout(in_full(answer))
+        document: Any = getattr(answer, "document", answer)
+        to_stdout(in_full(document))
     lack = command.lack(answer)
     if lack is not None:
         raise CommandError(lack)
     return command.exit_status(answer)
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """Show on a terminal that the program is at work, after two seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from threading import Event, Thread
+
+    ended = Event()
+
+    def show() -> None:
+        seconds = 0
+        while not ended.wait(2):
+            seconds += 2
+            print(f"\rreading the target: {seconds} s", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K" if seconds else "", end="", file=sys.stderr, flush=True)
+
+    thread = Thread(target=show)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 Samples = Callable[[Wanted], Iterator[Snapshot]]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge
+from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge, hexadecimal
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
@@ -58,6 +58,7 @@ class Target:
         return self.kind in ("live", "remote")
 
 
+@hexadecimal
 @dataclass(frozen=True)
 class Table:
     """``struct efi_unaccepted_memory``: one bit for each naturally aligned unit, 1 is unaccepted."""
@@ -219,6 +220,7 @@ class Task:
     cpu: Optional[U32]
 
 
+@hexadecimal
 @dataclass(frozen=True)
 class Accept:
     """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
@@ -304,6 +306,7 @@ class Image:
     lacks: tuple[Name, ...] = ()
 
 
+@hexadecimal
 class NamedRange(NamedTuple):
     name: str
     start: Edge

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 
 import drgn_unaccepted
 from drgn_unaccepted.cli import main, parser
-from drgn_unaccepted.commands import COMMANDS, load, parse
+from drgn_unaccepted.commands import COMMANDS, OF_FILES, load, parse
 from drgn_unaccepted.commands.base import Question
 from drgn_unaccepted.run import run as run_command
 from drgn_unaccepted.snapshot import Snapshot, Wanted
@@ -61,6 +63,7 @@ WORDS = {
     "map": "map --width 80 --ascii",
     "snapshot": "snapshot -o {}/snapshot",
     "report": "report -o {}/page.html",
+    "record": "record -o {}/recording",
 }
 
 
@@ -110,13 +113,41 @@ def test_a_live_kernel_is_asked_twice_before_an_alarm(capsys: pytest.CaptureFixt
         assert len(target.left) == left
 
 
-def test_what_cannot_be_answered_is_an_error_of_the_command(run: Any) -> None:
-    from drgn.commands import CommandArgumentError, CommandError
+class _Terminal(io.StringIO):
+    """Knows when something was written to it."""
 
-    with pytest.raises(CommandError, match="the table is not in this dump"):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+def test_a_target_that_takes_long_shows_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = _Terminal()
+
+    class Slow(_Live):
+        def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
+            assert terminal.written.wait(60)
+            yield from super().samples(wanted)
+
+    monkeypatch.setattr(sys, "stderr", terminal)
+    command, args = parse(parser(("ranges",)), ["ranges"])
+    assert run_command(command, args, Slow(clean())) == 0
+    assert "reading the target: 2 s" in terminal.getvalue() and terminal.getvalue().endswith("\r\x1b[K")
+    assert capsys.readouterr().out.startswith("source: bitmap")
+
+
+def test_what_cannot_be_answered_is_an_error_of_the_command(run: Any) -> None:
+    with pytest.raises(drgn.commands.CommandError, match="the table is not in this dump"):
         run(open_sample("6.12-fill-kdump"), "unaccepted --source bitmap ranges")
-    with pytest.raises(CommandArgumentError):
-        run(open_sample("6.12-fill"), "unaccepted no-such-command")
 
 
 @pytest.mark.parametrize("command", ("--help", "ranges --help", "resolve -h"))
@@ -126,7 +157,68 @@ def test_help_is_an_answer_and_no_error(
     run(prog, f"unaccepted {command}")
     out, err = capsys.readouterr()
     assert out.startswith("usage: %unaccepted") and err == ""
-    assert command != "--help" or all(name in out for name in COMMANDS)
+    assert command != "--help" or all((f"\n    {name} " in out) == (name not in OF_FILES) for name in COMMANDS)
+    assert command != "ranges --help" or "example: %unaccepted ranges\n" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    (
+        ("chek", "chek: no such command; did you mean check?"),
+        ("scan /var/crash", "scan: no such command; there are summary, "),
+        ("check --rool x", "--rool: no such option; did you mean --rule?"),
+        ("-c vmcore", "-c: no such option"),
+        ("resolve 125a00000", "resolve: 125a00000: not an address: did you mean 0x125a00000?"),
+    ),
+)
+@pytest.mark.parametrize("crash", (False, True))
+def test_what_is_no_command_is_said_in_a_line(
+    words: str, said: str, crash: bool, prog: drgn.Program, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(drgn.commands.CommandError) as refused:
+        run(prog, f"{'crash ' if crash else ''}unaccepted {words}")
+    assert said in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_crash_mode_has_the_same_command(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the first command, on a dump without debuginfo; after it drgn's own commands work."""
+    run(open_sample("6.12-fill-kdump"), "unaccepted ranges")
+    expected = capsys.readouterr().out
+    prog = open_sample("6.12-fill-kdump")
+    run(prog, "crash unaccepted ranges")
+    assert capsys.readouterr().out == expected
+    run(prog, "crash sys")
+    assert "sysrq triggered crash" in capsys.readouterr().out
+    run(prog, "crash help unaccepted")
+    assert "resolve ADDR" in capsys.readouterr().out
+
+
+def test_a_drgn_with_another_crash_mode_is_named_in_a_line() -> None:
+    code = "import sys, drgn; sys.modules['drgn.commands._crash.common'] = None; import drgn_unaccepted.plugin"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("crash mode has no command unaccepted: unknown version of drgn")
+
+
+@pytest.mark.parametrize("sample", ("6.12-fill", "6.12-fill-kdump"))
+def test_the_code_that_does_the_same(sample: str, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    prog = open_sample(sample)
+    drgn.set_default_prog(prog)
+    made: dict[str, Any] = {}
+    try:
+        for name in COMMANDS.keys() - OF_FILES:
+            words = {"resolve": "0x125a00000 [mem 0x1000-0x1fff]", "check": "", "map": "--ascii"}
+            run(prog, f"unaccepted {name} {words.get(name, '-o x' if WORDS[name] != name else '')} --drgn")
+            exec(capsys.readouterr().out, made)
+    finally:
+        drgn.set_default_prog(None)
+    assert made["ranges"] == [(0x125A00000, 0x128000000), (0x128600000, 0x138000000)]
+    assert [piece.state for piece in made["resolve"]] == ["unaccepted", "accepted"]
+    assert made["header"].address == truth(sample)["table_address"]
+    assert made["summary"].bounds == (288 << 20, 288 << 20) and len(made["zones"]) == 3
+    assert made["check"] and made["snapshot"].table == made["header"] and made["accepting"] == []
+    assert made["efi"].memory(15) == [(1 << 32, 0x138000000)] and made["e820"][-1].end == 0x140000000
 
 
 def test_drgn_finds_the_plugin_by_its_entry_point() -> None:
@@ -174,6 +266,26 @@ def test_the_helpers_on_a_dump_with_the_table(prog: drgn.Program) -> None:
     assert [[d.start, d.end] for d in efi_map.descriptors if d.type == 15] == known["type15"]
     assert drgn_unaccepted.e820_table(prog, "firmware")
     assert drgn_unaccepted.take_snapshot(prog).table == drgn_unaccepted.take_snapshot(prog).table
+    assert repr(ranges[0]) == f"Range(start={ranges[0].start:#x}, end={ranges[0].end:#x})"
+    assert f"address={known['table_address']:#x}" in repr(table) and "bitmap=<56 bytes>" in repr(table)
+
+
+@pytest.mark.parametrize("sample", ("6.12-fill", "6.12-fill-kdump"))
+def test_one_helper_answers_on_any_target(sample: str) -> None:
+    known, prog = truth(sample), open_sample(sample)
+    with pytest.raises(LookupError):
+        prog.type("struct zone")
+    assert drgn_unaccepted.load_types(prog) == "btf"
+    assert prog["efi"].unaccepted == known["table_address"] and prog.type("struct zone")
+    first = min(known["unaccepted_units"]) * UNIT
+    state = drgn_unaccepted.resolve_address(prog, first + 4096)
+    assert (state.start, state.state) == (first, "unaccepted") and state.reason
+    # The direct map begins at 0xffffa00cc0000000.
+    assert drgn_unaccepted.resolve_address(prog, 0xFFFFA00CC0000000 + first) == state
+    assert drgn_unaccepted.resolve_address(prog, 1 << 40).state == "no-ram"
+    for address, words in ((1 << 52, "beyond the last"), (0xFFF0 << 48, "not mapped by the page tables")):
+        with pytest.raises(ValueError, match=words):
+            drgn_unaccepted.resolve_address(prog, address)
 
 
 @pytest.mark.parametrize("sample", ("6.12-fill", "7.3-fill"))

@@ -32,6 +32,7 @@ from typing import NamedTuple, Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import State
 from drgn_unaccepted.answer.evidence import Evidence, Fact, Initial
+from drgn_unaccepted.bounds import hexadecimal
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
@@ -52,6 +53,7 @@ _EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a
 HOT_ADDED = "hot-added memory: the kernel takes it as accepted, and nobody accepted it"
 
 
+@hexadecimal
 class Piece(NamedTuple):
     """Consecutive addresses of one state."""
 

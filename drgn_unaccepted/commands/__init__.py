@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
-from typing import Any, cast
+from itertools import takewhile
+from textwrap import fill
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
 
 from drgn_unaccepted.answer.judgement import SOURCES
-from drgn_unaccepted.commands.base import Arguments, Command, Parser
+from drgn_unaccepted.commands.base import Arguments, Command, no_such
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.words import WIDTH
 
 #: All commands with their line of help.
 COMMANDS = {
@@ -34,9 +38,43 @@ COMMANDS = {
     "merge": "the results of scans and checks: the worst findings first, the hosts that stand out",
 }
 
+#: Commands that read files of their own.
+OF_FILES = ("replay", "scan", "merge")
+
+#: An example of each command, if it is more than its name.
+_EXAMPLES = {
+    "resolve": "-c vmcore resolve 0x125a00000 ffff888125a00008 pfn:0x125a00",
+    "check": "-c vmcore check --format nagios",
+    "map": "-c vmcore map --range 4G-5G",
+    "report": "-c vmcore report -o page.html",
+    "snapshot": "-c vmcore snapshot -o guest.json",
+    "watch": "watch --interval 5",
+    "record": "record --count 60 -o boot.rec",
+    "replay": "replay boot.rec --map",
+    "keep": "keep --boots 5",
+    "scan": "scan /var/crash -o scan.jsonl",
+    "merge": "merge scan.jsonl",
+}
+
 #: The common options where they are not given. They are in the namespace to parse into: parsers that share actions as
 #: parents cannot have defaults of their own, since those of the inner parser would overwrite what the outer one read.
 _DEFAULTS = {"command": "summary", "source": "auto", "format": "text", "verbose": False}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one plain line which word is wrong, and which one may have been meant."""
+
+    #: By name.
+    commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.partition(" ")[2]
+        raise CommandError(f"{command}{command and ': '}{message.removeprefix('argument ')} (try --help)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = "" if action.dest == "command" else f"{'/'.join(action.option_strings)}: "
+            self.error(name + no_such(value, "command" if not name else "choice", action.choices))
 
 
 def load(name: str) -> Command:
@@ -44,41 +82,65 @@ def load(name: str) -> Command:
     return cast(Command, import_module(f"drgn_unaccepted.commands.{name}").COMMAND)
 
 
-def add_commands(parser: Parser, parents: Sequence[Parser], mentioned: Collection[str]) -> None:
+def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], mentioned: Collection[str]) -> None:
     """Give ``parser`` the commands, each with the options of ``parents``.
 
+    :param parents: the options of targets; none at a prompt, which has its program
     :param mentioned: words of the command line; only commands among them are imported and get their options
     """
     commands: Any = parser.add_subparsers(metavar="COMMAND", dest="command", prog=parser.prog)
     for name, text in COMMANDS.items():
+        if not parents and name in OF_FILES:
+            continue
         if name not in mentioned:
             commands.add_parser(name, help=text, add_help=False)
             continue
         command = load(name)
         formats = common_options(("text", "json", *command.formats))
-        of_command = commands.add_parser(name, help=text, description=text, parents=[*parents, formats])
+        example = _EXAMPLES.get(name, f"-c vmcore {name}")
+        epilog = f"example: {parser.prog} {example}\n\ntarget options (-c, --snapshot, ...): {parser.prog} --help"
+        if not parents:
+            epilog = f"example: {parser.prog} {example.removeprefix('-c vmcore ')}"
+        of_command = commands.add_parser(
+            name,
+            # argparse cannot print the usage of a group of which all options are hidden.
+            usage="%(prog)s [OPTIONS]",
+            help=text,
+            description=fill(text, WIDTH),
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[*parents, formats],
+        )
         command.add_arguments(of_command)
+    parser.commands = commands.choices
 
 
-def common_options(formats: Sequence[str] = ()) -> Parser:
+def common_options(formats: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of every command, as a parent; they may stand before and after its name."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument(
         "--source",
+        metavar="SOURCE",
         choices=("auto", *SOURCES),
-        help="where the state of memory comes from; auto: the best that can be read",
+        help=f"where the state of memory comes from: {', '.join(SOURCES)}, or auto (default): the best of them",
     )
     common.add_argument("-v", "--verbose", action="store_true", help="the reasons in full, too")
     text = f"{', '.join(formats)} (default: text)" if formats else "text (default), json, or another of the command's"
-    common.add_argument("--format", metavar="FORMAT", help=text)
+    common.add_argument("--format", metavar="FORMAT", choices=formats or None, help=text)
     return common
 
 
 def parse(parser: Parser, words: Sequence[str], **defaults: object) -> tuple[Command, Arguments]:
     """The command that a command line names, and its arguments.
 
-    :raises CommandError: the command has no such format
+    :raises CommandError: a word is wrong; which one
     """
+    options = {name for each in (parser, *parser.commands.values()) for name in each._option_string_actions}
+    for word in takewhile(lambda word: word != "--", words):
+        # A long option may be shortened, and a short one have its value without a blank.
+        option = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if option[:1] == "-" and option[1:].strip("0123456789") and not any(n.startswith(option) for n in options):
+            parser.error(no_such(option, "option", sorted(options)))
     args = parser.parse_args(words, argparse.Namespace(**{**_DEFAULTS, **defaults}))
     # Python 3.9 stores None for a command that is not given.
     args.command = args.command or "summary"

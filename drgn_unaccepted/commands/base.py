@@ -110,6 +110,15 @@ def refuse(argument: str) -> NoReturn:
     raise argparse.ArgumentTypeError(argument)
 
 
+def no_such(word: str, kind: str, names: Iterable[str]) -> str:
+    """One line for a word that is none of ``names``."""
+    # Only who mistypes waits for it.
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, names, 1)
+    return f"{word}: no such {kind}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(names)}"
+
+
 def from_1(text: str) -> int:
     """An option's value: a whole number from 1 to 9999999."""
     if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) < 1:

@@ -41,27 +41,22 @@ class Bulk:
             self._starts = [piece.start for piece in pieces]
             self._kinds: list[_Kind] = [(piece.state, piece.covered) for piece in pieces]
 
-    def lines(self, text: BufferedReader) -> Iterator[str]:
+    def lines(self, text: BufferedReader, as_json: bool) -> Iterator[str]:
         """Each address as it was written, and its state; many lines at a time.
+
+        In JSON ``{"address": 4294967296, "state": "accepted", "covered": true}``.
 
         :raises ValueError: one line that says what is no address, and where
         """
         for words, addresses in self._blocks(text):
             kinds = self._of(addresses)
-            ends = {kind: self._ending(*kind) for kind in set(kinds)}
-            yield "\n".join([word + ends[kind] for word, kind in zip(words, kinds)])
+            ends = {kind: self._ending(*kind, as_json) for kind in set(kinds)}
+            heads = (f'{{"address": {address}' for address in addresses) if as_json else words
+            yield "\n".join([head + ends[kind] for head, kind in zip(heads, kinds)])
 
-    def json_lines(self, text: BufferedReader) -> Iterator[str]:
-        """``{"address": 4294967296, "state": "accepted", "covered": true}``, many lines at a time.
-
-        :raises ValueError: one line that says what is no address, and where
-        """
-        for _, addresses in self._blocks(text):
-            kinds = self._of(addresses)
-            ends = {(state, c): f', "state": "{state}", "covered": {json.dumps(c)}}}' for state, c in set(kinds)}
-            yield "\n".join([f'{{"address": {address}{ends[kind]}' for address, kind in zip(addresses, kinds)])
-
-    def _ending(self, state: str, covered: Optional[bool]) -> str:
+    def _ending(self, state: str, covered: Optional[bool], as_json: bool) -> str:
+        if as_json:
+            return f', "state": "{state}", "covered": {json.dumps(covered)}}}'
         return f"  {state:>{len(UNACCEPTED)}}{f'  {self._outside}' if covered is False else ''}"
 
     def _of(self, addresses: Sequence[int]) -> list[_Kind]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
-from drgn_unaccepted.answer.documents import AddressDocument, ResolveAnswer, TypedRange, UnitDocument
-from drgn_unaccepted.answer.head import head, source_name
+from drgn_unaccepted.answer.documents import AddressDocument, Document, ResolveAnswer, TypedRange, UnitDocument
+from drgn_unaccepted.answer.head import head, reasons
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
@@ -87,7 +86,7 @@ class Resolve(Question[Resolved]):
         if addresses is None or document["source"] == "counters":
             return lines.no_addresses(document)
         if all(entry["state"] == "unknown" for entry in addresses):
-            return addresses[0]["reason"]
+            return _why(document, addresses[0])
         return None
 
     def output(self, answer: Resolved, args: Arguments) -> Iterable[str]:
@@ -103,8 +102,8 @@ class Resolve(Question[Resolved]):
 
 def _of_file(bulk: Bulk, args: Arguments) -> Iterator[str]:
     try:
-        with os.fdopen(0, "rb", closefd=False) if args.file == "-" else open_input(args.file) as text:
-            yield from bulk.json_lines(text) if args.format == "json" else bulk.lines(text)
+        with open_input(args.file) as text:
+            yield from bulk.lines(text, args.format == "json")
     except (OSError, ValueError) as error:
         raise CommandError(one_line(error, args.file)) from None
 
@@ -120,7 +119,12 @@ def _text(answer: ResolveAnswer) -> Iterator[str]:
     for entry in answer["addresses"] or ():
         yield from _entry(answer, entry)
         yield ""
-    yield from wrap(source_name(answer), f"{'source':{_NAMES}}")
+    yield from wrap(answer["source"] if answer["source"] == "none" else lines.source(answer), f"{'source':{_NAMES}}")
+
+
+def _why(answer: Document, entry: AddressDocument) -> str:
+    """The proof of a state, or why there is none; the reason for a source that knows none in short."""
+    return "; ".join(reasons(answer)) if entry["reason"] == answer["source_reason"] else entry["reason"]
 
 
 def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
@@ -139,7 +143,7 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iter
     missing = {name: f"unknown: {reason}" for name, reason in answer["missing"].items()}
     single = "single " if is_range else ""
     if entry["state"] != NO_RAM:
-        yield "why" if entry["state"] == UNKNOWN else "proof", entry["reason"]
+        yield "why" if entry["state"] == UNKNOWN else "proof", _why(answer, entry)
     hint = entry.get("hint")
     if hint is not None:
         yield "hint", hint

@@ -63,7 +63,7 @@ _DECLARATIONS = {
     "note_buf_t *": ("crash_notes",),
     "struct boot_params": ("boot_params",),
     "struct cpuinfo_x86": ("boot_cpu_data",),
-    "struct cpumask": ("__cpu_online_mask", "__cpu_possible_mask"),
+    "struct cpumask": ("__cpu_online_mask", "__cpu_possible_mask", "__cpu_present_mask"),
     "struct e820_table *": ("e820_table", "e820_table_firmware", "e820_table_kexec"),
     "struct efi": ("efi",),
     "struct kimage *": ("kexec_crash_image", "kexec_image"),
@@ -82,16 +82,16 @@ _DECLARATIONS = {
     "unsigned int": ("nr_online_nodes", "nr_cpu_ids"),
     "unsigned long": (
         *("page_offset_base", "vmalloc_base", "vmemmap_base", "__highest_present_section_nr"),
-        *("max_low_pfn", "max_pfn", "min_low_pfn"),
+        *("max_low_pfn", "max_pfn", "min_low_pfn", "tainted_mask"),
     ),
-    "unsigned long [*]": ("__per_cpu_offset",),
+    "unsigned long [*]": ("__per_cpu_offset", "avenrun"),
 }
 #: C types by variable.
 GLOBALS = {name: declaration for declaration, names in _DECLARATIONS.items() for name in names}
 
 #: Symbols that are looked up in one pass with :data:`GLOBALS`.
 SYMBOLS = (
-    *("__cpu_present_mask", "__end_init_stack", "__end_init_task", "__start_BTF", "__start_init_stack"),
+    *("__end_init_stack", "__end_init_task", "__start_BTF", "__start_init_stack"),
     *("__start_init_task", "__stop_BTF", "_end", "_text", "accept_memory", "current_task", "hardirq_stack_ptr"),
     *("cma_areas", "crashk_res"),
     *("linux_banner", "sanity_check_segment_list", "touch_softlockup_watchdog", "unaccepted_memory_vmcore_pfn_is_ram"),

@@ -39,11 +39,12 @@ class Query(NamedTuple):
         return self.start >= KERNEL_SPACE.start
 
 
-_HEXADECIMAL = "0123456789abcdefABCDEF"
-_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_PFN, _PAGE_SHIFT = "pfn:", 12
+_SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
+_PAGE_SHIFT = 12
+#: A number: with 0x, of 16 digits as in an oops, or with a suffix; the PFN of a page has a prefix.
+_ADDRESS = re.compile(r"(pfn:)?(?:0x([0-9a-f]+)|(0[0-9a-f]{15}|(?![0-9]{16})[0-9a-f]{16})|([0-9]+)([KMGT])|0+)", re.I)
 #: As printk() writes a struct resource or a range of an e820 or EFI memory map; the end is inclusive.
-_MEM = re.compile(r"\[mem (0x[0-9a-f]{1,16})-(0x[0-9a-f]{1,16})\]", re.IGNORECASE)
+_MEM = re.compile(r"\[mem (0x[0-9a-f]{1,16})-(0x[0-9a-f]{1,16})\]", re.I)
 
 
 def split_queries(words: Iterable[str]) -> list[str]:
@@ -59,54 +60,36 @@ def parse_query(text: str) -> Query:
     pasted = _MEM.fullmatch(text)
     if pasted:
         return bounded(Query(int(pasted[1], 16), int(pasted[2], 16) + 1, text))
-    for mark in "-+":
-        first, found, second = text.partition(mark)
-        if found and not text.startswith("["):
-            start, other = _part(first, text), _part(second, text)
-            return bounded(Query(start, other if mark == "-" else start + other, text))
-    return bounded(Query(parse_address(text), None, text))
+    first, mark, second = re.split("([-+]|$)", text, maxsplit=1)
+    try:
+        start = parse_address(first)
+        end = parse_address(second) + (start if mark == "+" else 0) if mark else None
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}" if mark else str(error)) from None
+    return bounded(Query(start, end, text))
 
 
 def parse_address(text: str) -> int:
-    """A hexadecimal number with ``0x``, or of 16 digits as in an oops, ``pfn:`` and one of them, or a decimal number
-    with a suffix K, M, G or T (powers of 1024).
+    """A hexadecimal number with ``0x`` or of 16 digits, ``pfn:`` and one, or a decimal one with K, M, G or T.
 
     Other digits alone are refused: ``100000000`` out of /proc/iomem is hexadecimal, out of JSON decimal.
     """
-    if text[:4].lower() == _PFN:
-        return _part(text[4:], text) << _PAGE_SHIFT
-    digits = text[2:] if text[:2].lower() == "0x" else text
-    # int() alone takes signs, underscores and another 0x.
-    is_hexadecimal = bool(digits) and not digits.strip(_HEXADECIMAL)
-    as_in_an_oops = len(text) == 16 and (text.startswith("0") or not text.isdecimal())
-    if is_hexadecimal and (digits is not text or as_in_an_oops):
-        return int(digits, 16)
-    if digits is not text:
-        raise ValueError(f"{text}: not an address")
-    if text[-1:].upper() in _SUFFIXES and text[:-1].isascii() and text[:-1].isdecimal():
-        return int(text[:-1]) * _SUFFIXES[text[-1].upper()]
-    if text and not text.strip("0"):
-        return 0
-    if text.isascii() and text.isdecimal() and len(text) < 20:
-        raise ValueError(f"{text}: decimal or hexadecimal? write {int(text):#x} or 0x{text}")
-    if is_hexadecimal:
+    found = _ADDRESS.fullmatch(text)
+    if found:
+        pfn, with_0x, of_16, decimal, suffix = found.groups()
+        number = int(decimal) << _SHIFTS[suffix.upper()] if decimal else int(with_0x or of_16 or "0", 16)
+        return number << _PAGE_SHIFT if pfn else number
+    digits = text[4:] if text[:4].lower() == "pfn:" else text
+    if re.fullmatch("[0-9]{1,19}", digits):
+        raise ValueError(f"{text}: decimal or hexadecimal? write {int(digits):#x} or 0x{digits}")
+    if re.fullmatch("[0-9a-fA-F]+", text):
         raise ValueError(f"{text}: not an address: did you mean 0x{text}?")
-    raise ValueError(
-        f"{text}: not an address (0x125a00000, 16 digits as in an oops, pfn:0x125a00, 4G, or [mem 0xa-0xb])"
-    )
-
-
-def _part(text: str, of: str) -> int:
-    if not text:
-        raise ValueError(f"{of}: not an address, and not a range of them")
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise ValueError(f"{of}: {error}") from None
+    what = "0x125a00000, 16 digits as in an oops, pfn:0x125a00, 4G, or [mem 0xa-0xb]"
+    raise ValueError(f"{text}: not an address ({what})")
 
 
 def bounded(query: Query) -> Query:
-    """The same query, if it is one.
+    """The same query.
 
     :raises ValueError: it is empty, or neither physical nor in the kernel's half of the address space
     """
@@ -127,6 +110,6 @@ def on_command_line(line: str, option: str, marks: str) -> list[Range]:
         for part in words.lower().split(","):
             match = re.fullmatch(rf"{number}[{marks}]{number}", part)
             if match is not None:
-                size, start = (int(match[n], 0) * _SUFFIXES.get(match[n + 1].upper(), 1) for n in (1, 3))
+                size, start = (int(match[n], 0) << _SHIFTS.get(match[n + 1].upper(), 0) for n in (1, 3))
                 found.append(Range(start, min(start + size, PHYSICAL_END)))
     return [range_ for range_ in found if range_.start < range_.end]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.bounds import U32, U64, Edge
+from drgn_unaccepted.bounds import U32, U64, Edge, hexadecimal
 from drgn_unaccepted.model.bitmap import PAGE_SHIFT
 
 #: Memory types of the UEFI specification, named as in the kernel's memory_type_name[] (efi.c).
@@ -38,6 +38,7 @@ RUNTIME = ATTRIBUTES["RUN"]
 _DESCRIPTOR = struct.Struct("<I4xQQQQ")
 
 
+@hexadecimal
 class EfiDescriptor(NamedTuple):
     """One entry of the map.
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.bounds import Edge
+from drgn_unaccepted.bounds import Edge, hexadecimal
 
 _PAGE_SHIFT = 12
 
@@ -20,6 +20,7 @@ _PAGE_SHIFT = 12
 _BLOCK = 4096
 
 
+@hexadecimal
 class Range(NamedTuple):
     """Physical addresses from ``start`` up to but not including ``end``, in bytes."""
 

@@ -17,6 +17,7 @@ import shtab
 from argparse_manpage.manpage import Manpage
 
 from drgn_unaccepted import __version__
+from drgn_unaccepted.checks import rule_names
 from drgn_unaccepted.cli import parser
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -65,17 +66,13 @@ def documents(share: Path) -> None:
 def _parser(shared: bool) -> argparse.ArgumentParser:
     """The command line's parser.
 
-    :param shared: leave with each command the options that all have
+    :param shared: show with each command the options of targets, too
     """
     top = parser()
-    (commands,) = [action for action in top._actions if isinstance(action.choices, dict)]
-    common = {name for action in top._actions for name in action.option_strings} - {"-h", "--help"}
-    for command in () if shared else commands.choices.values():
-        for group in (command, *command._action_groups, *command._mutually_exclusive_groups):
-            for actions in (group._actions, group._group_actions) if group is not command else (group._actions,):
-                actions[:] = [action for action in actions if not common & set(action.option_strings)]
-        command._action_groups[:] = [group for group in command._action_groups if group._group_actions]
-        command._mutually_exclusive_groups.clear()
+    for command in top.commands.values() if shared else ():
+        for action in command._actions:
+            if action.help == argparse.SUPPRESS:
+                action.help = top._option_string_actions[action.option_strings[0]].help
     return top
 
 
@@ -85,6 +82,8 @@ def _with_files(of: argparse.ArgumentParser) -> argparse.ArgumentParser:
         if action.choices and isinstance(action.choices, dict):
             for inner in action.choices.values():
                 _with_files(inner)
+        elif action.dest in ("rule", "explain"):
+            action.choices = rule_names()
         elif isinstance(action.metavar, str) and any(word in action.metavar for word in ("PATH", "FILE", "DIR")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     return of

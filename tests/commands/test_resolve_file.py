@@ -183,7 +183,7 @@ def test_addresses_cut_in_two() -> None:
     expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
     for seed in range(5):
         pipe = io.BufferedReader(_Pieces(text.encode(), random.Random(seed)), 16)
-        entries = [json.loads(line) for block in bulk.json_lines(pipe) for line in block.splitlines()]
+        entries = [json.loads(line) for block in bulk.lines(pipe, True) for line in block.splitlines()]
         assert [(e["address"], (e["state"], e["covered"])) for e in entries] == list(zip(addresses, expected))
 
 
@@ -196,5 +196,5 @@ def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch
     for most in (limits.BULK_PIECES, 100):
         monkeypatch.setattr("drgn_unaccepted.commands.bulk.BULK_PIECES", most)
         bulk = Bulk(snapshot, judge(snapshot))
-        said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)))))  # type: ignore[arg-type]
+        said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)), False)))  # type: ignore[arg-type]
     assert said[0] == said[1] and "unaccepted" in said[0][0]

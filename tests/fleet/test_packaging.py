@@ -104,7 +104,7 @@ def test_the_man_page(share: Path) -> None:
     done = run([man, "--warnings", "-E", "UTF-8", "-l", page], env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     for words in ("SYNOPSIS", "--snapshot PATH", "--shard I/N", "exit status: 0 answered", "in ACPI memory"):
-        assert words in done.stdout
+        assert words in " ".join(done.stdout.split())
     for command in ("summary", "resolve", "check", "scan", "merge", "report"):
         assert f"drgn-unaccepted {command}" in done.stdout
     # Options that all commands share are listed once.
@@ -133,6 +133,9 @@ def test_completion(shell: str, share: Path) -> None:
     assert {"scan", "summary", "snapshot"} >= offers("drgn-unaccepted s") >= {"scan", "summary"}
     assert "--shard" in offers("drgn-unaccepted scan --sh")
     assert "page-lists" in offers("drgn-unaccepted --source p")
+    assert "nagios" in offers("drgn-unaccepted check --format n")
+    assert {"header-version"} == offers("drgn-unaccepted check --rule header")
+    assert "--snapshot" in offers("drgn-unaccepted check --sn")
 
 
 def test_completion_of_zsh(share: Path) -> None:

@@ -129,12 +129,12 @@ def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch
     ("options", "why"),
     (
         (["--range", "5G"], "5G: no range"),
-        (["--range", "5G-4G"], "the range is empty"),
+        (["--range", "5G-4G"], "the range ends before it starts"),
         (["--width", "10"], "10: not a width from 40 to 1000"),
         (["--format", "svg"], "--format svg needs -o FILE"),
         (["-o", "map.txt"], "-o map.txt: for figures alone, --format svg or png; text goes to stdout"),
         (["-o", "map.svg", "--format", "json"], "-o map.svg: for figures alone, --format svg or png; json goes to"),
-        (["--format", "gif"], "--format gif: map has text, json, svg, png"),
+        (["--format", "gif"], "--format: gif: no such choice; there are text, json, svg, png"),
         (["--source", "counters"], "source counters knows no addresses"),
     ),
 )
