@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO, Optional, Union
 
 from drgn_unaccepted import limits
+
+#: As the kernel follows at most, see path_resolution(7).
+_MOST_LINKS = 40
 
 
 def open_input(path: str) -> BufferedReader:
@@ -41,13 +44,59 @@ def open_dump(path: str) -> BufferedReader:
     return Path(path).open("rb")
 
 
-def check_replaceable(path: str) -> None:
+@contextmanager
+def open_directory(path: str) -> Iterator[int]:
+    """The descriptor of a directory, reached without following a link of anybody but root and this user.
+
+    :raises OSError: it cannot be opened, or there is such a link; ``filename`` is ``path``
+    """
+    todo, links = list(reversed(Path(path).absolute().parts)), 0
+    here = None
+    try:
+        while todo:
+            part = todo.pop()
+            there = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            status = os.fstat(there)
+            if not stat.S_ISLNK(status.st_mode):
+                if here is not None:
+                    os.close(here)
+                here = there
+                continue
+            try:
+                links += 1
+                if status.st_uid not in (0, os.geteuid()):
+                    raise OSError(errno.ELOOP, f"{part} is a link of user {status.st_uid}, which is not followed")
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                todo += reversed(Path(os.readlink("", dir_fd=there)).parts)
+            finally:
+                os.close(there)
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        if here is not None:
+            os.close(here)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def is_mine(status: os.stat_result) -> bool:
+    """Whether a file is this user's, and nobody else may write it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def check_replaceable(path: str, directory: Optional[int] = None) -> None:
     """Refuse to replace anything but a regular file.
 
+    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: ``path`` exists and is something else
     """
     try:
-        mode = Path(path).stat().st_mode
+        mode = os.stat(path, dir_fd=directory).st_mode
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
@@ -57,47 +106,50 @@ def check_replaceable(path: str) -> None:
 
 
 @contextmanager
-def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+def replacing(path: str, mode: int = 0o600, directory: Optional[int] = None) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
 
     A failure leaves the old file and nothing else; a process that is killed can leave the temporary file, ``.NAME.``
-    and eight more characters.
+    and eight more characters. A link is replaced, and what it names stays.
 
+    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: it cannot be written, or :func:`check_replaceable` refuses ``path``; ``filename`` is ``path``
     """
-    target = Path(path)
-    prefix = f".{target.name}."
+    place, name = os.path.split(path)
+    prefix = f".{name}."
+    temporary = str(Path(place, f"{prefix}{os.urandom(4).hex()}"))
     try:
-        check_replaceable(path)
-        temporary = target.with_name(f"{prefix}{os.urandom(4).hex()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        check_replaceable(path, directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
                 yield file
                 file.flush()
                 os.fsync(descriptor)
-            temporary.replace(target)
+            os.replace(temporary, path, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
             raise
-        _sync_directory(target.parent)
+        _sync_directory(place or ".", directory)
     except OSError as error:
         if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(prefix):
             error.filename = path
         raise
 
 
-def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600) -> None:
+def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600, directory: Optional[int] = None) -> None:
     """Write ``data`` to ``path`` through :func:`replacing`; text is encoded in UTF-8."""
-    with replacing(path, mode) as file:
+    with replacing(path, mode, directory) as file:
         file.write(data if isinstance(data, bytes) else data.encode("utf-8"))
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: str, directory: Optional[int]) -> None:
     """Make a rename survive a power failure, on file systems that can."""
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
             os.fsync(descriptor)
         finally:

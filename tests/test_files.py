@@ -108,7 +108,7 @@ def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("fails", ("os.open", "os.fchmod", "os.fsync", "pathlib.Path.replace"))
+@pytest.mark.parametrize("fails", ("os.open", "os.fchmod", "os.fsync", "os.replace"))
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

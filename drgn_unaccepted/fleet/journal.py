@@ -6,13 +6,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, one_line
-from drgn_unaccepted.files import check_replaceable, open_dump, write_atomically
+from drgn_unaccepted.files import check_replaceable, is_mine, open_directory, write_atomically
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
@@ -65,8 +66,8 @@ class Journal(Output):
             for data in bounded_lines(file):
                 if not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES:
                     break
-                _, _, record, problem = parse(path, path, data)
-                if problem is not None or (record is not None and record["command"] != "scan"):
+                _, header, record, _ = parse(path, path, data)
+                if (header is None and record is None) or (record is not None and record["command"] != "scan"):
                     raise CommandError(f"{path}: holds something else than a scan's records, and is left alone")
                 if record is not None:
                     self.done[record["id"]] = record["error"] is None
@@ -89,15 +90,19 @@ class Journal(Output):
 
 
 class Beside(Output):
-    """Each record in a file of its own beside its target, ``PATH.unaccepted.json``."""
+    """Each record in a file of its own beside its target, ``PATH.unaccepted.json``.
+
+    Whoever can write into the directory of a dump can leave such a file, and links: a record counts only if this user
+    wrote it, and no link of another user is followed.
+    """
 
     def __init__(self, targets: Iterable[Target]) -> None:
         super().__init__()
         self._paths = {target.id: f"{target.path}{BESIDE}" for target in targets}
         for id_, path in self._paths.items():
             # A target without such a file, or with that of an earlier content, is done again.
-            with suppress(OSError), open_dump(path) as file:
-                record = parse(path, path, file.read(limits.FLEET_LINE_BYTES)).record
+            with suppress(OSError):
+                record = parse(path, path, _mine(path)).record
                 if record is not None and record["id"] == id_:
                     self.done[id_] = record["error"] is None
 
@@ -105,7 +110,20 @@ class Beside(Output):
         if "targets" in document:
             return  # The header.
         path = self._paths[document["id"]]
+        place, name = os.path.split(path)
         try:
-            write_atomically(path, json.dumps(document) + "\n")
+            with open_directory(place) as directory:
+                write_atomically(name, json.dumps(document) + "\n", directory=directory)
         except OSError as error:
             raise CommandError(one_line(error, path)) from None
+
+
+def _mine(path: str) -> bytes:
+    """What this user wrote; nothing of another file."""
+    place, name = os.path.split(path)
+    with open_directory(place) as directory:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as file:
+            status = os.fstat(file.fileno())
+            is_ours = stat.S_ISREG(status.st_mode) and is_mine(status)
+            return file.read(limits.FLEET_LINE_BYTES) if is_ours else b""

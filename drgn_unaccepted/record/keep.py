@@ -12,17 +12,18 @@ The last few boots are kept, because the timer runs again before anybody examine
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.files import write_atomically
+from drgn_unaccepted.files import is_mine, open_directory, write_atomically
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.snapshot_file import write
+from drgn_unaccepted.snapshot_file import dump
 
 #: Default directory, which the systemd unit uses.
 DIRECTORY = "/var/lib/drgn-unaccepted"
@@ -31,7 +32,8 @@ DIRECTORY = "/var/lib/drgn-unaccepted"
 BOOTS = 3
 
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_OURS = re.compile(r"snapshot\.json|table-0x[0-9a-f]+\.bin")
+_TABLE = r"table-0x[0-9a-f]+\.bin"
+_OURS = re.compile(rf"snapshot\.json|{_TABLE}")
 # Left by a run that was killed; versions before 2026-12 wrote NAME.new.
 _LEFT = re.compile(rf"({_OURS.pattern})\.new|\.({_OURS.pattern})\.\w{{8}}")
 
@@ -60,50 +62,82 @@ def boot_id(path: str = "/proc/sys/kernel/random/boot_id") -> str:
 def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int = BOOTS) -> Kept:
     """Write the snapshot and its table, if it has one; delete all but the last ``boots`` boots.
 
-    :raises OSError: something cannot be written
+    :raises OSError: something cannot be written, or another user could change or lead away what is written
     :raises SnapshotFileError: the snapshot could not be read again
     """
-    place = Path(directory) / boot
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = str(place / "snapshot.json")
-    data = snapshot.table.to_bytes()
-    with _locked(directory):
-        _delete(place, _LEFT)
-        if data is not None:
-            table = place / f"table-{snapshot.table.address:#x}.bin"
-            write_atomically(str(table), data)
-        write(snapshot, path)
-        _forget(Path(directory), boot, boots)
+    text, data = dump(snapshot) + "\n", snapshot.table.to_bytes()
+    missing = [path for path in (Path(directory), *Path(directory).parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o700)
+    place = Path(directory, boot)
+    with open_directory(directory) as top:
+        _check_mine(top, directory)
+        # Keep other runs out, for example the timer's.
+        fcntl.flock(top, fcntl.LOCK_EX)
+        with suppress(FileExistsError):
+            os.mkdir(boot, dir_fd=top)
+            os.chmod(boot, 0o700, dir_fd=top)
+        with _boot(top, boot, str(place)) as inside:
+            _delete(inside, _LEFT)
+            table = f"table-{snapshot.table.address or 0:#x}.bin"
+            if data is not None:
+                write_atomically(table, data, directory=inside)
+            write_atomically("snapshot.json", text, directory=inside)
+            tables = [name for name in _names(inside) if re.fullmatch(_TABLE, name)]
+        _forget(top, boot, boots)
+    written = str(place / "snapshot.json")
     if data is not None:
         # The snapshot has the table too, and the boot ID.
-        return Kept(path, str(table), path)
-    earlier = sorted(place.glob("table-0x*.bin"))
-    return Kept(path, None, f"{earlier[0]}@{earlier[0].stem.partition('-')[2]}" if len(earlier) == 1 else None)
+        return Kept(written, str(place / table), written)
+    earlier = f"{place / tables[0]}@{tables[0][6:-4]}" if len(tables) == 1 else None
+    return Kept(written, None, earlier)
 
 
 @contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Keep other runs out, for example the timer's."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _boot(top: int, boot: str, path: str) -> Iterator[int]:
+    """The descriptor of a boot's directory, which is this user's and no link."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        inside = os.open(boot, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+    except OSError as error:
+        error.filename = path
+        raise
+    try:
+        _check_mine(inside, path)
+        yield inside
     finally:
-        os.close(descriptor)
+        os.close(inside)
 
 
-def _forget(directory: Path, boot: str, boots: int) -> None:
-    others = [path for path in directory.iterdir() if _BOOT_ID.fullmatch(path.name) and path.name != boot]
-    # Boots without snapshot.json, whose first run was killed, are deleted first.
-    others.sort(key=lambda path: max((file.stat().st_mtime for file in path.glob("snapshot.json")), default=0.0))
-    for path in others[: max(0, len(others) + 1 - boots)]:
-        _delete(path, _LEFT)
-        _delete(path, _OURS)
-        if not any(path.iterdir()):
-            path.rmdir()
+def _check_mine(descriptor: int, path: str) -> None:
+    status = os.fstat(descriptor)
+    if not is_mine(status):
+        who = f"user {status.st_uid}" if status.st_uid != os.geteuid() else f"mode {status.st_mode & 0o7777:o}"
+        raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})", path)
 
 
-def _delete(directory: Path, names: re.Pattern[str]) -> None:
-    for file in directory.iterdir():
-        if names.fullmatch(file.name):
-            file.unlink()
+def _forget(top: int, boot: str, boots: int) -> None:
+    others = []
+    for entry in os.scandir(top):
+        if _BOOT_ID.fullmatch(entry.name) and entry.name != boot and entry.is_dir(follow_symlinks=False):
+            # Boots without snapshot.json, whose first run was killed, are deleted first.
+            written = 0.0
+            with suppress(OSError):
+                written = os.stat(f"{entry.name}/snapshot.json", dir_fd=top, follow_symlinks=False).st_mtime
+            others.append((written, entry.name))
+    for _, name in sorted(others)[: max(0, len(others) + 1 - boots)]:
+        with suppress(OSError), _boot(top, name, name) as inside:
+            _delete(inside, _LEFT)
+            _delete(inside, _OURS)
+            os.rmdir(name, dir_fd=top)
+
+
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
+
+
+def _delete(directory: int, names: re.Pattern[str]) -> None:
+    for name in _names(directory):
+        if names.fullmatch(name):
+            os.unlink(name, dir_fd=directory)
