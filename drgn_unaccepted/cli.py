@@ -146,8 +146,9 @@ class _CommandLine:
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
 
-        saved = None if args.table is None else _read_saved_table(args.table)
-        return samples(self._open(), wanted, saved)
+        opened = self._open()
+        saved = _table_beside(opened) if args.table is None else _read_saved_table(args.table)
+        return samples(opened, wanted, saved)
 
     def _open(self) -> Any:
         from drgn_unaccepted.kernel.target import open_kernel, open_vmcore
@@ -171,6 +172,17 @@ class _CommandLine:
                 raise CommandError(f"--snapshot was read from its target already: {option} is for the command snapshot")
         if args.debug_info != _TARGET_DEFAULTS["debug_info"]:
             raise CommandError("--snapshot needs no types: --debug-info is for the command snapshot")
+
+
+def _table_beside(opened: Any) -> Any:
+    """The table that the crash kernel saved beside the dump, if it is to be believed."""
+    from drgn_unaccepted.kernel.crash import table_beside
+
+    try:
+        return table_beside(opened)
+    except TargetError as error:
+        _say(f"warning: {one_line(error)}")
+        return None
 
 
 def _read_saved_table(text: str) -> Any:

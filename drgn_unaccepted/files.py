@@ -19,6 +19,9 @@ from typing import BinaryIO, Optional, Union
 
 from drgn_unaccepted import limits
 
+#: The suffix of the table that a crash kernel saved beside a dump.
+TABLE = ".unaccepted-table"
+
 #: As the kernel follows at most, see path_resolution(7).
 _MOST_LINKS = 40
 
@@ -42,6 +45,20 @@ def open_dump(path: str) -> BufferedReader:
     if _is_pipe(path):
         raise OSError(errno.ESPIPE, "a pipe, and this is read here and there: save it to a file", path)
     return Path(path).open("rb")
+
+
+def read_trusted(path: str, most: int) -> bytes:
+    """A file that only root or this user can have written, through no link; at most ``most`` bytes and one more.
+
+    :raises OSError: it cannot be opened, or somebody else can have written it; ``filename`` is set
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if not is_mine(status, root_too=True):
+            raise OSError(errno.EPERM, f"user {status.st_uid} or others can have written it", path)
+        return file.read(min(status.st_size, most) + 1)
 
 
 @contextmanager
@@ -84,9 +101,10 @@ def open_directory(path: str) -> Iterator[int]:
         os.close(opened)
 
 
-def is_mine(status: os.stat_result) -> bool:
-    """Whether a file is this user's, and nobody else may write it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def is_mine(status: os.stat_result, root_too: bool = False) -> bool:
+    """Whether a file is this user's (or root's), and nobody else may write it."""
+    is_owned = status.st_uid == os.geteuid() or (root_too and status.st_uid == 0)
+    return is_owned and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def check_replaceable(path: str, directory: Optional[int] = None) -> None:

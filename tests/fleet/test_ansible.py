@@ -16,6 +16,8 @@ from typing import Any, Union
 import pytest
 
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.snapshot_file import write
+from tests.checks.build import clean
 from tests.fleet.tools import (
     FILL,
     INTEGRATIONS,
@@ -33,7 +35,7 @@ from tests.fleet.tools import (
 pytestmark = pytest.mark.lab
 
 ROLE = INTEGRATIONS / "ansible"
-EDGES = ["-c", str(SAMPLES / "6.12-edges" / "vmcore")]
+WARNS = ["-c", str(SAMPLES / "6.12-panic" / "vmcore")]
 
 
 #: What is no answer of check.
@@ -100,7 +102,7 @@ def test_the_fleet_s_worst_is_on_top_and_fails_its_host_alone(
     printed, counts = play(
         tmp_path,
         {
-            "guest-a": ["-c", str(SAMPLES / "6.12-panic" / "vmcore")],
+            "guest-a": WARNS,
             "guest-b": ["--snapshot", str(tmp_path / "planted.json")],
             "guest-c": ["-c", str(SAMPLES / "7.3-fill-kdump" / "vmcore")],
             "guest-d": ["-c", str(tmp_path / "nothing")],
@@ -135,18 +137,22 @@ def test_the_role_installs_files_with_their_checksums_and_nothing_else(kind: str
     packages = tmp_path / "dist"
     packages.mkdir()
     assert run([sys.executable, TOP / "scripts" / "packages" / "main.py", packages]).returncode == 0
-    (file,) = packages.glob(f"*.{kind}")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    cached = Path("~/.cache/drgn-unaccepted-packages").expanduser().glob("*.whl")
+    paths = [*packages.glob(f"*.{kind}"), *(cached if kind == "whl" else ())]
+    files = [{"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
+    # A snapshot needs no drgn.
+    write(clean(), str(tmp_path / "snapshot"))
+    target = {"guest-a": ["--snapshot", str(tmp_path / "snapshot")]}
     install = {"unaccepted_install": True, "unaccepted_venv": str(tmp_path / "venv")}
-    bad = ([], "drgn-unaccepted", [{"file": "drgn-unaccepted", "sha256": digest}], [{"file": str(file), "sha256": ""}])
-    for files in (*bad, [{"file": str(file), "sha256": "0" * 64}]):
-        _, counts = play(tmp_path, {"guest-a": EDGES}, unaccepted_files=files, **install)
+    bad: list[Any] = [[{**files[0], "sha256": "0" * 64}]]
+    bad += [[], "drgn-unaccepted", [{**files[0], "file": "drgn-unaccepted"}]] if kind == "whl" else []
+    for refused in bad:
+        _, counts = play(tmp_path, target, unaccepted_files=refused, **install)
         assert counts["guest-a"]["failed"] == 1 and not (tmp_path / "venv" / "bin").exists()
-    files = [{"file": str(file), "sha256": digest}]
     network = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0"}
-    printed, counts = play(tmp_path, {"guest-a": EDGES}, unaccepted_files=files, **install, environment=network)
-    assert counts["guest-a"]["failed"] == 0 and counts["guest-a"]["changed"] > 0, printed
-    # The zipapp is run by the guest's own python3, which has no drgn here.
+    printed, counts = play(tmp_path, target, unaccepted_files=files, **install, environment=network)
+    assert counts["guest-a"]["failed"] == 0, printed
+    assert (tmp_path / "venv" / "bin" / "drgn-unaccepted").exists() == (kind == "whl")
 
 
 def test_the_units_that_the_role_installs(tmp_path: Path) -> None:
@@ -158,7 +164,7 @@ def test_the_units_that_the_role_installs(tmp_path: Path) -> None:
     units.mkdir()
     timer = {"unaccepted_timer": True, "unaccepted_units": str(units), "unaccepted_textfiles": textfiles}
     for first, more in ((True, {}), (False, {"unaccepted_fail_on": ["warning"]})):
-        _, counts = play(tmp_path, {"guest-a": EDGES}, tmp_path / "ansible", **timer, **more)
+        _, counts = play(tmp_path, {"guest-a": WARNS}, tmp_path / "ansible", **timer, **more)
         assert (counts["guest-a"]["changed"] > 0, counts["guest-a"]["failed"] == 0) == (first, first)
     for kind in ("service", "timer"):
         ours = (INTEGRATIONS / "systemd" / f"drgn-unaccepted-check.{kind}").read_text()
