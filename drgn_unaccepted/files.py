@@ -47,28 +47,33 @@ def open_dump(path: str) -> BufferedReader:
     return Path(path).open("rb")
 
 
-def read_trusted(path: str, most: int) -> bytes:
-    """A file that only root or this user can have written, through no link; at most ``most`` bytes and one more.
+def read_trusted(path: str, most: int, directory: Optional[int] = None, root_too: bool = False) -> bytes:
+    """A file that only this user (or root) can have written, through no link; at most ``most`` bytes and one more.
 
+    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: it cannot be opened, or somebody else can have written it; ``filename`` is set
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, dir_fd=directory), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        if not is_mine(status, root_too=True):
+        if not is_mine(status, root_too):
             raise OSError(errno.EPERM, f"user {status.st_uid} or others can have written it", path)
         return file.read(min(status.st_size, most) + 1)
 
 
 @contextmanager
-def open_directory(path: str) -> Iterator[int]:
+def open_directory(path: str, start: Optional[int] = None, private: bool = False) -> Iterator[int]:
     """The descriptor of a directory, reached without following a link of anybody but root and this user.
 
+    :param start: the descriptor that ``path`` is relative to
+    :param private: refuse a directory that others can change
     :raises OSError: it cannot be opened, or there is such a link; ``filename`` is ``path``
     """
-    todo, links = list(reversed(Path(path).absolute().parts)), 0
-    here = None
+    parts, links = (Path(path).absolute() if start is None else Path(path)).parts, 0
+    here = None if start is None else os.dup(start)
+    todo = list(reversed(parts))
     try:
         while todo:
             part = todo.pop()
@@ -89,6 +94,11 @@ def open_directory(path: str) -> Iterator[int]:
             finally:
                 os.close(there)
         opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+        status = os.fstat(opened)
+        if private and not is_mine(status):
+            os.close(opened)
+            who = f"of user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
+            raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})")
     except OSError as error:
         error.filename = path
         raise

@@ -6,14 +6,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, one_line
-from drgn_unaccepted.files import check_replaceable, is_mine, open_directory, write_atomically
+from drgn_unaccepted.files import check_replaceable, open_directory, read_trusted, write_atomically
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
@@ -101,8 +100,9 @@ class Beside(Output):
         self._paths = {target.id: f"{target.path}{BESIDE}" for target in targets}
         for id_, path in self._paths.items():
             # A target without such a file, or with that of an earlier content, is done again.
-            with suppress(OSError):
-                record = parse(path, path, _mine(path)).record
+            place, name = os.path.split(path)
+            with suppress(OSError), open_directory(place) as directory:
+                record = parse(path, path, read_trusted(name, limits.FLEET_LINE_BYTES, directory)).record
                 if record is not None and record["id"] == id_:
                     self.done[id_] = record["error"] is None
 
@@ -116,14 +116,3 @@ class Beside(Output):
                 write_atomically(name, json.dumps(document) + "\n", directory=directory)
         except OSError as error:
             raise CommandError(one_line(error, path)) from None
-
-
-def _mine(path: str) -> bytes:
-    """What this user wrote; nothing of another file."""
-    place, name = os.path.split(path)
-    with open_directory(place) as directory:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as file:
-            status = os.fstat(file.fileno())
-            is_ours = stat.S_ISREG(status.st_mode) and is_mine(status)
-            return file.read(limits.FLEET_LINE_BYTES) if is_ours else b""

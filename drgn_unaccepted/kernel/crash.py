@@ -65,7 +65,7 @@ def table_beside(opened: Opened) -> Optional[SavedTable]:
         return None
     path = f"{opened.path}{TABLE}"
     try:
-        saved = load(read_trusted(path, SNAPSHOT_FILE_BYTES).decode())
+        saved = load(read_trusted(path, SNAPSHOT_FILE_BYTES, root_too=True).decode())
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, SnapshotFileError) as error:

@@ -12,16 +12,14 @@ The last few boots are kept, because the timer runs again before anybody examine
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.files import is_mine, open_directory, write_atomically
+from drgn_unaccepted.files import open_directory, write_atomically
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import dump
 
@@ -68,17 +66,17 @@ def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int =
     text, data = dump(snapshot) + "\n", snapshot.table.to_bytes()
     missing = [path for path in (Path(directory), *Path(directory).parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        path.chmod(0o700)
+        path.mkdir(0o700, exist_ok=True)
     place = Path(directory, boot)
-    with open_directory(directory) as top:
-        _check_mine(top, directory)
+    with open_directory(directory, private=True) as top:
+        if missing:
+            os.fchmod(top, 0o700)
         # Keep other runs out, for example the timer's.
         fcntl.flock(top, fcntl.LOCK_EX)
         with suppress(FileExistsError):
             os.mkdir(boot, dir_fd=top)
             os.chmod(boot, 0o700, dir_fd=top)
-        with _boot(top, boot, str(place)) as inside:
+        with open_directory(boot, top, private=True) as inside:
             _delete(inside, _LEFT)
             table = f"table-{snapshot.table.address or 0:#x}.bin"
             if data is not None:
@@ -94,28 +92,6 @@ def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int =
     return Kept(written, None, earlier)
 
 
-@contextmanager
-def _boot(top: int, boot: str, path: str) -> Iterator[int]:
-    """The descriptor of a boot's directory, which is this user's and no link."""
-    try:
-        inside = os.open(boot, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
-    except OSError as error:
-        error.filename = path
-        raise
-    try:
-        _check_mine(inside, path)
-        yield inside
-    finally:
-        os.close(inside)
-
-
-def _check_mine(descriptor: int, path: str) -> None:
-    status = os.fstat(descriptor)
-    if not is_mine(status):
-        who = f"user {status.st_uid}" if status.st_uid != os.geteuid() else f"mode {status.st_mode & 0o7777:o}"
-        raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})", path)
-
-
 def _forget(top: int, boot: str, boots: int) -> None:
     others = []
     for entry in os.scandir(top):
@@ -126,7 +102,7 @@ def _forget(top: int, boot: str, boots: int) -> None:
                 written = os.stat(f"{entry.name}/snapshot.json", dir_fd=top, follow_symlinks=False).st_mtime
             others.append((written, entry.name))
     for _, name in sorted(others)[: max(0, len(others) + 1 - boots)]:
-        with suppress(OSError), _boot(top, name, name) as inside:
+        with suppress(OSError), open_directory(name, top, private=True) as inside:
             _delete(inside, _LEFT)
             _delete(inside, _OURS)
             os.rmdir(name, dir_fd=top)
