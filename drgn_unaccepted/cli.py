@@ -25,7 +25,7 @@ from drgn_unaccepted.errors import (
     internal_error,
     one_line,
 )
-from drgn_unaccepted.files import open_input
+from drgn_unaccepted.files import TABLE, open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
@@ -176,6 +176,9 @@ class _CommandLine:
 
 def _table_beside(opened: Any) -> Any:
     """The table that the crash kernel saved beside the dump, if it is to be believed."""
+    # Few dumps have one, and the import takes time.
+    if opened.path is None or not os.path.lexists(f"{opened.path}{TABLE}"):
+        return None
     from drgn_unaccepted.kernel.crash import table_beside
 
     try:
