@@ -26,7 +26,7 @@ from drgn_unaccepted.errors import (
     internal_error,
     one_line,
 )
-from drgn_unaccepted.files import open_input
+from drgn_unaccepted.files import TABLE, open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
@@ -157,8 +157,9 @@ class _CommandLine:
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
 
-        saved = None if args.table is None else _read_saved_table(args.table)
-        return samples(replace(self._open(), logs=logs), wanted, saved)
+        opened = replace(self._open(), logs=logs)
+        saved = _table_beside(opened) if args.table is None else _read_saved_table(args.table)
+        return samples(opened, wanted, saved)
 
     def _open(self) -> Any:
         from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore
@@ -185,6 +186,20 @@ class _CommandLine:
         for option, value in [*given, ("--log", None if alone else args.log)]:
             if value is not None:
                 raise CommandError(why.format(option))
+
+
+def _table_beside(opened: Any) -> Any:
+    """The table that the crash kernel saved beside the dump, if it is to be believed."""
+    # Few dumps have one, and the import takes time.
+    if opened.path is None or not os.path.lexists(f"{opened.path}{TABLE}"):
+        return None
+    from drgn_unaccepted.kernel.crash import table_beside
+
+    try:
+        return table_beside(opened)
+    except TargetError as error:
+        _say(f"warning: {one_line(error)}")
+        return None
 
 
 def _read_saved_table(text: str) -> Any:

@@ -15,9 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO, Optional, Union
 
 from drgn_unaccepted import limits
+
+#: The suffix of the table that a crash kernel saved beside a dump.
+TABLE = ".unaccepted-table"
+
+#: As the kernel follows at most, see path_resolution(7).
+_MOST_LINKS = 40
 
 
 def open_input(path: str) -> BufferedReader:
@@ -43,13 +49,84 @@ def open_dump(path: str) -> BufferedReader:
     return Path(path).open("rb")
 
 
-def check_replaceable(path: str) -> None:
+def read_trusted(path: str, most: int, directory: Optional[int] = None, root_too: bool = False) -> bytes:
+    """A file that only this user (or root) can have written, through no link; at most ``most`` bytes and one more.
+
+    :param directory: the descriptor that ``path`` is relative to
+    :raises OSError: it cannot be opened, or somebody else can have written it; ``filename`` is set
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, dir_fd=directory), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if not is_mine(status, root_too):
+            raise OSError(errno.EPERM, f"user {status.st_uid} or others can have written it", path)
+        return file.read(min(status.st_size, most) + 1)
+
+
+@contextmanager
+def open_directory(path: str, start: Optional[int] = None, private: bool = False) -> Iterator[int]:
+    """The descriptor of a directory, reached without following a link of anybody but root and this user.
+
+    :param start: the descriptor that ``path`` is relative to
+    :param private: refuse a directory that others can change
+    :raises OSError: it cannot be opened, or there is such a link; ``filename`` is ``path``
+    """
+    parts, links = (Path(path).absolute() if start is None else Path(path)).parts, 0
+    here = None if start is None else os.dup(start)
+    todo = list(reversed(parts))
+    try:
+        while todo:
+            part = todo.pop()
+            there = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            status = os.fstat(there)
+            if not stat.S_ISLNK(status.st_mode):
+                if here is not None:
+                    os.close(here)
+                here = there
+                continue
+            try:
+                links += 1
+                if status.st_uid not in (0, os.geteuid()):
+                    raise OSError(errno.ELOOP, f"{part} is a link of user {status.st_uid}, which is not followed")
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                todo += reversed(Path(os.readlink("", dir_fd=there)).parts)
+            finally:
+                os.close(there)
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+        status = os.fstat(opened)
+        if private and not is_mine(status):
+            os.close(opened)
+            who = f"of user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
+            raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})")
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        if here is not None:
+            os.close(here)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def is_mine(status: os.stat_result, root_too: bool = False) -> bool:
+    """Whether a file is this user's (or root's), and nobody else may write it."""
+    is_owned = status.st_uid == os.geteuid() or (root_too and status.st_uid == 0)
+    return is_owned and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def check_replaceable(path: str, directory: Optional[int] = None) -> None:
     """Refuse to replace anything but a regular file.
 
+    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: ``path`` exists and is something else
     """
     try:
-        mode = Path(path).stat().st_mode
+        mode = os.stat(path, dir_fd=directory).st_mode
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
@@ -59,47 +136,50 @@ def check_replaceable(path: str) -> None:
 
 
 @contextmanager
-def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+def replacing(path: str, mode: int = 0o600, directory: Optional[int] = None) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
 
     A failure leaves the old file and nothing else; a process that is killed can leave the temporary file, ``.NAME.``
-    and eight more characters.
+    and eight more characters. A link is replaced, and what it names stays.
 
+    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: it cannot be written, or :func:`check_replaceable` refuses ``path``; ``filename`` is ``path``
     """
-    target = Path(path)
-    prefix = f".{target.name}."
+    place, name = os.path.split(path)
+    prefix = f".{name}."
+    temporary = str(Path(place, f"{prefix}{os.urandom(4).hex()}"))
     try:
-        check_replaceable(path)
-        temporary = target.with_name(f"{prefix}{os.urandom(4).hex()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        check_replaceable(path, directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
                 yield file
                 file.flush()
                 os.fsync(descriptor)
-            temporary.replace(target)
+            os.replace(temporary, path, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
             raise
-        _sync_directory(target.parent)
+        _sync_directory(place or ".", directory)
     except OSError as error:
         if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(prefix):
             error.filename = path
         raise
 
 
-def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600) -> None:
+def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600, directory: Optional[int] = None) -> None:
     """Write ``data`` to ``path`` through :func:`replacing`; text is encoded in UTF-8."""
-    with replacing(path, mode) as file:
+    with replacing(path, mode, directory) as file:
         file.write(data if isinstance(data, bytes) else data.encode("utf-8"))
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: str, directory: Optional[int]) -> None:
     """Make a rename survive a power failure, on file systems that can."""
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
             os.fsync(descriptor)
         finally:

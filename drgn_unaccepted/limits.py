@@ -150,6 +150,8 @@ FLEET_TARGETS = 1 << 22  #: Targets of one scan, and records of one merge.
 FLEET_LINE_BYTES = 4 << 20
 
 FLEET_LAST_WORDS_BYTES = 4096  #: Bytes that are kept of a dying target process's stderr.
+FLEET_ROWS = 1000  #: Releases, and platforms, that a summary has a row for; the others share one.
+FLEET_TEXT = 4096  #: Characters of a text that a summary repeats.
 FLEET_NAMED = 20  #: Hosts and examples that each part of a summary names; it always states how many there are.
 PIPE_SECONDS = 10  #: Seconds to wait for data from a named pipe, or for QMP's greeting.
 ADDRESS_TEXT_BYTES = 4096  #: Characters of one address that ``resolve -f`` reads.

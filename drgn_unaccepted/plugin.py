@@ -92,9 +92,18 @@ class _Prompt:
         return opened
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
+        from drgn_unaccepted.errors import TargetError
         from drgn_unaccepted.kernel.capture import samples
+        from drgn_unaccepted.kernel.crash import table_beside
+        from drgn_unaccepted.words import safe
 
-        return samples(self.open(), wanted)
+        opened = self.open()
+        try:
+            saved = table_beside(opened)
+        except TargetError as error:
+            saved = None
+            print(f"%unaccepted: warning: {safe(str(error))}", file=sys.stderr)
+        return samples(opened, wanted, saved)
 
 
 def _register() -> None:

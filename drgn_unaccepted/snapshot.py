@@ -28,6 +28,9 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 _PFN_END = limits.PHYSICAL_END >> PAGE_SHIFT
 
+#: How the table beside a dump was read: by the crash kernel, so that its bits are those of the crash.
+CRASH_KERNEL = "crash-kernel"
+
 Pfn = Annotated[int, Bounds(0, _PFN_END - 1)]
 PfnEnd = Annotated[int, Bounds(0, _PFN_END)]
 Name = Annotated[str, Bounds(0, 64)]
@@ -52,6 +55,8 @@ class Target:
     boot_id: Optional[str] = None
     #: The snapshot file that this was read from.
     snapshot_path: Optional[str] = None
+    #: When the kernel crashed (``CRASHTIME`` of VMCOREINFO), like ``taken_at``.
+    crashed_at: Optional[str] = None
 
     @property
     def is_running(self) -> bool:
@@ -76,7 +81,7 @@ class Table:
     bitmap_bytes: Optional[U64] = None
     #: The bitmap, whole; ``None`` unless the state is ``present``.
     bitmap: Optional[bytes] = None
-    read_through: Optional[Annotated[str, Choices(("physical", "direct-map", "bpf", "file"))]] = None
+    read_through: Optional[Annotated[str, Choices(("physical", "direct-map", "bpf", "file", CRASH_KERNEL))]] = None
     #: Pages without a translation in the direct map; ``None``: not examined.
     unmapped: Optional[tuple[Range, ...]] = None
     #: Whether boot IDs prove that a saved table is from the target's boot.

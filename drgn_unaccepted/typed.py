@@ -18,20 +18,31 @@ def checker(kind: Any) -> Callable[[Any], bool]:
     :param kind: a TypedDict, a list or union of such, a Literal of text, or a scalar type
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    scalars = _scalars(kind)
+    if scalars:
+        return lambda value: type(value) in scalars
     if origin is typing.Literal:
         return lambda value: isinstance(value, str) and value in arguments
     if origin is typing.Union:
         checks = [checker(argument) for argument in arguments]
         return lambda value: any(check(value) for check in checks)
     if origin is list:
+        items = _scalars(arguments[0])
+        if items:
+            return lambda value: isinstance(value, list) and items.issuperset(map(type, value))
         item = checker(arguments[0])
         return lambda value: isinstance(value, list) and all(map(item, value))
     if hasattr(kind, "__required_keys__"):
         return _object_checker(kind)
-    if kind is float:
-        return lambda value: type(value) in (int, float)
-    # A bool is an int for isinstance().
-    return lambda value: type(value) is kind
+    raise TypeError(f"not out of JSON: {kind}")
+
+
+def _scalars(kind: Any) -> frozenset[type]:
+    """The classes of a scalar type, or of a union of such; empty for another type. A bool is no int here."""
+    if typing.get_origin(kind) is typing.Union:
+        parts = [_scalars(part) for part in typing.get_args(kind)]
+        return frozenset().union(*parts) if all(parts) else frozenset()
+    return frozenset((int, float) if kind is float else (kind,) if kind in (str, int, bool, type(None)) else ())
 
 
 def _object_checker(kind: Any) -> Callable[[Any], bool]:

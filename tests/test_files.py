@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_input, replacing, write_atomically
+from drgn_unaccepted.snapshot_file import write
+from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.run import command
 from tests.kernel.elf_dump import SAMPLES
@@ -108,7 +111,7 @@ def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("fails", ("os.open", "os.fchmod", "os.fsync", "pathlib.Path.replace"))
+@pytest.mark.parametrize("fails", ("os.open", "os.fchmod", "os.fsync", "os.replace"))
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +133,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(str(tmp_path / "no" / "file"), "")
     assert caught.value.filename == str(tmp_path / "no" / "file")
+
+
+@pytest.mark.parametrize("format_", ["text", "json", "nagios", "junit", "prometheus"])
+def test_who_can_read_a_file_learns_no_kernel_address(format_: str, tmp_path: Path) -> None:
+    """A damaged list names the pointer, which gives away where KASLR put the kernel."""
+    pointer, (zone, *more) = "0xffff888012345678", clean().zones or ()
+    assert zone.listed is not None
+    damaged = replace(zone, listed=replace(zone.listed, problems=(f"unaccepted_pages: {pointer} is no list_head",)))
+    write(replace(clean(), zones=(damaged, *more)), str(tmp_path / "snapshot"))
+    out = tmp_path / "out"
+    command("--snapshot", tmp_path / "snapshot", "check", "--format", format_, "-o", out, fails=(0, 1, 2))
+    public = format_ == "prometheus"
+    assert (pointer in out.read_text(), out.stat().st_mode & 0o777) == (not public, 0o644 if public else 0o600)
 
 
 @pytest.mark.parametrize(

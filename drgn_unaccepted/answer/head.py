@@ -24,6 +24,7 @@ def head(snapshot: Snapshot, judgement: Judgement, command: str) -> Document:
             "build_id": target.build_id,
             "debug_info": target.debug_info,
             "taken_at": target.taken_at,
+            "crashed_at": target.crashed_at,
         },
         "table": {
             "state": cast(TableState, table.state),

@@ -73,8 +73,9 @@ class Check(Question[CheckAnswer]):
         if args.output is None:
             return text
         try:
-            # Readable for node_exporter, which runs as another user.
-            write_atomically(args.output, "".join(f"{line}\n" for line in text), mode=0o644)
+            # Metrics are for node_exporter, which runs as another user. Messages can have addresses of kernel memory.
+            mode = 0o644 if args.format == "prometheus" else 0o600
+            write_atomically(args.output, "".join(f"{line}\n" for line in text), mode)
         except OSError as error:
             raise CommandError(one_line(error, args.output)) from None
         return ()

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.crash import DUMP, capture_at_crash, own_memory
+from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.model.bitmap import units_of
 from drgn_unaccepted.record.keep import BOOTS, DIRECTORY, boot_id, keep
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
-from drgn_unaccepted.words import safe
+from drgn_unaccepted.snapshot_file import write
+from drgn_unaccepted.words import count, safe, span
 
 
 class Keep(Action):
@@ -20,8 +25,19 @@ class Keep(Action):
             "--boots", metavar="N", type=from_1, default=BOOTS, help="number of boots to keep (default: %(default)s)"
         )
 
+        parser.add_argument(
+            "--crash-kernel",
+            action="store_true",
+            help="in a crash kernel: save the table of the kernel that crashed into FILE, VMCORE.unaccepted-table",
+        )
+        parser.add_argument("-o", "--output", metavar="FILE", help="with --crash-kernel: beside the dump")
+
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
+        if args.crash_kernel != (args.output is not None):
+            raise CommandError("keep: --crash-kernel and -o FILE go together")
         opened = open_target()
+        if args.crash_kernel:
+            return _keep_at_crash(opened, args.output)
         if not opened.is_this_kernel:
             raise CommandError(f"keep files by the boot of this machine, and {opened.name} is not its running kernel")
         try:
@@ -40,6 +56,22 @@ class Keep(Action):
             earlier = "" if kept.table is not None else " (read earlier)"
             print(f"for a crash dump of this boot: --table {kept.option}{earlier}")
         return EXIT_ANSWERED
+
+
+def _keep_at_crash(running: Opened, path: str) -> int:
+    if not running.is_this_kernel or not Path(DUMP).exists():
+        raise CommandError(f"no crash kernel: it has {DUMP}, the memory of the kernel that crashed")
+    snapshot = capture_at_crash(running, open_vmcore(DUMP))
+    try:
+        write(snapshot, path)
+    except (OSError, SnapshotFileError) as error:
+        raise CommandError(one_line(error, path)) from None
+    geometry = snapshot.table.geometry
+    own = own_memory(running)
+    units = 0 if geometry is None else sum(len(units_of(geometry, *range_)) for range_ in own)
+    where = ", ".join(span(*range_) for range_ in own) or "unknown"
+    print(f"{path}: {count(units, 'unit')} in the crash kernel's own memory, {where}")
+    return EXIT_ANSWERED
 
 
 COMMAND = Keep()

@@ -15,6 +15,7 @@ from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.records import result_files
 from drgn_unaccepted.fleet.text import csv_lines, text
 from drgn_unaccepted.run import to_stdout
+from drgn_unaccepted.words import count, safe
 
 
 class Merge(Action):
@@ -28,9 +29,14 @@ class Merge(Action):
             help="records of scan, or answers of check in JSON kept as HOST.json; or a directory of *.json and *.jsonl",
         )
         parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: standard output)")
+        parser.add_argument("--quiet", action="store_true", help="print no progress, and no skipped files")
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        merged = Merged(result_files(args.results))
+        merged = Merged(result_files(args.results), args.quiet)
+        if merged.skipped and not args.quiet:
+            first = safe(next(iter(merged.skipped)))
+            more = f" and {count(len(merged.skipped) - 1, 'more file')}" if len(merged.skipped) > 1 else ""
+            print(f"merge: skipped {first}{more}: not written by scan or check", file=sys.stderr)
         if args.format == "csv":
             _write(csv_lines(record for _, record in merged), args.output)
             for lack in merged.incomplete:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable
@@ -17,6 +18,7 @@ from drgn_unaccepted.fleet.documents import ScanHeader
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
 from drgn_unaccepted.fleet.progress import Progress
+from drgn_unaccepted.fleet.records import COLUMNS, column
 from drgn_unaccepted.fleet.targets import find_targets, in_shard, parse_shard, shard_of_environment
 from drgn_unaccepted.record.loop import stopped_by_signals
 from drgn_unaccepted.words import count, safe
@@ -83,11 +85,24 @@ class Scan(Action):
             header: ScanHeader = {"schema": SCHEMA, "command": "scan", "shard": list(shard), "targets": len(mine)}
             output.write({**header, "done": earlier})
             records = run(todo, Bounds(args.timeout, args.memory), args.jobs or usable_cpus(), stop)
-            with closing(Progress(len(mine), earlier, shard, args.quiet)) as progress, closing(records):
+            progress, counts = Progress(args.quiet), Counter[str]()
+
+            def said() -> str:
+                part = "" if shard == (0, 1) else f"shard {shard[0]}/{shard[1]}: "
+                before = f" ({earlier} by an earlier run)" if earlier else ""
+                found = ", ".join(f"{counts[name]} {name}" for name in COLUMNS if counts[name])
+                done = f"{earlier + sum(counts.values())} of {count(len(mine), 'target')}"
+                return f"scan: {part}{done}{before}" + (f": {found}" if found else "")
+
+            with closing(records):
                 for record in records:
                     output.write(record)
-                    progress.add(record)
-        left = len(mine) - progress.done
+                    counts[column(record)] += 1
+                    progress.show(said())
+        progress.end()
+        if not args.quiet:
+            print(said(), file=sys.stderr)
+        left = len(mine) - earlier - sum(counts.values())
         gone = [place for place in args.places if place != "-" and not Path(place).exists()]
         if not left and gone:
             raise CommandError(f"{gone[0]}: No such file or directory; all else is done")

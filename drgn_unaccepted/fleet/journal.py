@@ -12,7 +12,7 @@ from typing import Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, one_line
-from drgn_unaccepted.files import check_replaceable, open_dump, write_atomically
+from drgn_unaccepted.files import check_replaceable, open_directory, read_trusted, write_atomically
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
@@ -65,8 +65,8 @@ class Journal(Output):
             for data in bounded_lines(file):
                 if not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES:
                     break
-                _, _, record, problem = parse(path, path, data)
-                if problem is not None or (record is not None and record["command"] != "scan"):
+                _, header, record, _ = parse(path, path, data)
+                if (header is None and record is None) or (record is not None and record["command"] != "scan"):
                     raise CommandError(f"{path}: holds something else than a scan's records, and is left alone")
                 if record is not None:
                     self.done[record["id"]] = record["error"] is None
@@ -89,15 +89,20 @@ class Journal(Output):
 
 
 class Beside(Output):
-    """Each record in a file of its own beside its target, ``PATH.unaccepted.json``."""
+    """Each record in a file of its own beside its target, ``PATH.unaccepted.json``.
+
+    Whoever can write into the directory of a dump can leave such a file, and links: a record counts only if this user
+    wrote it, and no link of another user is followed.
+    """
 
     def __init__(self, targets: Iterable[Target]) -> None:
         super().__init__()
         self._paths = {target.id: f"{target.path}{BESIDE}" for target in targets}
         for id_, path in self._paths.items():
             # A target without such a file, or with that of an earlier content, is done again.
-            with suppress(OSError), open_dump(path) as file:
-                record = parse(path, path, file.read(limits.FLEET_LINE_BYTES)).record
+            place, name = os.path.split(path)
+            with suppress(OSError), open_directory(place) as directory:
+                record = parse(path, path, read_trusted(name, limits.FLEET_LINE_BYTES, directory)).record
                 if record is not None and record["id"] == id_:
                     self.done[id_] = record["error"] is None
 
@@ -105,7 +110,9 @@ class Beside(Output):
         if "targets" in document:
             return  # The header.
         path = self._paths[document["id"]]
+        place, name = os.path.split(path)
         try:
-            write_atomically(path, json.dumps(document) + "\n")
+            with open_directory(place) as directory:
+                write_atomically(name, json.dumps(document) + "\n", directory=directory)
         except OSError as error:
             raise CommandError(one_line(error, path)) from None

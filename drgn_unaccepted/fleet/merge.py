@@ -1,34 +1,45 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``merge``: the records of all shards and hosts as one, without duplicates, and what stands out in them.
 
-The files are read twice, one line at a time: first to find the record of each target that counts, then to summarize.
-Memory grows with the number of targets and hosts, some hundred bytes each, not with the size of the records.
+Whose a record is follows from its file, not from what it says. In one file the newest record of a target counts, so
+that a repaired host is well again. Of one content in several files the worst counts, so that no file hides what another
+one found. Nor does a record hide anything whose time is in the future.
+
+The files are read twice, one line at a time: first to find the records that count, then to summarize. Memory grows with
+the number of targets and hosts, some hundred bytes each, not with the size of the records.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet.documents import MergeSummary, Problem, ScanHeader, ScanRecord
-from drgn_unaccepted.fleet.records import digest, read
+from drgn_unaccepted.fleet.progress import Progress
+from drgn_unaccepted.fleet.records import NO_RECORD, column, digest, finished, read
 from drgn_unaccepted.fleet.summary import Summary
+
+#: What a target's records in several files say, the worst first.
+_WORST_FIRST = ("critical", "warning", "failed", "unknown", "ok")
 
 
 class _Candidate(NamedTuple):
-    """A record of some content: an answer beats a failure, then the later one counts."""
+    """A record of a target."""
 
-    is_answer: bool
-    finished_at: str
+    finished: float
     #: Counts the records of all files.
     number: int
-    place: bytes
+    #: Of the target and its content.
+    content: bytes
+    #: Index in :data:`_WORST_FIRST`.
+    status: int
+    #: Tells apart records with other findings.
+    findings: int
 
 
 @dataclass
@@ -43,52 +54,70 @@ class _Run:
 class Merged:
     """The records that count, and what is wrong with the files."""
 
-    def __init__(self, files: Sequence[str]) -> None:
+    def __init__(self, files: Union[Iterable[str], Mapping[str, bool]], quiet: bool = True) -> None:
         """Read the files for the first time.
 
+        :param files: those that map to False were found in a directory, and may be of other programs
         :raises CommandError: a file cannot be read, or none has a record
         """
-        self._files = files
+        self._files = files if isinstance(files, Mapping) else dict.fromkeys(files, True)
+        self._progress = Progress(quiet)
         self._problems: list[Problem] = []
         self._problem_count = 0
+        #: Files of other programs.
+        self.skipped: dict[str, None] = {}
         self._runs: dict[str, _Run] = {}
         #: Indexes for each number of shards.
         self._shards: dict[int, set[int]] = {}
-        best: dict[bytes, _Candidate] = {}
-        total = 0
-        for file, header, record, problem in read(files):
-            if problem is not None:
+        self._doubles = self._replaced = total = 0
+        newest: dict[bytes, _Candidate] = {}
+        for file, header, record, problem in read(self._files):
+            if problem is not None and problem["reason"] == NO_RECORD and not self._files[file]:
+                self.skipped[file] = None
+            elif problem is not None:
                 self._problem_count += 1
                 self._problems += [problem] if len(self._problems) < limits.FLEET_NAMED else []
-            elif header is not None:
+            if header is not None:
                 self._begin_run(file, header)
             elif record is not None:
-                candidate = _candidate(total, file, record)
-                total += 1
-                key = bytes.fromhex(record["id"])
-                if key not in best and len(best) == limits.FLEET_TARGETS:
+                place = digest(file, problem is None, record["host"], record["target"]["path"])
+                if place not in newest and len(newest) == limits.FLEET_TARGETS:
                     raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
-                best[key] = max(best.get(key, candidate), candidate)
+                candidate = _candidate(total, record)
+                total += 1
+                self._add(newest, place, candidate)
                 if file in self._runs:
-                    self._runs[file].ids.add(key)
+                    self._runs[file].ids.add(candidate.content)
+                self._progress.show(f"merge: {total} records read")
         if not total:
             first = "".join(f": {problem['where']}: {problem['reason']}" for problem in self._problems[:1])
             raise CommandError(f"no record in these files{first}")
-        self._doubles = total - len(best)
-        # A dump that was written anew replaces the earlier content of its place, whether or not there is an answer.
-        latest: dict[bytes, _Candidate] = {}
-        for kept in best.values():
-            other = latest.get(kept.place, kept)
-            latest[kept.place] = max(other, kept, key=lambda one: (one.finished_at, one.number))
-        self._replaced = len(best) - len(latest)
-        self._counts = {kept.number for kept in latest.values()}
+        worst: dict[bytes, int] = {}
+        for one in newest.values():
+            worst[one.content] = min(worst.get(one.content, one.status), one.status)
+        # Of several that are as bad, those with other findings count too.
+        counts = {hash((n.content, n.findings)): n.number for n in newest.values() if n.status == worst[n.content]}
+        self._doubles += len(newest) - len(counts)
+        self._counts = set(counts.values())
         #: What is missing.
         self.incomplete = list(self._lacks())
+
+    def _add(self, newest: dict[bytes, _Candidate], place: bytes, one: _Candidate) -> None:
+        """Let the newest record of a place count."""
+        other = newest.get(place)
+        if other is not None:
+            same = other.content == one.content
+            self._doubles, self._replaced = self._doubles + same, self._replaced + (not same)
+        newest[place] = one if other is None else max(other, one)
 
     def __iter__(self) -> Iterator[tuple[str, ScanRecord]]:
         """The records that count with their files, read again."""
         records = ((line.file, line.record) for line in read(self._files) if line.record is not None)
-        return (item for number, item in enumerate(records) if number in self._counts)
+        for number, item in enumerate(records):
+            if number in self._counts:
+                yield item
+            self._progress.show(f"merge: {number} records summarized")
+        self._progress.end()
 
     def summary(self) -> MergeSummary:
         summary = Summary()
@@ -107,7 +136,8 @@ class Merged:
 
     def _begin_run(self, file: str, header: ScanHeader) -> None:
         index, count = header["shard"]
-        self._shards.setdefault(count, set()).add(index)
+        if count in self._shards or len(self._shards) < limits.FLEET_ROWS:
+            self._shards.setdefault(count, set()).add(index)
         if "done" in header or file not in self._runs:
             # Records before this header may be of dumps that were written anew since.
             self._runs[file] = _Run(header["targets"], header.get("done", 0))
@@ -126,19 +156,13 @@ class Merged:
                 yield f"no file of shard {', '.join(map(str, missing))}{more} of {count}"
 
 
-def _candidate(number: int, file: str, record: ScanRecord) -> _Candidate:
-    host, path = record["host"], record["target"]["path"]
-    if record["command"] == "check":
-        place = bytes.fromhex(record["id"])
-    else:
-        # Without a guest's name the same path in another file may be of another machine: /var/crash/STAMP/vmcore.
-        place = digest("host", host, path) if host else digest("file", file, path)
-    # Many targets share one string: those that finished in the same second.
-    finished_at = sys.intern(record["finished_at"] or "")
-    return _Candidate(record["error"] is None, finished_at, number, place)
+def _candidate(number: int, record: ScanRecord) -> _Candidate:
+    content = digest(record["id"], record["host"], record["target"]["path"])
+    findings = hash(frozenset((found["rule"], found["status"]) for found in record["findings"]))
+    return _Candidate(finished(record), number, content, _WORST_FIRST.index(column(record)), findings)
 
 
-def merge(files: Sequence[str]) -> MergeSummary:
+def merge(files: Iterable[str]) -> MergeSummary:
     """The summary of all records.
 
     :raises CommandError: a file cannot be read, or none has a record

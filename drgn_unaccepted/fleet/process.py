@@ -214,11 +214,13 @@ def _record(
     target: Target, answer: Optional[CheckAnswer], error: Optional[ErrorDocument], seconds: float
 ) -> ScanRecord:
     nothing = {"kind": None, "path": target.path, "release": None, "build_id": None}
-    found = answer or {"target": nothing, "platform": None, "status": "unknown"}
+    found = cast("dict[str, Any]", answer or {"target": nothing, "platform": None, "status": "unknown"})
     findings = answer["findings"] if answer is not None else []
     record = {
+        **found,
+        # Which target it is, the child does not say: hostile bytes may have taken it over.
         **{"schema": SCHEMA, "command": "scan", "id": target.id, "host": target.host, "error": error},
-        **{key: value for key, value in found.items() if key not in ("schema", "command")},
+        "target": {**found["target"], "path": target.path},
         "findings": [finding for finding in findings if finding["status"] not in ("pass", "skip")],
         # Of rules that passed, the names are enough.
         "passed": rules(findings, "pass"),

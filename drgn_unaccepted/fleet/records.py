@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
 
@@ -18,14 +20,22 @@ from drgn_unaccepted.typed import checker
 #: The columns of :class:`StatusCounts`.
 COLUMNS = ("critical", "warning", "ok", "unknown", "failed")
 
+#: What :class:`ErrorDocument` may have as its kind.
+FAILURES = ("unreadable", "crash", "timeout", "memory", "defect", "no-answer")
+
 _RESULTS = (".json", ".jsonl")
-_NO_RECORD, _MALFORMED = "no record of scan or check", "not as scan and check write it"
+#: The problem with JSON of another program.
+NO_RECORD = "no record of scan or check"
+_MALFORMED = "not as scan and check write it"
+
+#: Seconds that clocks may differ.
+_SKEW = 3600
 
 _is_header, _is_record = checker(ScanHeader), checker(ScanRecord)
 
 
 class Line(NamedTuple):
-    """What a line of a file holds: one of header, record and problem."""
+    """What a line of a file holds: one of header, record and problem; also a record with a problem, its time."""
 
     file: str
     header: Optional[ScanHeader] = None
@@ -33,25 +43,27 @@ class Line(NamedTuple):
     problem: Optional[Problem] = None
 
 
-def result_files(places: Sequence[str]) -> list[str]:
-    """The files named, and those in directories named, each once.
+def result_files(places: Sequence[str]) -> dict[str, bool]:
+    """The files named (True) and those in directories named (False), each once.
 
     :raises CommandError: there is no such file, or a directory has none
     """
-    files: list[str] = []
+    files: dict[str, bool] = {}
     for place in places:
-        path, found = Path(place), [place]
+        path = Path(place)
         if path.is_dir():
             found = sorted(str(file) for file in path.rglob("*") if file.suffix in _RESULTS and file.is_file())
             if not found:
                 raise CommandError(f"{place}: no file in it ends in {' or '.join(_RESULTS)}")
-        elif not path.is_file():
+            files = {**dict.fromkeys(found, False), **files}
+        elif path.is_file():
+            files[place] = True
+        else:
             raise CommandError(f"{place}: {'not a regular file' if path.exists() else 'no such file or directory'}")
-        files += found
-    return list(dict.fromkeys(files))
+    return files
 
 
-def read(files: Sequence[str]) -> Iterator[Line]:
+def read(files: Iterable[str]) -> Iterator[Line]:
     """All lines of the files, in order. No more is in memory than :data:`limits.FLEET_LINE_BYTES` at a time.
 
     :raises CommandError: a file cannot be read
@@ -62,7 +74,7 @@ def read(files: Sequence[str]) -> Iterator[Line]:
                 if file.endswith(".json"):
                     # One document, perhaps on several lines, as jq and Ansible lay out an answer.
                     line = parse(file, file, content.read(limits.FLEET_LINE_BYTES + 1))
-                    if line.problem is None or line.problem["reason"] in (_NO_RECORD, _MALFORMED):
+                    if line.problem is None or line.record or line.problem["reason"] in (NO_RECORD, _MALFORMED):
                         yield line
                         continue
                     content.seek(0)
@@ -92,13 +104,17 @@ def parse(file: str, where: str, data: bytes) -> Line:
         document: Any = json.loads(data)
     except (ValueError, RecursionError):
         return problem("damaged" if data.endswith(b"\n") else "cut off")
+    is_ours = isinstance(document, dict) and document.get("schema") == SCHEMA
+    if not is_ours or document.get("command") not in ("scan", "check"):
+        return problem(NO_RECORD)
     try:
-        if document["schema"] != SCHEMA or document["command"] not in ("scan", "check"):
-            return problem(_NO_RECORD)
         if "targets" not in document:
             _complete(document, file)
-            if _is_record(document) and bytes.fromhex(document["id"]):
-                return Line(file, record=document)
+            if _is_record(document) and len(bytes.fromhex(document["id"])) == 16:
+                line = Line(file, record=document)
+                if finished(document) <= time.time() + _SKEW:
+                    return line
+                return line._replace(problem=problem(f"its time is in the future: {document['finished_at']}").problem)
         elif _is_header(document):
             index, shards = document["shard"]
             if 0 <= index < shards:
@@ -109,11 +125,12 @@ def parse(file: str, where: str, data: bytes) -> Line:
 
 
 def _complete(document: dict[str, Any], file: str) -> None:
-    """Make a record of an answer of ``check``. Its host is the name of its file, as in HOST.json."""
+    """Make a record of an answer of ``check``. Its host is the name of its file, HOST.json, whatever it says."""
     target = document["target"]
     target["path"] = target["path"] or "/proc/kcore"
     if document["command"] == "check":
-        document["host"] = document.get("host") or Path(file).stem
+        document["host"] = Path(file).stem
+        document["finished_at"] = target["taken_at"]
         document["id"] = digest(document["host"], target["path"], target["taken_at"]).hex()
         document.setdefault("passed", rules(document["findings"], "pass"))
         document.setdefault("skipped", rules(document["findings"], "skip"))
@@ -123,6 +140,17 @@ def _complete(document: dict[str, Any], file: str) -> None:
 def rules(findings: Sequence[FindingDocument], status: str) -> list[str]:
     """The rules with this status."""
     return [finding["rule"] for finding in findings if finding["status"] == status]
+
+
+def finished(record: ScanRecord) -> float:
+    """When the target was read, in seconds since the epoch; 0 if nobody knows.
+
+    :raises ValueError: it is no time
+    """
+    if record["finished_at"] is None:
+        return 0
+    moment = datetime.fromisoformat(record["finished_at"])
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def column(record: ScanRecord) -> str:

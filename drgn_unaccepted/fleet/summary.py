@@ -6,80 +6,113 @@ A host is what somebody named; a target without a name is a host of its own.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
-from typing import Any, Optional, Union, cast
+from typing import Optional, cast
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.fleet.documents import Occurrence, OddHost, Row, ScanRecord, StatusCounts, Totals
-from drgn_unaccepted.fleet.records import COLUMNS, column, platform_kind
+from drgn_unaccepted.checks import rule_names
+from drgn_unaccepted.fleet.documents import (
+    Example,
+    Occurrence,
+    OddFinding,
+    OddHost,
+    Row,
+    ScanRecord,
+    StatusCounts,
+    Totals,
+)
+from drgn_unaccepted.fleet.records import COLUMNS, FAILURES, column, digest, platform_kind
 
 #: Statuses of the findings that count, worst first.
 _FINDINGS = ("critical", "warning", "info")
+
+#: Stands for all rules that this version does not know, and for what else could be of any number.
+_OTHER = "other"
 
 #: Status and name of a rule; or "failed" and the kind of the error.
 _Key = tuple[str, str]
 _UNKNOWN: _Key = ("unknown", "")
 
-#: The name of a host; for a target without one, its path and the file of its record.
-_Host = Union[str, tuple[str, str]]
+#: Characters that are kept of a name.
+_NAME = 256
+
 _Rows = defaultdict[Optional[str], Counter[str]]
 
 
 class Summary:
-    """Memory grows with hosts and rules, not with records."""
+    """Memory grows with hosts: a set of rules is one integer, and of everything else there is a bounded number."""
 
     def __init__(self) -> None:
         self._unnamed = 0
+        self._rules = frozenset(rule_names())
         self._releases: _Rows = defaultdict(Counter)
         self._platforms: _Rows = defaultdict(Counter)
         self._seen: defaultdict[_Key, Occurrence] = defaultdict(_occurrence)
+        #: The bit of a key of ``_seen``, and of a rule that was skipped.
+        self._bits: dict[_Key, int] = {}
         #: The findings of each host.
-        self._found: dict[_Host, frozenset[_Key]] = {}
+        self._found: dict[str, int] = {}
         #: For each host with an answer, the rules that all its answers skipped.
-        self._skipped: dict[_Host, frozenset[str]] = {}
-        self._sets: dict[frozenset[Any], frozenset[Any]] = {}
+        self._skipped: dict[str, int] = {}
 
     def add(self, file: str, record: ScanRecord) -> None:
-        error, release, platform = record["error"], record["target"]["release"], platform_kind(record)
-        host = record["host"] or (record["target"]["path"], file)
+        error, path = record["error"], record["target"]["path"]
+        host = _host(file, record["host"], path)
         self._unnamed += record["host"] is None
-        self._releases[release][column(record)] += 1
-        self._platforms[platform][column(record)] += 1
-        messages: dict[_Key, str] = {
-            (f["status"], f["rule"]): f["message"] for f in record["findings"] if f["status"] in _FINDINGS
-        }
-        if error is not None:
-            messages = {("failed", error["kind"]): error["reason"]}
-        elif record["status"] == "unknown":
-            messages[_UNKNOWN] = str(record.get("source_reason"))
-        for key, message in messages.items():
+        names = ((self._releases, record["target"]["release"]), (self._platforms, platform_kind(record)))
+        labels = [_label(rows, name) for rows, name in names]
+        for (rows, _), label in zip(names, labels):
+            rows[label][column(record)] += 1
+        for key, message in self._messages(record).items():
             seen = self._seen[key]
             seen["targets"] += 1
-            for counts, name in ((seen["releases"], str(release)), (seen["platforms"], str(platform))):
-                counts[name] = counts.get(name, 0) + 1
+            for counts, label in zip((seen["releases"], seen["platforms"]), map(str, labels)):
+                counts[label] = counts.get(label, 0) + 1
             if len(seen["examples"]) < limits.FLEET_NAMED:
-                path = record["target"]["path"]
-                seen["examples"].append({"host": record["host"], "path": path, "message": message})
-        self._found[host] = self._shared(self._found.get(host, frozenset()).union(messages))
+                texts = (text and text[: limits.FLEET_TEXT] for text in (record["host"], path, message))
+                seen["examples"].append(cast(Example, dict(zip(("host", "path", "message"), texts))))
+            self._found[host] = self._found.get(host, 0) | self._bit(key)
+        self._found.setdefault(host, 0)
         if error is None:
-            skipped = frozenset(record["skipped"])
-            self._skipped[host] = self._shared(self._skipped.get(host, skipped) & skipped)
+            skipped = sum({self._bit(("skip", rule)) for rule in record["skipped"] if rule in self._rules})
+            self._skipped[host] = self._skipped.get(host, skipped) & skipped
 
-    def _shared(self, names: frozenset[Any]) -> frozenset[Any]:
-        """One set for the many hosts that have the same."""
-        return self._sets.setdefault(names, names)
+    def _messages(self, record: ScanRecord) -> dict[_Key, str]:
+        error = record["error"]
+        if error is not None:
+            return {("failed", error["kind"] if error["kind"] in FAILURES else _OTHER): error["reason"]}
+        messages: dict[_Key, str] = {}
+        for found in record["findings"]:
+            rule, status = found["rule"], found["status"]
+            if status in _FINDINGS and rule in self._rules:
+                messages[status, rule] = found["message"]
+            elif status in _FINDINGS:
+                messages[status, _OTHER] = f"{rule}: {found['message']}"
+        if record["status"] == "unknown":
+            messages[_UNKNOWN] = str(record.get("source_reason"))
+        return messages
+
+    def _bit(self, key: _Key) -> int:
+        return 1 << self._bits.setdefault(key, len(self._bits))
+
+    def _hosts(self, sets: dict[str, int]) -> Counter[_Key]:
+        """For each key, the hosts whose set has it."""
+        hosts: Counter[_Key] = Counter()
+        for keys, number in Counter(sets.values()).items():
+            hosts.update({key: number for key, bit in self._bits.items() if keys >> bit & 1})
+        return hosts
 
     def document(self) -> Totals:
-        hosts = Counter(key for found in self._found.values() for key in found)
-        skipped = Counter(rule for rules in self._skipped.values() for rule in rules)
+        hosts, skipped = self._hosts(self._found), self._hosts(self._skipped)
         for key, seen in self._seen.items():
             seen["hosts"] = hosts[key]
             seen["releases"] = dict(Counter(seen["releases"]).most_common())
             seen["platforms"] = dict(Counter(seen["platforms"]).most_common())
-        told = {key: len(self._skipped) - skipped[key[1]] for key in self._seen if key[0] in _FINDINGS}
+        told = {key: len(self._skipped) - skipped["skip", key[1]] for key in self._seen if key[0] in _FINDINGS}
         worst = sorted(told, key=lambda key: (_FINDINGS.index(key[0]), -hosts[key], key[1]))
         failed = [(kind, seen) for (status, kind), seen in self._seen.items() if status == "failed"]
-        odd = self._standing_out(hosts, told)
+        odd, odd_hosts = self._standing_out(hosts, told)
         return {
             "targets": sum(sum(counts.values()) for counts in self._releases.values()),
             "unnamed_targets": self._unnamed,
@@ -96,27 +129,42 @@ class Summary:
             ],
             "releases": _rows("release", self._releases),
             "platforms": _rows("platform", self._platforms),
-            "standing_out": odd[: limits.FLEET_NAMED],
-            "standing_out_hosts": len(odd),
+            "standing_out": odd,
+            "standing_out_hosts": odd_hosts,
         }
 
-    def _standing_out(self, hosts: Counter[_Key], told: dict[_Key, int]) -> list[OddHost]:
-        """Hosts that fail a rule which more of the others pass than fail, the worst and rarest first.
+    def _standing_out(self, hosts: Counter[_Key], told: dict[_Key, int]) -> tuple[list[OddHost], int]:
+        """Hosts that fail a rule which more of the others pass than fail, the worst and rarest first; and how many.
 
         The others are those that could tell: a host without an answer, or that skipped the rule, did not pass it.
         """
         rare = [key for key in told if key[0] != "info" and hosts[key] - 1 < told[key] - hosts[key]]
         rare.sort(key=lambda key: (_FINDINGS.index(key[0]), hosts[key]))
-        odd = []
-        for host, found in self._found.items():
-            keys = [key for key in rare if key in found]
-            if keys:
-                name = host if isinstance(host, str) else host[0]
-                odd.append((_FINDINGS.index(keys[0][0]), hosts[keys[0]], name, keys))
-        return [
-            {"host": name, "findings": [{"rule": key[1], "status": key[0], "hosts": hosts[key]} for key in keys]}
-            for _, _, name, keys in sorted(odd)
-        ]
+        any_rare = sum(map(self._bit, rare))
+
+        def order(host: str) -> tuple[int, int, str]:
+            worst = next(key for key in rare if self._found[host] & self._bit(key))
+            return _FINDINGS.index(worst[0]), hosts[worst], host
+
+        odd = [host for host, found in self._found.items() if found & any_rare]
+        named: list[OddHost] = []
+        for host in heapq.nsmallest(limits.FLEET_NAMED, odd, key=order):
+            keys = [key for key in rare if self._found[host] & self._bit(key)]
+            findings: list[OddFinding] = [{"rule": key[1], "status": key[0], "hosts": hosts[key]} for key in keys]
+            named.append({"host": host.partition("\0")[0], "findings": findings})
+        return named, len(odd)
+
+
+def _host(file: str, host: Optional[str], path: str) -> str:
+    """The key of a host: its name; of a target without one its path, and after a null character the file."""
+    name = host or f"{path}\0{file}"
+    return name if len(name) <= _NAME else f"{name[: _NAME - 32]}\0{digest(name).hex()}"
+
+
+def _label(rows: _Rows, name: Optional[str]) -> Optional[str]:
+    """The row for a name. Once there are too many, names that are new share one."""
+    label = None if name is None else name[:_NAME]
+    return label if label in rows or len(rows) < limits.FLEET_ROWS else _OTHER
 
 
 def _occurrence() -> Occurrence:

@@ -19,6 +19,7 @@ from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.files import TABLE
 
 #: A file with such a suffix is a manifest: one path a line, or one JSON object a line.
 MANIFESTS = (".txt", ".list", ".jsonl")
@@ -161,9 +162,9 @@ def _walk(top: Path, skip: Callable[[Path], None]) -> Iterator[Path]:
     for directory, names, files in os.walk(_absolute(top), onerror=fail):
         names.sort()
         for path in (Path(directory, name) for name in sorted(files)):
-            if _is_target(path):
+            if not path.name.endswith(TABLE) and _is_target(path):
                 yield path
-            elif not path.name.endswith(BESIDE):
+            elif not path.name.endswith((BESIDE, TABLE)):
                 skip(path)
 
 

@@ -1,40 +1,33 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Notes, and the sections of a vmlinux, its debug file or another ELF file given with ``-s``."""
+"""Notes, and the sections of a vmlinux, its debug file or another ELF file given with ``-s``.
+
+pyelftools reads the sections, and believes their headers: 2^60 sections, or a name as long as the file. So the headers
+are checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of
+a dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
 from collections.abc import Collection, Iterator
-from typing import BinaryIO, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 
 #: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_shoff, e_shentsize, e_shnum, e_shstrndx.
 _EHDR = struct.Struct("<6s34xQ10xHHH")
-_SHDR = struct.Struct("<IIQ8xQQI20x")
+#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_link.
+_SHDR = struct.Struct("<II16xQQI20x")
 #: ``Elf64_Sym``: st_name, st_shndx, st_value, st_size.
 _SYM = struct.Struct("<I2xHQQ")
 #: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 _NHDR = struct.Struct("<III")
 
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_NOTE = 1, 2, 3, 7
-_SHF_COMPRESSED = 1 << 11
 _SHN_XINDEX = 0xFFFF
 _NT_GNU_BUILD_ID = 3
-
-
-class _Header(NamedTuple):
-    """Members of ``Elf64_Shdr``."""
-
-    name: int
-    type: int
-    flags: int
-    offset: int
-    size: int
-    #: Of a symbol table: the section of its names.
-    link: int
 
 
 class Note(NamedTuple):
@@ -68,9 +61,14 @@ class ElfSections:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        #: All headers; types of the sections of use here; the first section of each name.
-        self._headers, self._types, self.named = _check(file)
+        #: Number and type of each section; the first section of each name.
+        self._types, self.named = _check(file)
+        # Only -s needs it, and its import takes as long as all of a summary without -s.
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+
+        self._error = ELFError
+        self._elf = ELFFile(file) if self.named else None
 
     def data(self, name: str, most: int) -> Optional[bytes]:
         """The content of the first section of this name; None if there is none.
@@ -78,7 +76,7 @@ class ElfSections:
         :param most: bytes that it may have
         :raises Unavailable: it has more, or is compressed
         """
-        return self._content(self.named[name], most) if name in self.named else None
+        return self._content(self._section(self.named[name]), most) if name in self.named else None
 
     def notes(self) -> Iterator[Note]:
         """The notes in all sections of notes.
@@ -87,7 +85,7 @@ class ElfSections:
         """
         left = limits.VMLINUX_NOTE_BYTES
         for number in self._of_type(_SHT_NOTE):
-            data = self._content(number, left)
+            data = self._content(self._section(number), left)
             left -= len(data)
             yield from parse_notes(data)
 
@@ -101,8 +99,9 @@ class ElfSections:
         found: dict[str, tuple[int, int]] = {}
         left = limits.VMLINUX_SYMBOLS_BYTES
         for number in self._of_type(_SHT_SYMTAB):
-            table = self._content(number, left)
-            strings = self._content(self._headers[number].link, left - len(table))
+            section = self._section(number)
+            table = self._content(section, left)
+            strings = self._content(section.stringtable, left - len(table))
             left -= len(table) + len(strings)
             places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
             for at, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
@@ -113,14 +112,20 @@ class ElfSections:
     def _of_type(self, wanted: int) -> Iterator[int]:
         return (number for number, kind in self._types.items() if kind == wanted)
 
-    def _content(self, number: int, most: int) -> bytes:
-        header = self._headers[number]
-        if header.flags & _SHF_COMPRESSED:
-            raise Unavailable(f"section {number} is compressed")
-        if header.size > most:
-            raise Unavailable(f"section {number} has {header.size} bytes, limit {most}")
-        self._file.seek(header.offset)
-        return self._file.read(header.size)
+    def _section(self, number: int) -> Any:
+        assert self._elf is not None
+        try:
+            return self._elf.get_section(number)
+        except self._error as error:
+            raise Unavailable(f"damaged: {error}") from None
+
+    def _content(self, section: Any, most: int) -> bytes:
+        if section.compressed:
+            raise Unavailable(f"section {section.name} is compressed")
+        if section["sh_size"] > most:
+            raise Unavailable(f"section {section.name} has {section['sh_size']} bytes, limit {most}")
+        data: bytes = section.data()
+        return data
 
 
 def _places(strings: bytes, name: bytes) -> Iterator[int]:
@@ -131,10 +136,10 @@ def _places(strings: bytes, name: bytes) -> Iterator[int]:
         at = strings.find(name, at + 1)
 
 
-def _check(file: BinaryIO) -> tuple[list[_Header], dict[int, int], dict[str, int]]:
-    """The headers of all sections; what is of use of them is in the file, and bounded.
+def _check(file: BinaryIO) -> tuple[dict[int, int], dict[str, int]]:
+    """What pyelftools can be asked for: all that it reads then is in the file, and bounded.
 
-    :return: headers; types of sections by number; the number of the first section of each name
+    :return: types of sections by number; the number of the first section of each name
     """
     size = file.seek(0, io.SEEK_END)
 
@@ -148,31 +153,29 @@ def _check(file: BinaryIO) -> tuple[list[_Header], dict[int, int], dict[str, int
     if ident != b"\x7fELF\x02\x01":
         raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
     if not offset:
-        return [], {}, {}
+        return {}, {}
     if entry_size != _SHDR.size:
         raise Unavailable(f"damaged: section headers of {entry_size} bytes instead of {_SHDR.size}")
     # Header 0 is of no section: it has the counts that are too large for Elf64_Ehdr.
-    first = _Header(*_SHDR.unpack(read(offset, _SHDR.size)))
-    count = count or first.size
-    names_at = first.link if names_at == _SHN_XINDEX else names_at
+    _, _, _, first_size, first_link = _SHDR.unpack(read(offset, _SHDR.size))
+    count = count or first_size
+    names_at = first_link if names_at == _SHN_XINDEX else names_at
     if count > limits.ELF_SECTIONS:
         raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
-    headers = [_Header(*fields) for fields in _SHDR.iter_unpack(read(offset, count * _SHDR.size))]
-    types = {n: h.type for n, h in enumerate(headers) if h.type in (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)}
-    tables = {names_at, *(headers[n].link for n, kind in types.items() if kind == _SHT_SYMTAB)}
-    if any(table >= count or headers[table].type != _SHT_STRTAB for table in tables):
+    headers = list(_SHDR.iter_unpack(read(offset, count * _SHDR.size)))
+    types = {n: kind for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)}
+    tables = {names_at, *(headers[n][4] for n, kind in types.items() if kind == _SHT_SYMTAB)}
+    if any(table >= count or headers[table][1] != _SHT_STRTAB for table in tables):
         raise Unavailable("damaged: no names of its sections or symbols")
     for n in (*types, *tables):
-        read(headers[n].offset + headers[n].size, 0)
-    if headers[names_at].size > limits.ELF_SECTION_NAMES_BYTES:
-        raise Unavailable(
-            f"names of sections have {headers[names_at].size} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}"
-        )
-    names, named = read(headers[names_at].offset, headers[names_at].size), {}
+        read(headers[n][2] + headers[n][3], 0)
+    _, _, start, length, _ = headers[names_at]
+    if length > limits.ELF_SECTION_NAMES_BYTES:
+        raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
+    names, named = read(start, length), {}
     for n in (*tables, *reversed(types)):
-        start = headers[n].name
-        end = names.find(b"\0", start, start + limits.SYMBOL_NAME_BYTES)
+        end = names.find(b"\0", headers[n][0], headers[n][0] + limits.SYMBOL_NAME_BYTES)
         if end < 0:
             raise Unavailable("damaged: a section's name has no end")
-        named[names[start:end].decode("latin-1")] = n
-    return headers, types, named
+        named[names[headers[n][0] : end].decode("latin-1")] = n
+    return types, named

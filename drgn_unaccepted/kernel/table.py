@@ -23,7 +23,7 @@ from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Table
+from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 _NO_TABLE = (1 << 64) - 1
@@ -46,6 +46,8 @@ class SavedTable(NamedTuple):
     data: bytes
     #: Of the boot in which it was saved; None where the file does not say.
     boot_id: Optional[str] = None
+    #: The crash kernel saved it in the crash that made the dump: it is that dump's own.
+    at_crash: bool = False
 
 
 def saved_table_from_snapshot(path: str, snapshot: Snapshot) -> SavedTable:
@@ -104,9 +106,11 @@ def _take_saved(saved: SavedTable, located: Union[int, Table], boot: Optional[st
             raise Unavailable(f"{saved.path} has {len(saved.data)} bytes, the table {offset + size}")
         return saved.data[offset : offset + size]
 
-    table = _decode(saved.address, [("file", read)])
+    table = _decode(saved.address, [(CRASH_KERNEL if saved.at_crash else "file", read)])
     if table.state != "present":
         raise TargetError(f"{saved.path}: no table in it: {table.reason}")
+    if saved.at_crash:
+        return dataclasses.replace(table, same_boot=True)
     return dataclasses.replace(table, reason=said, same_boot=saved.boot_id is not None and saved.boot_id == boot)
 
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.files import write_atomically
+from drgn_unaccepted.files import open_directory, write_atomically
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.snapshot_file import write
+from drgn_unaccepted.snapshot_file import dump
 
 #: Default directory, which the systemd unit uses.
 DIRECTORY = "/var/lib/drgn-unaccepted"
@@ -31,7 +30,8 @@ DIRECTORY = "/var/lib/drgn-unaccepted"
 BOOTS = 3
 
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_OURS = re.compile(r"snapshot\.json|table-0x[0-9a-f]+\.bin")
+_TABLE = r"table-0x[0-9a-f]+\.bin"
+_OURS = re.compile(rf"snapshot\.json|{_TABLE}")
 # Left by a run that was killed; versions before 2026-12 wrote NAME.new.
 _LEFT = re.compile(rf"({_OURS.pattern})\.new|\.({_OURS.pattern})\.\w{{8}}")
 
@@ -60,50 +60,60 @@ def boot_id(path: str = "/proc/sys/kernel/random/boot_id") -> str:
 def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int = BOOTS) -> Kept:
     """Write the snapshot and its table, if it has one; delete all but the last ``boots`` boots.
 
-    :raises OSError: something cannot be written
+    :raises OSError: something cannot be written, or another user could change or lead away what is written
     :raises SnapshotFileError: the snapshot could not be read again
     """
-    place = Path(directory) / boot
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = str(place / "snapshot.json")
-    data = snapshot.table.to_bytes()
-    with _locked(directory):
-        _delete(place, _LEFT)
-        if data is not None:
-            table = place / f"table-{snapshot.table.address:#x}.bin"
-            write_atomically(str(table), data)
-        write(snapshot, path)
-        _forget(Path(directory), boot, boots)
+    text, data = dump(snapshot) + "\n", snapshot.table.to_bytes()
+    missing = [path for path in (Path(directory), *Path(directory).parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(0o700, exist_ok=True)
+    place = Path(directory, boot)
+    with open_directory(directory, private=True) as top:
+        if missing:
+            os.fchmod(top, 0o700)
+        # Keep other runs out, for example the timer's.
+        fcntl.flock(top, fcntl.LOCK_EX)
+        with suppress(FileExistsError):
+            os.mkdir(boot, dir_fd=top)
+            os.chmod(boot, 0o700, dir_fd=top)
+        with open_directory(boot, top, private=True) as inside:
+            _delete(inside, _LEFT)
+            table = f"table-{snapshot.table.address or 0:#x}.bin"
+            if data is not None:
+                write_atomically(table, data, directory=inside)
+            write_atomically("snapshot.json", text, directory=inside)
+            tables = [name for name in _names(inside) if re.fullmatch(_TABLE, name)]
+        _forget(top, boot, boots)
+    written = str(place / "snapshot.json")
     if data is not None:
         # The snapshot has the table too, and the boot ID.
-        return Kept(path, str(table), path)
-    earlier = sorted(place.glob("table-0x*.bin"))
-    return Kept(path, None, f"{earlier[0]}@{earlier[0].stem.partition('-')[2]}" if len(earlier) == 1 else None)
+        return Kept(written, str(place / table), written)
+    earlier = f"{place / tables[0]}@{tables[0][6:-4]}" if len(tables) == 1 else None
+    return Kept(written, None, earlier)
 
 
-@contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Keep other runs out, for example the timer's."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _forget(top: int, boot: str, boots: int) -> None:
+    others = []
+    for entry in os.scandir(top):
+        if _BOOT_ID.fullmatch(entry.name) and entry.name != boot and entry.is_dir(follow_symlinks=False):
+            # Boots without snapshot.json, whose first run was killed, are deleted first.
+            written = 0.0
+            with suppress(OSError):
+                written = os.stat(f"{entry.name}/snapshot.json", dir_fd=top, follow_symlinks=False).st_mtime
+            others.append((written, entry.name))
+    for _, name in sorted(others)[: max(0, len(others) + 1 - boots)]:
+        with suppress(OSError), open_directory(name, top, private=True) as inside:
+            _delete(inside, _LEFT)
+            _delete(inside, _OURS)
+            os.rmdir(name, dir_fd=top)
 
 
-def _forget(directory: Path, boot: str, boots: int) -> None:
-    others = [path for path in directory.iterdir() if _BOOT_ID.fullmatch(path.name) and path.name != boot]
-    # Boots without snapshot.json, whose first run was killed, are deleted first.
-    others.sort(key=lambda path: max((file.stat().st_mtime for file in path.glob("snapshot.json")), default=0.0))
-    for path in others[: max(0, len(others) + 1 - boots)]:
-        _delete(path, _LEFT)
-        _delete(path, _OURS)
-        if not any(path.iterdir()):
-            path.rmdir()
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
 
 
-def _delete(directory: Path, names: re.Pattern[str]) -> None:
-    for file in directory.iterdir():
-        if names.fullmatch(file.name):
-            file.unlink()
+def _delete(directory: int, names: re.Pattern[str]) -> None:
+    for name in _names(directory):
+        if names.fullmatch(name):
+            os.unlink(name, dir_fd=directory)

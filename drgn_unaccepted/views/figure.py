@@ -76,7 +76,7 @@ def image(drawing: Callable[[A], Figure], answer: A, format_: str) -> bytes:
     except ImportError as error:
         if error.name != "matplotlib":
             raise CommandError(f"figures need matplotlib, which cannot be imported: {error}") from None
-        raise CommandError("figures need matplotlib: pip install 'drgn-unaccepted[pictures]'") from None
+        raise CommandError("figures need matplotlib: pip install matplotlib") from None
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "drgn-unaccepted", "svg.fonttype": "none", "font.size": 9}):
         metadata: dict[str, Any] = {"Date": None} if format_ == "svg" else {"Software": None}

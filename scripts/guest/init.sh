@@ -108,6 +108,8 @@ crash_kernel() {
 }
 
 do_kdump() {
+	# As systemd does: without a reader there is no boot ID.
+	cat /proc/sys/kernel/random/boot_id >/share/boot_id
 	crash_kernel -s -p --command-line="console=ttyS0 nr_cpus=1 reset_devices lab.do=vmcore" || die "kexec -p"
 }
 
@@ -170,6 +172,10 @@ do_idle() {
 }
 
 do_vmcore() {
+	if [ -e /share/crash-kernel ]; then
+		bound_host_root
+		chroot /host /bin/sh /share/crash-kernel >/share/crash-kernel.out 2>&1
+	fi
 	for format in $(cat /share/kdump); do
 		echo "lab: kdump $format"
 		case $format in
@@ -200,11 +206,15 @@ host_root() {
 	mkdir -p /host/share
 }
 
-do_live() {
+bound_host_root() {
 	host_root
 	for place in proc sys dev share; do
 		mount --rbind /$place /host/$place
 	done
+}
+
+do_live() {
+	bound_host_root
 	echo "lab: live"
 	chroot /host /bin/sh /share/live >/share/live.out 2>/share/live.err
 	echo $? >/share/live.status.new

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipapp
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import shtab
@@ -23,8 +24,8 @@ from drgn_unaccepted.cli import parser
 TOP = Path(__file__).resolve().parent.parent.parent
 NAME = "drgn-unaccepted"
 
-#: Dependencies that the zipapp cannot contain.
-COMPILED = {"drgn"}
+#: The time of all files of an archive: 1 January 1980, with which ZIP begins, wherever it is made.
+_EPOCH = 315619200
 
 CONTROL = """\
 Package: {name}
@@ -33,7 +34,7 @@ Architecture: all
 Maintainer: drgn-unaccepted
 Depends: python3 (>= 3.9)
 Recommends: python3-drgn (>= 0.0.31)
-Suggests: python3-matplotlib, python3-tqdm
+Suggests: python3-matplotlib
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests
@@ -105,51 +106,44 @@ def wheel_and_sdist(out: Path) -> Path:
     return wheel
 
 
-def archive(wheel: Path, to: Path, interpreter: str) -> None:
-    """One file that Python runs: the package and its pure dependencies."""
+def contents(cache: Path) -> list[Path]:
+    """The wheels of ``contents.txt``, whose hashes pip verifies. They are downloaded once."""
+    cache.mkdir(parents=True, exist_ok=True)
+    listed = Path(__file__).parent / "contents.txt"
+    with tempfile.TemporaryDirectory() as place:
+        argv = [sys.executable, *"-m pip download --quiet --disable-pip-version-check --require-hashes".split()]
+        argv += ["--no-deps", "--only-binary", ":all:", "--requirement", str(listed), "--dest", place]
+        cached = subprocess.run(
+            [*argv, "--no-index", "--find-links", str(cache)], stderr=subprocess.DEVNULL, check=False
+        )
+        if cached.returncode:
+            subprocess.run(argv, check=True)
+        return [Path(shutil.copy(wheel, cache)) for wheel in sorted(Path(place).iterdir())]
+
+
+def archive(wheels: Sequence[Path], to: Path, interpreter: str) -> None:
+    """One file that Python runs: the package and its pure dependencies. The same wheels make the same bytes."""
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging)
-        shutil.unpack_archive(wheel, tree, "zip")
-        (about,) = tree.glob("*.dist-info")
-        for name in _dependencies(metadata.PathDistribution(about)):
-            _copy_installed(name, tree)
+        for wheel in wheels:
+            shutil.unpack_archive(wheel, tree, "zip")
+        compiled = [path for path in tree.rglob("*") if path.suffix in (".so", ".pyc")]
+        if compiled:
+            raise SystemExit(f"scripts/package: compiled: {compiled[0].name}")
         shutil.copy(Path(__file__).parent / "zipapp_main.py", tree / "__main__.py")
+        for path in tree.rglob("*"):
+            os.utime(path, (_EPOCH, _EPOCH))
         zipapp.create_archive(tree, to, interpreter=interpreter, compressed=True)
 
 
-def _dependencies(package: metadata.Distribution) -> list[str]:
-    """The dependencies of the package and theirs, without extras and without compiled ones."""
-    wanted, seen = [package], set()
-    while wanted:
-        for requirement in wanted.pop().requires or ():
-            name = requirement.split(";")[0].split("[")[0].strip(" ()")
-            for sign in "<>=!~ ":
-                name = name.split(sign)[0]
-            if "extra ==" not in requirement and name not in COMPILED | seen:
-                seen.add(name)
-                wanted.append(metadata.distribution(name))
-    return sorted(seen)
-
-
-def _copy_installed(name: str, tree: Path) -> None:
-    for file in metadata.files(name) or ():
-        source = Path(str(file.locate()))
-        if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pyc":
-            continue
-        if source.suffix == ".so":
-            raise SystemExit(f"scripts/package: {name} is compiled: {file}")
-        (tree / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, tree / file)
-
-
-def debian(share: Path, wheel: Path, version: str, out: Path) -> None:
+def debian(share: Path, wheels: Sequence[Path], version: str, out: Path) -> None:
     """A package with everything but drgn: the units, the man page and the completion in their places."""
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging) / NAME
         shutil.copytree(share, tree / "usr" / "share")
         (tree / "usr" / "bin").mkdir(parents=True)
         command = tree / "usr" / "bin" / NAME
-        archive(wheel, command, "/usr/bin/python3")
+        archive(wheels, command, "/usr/bin/python3")
         command.chmod(0o755)
         ours = tree / "usr" / "share" / NAME
         shutil.copytree(
@@ -184,14 +178,15 @@ def main() -> int:
     wheel = wheel_and_sdist(out)
     version = wheel.name.split("-")[1]
     zipped = out / f"{NAME}.pyz"
-    archive(wheel, zipped, "/usr/bin/env python3")
+    wheels = [wheel, *contents(Path("~/.cache/drgn-unaccepted-packages").expanduser())]
+    archive(wheels, zipped, "/usr/bin/env python3")
     with tempfile.TemporaryDirectory() as staging:
         share = Path(staging) / "share"
         share.mkdir()
         documents(share)
         shutil.make_archive(str(out / f"{NAME}-{version}-share"), "gztar", staging, "share")
         if shutil.which("dpkg-deb"):
-            debian(share, wheel, version, out)
+            debian(share, wheels, version, out)
         else:
             print("scripts/package: no dpkg-deb here, so no Debian package", file=sys.stderr)
     for path in sorted(out.glob("drgn*unaccepted*")):

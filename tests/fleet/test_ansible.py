@@ -3,38 +3,67 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Union
 
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, SAMPLES, TOP, ansible_playbook, check_document, plant, run
+from drgn_unaccepted.snapshot_file import write
+from tests.checks.build import clean
+from tests.fleet.tools import (
+    FILL,
+    INTEGRATIONS,
+    PLANTED,
+    PROGRAM,
+    SAMPLES,
+    TOP,
+    ansible_playbook,
+    check_document,
+    finding,
+    plant,
+    run,
+)
 
 pytestmark = pytest.mark.lab
 
 ROLE = INTEGRATIONS / "ansible"
-EDGES = ["-c", str(SAMPLES / "6.12-edges" / "vmcore")]
+WARNS = ["-c", str(SAMPLES / "6.12-panic" / "vmcore")]
+
+
+#: What is no answer of check.
+LIES: tuple[Any, ...] = (
+    *({"status": status} for status in ("bogus", None, ["ok"])),
+    *({"findings": findings} for findings in ("x", {"rule": "x"}, [[]], [finding("x", "bogus")])),
+    {"findings": [{**finding("x", "info"), "message": {}}]},
+    *({"schema": "other"}, {"command": "ranges"}, {"unaccepted_bytes": "1"}, {"source": None}, {"target": "x"}),
+    [],
+)
 
 
 def play(
-    tmp_path: Path, hosts: dict[str, Optional[list[str]]], place: Path = ROLE, **variables: Any
+    tmp_path: Path, hosts: Mapping[str, Union[list[str], str, None]], place: Path = ROLE, **variables: Any
 ) -> tuple[str, dict[str, dict[str, int]]]:
     """Run the playbook; what it prints, and its counts for each host.
 
-    :param hosts: the options of each host's target; None: it cannot be reached
+    :param hosts: the options of each host's target; a file with its answer; None: it cannot be reached
     """
     # A port that nobody listens on.
     nowhere = {"ansible_host": "127.0.0.1", "ansible_port": 1}
     here = {host: {"ansible_connection": "local", "unaccepted_target": target} for host, target in hosts.items()}
+    for host, target in hosts.items():
+        if isinstance(target, str):
+            here[host].update(unaccepted_command=["sh", "-c", f"cat {target}"], unaccepted_target=[])
     common = {
         "ansible_python_interpreter": sys.executable,
-        "unaccepted_command": [sys.executable, "-m", "drgn_unaccepted"],
+        **({} if "unaccepted_install" in variables else {"unaccepted_command": list(PROGRAM)}),
         "unaccepted_become": False,
         "unaccepted_results": str(tmp_path / "results"),
         **variables,
@@ -44,7 +73,7 @@ def play(
     (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": inventory, "vars": common}}))
     homes = {name: str(tmp_path / name) for name in ("ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP", "ANSIBLE_REMOTE_TEMP")}
     settings = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_RETRY_FILES_ENABLED": "0", "LC_ALL": "C.UTF-8"}
-    environment = {**os.environ, "PYTHONPATH": str(TOP), **homes, **settings}
+    environment = {**os.environ, "PYTHONPATH": str(TOP), **homes, **settings, **variables.pop("environment", {})}
     argv = [ansible_playbook(), "-i", tmp_path / "inventory.yml", place / "playbook.yml"]
     done: subprocess.CompletedProcess[str] = run(argv, env=environment, cwd=tmp_path)
     counts = {}
@@ -60,35 +89,70 @@ def test_the_fleet_s_worst_is_on_top_and_fails_its_host_alone(
 ) -> None:
     """One host has lost its dump, and one cannot be reached: their answers of yesterday are not taken for today's."""
     plant(FILL, tmp_path / "planted.json")
+    template = f"{{{{ lookup('pipe', 'touch {tmp_path}/ran') }}}}"
+    lies: dict[str, Union[list[str], str, None]] = {}
+    sound = {"status": "critical", "findings": [finding(template, "critical", template)]}
+    for number, change in enumerate((*LIES, sound)):
+        path = tmp_path / f"lie-{number}"
+        path.write_text(json.dumps(check_document(**change) if change else change))
+        lies[f"guest-x{number:02}"] = str(path)
     (tmp_path / "results").mkdir()
     for host in ("guest-d", "guest-e"):
         (tmp_path / "results" / f"{host}.json").write_text(json.dumps(check_document()))
     printed, counts = play(
         tmp_path,
         {
-            "guest-a": ["-c", str(SAMPLES / "6.12-numa" / "vmcore")],
+            "guest-a": WARNS,
             "guest-b": ["--snapshot", str(tmp_path / "planted.json")],
             "guest-c": ["-c", str(SAMPLES / "7.3-fill-kdump" / "vmcore")],
             "guest-d": ["-c", str(tmp_path / "nothing")],
             "guest-e": None,
+            **lies,
         },
     )
-    assert [host for host, count in counts.items() if count["failed"]] == ["guest-b", "guest-d"]
+    assert [host for host, count in counts.items() if count["failed"]] == ["guest-b", "guest-d", *lies]
     assert counts["guest-e"]["unreachable"] == 1
     # The check changes nothing, and says so.
     assert all(count["changed"] == 0 for count in counts.values())
     table = [line.strip().strip('",') for line in printed.splitlines() if "guest-" in line and "  " in line.strip()]
     rows = [line.split() for line in table if line.split()[0] in ("critical", "warning", "no", "ok", "unknown")]
-    assert [row[:2] for row in rows[:3]] == [["critical", "guest-b"], ["warning", "guest-a"], ["warning", "guest-c"]]
+    liars = list(lies)
+    assert [row[:2] for row in rows[:3]] == [["critical", "guest-b"], ["critical", liars[-1]], ["warning", "guest-a"]]
     assert PLANTED in next(line for line in table if line.startswith("critical"))
-    assert {row[2] for row in rows[3:]} == {"guest-d", "guest-e"}
+    assert {row[2] for row in rows[3:-1]} == {"guest-d", "guest-e", *liars[:-1]}
+    assert rows[-1][:2] == ["ok", "guest-c"] and not (tmp_path / "ran").exists()
     assert PLANTED in printed.partition("TASK [drgn_unaccepted : Fail on what is wrong]")[2]
     # merge reads what was collected.
     assert main(["merge", str(tmp_path / "results")]) == 0
     merged = capsys.readouterr().out
-    assert merged.startswith(f"CRITICAL {PLANTED}: 1 of 3 hosts that could tell: guest-b ")
-    assert "\n5 targets of 5 hosts: 1 critical, 2 warning, 2 failed\n" in merged
-    assert "no answer: 2 targets, no-answer" in merged.splitlines()
+    failed = 2 + len(LIES)
+    assert f"CRITICAL {PLANTED}: 1 of 4 hosts that could tell: guest-b " in merged
+    assert f"\n{4 + failed} targets of {4 + failed} hosts: 2 critical, 1 warning, 1 ok, {failed} failed\n" in merged
+    assert f"no answer: {failed} targets, no-answer" in merged.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["whl", "pyz"])
+def test_the_role_installs_files_with_their_checksums_and_nothing_else(kind: str, tmp_path: Path) -> None:
+    """No index is asked; a name, a file without checksum, and one with another checksum are refused."""
+    packages = tmp_path / "dist"
+    packages.mkdir()
+    assert run([sys.executable, TOP / "scripts" / "packages" / "main.py", packages]).returncode == 0
+    cached = Path("~/.cache/drgn-unaccepted-packages").expanduser().glob("*.whl")
+    paths = [*packages.glob(f"*.{kind}"), *(cached if kind == "whl" else ())]
+    files = [{"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
+    # A snapshot needs no drgn.
+    write(clean(), str(tmp_path / "snapshot"))
+    target = {"guest-a": ["--snapshot", str(tmp_path / "snapshot")]}
+    install = {"unaccepted_install": True, "unaccepted_venv": str(tmp_path / "venv")}
+    bad: list[Any] = [[{**files[0], "sha256": "0" * 64}]]
+    bad += [[], "drgn-unaccepted", [{**files[0], "file": "drgn-unaccepted"}]] if kind == "whl" else []
+    for refused in bad:
+        _, counts = play(tmp_path, target, unaccepted_files=refused, **install)
+        assert counts["guest-a"]["failed"] == 1 and not (tmp_path / "venv" / "bin").exists()
+    network = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0"}
+    printed, counts = play(tmp_path, target, unaccepted_files=files, **install, environment=network)
+    assert counts["guest-a"]["failed"] == 0, printed
+    assert (tmp_path / "venv" / "bin" / "drgn-unaccepted").exists() == (kind == "whl")
 
 
 def test_the_units_that_the_role_installs(tmp_path: Path) -> None:
@@ -100,7 +164,7 @@ def test_the_units_that_the_role_installs(tmp_path: Path) -> None:
     units.mkdir()
     timer = {"unaccepted_timer": True, "unaccepted_units": str(units), "unaccepted_textfiles": textfiles}
     for first, more in ((True, {}), (False, {"unaccepted_fail_on": ["warning"]})):
-        _, counts = play(tmp_path, {"guest-a": EDGES}, tmp_path / "ansible", **timer, **more)
+        _, counts = play(tmp_path, {"guest-a": WARNS}, tmp_path / "ansible", **timer, **more)
         assert (counts["guest-a"]["changed"] > 0, counts["guest-a"]["failed"] == 0) == (first, first)
     for kind in ("service", "timer"):
         ours = (INTEGRATIONS / "systemd" / f"drgn-unaccepted-check.{kind}").read_text()

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 
@@ -24,9 +26,11 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
     command = tmp_path / "drgn-unaccepted"
     command.write_text("#!/bin/sh\n")
     command.chmod(0o755)
+    hook = str(INTEGRATIONS / "kdump" / "unaccepted-table")
     units = [tmp_path / unit.name for unit in sorted(UNITS.iterdir())]
     for unit in units:
         text = (UNITS / unit.name).read_text()
+        text = text.replace("/usr/share/drgn-unaccepted/integrations/kdump/unaccepted-table", hook)
         unit.write_text(re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", f"ExecStart={command}", text, flags=re.M))
     done = run([analyze, "verify", "--man=no", *units])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -35,15 +39,76 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
     assert "ProtectEverything" in run([analyze, "verify", "--man=no", bad]).stderr
 
 
-@pytest.mark.parametrize(("name", "most"), [("drgn-unaccepted-check", 1.6), ("drgn-unaccepted-crash", 1.2)])
+@pytest.mark.parametrize(("name", "most"), [("check", 1.5), ("crash", 1.2), ("keep", 1.5), ("crash-kernel", 1.5)])
 def test_the_exposure_is_low(name: str, most: float) -> None:
     """On systemd's scale from 0 to 10; what remains are root, /proc/kcore and the BPF read."""
     analyze = tool("systemd-analyze", "systemd")
-    done = run([analyze, "security", "--offline=true", "--no-pager", UNITS / f"{name}.service"])
+    done = run([analyze, "security", "--offline=true", "--no-pager", UNITS / f"drgn-unaccepted-{name}.service"])
     if "Unknown" in done.stderr or "unrecognized option" in done.stderr:
         pytest.skip("systemd-analyze before 250 has no --offline")
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found and float(found[1]) <= most, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fails", [False, True, "hangs"])
+@pytest.mark.parametrize(
+    ("growing", "done"),
+    [
+        ("202611260506/dump-incomplete", "dump.202611260506"),
+        ("202611260506/dump-incomplete.zst", "dump.202611260506.zst"),
+        ("127.0.0.1-2026-11-26-05:06:07/vmcore-incomplete", "vmcore"),
+    ],
+)
+def test_the_hook_of_a_crash_kernel(growing: str, done: str, fails: Union[bool, str], tmp_path: Path) -> None:
+    """It puts the table beside the dump that grows now, and neither holds up the dump nor fails it."""
+    crash, command = tmp_path / "crash", tmp_path / "bin" / "drgn-unaccepted"
+    for path in (crash / "old" / Path(growing).name, command):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    os.utime(crash / "old" / Path(growing).name, (1, 1))
+    script = {False: 'echo "$*" >"$4"', True: "echo no table; exit 3", "hangs": "exec sleep 600"}[fails]
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    # timeout(1) as the hook calls it, with a clock that runs faster.
+    faster = tmp_path / "bin" / "timeout"
+    faster.write_text('#!/bin/sh\n[ "$1 $2 $3" = "-k 5 25" ] && shift 3 && exec /usr/bin/timeout 2 "$@"\n')
+    for program in (command, faster):
+        program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "UNACCEPTED_RUN": str(tmp_path)}
+    environment["UNACCEPTED_TRIES"] = "600"
+    assert run([INTEGRATIONS / "kdump" / "unaccepted-table", crash], env=environment).returncode == 0
+    (crash / growing).parent.mkdir()
+    (crash / growing).write_text("a dump")
+    table = (crash / growing).with_name(f"{done}.unaccepted-table")
+    while not fails and not table.exists():
+        time.sleep(0.1)
+    if not fails:
+        assert table.read_text() == f"keep --crash-kernel -o {tmp_path}/vmcore.unaccepted-table\n"
+        assert table.stat().st_mode & 0o777 == 0o600
+    assert [path for path in crash.rglob("*.unaccepted-table") if path != table] == []
+
+
+def test_the_dracut_module_brings_what_the_command_imports(tmp_path: Path) -> None:
+    """Its functions in a shell whose inst_* functions copy into a tree, as dracut's do; Python then starts there."""
+    module = INTEGRATIONS / "kdump" / "dracut"
+    script = f"""
+set -eu
+PATH={Path(sys.executable).parent}:$PATH moddir={module}
+inst_multiple() {{ :; }}
+inst_simple() {{ mkdir -p "{tmp_path}$(dirname "$1")"; cp "$1" "{tmp_path}$1"; }}
+inst_library() {{ echo "library $1"; }}
+inst_hook() {{ echo "hook $*"; }}
+. {module}/module-setup.sh
+install
+"""
+    done = run(["bash", "-c", script])
+    assert done.returncode == 0, done.stderr
+    assert f"hook pre-pivot 0900 {module}/hook.sh" in done.stdout and re.search(
+        r"library .*/_drgn\S*[.]so", done.stdout
+    )
+    copied = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}
+    wanted = ("drgn/__init__.py", "drgn_unaccepted/kernel/bpf.py", "encodings/utf_8.py")
+    assert all(any(path.endswith(f"/{name}") for path in copied) for name in wanted)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 64 << 20
 
 
 def test_the_timers() -> None:

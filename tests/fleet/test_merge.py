@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any, Callable, Optional
 import pytest
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.checks import rule_names
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.fleet import summary as summary_of_hosts
 from drgn_unaccepted.fleet.documents import MergeSummary
 from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.text import text
 from tests.fleet.tools import check_document, finding
 
-SOONER, NOW, LATER = (f"2026-{month}-01T12:00:00+00:00" for month in (10, 11, 12))
+SOONER, NOW, LATER = (f"2025-{month}-01T12:00:00+00:00" for month in (10, 11, 12))
 
 Capsys = pytest.CaptureFixture[str]
 Record = dict[str, Any]
@@ -65,6 +69,13 @@ def header(shard: int, shards: int, targets: int, done: int = 0) -> Record:
 def write(path: Path, *documents: Record) -> str:
     path.write_text("".join(json.dumps(document) + "\n" for document in documents))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def more_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that the records here name."""
+    names = ["a", "b", "c", "common", "rare", "rarest", "seldom", "planted", "told-by-two", *rule_names()]
+    monkeypatch.setattr(summary_of_hosts, "rule_names", lambda: names)
 
 
 @pytest.fixture
@@ -127,7 +138,7 @@ def test_counts_by_rule_release_platform_and_host(merged: Merged) -> None:
     ]
 
 
-def test_duplicates_count_once_and_an_answer_beats_a_failure(merged: Merged) -> None:
+def test_of_one_content_in_several_files_the_worst_counts_once(merged: Merged) -> None:
     one = [scanned(1), scanned(2, error="timeout"), scanned(3, [("a", "critical")])]
     two = [
         scanned(2, [("b", "warning")]),
@@ -137,7 +148,7 @@ def test_duplicates_count_once_and_an_answer_beats_a_failure(merged: Merged) -> 
     for files in ([one, two], [two, one]):
         summary = merged(*files)
         assert (summary["targets"], summary["doubles"]) == (3, 3)
-        assert summary["statuses"] == {"critical": 1, "warning": 1, "ok": 1, "unknown": 0, "failed": 0}
+        assert summary["statuses"] == {"critical": 1, "warning": 1, "ok": 0, "unknown": 0, "failed": 1}
         assert any("; 3 duplicates dropped" in line for line in text(summary))
 
 
@@ -158,9 +169,68 @@ def test_a_dump_that_was_written_anew_replaces_its_record(merged: Merged) -> Non
     assert summary["statuses"] == {"critical": 0, "warning": 2, "ok": 1, "unknown": 0, "failed": 1}
     assert summary["failed"][0]["examples"][0]["path"] == "/crash/2/vmcore"
     assert any(line.endswith("; 3 replaced by a later scan") for line in text(summary))
-    # /var/crash/STAMP/vmcore in files of two machines without names are two dumps; that of a named guest is one.
+    # /var/crash/STAMP/vmcore in files of two machines are two dumps; nor does one file say what another one lost.
     summary = merged([scanned(1), scanned(2, host="b")], [anew(1), anew(2, host="b", finished_at=LATER)])
-    assert (summary["targets"], summary["replaced"]) == (3, 1)
+    assert (summary["targets"], summary["replaced"]) == (4, 0)
+
+
+def lie(where: str, **changes: Any) -> Record:
+    """A record that says that it is the victim's: of the same guest, path, content or all of them."""
+    of = scanned(1, host="victim")
+    same = {"id": of["id"], "host": "victim", "target": of["target"]}
+    other = {"id": f"{9:032x}", "host": "liar", "target": {**of["target"], "path": "/x"}}
+    return {**of, **(same if where == "all" else {**other, where: same[where]}), **changes}
+
+
+@pytest.mark.parametrize("finished_at", [NOW, LATER, "9999-01-01T00:00:00+00:00"])
+@pytest.mark.parametrize("where", ["id", "host", "target", "all"])
+def test_no_file_hides_what_another_one_found(where: str, finished_at: str, merged: Merged, tmp_path: Path) -> None:
+    """Whose an answer is, its file says. The liar is well, has another fault, or gave no answer."""
+    victim = scanned(1, [("a", "critical")], host="victim")
+    bad = scanned(1, [("b", "critical")])
+    failed = {"error": {"kind": "crash", "reason": "x"}, "status": "unknown"}
+    for changes in ({}, {"findings": bad["findings"], "status": "critical"}, failed):
+        for files in ([[victim], [lie(where, finished_at=finished_at, **changes)]],):
+            for order in (files, files[::-1]):
+                found = [finding for finding in merged(*order)["findings"] if finding["rule"] == "a"]
+                assert [(one["status"], one["examples"][0]["host"]) for one in found] == [("critical", "victim")]
+    # An answer of check says no host: its file is named after it.
+    said = check_document(host="victim", status="ok", target={**check_document()["target"], "taken_at": finished_at})
+    answers = {"victim": {**said, "findings": [finding("a", "critical")], "status": "critical"}, "liar": said}
+    for name, answer in answers.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(answer))
+    summary = merge([str(tmp_path / f"{name}.json") for name in answers])
+    assert summary["hosts"] == 2 and summary["findings"][0]["examples"][0]["host"] == "victim"
+
+
+def test_in_one_file_the_newest_counts_but_for_times_in_the_future(merged: Merged, tmp_path: Path) -> None:
+    """A guest that was repaired is well again, whatever the order; a clock that is wrong hides nothing."""
+    ill, well = scanned(1, [("a", "critical")], host="g"), anew(1, host="g", finished_at=LATER)
+    for records in ([ill, well], [well, ill]):
+        assert merged(records)["statuses"]["ok"] == 1
+    # Of another zone, without one, and of the same second.
+    for finished_at in ("2025-11-01T10:00:01-02:00", "2025-11-01T12:00:01", NOW):
+        assert merged([ill, {**well, "finished_at": finished_at}])["statuses"]["ok"] == 1
+    future = "9999-01-01T00:00:00+00:00"
+    for records in ([ill, {**well, "finished_at": future}], [{**ill, "finished_at": future}, well]):
+        summary = merged(records)
+        assert summary["statuses"]["critical"] == summary["problem_count"] == 1
+        assert summary["problems"][0]["reason"] == f"its time is in the future: {future}"
+    (tmp_path / "g.jsonl").write_text("".join(json.dumps(check_document(status=s)) + "\n" for s in ("critical", "ok")))
+    assert merge([str(tmp_path / "g.jsonl")])["statuses"]["ok"] == 1
+
+
+def test_json_of_others_in_a_directory_is_skipped_by_name(tmp_path: Path, capsys: Capsys) -> None:
+    """But not where the file itself is named, and not what is damaged."""
+    write(tmp_path / "a.jsonl", scanned(1))
+    for name, content in (("package.json", '{\n"name": 1}\n'), ("b.jsonl", "[]\n1\n"), ("c.json", '{"schema": ')):
+        (tmp_path / name).write_text(content)
+    assert main(["merge", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"merge: skipped {tmp_path}/b.jsonl and 1 more file: not written by scan or check\n"
+    assert [line for line in said.out.splitlines() if "DAMAGED" in line] == [f"DAMAGED: {tmp_path}/c.json:1: cut off"]
+    assert main(["merge", str(tmp_path), str(tmp_path / "package.json")]) == 0
+    assert f"DAMAGED: {tmp_path}/package.json: no record of scan or check\n" in capsys.readouterr().out
 
 
 def test_who_stands_out(merged: Merged) -> None:
@@ -282,6 +352,8 @@ def test_what_is_named_and_what_is_counted(count: int, tmp_path: Path) -> None:
 def damaged() -> Iterator[tuple[bytes, str]]:
     parts: list[Record] = [
         {"id": "x"},
+        {"id": "00"},
+        {"finished_at": "yesterday"},
         {"status": "fine"},
         {"findings": [{"rule": 1}]},
         {"findings": [finding("a", "pass"), {**finding("a", "pass"), "message": None}]},
@@ -298,7 +370,8 @@ def damaged() -> Iterator[tuple[bytes, str]]:
         {"target": {"path": "/x", "release": []}},
     ]
     headers = [header(4, 4, 1), {**header(0, 4, 1), "shard": [0, 4, 1]}, {**header(0, 4, 1), "done": "1"}]
-    for document in ([], *headers, *({**scanned(7), **part} for part in parts)):
+    yield b"[]\n", "no record of scan or check"
+    for document in (*headers, *({**scanned(7), **part} for part in parts)):
         yield json.dumps(document).encode() + b"\n", "not as scan and check write it"
     yield b'{"schema": "drgn-unaccepted/1", "command": "ranges"}\n', "no record of scan or check"
     yield b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"
@@ -319,17 +392,30 @@ def test_a_damaged_line_is_reported_and_costs_no_other(line: bytes, reason: str,
     assert f"DAMAGED: {path}:2: {reason}" in list(text(summary))
 
 
-def test_memory_grows_with_targets_and_not_with_their_records(tmp_path: Path) -> None:
-    """Twice the records, of 20 KB each, may cost a few hundred bytes more for each, and not their own size."""
-    padding = [("rule-" + "x" * 1000, "info")] * 10
-    peaks = []
-    for count in (100, 200):
-        file = write(tmp_path / str(count), *(scanned(n, padding) for n in range(count)))
+def test_memory_and_work_grow_with_targets_and_with_nothing_else(tmp_path: Path) -> None:
+    """Records of 20 KB, of which each has its own host, rules, release, platform and kind of error.
+
+    1,000 more may cost some hundred bytes each, and as many calls as the 1,000 before.
+    """
+    peaks, calls = [], []
+    for count in (2000, 3000, 4000):
+        with (tmp_path / str(count)).open("w") as file:
+            for n in range(count):
+                more = {"host": f"host-{n}", "release": f"{n}", "platform": f"{n}", "skipped": [f"skipped-{n}"]}
+                found = [(f"{n}-{m}-" + "x" * 1000, "warning") for m in range(10)]
+                record = scanned(n, found, **more, error=f"kind-{n}" if n % 2 else None)
+                file.write(json.dumps(record) + "\n")
         tracemalloc.start()
-        merge([file])
+        merge([file.name])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert (peaks[1] - peaks[0]) / 100 < 2000
+        number = itertools.count()
+        sys.setprofile(lambda *_, number=number: next(number))  # type: ignore[misc]
+        merge([file.name])
+        sys.setprofile(None)
+        calls.append(next(number))
+    assert (peaks[2] - peaks[1]) / 1000 < 1000
+    assert calls[2] - calls[1] < 1.1 * (calls[1] - calls[0])
 
 
 def test_the_formats(tmp_path: Path, capsys: Capsys) -> None:

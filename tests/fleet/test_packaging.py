@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,9 @@ import pytest
 from tests.fleet.tools import FILL, PLANTED, TOP, json_lines, plant, run, tool
 
 pytestmark = pytest.mark.long
+
+LOCK = TOP / "scripts" / "packages" / "contents.txt"
+CACHE = Path("~/.cache/drgn-unaccepted-packages").expanduser()
 
 for module in ("build", "shtab", "argparse_manpage", "setuptools"):
     pytest.importorskip(module, reason=f"{module} is not here: scripts/venv docs")
@@ -42,13 +48,27 @@ def share(dist: Path) -> Path:
 
 def test_wheel_and_sdist_have_the_data_files(dist: Path) -> None:
     names = zipfile.ZipFile(only(dist, "*.whl")).namelist()
-    with tarfile.open(only(dist, "*-0.*[0-9].tar.gz")) as tar:
+    with tarfile.open(only(dist, "drgn_unaccepted-*.tar.gz")) as tar:
         source = {name.partition("/")[2] for name in tar.getnames()}
     for directory in ("integrations", "views/html", "schema"):
         for path in (TOP / "drgn_unaccepted" / directory).rglob("*"):
             if path.is_file() and path.suffix not in (".pyc", ".py"):
                 assert str(path.relative_to(TOP)) in source & set(names)
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+
+
+def test_contents_are_those_of_the_lock_file(dist: Path) -> None:
+    """Each file of the zipapp that is not this program's is, byte for byte, that of a wheel whose hash is listed."""
+    locked = dict(re.findall(r"^(\w+)==\S+ --hash=sha256:([0-9a-f]{64})$", LOCK.read_text(), re.M))
+    requirements = metadata.distribution("drgn-unaccepted").requires or []
+    needed = {re.split("[>=; ]", requirement)[0] for requirement in requirements if "extra" not in requirement}
+    assert needed - {"drgn"} == locked.keys()
+    wheels = [path for path in CACHE.glob("*.whl") if hashlib.sha256(path.read_bytes()).hexdigest() in locked.values()]
+    assert len(wheels) == len(locked)
+    pinned = {name: zipfile.ZipFile(wheel).read(name) for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
+    archive = zipfile.ZipFile(only(dist, "*.pyz"))
+    others = [name for name in archive.namelist() if not name.startswith("drgn_unaccepted") and not name.endswith("/")]
+    assert {name: archive.read(name) for name in others if name != "__main__.py"} == pinned
 
 
 def test_the_zipapp_needs_no_drgn_for_a_snapshot(dist: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Optional
 
@@ -24,7 +23,18 @@ from drgn_unaccepted.fleet.merge import merge
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
 from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import find_targets
-from tests.fleet.tools import FILL, INTEGRATIONS, PROGRAM, SAMPLES, TOP, json_lines, make_hanging, run
+from tests.fleet.tools import (
+    FILL,
+    INTEGRATIONS,
+    PROGRAM,
+    SAMPLES,
+    TOP,
+    check_document,
+    give_away,
+    json_lines,
+    make_hanging,
+    run,
+)
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -105,9 +115,18 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     place.mkdir()
     shutil.copy(FILL, place / "vmcore")
     code = f"open({str(ran)!r}, 'a').write(__name__)\n"
-    # One of each kind: built in, of the standard library, of others, and this program.
-    for name in ("resource", "json", "signal", "struct", "drgn", "tabulate", "sitecustomize"):
+    # All that a child imports, what Python, drgn and matplotlib look for, and drgn's plugins.
+    listing = "import sys; from drgn_unaccepted.fleet.worker import main; main(sys.argv[1:]); print(*sys.modules)"
+    argv = [sys.executable, "-c", listing, "4294967296", "600", FILL, "-s", "vmlinux"]
+    imported = {name.partition(".")[0] for name in run(argv, cwd=TOP).stdout.split()}
+    assert {"resource", "json", "signal", "drgn", "drgn_unaccepted"} < imported
+    for name in (imported | {"sitecustomize", "usercustomize", "elftools", "tabulate"}) - {"drgn_unaccepted"}:
         (place / f"{name}.py").write_text(code)
+    metadata = place / "planted-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[drgn.plugins]\nplanted = drgn_plugins\n")
+    (place / "pyvenv.cfg").write_text(f"home = {place}\n")
     for name in ("drgn_unaccepted", "drgn_plugins"):
         (place / name / "fleet").mkdir(parents=True)
         for file in ("__init__.py", "__main__.py", "fleet/__init__.py", "fleet/worker.py"):
@@ -118,6 +137,57 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     (record,) = records(place / "out")
     assert record["error"] is None and record["target"]["release"].startswith("6.12.")
     assert not ran.exists(), ran.read_text()
+
+
+def test_a_child_does_not_say_which_target_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile bytes may have taken over the process that reads them."""
+    lie: dict[str, Any] = {
+        **check_document(),
+        "host": "victim",
+        "id": "00" * 16,
+        "error": None,
+        "seconds": 0,
+        "passed": [],
+    }
+    lie = {**lie, "target": {**lie["target"], "path": "/victim"}, "finished_at": "9999-01-01T00:00:00+00:00"}
+    monkeypatch.setattr(process, "_START", f"print({json.dumps(lie)!r})")
+    record = analyze(str(FILL))
+    (target,) = find_targets([str(FILL)])
+    assert (record["host"], record["id"], record["target"]["path"]) == (None, target.id, str(FILL))
+    assert str(record["finished_at"]) < "9999"
+
+
+def test_records_beside_dumps_are_believed_only_of_who_scans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
+    """A stranger's answer is replaced; through a stranger's link nothing is read or written; root's own are."""
+    dumps, away = tmp_path / "dumps", tmp_path / "away"
+    for directory in (dumps, away):
+        directory.mkdir()
+    for name in ("planted", "linked", "mine"):
+        shutil.copy(FILL, dumps / f"{name}.vmcore")
+    answers = {name: dumps / f"{name}.vmcore.unaccepted.json" for name in ("planted", "linked", "mine")}
+    assert scan(dumps, "--beside", "--quiet") == 0
+    lies = {name: {**json.loads(path.read_text()), "status": "ok", "findings": []} for name, path in answers.items()}
+    for name, lie in lies.items():
+        answers[name].write_text(json.dumps(lie))
+    (away / "lie").write_text(json.dumps(lies["linked"]))
+    answers["linked"].unlink()
+    answers["linked"].symlink_to(away / "lie")
+    give_away(answers["planted"], monkeypatch)
+    if os.geteuid() == 0:
+        assert scan(dumps, "--beside", "--quiet") == 0
+        assert json.loads(answers["planted"].read_text())["findings"] and not answers["linked"].is_symlink()
+        assert json.loads(answers["mine"].read_text()) == lies["mine"]
+    assert json.loads((away / "lie").read_text()) == lies["linked"]
+    # The directory of a dump became a link.
+    (away / "mine.vmcore").write_bytes(b"garbage")
+    link = tmp_path / "link"
+    link.symlink_to(away)
+    give_away(link, monkeypatch)
+    assert scan(link / "mine.vmcore", "--beside", "--quiet") == 3
+    assert "link is a link of user" in capsys.readouterr().err
+    assert sorted(path.name for path in away.iterdir()) == ["lie", "mine.vmcore"]
 
 
 def child_at(path: Path) -> int:
@@ -282,19 +352,15 @@ def test_a_usage_error_is_3(argv: str, capsys: Capsys) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_on_a_terminal_and_elsewhere(terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
-    pytest.importorskip("tqdm", reason="tqdm is not here: pip install tqdm")
+    """Once two seconds have gone by: renewed in place on a terminal, elsewhere a line each 30 s."""
+    now = iter((0.0, 1.9, 2.1, 2.2, 31.0, 32.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    done: list[Any] = [{"status": "critical", "error": None}, {"status": "unknown", "error": {"kind": "crash"}}]
-    with closing(Progress(4, 1, (1, 3), False)) as progress:
-        for record in done:
-            progress.add(record)
-    said, last = (
-        capsys.readouterr().err,
-        "scan: shard 1/3: 3 of 4 targets (1 by an earlier run): 1 critical, 1 failed\n",
-    )
-    assert said.endswith(last)
-    # A bar.
-    assert ("shard 1/3: " in said.removesuffix(last) and "3/4" in said) if terminal else said == last
+    shown = Progress(False)
+    for line in ("a", "four", "c", "d", "e"):
+        shown.show(line)
+    shown.end()
+    assert capsys.readouterr().err == ("\rfour\rd   \re\r \r" if terminal else "d\n")
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,13 @@ FILES = {
 
 def test_what_is_a_target_in_a_directory(tmp_path: Path) -> None:
     """By name or content, each once. What is skipped is shown, but for the records that scan itself left there."""
-    records = ("dump.202611221200.unaccepted.json", "vmcore.unaccepted.json")
+    records = ("dump.202611221200.unaccepted.json", "vmcore.unaccepted.json", "vmcore.unaccepted-table")
     for name in (*DUMPS, *NO_DUMPS, *records):
         (tmp_path / name).write_bytes(bytes(4096))
     for name, (start, _) in FILES.items():
         (tmp_path / name).write_bytes(start + bytes(100))
+    # What a crash kernel saved is a snapshot by content.
+    (tmp_path / "vmcore.unaccepted-table").write_bytes(b'{"schema": "drgn-unaccepted-snapshot/1"}')
     (tmp_path / "gone.vmcore").symlink_to("nowhere")
     skipped: list[Path] = []
     targets = [Path(target.path).name for target in find_targets([str(tmp_path)], skip=skipped.append)]

@@ -53,6 +53,14 @@ def ansible_playbook() -> str:
     return path
 
 
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file or a link be another user's."""
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: path.lstat().st_uid + 1)
+
+
 def make_hanging(path: Path) -> None:
     """A dump whose open(2) blocks for 45 s (/proc/sys/fs/lease-break-time), as on a dead file server.
 

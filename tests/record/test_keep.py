@@ -25,6 +25,7 @@ from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.snapshot import Table
 from drgn_unaccepted.snapshot_file import load
 from tests.checks.build import BASE, BITMAP, clean
+from tests.fleet.tools import give_away
 from tests.samples_over_time import series
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,46 @@ def test_the_last_boots_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> 
     flight.keep(clean(), BOOT, str(tmp_path), boots=1)
     assert names(tmp_path) == sorted([boots[5], BOOT, "notes"])
     assert names(tmp_path / boots[5]) == ["theirs"], "a file that is not ours stays"
+
+
+@pytest.mark.parametrize("which", ["directory", "above", "boot", "earlier boot", "owner", "boot's owner", "mode"])
+def test_nobody_else_leads_it_away(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that another user made, and a directory that another user can change, is refused and not emptied."""
+    victim, top = tmp_path / "victim", tmp_path / "top"
+    for directory in (victim, victim / "kept", victim / BOOT, top):
+        directory.mkdir(mode=0o700)
+        (directory / "table-0x1.bin").write_text("precious")
+    earlier = BOOT.replace("0f", "1f")
+    link = {"directory": tmp_path / "link", "above": tmp_path / "link", "earlier boot": top / earlier}.get(which)
+    given = {"owner": top, "boot's owner": top / BOOT}.get(which, link or top / BOOT)
+    if which in ("directory", "above", "boot", "earlier boot"):
+        given.symlink_to(victim)
+    given.mkdir(exist_ok=True)
+    before = sorted(path for path in tmp_path.rglob("*.bin"))
+    directory = {"directory": given, "above": given / "kept"}.get(which, top)
+    if which == "mode":
+        top.chmod(0o777)
+    else:
+        give_away(given, monkeypatch)
+    if which == "earlier boot":
+        flight.keep(clean(), BOOT, str(top), boots=1)
+    else:
+        with pytest.raises(OSError, match=r"link of user|Not a directory|others than this user") as caught:
+            flight.keep(clean(), BOOT, str(directory))
+        assert caught.value.filename in (str(directory), BOOT)
+    assert [path for path in before if not path.exists()] == []
+    assert [path for path in victim.rglob("*") if "snapshot" in path.name] == []
+
+
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_modes_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        flight.keep(clean(), BOOT, str(tmp_path / "a" / "b"))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a").rglob("*")}
+    assert modes == {"b": 0o700, BOOT: 0o700, "snapshot.json": 0o600, TABLE: 0o600}
 
 
 KEEP = """
@@ -136,7 +177,10 @@ def test_only_this_machines_kernel_is_kept(
     flight.keep(clean(), BOOT, str(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(CommandError, match="vmcore is not its running kernel"):
-        command.COMMAND.run(argparse.Namespace(directory=str(tmp_path), boots=3), lambda: opened(flags, "vmcore"))
+        command.COMMAND.run(
+            argparse.Namespace(directory=str(tmp_path), boots=3, crash_kernel=False, output=None),
+            lambda: opened(flags, "vmcore"),
+        )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
@@ -145,7 +189,7 @@ def test_what_is_printed_of_what_was_kept(
 ) -> None:
     """Without the table it says why, also where one that was read earlier in this boot is there still."""
     lost = replace(clean(), table=Table("not-captured", "bpf: needs CAP_BPF", clean().table.address))
-    args = argparse.Namespace(directory=str(tmp_path), boots=3)
+    args = argparse.Namespace(directory=str(tmp_path), boots=3, crash_kernel=False, output=None)
     monkeypatch.setattr(command, "boot_id", lambda: BOOT)
     said = []
     for snapshot in (lost, clean(), lost):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -29,18 +30,18 @@ def run(name: str, *command: str, **environment: str) -> None:
 
 
 def play(name: str, playbook: str, wheels: str) -> None:
-    (package,) = Path(wheels).glob("drgn_unaccepted-*.whl")
+    # The package first: its kind says how they are installed.
+    paths = sorted(Path(wheels).glob("*.whl"), key=lambda path: not path.name.startswith("drgn_unaccepted-"))
+    files = [{"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
     variables = {
         "ansible_python_interpreter": "/usr/bin/python3",
         "unaccepted_install": True,
-        "unaccepted_package": str(package),
+        "unaccepted_files": files,
         "unaccepted_results": str(SHARE / "results"),
         "unaccepted_timer": True,
     }
     command = [playbook, "-i", "guest,", "-c", "local", str(ROLE / "playbook.yml"), "-e", json.dumps(variables)]
-    # There is no network here: pip takes the wheels.
-    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "PIP_CONFIG_FILE": "/dev/null"}
-    run(name, *command, HOME="/run/ansible", ANSIBLE_NOCOLOR="1", LC_ALL="C.UTF-8", **environment)
+    run(name, *command, HOME="/run/ansible", ANSIBLE_NOCOLOR="1", LC_ALL="C.UTF-8")
 
 
 METRICS.unlink(missing_ok=True)
