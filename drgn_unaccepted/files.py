@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO, Optional, Union
 
 from drgn_unaccepted import limits
 
@@ -57,8 +57,10 @@ def check_replaceable(path: str) -> None:
 
 
 @contextmanager
-def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+def replacing(path: str, mode: Optional[int] = 0o600) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
+
+    Without a mode it gets that of the umask.
 
     A failure leaves the old file and nothing else; a process that is killed can leave the temporary file, ``.NAME.``
     and eight more characters.
@@ -70,10 +72,13 @@ def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
     try:
         check_replaceable(path)
         temporary = target.with_name(f"{prefix}{os.urandom(4).hex()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else 0o600
+        )
         try:
             with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
                 yield file
                 file.flush()
                 os.fsync(descriptor)
@@ -88,7 +93,7 @@ def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600) -> None:
+def write_atomically(path: str, data: Union[str, bytes], mode: Optional[int] = 0o600) -> None:
     """Write ``data`` to ``path`` through :func:`replacing`; text is encoded in UTF-8."""
     with replacing(path, mode) as file:
         file.write(data if isinstance(data, bytes) else data.encode("utf-8"))

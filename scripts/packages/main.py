@@ -32,7 +32,7 @@ Architecture: all
 Maintainer: drgn-unaccepted
 Depends: python3 (>= 3.9)
 Recommends: python3-drgn (>= 0.0.31)
-Suggests: python3-matplotlib, python3-tqdm
+Suggests: python3-tqdm
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests
