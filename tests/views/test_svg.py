@@ -145,7 +145,7 @@ def test_the_same_drawing_on_stdout_and_in_a_file(capsys: Capsys, tmp_path: Path
     ("options", "why"),
     (
         (["--range", "5G"], "5G: no range"),
-        (["--range", "5G-4G"], "the range is empty"),
+        (["--range", "5G-4G"], "the range ends before it starts"),
         (["--width", "10"], "10: not a width from 40 to 1000"),
         (["-o", "map.png"], "-o map.png: figures are SVG; give a name that ends in .svg"),
         (["-o", "map.svg", "--format", "json"], "-o map.svg: for SVG figures alone; json goes to stdout"),
