@@ -38,7 +38,7 @@ from drgn_unaccepted.answer.documents import (
     ZonesAnswer,
 )
 from drgn_unaccepted.answer.head import reasons, source_name
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.views.map import segments
 from drgn_unaccepted.views.svg import fill, history_svg, lane_class, map_svg
 from drgn_unaccepted.words import about, count, safe, size, span
@@ -351,12 +351,13 @@ def lookup(answer: PageDocument) -> str:
         tracks.append(_track(name, "", [(words, class_, ranges)] if ranges else []))
     known = segments(answer["map"])
     for name in ("EFI", "e820", "zone"):
-        of_name: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        of_name: dict[tuple[str, str], list[Range]] = {}
         for one in known.get(name, ()):
             words = f"node {one.name}" if name == "zone" else one.name
-            of_name.setdefault((words, lane_class(name, one)), []).append((one.start, one.end))
+            extent = (min(edge, limits.PHYSICAL_END) for edge in (one.start, one.end))
+            of_name.setdefault((words, lane_class(name, one)), []).append(Range(*extent))
         none = "in none" if name in known else "not captured"
-        tracks.append(_track(name, none, [(*key, ranges) for key, ranges in of_name.items()]))
+        tracks.append(_track(name, none, [(*key, merge(ranges)) for key, ranges in of_name.items()]))
     unit, rows = answer["map"]["unit_size"], answer["map"]["rows"]
     data = {
         "unit": unit,

@@ -150,7 +150,7 @@ def _svg(parts: Iterable[str], y: float, legend: Legend, title: str) -> str:
         x, y = LEFT, y + LINE
         entries.append(_text(LEFT - 10, y, name, "muted", 'text-anchor="end"'))
         for text, style in meanings.items():
-            width = 36 + round(6.6 * len(text))
+            width = 36 + 7 * len(text)
             if x > LEFT and x + width > WIDTH:
                 x, y = LEFT, y + LINE
             ground = _fill(ACCEPTED) if "opacity" in style else style

@@ -287,6 +287,17 @@ def test_addresses_are_looked_up_as_resolve_answers(name: str) -> None:
 # Bounds
 
 
+def test_maps_beyond_all_memory_and_zones_that_overlap_are_cut_and_merged() -> None:
+    zones = (guests.zone(0, "Normal", 0, 1 << 60), guests.zone(0, "Normal", UNIT, 2 * UNIT))
+    vast = replace(guests.small(), e820=guests.e820((0, 1 << 65), (1 << 64, 1 << 65)), zones=zones)
+    data = json.loads(zlib.decompress(base64.b64decode(lookup(report(vast, judge(vast), NO_CHECKS)))))
+    for track in data["tracks"]:
+        for entry in track["entries"]:
+            ranges = unpack(entry["ranges"])
+            assert ranges == merge(ranges) and ranges[-1].end <= limits.PHYSICAL_END
+    assert "0x20000000000000000" in page(vast)
+
+
 @pytest.mark.long
 def test_pages_are_small_however_large_and_scattered_the_memory_is() -> None:
     assert len(page(guests.huge())) < 200_000
