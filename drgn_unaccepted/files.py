@@ -136,8 +136,10 @@ def check_replaceable(path: str, directory: Optional[int] = None) -> None:
 
 
 @contextmanager
-def replacing(path: str, mode: int = 0o600, directory: Optional[int] = None) -> Iterator[BinaryIO]:
+def replacing(path: str, mode: Optional[int] = 0o600, directory: Optional[int] = None) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
+
+    Without a mode it gets that of the umask.
 
     A failure leaves the old file and nothing else; a process that is killed can leave the temporary file, ``.NAME.``
     and eight more characters. A link is replaced, and what it names stays.
@@ -151,10 +153,11 @@ def replacing(path: str, mode: int = 0o600, directory: Optional[int] = None) -> 
     try:
         check_replaceable(path, directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+        descriptor = os.open(temporary, flags, 0o666 if mode is None else 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
                 yield file
                 file.flush()
                 os.fsync(descriptor)
@@ -170,7 +173,9 @@ def replacing(path: str, mode: int = 0o600, directory: Optional[int] = None) -> 
         raise
 
 
-def write_atomically(path: str, data: Union[str, bytes], mode: int = 0o600, directory: Optional[int] = None) -> None:
+def write_atomically(
+    path: str, data: Union[str, bytes], mode: Optional[int] = 0o600, directory: Optional[int] = None
+) -> None:
     """Write ``data`` to ``path`` through :func:`replacing`; text is encoded in UTF-8."""
     with replacing(path, mode, directory) as file:
         file.write(data if isinstance(data, bytes) else data.encode("utf-8"))

@@ -135,7 +135,9 @@ ZONE_BYTES = 64 << 10  #: Bytes of ``struct zone``, which has 1 to 3 KiB.
 #: Changes of state that ``report`` describes: 8 TiB with every second unit accepted. Real guests have some hundreds.
 REPORT_PIECES = 1 << 22
 
-REPORT_BYTES = 2_000_000  #: Bytes of the page that ``report`` writes.
+REPORT_BYTES = 2_000_000  #: Bytes of packed ranges in the page of ``report``, in which its script looks addresses up.
+REPORT_ROWS = 500  #: Rows of each table of the page of ``report``.
+REPORT_CHOICES = 20  #: Choices that filter such a table, and ranges of one finding.
 
 #: Runs in which the bitmap, or a list of chunks, differs from the sample before. With more, all of it is written.
 RECORDED_RUNS = 1024

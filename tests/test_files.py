@@ -108,6 +108,12 @@ def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # Of the file, and of the directory after the rename.
     assert seen == ["old", "new"]
     assert path.stat().st_mode & 0o777 == 0o644
+    monkeypatch.undo()
+    for mask in (0o022, 0o077):
+        before = os.umask(mask)
+        write_atomically(str(path), "to be passed on", mode=None)
+        os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 

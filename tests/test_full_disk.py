@@ -80,8 +80,6 @@ def test_a_full_disk(name: str, old: bool, free_pages: int, disk: Path, inputs: 
     words, large = WRITERS[name]
     if free_pages and not large:
         pytest.skip("fits in a page")
-    if name == "svg":
-        pytest.importorskip("matplotlib")
     target = disk / "out"
     argv = [str(word).format(target, **inputs) for word in words]
     if old and name == "scan":

@@ -48,8 +48,6 @@ ARGUMENTS = {
     "snapshot": ("-o", "{}/s"),
 }
 QUESTIONS = [name for name in COMMANDS if isinstance(load_command(name), Question)]
-#: Formats that are written to files.
-FIGURES = ("svg", "png")
 
 
 @contextlib.contextmanager
@@ -75,14 +73,14 @@ def run(path: Path, name: str, *options: str) -> tuple[int, str, str]:
 def test_every_question_is_answered_or_refused_in_one_line(snapshot: Snapshot) -> None:
     with written(snapshot) as path:
         for name in QUESTIONS:
-            for format_ in ("text", *(f for f in load_command(name).formats if f not in FIGURES)):
+            for format_ in ("text", *load_command(name).formats):
                 status, out, err = run(path, name, "--format", format_)
                 assert status in (0, 3) or (name == "check" and status in (0, 1, 2, 3))
                 assert not [c for c in out + err if c != "\n" and not c.isprintable()]
                 # What check and resolve found is told beside why it is unknown.
                 assert bool(out) is (status != 3 or name in ("check", "resolve"))
                 assert len(err.splitlines()) == (status == 3)
-                if format_ == "junit":
+                if format_ in ("junit", "svg") and out:
                     ElementTree.fromstring(out)
 
 

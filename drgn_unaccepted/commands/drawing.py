@@ -6,13 +6,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from pathlib import Path
-from typing import Any, Callable, Optional, TextIO, Union
+from typing import Optional, TextIO
 
 from drgn_unaccepted.commands.base import Arguments, Parser, refuse
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import write_atomically
-from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.map import GLYPHS, Style
 
 #: A narrower terminal has no room for a map.
@@ -20,7 +18,7 @@ _NARROWEST = 40
 
 
 def add_style_arguments(parser: Parser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", help="a figure: .svg, .png, or as --format says")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write an SVG figure to FILE")
     # argparse converts a default that is text, so that the width is that of the moment.
     parser.add_argument(
         "--width", metavar="COLUMNS", type=_width, default="terminal", help="default: the terminal's width"
@@ -55,35 +53,25 @@ def style(args: Arguments, stream: Optional[TextIO] = None) -> Style:
     return Style(args.width, is_ascii, {"always": True, "never": False}.get(args.color, is_colored))
 
 
-def figure_format(args: Arguments) -> Optional[str]:
-    """``svg`` or ``png``, by ``--format`` or the name that ``-o`` gives; None where no figure is wanted.
+def is_figure(args: Arguments) -> bool:
+    """Whether an SVG figure is wanted, by ``--format`` or ``-o``.
 
-    :raises CommandError: one without the other
+    :raises CommandError: a file of another format is wanted
     """
-    if args.format in figure.FORMATS:
-        if args.output is None:
-            raise CommandError(f"--format {args.format} needs -o FILE")
-        return str(args.format)
-    if args.output is None:
-        return None
-    format_ = Path(args.output).suffix[1:].lower()
-    if format_ not in figure.FORMATS or args.format != "text":
-        raise CommandError(f"-o {args.output}: for figures alone, --format svg or png; {args.format} goes to stdout")
-    return format_
+    if args.output is not None and args.format not in ("text", "svg"):
+        raise CommandError(f"-o {args.output}: for SVG figures alone; {args.format} goes to stdout")
+    if args.output is not None and not args.output.lower().endswith(".svg"):
+        raise CommandError(f"-o {args.output}: figures are SVG; give a name that ends in .svg")
+    return args.output is not None or args.format == "svg"
 
 
-def save_figure(args: Arguments, drawing: Callable[[Any], Any], answer: object) -> str:
-    """Write the figure that the options ask for, and return the line that says so."""
-    save(args.output, figure.image(drawing, answer, figure_format(args) or ""))
-    return f"{args.output}: written"
-
-
-def save(path: str, data: Union[str, bytes]) -> None:
-    """Write a file, whole or not at all.
+def save(path: str, text: str) -> str:
+    """Write a file to be passed on, whole or not at all, and return the line that says so.
 
     :raises CommandError: it cannot be written
     """
     try:
-        write_atomically(path, data)
+        write_atomically(path, text, mode=None)
     except OSError as error:
         raise CommandError(one_line(error, path)) from None
+    return f"{path}: written"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Optional
+from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import Judgement
@@ -15,8 +15,8 @@ from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, re
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.map import bins_for, map_lines
+from drgn_unaccepted.views.svg import COLUMNS, map_svg
 
 #: Bins of a row in JSON, and on a terminal that is wide enough: rows of 1 GiB where the unit is 2 MiB.
 _COLUMNS = 64
@@ -24,8 +24,7 @@ _COLUMNS = 64
 
 class Map(Question[MapAnswer]):
     parts = STATE | {"efi_map", "e820", "accepting"}
-    # output() writes these to a file.
-    formats = dict.fromkeys(figure.FORMATS, lambda answer: ())
+    formats = cast("Any", {"svg": lambda answer: map_svg(answer).splitlines()})
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument(
@@ -34,13 +33,13 @@ class Map(Question[MapAnswer]):
         drawing.add_style_arguments(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:
-        """Bins as fine as the columns of a terminal or the pixels of a figure."""
+        """Bins as fine as the columns of a terminal or of a figure."""
         try:
             window = None if args.window is None else physical(snapshot, args.window).range
         except ValueError as error:
             raise CommandError(str(error)) from None
-        if drawing.figure_format(args) is not None:
-            return map_document(snapshot, judgement, window=window, columns=figure.COLUMNS, finest=1)
+        if drawing.is_figure(args):
+            return map_document(snapshot, judgement, window=window, columns=COLUMNS, finest=1)
         wide = bins_for(args.width) if args.format == "text" else _COLUMNS
         return map_document(snapshot, judgement, window=window, columns=min(_COLUMNS, wide), wide=wide)
 
@@ -51,9 +50,9 @@ class Map(Question[MapAnswer]):
         return map_lines(answer, drawing.style(args))
 
     def output(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
-        if drawing.figure_format(args) is None or self.lack(answer) is not None:
+        if args.output is None or self.lack(answer) is not None:
             return super().output(answer, args)
-        return (drawing.save_figure(args, figure.draw, answer),)
+        return (drawing.save(args.output, map_svg(answer)),)
 
 
 def _window(text: str) -> Query:

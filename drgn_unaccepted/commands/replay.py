@@ -18,18 +18,18 @@ from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.run import to_stdout
-from drgn_unaccepted.views import figure
 from drgn_unaccepted.views.history import bins_for, history_lines
+from drgn_unaccepted.views.svg import history_svg
 from drgn_unaccepted.views.watch import line
 from drgn_unaccepted.words import safe
 
 #: Slices of time on a terminal; bins and slices of time on a page and in a figure.
 _LINES = 40
-_FIGURE = (256, 400)
+_FIGURE = (256, 160)
 
 
 class Replay(Action):
-    formats = figure.FORMATS
+    formats = ("svg",)
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("recording", metavar="FILE", help="written by record")
@@ -55,7 +55,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
 
     :raises CommandError: a sample cannot be read, or a file cannot be written
     """
-    is_figure = drawing.figure_format(args) is not None
+    is_figure = drawing.is_figure(args)
     if args.report is not None and is_figure:
         raise CommandError("--report and a figure: one of them at a time")
     try:
@@ -71,7 +71,8 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
             last = deque(recording, maxlen=1).pop().snapshot
             yield write_page(report(last, judge(last, args.source), past=past), args.report, args.format)
         elif is_figure:
-            yield drawing.save_figure(args, figure.draw_history, past)
+            text = history_svg(past)
+            yield text.rstrip("\n") if args.output is None else drawing.save(args.output, text)
         elif args.format == "json":
             yield json.dumps(past)
         else:

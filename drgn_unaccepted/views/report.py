@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``report`` as one page: HTML with its style, script and data inside, which needs no network.
+"""``report`` as one page that can be read without its script: HTML with its style, drawings and data inside.
 
-Data from the target is JSON in a script element that is not run. The script of the page makes text nodes of it. The
-page's own policy allows no other script, style or connection.
+All text from the target is escaped. The page's own policy allows its own script and style alone, and no connection.
+The script looks addresses up in the packed data, and computes no state.
 """
 
 from __future__ import annotations
@@ -10,93 +10,318 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from html import escape
 from importlib.resources import files
-from typing import Optional, TypedDict
+from itertools import chain
+from typing import Any, Optional, cast
 
 from drgn_unaccepted import __version__, limits
 from drgn_unaccepted.answer.documents import (
     AcceptingAnswer,
     CheckAnswer,
+    Document,
     E820Answer,
     EfiAnswer,
-    Span,
+    FindingDocument,
+    HistoryAnswer,
+    MapAnswer,
     State,
     SummaryAnswer,
-    ZoneDocument,
+    TypedRange,
+    ZonesAnswer,
 )
-from drgn_unaccepted.answer.map import MemoryFrom
-from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.answer.head import reasons, source_name
+from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.views.map import segments
+from drgn_unaccepted.views.svg import fill, history_svg, lane_class, map_svg
+from drgn_unaccepted.words import about, count, safe, size, span
 
-_SCRIPTS = ("data.js", "resolve.js", "tables.js", "shades.js", "map.js", "history.js", "page.js")
+_SCRIPTS = ("data.js", "closeup.js", "page.js")
 
-#: Characters that would end the script element, or that are line ends to JavaScript but not to JSON.
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_WORST_FIRST = ("critical", "warning", "info")
 
+#: The colours of states, in the order in which they are drawn: what must not be missed comes last.
+_STATES = {"no-ram": "hole", "accepted": "accepted", "unknown": "unknown", "unaccepted": "unaccepted"}
 
-class PackedRanges(TypedDict):
-    grain: int
-    count: int
-    data: str
+#: Columns whose names are not their keys.
+_TITLES = {
+    **{"comm": "command", "name": "type", "unaccepted_bytes": "NR_UNACCEPTED", "listed_chunks": "chunks"},
+    **{"managed_bytes": "managed", "free_bytes": "free", "start_unit": "first unit", "end_unit": "end unit"},
+}
+_EXTENT = ("start", "end", "size")
 
+#: State, covered, reason.
+Said = tuple[State, Optional[bool], str]
 
-class StateGroup(TypedDict):
-    state: State
-    covered: Optional[bool]
-    reason: str
-    runs: PackedRanges
-
-
-class PageChecks(CheckAnswer):
-    #: Paragraphs about each rule that found something.
-    explain: dict[str, list[str]]
+Ranges = Iterable[tuple[int, int]]
 
 
-class PageDocument(SummaryAnswer):
-    """The data of the page, from which its script answers ``resolve`` for any address."""
-
-    unit_size: int
-    #: Whether the table was saved earlier.
-    saved: bool
-    #: Units whose bit is set. None where the bits are the states: they are the unaccepted.
-    bits: Optional[PackedRanges]
-    states: list[StateGroup]
-    listed: PackedRanges
-    accepting_ranges: list[Span]
-    #: The columns of ``resolve`` where the bits, the lists or the accepts do not have an address.
-    elsewhere: dict[str, Optional[int]]
-    memory_from: MemoryFrom
-    filled: PackedRanges
-    #: Memory of each kind, in the order in which it is drawn.
-    layers: dict[str, PackedRanges]
+class PageDocument(Document):
+    summary: SummaryAnswer
+    panic: Optional[str]
+    checks: CheckAnswer
+    #: The sentence that must hold, the reason, and the next step of each rule that found something.
+    rules: dict[str, list[str]]
+    map: MapAnswer
+    #: The largest unaccepted ranges, by address, and the number of all.
+    ranges: list[Range]
+    range_count: int
     efi: EfiAnswer
     e820: E820Answer
-    zones: Optional[list[ZoneDocument]]
+    zones: ZonesAnswer
     accepting: AcceptingAnswer
-    checks: PageChecks
-    #: A :class:`HistoryAnswer` as JSON, compressed.
-    recording: Optional[str]
+    past: Optional[HistoryAnswer]
+    #: Starts and ends in turns of what is said of all addresses; None: there are too many.
+    states: Optional[dict[Said, array[int]]]
+    listed: list[Range]
+    guards: list[Range]
 
 
 def report_page(answer: PageDocument) -> str:
-    """The page for the answer of ``report``.
-
-    :raises CommandError: it would have over :data:`limits.REPORT_BYTES`, too much for a browser to open at once
-    """
+    """The page for the answer of ``report``; its size is bounded, whatever the target says."""
     style, script = _part("style.css"), '"use strict";\n' + "\n".join(map(_part, _SCRIPTS))
+    tables = "\n".join(_sections(answer))
+    for choice in sorted({*re.findall(r'value="(t\d+)"', tables)}):
+        style += f'section:has([value="{choice}"]:checked) tbody tr:not(.{choice}) {{ display: none; }}\n'
+    faults = [one for one in answer["checks"]["findings"] if one["status"] in ("critical", "warning")]
+    target, data = answer["target"], lookup(answer)
     parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}",
         "style": style,
         "script": script,
-        "data": json.dumps({**answer, "version": __version__}).translate(_ESCAPES),
+        "data": data,
+        "title": _html(f"Unaccepted memory: {target['release'] or 'kernel of unknown release'}"),
+        "target": _html(f"{target['path'] or 'the running kernel'}, {target['kind']}"),
+        "died": _died(answer),
+        "verdict": _html(verdict(answer)),
+        "checked": _checked(answer["checks"]),
+        "facts": "".join(f"<dt>{_html(name)}</dt><dd>{_html(value)}</dd>" for name, value in _facts(answer)),
+        "notes": _list(map(_html, _notes(answer, data)), "notes"),
+        "findings": _findings(answer),
+        "map": map_svg(answer["map"], sorted(chain.from_iterable(one["ranges"] for one in faults))),
+        "tables": tables,
+        "made": _html(f"Made by drgn-unaccepted {__version__}. Addresses are physical, ends are exclusive."),
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
-    if len(page) > limits.REPORT_BYTES:
-        raise CommandError(
-            f"the page would have {len(page)} bytes, over the limit of {limits.REPORT_BYTES}: "
-            "the bitmap, the lists or the maps are too scattered to be compressed"
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
+
+
+def verdict(answer: PageDocument) -> str:
+    """How much memory is unaccepted, in a sentence."""
+    total, least, most = answer["unaccepted_bytes"], answer["unaccepted_bytes_min"], answer["unaccepted_bytes_max"]
+    if answer["source"] == "none" and answer["table"]["state"] == "absent":
+        return "This guest has no table of unaccepted memory: nothing for the kernel to accept."
+    if total is None and least is None:
+        return "It is unknown how much memory is unaccepted."
+    amount = about(total if least is None else least)
+    if least is not None and least != most:
+        amount = f"At least {amount}" if most is None else f"{amount} to {about(most)}"
+    elif not answer["exact"]:
+        amount = f"About {amount}"
+    initial = answer["initially_unaccepted_bytes"]
+    return f"{amount} unaccepted{'' if initial is None else f', of {about(initial)} at boot'}."
+
+
+def _died(answer: PageDocument) -> str:
+    panic, accepts = answer["panic"], answer["accepting"]["accepting"] or []
+    if not panic:
+        return ""
+    lines = [f"Kernel panic - not syncing: {panic}"]
+    for one in accepts[:4]:
+        where = "an unknown range" if one["start"] is None else span(one["start"], one["end"] or 0)
+        task = "an unknown task" if one["task"] is None else f"{one['task']['comm']} (pid {one['task']['pid']})"
+        lines.append(f"{task} was accepting {where}")
+    title = "Died in an accept" if accepts and "accept memory" in panic.lower() else "Died in a panic"
+    return f'<p class="died"><strong>{title}</strong><br>{"<br>".join(map(_html, lines))}</p>'
+
+
+def _checked(checks: CheckAnswer) -> str:
+    numbers = Counter(str(one["status"]) for one in checks["findings"])
+    found = [count(numbers[name], name) if name == "warning" else f"{numbers[name]} {name}" for name in _WORST_FIRST]
+    words = ", ".join(one for one in found if not one.startswith("0 ")) or "no rule found anything"
+    status = f'Check: <span class="pill {checks["status"]}">{checks["status"]}</span>'
+    return f"{status} {words}; {count(numbers['pass'], 'rule')} passed, {numbers['skip']} could not run."
+
+
+def _facts(answer: PageDocument) -> Iterator[tuple[str, str]]:
+    target, table, platform = answer["target"], answer["table"], answer["summary"]["platform"]
+    crashed = target.get("crashed_at") or ("no, it runs" if target["kind"] == "live" else "time unknown")
+    # ISO 8601 as people read it.
+    for name, when in (("crashed", crashed), ("read", target["taken_at"])):
+        yield name, re.sub(r"(\d)T([\d:]{8})(\.\d+)?\+00:00$", r"\1 \2 UTC", when)
+    yield "kernel", f"Linux {target['release'] or 'of unknown release'}"
+    kinds = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP"}
+    policy = {True: ", accept_memory=lazy", False: ", accept_memory=eager", None: ""}
+    kind, lazy = (None, None) if platform is None else (platform["kind"], platform["lazy"])
+    yield "platform", kinds.get(kind or "", "unknown") + policy[lazy]
+    yield "evidence", source_name(answer)
+    yield "RAM", "unknown" if answer["map"]["memory_from"] is None else about(answer["map"]["totals"]["ram_bytes"])
+    yield "table", table["state"] + ("" if table["address"] is None else f" at {table['address']:#x}")
+    chunks = answer["summary"]["listed_chunks"]
+    listed = "" if chunks is None else f", {count(chunks, 'chunk')} listed"
+    yield "NR_UNACCEPTED", size(answer["nr_unaccepted_bytes"]) + listed
+
+
+def _notes(answer: PageDocument, data: str) -> Iterator[str]:
+    yield from (f"Torn: {note}" for note in answer["torn"])
+    yield from (f"Why no better evidence: {reason}" for reason in reasons(answer))
+    for reason, parts in _by_reason((reason, part) for part, reason in answer["summary"]["missing"].items()).items():
+        yield f"Without {', '.join(parts)}: {reason}"
+    if not data:
+        yield "No address can be looked up on this page: there is too much to look up. The command resolve can."
+
+
+def _by_reason(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def _findings(answer: PageDocument) -> str:
+    findings = answer["checks"]["findings"]
+    faults = (one for status in _WORST_FIRST for one in findings if one["status"] == status)
+    shown = _list((_finding(one, answer["rules"].get(one["rule"], [])) for one in faults), "list")
+    passed = [one["rule"] for one in findings if one["status"] == "pass"]
+    skipped = [(one["message"], one["rule"]) for one in findings if one["status"] == "skip"]
+    causes = (f"{_html(cause)}: {', '.join(names)}" for cause, names in _by_reason(skipped).items())
+    folded = ((passed, "passed", f"<p>{', '.join(passed)}</p>"), (skipped, "could not run", _list(causes, "")))
+    return (shown or "<p>No rule found anything.</p>") + "".join(
+        f"<details><summary>{count(len(rules), 'rule')} {words}</summary>{text}</details>"
+        for rules, words, text in folded
+        if rules
+    )
+
+
+def _finding(one: FindingDocument, texts: Sequence[str]) -> str:
+    text = f'<span class="pill {one["status"]}">{one["status"]}</span> <code>{one["rule"]}</code>'
+    text += f"<p>{_html(one['message'])}</p>"
+    if texts:
+        says, why, fix = map(_html, texts)
+        text += f"<p><strong>Next:</strong> {fix}</p><details><summary>Why</summary><p>{says}</p><p>{why}</p></details>"
+    ranges = [{"start": start, "end": end} for start, end in one["ranges"]]
+    if not ranges:
+        return text
+    table = _table(one["rule"], _EXTENT, ranges, most=limits.REPORT_CHOICES)
+    return f"{text}<details><summary>{count(len(ranges), 'range')}</summary>{table}</details>"
+
+
+def _sections(answer: PageDocument) -> Iterator[str]:
+    """The recording and the tables."""
+    past, flight, zones, efi, e820 = answer["past"], answer["accepting"], answer["zones"], answer["efi"], answer["e820"]
+    if past is not None:
+        words = (
+            f"{count(past['samples'], 'sample')} in {past['elapsed_seconds']:.1f} seconds; a sweep is to be expected"
         )
-    return page
+        yield _section("recording", "Over time", words, _region("Recording", history_svg(past)))
+    number, shown = answer["range_count"], [{"start": start, "end": end} for start, end in answer["ranges"]]
+    largest = f"; these are the largest {len(shown)}" if len(shown) < number else ""
+    table = _table("Ranges", _EXTENT, shown)
+    yield _section("ranges", "Unaccepted ranges", f"{count(number, 'range')}, {source_name(answer)}{largest}", table)
+
+    accepts = [{**one, **(one["task"] or dict.fromkeys(("pid", "comm", "cpu")))} for one in flight["accepting"] or ()]
+    note = f"not captured: {flight['missing']}" if flight["accepting"] is None else "; ".join(flight["problems"])
+    table = _table("Accepts", ("start", "end", "start_unit", "end_unit", "pid", "comm", "cpu"), accepts)
+    yield _section("accepting", "Accepts in flight", note or f"{len(accepts)} in flight", table)
+
+    amounts = ("managed_bytes", "free_bytes", "unaccepted_bytes", "listed_chunks", "min", "low", "high")
+    marked = [{**zone, "zone": zone["name"], **zone["watermarks"]} for zone in zones["zones"] or ()]
+    note = f"not captured: {zones['missing']}" if zones["zones"] is None else ""
+    yield _section("zones", "Zones", note, _table("Zones", ("node", "zone", "start", "end", *amounts), marked))
+
+    descriptors = efi["descriptors"]
+    note = f"not captured: {efi['note']}"
+    if descriptors is not None:
+        note = f"{count(len(descriptors), 'descriptor')} from the {efi['provenance']}"
+        note += ("" if efi["complete"] else ", incomplete") + (f": {efi['note']}" if efi["note"] else "")
+    table = _table("EFI", (*_EXTENT, "name", "attribute"), descriptors or (), "name", "Unaccepted")
+    yield _section("efi", "EFI memory map", note, table)
+
+    titles = {"current": "e820_table", "kexec": "e820_table_kexec", "firmware": "e820_table_firmware"}
+    entries: list[dict[str, Any]] = []
+    for name, of_name in e820["tables"].items():
+        entries += [{**one, "table": titles.get(name, name)} for one in cast("list[TypedRange]", of_name or [])]
+    notes = [f"{titles.get(name, name)} not captured: {reason}" for name, reason in e820["missing"].items()]
+    if e820["differences"] is not None:
+        notes.append(f"e820_table and e820_table_firmware differ in {count(len(e820['differences']), 'range')}")
+    table = _table("e820", (*_EXTENT, "name", "table"), entries, "table", "e820_table")
+    yield _section("e820", "e820 tables", "; ".join(notes), table)
+
+
+def _section(name: str, title: str, note: str, content: str) -> str:
+    said = f'<p class="muted">{_html(note)}</p>' if note else ""
+    text = f'<section id="{name}" class="card" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
+    return f"{text}{said}{content}</section>"
+
+
+def _region(label: str, content: str, more: str = "") -> str:
+    return f'<div class="scroll{more}" tabindex="0" role="region" aria-label="{label}">{content}</div>'
+
+
+def _table(
+    title: str,
+    keys: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    by: str = "",
+    first: str = "",
+    most: int = limits.REPORT_ROWS,
+) -> str:
+    """Rows of documents. A value of the column ``by`` filters them, by style alone, ``first`` at first."""
+    if not rows:
+        return ""
+    text, choices = "", {}
+    if by:
+        # A hostile map can have any number of types: some of them are choices.
+        numbers = Counter(row[by] for row in rows)
+        names = sorted(
+            (name for name, _ in numbers.most_common(limits.REPORT_CHOICES)), key=lambda one: (one != first, one)
+        )
+        choices = {name: f"t{place}" for place, name in enumerate(names)}
+        labels = [*((choices[name], f"{name} ({numbers[name]})") for name in names), ("all", f"all ({len(rows)})")]
+        for value, label in labels:
+            checked = " checked" * (value == choices.get(first, "all"))
+            text += f'<label><input type="radio" name="{title}" value="{value}"{checked}> {_html(label)}</label>'
+        text = f"<fieldset><legend>{title}: rows to show</legend>{text}</fieldset>"
+    kept = sorted(range(len(rows)), key=lambda at: by and rows[at][by] != first)[:most]
+    if len(kept) < len(rows):
+        text += f'<p class="muted">{len(kept)} of {len(rows)} rows are here.</p>'
+    lines = ["".join(f'<th scope="col" class="{_class(key)}">{_TITLES.get(key, key)}</th>' for key in keys)]
+    lines[0] = f"<thead><tr>{lines[0]}</tr></thead><tbody>"
+    for row in (rows[at] for at in sorted(kept)):
+        cells = (f'<td class="{_class(key)}">{_html(_cell(row, key))}</td>' for key in keys)
+        lines.append(f'<tr class="{choices.get(row[by], "") if by else ""}">{"".join(cells)}</tr>')
+    return text + _region(f"{title}: table", f"<table>{''.join(lines)}</tbody></table>", " tall")
+
+
+def _class(key: str) -> str:
+    """``a`` for an address that can be looked up, ``n`` for other numbers."""
+    return "a" if key == "start" else "" if key in ("name", "zone", "comm", "table") else "n"
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row["end"] - row["start"] if key == "size" else row[key]
+    if value is None:
+        return "unknown"
+    if key in ("start", "end", "attribute"):
+        return f"{value:#x}"
+    if key in ("size", "min", "low", "high") or key.endswith("_bytes"):
+        return about(value)
+    return f"{value} ({row['type']})" if key == "name" else str(value)
+
+
+def _list(items: Iterable[str], class_: str) -> str:
+    lines = "".join(f"<li>{item}</li>" for item in items)
+    return f'<ul class="{class_}">{lines}</ul>' if lines else ""
+
+
+def _html(text: str) -> str:
+    return escape(safe(text))
 
 
 def _part(name: str) -> str:
@@ -105,3 +330,55 @@ def _part(name: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def lookup(answer: PageDocument) -> str:
+    """JSON in which the script looks addresses up, deflated, in base64; empty: over :data:`limits.REPORT_BYTES`."""
+    if answer["states"] is None:
+        return ""
+    said = sorted(answer["states"].items(), key=lambda item: [*_STATES].index(item[0][0]))
+    states: list[tuple[str, str, Ranges]] = []
+    for (state, covered, reason), edges in said:
+        outside = state == "accepted" and covered is False
+        states.append((f"{state}: {reason}", "outside" if outside else _STATES[state], zip(edges[::2], edges[1::2])))
+    accepts = [Range(start, end) for start, end in answer["map"]["lanes"]["accepting"] or ()]
+    tracks = [_track("state", "", states)]
+    for name, words, class_, ranges in (
+        ("page lists", "on zone->unaccepted_pages", "unaccepted", answer["listed"]),
+        ("guard", "listed, perhaps accepted", "guard", answer["guards"]),
+        ("in flight", "being accepted", "accepting", accepts),
+    ):
+        tracks.append(_track(name, "", [(words, class_, ranges)] if ranges else []))
+    known = segments(answer["map"])
+    for name in ("EFI", "e820", "zone"):
+        of_name: dict[tuple[str, str], list[Range]] = {}
+        for one in known.get(name, ()):
+            words = f"node {one.name}" if name == "zone" else one.name
+            extent = (min(edge, limits.PHYSICAL_END) for edge in (one.start, one.end))
+            of_name.setdefault((words, lane_class(name, one)), []).append(Range(*extent))
+        none = "in none" if name in known else "not captured"
+        tracks.append(_track(name, none, [(*key, merge(ranges)) for key, ranges in of_name.items()]))
+    unit, rows = answer["map"]["unit_size"], answer["map"]["rows"]
+    data = {
+        "unit": unit,
+        "base": (answer["table"]["phys_base"] or 0) % unit,
+        "top": rows[-1]["start"] + answer["map"]["bytes_per_bin"] * answer["map"]["bins_per_row"] if rows else 0,
+        "tracks": tracks,
+    }
+    packed = base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode("ascii")
+    return packed if len(packed) <= limits.REPORT_BYTES else ""
+
+
+def _track(name: str, none: str, found: Iterable[tuple[str, str, Ranges]]) -> dict[str, object]:
+    """What is known of addresses by words, with the colour of each; ``none`` is said of all others."""
+    entries = [
+        {"words": words, "class": class_, "fill": fill(class_), "ranges": steps(r)} for words, class_, r in found
+    ]
+    return {"name": name, "none": none, "entries": entries}
+
+
+def steps(ranges: Ranges) -> list[int]:
+    """Sorted, disjoint ranges as their grain, and in it the way from 0 to each start and end: small numbers."""
+    edges = array("Q", chain.from_iterable(ranges))
+    grain = reduce(math.gcd, edges, 0) or 1
+    return [grain, *((edge - before) // grain for before, edge in zip(chain((0,), edges), edges))]

@@ -34,7 +34,6 @@ Architecture: all
 Maintainer: drgn-unaccepted
 Depends: python3 (>= 3.9)
 Recommends: python3-drgn (>= 0.0.31)
-Suggests: python3-matplotlib
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests

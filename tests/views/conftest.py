@@ -31,17 +31,21 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     def open_page(
         snapshot: Snapshot,
         place: str = "",
-        checks: Any = None,
         past: Optional[HistoryAnswer] = None,
+        scripts: bool = True,
+        dark: bool = False,
     ) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(report_page(report(snapshot, judge(snapshot), checks, past)), encoding="utf-8")
+        path.write_text(report_page(report(snapshot, judge(snapshot), past=past)), encoding="utf-8")
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": scheme})
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
         browser.get("about:blank")
         browser.get(f"{path.as_uri()}{place}")
-        wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")
+        if scripts:
+            wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")
         return browser
 
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     yield open_page
-    # Chromium has advice about the reading of pixels, which only the tests do.
-    assert [one for one in browser.get_log("browser") if "getImageData" not in one["message"]] == []
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert browser.get_log("browser") == []

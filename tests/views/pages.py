@@ -11,7 +11,6 @@ from typing import Any, Callable
 import pytest
 
 from tests.views.chromium import axe, lacking
-from tests.views.guests import UNIT
 
 #: For ``pytestmark``.
 NEEDS_BROWSER = [
@@ -20,20 +19,12 @@ NEEDS_BROWSER = [
     pytest.mark.skipif(lacking() is not None, reason=f"no browser: {lacking()}"),
 ]
 
-Color = tuple[int, int, int]
-ORANGE, BLUE, FINDING = (0xE6, 0x9F, 0x00), (0xA8, 0xCF, 0xE8), (0xC2, 0x18, 0x5B)
-
 
 def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the page did not get there"
         time.sleep(0.02)
-
-
-def frame(driver: Any) -> None:
-    """Let the page draw."""
-    driver.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))")
 
 
 def css(driver: Any, selector: str) -> Any:
@@ -45,64 +36,29 @@ def text(driver: Any, selector: str) -> str:
     return shown
 
 
-def answer(driver: Any) -> str:
-    """What the page says of the selected address, as one line."""
-    return " ".join(text(driver, "#answer").split())
+def answer(driver: Any) -> dict[str, str]:
+    """What the page says of the selected address."""
+    words = text(driver, "#answer").split("\n")
+    return dict(zip(words[::2], words[1::2]))
 
 
-def place_of(driver: Any, address: int) -> tuple[int, int]:
-    """Where the middle of the unit of an address is drawn, from the left and top of the canvas."""
-    x, y = driver.execute_script(
-        """const [address, unit] = arguments, v = unaccepted.view, row = v.rowOf(address).index;
-        const y = v.tops[row] + v.style.state / 2 - v.scroller.scrollTop;
-        return [v.x(v.rows[row], address + unit / 2), y]""",
-        address,
-        UNIT,
-    )
-    return round(x), round(y)
-
-
-def colors(driver: Any, *where: int, canvas: str = "#canvas") -> list[Color]:
-    """The colours of the pixels of ``x, y, width, height`` on a canvas; by default of all of it."""
-    data = driver.execute_script(
-        """const [selector, ...where] = arguments, canvas = document.querySelector(selector);
-        const box = where.length ? where : [0, 0, canvas.width, canvas.height];
-        return Array.from(canvas.getContext("2d").getImageData(...box).data)""",
-        canvas,
-        *where,
-    )
-    # Nothing was drawn on pixels that are not opaque.
-    return [(r, g, b) for r, g, b, a in zip(*(data[i::4] for i in range(4))) if a == 255]
-
-
-def color_at(driver: Any, address: int) -> Color:
-    place = place_of(driver, address)
-    frame(driver)
-    return colors(driver, *place, 1, 1)[0]
-
-
-def point_at(driver: Any, address: int, click: bool = False) -> None:
+def point_at(driver: Any, address: int, click: bool = False, where: str = "#map") -> None:
+    """Move the pointer to an address on a drawing."""
     from selenium.webdriver import ActionChains
 
-    canvas = css(driver, "#canvas")
-    x, y = place_of(driver, address)
-    actions = ActionChains(driver).move_to_element_with_offset(
-        canvas, x - canvas.size["width"] // 2, y - canvas.size["height"] // 2
-    )
+    rows = driver.find_elements("css selector", f"{where} [data-start]")
+    ends = [(int(row.get_attribute("data-start")), int(float(row.get_attribute("data-end")))) for row in rows]
+    row, (start, end) = next(one for one in zip(rows, ends) if one[1][0] <= address < one[1][1])
+    box = driver.execute_script("const b = arguments[0].getBoundingClientRect(); return [b.width, b.height]", row)
+    x = round((address - start) / (end - start) * box[0] - box[0] / 2)
+    actions = ActionChains(driver).move_to_element_with_offset(row, x, 0)
     (actions.click() if click else actions).perform()
-    frame(driver)
 
 
 def keys(driver: Any, *pressed: str) -> None:
     from selenium.webdriver import ActionChains
 
     ActionChains(driver).send_keys(*pressed).perform()
-    frame(driver)
-
-
-def value_text(driver: Any, selector: str = "#map") -> str:
-    said: str = css(driver, selector).get_attribute("aria-valuetext")
-    return said
 
 
 @contextmanager
@@ -111,7 +67,6 @@ def width_of(driver: Any, width: int) -> Iterator[None]:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        frame(driver)
         yield
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page of ``report`` as a file: one piece, small, and all that comes from the target is data."""
+"""The page of ``report`` as a file: readable without its script, one piece, bounded; what the target says is text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import json
 import random
 import re
 import zlib
+from bisect import bisect_right
 from dataclasses import replace
-from typing import Any
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, Optional
 
 import pytest
 from hypothesis import given
@@ -19,30 +22,47 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.commands.report import pack, report
-from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.model.ranges import Range, merge, total
-from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.views.report import report_page
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.commands.report import report
+from drgn_unaccepted.commands.resolve import resolve
+from drgn_unaccepted.kernel.capture import capture
+from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.model.addresses import Query
+from drgn_unaccepted.model.efi import EfiDescriptor
+from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, AcceptingList, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.views.report import lookup, report_page, steps
 from tests.views import guests
-from tests.views.guests import BASE, TIB, UNIT
+from tests.views.guests import MIB, TIB, UNIT
 
 #: Findings are not the subject here, and take time.
 NO_CHECKS: Any = {"status": "ok", "findings": []}
 
+SAMPLES = sorted((Path(__file__).parent.parent.parent / "vmcore-samples").glob("*/vmcore"))
 
-def page(snapshot: Snapshot) -> str:
-    return report_page(report(snapshot, judge(snapshot), NO_CHECKS))
+IN_FLIGHT = AcceptingList((Accept(0xFFFFC90000003D80, 4, 6, None),))
+
+OVERLAPPING = AcceptingList(tuple(Accept(0, start, end, None) for start, end in ((3, 9), (4, 6), (9, 10), (7, 7))))
+
+DOUBTED = replace(guests.table(guests.BITMAP), reason="the bitmap is all zero, which is not to be believed")
+
+ABSENT = Table("absent", "efi.unaccepted is ~0: no table was found at boot")
+
+
+def page(snapshot: Snapshot, checks: Any = NO_CHECKS) -> str:
+    return report_page(report(snapshot, judge(snapshot), checks))
 
 
 class Parsed(html.parser.HTMLParser):
-    """Elements with their attributes, and the text of each script and style."""
+    """Elements with their attributes, the text of each script and style, and the words and rows that a reader sees."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: dict[str, list[str]] = {"script": [], "style": []}
-        self._inside = ""
+        self.seen: list[str] = []
+        self.rows: dict[str, list[list[str]]] = {}
+        self._section = self._inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -50,6 +70,10 @@ class Parsed(html.parser.HTMLParser):
         self._inside = tag
         if tag in self.texts:
             self.texts[tag].append("")
+        elif tag == "section":
+            self._section = dict(attrs)["id"] or ""
+        elif tag == "tr":
+            self.rows.setdefault(self._section, []).append([])
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""
@@ -57,43 +81,35 @@ class Parsed(html.parser.HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside in self.texts:
             self.texts[self._inside][-1] += data
+            return
+        self.seen.append(data)
+        if self._inside in ("td", "th"):
+            self.rows[self._section][-1].append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(self.seen).split())
 
 
-def unpack(packed: Any) -> list[Range]:
+def unpack(steps: list[int]) -> list[Range]:
     """The ranges again, read as the format is described."""
-    numbers, value, shift = [], 0, 0
-    for byte in zlib.decompress(base64.b64decode(packed["data"])):
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            numbers.append(value * packed["grain"])
-            value = shift = 0
-    assert len(numbers) == 2 * packed["count"]
-    ranges, at = [], 0
-    for gap, length in zip(numbers[::2], numbers[1::2]):
-        ranges.append(Range(at + gap, at + gap + length))
-        at += gap + length
-    return ranges
+    edges = [steps[0] * number for number in accumulate(steps[1:])]
+    return [Range(start, end) for start, end in zip(edges[::2], edges[1::2])]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 52), st.integers(1, 1 << 40)), max_size=20))
 def test_packed_ranges_come_out_again(pairs: list[tuple[int, int]]) -> None:
     ranges = merge((start, start + length) for start, length in pairs)
-    assert unpack(pack(ranges)) == ranges
-
-
-def test_ranges_of_whole_chunks_take_little() -> None:
-    ranges = [Range(start, start + 4 * UNIT) for start in range(0, 1 << 37, 8 * UNIT)]
-    assert len(pack(ranges)["data"]) < 1000 and unpack(pack(ranges)) == ranges
+    assert unpack(steps(ranges)) == ranges
 
 
 def test_the_page_is_one_piece_and_its_policy_allows_this_script_and_style_only() -> None:
     parsed = Parsed(page(guests.small()))
     for tag, attributes in parsed.elements:
-        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
-        assert "src" not in attributes
-        assert not (attributes.get("href") or "#").lstrip("#").startswith(("http", "//", "javascript"))
-        assert not any(name.startswith("on") or name == "style" for name in attributes), "the policy refuses these"
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img", "image", "use", "foreignobject")
+        assert not {"src", "href", "xlink:href", "style"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes), "the policy refuses these"
+        assert all("url(" not in (value or "") or (value or "").startswith("url(#") for value in attributes.values())
     (_, script), (style,) = parsed.texts["script"], parsed.texts["style"]
     assert "url(" not in style and "@import" not in style
     policy = next(a["content"] for tag, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy")
@@ -101,67 +117,228 @@ def test_the_page_is_one_piece_and_its_policy_allows_this_script_and_style_only(
     assert policy == "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'".format(*hashes)
 
 
-def test_hostile_names_are_data() -> None:
-    text = page(guests.hostile())
+def test_hostile_names_are_text() -> None:
+    snapshot = replace(guests.hostile(), panic=guests.HOSTILE)
+    fault = {"rule": "unit-size-valid", "status": "critical", "message": guests.HOSTILE, "ranges": [], "needs": []}
+    text = page(snapshot, {"status": "critical", "findings": [fault, {**fault, "status": "skip"}]})
     parsed = Parsed(text)
-    assert len(parsed.texts["script"]) == 2
-    assert sum(tag == "img" for tag, _ in parsed.elements) == 0
-    data = json.loads(parsed.texts["script"][0])
-    assert data["target"]["release"] == guests.HOSTILE
-    assert data["zones"][0]["name"] == guests.HOSTILE
-    # Neither can the name end the element, nor is a placeholder in it filled in.
-    assert not re.search(r"[<>\u2028]", parsed.texts["script"][0])
-    assert text.count("window.pwned = 1") == parsed.texts["script"][0].count("window.pwned = 1") > 0
-    assert "\x1b" not in text
+    assert len(parsed.texts["script"]) == 2 and not {"img", "b"} & {tag for tag, _ in parsed.elements}
+    assert re.fullmatch("[A-Za-z0-9+/=]+", parsed.texts["script"][0])
+    name = "</script><script>window.pwned = 1</script><img src=x onerror=pwned()>"
+    # Title, target, kernel, panic, task in the panic's box, torn, missing, findings, map, accepts, zones, EFI.
+    assert parsed.words.count(name) >= 14 and "{{data}}" in parsed.words
+    assert "<script>window" not in text and "\x1b" not in text
 
 
-def test_the_data_of_the_page_is_whole() -> None:
-    snapshot = guests.small()
-    data = report(snapshot, judge(snapshot), NO_CHECKS)
-    assert unpack(data["listed"]) == merge((chunk, chunk + 2 * UNIT) for chunk in guests.LISTED)
-    assert unpack(data["filled"])[-1] == Range(0x100000000, 0x160000000)
-    runs = {group["reason"]: group["runs"] for group in data["states"]}
-    assert unpack(runs["its bit is 1"])[0] == Range(BASE + 9 * UNIT, BASE + 10 * UNIT)
-    assert total(unpack(runs["its bit is 1"])) == 228 * UNIT
-    assert unpack(data["layers"]["outside"])[-1] == Range(0x140000000, 0x160000000)
+FAULTS: Any = [
+    {"rule": "table-captured", "status": "pass", "message": "fine", "ranges": [], "needs": []},
+    {"rule": "table-aligned", "status": "skip", "message": "no table", "ranges": [], "needs": []},
+    {"rule": "table-reserved", "status": "skip", "message": "no table", "ranges": [], "needs": []},
+    {"rule": "orphan-bits", "status": "info", "message": "the least", "ranges": [], "needs": []},
+    {"rule": "padding-bits-clear", "status": "critical", "message": "the worst", "ranges": [[0, 4096]], "needs": []},
+]
 
 
-@pytest.mark.parametrize("guest", (guests.small, guests.lists, guests.large_units))
-def test_every_address_is_in_one_group_of_states(guest: Any) -> None:
-    data = report(guest(), judge(guest()), NO_CHECKS)
-    found = sorted(range_ for group in data["states"] for range_ in unpack(group["runs"]))
-    assert found[0].start == 0 and found[-1].end == limits.PHYSICAL_END
-    assert all(before.end == after.start for before, after in zip(found, found[1:]))
-    assert {"unaccepted", "no-ram"} <= {group["state"] for group in data["states"]}
+def test_all_of_it_can_be_read_without_the_script() -> None:
+    parsed = Parsed(page(guests.small(), {"status": "critical", "findings": FAULTS}))
+    words = parsed.words
+    first = (
+        "456 MiB unaccepted, of 896 MiB at boot.",
+        "critical",
+        "1 critical, 1 info; 1 rule passed, 2 could not run",
+    )
+    later = ("padding-bits-clear", "the worst", "Next: ", "orphan-bits", "the least", "Map of physical memory")
+    places = [words.index(part) for part in (*first, *later)]
+    assert places == sorted(places)
+    assert "no table: table-aligned, table-reserved" in words, "skipped rules are folded by cause"
+    assert "Something should not be so" not in words
+    assert ["0x120000000", "0x138000000", "384 MiB"] in parsed.rows["ranges"]
+    assert ["0x100800000", "0x100c00000", "4", "6", "812", "dd", "1"] in parsed.rows["accepting"]
+    assert parsed.rows["zones"][3][:6] == ["0", "Normal", "0x100000000", "0x140000000", "1 GiB", "512 MiB"]
+    assert ["0x1f000000", "0x20000000", "16 MiB", "Runtime Data (6)", "0x800000000000000f"] in parsed.rows["efi"]
+    assert ["0x100000000", "0x160000000", "1.50 GiB", "RAM (1)", "e820_table"] in parsed.rows["e820"]
+    assert sum("data-start" in attributes for _, attributes in parsed.elements) == 3, "rows of the map"
+    # Lists that can be filtered open on what matters.
+    opened = {a["name"]: a["value"] for _, a in parsed.elements if "checked" in a}
+    assert opened == {"EFI": "t0", "e820": "t0"} and "Unaccepted (2)" in words
+    efi = EfiMap("boot-map", True, None, guests.EFI[:4])
+    assert 'value="all" checked' in page(replace(guests.small(), efi_map=efi)), "no unaccepted memory at boot"
 
 
-@pytest.mark.long
-def test_ten_tib_make_a_small_page() -> None:
-    assert len(page(guests.huge())) < 300_000
-    random_bits = random.Random(10).randbytes(TIB // UNIT // 8)
-    assert len(page(replace(guests.only_bitmap(guests.huge()), table=guests.table(random_bits)))) < 500_000
+def test_a_guest_that_died_in_an_accept() -> None:
+    words = Parsed(page(replace(guests.small(), panic="tdx: Failed to accept memory"))).words
+    died = "Died in an acceptKernel panic - not syncing: tdx: Failed to accept memory"
+    assert words.index(died) < words.index("456 MiB unaccepted")
+    assert "dd (pid 812) was accepting 0x100800000-0x100c00000" in words
+    assert "Died in a panic" in page(replace(guests.small(), panic="sysrq triggered crash"))
+    assert "Died" not in page(replace(guests.small(), panic=""))
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "why"),
+    ("guest", "said"),
     (
-        ("REPORT_PIECES", 10, "memory changes its state over 10 times"),
-        ("REPORT_BYTES", 1000, "over the limit of 1000"),
+        (guests.lists(), "96 MiB to 1.12 GiB unaccepted."),
+        (
+            replace(guests.small(), table=ABSENT, zones=(), counters=None, efi_map=None, accepting=None),
+            "This guest has no",
+        ),
+        (
+            Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED),
+            "It is unknown how much memory is unaccepted.",
+        ),
+        (replace(guests.only_bitmap(guests.small()), table=guests.table(bytes(64))), "0 bytes unaccepted."),
     ),
 )
-def test_too_scattered_a_bitmap_and_too_large_a_page_are_refused(
-    limit: str, value: int, why: str, monkeypatch: pytest.MonkeyPatch
+def test_the_verdict(guest: Snapshot, said: str) -> None:
+    missing = dict.fromkeys(ALL_PARTS - {"counters"}, "broken") if guest.kernel is None else guest.missing
+    assert said in Parsed(page(replace(guest, missing=missing))).words
+
+
+# What the script looks up
+
+
+def interesting(snapshot: Snapshot) -> list[int]:
+    """Addresses at all edges, one before and after them, and some between."""
+    edges = {0, (1 << 52) - 1}
+    geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
+    if geometry is not None and bitmap is not None:
+        changed = (i for i in range(1, len(bitmap)) if bitmap[i - 1] != bitmap[i])
+        edges |= {geometry.phys_base, geometry.end, *(geometry.phys_base + 8 * UNIT * i for i in islice(changed, 200))}
+    entries = [*(snapshot.efi_map.descriptors if snapshot.efi_map else ())]
+    edges |= {edge for one in entries for edge in (one.start, one.end)}
+    edges |= {edge for one in (snapshot.e820 and snapshot.e820.current) or () for edge in (one.start, one.end)}
+    for zone in snapshot.zones or ():
+        edges |= {zone.start_pfn << 12, (zone.start_pfn + zone.spanned_pages) << 12}
+        edges |= {pfn << 12 for pfn in (zone.listed.pfns[:50] if zone.listed else ())}
+    chance = random.Random(6)
+    top = max(edge for edge in edges if edge < 1 << 51)
+    edges |= {chance.randrange(top) for _ in range(300)}
+    near = {edge + off for edge in edges for off in (-1, 0, 1, 4095, 4096, -4096, UNIT - 1, -UNIT, UNIT)}
+    return sorted(address for address in near if 0 <= address < 1 << 52)
+
+
+def saved(same_boot: Optional[bool]) -> Snapshot:
+    return replace(guests.lists(), table=guests.table(guests.BITMAP, read_through="file", same_boot=same_boot))
+
+
+def cut(snapshot: Snapshot) -> Snapshot:
+    """The walk of each list ended early."""
+    assert snapshot.zones is not None
+    zones = (replace(one, listed=replace(one.listed, problems=("a cycle",))) for one in snapshot.zones if one.listed)
+    return replace(snapshot, zones=tuple(zones))
+
+
+GUESTS = {
+    "bitmap": guests.small,
+    "page-lists": guests.lists,
+    "uneven": guests.uneven,
+    "large units": guests.large_units,
+    "10 TiB": guests.huge,
+    "saved table": lambda: saved(True),
+    "saved table, perhaps of another boot": lambda: saved(None),
+    "accepts overlap": lambda: replace(guests.small(), accepting=OVERLAPPING),
+    "absent": lambda: replace(guests.small(), table=ABSENT),
+    "absent, no EFI map": lambda: replace(guests.small(), table=ABSENT, efi_map=None, missing={"efi_map": "broken"}),
+    "an accept and damage": lambda: replace(guests.small(), accepting=replace(IN_FLIGHT, problems=("damaged",))),
+    "list damaged": lambda: cut(guests.small()),
+    "no zones": lambda: replace(guests.small(), zones=()),
+    "doubted": lambda: replace(guests.small(), table=DOUBTED),
+    "bits lost under listed chunks": lambda: replace(guests.small(), table=guests.table(bytes(len(guests.BITMAP)))),
+    "doubted, lists damaged": lambda: replace(cut(guests.small()), table=DOUBTED),
+    **{path.parent.name: path for path in SAMPLES},
+}
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_addresses_are_looked_up_as_resolve_answers(name: str) -> None:
+    made = GUESTS[name]
+    if isinstance(made, Path):
+        snapshot = capture(open_vmcore(str(made), (), "auto", None), Wanted(ALL_PARTS, ALL_MEMORY))
+    else:
+        snapshot = made()
+    judgement = judge(snapshot)
+    data = json.loads(zlib.decompress(base64.b64decode(lookup(report(snapshot, judgement, NO_CHECKS)))))
+    tracks = {track["name"]: track["entries"] for track in data["tracks"]}
+    found = {name: [(one["words"], unpack(one["ranges"])) for one in entries] for name, entries in tracks.items()}
+    # Each address has one state.
+    ranges = sorted(range_ for _, ranges in found["state"] for range_ in ranges)
+    assert ranges[0].start == 0 and ranges[-1].end == limits.PHYSICAL_END
+    assert all(before.end == after.start for before, after in zip(ranges, ranges[1:]))
+
+    def said(track: str, address: int) -> list[str]:
+        places = ((words, ranges, bisect_right(ranges, (address, 1 << 52)) - 1) for words, ranges in found[track])
+        return [words for words, ranges, place in places if place >= 0 and address < ranges[place].end]
+
+    queries = [Query(address, None) for address in interesting(snapshot)][:: 20 if name == "10 TiB" else 1]
+    for one in resolve(snapshot, judgement, queries)["addresses"] or ():
+        address = one["address"]
+        (state,) = said("state", address)
+        assert one["state"] == state.split(": ")[0] and one["reason"].startswith(state.split(": ", 1)[1]), hex(address)
+        assert bool(said("page lists", address)) == bool(one["listed"])
+        assert bool(said("in flight", address)) == bool(one["in_flight"])
+        if one["efi"] is not None:
+            assert said("EFI", address) == [one["efi"]["name"]]
+        if one["e820"] is not None:
+            assert said("e820", address) == [one["e820"]["name"]]
+        if one["zone"] is not None:
+            assert said("zone", address) == [f"node {one['node']} {one['zone']}"]
+
+
+# Bounds
+
+
+def test_maps_beyond_all_memory_and_zones_that_overlap_are_cut_and_merged() -> None:
+    zones = (guests.zone(0, "Normal", 0, 1 << 60), guests.zone(0, "Normal", UNIT, 2 * UNIT))
+    vast = replace(guests.small(), e820=guests.e820((0, 1 << 65), (1 << 64, 1 << 65)), zones=zones)
+    data = json.loads(zlib.decompress(base64.b64decode(lookup(report(vast, judge(vast), NO_CHECKS)))))
+    for track in data["tracks"]:
+        for entry in track["entries"]:
+            ranges = unpack(entry["ranges"])
+            assert ranges == merge(ranges) and ranges[-1].end <= limits.PHYSICAL_END
+    assert "0x20000000000000000" in page(vast)
+
+
+@pytest.mark.long
+def test_pages_are_small_however_large_and_scattered_the_memory_is() -> None:
+    assert len(page(guests.huge())) < 200_000
+    scattered = random.Random(10).randbytes(TIB // UNIT // 8)
+    assert len(page(replace(guests.only_bitmap(guests.huge()), table=guests.table(scattered)))) < 600_000
+    # 4 PiB, and maps without end.
+    bitmap = bytes(limits.BITMAP_BYTES - 1) + b"\xff"
+    descriptors = tuple(EfiDescriptor(n, n * MIB, (n + 1) * MIB, n) for n in range(20_000))
+    everything = guests.e820((0, 1 << 52))
+    vast = replace(guests.small(), table=guests.table(bitmap), efi_map=EfiMap("boot-map", True, None, descriptors))
+    text = page(replace(vast, e820=everything))
+    assert len(text) < 1_000_000 and "500 of 20000 rows are here" in text
+    assert text.count('name="EFI"') == limits.REPORT_CHOICES + 1
+
+
+@pytest.mark.parametrize(("limit", "value"), (("REPORT_PIECES", 10), ("REPORT_BYTES", 100)))
+def test_too_much_to_look_up_leaves_the_rest_of_the_page(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, limit, value)
-    with pytest.raises(CommandError, match=why):
-        page(guests.small())
+    parsed = Parsed(page(guests.small()))
+    assert parsed.texts["script"][0] == "" and "No address can be looked up on this page" in parsed.words
+    assert "456 MiB unaccepted" in parsed.words
 
 
-def test_findings_and_their_reasons_are_inside() -> None:
-    snapshot = guests.small()
-    fault = {"rule": "padding-bits-clear", "status": "critical", "message": "m", "ranges": [[0, 4096]], "needs": []}
-    passed = {"rule": "table-captured", "status": "pass", "message": "m", "ranges": [], "needs": []}
-    data = report(snapshot, judge(snapshot), {"status": "critical", "findings": [fault, passed]})
-    assert data["checks"]["findings"] == [fault, passed]
-    assert set(data["checks"]["explain"]) == {"padding-bits-clear"}
-    assert any(text.startswith("What to do: ") for text in data["checks"]["explain"]["padding-bits-clear"])
+def test_the_largest_ranges_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REPORT_ROWS", 2)
+    parsed = Parsed(page(guests.small()))
+    assert [row[2] for row in parsed.rows["ranges"][1:]] == ["30 MiB", "384 MiB"]
+    assert "8 ranges, bitmap, exact; these are the largest 2" in parsed.words
+
+
+def test_a_report_is_written_whole_or_not_at_all_and_can_be_passed_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, sample = tmp_path / "report.html", str(SAMPLES[0])
+    assert main(["-c", sample, "report", "-o", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: {path.stat().st_size} bytes; checks: ")
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode, "the mode of the umask"
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert main(["-c", sample, "report", "-o", str(tmp_path / "none" / "report.html")]) == 3
+    assert "No such file or directory" in capsys.readouterr().err and {*tmp_path.iterdir()} == {path, other}
