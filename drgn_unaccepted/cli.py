@@ -31,7 +31,7 @@ from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
-from drgn_unaccepted.words import safe
+from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS = {
     "core": None,
@@ -55,7 +55,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse exits with 2 on a usage error, which a monitoring system takes for "critical"."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_CANNOT, f"{self.prog}: {safe(message)} (try --help)\n")
+        text = screen(f"{self.prog}: {safe(message)} (try --help)", sys.stderr.isatty())
+        self.exit(EXIT_CANNOT, f"{text}\n")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -218,4 +219,4 @@ def _is_dump(path: str) -> bool:
 
 
 def _say(line: str) -> None:
-    print(f"drgn-unaccepted: {line}", file=sys.stderr)
+    print(screen(f"drgn-unaccepted: {line}", sys.stderr.isatty()), file=sys.stderr)

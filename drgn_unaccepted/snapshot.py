@@ -52,6 +52,8 @@ class Target:
     boot_id: Optional[str] = None
     #: The snapshot file that this was read from.
     snapshot_path: Optional[str] = None
+    #: When the kernel crashed (``CRASHTIME`` of VMCOREINFO), like ``taken_at``.
+    crashed_at: Optional[str] = None
 
 
 @dataclass(frozen=True)

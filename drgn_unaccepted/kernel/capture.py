@@ -298,7 +298,15 @@ def _describe(opened: Opened) -> Target:
         debug_info=opened.debug_info,
         taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         boot_id=table_reader.boot_id(prog),
+        crashed_at=_crashed_at(vmcoreinfo_of(prog).get("CRASHTIME")),
     )
+
+
+def _crashed_at(seconds: Optional[str]) -> Optional[str]:
+    """``CRASHTIME``, which crash_save_vmcoreinfo() adds in a crash, as text; None where it is no time."""
+    if seconds is None or not seconds.isdecimal() or len(seconds) > 11:
+        return None
+    return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat()
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:

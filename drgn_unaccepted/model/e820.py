@@ -34,6 +34,12 @@ TYPES = {
     0xEFFFFFFF: "Soft Reserved",
 }
 
+#: The same by e820_print_type() of Linux 6.x, in the log.
+PRINTED = {
+    **{RAM: "usable", RESERVED: "reserved", ACPI: "ACPI data", NVS: "ACPI NVS", 5: "unusable"},
+    **{7: "persistent (type 7)", 12: "persistent (type 12)", 128: "usable", 0xEFFFFFFF: "soft reserved"},
+}
+
 # struct e820_entry and struct boot_e820_entry, both packed: u64 addr; u64 size; u32 type.
 _ENTRY = struct.Struct("<QQI")
 

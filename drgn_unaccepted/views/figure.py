@@ -16,7 +16,7 @@ from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import GLYPHS, Segment, gap_words, segments, unaccepted
-from drgn_unaccepted.words import about, safe, share, span
+from drgn_unaccepted.words import safe, share, size, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,7 @@ def _axis(axes: Axes, answer: MapAnswer, bottom: float) -> None:
     axes.set_ylim(bottom, -0.2)
     axes.set_yticks([])
     axes.set_xticks([tick / 8 for tick in range(8)])
-    axes.set_xticklabels([f"+{about(row_bytes * tick // 8) if tick else 0}" for tick in range(8)], size=7.5, ha="left")
+    axes.set_xticklabels([f"+{size(row_bytes * tick // 8) if tick else 0}" for tick in range(8)], size=7.5, ha="left")
     axes.xaxis.tick_top()
     axes.tick_params(length=3, pad=2)
     for side in axes.spines.values():
@@ -181,10 +181,10 @@ def _axis(axes: Axes, answer: MapAnswer, bottom: float) -> None:
 
 def _words(axes: Axes, answer: MapAnswer) -> None:
     ram, release = answer["totals"]["ram_bytes"], answer["target"]["release"]
-    _title(axes, f"{unaccepted(answer, about, of=f' of {about(ram)} RAM')}; source: {source_name(answer)}")
+    _title(axes, f"{unaccepted(answer, size, of=f' of {size(ram)} RAM')}; source: {source_name(answer)}")
     words = [f"Linux {safe(release)}"] if release is not None else []
-    words.append(f"a row is {about(answer['bytes_per_bin'] * answer['bins_per_row'])}")
-    words.append(f"a unit is {about(answer['unit_size'])}")
+    words.append(f"a row is {size(answer['bytes_per_bin'] * answer['bins_per_row'])}")
+    words.append(f"a unit is {size(answer['unit_size'])}")
     if answer["covered"] is not None:
         words.append(f"the bitmap covers {span(*answer['covered'])}")
     axes.set_xlabel("; ".join(words), loc="left", size=8, color=_FAINT, parse_math=False)
@@ -260,7 +260,7 @@ def _heat(axes: Axes, answer: HistoryAnswer, edges: Sequence[float]) -> set[Kind
         kinds = [bin_kind(now, row, size_) for now in answer["slices"]]
         _bars(axes, [(a, b, _color(of)) for a, b, of in _runs(kinds, edges)], row, 1, rasterized=True)
         seen.update(kinds)
-    axes.set_ylabel(f"physical address\n(bins of {about(size_)})", size=8)
+    axes.set_ylabel(f"physical address\n(bins of {size(size_)})", size=8)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(len(bins) or 1, 0)
     apart = [row for row in range(1, len(bins)) if bins[row] != bins[row - 1] + size_]

@@ -17,7 +17,7 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import figure
-from drgn_unaccepted.words import about, share
+from drgn_unaccepted.words import share, size
 from tests.views import guests
 from tests.views.guests import MIB, TIB, UNIT
 
@@ -43,7 +43,7 @@ def drawn(snapshot: Snapshot) -> tuple[list[str], list[str]]:
 
 def test_svg_says_what_it_shows() -> None:
     said, fills = drawn(guests.small())
-    assert "456 MiB unaccepted of 1.98 GiB RAM; source: bitmap, exact" in said
+    assert "456 MiB unaccepted of 2031.6 MiB RAM; source: bitmap, exact" in said
     gap = "3 GiB without RAM, 256 MiB reserved"
     assert {"0x0", "0x100000000", "0x140000000", "45%", gap, "node 1 Normal"} <= set(said)
     assert any("Linux 6.12.0-test; a row is 1 GiB; a unit is 2 MiB" in text for text in said)
@@ -77,12 +77,13 @@ def test_a_share_is_nothing_or_all_only_if_it_is(part: int, whole: int, said: st
     assert share(part, whole) == said
 
 
-SIZES = ((None, "unknown"), (0, "0 bytes"), (1023, "1023 bytes"), (10239, "10.0 KiB"), (2142 * MIB, "2.09 GiB"))
+SIZES = ((None, "unknown"), (0, "0"), (1023, "1023 bytes"), (10240, "10 KiB"), (2142 * MIB, "2142 MiB"))
+SCALED = ((2057728 << 10, "2009.5 MiB"), (1 << 40, "1 TiB"), (-50 * MIB - 1, "-50.0 MiB"), (0.4, "0"))
 
 
-@pytest.mark.parametrize(("nbytes", "said"), (*SIZES, (MIB - 1, "1024 KiB"), (-5 * MIB - 1, "-5.00 MiB")))
-def test_sizes_have_three_digits_unless_whole(nbytes: int, said: str) -> None:
-    assert about(nbytes) == said
+@pytest.mark.parametrize(("nbytes", "said"), (*SIZES, *SCALED))
+def test_sizes_are_exact_where_four_digits_do(nbytes: float, said: str) -> None:
+    assert size(nbytes) == said
 
 
 @pytest.mark.long
