@@ -94,7 +94,7 @@ class SummaryAnswer(Document):
     ram_bytes: Optional[int]
     #: The unaccepted and the undecided ranges, where they are few.
     ranges: Optional[list[StateRange]]
-    #: Of the rules of ``check`` that need no scan of pages, by status; None for a live kernel.
+    #: Of the rules of ``check`` that need no scan of pages or tasks, by status; None for a live kernel.
     findings: Optional[dict[str, int]]
     covered: Optional[Span]
     unaccepted_runs: Optional[int]

@@ -26,11 +26,14 @@ from drgn_unaccepted.words import count, safe, size, span
 #: Ranges that the screen has room for.
 _FEW = 6
 
+#: What rules need and a summary does not.
+_SLOW = {"pages", "kexec_segments", "reclaiming"}
+
 _PLATFORMS = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP", None: "unknown platform"}
 
 
 class Summary(Question[SummaryAnswer]):
-    parts = STATE | {"platform", "accepting", "panic", "kexec_segments", "reclaiming"}
+    parts = STATE | {"platform", "accepting", "panic"}
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SummaryAnswer:
         return summary(snapshot, judgement)
@@ -129,8 +132,8 @@ def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
     few = list(islice(joined(p if p.state == UNKNOWN else p._replace(reason="") for p in waiting), _FEW + 1))
     findings = None
     if snapshot.target.kind != "live":
-        # Scans of pages take longer than all else, and a live kernel two samples.
-        quick = [rule.name for rule in rules() if not any(need == "pages" for need in rule.needs)]
+        # The others take longer than all else, and a live kernel two samples.
+        quick = [rule.name for rule in rules() if not _SLOW & set(rule.needs)]
         findings = dict(Counter(str(finding.status) for finding in run_checks(snapshot, quick, judgement).findings))
     return {
         **head(snapshot, judgement, "summary"),
