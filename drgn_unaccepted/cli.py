@@ -32,7 +32,7 @@ from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
-from drgn_unaccepted.words import safe
+from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("core", "snapshot", "qemu", "raw", "log", "symbols", "table", "vmcoreinfo")),
@@ -247,4 +247,4 @@ def _is_dump(path: str) -> bool:
 
 
 def _say(line: str) -> None:
-    print(f"drgn-unaccepted: {line}", file=sys.stderr)
+    print(screen(f"drgn-unaccepted: {line}", sys.stderr.isatty()), file=sys.stderr)

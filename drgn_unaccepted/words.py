@@ -13,29 +13,22 @@ WIDTH = 80
 #: No-break space, which :func:`safe` lets through in no text from a target.
 KEPT_SPACE = "\xa0"
 
-_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_UNITS = ((1 << 50, "PiB"), (1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
-def size(nbytes: Optional[int]) -> str:
-    """Bytes in the largest binary unit without a fraction: ``2142 MiB``, ``12 GiB``, ``4060 bytes``."""
+def size(nbytes: Optional[float]) -> str:
+    """Bytes, exact where four digits do, else to a tenth: ``2142 MiB``, ``2009.5 MiB``, ``56 bytes``, ``0``."""
     if nbytes is None:
         return "unknown"
+    whole = abs(round(nbytes))
+    sign = "-" if round(nbytes) < 0 else ""
     for unit, name in _UNITS:
-        if nbytes and nbytes % unit == 0:
-            return f"{nbytes // unit} {name}"
-    return count(nbytes, "byte")
-
-
-def about(nbytes: Optional[float]) -> str:
-    """Bytes in the largest binary unit that they fill, with three digits unless whole: ``2.09 GiB``, ``16 MiB``."""
-    if nbytes is None:
-        return "unknown"
+        if whole and whole % unit == 0 and whole < 10240 * unit:
+            return f"{sign}{whole // unit} {name}"
     for unit, name in _UNITS:
-        filled = abs(nbytes) / unit
-        if filled >= 1:
-            digits = 0 if nbytes % unit == 0 or filled >= 99.95 else 1 if filled >= 9.995 else 2
-            return f"{nbytes / unit:.{digits}f} {name}"
-    return count(round(nbytes), "byte")
+        if whole >= 10 * unit:
+            return f"{sign}{whole / unit:.1f} {name}"
+    return f"{sign}{count(whole, 'byte')}" if whole else "0"
 
 
 def share(part: int, whole: int) -> str:
@@ -70,6 +63,11 @@ def wrap(text: str, head: str = "", width: int = WIDTH) -> list[str]:
         text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     ) or [head.rstrip()]
     return [line.replace(KEPT_SPACE, " ") for line in found]
+
+
+def screen(line: str, is_terminal: bool) -> str:
+    """A line for a log or a pipe as it is; for a terminal wrapped."""
+    return "\n    ".join(wrap(line, width=WIDTH - 4)) if is_terminal else line
 
 
 def together(items: Iterable[str]) -> str:

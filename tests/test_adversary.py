@@ -138,7 +138,7 @@ def test_lists_of_a_kernel_that_boots_are_not_all(ask: Ask, source: str, system_
     assert f"system_state is {system_state}" in text
     if source == "page-lists":
         _, picture, _ = ask(snapshot, "--source", source, "map", text="text")
-        assert "at least 0 bytes unaccepted" in picture
+        assert "at least 0 unaccepted" in picture
     _, line, _ = ask(snapshot, "check", text="nagios")
     assert "unaccepted memory is not known" in line.splitlines()[0]
     assert "| unaccepted=U;" in line.splitlines()[0]
@@ -436,7 +436,7 @@ def test_a_bit_that_is_0_in_a_table_of_another_boot(ask: Ask, same_boot: bool, e
     assert efi or not answer["exact"]
     assert ("may have been another boot" in answer["source_reason"]) is not (same_boot or efi)
     _, text, _ = ask(snapshot, "summary", text="text")
-    assert ("286 MiB of 896 MiB covered if the saved table is of this boot" in text) is not (same_boot or efi)
+    assert (", if the saved table is of this boot" in " ".join(text.split())) is not (same_boot or efi)
 
 
 def test_a_saved_table_of_a_kernel_that_sets_bits_again(ask: Ask) -> None:

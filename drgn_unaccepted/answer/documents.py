@@ -87,6 +87,15 @@ class TypedRange(Extent):
 
 
 class SummaryAnswer(Document):
+    #: The words after the last ``Kernel panic - not syncing: ``; empty: no panic.
+    panic: Optional[str]
+    #: The accepts in flight when the kernel panicked because it could not accept memory.
+    died_in_accept: list[AcceptDocument]
+    ram_bytes: Optional[int]
+    #: The unaccepted and the undecided ranges, where they are few.
+    ranges: Optional[list[StateRange]]
+    #: Of the rules of ``check`` that need no scan of pages or tasks, by status; None for a live kernel.
+    findings: Optional[dict[str, int]]
     covered: Optional[Span]
     unaccepted_runs: Optional[int]
     unaccepted_span: Optional[Span]
@@ -94,8 +103,6 @@ class SummaryAnswer(Document):
     chunk_bytes: Optional[int]
     platform: Optional[PlatformDocument]
     in_flight: Optional[int]
-    #: Out of the kernel's log; an empty string: no panic.
-    panic: Optional[str]
     panic_task: Optional[TaskDocument]
     command_line: Optional[str]
     missing: dict[str, str]

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The keys that all answers share: the target, the state of the table, the source and the totals."""
+"""The keys that all answers share: the target, the table, the source and the totals; and what is known, in pieces."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import SCHEMA, Document, PlatformDocument, TableDocument, TableState
 from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.truth import NO_RAM, UNKNOWN, Piece
+from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.snapshot import Platform, Snapshot
 
 
@@ -77,7 +80,7 @@ def table_reason(table: TableDocument) -> Optional[str]:
         return f"the table was saved earlier{' in this boot' if table['same_boot'] else ', perhaps in another boot'}"
     if table["address"] is None:
         return f"the table was not found: {reason.removeprefix('not located: ')}"
-    if table["version"] is not None:
+    if "header read, bitmap not" in reason:
         return "of the table only the header is in this dump"
     if "reads as zeros" in reason:
         return "the table reads as zeros in this dump: not captured"
@@ -86,6 +89,14 @@ def table_reason(table: TableDocument) -> Optional[str]:
     if bpf or "is not in this" not in why:
         return f"the table was not captured: {bpf or why}"
     return "the table is not in this dump: kdump omits ACPI memory"
+
+
+def shortened(answer: Document, text: str) -> str:
+    """``text`` with the short reason of the table in place of the full one."""
+    full, short = answer["table"]["reason"], table_reason(answer["table"])
+    if full is None or short is None:
+        return text
+    return text.replace(f"was not captured: {full}", short.removeprefix("the table ")).replace(full, short)
 
 
 def reasons(answer: Document) -> list[str]:
@@ -105,3 +116,25 @@ def platform_document(platform: Optional[Platform]) -> Optional[PlatformDocument
     if platform is None:
         return None
     return {"kind": platform.kind, "cc_vendor": platform.cc_vendor, "lazy": platform.lazy}
+
+
+def known(judgement: Judgement) -> Iterator[Piece]:
+    """What the bitmap covers; where there is none, and from page lists, what is not unknown."""
+    geometry = judgement.geometry
+    if judgement.name in ("bitmap", "reconstructed") and geometry is not None:
+        return judgement.pieces(geometry.phys_base, geometry.end)
+    return (piece for piece in judgement.pieces(0, PHYSICAL_END) if piece.state not in (UNKNOWN, NO_RAM))
+
+
+def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Neighbours of one state and one reason as one."""
+    last: Optional[Piece] = None
+    for piece in pieces:
+        if last is not None and last.end == piece.start and (last.state, last.reason) == (piece.state, piece.reason):
+            last = last._replace(end=piece.end)
+            continue
+        if last is not None:
+            yield last
+        last = piece
+    if last is not None:
+        yield last

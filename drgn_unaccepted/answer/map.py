@@ -99,22 +99,22 @@ def map_document(
 
     From page lists a unit counts if a byte of it is listed: a unit can be larger than a chunk (4 MiB on x86).
 
-    :param window: what to show, widened to whole rows; by default all RAM and all that the bitmap covers
+    :param window: what to show and to count; by default all RAM and all that the bitmap covers
     :param columns: bins in a row while a bin is a byte of the bitmap or less, a power of two
     :param wide: bins in a row for guests that need larger bins, ``columns`` by default
     :param finest: units of the smallest bin; by default 8, with a window 1
     """
     geometry, unit = snapshot.table.geometry, judgement.evidence.unit
-    shown = layers(snapshot, judgement)
-    filled = shown.filled if window is None else rng.intersect(shown.filled, [window]) or [window]
+    shown = layers(snapshot, judgement, window)
+    filled = shown.filled if window is None else shown.filled or [window]
     if finest is None:
         finest = UNITS_PER_BYTE if window is None else 1
     phys_base = 0 if geometry is None else geometry.phys_base
-    grid, numbers = _grid(filled, unit, phys_base, columns, wide or columns, finest)
+    grid, numbers = _grid(filled, unit, phys_base, columns, wide or columns, finest, window)
     touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guards))
     rows: list[MapRow] = []
     for start in map(grid.start, numbers):
-        if judgement.by_bits:
+        if judgement.by_bits and window is None:
             units = set_bits(snapshot, grid, start)
             unaccepted_bytes = [count * unit for count in units]
         else:
@@ -144,7 +144,7 @@ def map_document(
         "units_per_bin": grid.bin // unit,
         "bins_per_row": grid.columns,
         "rows": rows,
-        "left_out": _left_out(grid, numbers, shown),
+        "left_out": [] if window is not None else _left_out(grid, numbers, shown),
         "totals": {
             "units": sum(sum(row["unaccepted_units"]) for row in rows),
             "unaccepted_bytes": sum(sum(row["unaccepted_bytes"]) for row in rows),
@@ -177,11 +177,13 @@ def level(unaccepted: int, whole: int) -> int:
     return max(1, min(7, round(unaccepted * 8 / whole)))
 
 
-def layers(snapshot: Snapshot, judgement: Judgement) -> Layers:
-    """Memory of each kind, by the best map and this source."""
+def layers(snapshot: Snapshot, judgement: Judgement, window: Optional[Range] = None) -> Layers:
+    """Memory of each kind, by the best map and this source; of the window, if there is one."""
     ram, reserved, memory_from = memory_of(snapshot)
+    if window is not None:
+        ram, reserved = rng.intersect(ram, [window]), rng.intersect(reserved, [window])
     found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
-    for piece in () if judgement.by_bits else judgement.pieces(0, limits.PHYSICAL_END):
+    for piece in () if judgement.by_bits and window is None else judgement.pieces(*window or (0, limits.PHYSICAL_END)):
         if piece.state in found:
             found[piece.state].append(Range(piece.start, piece.end))
     unaccepted = rng.merge(found[UNACCEPTED])
@@ -193,7 +195,9 @@ def layers(snapshot: Snapshot, judgement: Judgement) -> Layers:
         unknown=rng.intersect(ram, rng.merge(found[UNKNOWN])),
         uncovered=rng.subtract(ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
         guards=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
-        filled=rng.merge([*ram, *unaccepted, *(_strays(snapshot, ram) if judgement.by_bits else ())]),
+        filled=rng.merge(
+            [*ram, *unaccepted, *(_strays(snapshot, ram) if judgement.by_bits and window is None else ())]
+        ),
     )
 
 
@@ -285,13 +289,24 @@ def _whole_units(ranges: Sequence[Range], unit: int, phys_base: int) -> list[Ran
 
 
 def _grid(
-    filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, finest: int
+    filled: Sequence[Range],
+    unit: int,
+    phys_base: int,
+    columns: int,
+    wide: int,
+    finest: int,
+    window: Optional[Range],
 ) -> tuple[Grid, list[int]]:
     """The finest grid that has few enough rows, and their numbers."""
     units = finest
     while True:
         # A larger bin begins where a byte does, which need not be a multiple of its own size.
-        grid = Grid(phys_base % (min(units, UNITS_PER_BYTE) * unit), units * unit, columns)
+        step = min(units, UNITS_PER_BYTE) * unit
+        grid = Grid(phys_base % step, units * unit, columns)
+        if window is not None:
+            # Its first row begins where it does, and is no longer.
+            origin = max(0, window.start - (window.start - phys_base) % step)
+            grid = Grid(origin, grid.bin, min(columns, -(-(window.end - origin) // grid.bin)))
         numbers = grid.rows(filled, ROWS if units >= UNITS_PER_BYTE else FINE_ROWS)
         if numbers is not None:
             return grid, numbers

@@ -20,7 +20,6 @@ other rules (:meth:`Facts.finding`) and returns None where nothing points to the
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Optional
@@ -28,6 +27,7 @@ from typing import Optional
 from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.finding import WARNING, Outcome, Severity
 from drgn_unaccepted.checks.needs import NEEDS
+from drgn_unaccepted.words import wrap
 
 Function = Callable[[Facts], Outcome]
 
@@ -113,4 +113,4 @@ def explain(name: str) -> str:
     says, why, _ = rule.texts
     parts = [rule.name + (f" (C{rule.number})" if rule.number else ""), says, f"Why: {why}"]
     parts += [f"{title}: {text}" for title, text in rule.details()]
-    return "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in parts) + "\n"
+    return "\n\n".join("\n".join(wrap(part)) for part in parts) + "\n"

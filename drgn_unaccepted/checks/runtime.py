@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Optional
 
+from drgn_unaccepted.answer.accepts import accept_document, where, who
 from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Severity, Skip, given, some
@@ -14,7 +15,7 @@ from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model.ranges import Range, intersect, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
-from drgn_unaccepted.words import count, size, span
+from drgn_unaccepted.words import count, size
 
 
 @Rule(WARNING, ("image.banner",))
@@ -32,7 +33,12 @@ def release_matches_banner(facts: Facts) -> Outcome:
     return Pass(f"both say {banner}")
 
 
-@Rule(INFO, ("accepting",), number=26, nuance="in a vmcore critical if entries overlap, warning if it died so")
+@Rule(
+    INFO,
+    ("accepting",),
+    number=26,
+    nuance="in a vmcore critical if entries overlap or it died accepting, warning for a lockup",
+)
 def accepting_ranges_sane(facts: Facts) -> Outcome:
     """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
 
@@ -42,9 +48,9 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     legal. An entry in a vmcore means that the kernel stopped in the middle of an accept: its units may be accepted
     while their bits are still set. On a live kernel entries disappear while they are read: info.
 
-    Fix: For an entry without a task, or beyond the bitmap: the list led into a stack that was in use again. For an
-    accept in flight look at the task's stack; panics of arch_accept_memory() end there. After a lockup look at the
-    host: an accept waits for the hypervisor, which may be slow to provide memory.
+    Fix: After a panic in an accept or a lockup look at the host's log of that time: was it short of memory, or slow to
+    provide it? For an accept in flight look at the task's stack; panics of arch_accept_memory() end there. For an entry
+    without a task, or beyond the bitmap: the list led into a stack that was in use again.
     """
     entries, write = facts.accepts, partial(_entry, facts)
     faults = [Fault(f"accepting_list: {problem}") for problem in given(facts.snapshot.accepting).problems]
@@ -70,8 +76,10 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     if entries and not facts.live and not faults:
         panic = facts.snapshot.panic or ""
         host = "; an accept waits for the host: look there next" if "lockup" in panic else ""
-        died: Optional[Severity] = WARNING if host or "accept memory" in panic else None
+        died: Optional[Severity] = CRITICAL if "accept memory" in panic else WARNING if host else None
         message = f"{in_flight}: {some(entries, write)}" + (f"; panic: {panic}{host}" if panic else "")
+        if died == CRITICAL:
+            message = f"the kernel died in an accept, {message}"
         return Fault(message, severity=died)
     return faults or Pass(in_flight)
 
@@ -100,17 +108,11 @@ def _overlapping(entries: Sequence[Accept]) -> list[tuple[Accept, Accept]]:
 
 
 def _entry(facts: Facts, entry: Accept) -> str:
-    task = "no task"
-    if entry.task is not None:
-        cpu = "an unknown CPU" if entry.task.cpu is None else f"CPU {entry.task.cpu}"
-        task = f"{entry.task.comm} (pid {entry.task.pid}) on {cpu}"
-    units = f"units {entry.start_unit}-{entry.end_unit}"
-    counted, provenance = facts.snapshot.unit_base()
-    if counted is None or _is_insane(facts, entry) or entry.start_unit >= entry.end_unit:
-        return f"{units} by {task}"
-    base, unit_size = counted
-    where = span(base + entry.start_unit * unit_size, base + entry.end_unit * unit_size)
-    return f"{units} ({where}{'' if provenance == 'table' else f' by the {provenance}'}) by {task}"
+    base, provenance = facts.snapshot.unit_base()
+    is_range = entry.start_unit < entry.end_unit and not _is_insane(facts, entry)
+    document = accept_document(entry, base if is_range else None)
+    by = "" if provenance in ("table", None) or not is_range else f" by the {provenance}"
+    return f"{where(document)}{by} by {who(document)}"
 
 
 @Rule(INFO, ("platform.kind",), number=27, nuance="warning if RAM is unaccepted")

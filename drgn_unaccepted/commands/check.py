@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
 from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
-from drgn_unaccepted.answer.head import head, platform_document, reasons, table_reason
+from drgn_unaccepted.answer.head import head, platform_document, reasons, shortened, source_name, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.checks import Finding, confirm, explain, rule_names, run_checks
-from drgn_unaccepted.commands import lines
+from drgn_unaccepted.checks import Finding, confirm, explain, run_checks
+from drgn_unaccepted.checks.rule import RULES, Rule, rules
+from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, CommandError, one_line
 from drgn_unaccepted.files import write_atomically
@@ -18,7 +22,15 @@ from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.junit import junit
 from drgn_unaccepted.views.nagios import nagios
 from drgn_unaccepted.views.prometheus import prometheus
-from drgn_unaccepted.words import safe
+from drgn_unaccepted.words import count, safe, wrap
+
+#: The rule that finds the accept in which a kernel died.
+_DIED = "accepting-ranges-sane"
+
+_CAUSES = {"the table was not captured": "need the table, which was not captured"}
+
+#: Select Graphic Rendition: white on red, black on yellow, faint.
+_COLORS = {"critical": "1;37;41", "warning": "30;43", "skip": "2"}
 
 _WORST_FIRST = ("critical", "warning", "info", "pass", "skip")
 
@@ -29,12 +41,18 @@ class Check(Question[CheckAnswer]):
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument(
-            "--rule", metavar="NAME", type=_rule, action="append", help="run this rule only (may be repeated)"
+            "--rule", metavar="RULE", type=_rule, action="append", help="run this rule only (may be repeated)"
         )
         parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all")
-        parser.add_argument("--explain", metavar="NAME", type=_rule, help="explain a rule: meaning, reason, next step")
+        parser.add_argument("--all", action="store_true", help="the rules that passed or were skipped too")
+        parser.add_argument("--list", action="store_true", help="list the rules")
+        parser.add_argument(
+            "--explain", metavar="RULE", type=_rule, help="a rule by name or C number: reason, next step"
+        )
 
     def offline(self, args: Arguments) -> Optional[str]:
+        if args.list:
+            return "\n".join("\n".join(wrap(rule.texts[0], f"{_number(rule):4} {rule.name}: ")) for rule in rules())
         return None if args.explain is None else explain(args.explain)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
@@ -56,16 +74,24 @@ class Check(Question[CheckAnswer]):
 
     def text(self, answer: CheckAnswer, args: Arguments) -> Iterator[str]:
         by_status = {status: [f for f in answer["findings"] if f["status"] == status] for status in _WORST_FIRST}
-        counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
-        yield f"{answer['status']}: {counts}; source: {lines.source(answer)}"
+        problems = [*by_status["critical"], *by_status["warning"]]
+        found = ", ".join(f"{len(by_status[status])} {status}" for status in _WORST_FIRST[:2] if by_status[status])
+        yield from wrap(f"{answer['status']}: {found or 'nothing wrong was found'}; source: {source_name(answer)}")
         yield ""
-        width = max((len(finding["rule"]) for finding in answer["findings"]), default=0)
-        for status, found in by_status.items():
-            for finding in found:
-                yield f"{status.upper():8}  {finding['rule']:{width}}  {safe(finding['message'])}"
-        if by_status["critical"] or by_status["warning"]:
-            yield ""
-            yield "meaning and next step of a rule: check --explain RULE"
+        paint = drawing.is_colored(sys.stdout) and args.output is None
+        everything = args.all or args.rule
+        shown = answer["findings"] if everything else [*problems, *by_status["info"]]
+        # An accept that the kernel died in is the answer, whatever else is wrong.
+        for finding in sorted(shown, key=lambda f: (_WORST_FIRST.index(f["status"]), f["rule"] != _DIED)):
+            status = f"{finding['status'].upper():8}"
+            color = _COLORS.get(finding["status"]) if paint else None
+            yield f"\x1b[{color}m{status}\x1b[0m  {finding['rule']}" if color else f"{status}  {finding['rule']}"
+            yield from wrap(safe(shortened(answer, finding["message"])), " " * 10)
+            if finding in problems:
+                yield from wrap(RULES[finding["rule"]].texts[2].partition(". ")[0].rstrip("."), "    next: ")
+        if not everything:
+            yield from [""] if shown else []
+            yield from _folded(by_status["pass"], by_status["skip"])
 
     def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
         # What was found is printed even where the status is unknown.
@@ -81,10 +107,27 @@ class Check(Question[CheckAnswer]):
         return ()
 
 
+def _folded(passed: list[FindingDocument], skipped: list[FindingDocument]) -> Iterator[str]:
+    """How many rules passed, and how many were skipped for which cause."""
+    causes = Counter(finding["message"].partition(": ")[2] or finding["message"] for finding in skipped)
+    yield f"{count(len(passed), 'rule')} passed" + (f", {len(skipped)} skipped:" if skipped else "")
+    for cause, number in causes.most_common():
+        yield from wrap(safe(_CAUSES.get(cause, cause)), f"  {number:2} ")
+    yield "each of them: --all; meaning of a rule: --explain RULE"
+
+
+def _number(rule: Rule) -> str:
+    return f"C{rule.number}" if rule.number else ""
+
+
 def _rule(text: str) -> str:
-    if text not in rule_names():
-        refuse(f"{text}: no such rule; the rules are {', '.join(rule_names())}")
-    return text
+    """A rule by its name, or by its number in the interface: ``table-aligned``, ``C5``."""
+    by_number = {_number(rule): rule.name for rule in rules() if rule.number}
+    name = by_number.get(text.upper(), text)
+    if name not in RULES:
+        near = get_close_matches(text.lower(), [*RULES, *by_number], 3, 0.5)
+        refuse(f"{text}: no such rule; {f'did you mean {chr(32).join(near)}?' if near else 'see check --list'}")
+    return name
 
 
 def check(

@@ -43,14 +43,16 @@ def style(args: Arguments, stream: Optional[TextIO] = None) -> Style:
     ``TERM=dumb`` means ASCII without colour, ``NO_COLOR`` no colour (no-color.org: any value but an empty one).
     """
     stream = stream or sys.stdout
-    is_dumb = os.environ.get("TERM") == "dumb"
-    is_colored = stream.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
     try:
         "".join(entry.text for entry in GLYPHS.values()).encode(stream.encoding or "utf-8")
-        is_ascii = args.ascii or is_dumb
+        is_ascii = args.ascii or os.environ.get("TERM") == "dumb"
     except (LookupError, UnicodeEncodeError):
         is_ascii = True
-    return Style(args.width, is_ascii, {"always": True, "never": False}.get(args.color, is_colored))
+    return Style(args.width, is_ascii, {"always": True, "never": False}.get(args.color, is_colored(stream)))
+
+
+def is_colored(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def is_figure(args: Arguments) -> bool:

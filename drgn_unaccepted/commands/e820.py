@@ -9,18 +9,20 @@ from typing import Optional, cast
 from drgn_unaccepted.answer.documents import E820Answer, E820Tables, TypedRange
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import STATE, Arguments, Question
-from drgn_unaccepted.commands.tables import table
+from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.words import safe, size
-
-_TITLES = {"current": "e820_table", "boot_params": "boot_params.e820_table"}
+from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class E820(Question[E820Answer]):
     parts = STATE | {"e820"}
+
+    def add_arguments(self, parser: Parser) -> None:
+        parser.add_argument("--dmesg", action="store_true", help="all tables in the words of dmesg")
+        add_all_argument(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> E820Answer:
         return e820(snapshot, judgement)
@@ -31,31 +33,46 @@ class E820(Question[E820Answer]):
         return "e820: " + "; ".join(sorted(set(answer["missing"].values())))
 
     def text(self, answer: E820Answer, args: Arguments) -> Iterator[str]:
-        for name, found in answer["tables"].items():
-            title = _TITLES.get(name, f"e820_table_{name}")
-            entries = cast("Optional[list[TypedRange]]", found)
-            if entries is None:
-                yield f"{title}: {safe(answer['missing'][name])}"
-            else:
-                yield f"{title}: {len(entries)} entries"
-                yield from table(
-                    ((f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"]) for e in entries),
-                    ("start", "end", "size", "type"),
-                )
+        captured = {name: entries for name, entries in _tables(answer) if entries is not None}
+        if args.dmesg:
+            for name, found in captured.items():
+                who = "BIOS-e820" if name == "firmware" else _title(name)
+                for e in found:
+                    word = e820_model.PRINTED.get(e["type"], f"type {e['type']}")
+                    yield f"{who}: [mem {e['start']:#018x}-{e['end'] - 1:#018x}] {word}"
+            return
+        yield _difference(answer)
+        for name, found in list(captured.items())[: None if args.all else 1]:
+            rows = [(f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"]) for e in found]
+            ram = sum(e["end"] - e["start"] for e in found if e["type"] == e820_model.RAM)
             yield ""
-        if answer["differences"] is None:
-            yield "firmware and current: one of the two tables was not captured"
-        elif not answer["differences"]:
-            yield "firmware and current: no difference"
-        else:
-            yield "firmware and current differ:"
-            yield from table(
-                (
-                    (f"{d['start']:#x}", f"{d['end']:#x}", d["firmware"] or "absent", d["current"] or "absent")
-                    for d in answer["differences"]
-                ),
-                ("start", "end", "firmware", "current"),
-            )
+            yield f"{_title(name)}: {size(ram)} of RAM"
+            yield from table(rows, ("start", "end", "size", "type"), args.all, 16)
+        for name, reason in answer["missing"].items():
+            yield from wrap(f"{_title(name)}: {safe(reason)}")
+        if answer["differences"] and args.all:
+            rows = [
+                (f"{d['start']:#x}", f"{d['end']:#x}", d["firmware"] or "absent", d["current"] or "absent")
+                for d in answer["differences"]
+            ]
+            yield ""
+            yield from table(rows, ("start", "end", "firmware", "current"))
+
+
+def _tables(answer: E820Answer) -> Iterator[tuple[str, Optional[list[TypedRange]]]]:
+    return ((name, cast("Optional[list[TypedRange]]", entries)) for name, entries in answer["tables"].items())
+
+
+def _title(name: str) -> str:
+    return {"current": "e820_table", "boot_params": "boot_params.e820_table"}.get(name, f"e820_table_{name}")
+
+
+def _difference(answer: E820Answer) -> str:
+    if answer["differences"] is None:
+        return "e820: firmware's and current table: one of the two was not captured; all: --all"
+    number = len(answer["differences"])
+    same = "are the same" if not number else f"differ in {count(number, 'range')}"
+    return f"e820: firmware's and current table {same}; all tables: --all"
 
 
 def e820(snapshot: Snapshot, judgement: Judgement) -> E820Answer:

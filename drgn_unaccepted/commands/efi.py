@@ -4,20 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import starmap
 from typing import Any, Optional, cast
 
-from drgn_unaccepted.answer.documents import EfiAnswer
+from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import STATE, Arguments, Question
-from drgn_unaccepted.commands.tables import table
+from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.model import efi as efi_model
+from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.words import count, safe, size
+from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class Efi(Question[EfiAnswer]):
     parts = STATE | {"efi_map"}
+
+    def add_arguments(self, parser: Parser) -> None:
+        parser.add_argument(
+            "--type",
+            type=int,
+            metavar="N",
+            default=UNACCEPTED,
+            help="the descriptors of type N (default: 15, unaccepted)",
+        )
+        parser.add_argument("--dmesg", action="store_true", help="all descriptors in the words of efi=debug")
+        add_all_argument(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> EfiAnswer:
         return efi(snapshot, judgement)
@@ -27,25 +40,42 @@ class Efi(Question[EfiAnswer]):
 
     def text(self, answer: EfiAnswer, args: Arguments) -> Iterator[str]:
         descriptors = answer["descriptors"] or []
+        if args.dmesg:
+            yield from starmap(_dmesg, enumerate(descriptors))
+            return
         kind = "complete" if answer["complete"] else "incomplete"
         note = "" if answer["note"] is None else f"; {safe(answer['note'])}"
         number = count(len(descriptors), "descriptor")
-        yield f"EFI memory map from the {answer['provenance']}, {kind}, {number}{note}"
-        yield ""
-        yield from table(
-            (
-                (
-                    f"{d['start']:#x}",
-                    f"{d['end']:#x}",
-                    size(d["end"] - d["start"]),
-                    d["type"],
-                    d["name"],
-                    "unknown" if d["attribute"] is None else f"{d['attribute']:#x}",
-                )
-                for d in descriptors
-            ),
-            ("start", "end", "size", "type", "name", "attribute"),
+        yield from wrap(f"EFI memory map from the {answer['provenance'].replace('-', ' ')}, {kind}; {number}{note}")
+        shown = [d for d in descriptors if args.all or d["type"] == args.type]
+        which = (
+            "all types" if args.all else f"type {args.type}, {efi_model.type_name(args.type)}; others: --all, --type N"
         )
+        yield f"{size(sum(d['end'] - d['start'] for d in shown))} in {count(len(shown), 'descriptor')} of {which}"
+        yield ""
+        rows = [
+            (
+                f"{d['start']:#x}",
+                f"{d['end']:#x}",
+                size(d["end"] - d["start"]),
+                d["type"],
+                d["name"],
+                "unknown" if d["attribute"] is None else "|".join(efi_model.attribute_names(d["attribute"])),
+            )
+            for d in shown
+        ]
+        yield from table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
+
+
+def _dmesg(number: int, d: DescriptorDocument) -> str:
+    """As efi_print_memmap() prints a descriptor, with the attributes of efi_md_typeattr_format()."""
+    attribute, known = d["attribute"] or 0, sum(efi_model.ATTRIBUTES.values())
+    columns = [f"{name if attribute & bit else '':{len(name)}}" for name, bit in efi_model.ATTRIBUTES.items()]
+    attributes = f"attr={attribute:#018x}" if attribute & ~known else "|".join(columns)
+    if d["attribute"] is None:
+        attributes = "unknown"
+    last, mib = d["end"] - 1, (d["end"] - d["start"]) >> 20
+    return f"efi: mem{number:02}: [{d['name']:12}|{attributes}] range=[{d['start']:#018x}-{last:#018x}] ({mib}MB)"
 
 
 def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:

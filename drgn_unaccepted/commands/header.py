@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import HeaderAnswer
-from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.head import head, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Question
@@ -23,16 +23,19 @@ class Header(Question[HeaderAnswer]):
     def lack(self, answer: HeaderAnswer) -> Optional[str]:
         table = answer["table"]
         if table["version"] is None and table["state"] != "absent":
-            return f"table {table['state']}: {table['reason']}"
+            return table_reason(table)
         return None
 
     def text(self, answer: HeaderAnswer, args: Arguments) -> Iterator[str]:
         table, fields = answer["table"], answer["header"]
-        state = table["state"] if table["reason"] is None else f"{table['state']}: {safe(table['reason'])}"
-        rows = [("state", state)]
+        reason = table_reason(table)
+        is_said = reason is None or self.lack(answer) is not None
+        rows = [("state", table["state"] if is_said else f"{table['state']}: {safe(reason or '')}")]
         if table["address"] is not None:
             how = f", read through {table['read_through']}" if table["read_through"] else ""
             rows.append(("address", f"{table['address']:#x}, page offset {fields['page_offset']:#x}{how}"))
+        if table["unit_size"] is None and table["state"] != "absent":
+            rows.append(("missing", "version, unit_size, phys_base, size, bitmap"))
         if table["unit_size"] is not None:
             rows += [
                 ("version", str(table["version"])),
@@ -47,6 +50,10 @@ class Header(Question[HeaderAnswer]):
                 unaccepted = size(fields["set_bits"] * table["unit_size"])
                 rows.append(("set bits", f"{fields['set_bits']}, {unaccepted} unaccepted"))
         return lines.pairs(rows)
+
+    def output(self, answer: HeaderAnswer, args: Arguments) -> Iterable[str]:
+        # The address is printed even where nothing else is known.
+        return self.text(answer, args) if args.format == "text" else super().output(answer, args)
 
 
 def header(snapshot: Snapshot, judgement: Judgement) -> HeaderAnswer:

@@ -6,59 +6,75 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import Document, TableDocument
-from drgn_unaccepted.answer.head import reasons, source_name
+from drgn_unaccepted.answer.documents import Document
+from drgn_unaccepted.answer.head import reasons
 from drgn_unaccepted.words import safe, size, wrap
 
-LISTED_CAVEAT = (
-    "a listed chunk can hold a unit that was accepted already as a guard; memory that is being accepted, or was "
-    "withheld from the allocator, is on no list"
-)
-COUNTED_CAVEAT = (
-    "NR_UNACCEPTED counts chunks, which can hold a unit that was accepted already as a guard; it does not count memory "
-    "that is being accepted or was withheld from the allocator"
-)
+#: Of the sources that count chunks.
+CAVEATS = {
+    "page-lists": "a chunk can hold a unit accepted as a guard; what is being accepted is on no list",
+    "counters": "NR_UNACCEPTED counts chunks, which can hold a unit accepted as a guard",
+}
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Names and values in two columns."""
+    """Names and values in two columns, the values wrapped."""
     width = max(len(name) for name, _ in rows)
-    return (f"{name:{width}}  {value}" for name, value in rows)
+    for name, value in rows:
+        yield from wrap(value, f"{name:{width}}  ")
 
 
-def source(answer: Document) -> str:
-    """The source, and in short why no better one was used."""
-    return "; ".join([source_name(answer), *map(safe, reasons(answer))])
+_EVIDENCE = {
+    "bitmap": "the bitmap of the table",
+    "reconstructed": "bits at boot, page lists, struct pages: reconstructed",
+}
 
 
-def table_state(document: TableDocument) -> str:
-    text = str(document["state"])
-    if document["address"] is not None:
-        text += f" at {document['address']:#x}"
-    if document["state"] == "present":
-        return (
-            f"{text}, read through {document['read_through']}: version {document['version']}, unit "
-            f"{size(document['unit_size'])}, bitmap of {size(document['bitmap_bytes'])}"
-        )
-    return f"{text}: {safe(document['reason'] or 'no reason')}"
+def verdict(answer: Document) -> list[tuple[str, str]]:
+    """Rows for :func:`pairs`: the total, what it rests on, whether that is exact, and why nothing better was used."""
+    evidence = _EVIDENCE.get(answer["source"], answer["source"].replace("-", " "))
+    exact = "" if answer["source"] == "none" else ", exact" if answer["exact"] else ", not exact"
+    rows = [("unaccepted", amount(answer)), ("evidence", evidence + exact)]
+    rows += [("", safe(reason)) for reason in reasons(answer)]
+    return [*rows, ("", CAVEATS[answer["source"]])] if answer["source"] in CAVEATS else rows
+
+
+def amount(answer: Document) -> str:
+    """How much memory is unaccepted, of what was at boot or of what the bitmap covers."""
+    total, most = answer["unaccepted_bytes"], answer["unaccepted_bytes_max"]
+    if answer["source"] == "none":
+        return "nothing for the kernel to accept" if answer["table"]["state"] == "absent" else "unknown"
+    if total is None:
+        return f"unknown: {answer['source']} may lack some"
+    least = answer["unaccepted_bytes_min"]
+    text = size(total)
+    if not answer["exact"]:
+        between = f"at least {size(least)}" if most is None else f"{size(least)} to {size(most)}"
+        if answer["source"] == "reconstructed":
+            text = between
+        elif least is not None:
+            text = f"{text} listed, {between} possible,"
+        else:
+            text += " (not exact)"
+    at_boot, covered = answer["initially_unaccepted_bytes"], answer["covered_bytes"]
+    if at_boot is not None:
+        text += f" of {size(at_boot)} that were unaccepted at boot"
+    elif covered is not None:
+        text += f" of {size(covered)} that the table covers"
+    is_perhaps = answer["table"]["same_boot"] is False and answer["source"] == "bitmap"
+    return f"{text}, if the saved table is of this boot" if is_perhaps else text
 
 
 def preface(answer: Document) -> Iterator[str]:
-    """The source of an answer before its table: it decides what the lines are worth."""
-    yield from wrap(source_name(answer), "source: ")
-    for reason in reasons(answer):
-        yield from wrap(safe(reason), "        ")
-    if answer["source"] == "page-lists":
-        yield from wrap(LISTED_CAVEAT, "note: ")
+    """The total of an answer and its source, before its table: they decide what the lines are worth."""
+    yield from pairs(verdict(answer))
     yield ""
 
 
 def in_full(answer: Document) -> Iterator[str]:
     """Of ``--verbose``: the reasons that :func:`preface` has in short."""
     yield ""
-    yield from wrap(table_state(answer["table"]), "table: ")
-    if answer["source_reason"] is not None:
-        yield from wrap(safe(answer["source_reason"]), "source: ")
+    yield from wrap(safe(answer["source_reason"] or answer["table"]["reason"] or "the table was read"), "in full: ")
 
 
 def no_state(answer: Document) -> Optional[str]:

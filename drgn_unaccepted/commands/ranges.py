@@ -3,25 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Optional, Union
+from typing import Optional
 
 from drgn_unaccepted.answer.documents import RangesAnswer, StateRange
-from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.truth import NO_RAM, UNKNOWN, Piece
+from drgn_unaccepted.answer.truth import UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import STATE, Arguments, Question
-from drgn_unaccepted.commands.tables import table
+from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.limits import DOCUMENT_RANGES, PHYSICAL_END
+from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.words import size
+from drgn_unaccepted.words import safe, size, span, together, wrap
 
 
 class Ranges(Question[RangesAnswer]):
     parts = STATE | {"efi_map"}
+
+    def add_arguments(self, parser: Parser) -> None:
+        add_all_argument(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> RangesAnswer:
         return ranges(snapshot, judgement)
@@ -31,17 +34,20 @@ class Ranges(Question[RangesAnswer]):
 
     def text(self, answer: RangesAnswer, args: Arguments) -> Iterator[str]:
         yield from lines.preface(answer)
-        if not answer["ranges"]:
-            return
-        headers = ["start", "end", "size", "state"]
-        guards = {start for start, _ in answer["possible_guards"]}
-        rows: list[list[Union[str, int]]] = []
-        for entry in answer["ranges"]:
-            start, end = entry["start"], entry["end"]
-            rows.append([f"{start:#x}", f"{end:#x}", size(end - start), entry["state"]])
-            if guards:
-                rows[-1].append("its first and last unit may be accepted already" if start in guards else "")
-        yield from table(rows, [*headers, "note"] if guards else headers)
+        found = answer["ranges"] or []
+        # Neighbours of one state differ in their reason, which JSON has.
+        parts = [Piece(r["start"], r["end"], r["state"], None, "") for r in found]
+        rows = [(f"{p.start:#x}", f"{p.end:#x}", size(p.end - p.start), p.state) for p in joined(parts)]
+        if rows:
+            yield from table(rows, ("start", "end", "size", "state"), args.all)
+        for reason in sorted({r["reason"] for r in found if r["state"] == UNKNOWN}):
+            yield from wrap(f"unknown: {safe(reason)}")
+        if answer["possible_guards"]:
+            spans = together(span(*guard) for guard in answer["possible_guards"][: None if args.all else 4])
+            more = len(answer["possible_guards"]) - spans.count("  ") - 1
+            yield from wrap(
+                f"perhaps accepted already, as guards: {spans}" + (f" and {more} more: --all" if more else "")
+            )
 
 
 def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:
@@ -54,33 +60,12 @@ def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:
     """
     found: Optional[list[StateRange]] = None
     if judgement.name not in ("counters", "none") or snapshot.table.state == "absent":
-        first = list(islice(_joined(_pieces(judgement)), DOCUMENT_RANGES + 1))
+        first = list(islice(joined(known(judgement)), DOCUMENT_RANGES + 1))
         if len(first) > DOCUMENT_RANGES:
             raise CommandError(f"more than {DOCUMENT_RANGES} ranges: ask for a part with resolve START-END, or see map")
         found = [{"start": p.start, "end": p.end, "state": p.state, "reason": p.reason} for p in first]
     shared = head(snapshot, judgement, "ranges")
     return {**shared, "ranges": found, "possible_guards": [list(guard) for guard in judgement.guards]}
-
-
-def _pieces(judgement: Judgement) -> Iterator[Piece]:
-    geometry = judgement.geometry
-    if judgement.name in ("bitmap", "reconstructed") and geometry is not None:
-        return judgement.pieces(geometry.phys_base, geometry.end)
-    return (piece for piece in judgement.pieces(0, PHYSICAL_END) if piece.state not in (UNKNOWN, NO_RAM))
-
-
-def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Neighbours of one state and one reason as one."""
-    last: Optional[Piece] = None
-    for piece in pieces:
-        if last is not None and last.end == piece.start and (last.state, last.reason) == (piece.state, piece.reason):
-            last = last._replace(end=piece.end)
-            continue
-        if last is not None:
-            yield last
-        last = piece
-    if last is not None:
-        yield last
 
 
 COMMAND = Ranges()

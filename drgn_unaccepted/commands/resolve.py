@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
 from drgn_unaccepted.answer.documents import AddressDocument, Document, ResolveAnswer, TypedRange, UnitDocument
-from drgn_unaccepted.answer.head import head, reasons
+from drgn_unaccepted.answer.head import head, reasons, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
@@ -119,7 +119,7 @@ def _text(answer: ResolveAnswer) -> Iterator[str]:
     for entry in answer["addresses"] or ():
         yield from _entry(answer, entry)
         yield ""
-    yield from wrap(answer["source"] if answer["source"] == "none" else lines.source(answer), f"{'source':{_NAMES}}")
+    yield from wrap(source_name(answer), f"{'source':{_NAMES}}")
 
 
 def _why(answer: Document, entry: AddressDocument) -> str:

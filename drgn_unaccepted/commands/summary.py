@@ -3,17 +3,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import SummaryAnswer
-from drgn_unaccepted.answer.head import head, platform_document, source_name
+from drgn_unaccepted.answer.accepts import died_in, where, who
+from drgn_unaccepted.answer.documents import StateRange, SummaryAnswer
+from drgn_unaccepted.answer.head import head, joined, known, platform_document
 from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.map import memory_of
+from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
+from drgn_unaccepted.checks import run_checks
+from drgn_unaccepted.checks.rule import rules
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import STATE, Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import count, safe, size, span
+
+#: Ranges that the screen has room for.
+_FEW = 6
+
+#: What rules need and a summary does not.
+_SLOW = {"pages", "kexec_segments", "reclaiming"}
+
+_PLATFORMS = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP", None: "unknown platform"}
 
 
 class Summary(Question[SummaryAnswer]):
@@ -27,84 +43,82 @@ class Summary(Question[SummaryAnswer]):
         return None if answer["target"]["kind"] == "log" else lines.no_state(answer)
 
     def text(self, answer: SummaryAnswer, args: Arguments) -> Iterator[str]:
-        rows = [("unaccepted", _unaccepted(answer)), ("source", _source_beside_table(answer))]
-        rows.append(("table", lines.table_state(answer["table"])))
-        if answer["covered"] is not None:
-            rows.append(("covered", f"{span(*answer['covered'])}, {size(answer['covered_bytes'])}"))
-        rows.append(("NR_UNACCEPTED", _counter(answer)))
-        rows.append(("platform", _platform(answer)))
-        if answer["in_flight"]:
+        rows = lines.verdict(answer)
+        rows[1:1] = [("", _range(entry)) for entry in answer["ranges"] or ()]
+        if answer["ranges"] is None and answer["unaccepted_span"] is not None:
+            number = count(answer["unaccepted_runs"] or 0, "range")
+            rows.insert(1, ("", f"{number} in {span(*answer['unaccepted_span'])}: see ranges, map"))
+        if answer["died_in_accept"]:
+            accepts = [
+                f"{who(entry)}, accepting {where(entry).partition(' (')[0]}" for entry in answer["died_in_accept"]
+            ]
+            rows[:0] = [("DIED IN ACCEPT", safe(answer["panic"] or "")), *(("", accept) for accept in accepts)]
+        rows += _end(answer)
+        rows.append(("counters", _counter(answer)))
+        if answer["in_flight"] and not answer["died_in_accept"]:
             rows.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
         elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
             rows.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
         rows += [("torn", safe(note)) for note in answer["torn"]]
-        rows += [("panic", _panic(answer))] if answer["panic"] else []
         if answer["target"]["kind"] == "log" and answer["command_line"]:
             rows.append(("command line", safe(answer["command_line"])))
-        rows.append(("kernel", _kernel(answer)))
+        rows += _guest(answer)
+        if answer["findings"] is not None:
+            rows.append(("check", _check(answer["findings"])))
         return lines.pairs(rows)
 
 
-def _unaccepted(answer: SummaryAnswer) -> str:
-    total, source = answer["unaccepted_bytes"], answer["source"]
-    if source == "none":
-        if answer["table"]["state"] == "absent":
-            return f"nothing for the kernel to accept: {safe(answer['table']['reason'] or '')}"
-        return "unknown"
-    most = answer["unaccepted_bytes_max"]
-    if total is None:
-        return f"unknown: {source} may lack some" if most is None else f"at most {size(most)}"
-    if source == "page-lists":
-        chunks = f"{count(answer['listed_chunks'] or 0, 'chunk')} of {size(answer['chunk_bytes'])}"
-        return f"{size(total)} in {chunks}, not exact: {lines.LISTED_CAVEAT}"
-    if source == "counters":
-        return f"{size(total)}, not exact: {lines.COUNTED_CAVEAT}"
-    between = "" if answer["exact"] or most is None else f" to {size(most)}"
-    text = f"{size(total)}{between} of {size(answer['covered_bytes'])} covered"
-    if answer["table"]["same_boot"] is False and source == "bitmap":
-        text += " if the saved table is of this boot"
-    if answer["unaccepted_span"] is not None:
-        text += f", {count(answer['unaccepted_runs'] or 0, 'range')} in {span(*answer['unaccepted_span'])}"
-    return text
-
-
-def _source_beside_table(answer: SummaryAnswer) -> str:
-    """The source, and why no better one was used where the table's own line does not say it."""
-    table, reason = answer["table"], answer["source_reason"] or ""
-    beyond = reason.removeprefix(f"bitmap: table {table['state']}: {table['reason']}").removeprefix("; ")
-    return source_name(answer) + (f"; {safe(beyond)}" if beyond else "")
+def _range(entry: StateRange) -> str:
+    # The reason is in ranges.
+    undecided = "  undecided" + (", being accepted" if "in flight" in entry["reason"] else "")
+    undecided = undecided if entry["state"] == UNKNOWN else ""
+    return f"{span(entry['start'], entry['end']):23}  {size(entry['end'] - entry['start']):>8}{undecided}"
 
 
 def _counter(answer: SummaryAnswer) -> str:
     if answer["nr_unaccepted_bytes"] is None:
-        return f"unknown: {safe(answer['missing'].get('counters', 'kernel without the counter'))}"
-    text = size(answer["nr_unaccepted_bytes"])
+        return f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"
+    text = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}"
     if answer["listed_chunks"] is not None:
         text += f", {count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])} listed"
     return text
 
 
-def _platform(answer: SummaryAnswer) -> str:
-    platform = answer["platform"]
-    if platform is None:
-        return f"unknown: {safe(answer['missing']['platform'])}"
-    kinds = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP", None: "unknown"}
-    policy = {True: "lazy", False: "eager", None: "unknown"}[platform["lazy"]]
-    return f"{kinds[platform['kind']]}, accept_memory={policy}"
-
-
-def _panic(answer: SummaryAnswer) -> str:
+def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
+    """When the kernel crashed, and its last words where they are not the first row."""
+    words = "" if answer["died_in_accept"] else safe(answer["panic"] or "")
     task = answer["panic_task"]
-    who = "" if task is None else f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
-    return safe(answer["panic"] or "") + who
+    if words and task is not None:
+        words += f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
+    if answer["target"]["crashed_at"]:
+        yield "crashed", f"{_time(answer['target']['crashed_at'])}{': ' if words else ''}{words}"
+    elif words:
+        yield "panic", words
 
 
-def _kernel(answer: SummaryAnswer) -> str:
-    target = answer["target"]
+def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
+    target, platform = answer["target"], answer["platform"]
     release = "of unknown release" if target["release"] is None else safe(target["release"])
-    where = "running" if target["path"] is None else safe(target["path"])
-    types = {"dwarf": "types from DWARF", "btf": "types from its own BTF", "none": "no types"}
-    return f"{release}, {where}, {types[target['debug_info']]}"
+    ram = "" if answer["ram_bytes"] is None else f", {size(answer['ram_bytes'])} RAM"
+    types = {"dwarf": "DWARF", "btf": "its own BTF", "none": "no debug info"}[target["debug_info"]]
+    if platform is None:
+        yield "guest", f"Linux {release}{ram}, platform unknown: {safe(answer['missing']['platform'])}"
+    else:
+        policy = {True: "lazy", False: "eager", None: "unknown"}[platform["lazy"]]
+        yield "guest", f"Linux {release}{ram}, {_PLATFORMS[platform['kind']]}"
+        yield "", f"accept_memory={policy}, types from {types}"
+    # When a dump was read tells nothing.
+    when = "" if target["kind"] == "vmcore" else f", {_time(target['taken_at'])}"
+    yield "target", f"{safe(target['path'] or 'the running kernel')}{when}"
+
+
+def _time(iso: str) -> str:
+    return f"{safe(iso[:19]).replace('T', ' ')} UTC"
+
+
+def _check(findings: dict[str, int]) -> str:
+    bad = ", ".join(f"{findings[status]} {status}" for status in ("critical", "warning") if status in findings)
+    return f"{bad or 'nothing wrong'}, {count(findings.get('pass', 0), 'rule')} passed: see check"
 
 
 def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
@@ -121,8 +135,21 @@ def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
     listed = None
     if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
+    waiting = (p for p in known(judgement) if p.state in (UNACCEPTED, UNKNOWN))
+    few = list(islice(joined(p if p.state == UNKNOWN else p._replace(reason="") for p in waiting), _FEW + 1))
+    findings = None
+    if snapshot.target.kind != "live":
+        # The others take longer than all else, and a live kernel two samples.
+        quick = [rule.name for rule in rules() if not _SLOW & set(rule.needs)]
+        findings = dict(Counter(str(finding.status) for finding in run_checks(snapshot, quick, judgement).findings))
     return {
         **head(snapshot, judgement, "summary"),
+        "died_in_accept": died_in(snapshot),
+        "ram_bytes": rng.total(memory_of(snapshot)[0]) or None,
+        "ranges": None
+        if len(few) > _FEW or judgement.name in ("counters", "none")
+        else [{"start": p.start, "end": p.end, "state": p.state, "reason": p.reason} for p in few],
+        "findings": findings,
         "covered": None if geometry is None else [geometry.phys_base, geometry.end],
         "unaccepted_runs": runs,
         "unaccepted_span": span,

@@ -3,16 +3,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Union
 
 from tabulate import tabulate
 
-#: Columns of numbers.
-_RIGHT = frozenset(("start", "end", "size", "managed", "free", "NR_UNACCEPTED", "min", "high", "promo", "attribute"))
+from drgn_unaccepted.commands.base import Parser
+from drgn_unaccepted.words import WIDTH, count, wrap
+
+#: Rows of a long table that leave room for the rest of a screen of 24 lines.
+_SHOWN = 12
+
+#: Columns of text.
+_LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "current", "note"))
 
 
-def table(rows: Iterable[Sequence[Union[str, int]]], headers: Sequence[str]) -> Iterator[str]:
-    align = ["right" if name in _RIGHT else "left" for name in headers]
-    text = tabulate(list(rows), headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
-    return (line.rstrip() for line in text.splitlines())
+def add_all_argument(parser: Parser) -> None:
+    parser.add_argument("--all", action="store_true", help="all of a long list")
+
+
+def table(
+    rows: Sequence[Sequence[Union[str, int]]], headers: Sequence[str], everything: bool = True, shown: int = _SHOWN
+) -> Iterator[str]:
+    """Columns under their headers; of many rows the first unless ``everything`` is wanted, and the number of others."""
+    align = ["left" if name in _LEFT else "right" for name in headers]
+    cut = list(rows if everything or len(rows) <= shown + 1 else rows[:shown])
+    text = tabulate(cut, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+    for line in text.splitlines():
+        yield from wrap(line.rstrip()) if len(line.rstrip()) > WIDTH else [line.rstrip()]
+    if len(cut) < len(rows):
+        yield f"and {count(len(rows) - len(cut), 'more row')}: --all"

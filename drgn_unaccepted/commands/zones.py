@@ -10,14 +10,17 @@ from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import Arguments, Question
-from drgn_unaccepted.commands.tables import table
+from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
-from drgn_unaccepted.words import safe, size, span
+from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class Zones(Question[ZonesAnswer]):
+    def add_arguments(self, parser: Parser) -> None:
+        add_all_argument(parser)
+
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> ZonesAnswer:
         return zones(snapshot, judgement)
 
@@ -27,30 +30,35 @@ class Zones(Question[ZonesAnswer]):
     def text(self, answer: ZonesAnswer, args: Arguments) -> Iterator[str]:
         yield from lines.preface(answer)
         found = answer["zones"] or []
-        yield from table(
-            (
-                (
-                    z["node"],
-                    safe(z["name"]),
-                    size(z["managed_bytes"]),
-                    size(z["free_bytes"]),
-                    size(z["unaccepted_bytes"]),
-                    "unknown" if z["listed_chunks"] is None else z["listed_chunks"],
-                    size(z["watermarks"]["min"]),
-                    size(z["watermarks"]["high"]),
-                    size(z["watermarks"]["promo"]),
-                    size(z["watermarks"]["boost"]),
-                )
-                for z in found
-            ),
-            ("node", "zone", "managed", "free", "NR_UNACCEPTED", "chunks", "min", "high", "promo", "boost"),
-        )
+        # JSON has the promotion watermark too.
+        names = ("managed", "free", "unaccepted", "min", "low", "high")
+        yield from table([(_name(z), *map(size, _sizes(z))) for z in found], ("zone", *names), args.all)
+        sums = [size(None if None in column else sum(column)) for column in zip(*map(_sizes, found))]
+        yield f"total: {', '.join(f'{nbytes} {name}' for name, nbytes in zip(names[:3], sums))}"
+        rows = []
         for zone in found:
-            where = f"node {zone['node']} {safe(zone['name'])}"
-            for start, end in zone["listed"] or ():
-                yield f"{where}: listed {span(start, end)}, {size(end - start)}"
+            if zone["watermarks"]["boost"]:
+                yield f"{_name(zone)}: watermarks boosted by {size(zone['watermarks']['boost'])}"
+            if zone["listed_chunks"] is None:
+                yield f"{_name(zone)}: unaccepted_pages unknown"
             for problem in zone["list_problems"]:
-                yield f"{where}: unaccepted_pages: {safe(problem)}"
+                yield from wrap(f"{_name(zone)}: unaccepted_pages: {safe(problem)}")
+            rows += [(_name(zone), f"{low:#x}", f"{high:#x}", size(high - low)) for low, high in zone["listed"] or ()]
+        if rows:
+            chunks = sum(zone["listed_chunks"] or 0 for zone in found)
+            yield ""
+            yield f"on zone->unaccepted_pages: {count(chunks, 'chunk')} of {size(answer['chunk_bytes'])}"
+            yield from table(rows, ("zone", "start", "end", "size"), args.all, 6)
+
+
+def _name(zone: ZoneDocument) -> str:
+    return f"{zone['node']} {safe(zone['name'])}"
+
+
+def _sizes(zone: ZoneDocument) -> list[Optional[int]]:
+    marks = zone["watermarks"]
+    sizes = zone["managed_bytes"], zone["free_bytes"], zone["unaccepted_bytes"]
+    return [*sizes, marks["min"], marks["low"], marks["high"]]
 
 
 def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:

@@ -35,10 +35,15 @@ TYPES = {
     0xEFFFFFFF: "Soft Reserved",
 }
 
-#: The words of e820_print_type() (Linux 6.x) and e820_type_to_str() (7.x) in the kernel's log.
+#: The same by e820_print_type() of Linux 6.x, in the log.
+PRINTED = {
+    **{RAM: "usable", RESERVED: "reserved", ACPI: "ACPI data", NVS: "ACPI NVS", 5: "unusable"},
+    **{7: "persistent (type 7)", 12: "persistent (type 12)", 128: "usable", 0xEFFFFFFF: "soft reserved"},
+}
+#: By the words of the log, in Linux 7.x those of e820_type_to_str(); others have their number in them.
 LOGGED = {
-    **{"usable": RAM, "reserved": RESERVED, "ACPI data": ACPI, "ACPI NVS": NVS, "unusable": 5},
-    **{"System RAM": RAM, "device reserved": RESERVED, "soft reserved": 0xEFFFFFFF},
+    **{word: kind for kind, word in PRINTED.items() if kind not in (7, 12, 128)},
+    **{"System RAM": RAM, "device reserved": RESERVED},
 }
 _NUMBERED = re.compile(r"(?:persistent (?:RAM )?\()?type (\d{1,9})\)?")
 

@@ -59,6 +59,12 @@ def type_name(type_: int) -> str:
     return TYPES[type_] if 0 <= type_ < len(TYPES) else f"type={type_}"
 
 
+def attribute_names(attribute: int) -> list[str]:
+    """The short names of the bits of ``attribute``, in the kernel's order; the other bits as a number."""
+    other = attribute & ~sum(ATTRIBUTES.values())
+    return [*(name for name, bit in ATTRIBUTES.items() if attribute & bit), *([f"{other:#x}"] if other else [])]
+
+
 def decode_memory_map(data: bytes, stride: int) -> list[EfiDescriptor]:
     """Decode a memory map, in map order, including entries without pages.
 

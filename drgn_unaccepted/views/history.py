@@ -10,7 +10,7 @@ from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import Kind, level
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.views.map import GLYPHS, Style, glyph, glyphs, legend, say
-from drgn_unaccepted.words import about, count, size, span
+from drgn_unaccepted.words import count, size, span
 
 #: Columns before the addresses: time, unaccepted bytes, rate.
 _LEFT = 9 + 1 + 11 + 1 + 13
@@ -39,7 +39,7 @@ def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
     for now in answer["slices"]:
         rate = now["rate_bytes_per_second"]
         in_words = "" if rate is None else f"{rate / (1 << 20):.1f} MiB/s"
-        left = f"{now['elapsed_seconds']:>9.1f} {about(now['unaccepted_bytes']):>11} {in_words:>13}"
+        left = f"{now['elapsed_seconds']:>9.1f} {size(now['unaccepted_bytes']):>11} {in_words:>13}"
         yield left + _strip(answer, now, groups, style)
     yield ""
     yield from legend([(glyph(of, style), GLYPHS[of].color, meaning) for of, meaning in _LEGEND], style)

@@ -14,7 +14,7 @@ from drgn_unaccepted.answer.documents import MapAnswer, MapGap, MapRow
 from drgn_unaccepted.answer.head import reasons, source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
-from drgn_unaccepted.words import about, count, safe, size, span, together, wrap
+from drgn_unaccepted.words import count, safe, size, span, together, wrap
 
 
 class Style(NamedTuple):
@@ -47,6 +47,9 @@ GLYPHS: dict[Kind, Glyph] = {
     RESERVED: Glyph("×", "x", _FAINT, "reserved"),  # noqa: RUF001
     HOLE: Glyph("·", ".", _FAINT, "no RAM"),
 }
+
+#: Stands for all levels between none and all of a bin.
+_PART = 1
 
 #: Letters below a bin that the glyph for unaccepted memory has no room for.
 MARKS = {
@@ -82,6 +85,7 @@ def bins_for(width: int) -> int:
 
 def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     """The map as lines of at most ``style.width`` columns, of which it needs 40."""
+    yield from _totals(answer, style)
     yield from _head(answer, style)
     yield ""
     if not answer["rows"]:
@@ -92,23 +96,37 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     yield from _axis(answer, gutter, bool(totals))
     lanes = {name: _lane(answer, name, of_lane) for name, of_lane in segments(answer).items()}
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
-    marked = set()
+    marked: set[str] = set()
+    seen: set[Kind] = set()
     for row in answer["rows"]:
         if row["start"] in gaps:
             yield f"{'':{gutter}} {gap_words(gaps[row['start']])}"
-        kinds = (kind(row, index, answer["bytes_per_bin"]) for index in range(answer["bins_per_row"]))
+        asked = _asked(answer, row)
+        kinds = [kind(row, index, answer["bytes_per_bin"]) for index in range(asked)]
+        seen.update(_PART if of in range(1, 8) else of for of in kinds)
         yield f"{row['start']:#{gutter}x}|{glyphs(kinds, style)}|{totals.get(row['start'], '')}"
         for name, marks in _marks(answer, row):
             marked.add(name)
-            yield f"{name:>{gutter}}|{marks}|"
+            yield f"{name:>{gutter}}|{marks[:asked]}|"
         for name, (drawn, _) in lanes.items():
             if row["start"] in drawn:
-                yield f"{name:>{gutter}}|{drawn[row['start']]}|"
+                yield f"{name:>{gutter}}|{drawn[row['start']][:asked]}|"
     yield ""
-    yield from _legend(answer, {name: meanings for name, (drawn, meanings) in lanes.items() if drawn}, marked, style)
+    yield from _legend(
+        answer, {name: meanings for name, (drawn, meanings) in lanes.items() if drawn}, marked, seen, style
+    )
     if len(answer["rows"]) > 1 and lanes:
         yield from say("lanes", "are drawn where they differ from the row above", style)
-    yield from _totals(answer, style)
+
+
+def _asked(answer: MapAnswer, row: MapRow) -> int:
+    """The bins of a row up to the end of the window."""
+    end = (
+        row["start"] + answer["bytes_per_bin"] * answer["bins_per_row"]
+        if answer["window"] is None
+        else answer["window"][1]
+    )
+    return min(answer["bins_per_row"], -((row["start"] - end) // answer["bytes_per_bin"]))
 
 
 def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
@@ -246,10 +264,14 @@ def _names(values: Sequence[Optional[str]], begins: set[int]) -> str:
     return text
 
 
-def _legend(answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str], style: Style) -> Iterator[str]:
-    entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of not in range(1, 8)]
-    levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
-    entries.insert(1, (levels, GLYPHS[1]._replace(meaning=_parts(answer, levels[0]))))
+def _legend(
+    answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str], drawn: set[Kind], style: Style
+) -> Iterator[str]:
+    """The meaning of what is drawn."""
+    entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of in drawn and of != _PART]
+    if _PART in drawn:
+        levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
+        entries.append((levels, GLYPHS[_PART]._replace(meaning=_parts(answer, levels[0]))))
     yield from legend([(text, entry.color, entry.meaning) for text, entry in entries], style)
     if marked:
         yield from say("marks", together(text for name, text in MARKS.items() if name in marked), style)
@@ -279,27 +301,36 @@ def _parts(answer: MapAnswer, least: str) -> str:
 
 def _totals(answer: MapAnswer, style: Style) -> Iterator[str]:
     totals = answer["totals"]
-    parts = [unaccepted(answer, size) + (f" in {count(totals['units'], 'unit')}" if totals["units"] else "")]
-    parts.append(f"RAM {about(totals['ram_bytes'])}")
+    in_units = f" in {count(totals['units'], 'unit')}" if totals["units"] else ""
+    parts = [unaccepted(answer, size) + (in_units if answer["exact"] else "")]
+    if answer["source"] == "page-lists":
+        parts.append(f"{size(totals['unaccepted_bytes'])} listed{in_units}")
+    parts.append(f"RAM {size(totals['ram_bytes'])}")
     for nbytes, words in (
         (totals["unknown_bytes"], "of it unknown"),
         (totals["uncovered_bytes"], "of it outside the bitmap"),
         (totals["reserved_bytes"], "reserved"),
     ):
         if nbytes:
-            parts.append(f"{about(nbytes)} {words}")
+            parts.append(f"{size(nbytes)} {words}")
     yield from say("shown" if answer["window"] else "total", ", ".join(parts), style)
     if answer["window"]:
-        yield from say("total", f"{size(answer['unaccepted_bytes'])} unaccepted in the whole guest", style)
+        most = answer["unaccepted_bytes"] if answer["exact"] else answer["unaccepted_bytes_max"]
+        up_to = "" if answer["exact"] or most is None else "up to "
+        yield from say("guest", f"{up_to}{size(most)} unaccepted in all", style)
 
 
 def unaccepted(answer: MapAnswer, in_words: Callable[[int], str], of: str = "") -> str:
     """How much of the shown memory is unaccepted, and ``of`` how much, where a number is known."""
     if answer["source"] == "none" and answer["table"]["state"] == "absent":
         return "no table, nothing for the kernel to accept"
-    # A source that may lack some has no total.
-    least = "at least " if answer["unaccepted_bytes"] is None else ""
-    return f"{least}{in_words(answer['totals']['unaccepted_bytes'])} unaccepted{of}"
+    total, least, most = (answer[key] for key in ("unaccepted_bytes", "unaccepted_bytes_min", "unaccepted_bytes_max"))
+    if not answer["exact"] and answer["window"] is None and least is not None and most is not None:
+        return f"{in_words(least)} to {in_words(most)} unaccepted{of}"
+    # A source that may lack some has no total; what is listed or undecided may be accepted.
+    bound = "at least " if total is None else "" if answer["exact"] else "up to "
+    nbytes = answer["totals"]["unaccepted_bytes"] + (answer["totals"]["unknown_bytes"] if bound == "up to " else 0)
+    return f"{bound}{in_words(nbytes)} unaccepted{of}"
 
 
 def glyph(of: Kind, style: Style) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_unaccepted.answer.documents import CheckAnswer
-from drgn_unaccepted.words import about, count, safe
+from drgn_unaccepted.words import count, safe, size
 
 
 def nagios(answer: CheckAnswer) -> Iterator[str]:
@@ -37,8 +37,8 @@ def _amount(answer: CheckAnswer) -> str:
     if unaccepted is None:
         absent = answer["table"]["state"] == "absent"
         return "no table of unaccepted memory" if absent else "unaccepted memory is not known"
-    of = "" if covered is None else f" of {about(covered)}"
-    return f"{about(unaccepted)}{of} unaccepted (source {answer['source']}{'' if answer['exact'] else ', not exact'})"
+    of = "" if covered is None else f" of {size(covered)}"
+    return f"{size(unaccepted)}{of} unaccepted (source {answer['source']}{'' if answer['exact'] else ', not exact'})"
 
 
 def _plain(text: str) -> str:

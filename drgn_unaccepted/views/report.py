@@ -41,7 +41,7 @@ from drgn_unaccepted.answer.head import reasons, source_name
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.views.map import segments
 from drgn_unaccepted.views.svg import fill, history_svg, lane_class, map_svg
-from drgn_unaccepted.words import about, count, safe, size, span
+from drgn_unaccepted.words import count, safe, size, span
 
 _SCRIPTS = ("data.js", "closeup.js", "page.js")
 
@@ -119,13 +119,13 @@ def verdict(answer: PageDocument) -> str:
         return "This guest has no table of unaccepted memory: nothing for the kernel to accept."
     if total is None and least is None:
         return "It is unknown how much memory is unaccepted."
-    amount = about(total if least is None else least)
+    amount = size(total if least is None else least)
     if least is not None and least != most:
-        amount = f"At least {amount}" if most is None else f"{amount} to {about(most)}"
+        amount = f"At least {amount}" if most is None else f"{amount} to {size(most)}"
     elif not answer["exact"]:
         amount = f"About {amount}"
     initial = answer["initially_unaccepted_bytes"]
-    return f"{amount} unaccepted{'' if initial is None else f', of {about(initial)} at boot'}."
+    return f"{amount} unaccepted{'' if initial is None else f', of {size(initial)} at boot'}."
 
 
 def _died(answer: PageDocument) -> str:
@@ -161,7 +161,7 @@ def _facts(answer: PageDocument) -> Iterator[tuple[str, str]]:
     kind, lazy = (None, None) if platform is None else (platform["kind"], platform["lazy"])
     yield "platform", kinds.get(kind or "", "unknown") + policy[lazy]
     yield "evidence", source_name(answer)
-    yield "RAM", "unknown" if answer["map"]["memory_from"] is None else about(answer["map"]["totals"]["ram_bytes"])
+    yield "RAM", "unknown" if answer["map"]["memory_from"] is None else size(answer["map"]["totals"]["ram_bytes"])
     yield "table", table["state"] + ("" if table["address"] is None else f" at {table['address']:#x}")
     chunks = answer["summary"]["listed_chunks"]
     listed = "" if chunks is None else f", {count(chunks, 'chunk')} listed"
@@ -311,7 +311,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     if key in ("start", "end", "attribute"):
         return f"{value:#x}"
     if key in ("size", "min", "low", "high") or key.endswith("_bytes"):
-        return about(value)
+        return size(value)
     return f"{value} ({row['type']})" if key == "name" else str(value)
 
 

@@ -17,7 +17,7 @@ from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kin
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
 from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import GLYPHS, Segment, gap_words, segments, unaccepted
-from drgn_unaccepted.words import about, count, safe, share, size, span
+from drgn_unaccepted.words import count, safe, share, size, span
 
 #: Bins of a row: a row of 1 GiB shows each unit.
 COLUMNS = 512
@@ -119,7 +119,7 @@ def history_svg(answer: HistoryAnswer) -> str:
     amounts = [(now["unaccepted_bytes"] or 0, max(0, now["rate_bytes_per_second"] or 0)) for now in slices]
     most = [max(1, *column) for column in zip((0, 0), *amounts)]
     rights = (LEFT + plot + 12, LEFT + plot + _COLUMN + 12)
-    for x, words in zip(rights, (f"at most {about(most[0])}", f"at most {about(most[1])}/s")):
+    for x, words in zip(rights, (f"at most {size(most[0])}", f"at most {size(most[1])}/s")):
         parts.append(_text(x, y - 8, words, "muted"))
     labelled, free = -LINE, 0
     for index, start in enumerate(bins):
@@ -131,7 +131,7 @@ def history_svg(answer: HistoryAnswer) -> str:
         kinds = [bin_kind(now, index, bin_) for index in range(len(bins))]
         legend["state"].update((_meaning(of), _style(of)) for of in kinds)
         when = f"{now['elapsed_seconds']:.1f} s"
-        said = f"{when}: {about(now['unaccepted_bytes'])} unaccepted, {about(both[1])}/s accepted"
+        said = f"{when}: {size(now['unaccepted_bytes'])} unaccepted, {size(both[1])}/s accepted"
         if y - labelled >= LINE:
             parts.append(_text(LEFT - 10, y + 10, when, "ink", 'text-anchor="end" font-family="monospace"'))
             labelled = y
@@ -177,17 +177,17 @@ def _svg(parts: Iterable[str], y: float, legend: Legend, title: str) -> str:
 
 def _heading(answer: MapAnswer) -> Iterator[str]:
     ram, release = answer["totals"]["ram_bytes"], answer["target"]["release"]
-    text = f"{unaccepted(answer, about, of=f' of {about(ram)} RAM')}; source: {source_name(answer)}"
+    text = f"{unaccepted(answer, size, of=f' of {size(ram)} RAM')}; source: {source_name(answer)}"
     yield _text(LEFT, LINE, text, "ink", 'font-size="15"')
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     words = [f"Linux {safe(release)}"] if release is not None else []
-    words += [f"a row is {about(row_bytes)}", f"a unit is {about(answer['unit_size'])}"]
+    words += [f"a row is {size(row_bytes)}", f"a unit is {size(answer['unit_size'])}"]
     if answer["covered"] is not None:
         words.append(f"the bitmap covers {span(*answer['covered'])}")
     yield _text(LEFT, 2 * LINE, "; ".join(words), "muted")
     for tick in range(8 if answer["rows"] else 0):
         x = LEFT + tick * PLOT // 8
-        yield _text(x, 4 * LINE - 6, f"+{about(row_bytes * tick // 8) if tick else 0}", "muted", 'font-size="10"')
+        yield _text(x, 4 * LINE - 6, f"+{size(row_bytes * tick // 8) if tick else 0}", "muted", 'font-size="10"')
 
 
 def _states(kinds: Sequence[Kind], y: float, height: float, width: int = PLOT) -> str:

@@ -9,9 +9,10 @@ from typing import Optional, TypeVar
 
 from tabulate import tabulate
 
+from drgn_unaccepted.answer.accepts import where, who
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
-from drgn_unaccepted.answer.head import source_name
-from drgn_unaccepted.words import about, count, safe, span
+from drgn_unaccepted.answer.head import reasons, source_name
+from drgn_unaccepted.words import count, safe, size, wrap
 
 N = TypeVar("N", int, float)
 
@@ -27,7 +28,7 @@ def screen(answer: ProgressAnswer, width: int, height: int, ascii_only: bool = F
         f"sample {answer['sample']}, {_duration(answer['elapsed_seconds'])} since the first, "
         f"took {answer['cost_seconds']:.3f} s; q quits",
         "",
-        f"unaccepted   {_unaccepted(answer)}",
+        *wrap(_unaccepted(answer), "unaccepted   ", max(40, width)),
         *_accepted(answer, width, ascii_only),
         f"rate         {_rate(answer)}",
         f"time to go   {_time_to_go(answer)}",
@@ -35,7 +36,7 @@ def screen(answer: ProgressAnswer, width: int, height: int, ascii_only: bool = F
         *_zones(answer),
         "",
         *_accepting(answer),
-        *(f"torn: {safe(note)}" for note in answer["torn"]),
+        *(line for note in answer["torn"] for line in wrap(safe(note), "torn: ", max(40, width))),
     ]
     if len(lines) > height:
         lines[height - 1 :] = [f"({len(lines) - height + 1} more lines; the window is too low)"]
@@ -44,24 +45,24 @@ def screen(answer: ProgressAnswer, width: int, height: int, ascii_only: bool = F
 
 def line(answer: ProgressAnswer) -> str:
     """One sample on one line, for a log or a pipe."""
-    in_flight = "unknown" if answer["accepting"] is None else str(len(answer["accepting"]))
-    rate = "rate unknown" if answer["rate_bytes_per_second"] is None else _rate(answer)
+    in_flight = "?" if answer["accepting"] is None else str(len(answer["accepting"]))
+    speed = answer["rate_bytes_per_second"]
     parts = [
-        answer["target"]["taken_at"],
-        f"{answer['elapsed_seconds']:9.1f} s",
-        f"{about(answer['unaccepted_bytes']):>11} unaccepted ({answer['source']})",
-        f"{rate:>22}",
-        f"{in_flight} in flight",
+        answer["target"]["taken_at"][11:19],
+        f"{answer['elapsed_seconds']:7.1f} s",
+        f"{size(answer['unaccepted_bytes']):>10} {answer['source']:13}",
+        f"{'rate unknown' if speed is None else f'{size(speed)}/s':>13}",
+        f"{in_flight:>2} in flight",
     ]
     return "  ".join([*parts, "torn"] if answer["torn"] else parts)
 
 
 def _unaccepted(answer: ProgressAnswer) -> str:
     if answer["source"] == "none":
-        return f"unknown: {safe(answer['source_reason'] or '')}"
+        return f"unknown: {safe('; '.join(reasons(answer)))}"
     whole_chunks = answer["source"] in ("page-lists", "counters")
     caveat = ": a listed chunk can hold a unit that is accepted already" if whole_chunks else ""
-    return f"{about(answer['unaccepted_bytes'])}  ({source_name(answer)}{caveat})"
+    return f"{size(answer['unaccepted_bytes'])}  ({source_name(answer)}{caveat})"
 
 
 def _accepted(answer: ProgressAnswer, width: int, ascii_only: bool) -> Iterator[str]:
@@ -75,7 +76,7 @@ def _accepted(answer: ProgressAnswer, width: int, ascii_only: bool) -> Iterator[
     if managed is None:
         yield f"accepted     unknown: {safe(answer['missing'].get('zones', 'a kernel without NR_UNACCEPTED'))}"
         return
-    yield f"accepted     {about(managed - waiting)} of {about(managed)} that the page allocator manages"
+    yield f"accepted     {size(managed - waiting)} of {size(managed)} that the page allocator manages"
     if managed > 0 and width >= 25:
         yield f"{'':13}{_bar((managed - waiting) / managed, width - 13, ascii_only)}"
 
@@ -91,7 +92,7 @@ def _bar(part: float, width: int, ascii_only: bool) -> str:
 def _rate(answer: ProgressAnswer) -> str:
     if answer["rate_bytes_per_second"] is None:
         return "unknown until the second sample" if answer["rate_seconds"] is None else "unknown: the source changed"
-    return f"{about(answer['rate_bytes_per_second'])}/s over {answer['rate_seconds']:.1f} s"
+    return f"{size(answer['rate_bytes_per_second'])}/s over {answer['rate_seconds']:.1f} s"
 
 
 def _time_to_go(answer: ProgressAnswer) -> str:
@@ -122,11 +123,11 @@ def _zones(answer: ProgressAnswer) -> list[str]:
         (
             str(zone["node"]),
             safe(zone["name"]),
-            about(zone["managed_bytes"]),
-            about(zone["free_bytes"]),
-            about(zone["unaccepted_bytes"]),
+            size(zone["managed_bytes"]),
+            size(zone["free_bytes"]),
+            size(zone["unaccepted_bytes"]),
             "unknown" if zone["listed_chunks"] is None else str(zone["listed_chunks"]),
-            "" if zone["rate_bytes_per_second"] is None else f"{about(zone['rate_bytes_per_second'])}/s",
+            "" if zone["rate_bytes_per_second"] is None else f"{size(zone['rate_bytes_per_second'])}/s",
         )
         for zone in ([*zones, *nodes] if len(nodes) > 1 else zones)
     ]
@@ -141,12 +142,7 @@ def _accepting(answer: ProgressAnswer) -> Iterator[str]:
         return
     yield f"accepting now: {count(len(entries), 'accept')}"
     for entry in entries[:_ACCEPTS_SHOWN]:
-        start, end, task = entry["start"], entry["end"], entry["task"]
-        unplaced = start is None or end is None
-        where = f"units {entry['start_unit']}-{entry['end_unit']}" if unplaced else span(start or 0, end or 0)
-        who = "nobody's stack" if task is None else f"pid {task['pid']} ({safe(task['comm'])})"
-        cpu = "" if task is None or task["cpu"] is None else f" on CPU {task['cpu']}"
-        yield f"  {where}  {who}{cpu}"
+        yield f"  {where(entry)}: {who(entry)}"
     if len(entries) > _ACCEPTS_SHOWN:
         yield f"  and {len(entries) - _ACCEPTS_SHOWN} more"
     for problem in answer["accepting_problems"]:

@@ -213,13 +213,17 @@ _LOOP = ("advisory-endless-reclaim",)
 plant("accepting-ranges-sane: two accepts of a unit -> critical", "overlap", c.accepting((0, 3), (2, 5)))
 plant(
     "accepting-ranges-sane: reversed -> info",
-    "or it is in use again): units 5-3 by a",
+    "or it is in use again): no unit, 5 to 3 by a",
     c.accepting((5, 3)),
 )
 plant("accepting-ranges-sane: no task -> info", "on no task's stack", ownerless)
 slow = both(c.accepting(*((n, n + 1) for n in range(0, 16, 2))), c.put(panic="softlockup: hung tasks"))
 plant("accepting-ranges-sane: eight, and a lockup -> warning", "an accept waits for the host", slow)
-plant("accepting-ranges-sane: an accept was in flight -> info", "1 accept in flight: units 0-3", c.accepting((0, 3)))
+plant(
+    "accepting-ranges-sane: an accept was in flight -> info",
+    "1 accept in flight: 0x100000000-0x100600000",
+    c.accepting((0, 3)),
+)
 plant("platform-can-accept: no TDX or SNP -> warning", "the first accept panics", ordinary)
 added = c.zone(spanned_pages=0x8000, present_pages=0x8000)
 no_config = both(c.absent_table, c.without("efi_map"), c.part("kernel", unaccepted_memory=False))

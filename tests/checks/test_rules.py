@@ -211,40 +211,50 @@ case("list-entries-sane: more faults than are shown -> critical", five, FIVE)
 
 # Activity
 
-UNITS = "1 accept in flight: units 12-15"
+DIED = "the kernel died in an accept, 1 accept in flight: "
 PANIC = "TDX: Failed to accept memory"
-BY_EFI = f"{UNITS} (0x101800000-0x101e00000 by the EFI memory map) by dd (pid 815) on CPU 1; ..."
+BY_EFI = f"{DIED}0x101800000-0x101e00000 (3 units from unit 12) by the EFI memory map by dd (pid 815), CPU 1; ..."
 
 
 def by_dd(cpu: Optional[int], panic: str = PANIC) -> Change:
     return c.put(accepting=AcceptingList((Accept(0xA000, 12, 15, Task(815, "dd", cpu)),)), panic=panic)
 
 
-BY_DD = f"{UNITS} (0x101800000-0x101e00000) by dd (pid 815) on CPU 1; panic: {PANIC}"
-case("accepting-ranges-sane: task and panic -> warning", by_dd(1), BY_DD)
+BY_DD = f"{DIED}0x101800000-0x101e00000 (3 units from unit 12) by dd (pid 815), CPU 1; panic: {PANIC}"
+case("accepting-ranges-sane: task and panic -> critical", by_dd(1), BY_DD)
 # Without the table the lowest type 15 gives the address of unit 0: here at 4 GiB, too.
-case("accepting-ranges-sane: by the EFI memory map -> warning", both(by_dd(1), c.not_captured), BY_EFI)
+case("accepting-ranges-sane: by the EFI memory map -> critical", both(by_dd(1), c.not_captured), BY_EFI)
 no_base = both(by_dd(1), c.not_captured, c.without("efi_map"))
-case("accepting-ranges-sane: addresses unknown -> warning", no_base, f"{UNITS} by dd (pid 815) on...")
-case("accepting-ranges-sane: CPU unknown -> info", by_dd(None, ""), "...dd (pid 815) on an unknown CPU")
+case(
+    "accepting-ranges-sane: addresses unknown -> critical",
+    no_base,
+    f"{DIED}3 units from unit 12 by dd (pid 815), CPU 1...",
+)
+case("accepting-ranges-sane: CPU unknown -> info", by_dd(None, ""), "...dd (pid 815), CPU unknown")
 case("accepting-ranges-sane: live -> pass", both(by_dd(1), live), "1 accept in flight")
 for _units, _where in (
-    ((0, 32), " (0x100000000-0x104000000)"),
-    ((31, 32), " (0x103e00000-0x104000000)"),
-    ((32, 32), ""),
-    ((33, 32), ""),
+    ((0, 32), "0x100000000-0x104000000 (32 units from unit 0)"),
+    ((31, 32), "0x103e00000-0x104000000 (1 unit from unit 31)"),
+    ((32, 32), "no unit, 32 to 32"),
+    ((33, 32), "no unit, 33 to 32"),
 ):
-    said = f"1 accept in flight: units {_units[0]}-{_units[1]}{_where} by a (pid 0) on CPU 0"
+    said = f"1 accept in flight: {_where} by a (pid 0), CPU 0"
     case(f"accepting-ranges-sane: legal {_units} -> info", c.accepting(_units), said)
-for _units, _what in (((0, 0), "no range, its stack is dead..."), ((5, 3), "no..."), ((0, 33), ""), ((30, 33), "")):
-    said = f"{_what or 'not a range of the bitmap'}: units {_units[0]}-{_units[1]} by a (pid 0) on CPU 0"
+BEYOND = "not a range of the bitmap: {} units from unit {}"
+for _units, _what in (
+    ((0, 0), "no range, its stack is dead...: no unit, 0 to 0"),
+    ((5, 3), "no...: no unit, 5 to 3"),
+    ((0, 33), BEYOND.format(33, 0)),
+    ((30, 33), BEYOND.format(3, 30)),
+):
+    said = f"{_what} by a (pid 0), CPU 0"
     case(f"accepting-ranges-sane: illegal {_units} -> info", c.accepting(_units), said)
 # Without the table its end is unknown.
 no_end = both(c.accepting((30, 33)), c.not_captured)
 case("accepting-ranges-sane: end unknown -> info", no_end, "1 accept in flight...")
 OVERLAP = (
-    "units 0-3 (0x100000000-0x100600000) by a (pid 0) on CPU 0 and "
-    "units 2-5 (0x100400000-0x100a00000) by b (pid 1) on CPU 0 overlap"
+    "0x100000000-0x100600000 (3 units from unit 0) by a (pid 0), CPU 0 and "
+    "0x100400000-0x100a00000 (3 units from unit 2) by b (pid 1), CPU 0 overlap"
 )
 case("accepting-ranges-sane: one overlap -> critical", c.accepting((0, 3), (2, 5)), OVERLAP)
 behind = c.accepting((0, 20), (1, 2), (5, 6))

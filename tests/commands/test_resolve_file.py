@@ -62,8 +62,8 @@ def test_every_address_has_the_state_that_its_guest_told(tmp_path: Path, capsys:
     (tmp_path / "addresses").write_text("".join(f"{address:#x}\n" for address in addresses))
     status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
     assert status == 0
-    source, blank, *lines = out.splitlines()
-    assert source == "source: bitmap, exact"
+    total, source, blank, *lines = out.splitlines()
+    assert total.startswith("unaccepted  460 MiB of 744 MiB") and source == "evidence    the bitmap of the table, exact"
     assert blank == ""
     assert [line.split()[:2] for line in lines] == [[f"{a:#x}", state_of(a)] for a in addresses]
     outside = [line for line in lines if "outside the bitmap" in line]
@@ -145,8 +145,7 @@ def test_a_pipe_is_answered_as_it_is_written() -> None:
     argv = [sys.executable, "-m", "drgn_unaccepted", "-c", str(SAMPLE), "resolve", "-f", "-"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ) as process:
         assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == b"source: bitmap, exact\n"
-        process.stdout.readline()
+        assert [process.stdout.readline() for _ in range(3)][1] == b"evidence    the bitmap of the table, exact\n"
         for address in (BASE, TRUTH["unaccepted_units"][0] * UNIT):
             process.stdin.write(b"%#x\n" % address)
             process.stdin.flush()

@@ -124,6 +124,6 @@ def test_the_accept_that_killed_the_guest_is_named(
     assert main(["-c", str(path), "check", "--rule", "accepting-ranges-sane", "--format", "json"]) == 1
     (finding,) = json.loads(capsys.readouterr().out)["findings"]
     assert f"{entry['start']:#x}-{entry['end']:#x}" in finding["message"]
-    assert f"by {task['comm']} (pid {task['pid']}) on CPU {task['cpu']}; panic: Cannot accept" in finding["message"]
+    assert f"by {task['comm']} (pid {task['pid']}), CPU {task['cpu']}; panic: Cannot accept" in finding["message"]
     main(["-c", str(path), "resolve", f"{entry['start']:#x}", f"{entry['end']:#x}", "--format", "json"])
     assert [a["in_flight"] for a in json.loads(capsys.readouterr().out)["addresses"]] == [True, False]

@@ -49,7 +49,7 @@ UNREAD = {"source": "none", "covered_bytes": None, "unaccepted_bytes": None}
         ({}, "12 GiB of 64 GiB unaccepted (source bitmap)", "12884901888B;;;0;68719476736"),
         (
             {"unaccepted_bytes": 2142 << 20, "covered_bytes": 3040 << 20},
-            "2.09 GiB of 2.97 GiB unaccepted (source bitmap)",
+            "2142 MiB of 3040 MiB unaccepted (source bitmap)",
             "2246049792B;;;0;3187671040",
         ),
         (
@@ -57,7 +57,7 @@ UNREAD = {"source": "none", "covered_bytes": None, "unaccepted_bytes": None}
             "12 GiB unaccepted (source page-lists, not exact)",
             "12884901888B;;;0;",
         ),
-        ({"unaccepted_bytes": 0}, "0 bytes of 64 GiB unaccepted (source bitmap)", "0B;;;0;68719476736"),
+        ({"unaccepted_bytes": 0}, "0 of 64 GiB unaccepted (source bitmap)", "0B;;;0;68719476736"),
         # Unknown is U and never 0.
         ({"table": {"state": "absent"}, **UNREAD}, "no table of unaccepted memory", "U;;;0;"),
         ({"table": {"state": "not-captured"}, **UNREAD}, "unaccepted memory is not known", "U;;;0;"),

@@ -17,7 +17,7 @@ from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.svg import COLUMNS, LEFT, PLOT, map_svg
-from drgn_unaccepted.words import about, share
+from drgn_unaccepted.words import share
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB, TIB, UNIT
 
@@ -113,14 +113,6 @@ PARTS = ((0, TIB, "0%"), (UNIT, TIB, "<1%"), (TIB // 100 + 1, TIB, "1%"), (TIB -
 @pytest.mark.parametrize(("part", "whole", "said"), (*PARTS, (0, 0, ""), (UNIT, 0, "!")))
 def test_a_share_is_nothing_or_all_only_if_it_is(part: int, whole: int, said: str) -> None:
     assert share(part, whole) == said
-
-
-SIZES = ((None, "unknown"), (0, "0 bytes"), (1023, "1023 bytes"), (10239, "10.0 KiB"), (2142 * MIB, "2.09 GiB"))
-
-
-@pytest.mark.parametrize(("nbytes", "said"), (*SIZES, (MIB - 1, "1024 KiB"), (-5 * MIB - 1, "-5.00 MiB")))
-def test_sizes_have_three_digits_unless_whole(nbytes: int, said: str) -> None:
-    assert about(nbytes) == said
 
 
 def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The accepts in flight, and how they are written."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from drgn_unaccepted.answer.documents import AcceptDocument
+from drgn_unaccepted.snapshot import Accept, Snapshot
+from drgn_unaccepted.words import count, safe, span
+
+
+def accept_document(entry: Accept, base: Optional[tuple[int, int]]) -> AcceptDocument:
+    start = end = None
+    if base is not None:
+        start = base[0] + entry.start_unit * base[1]
+        end = base[0] + entry.end_unit * base[1]
+    return {
+        "start_unit": entry.start_unit,
+        "end_unit": entry.end_unit,
+        "start": start,
+        "end": end,
+        "entry": entry.address,
+        "task": None if entry.task is None else {"pid": entry.task.pid, "comm": entry.task.comm, "cpu": entry.task.cpu},
+    }
+
+
+def where(entry: AcceptDocument) -> str:
+    """The memory of an accept: its addresses where they are known, and its units by number."""
+    first, end = entry["start_unit"], entry["end_unit"]
+    units = f"{count(end - first, 'unit')} from unit {first}" if first < end else f"no unit, {first} to {end}"
+    if entry["start"] is None or entry["end"] is None or first >= end:
+        return units
+    return f"{span(entry['start'], entry['end'])} ({units})"
+
+
+def who(entry: AcceptDocument) -> str:
+    """The task of an accept, as the kernel's log names tasks."""
+    task = entry["task"]
+    if task is None:
+        return "on no task's stack"
+    return f"{safe(task['comm'])} (pid {task['pid']}), CPU {'unknown' if task['cpu'] is None else task['cpu']}"
+
+
+def died_in(snapshot: Snapshot) -> list[AcceptDocument]:
+    """The accepts in flight when the kernel panicked because it could not accept memory."""
+    if snapshot.accepting is None or "accept memory" not in (snapshot.panic or ""):
+        return []
+    base, _ = snapshot.unit_base()
+    return [accept_document(entry, base) for entry in snapshot.accepting.entries]

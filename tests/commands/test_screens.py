@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The screens of dumps at 80x24: golden files, and that no line of any command is wider.
+
+The golden files were read line by line beside ``truth.json``. ``GOLDEN=write`` writes them again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from drgn_unaccepted.cli import main
+from drgn_unaccepted.model.efi import parse_log_lines
+from drgn_unaccepted.snapshot_file import read
+
+TOP = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLES = sorted(path.parent.name for path in TOP.glob("vmcore-samples/*/vmcore"))
+KDUMPS = ("6.12-fill-kdump", "7.3-fill-kdump")
+FIRST = ("summary", "check")
+OTHERS = ("header", "ranges", "zones", "efi", "e820", "accepting", "map")
+#: An address out of an oops in the direct map of this boot.
+RESOLVE = "resolve 0x12a000000"
+WIDE = (
+    *FIRST,
+    *OTHERS,
+    RESOLVE,
+    "map --range 0x125000000-0x129000000",
+    "ranges --source page-lists",
+    "check --all",
+    "efi --all",
+    "efi --type 15",
+    "-v",
+)
+SHOWN = dict.fromkeys((*KDUMPS, "6.12-fill", "6.12-panic"), FIRST)
+SHOWN["6.12-fill-kdump"] = (*FIRST, *OTHERS, RESOLVE)
+
+Capsys = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
+
+def screen(sample: str, words: str, capsys: Capsys, patch: Patch) -> str:
+    """What a terminal shows of one command."""
+    patch.chdir(TOP)
+    patch.setenv("COLUMNS", "80")
+    patch.setenv("NO_COLOR", "1")
+    patch.setattr(sys.stderr, "isatty", lambda: True)
+    with suppress(SystemExit):
+        main(["-c", f"vmcore-samples/{sample}/vmcore", *words.split()])
+    return "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("sample", SHOWN)
+def test_the_screens(sample: str, capsys: Capsys, monkeypatch: Patch) -> None:
+    text = ""
+    for words in SHOWN[sample]:
+        found = screen(sample, words, capsys, monkeypatch)
+        assert len(found.splitlines()) <= 24, words
+        assert found.count("kdump omits ACPI memory") <= 1, words
+        # A new rule changes no screen.
+        found = re.sub(r" *\d+(?= rules passed| skipped:| need the table)", " N", found)
+        text += f"$ {words}\n{found}"
+    path = GOLDEN / f"{sample}.txt"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_no_line_is_wider_than_the_screen(sample: str, capsys: Capsys, monkeypatch: Patch, tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    screen(sample, f"snapshot -o {path}", capsys, monkeypatch)
+    for words in (*WIDE, "check --rule no-such-rule-at-all-and-its-name-is-long", "summary --source bitmap"):
+        text = screen(sample, f"--snapshot {path} {words}", capsys, monkeypatch)
+        assert [line for line in text.splitlines() if len(line) > 80] == [], words
+
+
+def test_dmesgs_words_are_read_back(capsys: Capsys, monkeypatch: Patch, tmp_path: Path) -> None:
+    """The log of the kernel has them so, too: see scripts/lab."""
+    screen("6.12-fill", f"snapshot -o {tmp_path / 'snapshot'}", capsys, monkeypatch)
+    descriptors = read(str(tmp_path / "snapshot")).efi_map.descriptors  # type: ignore[union-attr]
+    text = screen("6.12-fill", "efi --dmesg", capsys, monkeypatch)
+    assert parse_log_lines(text.splitlines()) == (list(descriptors), True, None)
+    text = screen("6.12-fill", "e820 --dmesg", capsys, monkeypatch)
+    # serial.log of the capture.
+    assert "BIOS-e820: [mem 0x0000000000806000-0x0000000000807fff] ACPI NVS\n" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), (("c5", "table-aligned (C5)"), ("table-alined", "did you mean table-aligned"), ("xyz", "--list"))
+)
+def test_rules_by_number_and_near_misses(rule: str, said: str, capsys: Capsys, monkeypatch: Patch) -> None:
+    assert said in " ".join(screen("6.12-fill", f"check --explain {rule}", capsys, monkeypatch).split())
+
+
+def test_colour_is_for_terminals_that_want_it(capsys: Capsys, monkeypatch: Patch) -> None:
+    for no_color, is_terminal in (("", True), ("1", True), ("", False)):
+        output = io.StringIO()
+        monkeypatch.setattr(output, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setenv("NO_COLOR", no_color)
+        main(["-c", str(TOP / "vmcore-samples/6.12-panic/vmcore"), "check"])
+        assert ("\x1b[1;37;41mCRITICAL" in output.getvalue()) is (is_terminal and not no_color)
