@@ -76,7 +76,8 @@ class Capture(NamedTuple):
 
     @property
     def vmlinux(self) -> str:
-        return str(self.json("scenario.json")["kernel"]["vmlinux"])
+        """The path of its symbols, or "" """
+        return str(self.json("scenario.json")["kernel"]["vmlinux"] or "")
 
     def json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
@@ -117,10 +118,14 @@ class Capture(NamedTuple):
 
 
 @cache
-def captures() -> list[Capture]:
-    """All whole captures with a dump of the guest's RAM."""
-    found = sorted(LAB.glob("captures/*/*/scenario.json"))
+def captures(kernels: str = "captures") -> list[Capture]:
+    """All whole captures of the lab's own kernels, or of unmodified ones."""
+    found = sorted(LAB.glob(f"{kernels}/*/*/scenario.json"))
     return [Capture(path.parent) for path in found if not path.parent.name.endswith(".partial")]
+
+
+def all_captures() -> list[Capture]:
+    return [*captures(), *captures("unmodified")]
 
 
 def find(*names: str) -> list[Capture]:

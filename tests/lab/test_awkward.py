@@ -15,14 +15,14 @@ from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import LAB, UNIT, Capture, read_bitmap, units
+from tests.lab.captures import UNIT, Capture, captures, read_bitmap, units
 from tests.lab.editable import EditableDump, copy
 
 pytestmark = NEEDS_CAPTURES
 
 C_BIT = 51
 COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
-ALL = [Capture(path.parent) for path in sorted(LAB.glob("captures/*/*/scenario.json"))]
+ALL = captures()
 DUMPS = [capture for capture in ALL if (capture.path / "dump.elf").exists()]
 
 Capsys = pytest.CaptureFixture[str]
@@ -51,7 +51,7 @@ def note_of(capture: Capture) -> bytes:
 # VMCOREINFO found in memory, and worked out from registers
 
 
-STOCK = [Capture(path.parent) for path in sorted(LAB.glob("stock/*/stock-panic/scenario.json"))]
+STOCK = [c for c in captures("unmodified") if c.path.name == "stock-panic" and c.vmlinux]
 WITH_NOTE = [capture for capture in DUMPS if EditableDump(capture.dump, "rb").vmcoreinfo() is not None]
 
 
