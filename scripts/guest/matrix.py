@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`scripts/lab matrix`: the program's answers on the kernels of Debian's archive, compared with each guest's account."""
+"""`scripts/lab matrix`: the program's answers on the kernels of Debian's archive, compared with the guests' accounts."""
 
 from __future__ import annotations
 
@@ -124,10 +124,8 @@ def _write(path: Path, results: dict[str, dict[str, Any]]) -> None:
     ]
     for package, row in results.items():
         cells = [_cell(row, row["guests"].get(name)) for name in GUESTS]
-        release = package.removeprefix("linux-image-")
-        lines.append(
-            f"| {release} | {row.get('version', '')} | {' | '.join(cells)} | {row['date']}, {row.get('program', '')} |\n"
-        )
+        cells = [package.removeprefix("linux-image-"), row.get("version", ""), *cells]
+        lines.append(f"| {' | '.join(cells)} | {row['date']}, {row.get('program', '')} |\n")
     before, _, rest = TABLE.read_text().partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     TABLE.write_text(f"{before}{MARKS[0]}{''.join(lines)}{MARKS[1]}{after}")
@@ -148,4 +146,5 @@ def _today() -> str:
 
 
 def _program() -> str:
-    return run(["git", "-C", TOP, "describe", "--always", "--abbrev=10"], timeout=60).strip()
+    """The package's source, as git names that directory: it stays the same when a commit gets another ID."""
+    return run(["git", "-C", TOP, "rev-parse", "--short=10", "HEAD:drgn_unaccepted"], timeout=60).strip()
