@@ -165,9 +165,7 @@ def _site(code: bytes, base: int, words: int) -> re.Match[bytes]:
     leads_there = {*blocks, *_jumps(code, blocks[0])}
     found = []
     for match in SITE.finditer(code):
-        short = len(match["je"]) == 2
-        distance = struct.unpack("<b", match["je"][1:])[0] if short else struct.unpack("<i", match["je"][2:])[0]
-        if match.end("je") + distance in leads_there:
+        if _destination(match, "je") in leads_there:
             found.append(match)
     if len(found) != 1:
         raise LabError(
@@ -178,9 +176,15 @@ def _site(code: bytes, base: int, words: int) -> re.Match[bytes]:
 
 
 def _jumps(code: bytes, target: int) -> Iterator[int]:
-    for match in re.finditer(rb"\xe9(?=(....))", code, re.DOTALL):
-        if match.start() + 5 + struct.unpack("<i", match[1])[0] == target:
+    for match in re.finditer(rb"(?=(?P<jmp>\xe9....|\xeb.))", code, re.DOTALL):
+        if _destination(match, "jmp") == target:
             yield match.start()
+
+
+def _destination(match: re.Match[bytes], group: str) -> int:
+    """Where a jump leads, whose distance has 1 or 4 bytes."""
+    distance = match[group][1:] if len(match[group]) == 2 else match[group][-4:]
+    return match.end(group) + int.from_bytes(distance, "little", signed=True)
 
 
 def _unused_data(loaded: Sequence[Section]) -> int:

@@ -23,8 +23,8 @@ CRASHKERNEL = "crashkernel={}M"
 UNMODIFIED = "sysrq_always_enabled"
 KDUMP_SECONDS = 600
 UNIT = 2 << 20
-#: Verbs that need the lab's files in debugfs.
-OF_BUILT_KERNELS = {"fail", "delay", "accepting"}
+#: Verbs that need the lab's files in debugfs, or a second kernel that accepts.
+OF_BUILT_KERNELS = {"fail", "delay", "accepting", "kexec"}
 #: Disks that a guest without 9p writes to. They are sparse.
 DISKS = {"account": 256 << 20, "kdump": 4 << 30}
 

@@ -134,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _setup(options: argparse.Namespace) -> int:
     series = options.kernel or list(kernel.SERIES)
-    missing = missing_packages([name for name in map(sources.missing_package, series) if name])
+    built = () if options.packages_only else series
+    missing = missing_packages([name for name in map(sources.missing_package, built) if name])
     if missing:
         line = apt_line(missing)
         say(f"missing: {line}")

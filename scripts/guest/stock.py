@@ -67,7 +67,13 @@ def finish(work: Path, out: Path, about: Mapping[str, str], id_: str) -> None:
 
 
 def from_package(package: str, symbols: bool = False) -> Path:
-    """The same for a package linux-image-*; with `symbols`, also the vmlinux of its -dbg package (400 MiB)."""
+    """The same for a package linux-image-*; with `symbols`, also the vmlinux of its -dbg package (400 MiB).
+
+    A package such as linux-image-cloud-amd64 stands for the kernel of Debian's stable release.
+    """
+    depends = archive.field(package, "Depends")
+    if newest := re.match(r"linux-image-\d[^ ,]*", depends):
+        return from_package(newest[0], symbols)
     release = package.removeprefix("linux-image-")
     version = archive.field(package, "Version")
     into = cache_dir() / "packages" / f"{release}_{version}"
@@ -75,7 +81,7 @@ def from_package(package: str, symbols: bool = False) -> Path:
         if not (into / "complete").exists():
             shutil.rmtree(into, ignore_errors=True)
             into.mkdir(parents=True)
-            for part in [package, *PARTS.findall(archive.field(package, "Depends"))]:
+            for part in [package, *PARTS.findall(depends)]:
                 archive.fetch(part, into, _wanted)
             (into / "complete").touch()
         if symbols and not any(into.rglob("vmlinux*.debug")):
