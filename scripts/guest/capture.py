@@ -82,7 +82,7 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
         _wait_until_ready(guest, scenario)
         if not scenario.crashes:
             guest.stop()
-            for dump_format in scenario.dump_formats:
+            for dump_format in ("elf",) if built.patch else scenario.dump_formats:
                 guest.dump(work / ("dump.elf" if dump_format == "elf" else f"dump.{dump_format}"), dump_format)
         if built.patch and scenario.accounts:
             (work / "guest").mkdir(exist_ok=True)
