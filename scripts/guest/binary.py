@@ -40,6 +40,10 @@ SITE = re.compile(
 )
 
 
+class CannotPatch(LabError):
+    """What the lab does not find in a kernel."""
+
+
 def unpack(image: Path, into: Path) -> str:
     """Write the vmlinux of a bzImage, or of an EFI image with one in its section .linux. Return its release."""
     data = image.read_bytes()
@@ -87,7 +91,7 @@ class Section:
 def sections(elf: bytes) -> list[Section]:
     """The sections that are in the kernel's memory, by address, without those of an address of their own (per CPU)."""
     if elf[:5] != b"\x7fELF\x02":
-        raise LabError("the unpacked kernel is no ELF file of 64 bits")
+        raise CannotPatch("the unpacked kernel is no ELF file of 64 bits")
     table, count, names = (
         struct.unpack_from("<Q", elf, 40)[0],
         struct.unpack_from("<H", elf, 60)[0],
@@ -95,7 +99,7 @@ def sections(elf: bytes) -> list[Section]:
     )
     headers = [struct.unpack_from("<IIQQQQ", elf, table + 64 * i) for i in range(count)]
     if names >= count:
-        raise LabError("the unpacked kernel has no section headers")
+        raise CannotPatch("the unpacked kernel has no section headers")
     found = []
     for name, kind, flags, address, offset, size in headers:
         start = headers[names][4] + name
@@ -108,7 +112,7 @@ def sections(elf: bytes) -> list[Section]:
 def patch(vmlinux: Path) -> str:
     """Return the contents of the file that the loader reads.
 
-    :raises LabError: what the lab does not find in this kernel
+    :raises CannotPatch: what the lab does not find in this kernel
     """
     elf = vmlinux.read_bytes()
     loaded = sections(elf)
@@ -117,7 +121,7 @@ def patch(vmlinux: Path) -> str:
     code = text.of(elf)
     site = _site(code, text.address, _panic_words(elf, loaded))
     if code.count(site[0]) != 1:
-        raise LabError(f"the bytes of accept_memory() are in the kernel {code.count(site[0])} times, not once")
+        raise CannotPatch(f"the bytes of accept_memory() are in the kernel {code.count(site[0])} times, not once")
 
     lock = _unused_data(loaded)
     # 6.17 has a section .head.text behind .text.
@@ -127,7 +131,9 @@ def patch(vmlinux: Path) -> str:
     room = -(-last.end // PAGE) * PAGE - hole
     record = _record(hole, lock)
     if len(record) > room:
-        raise LabError(f"{room} bytes are free behind the kernel's text, and the record of accepts needs {len(record)}")
+        raise CannotPatch(
+            f"{room} bytes are free behind the kernel's text, and the record of accepts needs {len(record)}"
+        )
     start = text.address + code.index(site[0])
     je, call = start + site.start("je") - site.start(), start + site.start("call") - site.start()
     edits = {
@@ -146,21 +152,21 @@ def _panic_words(elf: bytes, loaded: Sequence[Section]) -> int:
     """The address of the panic's words."""
     found = [match.start() for match in re.finditer(re.escape(PANIC_WORDS), elf)]
     if len(found) != 1:
-        raise LabError(
+        raise CannotPatch(
             f'"{PANIC_WORDS[:-2].decode()}" is in the kernel {len(found)} times, not once: '
             "it needs CONFIG_UNACCEPTED_MEMORY"
         )
     for section in loaded:
         if section.in_file and section.offset <= found[0] < section.offset + section.size:
             return section.address + found[0] - section.offset
-    raise LabError("the words of accept_memory()'s panic are in no section")
+    raise CannotPatch("the words of accept_memory()'s panic are in no section")
 
 
 def _site(code: bytes, base: int, words: int) -> re.Match[bytes]:
     """The one place where "not SNP" leads to the panic."""
     blocks = [match.start() for match in re.finditer(b"\x48\xc7\xc7" + struct.pack("<I", words & 0xFFFFFFFF), code)]
     if len(blocks) != 1:
-        raise LabError(f"the panic of accept_memory() is loaded {len(blocks)} times, not once")
+        raise CannotPatch(f"the panic of accept_memory() is loaded {len(blocks)} times, not once")
     # The compiler can put it far away, and a jump to it where the branch goes.
     leads_there = {*blocks, *_jumps(code, blocks[0])}
     found = []
@@ -168,7 +174,7 @@ def _site(code: bytes, base: int, words: int) -> re.Match[bytes]:
         if _destination(match, "je") in leads_there:
             found.append(match)
     if len(found) != 1:
-        raise LabError(
+        raise CannotPatch(
             f"accept_memory() at or before {base + blocks[0]:#x} calls snp_accept_memory() in {len(found)} places that "
             "the lab knows, not one: it needs CONFIG_AMD_MEM_ENCRYPT"
         )
@@ -196,7 +202,7 @@ def _unused_data(loaded: Sequence[Section]) -> int:
         address = section.end + 7 & ~7
         if section.writable and address + 8 <= min(following.address, -(-section.end // PAGE) * PAGE):
             return address
-    raise LabError("the kernel's data has no gap of 4 bytes for the lock of the record of accepts")
+    raise CannotPatch("the kernel's data has no gap of 4 bytes for the lock of the record of accepts")
 
 
 def _record(address: int, lock: int) -> bytes:

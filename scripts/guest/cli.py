@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ EPILOG = "CACHE is $DRGN_UNACCEPTED_LAB, or ~/.cache/drgn-unaccepted-lab. Kernel
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # End the guest, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(options.run(options))
     except LabError as err:

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import archive, capture, kernel, stock
-from .shell import LabError, cache_dir, run, say
+from . import archive, binary, capture, kernel, stock
+from .shell import LabError, cache_dir, lock, run, say
 
 TOP = Path(__file__).resolve().parents[2]
 TABLE = TOP / "docs/verified.md"
@@ -31,47 +33,53 @@ FLAVOURS = ("cloud-", "rt-", "")
 OLDEST = (6, 12)
 
 
+def _order(package: str) -> tuple[int, ...]:
+    """Flavour, series, and the rest of the version."""
+    match = PACKAGE.fullmatch(package)
+    assert match
+    return FLAVOURS.index(match[6]), *(int(number or 0) for number in match.groups()[:5])
+
+
 def packages() -> list[str]:
     """The newest kernel of each series and flavour, cloud kernels first."""
-    newest: dict[tuple[int, tuple[int, int]], tuple[tuple[int, ...], str]] = {}
-    for name in archive.names(PACKAGE.pattern):
-        match = PACKAGE.fullmatch(name)
-        assert match
-        major, minor, *rest = (int(number or 0) for number in match.groups()[:5])
-        key = FLAVOURS.index(match[6]), (major, minor)
-        if (major, minor) >= OLDEST:
-            newest[key] = max(newest.get(key, ((), "")), (tuple(rest), name))
-    return [newest[key][1] for key in sorted(newest)]
+    newest = {_order(name)[:3]: name for name in sorted(archive.names(PACKAGE.pattern), key=_order)}
+    return [newest[key] for key in sorted(newest) if key[1:] >= OLDEST]
 
 
 def main(options: argparse.Namespace) -> int:
     chosen = options.packages or packages()
+    if wrong := [name for name in chosen if not PACKAGE.fullmatch(name)]:
+        raise LabError(f"not the name of an image of Debian's archive: {', '.join(wrong)}")
     if options.list:
         print("\n".join(chosen))
         return 0
-    # Results outlive the dumps, so that a run that was interrupted goes on where it stopped.
-    path = cache_dir() / "matrix.json"
-    results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     failed: dict[str, str] = {}
     # First one guest of every kernel, then the next: a run that is cut short has seen all kernels.
     for name, package in itertools.product(GUESTS, chosen):
-        row = results.setdefault(package, {"guests": {}})
-        if row["guests"].get(name, {}).get("failed") == 0 and not options.again:
-            continue
+        with _results() as results:
+            if results.get(package, {}).get("guests", {}).get(name, {}).get("failed") == 0 and not options.again:
+                continue
         try:
             built = kernel.unmodified(stock.from_package(package))
+            result = _guest(built, name, options)
+            why = result.pop("why", "")
+        except binary.CannotPatch as err:
+            built, why = None, str(err)
         except LabError as err:
             failed[package] = str(err)
-            row.update(lacks=str(err).splitlines()[0], date=_today())
-        else:
-            if row.get("build_id") != built.build_id:
-                row = results[package] = {"guests": {}, "build_id": built.build_id}
-                row["version"] = archive.field(package, "Version")
-            row["guests"][name] = result = _guest(built, name, options)
-            row.update(date=_today(), program=_program())
-            if result["failed"]:
-                failed[f"{package} {name}"] = result["why"]
-        _write(path, results)
+            continue
+        with _results() as results:
+            row = results.setdefault(package, {"guests": {}})
+            row.update(date=time.strftime("%Y-%m-%d", time.gmtime()), program=_program())
+            if built is None:
+                row["lacks"] = why.splitlines()[0]
+            else:
+                if row.get("build_id") != built.build_id:
+                    row.update(guests={}, build_id=built.build_id, version=archive.field(package, "Version"))
+                    row.pop("lacks", None)
+                row["guests"][name] = result
+        if why:
+            failed[f"{package} {name}"] = why
     for what, why in failed.items():
         print(f"lab: failed: {what}: {why}", file=sys.stderr)
     return 1 if failed else 0
@@ -85,7 +93,7 @@ def _guest(built: kernel.Kernel, name: str, options: argparse.Namespace) -> dict
         try:
             capture.capture(built, name, ("-smp", "1"))
         except LabError as err:
-            return {"failed": 1, "why": str(err)}
+            return {"passed": 0, "failed": 1, "why": str(err)}
     log, report = path / "tests.log", path / "tests.xml"
     python = Path(run([TOP / "scripts/venv", "test"], timeout=1200).strip()) / "python"
     command = [
@@ -109,7 +117,7 @@ def _guest(built: kernel.Kernel, name: str, options: argparse.Namespace) -> dict
     passed = counts["tests"] - bad - counts["skipped"]
     say(f"{built.series} {name}: {passed} comparisons equal, {bad} not")
     if bad or not passed:
-        return {"passed": passed, "failed": bad or 1, "why": f"see {log}; the dumps are kept"}
+        return {"passed": passed, "failed": bad or 1, "why": f"{bad} answers differ, see {log}; the dumps are kept"}
     report.unlink()
     if not options.keep:
         for dump in path.glob("dump.*"):
@@ -117,19 +125,27 @@ def _guest(built: kernel.Kernel, name: str, options: argparse.Namespace) -> dict
     return {"passed": passed, "failed": 0}
 
 
-def _write(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    lines = [
-        "| kernel | Debian version | " + " | ".join(f"`{name}`" for name in GUESTS) + " | date, program |\n",
-        "|---|---|" + "---|" * len(GUESTS) + "---|\n",
-    ]
-    for package, row in results.items():
-        cells = [_cell(row, row["guests"].get(name)) for name in GUESTS]
-        cells = [package.removeprefix("linux-image-"), row.get("version", ""), *cells]
-        lines.append(f"| {' | '.join(cells)} | {row['date']}, {row.get('program', '')} |\n")
-    before, _, rest = TABLE.read_text().partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    TABLE.write_text(f"{before}{MARKS[0]}{''.join(lines)}{MARKS[1]}{after}")
+@contextmanager
+def _results() -> Iterator[dict[str, dict[str, Any]]]:
+    """What was found so far, by package; it outlives the dumps. Saved at the end, with its table in the docs."""
+    path = cache_dir() / "matrix.json"
+    with lock("matrix"):
+        results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        before = json.dumps(results)
+        yield results
+        if json.dumps(results) == before:
+            return
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        lines = [
+            "| kernel | Debian version | " + " | ".join(f"`{name}`" for name in GUESTS) + " | date, program |\n",
+            "|---|---|" + "---|" * len(GUESTS) + "---|\n",
+        ]
+        for package, row in sorted(results.items(), key=lambda item: _order(item[0])):
+            cells = [_cell(row, row["guests"].get(name)) for name in GUESTS]
+            cells = [package.removeprefix("linux-image-"), row.get("version", ""), *cells]
+            lines.append(f"| {' | '.join(cells)} | {row['date']}, {row['program']} |\n")
+        head, _, rest = TABLE.read_text().partition(MARKS[0])
+        TABLE.write_text(f"{head}{MARKS[0]}{''.join(lines)}{MARKS[1]}{rest.partition(MARKS[1])[2]}")
 
 
 def _cell(row: dict[str, Any], result: dict[str, Any] | None) -> str:
@@ -140,10 +156,6 @@ def _cell(row: dict[str, Any], result: dict[str, Any] | None) -> str:
     if result["failed"]:
         return f"**{result['failed']} failed**"
     return f"{result['passed']} equal"
-
-
-def _today() -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _program() -> str:

@@ -54,6 +54,7 @@ WHOLE = (Range(HIGH, HIGH + 896 * MIB),)
 
 
 READY = "lab: ready"
+EARLY_CONSOLE = "earlyprintk=serial,ttyS0,115200"
 PANIC = "Kernel panic - not syncing"
 
 
@@ -79,7 +80,7 @@ class Scenario:
     accounts: bool = True
     crashes: bool = False
     efi_debug: bool = True
-    seconds: int = 240
+    seconds: int = 1200
     unpatched: bool = False
 
 
@@ -152,7 +153,8 @@ _ALL = (
         "a table that crosses into a page that kernels without 0862438c do not reserve: they die at boot",
         ranges=(*WHOLE, Range(CROSSING - 192 * MIB, CROSSING, fake=True)),
         machine=far_dimm("192M", CROSSING - 192 * MIB),
-        ready="BUG: unable to handle page fault",
+        options=(EARLY_CONSOLE,),
+        ready=PANIC,
         accounts=False,
     ),
     Scenario(
@@ -229,8 +231,7 @@ _ALL = (
     Scenario(
         "stock-panic",
         "an unmodified kernel that the loader does not change: it cannot accept memory and dies after a second",
-        options=("earlyprintk=serial,ttyS0,115200",),
-        seconds=60,
+        options=(EARLY_CONSOLE,),
         do="idle",
         ready=PANIC,
         accounts=False,

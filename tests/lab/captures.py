@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.lab.editable import EditableDump
+
 MIB = 1 << 20
 UNIT = 2 * MIB
 CHUNK = 4 * MIB
@@ -134,17 +136,13 @@ def find(*names: str) -> list[Capture]:
 
 
 def read_physical(elf: Path, address: int, size: int) -> bytes:
-    """Physical memory out of an ELF dump, by its program headers. Independent of drgn and of the package."""
-    with elf.open("rb") as file:
-        header = file.read(64)
-        phoff, phnum = struct.unpack_from("<Q", header, 32)[0], struct.unpack_from("<H", header, 56)[0]
-        file.seek(phoff)
-        for fields in struct.iter_unpack("<IIQQQQQQ", file.read(56 * phnum)):
-            p_type, _, offset, _, paddr, filesz, _, _ = fields
-            if p_type == 1 and paddr <= address and address + size <= paddr + filesz:
-                file.seek(offset + address - paddr)
-                return file.read(size)
-    raise LookupError(f"{elf} has no physical {address:#x}")
+    """Physical memory out of an ELF dump. Independent of drgn and of the package."""
+    dump = EditableDump(elf, "rb")
+    found = dump.read(address, size)
+    dump.close()
+    if found is None:
+        raise LookupError(f"{elf} has no physical {address:#x}")
+    return found
 
 
 def read_bitmap(elf: Path, address: int) -> tuple[int, int, bytes]:

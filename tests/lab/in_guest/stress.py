@@ -126,8 +126,6 @@ def main(count: int, delay_us: str) -> None:
         samples=count,
         seconds=time.monotonic() - began,
         accepted_bytes=start - nr_unaccepted(),
-        cost_median=sorted(costs)[count // 2],
-        cost_most=max(costs),
         peak_kib_at_a_quarter=peak,
         peak_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
