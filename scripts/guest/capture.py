@@ -57,6 +57,8 @@ def _refuse(built: kernel.Kernel, scenario: Scenario) -> None:
     """Refuse what only the lab's own kernels can do."""
     if scenario.unpatched and not built.patch:
         raise LabError(f"{scenario.name} is for unmodified kernels: --image, --package or --tree")
+    if scenario.live_only:
+        raise LabError(f"{scenario.name} is for `scripts/lab live`")
     if not built.patch:
         return
     verbs = {verb.partition(":")[0] for verb in scenario.do.split(",")}

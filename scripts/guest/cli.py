@@ -185,7 +185,8 @@ def _all(options: argparse.Namespace) -> int:
     failed = []
     for series in options.kernel or kernel.SERIES:
         built = kernel.get(series)
-        for name in options.scenarios or (name for name in SCENARIOS if not SCENARIOS[name].unpatched):
+        usual = (name for name, scenario in SCENARIOS.items() if not (scenario.unpatched or scenario.live_only))
+        for name in options.scenarios or usual:
             if not options.again and capture.exists(built, name):
                 continue
             try:

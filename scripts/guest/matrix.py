@@ -96,7 +96,7 @@ def _guest(built: kernel.Kernel, name: str, options: argparse.Namespace) -> dict
             return {"passed": 0, "failed": 1, "why": str(err)}
     log, report = path / "tests.log", path / "tests.xml"
     python = Path(run([TOP / "scripts/venv", "test"], timeout=1200).strip()) / "python"
-    command = [
+    command: list[str | Path] = [
         python,
         "-m",
         "pytest",

@@ -63,7 +63,7 @@ class Scenario:
     """One guest. `do` is a list of verbs for init.sh; `kdump` lists the formats that its crash kernel saves.
 
     The guest is captured when its console shows `ready`. `accounts` tells whether it writes its account before that.
-    With `unpatched`, the loader leaves an unmodified kernel as it is.
+    With `unpatched`, the loader leaves an unmodified kernel as it is. A `live_only` guest is too large for captures.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Scenario:
     efi_debug: bool = True
     seconds: int = 1200
     unpatched: bool = False
+    live_only: bool = False
 
 
 _ALL = (
@@ -227,6 +228,14 @@ _ALL = (
         "memory of type 15 below 4 GiB too",
         ranges=(Range(128 * MIB, 192 * MIB), *WHOLE),
         do="fill:100,account,idle",
+    ),
+    Scenario(
+        "stress",
+        "for `live`: 5 GiB, nearly all unaccepted; three CPUs, of which two can accept while the third looks",
+        ranges=(Range(HIGH, HIGH + 5 * GIB - 128 * MIB),),
+        do="idle",
+        machine=("-machine", "q35,max-ram-below-4g=512M", "-m", "5632M", "-smp", "3"),
+        live_only=True,
     ),
     Scenario(
         "stock-panic",

@@ -20,8 +20,6 @@ CHUNK = 4 * MIB
 UNACCEPTED = 15
 
 LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
-
-
 Ranges = Iterable[tuple[int, int]]
 
 

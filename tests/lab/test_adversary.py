@@ -126,9 +126,8 @@ def test_zeros_are_believed_where_nothing_is_listed(capture_: Capture) -> None:
     assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", True, 0)
 
 
-DEAD_EARLY = ("early", "stock-panic", "reservation")
 #: All that have a dump, and can be opened without a vmlinux.
-OPENED = [c for c in all_captures() if c.dump.exists() and c.path.name not in DEAD_EARLY]
+OPENED = [c for c in all_captures() if c.dump.exists() and c.path.name not in ("early", "stock-panic", "reservation")]
 
 
 @pytest.mark.parametrize("capture_", OPENED, ids=ids)

@@ -39,7 +39,7 @@ def live(series: str, scenario: str, share: Path, module: str, *arguments: objec
     command = [sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)]
     done = subprocess.run(
         [
-            *(sys.executable, "tests/lab/lab_with_stress.py", "live", scenario, "--kernel", series),
+            *(sys.executable, "scripts/lab", "live", scenario, "--kernel", series),
             *("--share", str(share), "--timeout", str(timeout), "--", "env", f"PYTHONPATH={ROOT}", *command),
         ],
         cwd=ROOT,
