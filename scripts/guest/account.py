@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def _memory_map(match: re.Match[str]) -> dict[str, object]:
     if len(descriptors) != int(match[2], 16):
         raise LabError(f"the loader announced {int(match[2], 16)} descriptors and printed {len(descriptors)}")
     return {"desc_size": int(match[3], 16), "descriptors": descriptors}
+
+
+def noted_accepts(record: Path, out: Path) -> None:
+    """Write what an unmodified kernel accepted (loader/record.S) like the lab's own kernels: START END (exclusive)."""
+    data = record.read_bytes()
+    calls = list(struct.iter_unpack("<QQ", data[: len(data) // 16 * 16]))
+    head = f"# calls {len(calls)} kept {len(calls)} bytes {sum(end - start for start, end in calls)}\n"
+    out.write_text(head + "".join(f"{start:#x} {end:#x}\n" for start, end in calls))
 
 
 def sha256(path: Path) -> str:

@@ -11,60 +11,90 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import account, image, kernel, stock
+from . import account, image, kernel
 from .qemu import Guest, dig_holes
 from .scenarios import PANIC, SCENARIOS, Scenario
-from .shell import LabError, cache_dir, lock, need_packages, say
+from .shell import LabError, cache_dir, lock, need_packages, run, say
 
 OPTIONS = "console=ttyS0 no_timer_check tsc=nowatchdog"
 # Small enough for a free block in the 512 MiB below 4 GiB, wherever KASLR puts the kernel.
-CRASHKERNEL = "crashkernel=128M"
+CRASHKERNEL = "crashkernel={}M"
+#: Debian switches most of SysRq off, among it the crash.
+UNMODIFIED = "sysrq_always_enabled"
 KDUMP_SECONDS = 600
+UNIT = 2 << 20
+#: Verbs that need the lab's files in debugfs, or a second kernel that accepts.
+OF_BUILT_KERNELS = {"fail", "delay", "accepting", "kexec"}
+#: Disks that a guest without 9p writes to. They are sparse.
+DISKS = {"account": 256 << 20, "kdump": 4 << 30}
 
 
-def directory(series: str, scenario: str) -> Path:
-    """Captures of a distribution's kernel have their own directory: they contain no account to compare with."""
-    return cache_dir() / ("stock" if series in stock.SERIES else "captures") / series / scenario
+def directory(built: kernel.Kernel, scenario: str) -> Path:
+    return cache_dir() / ("unmodified" if built.patch else "captures") / built.series / scenario
 
 
-def series_of(scenario: Scenario) -> Sequence[str]:
-    """The kernels that can run the scenario."""
-    return stock.SERIES if scenario.stock else kernel.SERIES
-
-
-def exists(series: str, scenario: str) -> bool:
-    """Whether the capture exists and was made with the current kernel of the series."""
-    about = directory(series, scenario) / "scenario.json"
-    if not about.exists():
+def exists(built: kernel.Kernel, name: str) -> bool:
+    """Whether the whole capture exists and was made with this kernel."""
+    path = directory(built, name) / "scenario.json"
+    if not path.exists():
         return False
-    return bool(json.loads(about.read_text())["kernel"]["build_id"] == kernel.get(series).build_id)
+    about = json.loads(path.read_text())
+    return "failed" not in about and bool(about["kernel"]["build_id"] == built.build_id)
 
 
-def capture(series: str, name: str) -> Path:
-    """Run the scenario from boot to capture. An older capture is replaced only after the new one is complete."""
+def capture(built: kernel.Kernel, name: str, options: Sequence[str] = ()) -> Path:
+    """Run the scenario from boot to capture, with these options of QEMU after its own.
+
+    An older capture is replaced only after the new one is complete.
+    """
     scenario = SCENARIOS[name]
-    if series not in series_of(scenario):
-        raise LabError(f"{name} is for {', '.join(series_of(scenario))}, not for {series}")
-    built = kernel.get(series)
-    with lock(f"capture-{series}-{name}"):
-        return _capture(built, scenario)
+    _refuse(built, scenario)
+    with lock(f"capture-{built.series}-{name}"):
+        return _capture(built, scenario, options)
 
 
-def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
-    final = directory(built.series, scenario.name)
+def _refuse(built: kernel.Kernel, scenario: Scenario) -> None:
+    """Refuse what only the lab's own kernels can do."""
+    if scenario.unpatched and not built.patch:
+        raise LabError(f"{scenario.name} is for unmodified kernels: --image, --package or --tree")
+    if scenario.live_only:
+        raise LabError(f"{scenario.name} is for `scripts/lab live`")
+    if not built.patch:
+        return
+    verbs = {verb.partition(":")[0] for verb in scenario.do.split(",")}
+    if lacks := sorted(verbs & OF_BUILT_KERNELS):
+        raise LabError(f"{scenario.name}: only the lab's own kernels can {', '.join(lacks)}")
+    for item in scenario.ranges:
+        if (item.start | item.end) % UNIT or item.end - item.start < 2 * UNIT:
+            raise LabError(
+                f"{scenario.name}: {item.start:#x}-{item.end:#x} is not 2 MiB aligned or under 4 MiB, so that the EFI "
+                "stub accepts from it at once; only the stub of the lab's own kernels can"
+            )
+
+
+def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -> Path:
+    final = directory(built, scenario.name)
     work = final.with_name(final.name + ".partial")
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
     started = time.monotonic()
-    with boot(built, scenario, work) as guest:
+    failed = ""
+    with boot(built, scenario, work, options) as guest:
         _wait_until_ready(guest, scenario)
         if not scenario.crashes:
             guest.stop()
-            for dump_format in scenario.dump_formats:
+            for dump_format in ("elf",) if built.patch else scenario.dump_formats:
                 guest.dump(work / ("dump.elf" if dump_format == "elf" else f"dump.{dump_format}"), dump_format)
+        if built.patch and scenario.accounts:
+            (work / "guest").mkdir(exist_ok=True)
+            account.noted_accepts(work / "accepts", work / "guest/lab_accepted")
         if scenario.kdump:
-            kdump(guest, scenario)
+            try:
+                kdump(guest, scenario, work)
+            except LabError as err:
+                # The dump by QEMU is good all the same.
+                failed = f"kdump: {err}"
         command = guest.command
     tidy(work)
     for needed in ("guest/meminfo", "guest/lab_accepted"):
@@ -77,11 +107,12 @@ def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
     about = {
         "scenario": scenario.name,
         "about": scenario.about,
-        "kernel": {**built.about, "vmlinux": str(built.vmlinux)},
+        "kernel": {**built.about, "vmlinux": built.vmlinux and str(built.vmlinux)},
         "kaslr": "nokaslr" not in scenario.options,
         "do": scenario.do,
         "qemu": command,
         "seconds": round(time.monotonic() - started, 1),
+        **({"failed": failed.splitlines()[0]} if failed else {}),
         "sha256": {
             path.name: account.sha256(path)
             for path in sorted(work.iterdir())
@@ -89,9 +120,13 @@ def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
         },
     }
     (work / "scenario.json").write_text(json.dumps(about, indent=1) + "\n")
+    if failed and final.exists():
+        raise LabError(f"{failed}\nthe rest of the capture is {work}")
     if final.exists():
         shutil.rmtree(final)
     work.rename(final)
+    if failed:
+        raise LabError(f"{failed}\nthe rest of the capture is {final}")
     say(f"{built.series} {scenario.name}: {about['seconds']} s, {final}")
     return final
 
@@ -100,20 +135,37 @@ def _capture(built: kernel.Kernel, scenario: Scenario) -> Path:
 def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[str] = ()) -> Iterator[Guest]:
     """Boot the scenario. `work` becomes its 9p share and receives serial.log."""
     need_packages()
-    crash = [CRASHKERNEL] if "kdump" in scenario.do.split(",") else []
+    crash = [CRASHKERNEL.format(160 if built.patch else 128)] if "kdump" in scenario.do.split(",") else []
     debug = ["efi=debug"] if scenario.efi_debug else []
-    share = ["lab.share=no"] if scenario.stock else []
-    line = " ".join([OPTIONS, *debug, *crash, *share, *scenario.options, f"lab.do={scenario.do}"])
+    other = [UNMODIFIED] if built.patch else []
+    share = [] if built.has_9p else ["lab.share=disk"]
+    line = " ".join([OPTIONS, *debug, *crash, *other, *share, *scenario.options, f"lab.do={scenario.do}"])
     with tempfile.TemporaryDirectory(prefix="lab-esp-") as esp:
-        image.make_esp(Path(esp), built, line, scenario.ranges)
+        image.make_esp(Path(esp), built, line, scenario.ranges, "" if scenario.unpatched else built.patch)
         shutil.copy(image.initramfs(built.modules), work / "initrd")
         shutil.copy(built.bzimage, work / "bzImage")
         (work / "kdump").write_text(" ".join(scenario.kdump) + "\n")
         machine = ["-cpu", scenario.cpu, *scenario.machine, *extra]
         if scenario.vmcoreinfo:
             machine += ["-device", "vmcoreinfo"]
+        if built.patch:
+            machine += ["-chardev", f"file,id=accepts,path={work / 'accepts'}"]
+            machine += ["-device", "isa-debugcon,iobase=0xe9,chardev=accepts"]
+        if not built.has_9p:
+            machine += _disks(work)
         with Guest(Path(esp), work, work / "serial.log", machine) as guest:
             yield guest
+
+
+def _disks(work: Path) -> Iterator[str]:
+    """QEMU's options for the disks of a guest without 9p; init.sh finds them by their serial numbers."""
+    for name, size in DISKS.items():
+        with (work / f"disk.{name}").open("wb") as disk:
+            disk.truncate(size)
+    for name, path in {**{name: f"disk.{name}" for name in DISKS}, "bzImage": "bzImage", "initrd": "initrd"}.items():
+        readonly = "off" if name in DISKS else "on"
+        yield from ("-drive", f"if=none,id={name},format=raw,readonly={readonly},file={work / path}")
+        yield from ("-device", f"virtio-blk-pci,drive={name},serial={name}")
 
 
 def _wait_until_ready(guest: Guest, scenario: Scenario) -> None:
@@ -125,20 +177,36 @@ def _wait_until_ready(guest: Guest, scenario: Scenario) -> None:
     time.sleep(3)
 
 
-def kdump(guest: Guest, scenario: Scenario) -> None:
+def kdump(guest: Guest, scenario: Scenario, work: Path) -> None:
     """Crash the guest by SysRq over the serial line and wait until its crash kernel has saved the dump."""
+    start = len(guest.console())
     if not scenario.crashes:
         guest.resume()
         guest.sysrq("c")
-    end = guest.wait_for_words("lab: do vmcore", scenario.seconds)
-    guest.wait_for_words("lab: kdump done", KDUMP_SECONDS, end)
+    booting = guest.wait_for_words("Linux version", scenario.seconds, start)
+    end = guest.wait_for_words("lab: do vmcore", scenario.seconds, booting, never=PANIC)
+    guest.wait_for_words("lab: kdump done", KDUMP_SECONDS, end, never=PANIC)
     guest.wait_for_end(60)
+    if (work / "disk.kdump").exists():
+        run(["sh", "-c", 'makedumpfile -R "$1" <"$2"', "sh", work / "kdump.z", work / "disk.kdump"], timeout=600)
 
 
 def tidy(work: Path) -> None:
-    """Remove the lab's own files from the share and make the rest readable."""
-    for name in ("initrd", "bzImage", "kdump"):
-        (work / name).unlink()
+    """Unpack the account from its disk, remove the lab's own files from the share and make the rest readable."""
+    if (work / "disk.account").exists():
+        run(
+            [
+                "sh",
+                "-c",
+                'head -c 512 "$1" | grep -q ustar && tar -xf "$1" -C "$2" || true',
+                "sh",
+                work / "disk.account",
+                work,
+            ],
+            timeout=60,
+        )
+    for name in ("initrd", "bzImage", "kdump", "accepts", "disk.account", "disk.kdump"):
+        (work / name).unlink(missing_ok=True)
     for path in work.rglob("*"):
         if path.is_file():
             path.chmod(0o644)

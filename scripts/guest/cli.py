@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
-from . import capture, kernel, live, sources, stock
+from . import capture, kernel, live, matrix, sources, stock
 from .scenarios import SCENARIOS
 from .shell import LabError, apt_line, cache_dir, missing_packages, run, say
 
@@ -19,17 +21,21 @@ The guest lab: real kernels with unaccepted memory, booted under QEMU and captur
 
 It needs neither confidential hardware nor KVM: QEMU emulates the guest (TCG). A small EFI program gives an
 ordinary guest memory of type 15 (EfiUnacceptedMemoryType). The guest boots a kernel built from Debian's source;
-only the accept instruction is replaced, by code that records what was accepted.
+only the accept instruction is replaced, by code that records what was accepted. Unmodified kernels of 6.6 or later
+work, too: the loader replaces the call in memory.
 
   scripts/lab setup            install missing packages (as root) and build the kernels
   scripts/lab list             list the scenarios and the existing captures
   scripts/lab run fill         boot one guest and capture it: about a minute
+  scripts/lab run fill --image /boot/vmlinuz-6.12.95+deb12-amd64     the same with a distribution's kernel, as it is
+  scripts/lab run fill --tree ~/linux     build that tree, outside it, and boot it
+  scripts/lab matrix           test the program on all kernels that Debian's archive has, and record it in the docs
   scripts/lab all              make all missing captures, both kernels: about an hour
   scripts/lab live fill -- python3 -c 'print(1)'     run a command in a guest, on this machine's file system
 
-The stock scenarios, for example stock-idle, fetch a distribution's kernel as packages (350 MB); `all` omits them.
+See docs/lab.md for your own kernel.
 
-Each capture is a directory, CACHE/captures/SERIES/SCENARIO/ (for a distribution's kernel, CACHE/stock/...):
+Each capture is a directory, CACHE/captures/SERIES/SCENARIO/, or CACHE/unmodified/RELEASE/SCENARIO/:
   dump.elf           the guest's whole memory, written by QEMU (the only dump that contains the table)
   kdump.elf kdump.z  the same guest by kdump: /proc/vmcore, and `makedumpfile -c -d 31` of it
   guest/             the guest's own account, taken just before the dumps: /proc, /sys/firmware, the log, and
@@ -43,6 +49,8 @@ EPILOG = "CACHE is $DRGN_UNACCEPTED_LAB, or ~/.cache/drgn-unaccepted-lab. Kernel
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # End the guest, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(options.run(options))
     except LabError as err:
@@ -71,7 +79,27 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("run", help="boot one scenario and capture it")
     one.add_argument("scenario", choices=SCENARIOS)
+    one.add_argument("--image", metavar="FILE", help="boot this bzImage or EFI image, unmodified, 6.6 or later")
+    one.add_argument("--modules", metavar="DIR", help="the image's modules (default: found by its release)")
+    one.add_argument("--vmlinux", metavar="FILE", help="the image's symbols, for tests that compare DWARF and BTF")
+    one.add_argument("--package", metavar="NAME", help="boot this linux-image-* of Debian's archive, unmodified")
+    one.add_argument("--symbols", action="store_true", help="with --package: also fetch its vmlinux, 400 MiB")
+    one.add_argument("--tree", metavar="DIR", help="build this kernel source, outside it, and boot it")
+    one.add_argument("--cpus", type=int, metavar="N", help="CPUs of the guest (default: the scenario's)")
     one.set_defaults(run=_run)
+
+    table = commands.add_parser(
+        "matrix",
+        help="test the program on the kernels of Debian's archive",
+        description="Boot the newest kernel of each series and flavour that the archive has, capture it, and compare "
+        "the program's answers with the guest's own account. What is done already is not done again. "
+        f"Dumps of RAM are deleted once they were compared. The result is written to {matrix.TABLE.name}.",
+    )
+    table.add_argument("packages", nargs="*", metavar="PACKAGE", help="only these; default: cloud, then generic and rt")
+    table.add_argument("--list", action="store_true", help="only list the packages")
+    table.add_argument("--again", action="store_true", help="also repeat what is done")
+    table.add_argument("--keep", action="store_true", help="keep the dumps of RAM, 300 MiB each")
+    table.set_defaults(run=matrix.main)
 
     everything = commands.add_parser("all", help="make the captures that are missing")
     everything.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="make only these")
@@ -103,13 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     for command in (setup, everything):
         command.add_argument("--kernel", action="append", choices=kernel.SERIES, help="default: every series")
     guest.add_argument("--kernel", default=kernel.SERIES[0], choices=kernel.SERIES)
-    one.add_argument("--kernel", choices=(*kernel.SERIES, *stock.SERIES), help="default: the scenario's first")
+    one.add_argument("--kernel", choices=kernel.SERIES, default=kernel.SERIES[0])
     return parser
 
 
 def _setup(options: argparse.Namespace) -> int:
     series = options.kernel or list(kernel.SERIES)
-    missing = missing_packages([name for name in map(sources.missing_package, series) if name])
+    built = () if options.packages_only else series
+    missing = missing_packages([name for name in map(sources.missing_package, built) if name])
     if missing:
         line = apt_line(missing)
         say(f"missing: {line}")
@@ -127,16 +156,25 @@ def _setup(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     for name, scenario in SCENARIOS.items():
-        kernels = capture.series_of(scenario)
-        there = [series for series in kernels if (capture.directory(series, name) / "scenario.json").exists()]
+        there = sorted(path.parent.parent.name for path in cache_dir().glob(f"[cu]*/*/{name}/scenario.json"))
         print(f"{name:15} {' '.join(there) or '-':10} {scenario.about}")
-    print(f"\ncaptures: {cache_dir() / 'captures'}; for a distribution's kernel: {cache_dir() / 'stock'}")
+    print(f"\ncaptures: {cache_dir()}/captures, and {cache_dir()}/unmodified")
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    series = options.kernel or capture.series_of(SCENARIOS[options.scenario])[0]
-    print(capture.capture(series, options.scenario))
+    if sum(map(bool, (options.image, options.package, options.tree))) > 1:
+        raise LabError("only one of --image, --package and --tree")
+    if options.image:
+        modules, vmlinux = (path and Path(path) for path in (options.modules, options.vmlinux))
+        built = kernel.unmodified(stock.from_image(Path(options.image), modules, vmlinux))
+    elif options.package:
+        built = kernel.unmodified(stock.from_package(options.package, options.symbols))
+    elif options.tree:
+        built = kernel.from_tree(Path(options.tree))
+    else:
+        built = kernel.get(options.kernel)
+    print(capture.capture(built, options.scenario, ["-smp", str(options.cpus)] if options.cpus else ()))
     return 0
 
 
@@ -146,13 +184,13 @@ def _all(options: argparse.Namespace) -> int:
         raise LabError(f"no such scenario: {', '.join(unknown)}")
     failed = []
     for series in options.kernel or kernel.SERIES:
-        for name in options.scenarios or SCENARIOS:
-            if series not in capture.series_of(SCENARIOS[name]):
-                continue
-            if not options.again and capture.exists(series, name):
+        built = kernel.get(series)
+        usual = (name for name, scenario in SCENARIOS.items() if not (scenario.unpatched or scenario.live_only))
+        for name in options.scenarios or usual:
+            if not options.again and capture.exists(built, name):
                 continue
             try:
-                capture.capture(series, name)
+                capture.capture(built, name)
             except LabError as err:
                 print(textwrap.indent(str(err), f"{series} {name}: "), file=sys.stderr)
                 failed.append(f"{series} {name}")

@@ -32,7 +32,7 @@ class Range:
         return f"{'fake' if self.fake else 'alloc'} {self.start:#x} {self.end:#x}\n"
 
 
-def make_esp(directory: Path, kernel: Kernel, command_line: str, ranges: Sequence[Range]) -> None:
+def make_esp(directory: Path, kernel: Kernel, command_line: str, ranges: Sequence[Range], patch: str) -> None:
     """Write the files that the firmware and the loader read into `directory`."""
     (directory / "EFI/BOOT").mkdir(parents=True)
     (directory / "lab").mkdir()
@@ -41,6 +41,8 @@ def make_esp(directory: Path, kernel: Kernel, command_line: str, ranges: Sequenc
     shutil.copy(initramfs(kernel.modules), directory / "lab/initrd")
     (directory / "lab/cmdline").write_text(command_line + " initrd=\\lab\\initrd\n")
     (directory / "lab/ranges").write_text("".join(item.line() for item in ranges))
+    if patch:
+        (directory / "lab/patch").write_text(patch)
 
 
 def loader() -> Path:

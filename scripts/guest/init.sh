@@ -11,7 +11,8 @@
 #   accepting    wait until both CPUs accepted memory        booted      the same as a service; systemd is PID 1
 #   chatter:N    write N lines to the log
 #
-# /share is a 9p directory on the host; lab.share=no omits it.
+# /share is a 9p directory on the host. With lab.share=disk it is not: the kernel has no 9p, and the account (a tar) and
+# the dump (flattened) are written to disks.
 
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=dumb
 /bin/busybox --install -s /bin
@@ -43,7 +44,14 @@ option() {
 	sed -n "s/.*\blab\.$1=\([^ ]*\).*/\1/p" /proc/cmdline
 }
 
-[ "$(option share)" = no ] ||
+# The block device with this serial number.
+disk() {
+	for block in /sys/block/*; do
+		[ "$(cat $block/serial 2>/dev/null)" != "$1" ] || echo /dev/${block##*/}
+	done | grep . || die "no disk $1: the kernel needs virtio_pci and virtio_blk, built in or as modules"
+}
+
+[ "$(option share)" = disk ] ||
 	mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || die "no 9p share"
 
 unaccepted_kib() {
@@ -104,13 +112,19 @@ do_delay() {
 }
 
 crash_kernel() {
+	if [ "$(option share)" = disk ]; then
+		cat $(disk bzImage) >/share/bzImage
+		cat $(disk initrd) >/share/initrd
+	fi
 	kexec "$@" /share/bzImage --initrd=/share/initrd
 }
 
 do_kdump() {
 	# As systemd does: without a reader there is no boot ID.
 	cat /proc/sys/kernel/random/boot_id >/share/boot_id
-	crash_kernel -s -p --command-line="console=ttyS0 nr_cpus=1 reset_devices lab.do=vmcore" || die "kexec -p"
+	crash_kernel -s -p --command-line="console=ttyS0 nr_cpus=1 reset_devices swiotlb=1024 cgroup_disable=memory lab.share=$(option share) lab.do=vmcore" ||
+		die "kexec -p"
+	[ "$(option share)" != disk ] || rm /share/bzImage /share/initrd
 }
 
 do_kexec() {
@@ -130,7 +144,7 @@ do_account() {
 		rm -rf /run/account
 		mkdir -p /run/account
 		cd /run/account
-		head -n 1 $lab/accepted >/run/before
+		unaccepted_kib >/run/before
 		cp /proc/iomem /proc/cmdline /proc/version /proc/cpuinfo /proc/kallsyms /sys/kernel/vmcoreinfo .
 		cp /sys/kernel/notes /sys/kernel/boot_params/data .
 		mv data boot_params
@@ -152,18 +166,18 @@ do_account() {
 		gzip -1 </proc/kpageflags >kpageflags.gz
 		dmesg -r >dmesg
 		cp /proc/buddyinfo /proc/zoneinfo /proc/vmstat /proc/meminfo .
-		cp $lab/accepted lab_accepted
+		[ ! -e $lab/accepted ] || cp $lab/accepted lab_accepted
 		mkdir -p /share/guest
 		cp /run/account/* /share/guest/
+		[ "$(option share)" != disk ] || tar -C /share -cf $(disk account) guest
 		sync
-		head -n 1 $lab/accepted >/run/after
+		unaccepted_kib >/run/after
 		cmp -s /run/before /run/after && break
 		try=$((try + 1))
 		[ $try -lt 5 ] || break
 	done
 	cd /
 	rm -rf /run/account
-	head -n 1 $lab/accepted >/share/guest/lab_accepted.after
 }
 
 do_idle() {
@@ -175,6 +189,13 @@ do_vmcore() {
 	if [ -e /share/crash-kernel ]; then
 		bound_host_root
 		chroot /host /bin/sh /share/crash-kernel >/share/crash-kernel.out 2>&1
+	fi
+	if [ "$(option share)" = disk ]; then
+		echo "lab: kdump to disk"
+		makedumpfile --message-level 4 -F -c -d 31 /proc/vmcore >$(disk kdump) || echo "lab: error: no kdump"
+		sync
+		echo "lab: kdump done"
+		poweroff -f
 	fi
 	for format in $(cat /share/kdump); do
 		echo "lab: kdump $format"

@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
-from . import patch, sources, stock
+from . import binary, patch, sources, stock
 from .shell import LabError, cache_dir, lock, need_packages, run, say
 
-#: Kernels that the lab builds; :data:`stock.SERIES` are a distribution's.
+#: Kernels that the lab builds.
 SERIES = ("6.12", "7.3")
 #: One of them with the options that systemd as PID 1 needs (`lab live --booted`). It is not used for captures.
 SYSTEMD = "systemd-6.12"
@@ -27,18 +28,30 @@ SYSTEMD_FRAGMENT = patch.SOURCES / "systemd/fragment.config"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel in the cache: vmlinux (DWARF and BTF), bzImage, config, build-id, kernel.json and optional modules."""
+    """A kernel in the cache: bzImage, build-id, kernel.json, maybe vmlinux (DWARF and BTF), config, patch, modules."""
 
     series: str
     directory: Path
 
     @property
-    def vmlinux(self) -> Path:
-        return self.directory / "vmlinux"
+    def vmlinux(self) -> Optional[Path]:
+        path = self.directory / "vmlinux"
+        return path if path.exists() else None
 
     @property
     def bzimage(self) -> Path:
         return self.directory / "bzImage"
+
+    @property
+    def patch(self) -> str:
+        """What the loader changes in an unmodified kernel, see :mod:`binary`."""
+        path = self.directory / "patch"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def has_9p(self) -> bool:
+        """Whether the guest can share a directory with the lab. Else it writes to disks."""
+        return self.about.get("share") != "disk"
 
     @property
     def modules(self) -> list[Path]:
@@ -56,11 +69,7 @@ class Kernel:
 
 
 def get(series: str) -> Kernel:
-    """Return the kernel of this series. Build or fetch it if it is not in the cache."""
-    if series in stock.SERIES:
-        return Kernel(series, stock.directory(series))
-    if series not in (*SERIES, SYSTEMD):
-        raise LabError(f"unknown kernel series {series}: {', '.join((*SERIES, *stock.SERIES, SYSTEMD))}")
+    """Return the lab's kernel of this series. Build it if it is not in the cache."""
     fragments = [FRAGMENT, SYSTEMD_FRAGMENT] if series == SYSTEMD else [FRAGMENT]
     source = sources.locate(series.removeprefix("systemd-"))
     kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source, fragments)}")
@@ -72,6 +81,11 @@ def get(series: str) -> Kernel:
     return kernel
 
 
+def unmodified(directory: Path) -> Kernel:
+    """Return a kernel that :mod:`stock` put into the cache."""
+    return Kernel(json.loads((directory / "kernel.json").read_text())["series"], directory)
+
+
 def _key(source: sources.Source, fragments: Sequence[Path]) -> str:
     parts = [source.version.encode()]
     parts += [path.read_bytes() for path in sorted(patch.SOURCES.iterdir()) if path.is_file()]
@@ -80,18 +94,67 @@ def _key(source: sources.Source, fragments: Sequence[Path]) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
+def from_tree(tree: Path) -> Kernel:
+    """Build a kernel developer's tree with its .config or the default one, and the lab's options.
+
+    Neither tree nor source is changed: the loader changes the kernel in memory, like an unmodified one.
+    """
+    if not (tree / "arch/x86/boot").is_dir():
+        raise LabError(f"{tree} is not the top of a kernel's source")
+    need_packages()
+    work = cache_dir() / "trees" / hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:12]
+    with lock(f"build-{work.name}"):
+        # The next build of the same tree compiles only what has changed.
+        (work / "objects").mkdir(parents=True, exist_ok=True)
+        source = _clean(tree.resolve(), work / "source")
+        config = tree / ".config"
+        configure(source, work / "objects", [FRAGMENT], config if config.exists() else "defconfig")
+        out = work / "out"
+        about = _make(source, work / "objects", out)
+        (out / "patch").write_text(binary.patch(out / "vmlinux"))
+        final = cache_dir() / "kernels" / f"{about['release']}-{work.name}"
+        stock.finish(out, final, {"series": about["release"], "source": str(tree), **about}, about["build_id"])
+    return Kernel(about["release"], final)
+
+
+def _clean(tree: Path, copy: Path) -> Path:
+    """Return the tree, or a copy of its sources: make cannot build outside a tree that was built in place."""
+    if not any((tree / name).exists() for name in (".config", "include/config", "arch/x86/include/generated")):
+        return tree
+    names = []
+    if (tree / ".git").exists():
+        names = run(["git", "-C", tree, "ls-files", "-z", "-co", "--exclude-standard"], timeout=300).split("\0")
+    if "Makefile" not in names:
+        raise LabError(
+            f"{tree} was built in place and git does not have its sources, so the lab cannot tell them from what was "
+            f"built; boot what you built: --image {tree / 'arch/x86/boot/bzImage'}"
+        )
+    say(f"{tree} was built in place: copying its sources to {copy}")
+    there = "\0".join(name for name in names if name and (tree / name).exists())
+    copy.mkdir(exist_ok=True)
+    run(["rsync", "-a", "--from0", "--files-from=-", f"{tree}/", copy], timeout=1800, stdin=there)
+    return copy
+
+
 def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) -> None:
     say(f"building {source.series} ({source.version}), 6 to 15 minutes on 2 cores")
-    started = time.monotonic()
-    work = kernel.directory.with_suffix(".build")
+    work = kernel.directory.with_name(f"{kernel.directory.name}.build")
     if work.exists():
         shutil.rmtree(work)
-    work.mkdir(parents=True)
+    (work / "objects").mkdir(parents=True)
     run(["tar", "-xf", source.tarball, "-C", work], timeout=600)
     tree = work / f"linux-source-{source.series}"
     patch.apply(tree)
-    configure(tree, fragments)
+    configure(tree, work / "objects", fragments)
+    about = _make(tree, work / "objects", work / "out")
+    about = {"series": source.series, "source": source.version, **about}
+    stock.finish(work / "out", kernel.directory, about, about["build_id"])
+    shutil.rmtree(work)
 
+
+def _make(tree: Path, objects: Path, out: Path) -> dict[str, str]:
+    """Build the kernel and put vmlinux, bzImage, System.map and config into `out`."""
+    started = time.monotonic()
     # Make the build reproducible: no time, user or host in it.
     env = {
         "KBUILD_BUILD_TIMESTAMP": "Thu Jan 1 00:00:00 UTC 1970",
@@ -99,10 +162,10 @@ def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) ->
         "KBUILD_BUILD_HOST": "lab",
         "KBUILD_BUILD_VERSION": "1",
     }
-    jobs = os.cpu_count() or 1
-    run(["nice", "make", "-s", f"-j{jobs}", "bzImage"], timeout=BUILD_TIMEOUT, cwd=tree, env=env)
-
-    out = work / "out"
+    make = ["make", "-s", f"O={objects}"]
+    run(["nice", *make, f"-j{os.cpu_count() or 1}", "bzImage"], timeout=BUILD_TIMEOUT, cwd=tree, env=env)
+    if out.exists():
+        shutil.rmtree(out)
     out.mkdir()
     for name, path in {
         "vmlinux": "vmlinux",
@@ -110,37 +173,32 @@ def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) ->
         "System.map": "System.map",
         "config": ".config",
     }.items():
-        shutil.copy(tree / path, out / name)
-    build_id = _build_id(out / "vmlinux")
-    (out / "build-id").write_text(build_id + "\n")
-    about = {
-        "series": source.series,
-        "source": source.version,
-        "release": run(["make", "-s", "kernelrelease"], timeout=120, cwd=tree).strip(),
-        "build_id": build_id,
+        shutil.copy(objects / path, out / name)
+    return {
+        "release": run([*make, "kernelrelease"], timeout=120, cwd=tree).strip(),
+        "build_id": stock.build_id(out / "vmlinux"),
         "seconds": f"{time.monotonic() - started:.0f}",
     }
-    (out / "kernel.json").write_text(json.dumps(about, indent=2) + "\n")
-    out.rename(kernel.directory)
-    shutil.rmtree(work)
-    say(f"built {about['release']} in {about['seconds']} s: {kernel.directory}")
 
 
-def configure(tree: Path, fragments: Sequence[Path]) -> None:
-    """Configure allnoconfig plus the fragments. Every option of the fragments must be in the result."""
+def configure(tree: Path, objects: Path, fragments: Sequence[Path], base: str | Path = "allnoconfig") -> None:
+    """Configure `base` (a target of make, or a file) plus the fragments, whose options must be in the result."""
     text = "".join(path.read_text() for path in fragments)
-    asked = tree / "lab.config"
+    asked = objects / "lab.config"
     asked.write_text(re.sub(r"^# optional: ", "", text, flags=re.MULTILINE))
-    run(["make", "-s", "allnoconfig"], timeout=300, cwd=tree, env={"KCONFIG_ALLCONFIG": str(asked.resolve())})
-    got = set((tree / ".config").read_text().splitlines())
-    missing = [line for line in text.splitlines() if line.startswith("CONFIG_") and line not in got]
+    make = ["make", "-s", f"O={objects}"]
+    env = {"KCONFIG_ALLCONFIG": str(asked.resolve())} if base == "allnoconfig" else {}
+    if isinstance(base, Path):
+        shutil.copy(base, objects / ".config")
+    else:
+        run([*make, base], timeout=300, cwd=tree, env=env)
+    if base != "allnoconfig":
+        merge: list[str | Path] = ["scripts/kconfig/merge_config.sh", "-m", "-O", objects, objects / ".config", asked]
+        run(merge, timeout=300, cwd=tree)
+        run([*make, "olddefconfig"], timeout=300, cwd=tree)
+    got = set((objects / ".config").read_text().splitlines())
+    # Values, for example NR_CPUS, may depend on other options of a developer's configuration.
+    needed = (line for line in text.splitlines() if line.startswith("CONFIG_"))
+    missing = [line for line in needed if line not in got and (base == "allnoconfig" or line.endswith("=y"))]
     if missing:
         raise LabError(f"{tree.name}: the configuration lacks {', '.join(missing)}")
-
-
-def _build_id(vmlinux: Path) -> str:
-    notes = run(["readelf", "-n", vmlinux], timeout=120)
-    match = re.search(r"Build ID: ([0-9a-f]+)", notes)
-    if match is None:
-        raise LabError(f"{vmlinux}: no build ID")
-    return match[1]

@@ -100,15 +100,15 @@ class Guest:
     def wait_for_words(self, words: str, timeout: float, start: int = 0, never: Optional[str] = None) -> int:
         """Wait until the console has `words` after its first `start` characters. Return where they end.
 
-        :raises LabError: the console has `never`, or the guest reported an error
+        :raises LabError: the console has `never` there, or the guest reported an error
         """
         found = -1
-        bad = ["lab: error", "lab-loader-error", *([never] if never else [])]
+        bad = ("lab: error", "lab-loader-error")
 
         def said() -> bool:
             nonlocal found
             text = self.console()
-            if any(word in text for word in bad):
+            if any(word in text for word in bad) or (never and never in text[start:]):
                 raise LabError(self._report("the guest reported an error"))
             found = text.find(words, start)
             return found >= 0

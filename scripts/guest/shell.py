@@ -85,6 +85,8 @@ PACKAGES: dict[str, str] = {
     "cpio": "cpio",
     "rsync": "rsync",
     "xz": "xz-utils",
+    "zstd": "zstd",
+    "lz4": "lz4",
     "perl": "perl",
     "depmod": "kmod",
     "pahole": "dwarves",

@@ -1,111 +1,128 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A distribution's unmodified kernel: Debian's cloud kernel, fetched as packages and unpacked into the cache.
+"""Unmodified kernels: an image of this machine or of a kernel developer, or a package of Debian's archive.
 
-Nothing is installed on the system. The packages come from the machine's apt sources: the image (about 35 MB) and its
-debug symbols (about 320 MB, for vmlinux).
+Nothing is installed on the system. A kernel in the cache has what :class:`kernel.Kernel` describes, and the patch that
+the loader applies.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import lzma
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Optional
 
+from . import archive, binary
 from .shell import LabError, cache_dir, lock, run, say
 
-SERIES = ("debian",)
-# This package depends on the newest kernel of its series.
-META = "linux-image-6.12-cloud-amd64"
-# Do not fetch larger packages.
-MAX_PACKAGE_BYTES = 1 << 30
-# QEMU's fw_cfg driver writes the vmcoreinfo note. There is no 9p module, so the guest has no share.
-MODULES = ("qemu_fw_cfg",)
+#: What the guest loads, in this order, if it is not built in: its disks, and the driver that writes QEMU's vmcoreinfo.
+MODULES = (
+    *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"),
+    "qemu_fw_cfg",
+)
+#: Packages that linux-image-* depends on since Debian's 6.19.
+PARTS = re.compile(r"linux-(?:binary|modules)-[^ ,]+")
 
 
-def directory(series: str) -> Path:
-    """Return the directory of vmlinux, bzImage, config, build-id, kernel.json and modules/. Fetch it if necessary."""
-    found = _cached(series)
-    if found:
-        return found[-1]
-    with lock(f"fetch-{series}"):
-        found = _cached(series)
-        return found[-1] if found else _fetch(series)
-
-
-def _cached(series: str) -> list[Path]:
-    return sorted(path.parent for path in (cache_dir() / "kernels").glob(f"{series}-*/kernel.json"))
-
-
-def _fetch(series: str) -> Path:
-    depends = re.search(rf"^Depends: ({META.replace('6.12', '6.12[^ ,]*')})\b", _show(META), re.M)
-    if depends is None:
-        raise LabError(f"{META} depends on no kernel; add bookworm-security to the apt sources and run apt-get update")
-    image, symbols = depends[1], f"{depends[1]}-dbg"
-    version = _field(image, "Version")
-    out = cache_dir() / "kernels" / f"{series}-{version}"
-    work = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "modules").mkdir(parents=True)
-    release = image.removeprefix("linux-image-")
-    with tempfile.TemporaryDirectory(prefix="lab-stock-") as name:
-        tree = Path(name)
-        _unpack(image, tree)
-        shutil.copy(tree / f"boot/vmlinuz-{release}", work / "bzImage")
-        shutil.copy(tree / f"boot/config-{release}", work / "config")
-        for module in MODULES:
-            _copy_module(tree / "lib/modules" / release, module, work / "modules")
-        _unpack(symbols, tree, f"./usr/lib/debug/boot/vmlinux-{release}")
-        shutil.move(tree / f"usr/lib/debug/boot/vmlinux-{release}", work / "vmlinux")
-    build_id = re.search(r"Build ID: ([0-9a-f]+)", run(["readelf", "-n", work / "vmlinux"], timeout=120))
-    if build_id is None:
-        raise LabError(f"{symbols}: its vmlinux has no build ID")
-    (work / "build-id").write_text(build_id[1] + "\n")
-    about = {"series": series, "source": version, "release": release, "build_id": build_id[1]}
-    (work / "kernel.json").write_text(json.dumps(about, indent=2) + "\n")
-    work.rename(out)
-    say(f"{release}: {out}")
+def from_image(image: Path, modules: Optional[Path], vmlinux: Optional[Path]) -> Path:
+    """Return the directory in the cache that has this image, patch, modules and optional symbols."""
+    if not image.is_file():
+        raise LabError(f"{image}: no such file")
+    with tempfile.TemporaryDirectory(prefix="lab-image-") as name:
+        unpacked = Path(name) / "vmlinux"
+        release = binary.unpack(image, unpacked)
+        patch = binary.patch(unpacked)
+        id_ = build_id(unpacked)
+    if vmlinux and build_id(vmlinux) != id_:
+        raise LabError(f"{vmlinux} has another build ID than {image}")
+    digest = hashlib.sha256(b"\0".join([image.read_bytes(), patch.encode(), str(vmlinux).encode()])).hexdigest()[:12]
+    out = cache_dir() / "kernels" / f"{release}-{digest}"
+    if not (out / "kernel.json").exists():
+        work = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "modules").mkdir(parents=True)
+        shutil.copy(image, work / "bzImage")
+        (work / "patch").write_text(patch)
+        if vmlinux:
+            (work / "vmlinux").symlink_to(vmlinux.resolve())
+        _copy_modules(modules or _modules_of(image, release), work / "modules")
+        finish(work, out, {"series": release, "source": str(image), "release": release, "share": "disk"}, id_)
     return out
 
 
-def _show(package: str) -> str:
-    return run(["apt-cache", "show", "--no-all-versions", package], timeout=60)
+def finish(work: Path, out: Path, about: Mapping[str, str], id_: str) -> None:
+    """Write what describes a kernel, and put it into the cache in one step."""
+    (work / "build-id").write_text(id_ + "\n")
+    (work / "kernel.json").write_text(json.dumps({**about, "build_id": id_}, indent=2) + "\n")
+    if out.exists():
+        shutil.rmtree(out)
+    work.rename(out)
+    say(f"{about['release']}: {out}")
 
 
-def _field(package: str, field: str) -> str:
-    match = re.search(rf"^{field}: (\S+)", _show(package), re.M)
+def from_package(package: str, symbols: bool = False) -> Path:
+    """The same for a package linux-image-*; with `symbols`, also the vmlinux of its -dbg package (400 MiB).
+
+    A package such as linux-image-cloud-amd64 stands for the kernel of Debian's stable release.
+    """
+    depends = archive.field(package, "Depends")
+    if newest := re.match(r"linux-image-\d[^ ,]*", depends):
+        return from_package(newest[0], symbols)
+    release = package.removeprefix("linux-image-")
+    version = archive.field(package, "Version")
+    into = cache_dir() / "packages" / f"{release}_{version}"
+    with lock(f"fetch-{release}"):
+        if not (into / "complete").exists():
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir(parents=True)
+            for part in [package, *PARTS.findall(depends)]:
+                archive.fetch(part, into, _wanted)
+            (into / "complete").touch()
+        if symbols and not any(into.rglob("vmlinux*.debug")):
+            archive.fetch(f"{package}-dbg", into, re.compile(rf"/vmlinux-{re.escape(release)}$|/vmlinux$").search)
+            (found,) = (*into.rglob(f"vmlinux-{release}"), *into.rglob("vmlinux"))
+            found.rename(into / "vmlinux.debug")
+    # /boot until 7.1, then with the modules.
+    images = [*into.rglob(f"vmlinuz-{release}"), *into.rglob("vmlinuz")]
+    if len(images) != 1:
+        raise LabError(f"{package} and what it depends on have {len(images)} files vmlinuz, not one")
+    return from_image(images[0], into, next(into.rglob("vmlinux.debug"), None))
+
+
+def _wanted(name: str) -> bool:
+    base = name.rpartition("/")[2]
+    return base.startswith("vmlinuz") or base.partition(".ko")[0] in MODULES
+
+
+def build_id(vmlinux: Path) -> str:
+    match = re.search(r"Build ID: ([0-9a-f]+)", run(["readelf", "-n", vmlinux], timeout=120))
     if match is None:
-        raise LabError(f"apt-cache shows no {field} for {package}")
+        raise LabError(f"{vmlinux}: no build ID")
     return match[1]
 
 
-def _unpack(package: str, into: Path, *members: str) -> None:
-    """Fetch a package and unpack all of it, or only ``members``."""
-    size = int(_field(package, "Size"))
-    if size > MAX_PACKAGE_BYTES:
-        raise LabError(f"{package} is {size >> 20} MiB, more than the limit of {MAX_PACKAGE_BYTES >> 20} MiB")
-    say(f"fetching {package}, {size >> 20} MiB")
-    run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], timeout=1800, cwd=into)
-    (archive,) = into.glob("*.deb")
-    # dpkg-deb alone would unpack everything; the symbols of all modules take several GB.
-    run(
-        ["sh", "-c", 'dpkg-deb --fsys-tarfile "$1" | { shift; tar -xf - "$@"; }', "sh", archive, *members],
-        timeout=900,
-        cwd=into,
-    )
-    archive.unlink()
+def _modules_of(image: Path, release: str) -> Path:
+    """The directory of modules that belongs to an image, or the image's own if there is none."""
+    beside = image.resolve().parent
+    for place in (beside.parent / "lib/modules" / release, Path("/lib/modules") / release):
+        if place.is_dir():
+            return place
+    return beside
 
 
-def _copy_module(modules: Path, name: str, into: Path) -> None:
-    for path in _named(modules, name):
-        data = path.read_bytes()
-        (into / f"{name}.ko").write_bytes(lzma.decompress(data) if path.suffix == ".xz" else data)
-        return
-    raise LabError(f"{modules.name} has no module {name}")
-
-
-def _named(modules: Path, name: str) -> Iterator[Path]:
-    return (path for path in modules.rglob(f"{name}.ko*") if path.suffix in (".ko", ".xz"))
+def _copy_modules(modules: Path, into: Path) -> None:
+    """Copy the modules that the guest loads. Others are taken to be built in: the guest says what it lacks."""
+    for number, name in enumerate(MODULES):
+        for path in modules.rglob(f"{name}.ko*"):
+            target = into / f"{number}-{name}.ko"
+            if path.suffix == ".zst":
+                run(["zstd", "-q", "-d", path, "-o", target], timeout=60)
+            else:
+                unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)
+                target.write_bytes(unpack(path.read_bytes()))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.lab.captures import Capture, captures
+from tests.lab.captures import Capture, all_captures
 
 NEEDS_CAPTURES = [
     pytest.mark.lab,
-    pytest.mark.skipif(not captures(), reason="no captures of the guest lab: make them with scripts/lab all"),
+    pytest.mark.skipif(not all_captures(), reason="no captures of the guest lab: make them with scripts/lab all"),
 ]
 
 

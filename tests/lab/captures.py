@@ -12,14 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.lab.editable import EditableDump
+
 MIB = 1 << 20
 UNIT = 2 * MIB
 CHUNK = 4 * MIB
 UNACCEPTED = 15
 
 LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
-
-
 Ranges = Iterable[tuple[int, int]]
 
 
@@ -76,7 +76,8 @@ class Capture(NamedTuple):
 
     @property
     def vmlinux(self) -> str:
-        return str(self.json("scenario.json")["kernel"]["vmlinux"])
+        """The path of its symbols, or "" """
+        return str(self.json("scenario.json")["kernel"]["vmlinux"] or "")
 
     def json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
@@ -117,10 +118,14 @@ class Capture(NamedTuple):
 
 
 @cache
-def captures() -> list[Capture]:
-    """All whole captures with a dump of the guest's RAM."""
-    found = sorted(LAB.glob("captures/*/*/scenario.json"))
+def captures(kernels: str = "captures") -> list[Capture]:
+    """All whole captures of the lab's own kernels, or of unmodified ones."""
+    found = sorted(LAB.glob(f"{kernels}/*/*/scenario.json"))
     return [Capture(path.parent) for path in found if not path.parent.name.endswith(".partial")]
+
+
+def all_captures() -> list[Capture]:
+    return [*captures(), *captures("unmodified")]
 
 
 def find(*names: str) -> list[Capture]:
@@ -129,17 +134,13 @@ def find(*names: str) -> list[Capture]:
 
 
 def read_physical(elf: Path, address: int, size: int) -> bytes:
-    """Physical memory out of an ELF dump, by its program headers. Independent of drgn and of the package."""
-    with elf.open("rb") as file:
-        header = file.read(64)
-        phoff, phnum = struct.unpack_from("<Q", header, 32)[0], struct.unpack_from("<H", header, 56)[0]
-        file.seek(phoff)
-        for fields in struct.iter_unpack("<IIQQQQQQ", file.read(56 * phnum)):
-            p_type, _, offset, _, paddr, filesz, _, _ = fields
-            if p_type == 1 and paddr <= address and address + size <= paddr + filesz:
-                file.seek(offset + address - paddr)
-                return file.read(size)
-    raise LookupError(f"{elf} has no physical {address:#x}")
+    """Physical memory out of an ELF dump. Independent of drgn and of the package."""
+    dump = EditableDump(elf, "rb")
+    found = dump.read(address, size)
+    dump.close()
+    if found is None:
+        raise LookupError(f"{elf} has no physical {address:#x}")
+    return found
 
 
 def read_bitmap(elf: Path, address: int) -> tuple[int, int, bytes]:

@@ -15,14 +15,14 @@ from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import LAB, UNIT, Capture, read_bitmap, units
+from tests.lab.captures import Capture, captures, read_bitmap, units
 from tests.lab.editable import EditableDump, copy
 
 pytestmark = NEEDS_CAPTURES
 
 C_BIT = 51
 COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
-ALL = [Capture(path.parent) for path in sorted(LAB.glob("captures/*/*/scenario.json"))]
+ALL = captures()
 DUMPS = [capture for capture in ALL if (capture.path / "dump.elf").exists()]
 
 Capsys = pytest.CaptureFixture[str]
@@ -43,16 +43,15 @@ def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
     return found
 
 
-def note_of(capture: Capture) -> bytes:
-    text = EditableDump(capture.dump, "rb").vmcoreinfo()
-    return text
+def note_of(capture: Capture) -> Any:
+    return EditableDump(capture.dump, "rb").vmcoreinfo()
 
 
 # VMCOREINFO found in memory, and worked out from registers
 
 
-STOCK = [Capture(path.parent) for path in sorted(LAB.glob("stock/*/stock-panic/scenario.json"))]
-WITH_NOTE = [capture for capture in DUMPS if EditableDump(capture.dump, "rb").vmcoreinfo() is not None]
+STOCK = [c for c in captures("unmodified") if c.path.name == "stock-panic" and c.vmlinux]
+WITH_NOTE = [capture for capture in DUMPS if note_of(capture) is not None]
 
 
 @pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
@@ -182,27 +181,6 @@ def test_with_the_c_bit_set_all_answers_stay(capture: Capture, dump: str, capsys
     else:
         assert units(ranges, "unaccepted") >= capture.unaccepted_units()
     assert ranges["nr_unaccepted_bytes"] == capture.nr_unaccepted()
-
-
-# A table of two pages, of which one reads as zeros
-
-
-@pytest.mark.parametrize("capture", named("big"), ids=ids)
-def test_the_second_page_of_a_table_read_as_zeros(capture: Capture, capsys: Capsys, tmp_path: Path) -> None:
-    """What it covers, a DIMM at 72 GiB, must not become accepted by that."""
-    path = tmp_path / "dump.elf"
-    edited = copy(capture.dump, path)
-    second = (capture.table_address() | 4095) + 1
-    edited.write(second, bytes(4096))
-    edited.close()
-    status, document, _ = ask(capsys, "-c", path, "ranges")
-    assert (status, document["source"], document["exact"]) == (0, "page-lists", False)
-    assert f"{second:#x} are all 0" in document["table"]["reason"]
-    listed = units(document, "unaccepted")
-    assert listed >= capture.unaccepted_units()
-    assert any(n * UNIT >= 72 << 30 for n in listed)
-    _, document, _ = ask(capsys, "-c", path, "resolve", hex(72 << 30))
-    assert document["addresses"][0]["state"] == "unaccepted"
 
 
 @pytest.mark.parametrize("capture", named("fill"), ids=ids)

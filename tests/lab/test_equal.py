@@ -11,12 +11,11 @@ from drgn_unaccepted.kernel.capture import Wanted, capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot
 from tests.lab.asking import NEEDS_CAPTURES
-from tests.lab.captures import LAB, Capture
+from tests.lab.captures import Capture, all_captures
 
 pytestmark = NEEDS_CAPTURES
 
-#: The lab's own kernels, and a distribution's.
-ALL = [Capture(path.parent) for path in sorted(LAB.glob("*/*/*/scenario.json"))]
+ALL = [c for c in all_captures() if c.vmlinux]
 #: Stopped before there was a VMCOREINFO: the addresses come from vmlinux, also where types come from BTF.
 EARLY = ("early", "stock-panic")
 DUMPS = [

@@ -13,13 +13,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.snapshot_file import read
+from tests.lab.asking import ask
 from tests.lab.captures import CHUNK, LAB, listed_chunks, logged_table, read_bitmap, read_physical, set_units, units
 
 pytestmark = pytest.mark.lab
@@ -40,7 +39,7 @@ def live(series: str, scenario: str, share: Path, module: str, *arguments: objec
     command = [sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)]
     done = subprocess.run(
         [
-            *(sys.executable, "tests/lab/lab_with_stress.py", "live", scenario, "--kernel", series),
+            *(sys.executable, "scripts/lab", "live", scenario, "--kernel", series),
             *("--share", str(share), "--timeout", str(timeout), "--", "env", f"PYTHONPATH={ROOT}", *command),
         ],
         cwd=ROOT,
@@ -52,13 +51,6 @@ def live(series: str, scenario: str, share: Path, module: str, *arguments: objec
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return share
-
-
-def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
-    status = main([*map(str, argv), "--format", "json"])
-    out, err = capsys.readouterr()
-    assert status == 0, err
-    return json.loads(out)
 
 
 # The answers
@@ -114,17 +106,17 @@ def test_live_answers_equal_the_dump_of_that_moment(
 
     # The same questions to the dump.
     for command in ("ranges", "zones", "e820", "efi"):
-        dumped = ask(capsys, "-c", dump, command)
+        _, dumped, _ = ask(capsys, "-c", dump, command)
         for key in ("ranges", "tables", "unaccepted_bytes", "nr_unaccepted_bytes"):
             assert dumped.get(key) == answers[command].get(key), f"{command}: {key}"
-    zones = ask(capsys, "-c", dump, "zones")["zones"]
+    zones = ask(capsys, "-c", dump, "zones")[1]["zones"]
     for key in ("node", "name", "start", "end", "managed_bytes", "unaccepted_bytes", "listed", "watermarks"):
         assert [zone[key] for zone in zones] == [zone[key] for zone in answers["zones"]["zones"]], key
 
     # The flight recorder's table is the memory's, and the dump knows it for its own.
     kept = share / "kept" / told["boot_id"]
     assert (kept / f"table-{address:#x}.bin").read_bytes() == read_physical(dump, address, 24 + len(bitmap))
-    with_saved = ask(capsys, "-c", dump, "--table", kept / "snapshot.json", "ranges")
+    _, with_saved, _ = ask(capsys, "-c", dump, "--table", kept / "snapshot.json", "ranges")
     assert with_saved["ranges"] == answers["ranges"]["ranges"]
     assert told["boot_id"] in with_saved["table"]["reason"]
     other = json.loads((kept / "snapshot.json").read_text())
@@ -252,14 +244,3 @@ def test_a_kill_at_any_moment_leaves_nothing_behind(series: str, tmp_path: Path)
     assert found["complaints"] == []
     for name in found["files"]:
         assert re.fullmatch(r"recording|kept/[0-9a-f-]{36}/(snapshot\.json|table-0x[0-9a-f]+\.bin)(\.new)?", name), name
-
-
-def test_what_a_sample_costs(tmp_path: Path) -> None:
-    share = live("6.12", "fresh", tmp_path / "share", "cost", 60, 0.5)
-    found = json.loads((share / "cost.json").read_text())
-    size = (share / "recording.jsonl").stat().st_size
-    recording = Recording(str(share / "recording.jsonl"))
-    assert len(list(recording)) == 60 and recording.dropped is None
-    a_day = size / 60 * 86400
-    print(f"{json.dumps(found)}; recording {size} bytes, a day at 1 s {a_day / 1e6:.1f} MB")
-    assert a_day < 60e6

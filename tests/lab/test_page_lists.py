@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import CHUNK, UNIT, Capture, captures, units
+from tests.lab.captures import CHUNK, UNIT, Capture, all_captures, units
 
 pytestmark = NEEDS_CAPTURES
 
 #: Its lists hold nothing of the memory that add_efi_memmap took away, and two chunks of inflight are on no list.
 LISTS_SHORT = ("add_efi_memmap", "inflight", "panic")
-WITH_TABLE = [c for c in captures() if c.has_account and c.dump.exists() and c.path.name != "none"]
+WITH_TABLE = [c for c in all_captures() if c.has_account and c.dump.exists() and c.path.name != "none"]
 UNITS_OF_CHUNK = CHUNK // UNIT
 
 

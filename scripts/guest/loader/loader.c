@@ -7,10 +7,17 @@
  *                    fake START END      only reported; the firmware has no memory there (a hotplug DIMM, or nothing)
  * \lab\cmdline   the kernel's command line
  * \lab\bzImage   the kernel
+ * \lab\patch     what to change in an unmodified kernel, or nothing; written by ../binary.py. Bytes in hexadecimal:
+ *                    find BYTES          these are in the decompressed kernel exactly once
+ *                    at OFFSET OLD NEW   from where they are found; backwards with a "-"
  *
  * Each `alloc` range gets its own memory type from the OS loader's private types, so that the firmware does not merge
  * adjacent ranges. A wrapper of GetMemoryMap() reports these types as 15 and prints every map ("lab-map") directly to
  * the first serial port: the firmware's console would allocate memory and change the map key.
+ *
+ * Since 6.6, the kernel's EFI stub decompresses the kernel before it asks for the final map, so that the wrapper finds
+ * the kernel in memory of the types LoaderCode or LoaderData, and changes it there. A kernel that could not be changed
+ * does not get past ExitBootServices().
  */
 #include <efi.h>
 #include <efilib.h>
@@ -20,6 +27,10 @@
 #define MAX_RANGES 256
 #define MAX_TEXT 65536
 #define UART 0x3f8
+#define MAX_EDITS 8
+#define MAX_BYTES 96
+#define MIN_KERNEL_PAGES (16ul << 20 >> EFI_PAGE_SHIFT)
+#define CR0_WP (1ul << 16)
 
 struct range {
 	UINT64 start;
@@ -29,6 +40,18 @@ struct range {
 static struct range allocated[MAX_RANGES], faked[MAX_RANGES];
 static UINTN nr_allocated, nr_faked, nr_calls;
 static EFI_GET_MEMORY_MAP firmware_get_memory_map;
+static EFI_EXIT_BOOT_SERVICES firmware_exit_boot_services;
+
+struct edit {
+	INT64 offset;
+	UINTN size;
+	UINT8 old[MAX_BYTES], new[MAX_BYTES];
+};
+
+static UINT8 signature[MAX_BYTES];
+static UINTN signature_size, nr_edits;
+static struct edit edits[MAX_EDITS];
+static BOOLEAN patched;
 
 /* --- the serial port, without the firmware --- */
 
@@ -110,6 +133,69 @@ static void print_map(EFI_MEMORY_DESCRIPTOR *map, UINTN size, UINTN stride)
 	newline();
 }
 
+/* --- an unmodified kernel --- */
+
+static BOOLEAN same(const UINT8 *a, const UINT8 *b, UINTN size)
+{
+	while (size && *a == *b) {
+		a++;
+		b++;
+		size--;
+	}
+	return !size;
+}
+
+/* Find the decompressed kernel in the memory of this map. Change it, or leave it as it is. */
+static void patch_kernel(EFI_MEMORY_DESCRIPTOR *map, UINTN size, UINTN stride)
+{
+	UINT8 *found = NULL, *p;
+	UINTN i, j, cr0, matches = 0;
+
+	for (i = 0; i < size / stride; i++) {
+		EFI_MEMORY_DESCRIPTOR *d = descriptor(map, stride, i);
+		UINT8 *end = (UINT8 *)(d->PhysicalStart + d->NumberOfPages * EFI_PAGE_SIZE) - signature_size;
+
+		if ((d->Type != EfiLoaderCode && d->Type != EfiLoaderData) || d->NumberOfPages < MIN_KERNEL_PAGES)
+			continue;
+		for (p = (UINT8 *)d->PhysicalStart; p <= end; p++) {
+			if (same(p, signature, signature_size)) {
+				found = p;
+				matches++;
+			}
+		}
+	}
+	if (!matches)
+		return;
+	if (matches > 1) {
+		fail("bytes of accept_memory() found more than once:", matches);
+		return;
+	}
+	for (i = 0; i < nr_edits; i++) {
+		if (!same(found + edits[i].offset, edits[i].old, edits[i].size)) {
+			fail("kernel in memory differs from its image, edit", i);
+			return;
+		}
+	}
+	/* The stub may have made the kernel's text read-only. */
+	__asm__ volatile("mov %%cr0, %0" : "=r"(cr0));
+	__asm__ volatile("mov %0, %%cr0" : : "r"(cr0 & ~CR0_WP) : "memory");
+	for (i = 0; i < nr_edits; i++)
+		for (j = 0; j < edits[i].size; j++)
+			found[edits[i].offset + j] = edits[i].new[j];
+	__asm__ volatile("mov %0, %%cr0" : : "r"(cr0) : "memory");
+	patched = TRUE;
+	puts("lab-loader: patched accept_memory() near ");
+	puthex((UINT64)found);
+	newline();
+}
+
+static EFI_STATUS EFIAPI exit_boot_services(EFI_HANDLE image, UINTN key)
+{
+	if (signature_size && !patched)
+		return fail("accept_memory() not found in memory, kernel not patched", EFI_NOT_FOUND);
+	return firmware_exit_boot_services(image, key);
+}
+
 static EFI_STATUS EFIAPI get_memory_map(UINTN *size, EFI_MEMORY_DESCRIPTOR *map, UINTN *key, UINTN *stride,
 					UINT32 *version)
 {
@@ -122,6 +208,8 @@ static EFI_STATUS EFIAPI get_memory_map(UINTN *size, EFI_MEMORY_DESCRIPTOR *map,
 	}
 	if (EFI_ERROR(status))
 		return status;
+	if (signature_size && !patched)
+		patch_kernel(map, *size, *stride);
 	if (*size + nr_faked * *stride > room) {
 		*size += nr_faked * *stride;
 		return EFI_BUFFER_TOO_SMALL;
@@ -146,12 +234,14 @@ static EFI_STATUS EFIAPI get_memory_map(UINTN *size, EFI_MEMORY_DESCRIPTOR *map,
 	return EFI_SUCCESS;
 }
 
-static void wrap_get_memory_map(void)
+static void wrap_boot_services(void)
 {
 	UINT32 crc = 0;
 
 	firmware_get_memory_map = BS->GetMemoryMap;
 	BS->GetMemoryMap = get_memory_map;
+	firmware_exit_boot_services = BS->ExitBootServices;
+	BS->ExitBootServices = exit_boot_services;
 	BS->Hdr.CRC32 = 0;
 	BS->CalculateCrc32(&BS->Hdr, BS->Hdr.HeaderSize, &crc);
 	BS->Hdr.CRC32 = crc;
@@ -241,6 +331,44 @@ static EFI_STATUS take_ranges(char *s)
 	return EFI_SUCCESS;
 }
 
+static UINTN digit(char c)
+{
+	return c <= '9' ? c - '0' : c - 'a' + 10;
+}
+
+/* Pairs of hexadecimal digits up to a space or a newline, which is skipped. */
+static char *bytes(char *s, UINT8 *into, UINTN *size)
+{
+	for (*size = 0; *s > ' ' && *size < MAX_BYTES; s += 2)
+		into[(*size)++] = digit(s[0]) << 4 | digit(s[1]);
+	return *s == ' ' || *s == '\n' ? s + 1 : s;
+}
+
+static EFI_STATUS take_edits(char *s)
+{
+	if (*s != 'f')
+		return fail("patch: no find", EFI_INVALID_PARAMETER);
+	s = bytes(s + sizeof("find"), signature, &signature_size);
+	while (*s) {
+		struct edit *edit = &edits[nr_edits];
+		UINT64 distance;
+		UINTN new_size;
+		BOOLEAN back;
+
+		if (*s != 'a' || nr_edits++ == MAX_EDITS)
+			return fail("patch: not an edit, or too many", EFI_INVALID_PARAMETER);
+		s += sizeof("at");
+		back = *s == '-';
+		s = number(s + back, &distance) + 1;
+		edit->offset = back ? -(INT64)distance : (INT64)distance;
+		s = bytes(s, edit->old, &edit->size);
+		s = bytes(s, edit->new, &new_size);
+		if (new_size != edit->size || !edit->size)
+			return fail("patch: old and new bytes differ in number", EFI_INVALID_PARAMETER);
+	}
+	return EFI_SUCCESS;
+}
+
 EFI_STATUS efi_main(EFI_HANDLE self, EFI_SYSTEM_TABLE *table)
 {
 	static EFI_GUID loaded_image_guid = EFI_LOADED_IMAGE_PROTOCOL_GUID;
@@ -283,7 +411,13 @@ EFI_STATUS efi_main(EFI_HANDLE self, EFI_SYSTEM_TABLE *table)
 	if (EFI_ERROR(status))
 		return status;
 
-	wrap_get_memory_map();
+	status = read_text(root, L"\\lab\\patch", text);
+	if (!EFI_ERROR(status) && text[0])
+		status = take_edits(text);
+	if (EFI_ERROR(status) && status != EFI_NOT_FOUND)
+		return status;
+
+	wrap_boot_services();
 	puts("lab-loader: starting the kernel\r\n");
 	return fail("the kernel came back", BS->StartImage(image, NULL, NULL));
 }

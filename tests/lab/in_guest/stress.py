@@ -97,7 +97,6 @@ def main(count: int, delay_us: str) -> None:
     chance = random.Random(1)
     costs: list[float] = []
     peak = 0
-    began = time.monotonic()
     start = nr_unaccepted()
     for number in range(count):
         chunks = max(0, nr_unaccepted() - REST) // CHUNK
@@ -124,10 +123,7 @@ def main(count: int, delay_us: str) -> None:
     results = stress.results
     results.update(
         samples=count,
-        seconds=time.monotonic() - began,
         accepted_bytes=start - nr_unaccepted(),
-        cost_median=sorted(costs)[count // 2],
-        cost_most=max(costs),
         peak_kib_at_a_quarter=peak,
         peak_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
