@@ -42,7 +42,7 @@ _TABLE = r"efi: .*\bUnaccepted=0x([0-9a-f]{1,16})\b"
 # efi_clean_memmap(), before the map is printed
 _REMOVED = r"efi: Removing (\d{1,9}) invalid memory map entries\."
 # show_regs_print_info() and dump_stack_print_info()
-_TASK = r"CPU: (\d{1,6}) (?:UID: \d+ )?PID: (\d{1,9}) Comm: (.{1,64}?) (?:Not tainted|Tainted: )"
+_TASK = r"CPU: (\d{1,6}) (?:UID: \d+ )?PID: (\d{1,9}) Comm: (.{1,64}?) (?:Kdump: loaded )?(?:Not tainted|Tainted: )"
 _OOPS = r".{1,160}\[#\d{1,6}\]"
 _CLOCK = r"rtc.{1,40} setting system clock to .{1,40} UTC \((\d{1,10})\)"
 # e820__end_of_ram_pfn()

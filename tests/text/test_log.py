@@ -42,7 +42,7 @@ MAP = [
 ]
 RUNTIME = ["efi: EFI runtime memory map:", entry(0, "Runtime Data", 0x7F000000, 0x7F100000)]
 TDX = "Memory Encryption Features active: Intel TDX"
-TASK = "CPU: 1 UID: 0 PID: 74 Comm: kworker/1:2 Not tainted 6.12.9 #1"
+TASK = "CPU: 1 UID: 0 PID: 74 Comm: kworker/1:2 Kdump: loaded Not tainted 6.12.9 #1"
 LAST_PFN = "last_pfn = 0x180000 max_arch_pfn = 0x400000000"
 LOG = [*HEAD, *E820, TABLES, *MAP, LAST_PFN, TDX, *RUNTIME]
 
@@ -162,6 +162,7 @@ def test_the_task_of_a_panic(lines: list[str], task: Optional[tuple[int, int]]) 
     (log,) = read_boots(lines)
     assert log.panic in ("X", "Fatal exception")
     assert (log.panic_task and (log.panic_task.pid, log.panic_task.cpu)) == task
+    assert log.panic_task is None or log.panic_task.comm == "kworker/1:2"
 
 
 @pytest.mark.parametrize(
