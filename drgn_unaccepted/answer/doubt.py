@@ -94,7 +94,8 @@ def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
     if evidence.lists_damaged is not None or not evidence.listed or ram is None:
         return
     stray = rng.intersect(ones, ram)
-    for known in (evidence.listed, evidence.in_flight, evidence.pages("reserved")):
+    cma = evidence.whole_units((kernel and kernel.fixed_cma) or ())
+    for known in (evidence.listed, evidence.in_flight, evidence.pages("reserved"), cma):
         stray = rng.subtract(stray, known)
     if rng.total(stray) > min(FEW_CHUNKS, (kernel and kernel.cpus) or FEW_CHUNKS) * evidence.chunk:
         yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"
