@@ -43,6 +43,30 @@ Description: show and check the unaccepted memory of confidential guests
 """
 
 
+SPEC = """\
+%global __os_install_post %{{nil}}
+Name: {name}
+Version: {version}
+Release: 1
+Summary: Show and check the unaccepted memory of confidential guests
+License: LGPL-2.1-or-later
+BuildArch: noarch
+AutoReqProv: no
+Requires: python3 >= 3.9
+Recommends: drgn >= 0.0.31
+
+%description
+Shows which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a running kernel or a vmcore, and whether
+the kernel's records of it agree. All but snapshots needs drgn 0.0.31 or later for Python.
+
+%install
+cp -a {tree}/. %{{buildroot}}
+
+%files
+{files}
+"""
+
+
 def documents(share: Path) -> None:
     """Man page and shell completion, generated from the command line's parser."""
     manual = Manpage(_parser(shared=False))
@@ -135,39 +159,41 @@ def archive(wheels: Sequence[Path], to: Path, interpreter: str) -> None:
         zipapp.create_archive(tree, to, interpreter=interpreter, compressed=True)
 
 
-def debian(share: Path, wheels: Sequence[Path], version: str, out: Path) -> None:
-    """A package with everything but drgn: the units, the man page and the completion in their places."""
-    with tempfile.TemporaryDirectory() as staging:
-        tree = Path(staging) / NAME
-        shutil.copytree(share, tree / "usr" / "share")
-        (tree / "usr" / "bin").mkdir(parents=True)
-        command = tree / "usr" / "bin" / NAME
-        archive(wheels, command, "/usr/bin/python3")
-        command.chmod(0o755)
-        ours = tree / "usr" / "share" / NAME
-        shutil.copytree(
-            TOP / "drgn_unaccepted" / "integrations",
-            ours / "integrations",
-            ignore=shutil.ignore_patterns("systemd", "__pycache__"),
-        )
-        units = tree / "usr" / "lib" / "systemd" / "system"
-        units.mkdir(parents=True)
-        for unit in sorted((TOP / "drgn_unaccepted" / "integrations" / "systemd").iterdir()):
-            shutil.copy(unit, units)
-        plugins = tree / "usr" / "lib" / "python3" / "dist-packages" / "sos" / "report" / "plugins"
-        plugins.mkdir(parents=True)
-        shutil.move(ours / "integrations" / "sos" / "drgn_unaccepted.py", plugins)
-        (ours / "integrations" / "sos").rmdir()
-        (tree / "DEBIAN").mkdir()
-        (tree / "DEBIAN" / "control").write_text(CONTROL.format(name=NAME, version=version))
-        for path in tree.rglob("*"):
-            path.chmod(0o755 if path.is_dir() or path == command else 0o644)
-        package = out / f"{NAME}_{version}_all.deb"
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(package)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+def place(share: Path, wheels: Sequence[Path], tree: Path) -> None:
+    """Everything but drgn in its places: the command, the units, the man page and the completion."""
+    shutil.copytree(share, tree / "usr" / "share")
+    command = tree / "usr" / "bin" / NAME
+    command.parent.mkdir()
+    archive(wheels, command, "/usr/bin/python3")
+    theirs, ours = TOP / "drgn_unaccepted" / "integrations", tree / "usr" / "share" / NAME / "integrations"
+    shutil.copytree(theirs, ours, ignore=shutil.ignore_patterns("systemd", "__pycache__"))
+    shutil.copytree(theirs / "systemd", tree / "usr" / "lib" / "systemd" / "system")
+    for path in tree.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path in (command, ours / "kdump" / "unaccepted-table") else 0o644)
+
+
+def debian(tree: Path, version: str, out: Path) -> None:
+    plugins = tree / "usr" / "lib" / "python3" / "dist-packages" / "sos" / "report" / "plugins"
+    plugins.parent.mkdir(parents=True)
+    shutil.move(tree / "usr" / "share" / NAME / "integrations" / "sos", plugins)
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN" / "control").write_text(CONTROL.format(name=NAME, version=version))
+    argv = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(out / f"{NAME}_{version}_all.deb")]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+
+
+def rpm(tree: Path, version: str, out: Path) -> None:
+    files = "\n".join(f"/{path.relative_to(tree)}" for path in sorted(tree.rglob("*")) if path.is_file())
+    with tempfile.TemporaryDirectory() as top:
+        spec = Path(top) / f"{NAME}.spec"
+        spec.write_text(SPEC.format(name=NAME, version=version, tree=tree, files=files))
+        argv = ["rpmbuild", "--quiet", "-bb", "--define", f"_topdir {top}", "--define", f"_rpmdir {top}/out", str(spec)]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shutil.copy(*Path(top, "out").rglob("*.rpm"), out)
+
+
+#: Name of a package, the program that makes it, and the function that calls the program.
+PACKAGES = (("Debian package", "dpkg-deb", debian), ("RPM", "rpmbuild", rpm))
 
 
 def main() -> int:
@@ -184,10 +210,12 @@ def main() -> int:
         share.mkdir()
         documents(share)
         shutil.make_archive(str(out / f"{NAME}-{version}-share"), "gztar", staging, "share")
-        if shutil.which("dpkg-deb"):
-            debian(share, wheels, version, out)
-        else:
-            print("scripts/package: no dpkg-deb here, so no Debian package", file=sys.stderr)
+        for name, program, make in PACKAGES:
+            if not shutil.which(program):
+                print(f"scripts/package: no {program} here, so no {name}", file=sys.stderr)
+                continue
+            place(share, wheels, Path(staging) / program)
+            make(Path(staging) / program, version, out)
     for path in sorted(out.glob("drgn*unaccepted*")):
         print(path)
     return 0

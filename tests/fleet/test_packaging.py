@@ -187,5 +187,21 @@ def test_the_debian_package(dist: Path, tmp_path: Path) -> None:
         "usr/lib/python3/dist-packages/sos/report/plugins/drgn_unaccepted.py",
     ):
         assert (tmp_path / path).is_file(), path
+    assert os.access(tmp_path / "usr/share/drgn-unaccepted/integrations/kdump/unaccepted-table", os.X_OK)
     done = run([tmp_path / "usr" / "bin" / "drgn-unaccepted", "merge", "--help"], cwd=tmp_path)
     assert done.returncode == 0 and "worst findings first" in done.stdout, done.stderr
+
+
+def test_the_rpm(dist: Path, tmp_path: Path) -> None:
+    """Installed into a root of its own, and removed."""
+    rpm = [tool("rpm", "rpm"), "--root", tmp_path, "--dbpath", "/rpm"]
+    tool("rpmbuild", "rpm")
+    done = run([*rpm, "--nodeps", "--install", only(dist, "*.noarch.rpm")])
+    assert done.returncode == 0, done.stderr
+    assert run([*rpm, "--query", "--requires", "drgn-unaccepted"]).stdout.splitlines()[0] == "python3 >= 3.9"
+    for path in ("usr/lib/systemd/system/drgn-unaccepted-keep.timer", "usr/share/man/man1/drgn-unaccepted.1.gz"):
+        assert (tmp_path / path).is_file(), path
+    done = run([tmp_path / "usr" / "bin" / "drgn-unaccepted", "merge", "--help"], cwd=tmp_path)
+    assert done.returncode == 0 and "worst findings first" in done.stdout, done.stderr
+    assert run([*rpm, "--erase", "drgn-unaccepted"]).returncode == 0
+    assert [path for path in (tmp_path / "usr").rglob("*") if path.is_file()] == []
