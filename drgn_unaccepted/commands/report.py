@@ -23,7 +23,7 @@ from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.commands.e820 import e820
 from drgn_unaccepted.commands.efi import efi
-from drgn_unaccepted.commands.summary import summary
+from drgn_unaccepted.commands.summary import rows, summary
 from drgn_unaccepted.commands.zones import zones
 from drgn_unaccepted.model.ranges import merge
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
@@ -74,8 +74,9 @@ def report(
     faults = {one["rule"] for one in findings["findings"] if one["status"] not in ("pass", "skip")}
     return {
         **head(snapshot, judgement, "report"),
-        "summary": summary(snapshot, judgement),
-        "panic": snapshot.panic,
+        # The findings are shown in full.
+        "facts": [row for row in rows(summary(snapshot, judgement)) if row[0] != "check"],
+        "missing": dict(snapshot.missing),
         "checks": findings,
         "rules": {rule: RULES[rule].texts for rule in faults},
         "map": map_document(snapshot, judgement, columns=COLUMNS, finest=1),

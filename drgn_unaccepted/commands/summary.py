@@ -43,29 +43,32 @@ class Summary(Question[SummaryAnswer]):
         return None if answer["target"]["kind"] == "log" else lines.no_state(answer)
 
     def text(self, answer: SummaryAnswer, args: Arguments) -> Iterator[str]:
-        rows = lines.verdict(answer)
-        rows[1:1] = [("", _range(entry)) for entry in answer["ranges"] or ()]
-        if answer["ranges"] is None and answer["unaccepted_span"] is not None:
-            number = count(answer["unaccepted_runs"] or 0, "range")
-            rows.insert(1, ("", f"{number} in {span(*answer['unaccepted_span'])}: see ranges, map"))
-        if answer["died_in_accept"]:
-            accepts = [
-                f"{who(entry)}, accepting {where(entry).partition(' (')[0]}" for entry in answer["died_in_accept"]
-            ]
-            rows[:0] = [("DIED IN ACCEPT", safe(answer["panic"] or "")), *(("", accept) for accept in accepts)]
-        rows += _end(answer)
-        rows.append(("counters", _counter(answer)))
-        if answer["in_flight"] and not answer["died_in_accept"]:
-            rows.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
-        elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
-            rows.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
-        rows += [("torn", safe(note)) for note in answer["torn"]]
-        if answer["target"]["kind"] == "log" and answer["command_line"]:
-            rows.append(("command line", safe(answer["command_line"])))
-        rows += _guest(answer)
-        if answer["findings"] is not None:
-            rows.append(("check", _check(answer["findings"])))
-        return lines.pairs(rows)
+        return lines.pairs(rows(answer))
+
+
+def rows(answer: SummaryAnswer) -> list[tuple[str, str]]:
+    """What the screen and the page of ``report`` say first: names and values; without a name, more of the same."""
+    found = lines.verdict(answer)
+    found[1:1] = [("", _range(entry)) for entry in answer["ranges"] or ()]
+    if answer["ranges"] is None and answer["unaccepted_span"] is not None:
+        number = count(answer["unaccepted_runs"] or 0, "range")
+        found.insert(1, ("", f"{number} in {span(*answer['unaccepted_span'])}: see ranges, map"))
+    if answer["died_in_accept"]:
+        accepts = [f"{who(entry)}, accepting {where(entry).partition(' (')[0]}" for entry in answer["died_in_accept"]]
+        found[:0] = [("DIED IN ACCEPT", safe(answer["panic"] or "")), *(("", accept) for accept in accepts)]
+    found += _end(answer)
+    found.append(("counters", _counter(answer)))
+    if answer["in_flight"] and not answer["died_in_accept"]:
+        found.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
+    elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
+        found.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
+    found += [("torn", safe(note)) for note in answer["torn"]]
+    if answer["target"]["kind"] == "log" and answer["command_line"]:
+        found.append(("command line", safe(answer["command_line"])))
+    found += _guest(answer)
+    if answer["findings"] is not None:
+        found.append(("check", _check(answer["findings"])))
+    return found
 
 
 def _range(entry: StateRange) -> str:

@@ -33,15 +33,14 @@ from drgn_unaccepted.answer.documents import (
     HistoryAnswer,
     MapAnswer,
     State,
-    SummaryAnswer,
     TypedRange,
     ZonesAnswer,
 )
-from drgn_unaccepted.answer.head import reasons, source_name
+from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.views.map import segments
 from drgn_unaccepted.views.svg import fill, history_svg, lane_class, map_svg
-from drgn_unaccepted.words import count, safe, size, span
+from drgn_unaccepted.words import count, safe, size
 
 _SCRIPTS = ("data.js", "closeup.js", "page.js")
 
@@ -64,8 +63,9 @@ Ranges = Iterable[tuple[int, int]]
 
 
 class PageDocument(Document):
-    summary: SummaryAnswer
-    panic: Optional[str]
+    #: What ``summary`` says, as names and values; without a name, more of the same.
+    facts: list[tuple[str, str]]
+    missing: dict[str, str]
     checks: CheckAnswer
     #: The sentence that must hold, the reason, and the next step of each rule that found something.
     rules: dict[str, list[str]]
@@ -91,18 +91,28 @@ def report_page(answer: PageDocument) -> str:
     for choice in sorted({*re.findall(r'value="(t\d+)"', tables)}):
         style += f'section:has([value="{choice}"]:checked) tbody tr:not(.{choice}) {{ display: none; }}\n'
     faults = [one for one in answer["checks"]["findings"] if one["status"] in ("critical", "warning")]
-    target, data = answer["target"], lookup(answer)
+    data = lookup(answer)
+    facts: list[tuple[str, list[str]]] = []
+    for name, value in answer["facts"]:
+        facts += [(name, [])] if name else []
+        facts[-1][1].append(_html(value))
+    facts.sort(key=lambda fact: fact[0] not in ("crashed", "panic"))
+    died = [(name, values) for name, values in facts if name.isupper()]
     parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}",
         "style": style,
         "script": script,
         "data": data,
-        "title": _html(f"Unaccepted memory: {target['release'] or 'kernel of unknown release'}"),
-        "target": _html(f"{target['path'] or 'the running kernel'}, {target['kind']}"),
-        "died": _died(answer),
-        "verdict": _html(verdict(answer)),
+        "title": _html(f"Unaccepted memory: {answer['target']['release'] or 'kernel of unknown release'}"),
+        "died": "".join(
+            f'<p class="died"><strong>{name.capitalize()}</strong><br>{"<br>".join(values)}</p>'
+            for name, values in died
+        ),
+        "verdict": f"Unaccepted memory: {dict(facts)['unaccepted'].pop(0)}",
         "checked": _checked(answer["checks"]),
-        "facts": "".join(f"<dt>{_html(name)}</dt><dd>{_html(value)}</dd>" for name, value in _facts(answer)),
+        "facts": "".join(
+            f"<dt>{name}</dt><dd>{'<br>'.join(values)}</dd>" for name, values in facts if values and not name.isupper()
+        ),
         "notes": _list(map(_html, _notes(answer, data)), "notes"),
         "findings": _findings(answer),
         "map": map_svg(answer["map"], sorted(chain.from_iterable(one["ranges"] for one in faults))),
@@ -110,35 +120,6 @@ def report_page(answer: PageDocument) -> str:
         "made": _html(f"Made by drgn-unaccepted {__version__}. Addresses are physical, ends are exclusive."),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
-
-
-def verdict(answer: PageDocument) -> str:
-    """How much memory is unaccepted, in a sentence."""
-    total, least, most = answer["unaccepted_bytes"], answer["unaccepted_bytes_min"], answer["unaccepted_bytes_max"]
-    if answer["source"] == "none" and answer["table"]["state"] == "absent":
-        return "This guest has no table of unaccepted memory: nothing for the kernel to accept."
-    if total is None and least is None:
-        return "It is unknown how much memory is unaccepted."
-    amount = size(total if least is None else least)
-    if least is not None and least != most:
-        amount = f"At least {amount}" if most is None else f"{amount} to {size(most)}"
-    elif not answer["exact"]:
-        amount = f"About {amount}"
-    initial = answer["initially_unaccepted_bytes"]
-    return f"{amount} unaccepted{'' if initial is None else f', of {size(initial)} at boot'}."
-
-
-def _died(answer: PageDocument) -> str:
-    panic, accepts = answer["panic"], answer["accepting"]["accepting"] or []
-    if not panic:
-        return ""
-    lines = [f"Kernel panic - not syncing: {panic}"]
-    for one in accepts[:4]:
-        where = "an unknown range" if one["start"] is None else span(one["start"], one["end"] or 0)
-        task = "an unknown task" if one["task"] is None else f"{one['task']['comm']} (pid {one['task']['pid']})"
-        lines.append(f"{task} was accepting {where}")
-    title = "Died in an accept" if accepts and "accept memory" in panic.lower() else "Died in a panic"
-    return f'<p class="died"><strong>{title}</strong><br>{"<br>".join(map(_html, lines))}</p>'
 
 
 def _checked(checks: CheckAnswer) -> str:
@@ -149,29 +130,8 @@ def _checked(checks: CheckAnswer) -> str:
     return f"{status} {words}; {count(numbers['pass'], 'rule')} passed, {numbers['skip']} could not run."
 
 
-def _facts(answer: PageDocument) -> Iterator[tuple[str, str]]:
-    target, table, platform = answer["target"], answer["table"], answer["summary"]["platform"]
-    crashed = target.get("crashed_at") or ("no, it runs" if target["kind"] == "live" else "time unknown")
-    # ISO 8601 as people read it.
-    for name, when in (("crashed", crashed), ("read", target["taken_at"])):
-        yield name, re.sub(r"(\d)T([\d:]{8})(\.\d+)?\+00:00$", r"\1 \2 UTC", when)
-    yield "kernel", f"Linux {target['release'] or 'of unknown release'}"
-    kinds = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP"}
-    policy = {True: ", accept_memory=lazy", False: ", accept_memory=eager", None: ""}
-    kind, lazy = (None, None) if platform is None else (platform["kind"], platform["lazy"])
-    yield "platform", kinds.get(kind or "", "unknown") + policy[lazy]
-    yield "evidence", source_name(answer)
-    yield "RAM", "unknown" if answer["map"]["memory_from"] is None else size(answer["map"]["totals"]["ram_bytes"])
-    yield "table", table["state"] + ("" if table["address"] is None else f" at {table['address']:#x}")
-    chunks = answer["summary"]["listed_chunks"]
-    listed = "" if chunks is None else f", {count(chunks, 'chunk')} listed"
-    yield "NR_UNACCEPTED", size(answer["nr_unaccepted_bytes"]) + listed
-
-
 def _notes(answer: PageDocument, data: str) -> Iterator[str]:
-    yield from (f"Torn: {note}" for note in answer["torn"])
-    yield from (f"Why no better evidence: {reason}" for reason in reasons(answer))
-    for reason, parts in _by_reason((reason, part) for part, reason in answer["summary"]["missing"].items()).items():
+    for reason, parts in _by_reason((reason, part) for part, reason in answer["missing"].items()).items():
         yield f"Without {', '.join(parts)}: {reason}"
     if not data:
         yield "No address can be looked up on this page: there is too much to look up. The command resolve can."

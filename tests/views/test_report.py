@@ -143,7 +143,7 @@ def test_all_of_it_can_be_read_without_the_script() -> None:
     parsed = Parsed(page(guests.small(), {"status": "critical", "findings": FAULTS}))
     words = parsed.words
     first = (
-        "456 MiB unaccepted, of 896 MiB at boot.",
+        "Unaccepted memory: 456 MiB of 896 MiB that were unaccepted at boot",
         "critical",
         "1 critical, 1 info; 1 rule passed, 2 could not run",
     )
@@ -156,7 +156,7 @@ def test_all_of_it_can_be_read_without_the_script() -> None:
     assert ["0x100800000", "0x100c00000", "4", "6", "812", "dd", "1"] in parsed.rows["accepting"]
     assert parsed.rows["zones"][3][:6] == ["0", "Normal", "0x100000000", "0x140000000", "1 GiB", "512 MiB"]
     assert ["0x1f000000", "0x20000000", "16 MiB", "Runtime Data (6)", "0x800000000000000f"] in parsed.rows["efi"]
-    assert ["0x100000000", "0x160000000", "1.50 GiB", "RAM (1)", "e820_table"] in parsed.rows["e820"]
+    assert ["0x100000000", "0x160000000", "1536 MiB", "RAM (1)", "e820_table"] in parsed.rows["e820"]
     assert sum("data-start" in attributes for _, attributes in parsed.elements) == 3, "rows of the map"
     # Lists that can be filtered open on what matters.
     opened = {a["name"]: a["value"] for _, a in parsed.elements if "checked" in a}
@@ -167,26 +167,21 @@ def test_all_of_it_can_be_read_without_the_script() -> None:
 
 def test_a_guest_that_died_in_an_accept() -> None:
     words = Parsed(page(replace(guests.small(), panic="tdx: Failed to accept memory"))).words
-    died = "Died in an acceptKernel panic - not syncing: tdx: Failed to accept memory"
-    assert words.index(died) < words.index("456 MiB unaccepted")
-    assert "dd (pid 812) was accepting 0x100800000-0x100c00000" in words
-    assert "Died in a panic" in page(replace(guests.small(), panic="sysrq triggered crash"))
-    assert "Died" not in page(replace(guests.small(), panic=""))
+    died = "Died in accepttdx: Failed to accept memorydd (pid 812), CPU 1, accepting 0x100800000-0x100c00000"
+    assert words.index(died) < words.index("Unaccepted memory: 456 MiB")
+    assert "Died" not in page(replace(guests.small(), panic="sysrq triggered crash"))
 
 
 @pytest.mark.parametrize(
     ("guest", "said"),
     (
-        (guests.lists(), "96 MiB to 1.12 GiB unaccepted."),
+        (guests.lists(), "Unaccepted memory: 388 MiB listed, 96 MiB to"),
         (
             replace(guests.small(), table=ABSENT, zones=(), counters=None, efi_map=None, accepting=None),
-            "This guest has no",
+            "nothing for the",
         ),
-        (
-            Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED),
-            "It is unknown how much memory is unaccepted.",
-        ),
-        (replace(guests.only_bitmap(guests.small()), table=guests.table(bytes(64))), "0 bytes unaccepted."),
+        (Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED), "Unaccepted memory: unknown"),
+        (replace(guests.only_bitmap(guests.small()), table=guests.table(bytes(64))), "Unaccepted memory: 0 of 1 GiB"),
     ),
 )
 def test_the_verdict(guest: Snapshot, said: str) -> None:
@@ -278,7 +273,7 @@ def test_addresses_are_looked_up_as_resolve_answers(name: str) -> None:
         assert bool(said("in flight", address)) == bool(one["in_flight"])
         if one["efi"] is not None:
             assert said("EFI", address) == [one["efi"]["name"]]
-        if one["e820"] is not None:
+        if one["e820"] is not None and found["e820"]:
             assert said("e820", address) == [one["e820"]["name"]]
         if one["zone"] is not None:
             assert said("zone", address) == [f"node {one['node']} {one['zone']}"]
@@ -320,7 +315,7 @@ def test_too_much_to_look_up_leaves_the_rest_of_the_page(
     monkeypatch.setattr(limits, limit, value)
     parsed = Parsed(page(guests.small()))
     assert parsed.texts["script"][0] == "" and "No address can be looked up on this page" in parsed.words
-    assert "456 MiB unaccepted" in parsed.words
+    assert "Unaccepted memory: 456 MiB" in parsed.words
 
 
 def test_the_largest_ranges_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

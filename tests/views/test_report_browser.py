@@ -40,8 +40,8 @@ return [document.documentElement.scrollWidth - window.innerWidth, zones.scrollWi
 def test_without_scripts(show: Callable[..., Any]) -> None:
     driver = show(replace(guests.small(), panic="Cannot accept memory"), scripts=False)
     for selector, said in (
-        ("h1", "456 MiB unaccepted, of 896 MiB at boot."),
-        (".died", "Died in an accept"),
+        ("h1", "Unaccepted memory: 456 MiB of 896 MiB that were unaccepted at boot"),
+        (".died", "Died in accept"),
         ("#findings", "warning table-in-acpi-memory"),
         ("#ranges", "0x120000000 0x138000000 384 MiB"),
         ("#efi", "0x100000000 0x138000000 896 MiB Unaccepted (15) 0xf"),

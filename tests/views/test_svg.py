@@ -49,7 +49,7 @@ def x_of(address: int, row: int = BASE, row_bytes: int = GIB) -> float:
 
 def test_what_is_written() -> None:
     said, _ = drawn(guests.small())
-    assert "456 MiB unaccepted of 1.98 GiB RAM; source: bitmap, exact" in said
+    assert "456 MiB unaccepted of 2031.6 MiB RAM; source: bitmap, exact" in said
     gap = "3 GiB without RAM, 256 MiB reserved"
     assert {"0x0", "0x100000000", "0x140000000", "45%", gap, "node 1 Normal"} <= set(said)
     assert any("Linux 6.12.0-test; a row is 1 GiB; a unit is 2 MiB" in text for text in said)
@@ -141,7 +141,7 @@ def test_the_same_drawing_on_stdout_and_in_a_file(capsys: Capsys, tmp_path: Path
         (["--width", "10"], "10: not a width from 40 to 1000"),
         (["-o", "map.png"], "-o map.png: figures are SVG; give a name that ends in .svg"),
         (["-o", "map.svg", "--format", "json"], "-o map.svg: for SVG figures alone; json goes to stdout"),
-        (["--format", "gif"], "--format gif: map has text, json, svg"),
+        (["--format", "gif"], "--format: gif: no such choice; there are text, json, svg"),
         (["--source", "counters"], "source counters knows no addresses"),
     ),
 )
