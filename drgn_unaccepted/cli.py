@@ -91,6 +91,7 @@ def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> commands.Pa
         action.help = argparse.SUPPRESS
     top = commands.Parser(
         prog="drgn-unaccepted",
+        usage="%(prog)s [TARGET] [COMMAND] [OPTIONS]",
         description="Show the unaccepted memory of a confidential guest, live or in a vmcore.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -148,7 +148,8 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iter
     if hint is not None:
         yield "hint", hint
     if entry["kernel_predicate"] and entry["state"] != UNACCEPTED:
-        yield "guard", "the kernel treats it as unaccepted: the last page before an unaccepted unit"
+        what = "its last page" if is_range else "it"
+        yield "guard", f"the kernel treats {what} as unaccepted, since an unaccepted unit follows"
     unit = entry["unit"]
     if unit is not None:
         bit = "" if unit["bit"] is None else f", bit {unit['bit']}"
