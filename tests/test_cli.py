@@ -207,6 +207,8 @@ def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
 _INTERRUPTED = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
 class Finder:
     def find_spec(name, path=None, target=None):
         if name == "argparse":

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import drgn
 import pytest
 
 from drgn_unaccepted.errors import TargetError
-from drgn_unaccepted.kernel import sampler
-from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel import capture, sampler
+from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import ALL_PARTS, Counters, Snapshot, Wanted
 from tests.checks.build import clean, live
+from tests.kernel.elf_dump import SAMPLES
 
 
 def opened(kind: str) -> Opened:
@@ -23,7 +25,7 @@ def opened(kind: str) -> Opened:
 def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[frozenset[str]] = []
 
-    def capture(_: Opened, wanted: Wanted) -> Snapshot:
+    def captured(_: Opened, wanted: Wanted) -> Snapshot:
         asked.append(wanted.parts)
         whole = live(clean(), (f"counters: {len(asked)}",))
         missing = dict.fromkeys(ALL_PARTS - wanted.parts, "not asked for")
@@ -34,7 +36,7 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
         none: dict[str, Any] = dict.fromkeys(ALL_PARTS - wanted.parts)
         return replace(whole, **none, missing=missing)
 
-    monkeypatch.setattr(sampler, "capture", capture)
+    monkeypatch.setattr(sampler, "capture", captured)
     taking = sampler.Sampler(opened("live"))
     first, second = taking.take(), taking.take()
     assert [set(parts) for parts in asked] == [
@@ -59,3 +61,18 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
 def test_a_dump_has_no_samples_over_time() -> None:
     with pytest.raises(TargetError, match="watch and record need a running kernel"):
         sampler.Sampler(opened("vmcore"))
+
+
+def test_a_sample_is_of_the_moment_when_its_reading_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its ``elapsed`` is: both intervals between samples agree, however long the first one takes."""
+    began: list[datetime] = []
+    read_table = capture.table_reader.read_table
+
+    def look(*args: Any) -> Any:
+        began.append(datetime.now(timezone.utc))
+        return read_table(*args)
+
+    monkeypatch.setattr(capture.table_reader, "read_table", look)
+    sample = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
+    taken = datetime.fromisoformat(capture.capture(sample, Wanted(frozenset())).target.taken_at)
+    assert taken <= began[0]
