@@ -395,8 +395,6 @@ class Snapshot:
     image: Image = Image()
     #: The task whose stack the kernel printed with the panic.
     panic_task: Optional[Task] = None
-    #: As far as the log has it, which cuts long ones.
-    command_line: Optional[str] = None
     #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
     #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.
@@ -433,7 +431,7 @@ class Sample(NamedTuple):
 
 #: The parts that may be None, apart from the table.
 ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {
-    *("target", "table", "missing", "torn", "translations", "panic_task", "command_line")
+    *("target", "table", "missing", "torn", "translations", "panic_task")
 }
 
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)

@@ -104,6 +104,7 @@ class SummaryAnswer(Document):
     platform: Optional[PlatformDocument]
     in_flight: Optional[int]
     panic_task: Optional[TaskDocument]
+    #: Of a kernel log.
     command_line: Optional[str]
     missing: dict[str, str]
 

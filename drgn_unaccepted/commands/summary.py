@@ -162,7 +162,7 @@ def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
         "in_flight": None if accepting is None else len(accepting.entries) or (None if accepting.problems else 0),
         "panic": snapshot.panic,
         "panic_task": None if task is None else {"pid": task.pid, "comm": task.comm, "cpu": task.cpu},
-        "command_line": snapshot.command_line,
+        "command_line": snapshot.image.command_line,
         "missing": dict(snapshot.missing),
     }
 

@@ -143,7 +143,6 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
         image=image or Image(),
         panic=None if log is None else log.panic,
         panic_task=None if log is None else log.panic_task,
-        command_line=None if log is None else log.command_line,
         missing=reading.missing,
         torn=tuple(torn),
         translations=translate(prog, wanted.virtual),

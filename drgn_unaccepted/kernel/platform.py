@@ -13,7 +13,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.percpu import cpus_in
-from drgn_unaccepted.kernel.probe import enumerators, has_symbol
+from drgn_unaccepted.kernel.probe import enumerators, has_symbol, read_string
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.model.ranges import Range
@@ -171,6 +171,6 @@ def _calls(prog: Program, caller: str, callee: str) -> Optional[bool]:
 
 def _command_line(prog: Program) -> Optional[str]:
     with suppress(*DAMAGED):
-        text = prog.read_c_string(prog["saved_command_line"].value_(), max_size=limits.COMMAND_LINE_BYTES)
+        text = read_string(prog, prog["saved_command_line"].value_(), limits.COMMAND_LINE_BYTES)
         return text.decode("ascii", "backslashreplace")[: limits.COMMAND_LINE_BYTES] or None
     return None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn import Program, offsetof, sizeof
+from drgn import Object, Program, offsetof, sizeof
 
 from drgn_unaccepted.kernel.errors import Unavailable
 
@@ -42,3 +42,9 @@ def member_offset(prog: Program, structure: str, *names: str, size: int = 0) -> 
             raise Unavailable(f"{structure} has {sizeof(type_)} bytes and members up to {offset + size}: not supported")
         return offset
     raise LookupError(f"{structure} has no member {' or '.join(names)}")
+
+
+def read_string(prog: Program, address: int, limit: int) -> bytes:
+    """The C string at ``address``, up to ``limit`` bytes. drgn has ``read_c_string()`` since 0.0.32."""
+    text: bytes = Object(prog, prog.array_type(prog.type("char"), limit), address=address).string_()
+    return text

@@ -19,7 +19,7 @@ from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.lists import settled, walk_page_list
 from drgn_unaccepted.kernel.memmap import PageLayout, page_layout, zone_id_bits
 from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
-from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.kernel.probe import enumerators, read_string
 from drgn_unaccepted.model.ranges import chunk_runs, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
 
@@ -160,15 +160,13 @@ class _ZoneReader:
         self._marks = enumerators(prog, "zone_watermarks")
         self._isolate = enumerators(prog, "migratetype").get("MIGRATE_ISOLATE")
         self._zone_bits = zone_id_bits(enumerators(prog, "zone_type"))
-        # An array bounds the string.
-        self._name_type = prog.array_type(prog.type("char"), limits.ZONE_NAME_BYTES + 1)
         #: Entries that may still be read, all lists together.
         self._budget = limits.LISTED_CHUNKS
 
     def read(self, node: int, index: int, zone: Object) -> Zone:
         """One populated zone. ``zone`` is a reference into the target."""
         copy = zone.read_()
-        name = Object(copy.prog_, self._name_type, address=copy.name.value_()).string_()
+        name = read_string(copy.prog_, copy.name.value_(), limits.ZONE_NAME_BYTES + 1)
         if len(name) > limits.ZONE_NAME_BYTES:
             name = name[: limits.ZONE_NAME_BYTES] + b"..."
         # zone_page_state_snapshot(zone, NR_FREE_PAGES)

@@ -11,7 +11,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.model.efi import UNACCEPTED
-from drgn_unaccepted.snapshot import E820Tables, EfiMap, Platform, Snapshot, Table, Target
+from drgn_unaccepted.snapshot import E820Tables, EfiMap, Image, Platform, Snapshot, Table, Target
 from drgn_unaccepted.text.log import BootLog, efi_map, is_telling, read_boots
 
 #: What no log has, by part of the snapshot.
@@ -70,7 +70,7 @@ def log_snapshot(path: str, warn: Callable[[str], None]) -> Snapshot:
         platform=platform,
         panic=log.panic,
         panic_task=log.panic_task,
-        command_line=log.command_line,
+        image=Image((log.release or "")[:64] or None, (log.command_line or "")[: limits.COMMAND_LINE_BYTES] or None),
         missing=missing,
     )
 
