@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -25,8 +26,8 @@ KDUMP_SECONDS = 600
 UNIT = 2 << 20
 #: Verbs that need the lab's files in debugfs, or a second kernel that accepts.
 OF_BUILT_KERNELS = {"fail", "delay", "accepting", "kexec"}
-#: Disks that a guest without 9p writes to. They are sparse.
-DISKS = {"account": 256 << 20, "kdump": 4 << 30}
+#: The size of the sparse disk that the crash kernel of a guest without 9p writes to.
+KDUMP_BYTES = 4 << 30
 
 
 def directory(built: kernel.Kernel, scenario: str) -> Path:
@@ -49,6 +50,10 @@ def capture(built: kernel.Kernel, name: str, options: Sequence[str] = ()) -> Pat
     """
     scenario = SCENARIOS[name]
     _refuse(built, scenario)
+    if scenario.kdump and not built.has_disks:
+        say(f"{built.series}: no kdump: virtio_blk is neither built in nor among its modules")
+        verbs = [verb for verb in scenario.do.split(",") if verb != "kdump"]
+        scenario = dataclasses.replace(scenario, kdump=(), do=",".join(verbs))
     with lock(f"capture-{built.series}-{name}"):
         return _capture(built, scenario, options)
 
@@ -138,7 +143,7 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
     crash = [CRASHKERNEL.format(160 if built.patch else 128)] if "kdump" in scenario.do.split(",") else []
     debug = ["efi=debug"] if scenario.efi_debug else []
     other = [UNMODIFIED] if built.patch else []
-    share = [] if built.has_9p else ["lab.share=disk"]
+    share = [] if built.has_9p else ["lab.share=no"]
     line = " ".join([OPTIONS, *debug, *crash, *other, *share, *scenario.options, f"lab.do={scenario.do}"])
     with tempfile.TemporaryDirectory(prefix="lab-esp-") as esp:
         image.make_esp(Path(esp), built, line, scenario.ranges, "" if scenario.unpatched else built.patch)
@@ -152,18 +157,17 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
             machine += ["-chardev", f"file,id=accepts,path={work / 'accepts'}"]
             machine += ["-device", "isa-debugcon,iobase=0xe9,chardev=accepts"]
         if not built.has_9p:
-            machine += _disks(work)
+            machine += ["-serial", f"file:{work / 'account'}", *(_disks(work) if built.has_disks else ())]
         with Guest(Path(esp), work, work / "serial.log", machine) as guest:
             yield guest
 
 
 def _disks(work: Path) -> Iterator[str]:
     """QEMU's options for the disks of a guest without 9p; init.sh finds them by their serial numbers."""
-    for name, size in DISKS.items():
-        with (work / f"disk.{name}").open("wb") as disk:
-            disk.truncate(size)
-    for name, path in {**{name: f"disk.{name}" for name in DISKS}, "bzImage": "bzImage", "initrd": "initrd"}.items():
-        readonly = "off" if name in DISKS else "on"
+    with (work / "disk").open("wb") as disk:
+        disk.truncate(KDUMP_BYTES)
+    for name, path in ("kdump", "disk"), ("bzImage", "bzImage"), ("initrd", "initrd"):
+        readonly = "off" if path == "disk" else "on"
         yield from ("-drive", f"if=none,id={name},format=raw,readonly={readonly},file={work / path}")
         yield from ("-device", f"virtio-blk-pci,drive={name},serial={name}")
 
@@ -187,25 +191,16 @@ def kdump(guest: Guest, scenario: Scenario, work: Path) -> None:
     end = guest.wait_for_words("lab: do vmcore", scenario.seconds, booting, never=PANIC)
     guest.wait_for_words("lab: kdump done", KDUMP_SECONDS, end, never=PANIC)
     guest.wait_for_end(60)
-    if (work / "disk.kdump").exists():
-        run(["sh", "-c", 'makedumpfile -R "$1" <"$2"', "sh", work / "kdump.z", work / "disk.kdump"], timeout=600)
+    if (work / "disk").exists():
+        run(["sh", "-c", 'makedumpfile -R "$1" <"$2"', "sh", work / "kdump.z", work / "disk"], timeout=600)
 
 
 def tidy(work: Path) -> None:
-    """Unpack the account from its disk, remove the lab's own files from the share and make the rest readable."""
-    if (work / "disk.account").exists():
-        run(
-            [
-                "sh",
-                "-c",
-                'head -c 512 "$1" | grep -q ustar && tar -xf "$1" -C "$2" || true',
-                "sh",
-                work / "disk.account",
-                work,
-            ],
-            timeout=60,
-        )
-    for name in ("initrd", "bzImage", "kdump", "accepts", "disk.account", "disk.kdump"):
+    """Unpack the account from the serial port, remove the lab's own files from the share, make the rest readable."""
+    if (work / "account").exists() and (work / "account").stat().st_size:
+        # If the guest accepted memory meanwhile, it wrote its account again.
+        run(["tar", "--ignore-zeros", "-xf", work / "account", "-C", work], timeout=60)
+    for name in ("initrd", "bzImage", "kdump", "accepts", "account", "disk"):
         (work / name).unlink(missing_ok=True)
     for path in work.rglob("*"):
         if path.is_file():
