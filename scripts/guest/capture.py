@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,8 +78,7 @@ def _refuse(built: kernel.Kernel, scenario: Scenario) -> None:
 
 
 def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -> Path:
-    final = directory(built, scenario.name)
-    work = final.with_name(final.name + ".partial")
+    work = directory(built, f"{scenario.name}.partial")
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
@@ -101,6 +100,16 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
                 # The dump by QEMU is good all the same.
                 failed = f"kdump: {err}"
         command = guest.command
+    final = _finish(built, scenario, work, {"qemu": command, "seconds": round(time.monotonic() - started, 1)}, failed)
+    if failed:
+        raise LabError(f"{failed}\nthe rest of the capture is {final}")
+    say(f"{built.series} {scenario.name}: {time.monotonic() - started:.1f} s, {final}")
+    return final
+
+
+def _finish(built: kernel.Kernel, scenario: Scenario, work: Path, how: Mapping[str, object], failed: str) -> Path:
+    """Complete the capture in `work` and put it in its place. Return that, or `work` if a whole capture is there."""
+    final = work.with_name(work.name.removesuffix(".partial"))
     tidy(work)
     for needed in ("guest/meminfo", "guest/lab_accepted"):
         if scenario.accounts and not (work / needed).exists():
@@ -115,8 +124,7 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
         "kernel": {**built.about, "vmlinux": built.vmlinux and str(built.vmlinux)},
         "kaslr": "nokaslr" not in scenario.options,
         "do": scenario.do,
-        "qemu": command,
-        "seconds": round(time.monotonic() - started, 1),
+        **how,
         **({"failed": failed.splitlines()[0]} if failed else {}),
         "sha256": {
             path.name: account.sha256(path)
@@ -126,13 +134,10 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
     }
     (work / "scenario.json").write_text(json.dumps(about, indent=1) + "\n")
     if failed and final.exists():
-        raise LabError(f"{failed}\nthe rest of the capture is {work}")
+        return work
     if final.exists():
         shutil.rmtree(final)
     work.rename(final)
-    if failed:
-        raise LabError(f"{failed}\nthe rest of the capture is {final}")
-    say(f"{built.series} {scenario.name}: {about['seconds']} s, {final}")
     return final
 
 
@@ -197,9 +202,8 @@ def kdump(guest: Guest, scenario: Scenario, work: Path) -> None:
 
 def tidy(work: Path) -> None:
     """Unpack the account from the serial port, remove the lab's own files from the share, make the rest readable."""
-    if (work / "account").exists() and (work / "account").stat().st_size:
-        # If the guest accepted memory meanwhile, it wrote its account again.
-        run(["tar", "--ignore-zeros", "-xf", work / "account", "-C", work], timeout=60)
+    if (work / "account").exists():
+        account.unpack((work / "account").read_bytes(), work)
     for name in ("initrd", "bzImage", "kdump", "accepts", "account", "disk"):
         (work / name).unlink(missing_ok=True)
     for path in work.rglob("*"):
