@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +26,8 @@ KDUMP_SECONDS = 600
 UNIT = 2 << 20
 #: Verbs that need the lab's files in debugfs, or a second kernel that accepts.
 OF_BUILT_KERNELS = {"fail", "delay", "accepting", "kexec"}
-#: Disks that a guest without 9p writes to. They are sparse.
-DISKS = {"account": 256 << 20, "kdump": 4 << 30}
+#: The size of the sparse disk that the crash kernel of a guest without 9p writes to.
+KDUMP_BYTES = 4 << 30
 
 
 def directory(built: kernel.Kernel, scenario: str) -> Path:
@@ -49,6 +50,10 @@ def capture(built: kernel.Kernel, name: str, options: Sequence[str] = ()) -> Pat
     """
     scenario = SCENARIOS[name]
     _refuse(built, scenario)
+    if scenario.kdump and not built.has_disks:
+        say(f"{built.series}: no kdump: virtio_blk is neither built in nor among its modules")
+        verbs = [verb for verb in scenario.do.split(",") if verb != "kdump"]
+        scenario = dataclasses.replace(scenario, kdump=(), do=",".join(verbs))
     with lock(f"capture-{built.series}-{name}"):
         return _capture(built, scenario, options)
 
@@ -73,8 +78,7 @@ def _refuse(built: kernel.Kernel, scenario: Scenario) -> None:
 
 
 def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -> Path:
-    final = directory(built, scenario.name)
-    work = final.with_name(final.name + ".partial")
+    work = directory(built, f"{scenario.name}.partial")
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
@@ -96,6 +100,16 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
                 # The dump by QEMU is good all the same.
                 failed = f"kdump: {err}"
         command = guest.command
+    final = _finish(built, scenario, work, {"qemu": command, "seconds": round(time.monotonic() - started, 1)}, failed)
+    if failed:
+        raise LabError(f"{failed}\nthe rest of the capture is {final}")
+    say(f"{built.series} {scenario.name}: {time.monotonic() - started:.1f} s, {final}")
+    return final
+
+
+def _finish(built: kernel.Kernel, scenario: Scenario, work: Path, how: Mapping[str, object], failed: str) -> Path:
+    """Complete the capture in `work` and put it in its place. Return that, or `work` if a whole capture is there."""
+    final = work.with_name(work.name.removesuffix(".partial"))
     tidy(work)
     for needed in ("guest/meminfo", "guest/lab_accepted"):
         if scenario.accounts and not (work / needed).exists():
@@ -110,8 +124,7 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
         "kernel": {**built.about, "vmlinux": built.vmlinux and str(built.vmlinux)},
         "kaslr": "nokaslr" not in scenario.options,
         "do": scenario.do,
-        "qemu": command,
-        "seconds": round(time.monotonic() - started, 1),
+        **how,
         **({"failed": failed.splitlines()[0]} if failed else {}),
         "sha256": {
             path.name: account.sha256(path)
@@ -121,13 +134,10 @@ def _capture(built: kernel.Kernel, scenario: Scenario, options: Sequence[str]) -
     }
     (work / "scenario.json").write_text(json.dumps(about, indent=1) + "\n")
     if failed and final.exists():
-        raise LabError(f"{failed}\nthe rest of the capture is {work}")
+        return work
     if final.exists():
         shutil.rmtree(final)
     work.rename(final)
-    if failed:
-        raise LabError(f"{failed}\nthe rest of the capture is {final}")
-    say(f"{built.series} {scenario.name}: {about['seconds']} s, {final}")
     return final
 
 
@@ -138,7 +148,7 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
     crash = [CRASHKERNEL.format(160 if built.patch else 128)] if "kdump" in scenario.do.split(",") else []
     debug = ["efi=debug"] if scenario.efi_debug else []
     other = [UNMODIFIED] if built.patch else []
-    share = [] if built.has_9p else ["lab.share=disk"]
+    share = [] if built.has_9p else ["lab.share=no"]
     line = " ".join([OPTIONS, *debug, *crash, *other, *share, *scenario.options, f"lab.do={scenario.do}"])
     with tempfile.TemporaryDirectory(prefix="lab-esp-") as esp:
         image.make_esp(Path(esp), built, line, scenario.ranges, "" if scenario.unpatched else built.patch)
@@ -152,18 +162,17 @@ def boot(built: kernel.Kernel, scenario: Scenario, work: Path, extra: Sequence[s
             machine += ["-chardev", f"file,id=accepts,path={work / 'accepts'}"]
             machine += ["-device", "isa-debugcon,iobase=0xe9,chardev=accepts"]
         if not built.has_9p:
-            machine += _disks(work)
+            machine += ["-serial", f"file:{work / 'account'}", *(_disks(work) if built.has_disks else ())]
         with Guest(Path(esp), work, work / "serial.log", machine) as guest:
             yield guest
 
 
 def _disks(work: Path) -> Iterator[str]:
     """QEMU's options for the disks of a guest without 9p; init.sh finds them by their serial numbers."""
-    for name, size in DISKS.items():
-        with (work / f"disk.{name}").open("wb") as disk:
-            disk.truncate(size)
-    for name, path in {**{name: f"disk.{name}" for name in DISKS}, "bzImage": "bzImage", "initrd": "initrd"}.items():
-        readonly = "off" if name in DISKS else "on"
+    with (work / "disk").open("wb") as disk:
+        disk.truncate(KDUMP_BYTES)
+    for name, path in ("kdump", "disk"), ("bzImage", "bzImage"), ("initrd", "initrd"):
+        readonly = "off" if path == "disk" else "on"
         yield from ("-drive", f"if=none,id={name},format=raw,readonly={readonly},file={work / path}")
         yield from ("-device", f"virtio-blk-pci,drive={name},serial={name}")
 
@@ -187,25 +196,15 @@ def kdump(guest: Guest, scenario: Scenario, work: Path) -> None:
     end = guest.wait_for_words("lab: do vmcore", scenario.seconds, booting, never=PANIC)
     guest.wait_for_words("lab: kdump done", KDUMP_SECONDS, end, never=PANIC)
     guest.wait_for_end(60)
-    if (work / "disk.kdump").exists():
-        run(["sh", "-c", 'makedumpfile -R "$1" <"$2"', "sh", work / "kdump.z", work / "disk.kdump"], timeout=600)
+    if (work / "disk").exists():
+        run(["sh", "-c", 'makedumpfile -R "$1" <"$2"', "sh", work / "kdump.z", work / "disk"], timeout=600)
 
 
 def tidy(work: Path) -> None:
-    """Unpack the account from its disk, remove the lab's own files from the share and make the rest readable."""
-    if (work / "disk.account").exists():
-        run(
-            [
-                "sh",
-                "-c",
-                'head -c 512 "$1" | grep -q ustar && tar -xf "$1" -C "$2" || true',
-                "sh",
-                work / "disk.account",
-                work,
-            ],
-            timeout=60,
-        )
-    for name in ("initrd", "bzImage", "kdump", "accepts", "disk.account", "disk.kdump"):
+    """Unpack the account from the serial port, remove the lab's own files from the share, make the rest readable."""
+    if (work / "account").exists():
+        account.unpack((work / "account").read_bytes(), work)
+    for name in ("initrd", "bzImage", "kdump", "accepts", "account", "disk"):
         (work / name).unlink(missing_ok=True)
     for path in work.rglob("*"):
         if path.is_file():

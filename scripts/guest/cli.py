@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list)
 
     one = commands.add_parser("run", help="boot one scenario and capture it")
-    one.add_argument("scenario", choices=SCENARIOS)
+    one.add_argument("scenario", choices=SCENARIOS, metavar="SCENARIO", help="one that `scripts/lab list` shows")
     one.add_argument("--image", metavar="FILE", help="boot this bzImage or EFI image, unmodified, 6.6 or later")
     one.add_argument("--modules", metavar="DIR", help="the image's modules (default: found by its release)")
     one.add_argument("--vmlinux", metavar="FILE", help="the image's symbols, for tests that compare DWARF and BTF")
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "through. When COMMAND creates /share/ask/dump.NAME, the lab stops the guest, writes "
         "/share/dump.NAME.elf, resumes the guest and creates /share/ask/dump.NAME.done.",
     )
-    guest.add_argument("scenario", choices=SCENARIOS)
+    guest.add_argument("scenario", choices=SCENARIOS, metavar="SCENARIO", help="one that `scripts/lab list` shows")
     guest.add_argument("--share", metavar="DIR", help="the directory that becomes /share (default: a temporary one)")
     guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="limit for COMMAND (default: 900)")
     guest.add_argument("--append", default="", metavar="OPTIONS", help="append to the kernel command line")
@@ -156,9 +156,12 @@ def _setup(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     for name, scenario in SCENARIOS.items():
-        there = sorted(path.parent.parent.name for path in cache_dir().glob(f"[cu]*/*/{name}/scenario.json"))
+        there = sorted(path.parent.parent.name for path in cache_dir().glob(f"captures/*/{name}/scenario.json"))
+        if others := len(list(cache_dir().glob(f"unmodified/*/{name}/scenario.json"))):
+            there.append(f"+{others}")
         print(f"{name:15} {' '.join(there) or '-':10} {scenario.about}")
-    print(f"\ncaptures: {cache_dir()}/captures, and {cache_dir()}/unmodified")
+    print("\n+N: with N unmodified kernels")
+    print(f"captures: {cache_dir()}/captures, and {cache_dir()}/unmodified")
     return 0
 
 

@@ -11,8 +11,8 @@
 #   accepting    wait until both CPUs accepted memory        booted      the same as a service; systemd is PID 1
 #   chatter:N    write N lines to the log
 #
-# /share is a 9p directory on the host. With lab.share=disk it is not: the kernel has no 9p, and the account (a tar) and
-# the dump (flattened) are written to disks.
+# /share is a 9p directory on the host. With lab.share=no it is not: the account (a tar) is written to the second serial
+# port, the dump (flattened) to a disk, and other disks have the kernel and the initramfs.
 
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=dumb
 /bin/busybox --install -s /bin
@@ -51,7 +51,7 @@ disk() {
 	done | grep . || die "no disk $1: the kernel needs virtio_pci and virtio_blk, built in or as modules"
 }
 
-[ "$(option share)" = disk ] ||
+[ "$(option share)" = no ] ||
 	mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || die "no 9p share"
 
 unaccepted_kib() {
@@ -112,7 +112,7 @@ do_delay() {
 }
 
 crash_kernel() {
-	if [ "$(option share)" = disk ]; then
+	if [ "$(option share)" = no ]; then
 		cat $(disk bzImage) >/share/bzImage
 		cat $(disk initrd) >/share/initrd
 	fi
@@ -124,7 +124,7 @@ do_kdump() {
 	cat /proc/sys/kernel/random/boot_id >/share/boot_id
 	crash_kernel -s -p --command-line="console=ttyS0 nr_cpus=1 reset_devices swiotlb=1024 cgroup_disable=memory lab.share=$(option share) lab.do=vmcore" ||
 		die "kexec -p"
-	[ "$(option share)" != disk ] || rm /share/bzImage /share/initrd
+	[ "$(option share)" != no ] || rm /share/bzImage /share/initrd
 }
 
 do_kexec() {
@@ -169,7 +169,7 @@ do_account() {
 		[ ! -e $lab/accepted ] || cp $lab/accepted lab_accepted
 		mkdir -p /share/guest
 		cp /run/account/* /share/guest/
-		[ "$(option share)" != disk ] || tar -C /share -cf $(disk account) guest
+		[ "$(option share)" != no ] || serial_account
 		sync
 		unaccepted_kib >/run/after
 		cmp -s /run/before /run/after && break
@@ -178,6 +178,12 @@ do_account() {
 	done
 	cd /
 	rm -rf /run/account
+}
+
+serial_account() {
+	rm /share/guest/kallsyms
+	stty -F /dev/ttyS1 raw
+	tar -C /share -c guest >/dev/ttyS1 || die "no second serial port"
 }
 
 do_idle() {
@@ -190,7 +196,7 @@ do_vmcore() {
 		bound_host_root
 		chroot /host /bin/sh /share/crash-kernel >/share/crash-kernel.out 2>&1
 	fi
-	if [ "$(option share)" = disk ]; then
+	if [ "$(option share)" = no ]; then
 		echo "lab: kdump to disk"
 		makedumpfile --message-level 4 -F -c -d 31 /proc/vmcore >$(disk kdump) || echo "lab: error: no kdump"
 		sync

@@ -50,8 +50,12 @@ class Kernel:
 
     @property
     def has_9p(self) -> bool:
-        """Whether the guest can share a directory with the lab. Else it writes to disks."""
-        return self.about.get("share") != "disk"
+        """Whether the guest can share a directory with the lab. Else it writes to a serial port and a disk."""
+        return self.about.get("share") != "no"
+
+    @property
+    def has_disks(self) -> bool:
+        return self.about.get("disks") != "no"
 
     @property
     def modules(self) -> list[Path]:

@@ -39,6 +39,8 @@ def from_image(image: Path, modules: Optional[Path], vmlinux: Optional[Path]) ->
         release = binary.unpack(image, unpacked)
         patch = binary.patch(unpacked)
         id_ = build_id(unpacked)
+        # The prefix of its parameters, if it is built in.
+        disks = b"\0virtio_blk." in unpacked.read_bytes()
     if vmlinux and build_id(vmlinux) != id_:
         raise LabError(f"{vmlinux} has another build ID than {image}")
     digest = hashlib.sha256(b"\0".join([image.read_bytes(), patch.encode(), str(vmlinux).encode()])).hexdigest()[:12]
@@ -52,7 +54,9 @@ def from_image(image: Path, modules: Optional[Path], vmlinux: Optional[Path]) ->
         if vmlinux:
             (work / "vmlinux").symlink_to(vmlinux.resolve())
         _copy_modules(modules or _modules_of(image, release), work / "modules")
-        finish(work, out, {"series": release, "source": str(image), "release": release, "share": "disk"}, id_)
+        disks = disks or any((work / "modules").glob("*virtio_blk.ko"))
+        about = {"series": release, "source": str(image), "release": release}
+        finish(work, out, {**about, "share": "no", "disks": "yes" if disks else "no"}, id_)
     return out
 
 
@@ -82,7 +86,9 @@ def from_package(package: str, symbols: bool = False) -> Path:
             shutil.rmtree(into, ignore_errors=True)
             into.mkdir(parents=True)
             for part in [package, *PARTS.findall(depends)]:
-                archive.fetch(part, into, _wanted)
+                # The archive drops the modules of an image before the image.
+                if archive.names(re.escape(part)):
+                    archive.fetch(part, into, _wanted)
             (into / "complete").touch()
         if symbols and not any(into.rglob("vmlinux*.debug")):
             archive.fetch(f"{package}-dbg", into, re.compile(rf"/vmlinux-{re.escape(release)}$|/vmlinux$").search)

@@ -42,7 +42,6 @@ def test_a_kept_table_and_the_lists_of_a_kdump_call_nothing_unaccepted_accepted(
     in_lists = {number for number in covered if number * UNIT // CHUNK * CHUNK in listed}
     # Units that are still listed were not accepted since. No kdump of the lab has a boot ID: its EFI map decides.
     assert units(answer, "unaccepted") == kept_set & in_lists != set()
-
     # The lists alone have the chunks, with their guards.
     _, bare, _ = ask(capsys, "-c", kdump, "--source", "page-lists", "ranges")
     assert units(bare, "unaccepted") & covered == in_lists

@@ -136,7 +136,6 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
     samples = int(os.environ.get("DRGN_UNACCEPTED_LAB_SAMPLES", "1000"))
     share = live(series, "stress", tmp_path / "share", "stress", samples, delay_us, timeout=60 + 6 * samples)
     found = json.loads((share / "stress.json").read_text())
-    print(json.dumps(found, indent=1))
     assert found["samples"] == samples
     assert found["lies"] == []
     assert found["alarms"] == []

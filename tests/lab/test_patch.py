@@ -69,11 +69,10 @@ def test_the_branch_goes_and_the_call_ends_behind_the_text(tmp_path: Path) -> No
     assert list(changed) == [at["je"], at["call"] + 1, hole]
     assert find.startswith("find bf05000000e8")
     assert changed[at["je"]][1] == "6690"
-    target = at["call"] + 5 + struct.unpack("<i", bytes.fromhex(changed[at["call"] + 1][1]))[0]
-    assert target == hole
+    assert at["call"] + 5 + struct.unpack("<i", bytes.fromhex(changed[at["call"] + 1][1]))[0] == hole
     # The lock lies in the gap behind .data: lock bts at 5, 9 bytes long, its distance before the last byte.
-    record = bytes.fromhex(changed[hole][1])
-    assert hole + 14 + struct.unpack_from("<i", record, 9)[0] == at["data"] + 7 & ~7
+    distance = struct.unpack_from("<i", bytes.fromhex(changed[hole][1]), 9)[0]
+    assert hole + 14 + distance == at["data"] + 7 & ~7
 
 
 @pytest.mark.parametrize(
