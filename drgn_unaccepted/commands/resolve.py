@@ -159,7 +159,9 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iter
     for name, holder in (("EFI", entry["efi"]), ("e820", entry["e820"])):
         text = missing.get(name.lower(), f"in no {single}{'descriptor' if name == 'EFI' else 'entry'}")
         if holder is not None:
-            text = f"{holder['name']} ({holder['type']})".ljust(18) + span(holder["start"], holder["end"])
+            kind = f"{holder['name']} ({holder['type']})"
+            kind = kind if name == "EFI" else e820_model.PRINTED.get(holder["type"], kind)
+            text = f"{kind:18}{span(holder['start'], holder['end'])}"
         yield name, text
     text = missing.get("zone", f"in no {single}zone")
     if entry["zone"] is not None:
