@@ -111,9 +111,9 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
     help_ = "a file written by the command snapshot (- is standard input)"
     which.add_argument("--snapshot", metavar="PATH", help=help_)
-    which.add_argument("--qemu", metavar="SOCKET", help="the kernel of a running QEMU guest, through its QMP socket")
-    help_ = "guest RAM as a file (may be repeated): FILE@ADDR, or the name alone of a LiME file"
-    which.add_argument("--raw", metavar="FILE@ADDR[-END|+LEN]", action="append", help=help_)
+    which.add_argument("--qemu", metavar="QMP", help="the kernel of a running QEMU guest, through its QMP socket")
+    help_ = "guest RAM as a file (may be repeated): FILE@ADDR[-END|+LEN], or the name of a LiME file"
+    which.add_argument("--raw", metavar="RAM", action="append", help=help_)
     group.add_argument(
         "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or BTF (may be repeated)"
     )
