@@ -96,7 +96,7 @@ def test_the_screen(capsys: Capsys) -> None:
     status, lines, _ = run(capsys, "-c", KDUMP, "resolve", "-v", "ffffa00de5a00008", "0x8000125a00000")
     assert (status, "\n".join(lines).partition("\n\nsource")[0]) == (0, SCREEN.rstrip())
     assert (
-        max(map(len, lines)) <= 80 and "       this target (could not read memory from kdump: Excluded page:" in lines
+        max(map(len, lines)) <= 80 and "         this target (could not read memory from kdump: Excluded page:" in lines
     )
 
 
