@@ -86,7 +86,7 @@ def test_dmesgs_words_are_read_back(capsys: Capsys, monkeypatch: Patch, tmp_path
     screen("6.12-fill", f"snapshot -o {tmp_path / 'snapshot'}", capsys, monkeypatch)
     descriptors = read(str(tmp_path / "snapshot")).efi_map.descriptors  # type: ignore[union-attr]
     text = screen("6.12-fill", "efi --dmesg", capsys, monkeypatch)
-    assert parse_log_lines(text.splitlines()) == (list(descriptors), True, None)
+    assert parse_log_lines(text.splitlines()) == (list(descriptors), None)
     text = screen("6.12-fill", "e820 --dmesg", capsys, monkeypatch)
     # serial.log of the capture.
     assert "BIOS-e820: [mem 0x0000000000806000-0x0000000000807fff] ACPI NVS\n" in text
