@@ -164,7 +164,8 @@ def _panic_words(elf: bytes, loaded: Sequence[Section]) -> int:
 
 def _site(code: bytes, base: int, words: int) -> re.Match[bytes]:
     """The one place where "not SNP" leads to the panic."""
-    blocks = [match.start() for match in re.finditer(b"\x48\xc7\xc7" + struct.pack("<I", words & 0xFFFFFFFF), code)]
+    load = b"\x48\xc7\xc7" + struct.pack("<I", words & 0xFFFFFFFF)
+    blocks = [match.start() for match in re.finditer(re.escape(load), code)]
     if len(blocks) != 1:
         raise CannotPatch(f"the panic of accept_memory() is loaded {len(blocks)} times, not once")
     # The compiler can put it far away, and a jump to it where the branch goes.

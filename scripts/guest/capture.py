@@ -191,7 +191,7 @@ def kdump(guest: Guest, scenario: Scenario, work: Path) -> None:
     start = len(guest.console())
     if not scenario.crashes:
         guest.resume()
-        guest.sysrq("c")
+        start = guest.crash()
     booting = guest.wait_for_words("Linux version", scenario.seconds, start)
     end = guest.wait_for_words("lab: do vmcore", scenario.seconds, booting, never=PANIC)
     guest.wait_for_words("lab: kdump done", KDUMP_SECONDS, end, never=PANIC)

@@ -131,8 +131,22 @@ class Guest:
         self._command("dump-guest-memory", timeout=timeout, paging=False, protocol=f"file:{path}", format=file_format)
         dig_holes(path)
 
-    def sysrq(self, key: str) -> None:
-        """Send a magic SysRq over the serial line. In the guest, this runs only an interrupt handler."""
+    def crash(self) -> int:
+        """Crash the guest by SysRq over the serial line. Return how long its console was before.
+
+        Repeat it: on a busy machine, the guest can take break and key for two things.
+        """
+        start = len(self.console())
+        for _ in range(20):
+            self._sysrq("c")
+            for _ in range(50):
+                if "sysrq: Trigger a crash" in self.console()[start:]:
+                    return start
+                time.sleep(0.2)
+        raise LabError(self._report("the guest does not crash on SysRq"))
+
+    def _sysrq(self, key: str) -> None:
+        """Send a magic SysRq. In the guest, this runs only an interrupt handler."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
             console.settimeout(20)
             console.connect(str(self._sysrq_socket))

@@ -38,6 +38,7 @@ snp_accept_memory: ret
         .balign 8, 0xcc
 text_end:
         .section .rodata
+        .zero 0x28  # "(", which means something in a regular expression
 words:  .asciz "Cannot accept memory: unknown platform\\n"
         .data
         .quad 1
