@@ -33,8 +33,7 @@ call:   call snp_accept_memory
 1:      jmp cold
 cc_platform_has: ret
 snp_accept_memory: ret
-        .section .head.text, "ax"
-        ret
+        .section .head.text, "ax"; ret
         .balign 8, 0xcc
 text_end:
         .section .rodata
