@@ -38,9 +38,6 @@ ELF_SECTIONS = 1 << 16  #: Sections of a vmlinux or a debug file. A distribution
 ELF_SECTION_NAMES_BYTES = 4 << 20  #: Bytes of the sections' names.
 VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's has some hundred.
 
-#: Bytes of a vmlinux's symbol tables and their names: 3 million symbols. Distributions have 200 thousand.
-VMLINUX_SYMBOLS_BYTES = 128 << 20
-
 UNPACKED_BYTES = 16 << 40  #: Bytes of a compressed dump when unpacked; room on the disk ends it before.
 XZ_MEMORY_BYTES = 1 << 30  #: Bytes of memory for unpacking .xz. ``xz -9`` needs 65 MiB.
 SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searched.
