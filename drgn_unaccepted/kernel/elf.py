@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Notes, and the sections of a vmlinux, its debug file or another ELF file given with ``-s``.
 
-pyelftools reads the sections, and believes their headers: 2^60 sections, or a name as long as the file. So the headers
+pyelftools reads the sections, and believes their headers: a section, or a name, as long as the file. So the headers
 are checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of
 a dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
 """
@@ -18,13 +18,12 @@ from drgn_unaccepted.kernel.errors import Unavailable
 
 #: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_shoff, e_shentsize, e_shnum, e_shstrndx.
 _EHDR = struct.Struct("<6s34xQ10xHHH")
-#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_link.
-_SHDR = struct.Struct("<II16xQQI20x")
+#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size.
+_SHDR = struct.Struct("<II16xQQ24x")
 #: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 _NHDR = struct.Struct("<III")
 
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
-_SHN_XINDEX = 0xFFFF
 _NT_GNU_BUILD_ID = 3
 
 
@@ -117,23 +116,17 @@ def _check(file: BinaryIO) -> tuple[list[int], dict[str, int]]:
     ident, offset, entry_size, count, names_at = _EHDR.unpack(read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0"))
     if ident != b"\x7fELF\x02\x01":
         raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
-    if not offset:
+    if not offset or not count:
         return [], {}
     if entry_size != _SHDR.size:
         raise Unavailable(f"damaged: section headers of {entry_size} bytes instead of {_SHDR.size}")
-    # Header 0 is of no section: it has the counts that are too large for Elf64_Ehdr.
-    _, _, _, first_size, first_link = _SHDR.unpack(read(offset, _SHDR.size))
-    count = count or first_size
-    names_at = first_link if names_at == _SHN_XINDEX else names_at
-    if count > limits.ELF_SECTIONS:
-        raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
     headers = list(_SHDR.iter_unpack(read(offset, count * _SHDR.size)))
     if names_at >= count or headers[names_at][1] != _SHT_STRTAB:
         raise Unavailable("damaged: no names of its sections")
     of_use = [n for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_NOTE)]
     for n in (*of_use, names_at):
         read(headers[n][2] + headers[n][3], 0)
-    _, _, start, length, _ = headers[names_at]
+    _, _, start, length = headers[names_at]
     if length > limits.ELF_SECTION_NAMES_BYTES:
         raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
     names, named = read(start, length), {}

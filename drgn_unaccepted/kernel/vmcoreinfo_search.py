@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from drgn import Architecture, FaultError, Platform, Program, Symbol
 
@@ -59,24 +59,17 @@ _PLAIN_SYMBOLS = (
 _NEEDED_SYMBOLS = ("__start_notes", "__stop_notes", "init_top_pgt", "linux_banner")
 
 
-class CpuState(NamedTuple):
-    """Where the page tables of one CPU are."""
+def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, PageTables]]:
+    """The page tables of the CPUs that QEMU noted, by their numbers; none in a dump by another program.
 
-    root: int
-    levels: int
-
-    def page_tables(self, memory: FileMemory) -> Iterator[PageTables]:
-        """Its page tables, and the kernel's if it was in user mode under page table isolation."""
-        yield PageTables(memory.read, self.root, self.levels)
-        if self.root & _PTI_USER_TABLES:
-            yield PageTables(memory.read, self.root - _PTI_USER_TABLES, self.levels)
-
-
-def cpu_states(core: ElfCore) -> list[CpuState]:
-    """The CPUs that QEMU noted, at most :data:`limits.GLOBAL_ARRAY_LENGTH`; none in a dump by another program."""
+    For a CPU that may be in user mode under page table isolation, also the kernel's.
+    """
     notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
-    states = ((cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, cr3, cr4 in notes if version == 1)
-    return [CpuState(*state) for state in islice(states, limits.GLOBAL_ARRAY_LENGTH)]
+    known = ((cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, cr3, cr4 in notes if version == 1)
+    for number, (root, levels) in enumerate(islice(known, limits.GLOBAL_ARRAY_LENGTH)):
+        yield number, PageTables(memory.read, root, levels)
+        if root & _PTI_USER_TABLES:
+            yield number, PageTables(memory.read, root - _PTI_USER_TABLES, levels)
 
 
 # For a dump
@@ -150,8 +143,8 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
     :raises OSError: the file cannot be read
     """
     plausible: dict[tuple[str, ...], tuple[bytes, int]] = {}
-    cpus = cpu_states(core)
     with FileMemory(core.pieces) as memory:
+        cpus = list(cpu_page_tables(core, memory))
         for address in memory.find(b"OSRELEASE=", limits.VMCOREINFO_SEARCH_BYTES):
             found = _kernel_at(memory, address)
             if found is None:
@@ -160,7 +153,7 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
             kernel = tuple(vmcoreinfo.entries[key] for key in _IDENTITY)
             if kernel in plausible:
                 continue  # a copy: the CPUs say the same about it
-            if any(_maps(tables, virtual, physical) for cpu in cpus for tables in cpu.page_tables(memory)):
+            if any(_maps(tables, virtual, physical) for _, tables in cpus):
                 return vmcoreinfo.text, address
             plausible[kernel] = vmcoreinfo.text, address
             if len(plausible) > limits.VMCOREINFO_COPIES:
@@ -217,17 +210,16 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
     :raises OSError: a file cannot be read
     """
     path, symbols = _first_with_symbols(vmlinux)
-    cpus = cpu_states(core)
-    if not cpus:
-        raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
+    number = None
     with FileMemory(core.pieces) as memory:
-        for number, cpu in enumerate(cpus):
-            for tables in cpu.page_tables(memory):
-                for offset in range(0, _KASLR_END, _KASLR_ALIGN):
-                    with suppress(FaultError):
-                        lines = _entries(memory, tables, cpu.levels, symbols, offset)
-                        if lines:
-                            return ("\n".join(lines) + "\n").encode("latin-1"), number, path
+        for number, tables in cpu_page_tables(core, memory):
+            for offset in range(0, _KASLR_END, _KASLR_ALIGN):
+                with suppress(FaultError):
+                    lines = _entries(memory, tables, symbols, offset)
+                    if lines:
+                        return ("\n".join(lines) + "\n").encode("latin-1"), number, path
+    if number is None:
+        raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
     raise Unavailable(f"no CPU of it was in the kernel of {path}")
 
 
@@ -242,16 +234,14 @@ def _first_with_symbols(vmlinux: Sequence[str]) -> tuple[str, Mapping[str, Symbo
     raise Unavailable(f"{', '.join(vmlinux)}: not the symbol table of an x86-64 kernel")
 
 
-def _entries(
-    memory: FileMemory, tables: PageTables, levels: int, symbols: Mapping[str, Symbol], offset: int
-) -> list[str]:
+def _entries(memory: FileMemory, tables: PageTables, symbols: Mapping[str, Symbol], offset: int) -> list[str]:
     """The entries for a kernel that KASLR moved by ``offset``; none if these page tables map no such kernel there."""
     address = {name: symbol.address + offset for name, symbol in symbols.items()}
     physical = tables.translate(address["linux_banner"]).start
     phys_base = physical - (address["linux_banner"] - START_KERNEL_MAP)
     banner = re.match(rb"Linux version (\S+) ", memory.read(physical, limits.BANNER_BYTES))
     # A kernel's own page tables, which are in its image, map it as well.
-    own = PageTables(memory.read, address["init_top_pgt"] - START_KERNEL_MAP + phys_base, levels)
+    own = PageTables(memory.read, address["init_top_pgt"] - START_KERNEL_MAP + phys_base, tables.levels)
     if banner is None or not _maps(own, address["linux_banner"], physical):
         return []
     # From the image in memory, so that a vmlinux of another build is noticed.
@@ -263,7 +253,7 @@ def _entries(
         f"SYMBOL(swapper_pg_dir)={address['init_top_pgt']:x}",
         f"NUMBER(phys_base)={phys_base}",
         f"KERNELOFFSET={offset:x}",
-        f"NUMBER(pgtable_l5_enabled)={int(levels == 5)}",
+        f"NUMBER(pgtable_l5_enabled)={int(tables.levels == 5)}",
         *(f"SYMBOL({name})={address[name]:x}" for name in _PLAIN_SYMBOLS if name in symbols),
         *([f"LENGTH(node_data)={symbols['node_data'].size // 8}"] if "node_data" in symbols else []),
         *([] if found is None else [f"BUILD-ID={found}"]),

@@ -13,7 +13,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
-from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_states, find_vmcoreinfo, work_out_vmcoreinfo
+from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, section_elf, write_elf
 
 MIB = 1 << 20
@@ -304,6 +304,5 @@ def test_no_registers(path: Path, tmp_path: Path) -> None:
     pages = pages_of(Kernel())
     for notes in (b"", note(b"CORE", 1, bytes(336)), note(b"QEMU", 0, bytes(440)), note(b"QEMU", 0, bytes(100))):
         core = core_of(path, pages, notes)
-        assert cpu_states(core) == []
         with pytest.raises(Unavailable, match="no registers"):
             work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
