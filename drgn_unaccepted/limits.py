@@ -34,12 +34,8 @@ E820_ENTRIES = 128 + 3 * 1024
 
 ELF_SEGMENTS = 1 << 20  #: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
 ELF_NOTE_BYTES = 16 << 20  #: Bytes of an ELF dump's notes: registers of each CPU, about 1 KiB, and VMCOREINFO.
-ELF_SECTIONS = 1 << 16  #: Sections of a vmlinux or a debug file. A distribution's has 50 to 100.
 ELF_SECTION_NAMES_BYTES = 4 << 20  #: Bytes of the sections' names.
 VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's has some hundred.
-
-#: Bytes of a vmlinux's symbol tables and their names: 3 million symbols. Distributions have 200 thousand.
-VMLINUX_SYMBOLS_BYTES = 128 << 20
 
 UNPACKED_BYTES = 16 << 40  #: Bytes of a compressed dump when unpacked; room on the disk ends it before.
 XZ_MEMORY_BYTES = 1 << 30  #: Bytes of memory for unpacking .xz. ``xz -9`` needs 65 MiB.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Notes, and the sections of a vmlinux, its debug file or another ELF file given with ``-s``.
 
-pyelftools reads the sections, and believes their headers: 2^60 sections, or a name as long as the file. So the headers
+pyelftools reads the sections, and believes their headers: a section, or a name, as long as the file. So the headers
 are checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of
 a dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
 """
@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Collection, Iterator
-from typing import Any, BinaryIO, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 
 #: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_shoff, e_shentsize, e_shnum, e_shstrndx.
 _EHDR = struct.Struct("<6s34xQ10xHHH")
-#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_link.
-_SHDR = struct.Struct("<II16xQQI20x")
-#: ``Elf64_Sym``: st_name, st_shndx, st_value, st_size.
-_SYM = struct.Struct("<I2xHQQ")
+#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size.
+_SHDR = struct.Struct("<II16xQQ24x")
 #: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 _NHDR = struct.Struct("<III")
 
-_SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_NOTE = 1, 2, 3, 7
-_SHN_XINDEX = 0xFFFF
+_SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
 _NT_GNU_BUILD_ID = 3
 
 
@@ -55,14 +52,14 @@ def build_id(notes: Iterator[Note]) -> Optional[str]:
 
 
 class ElfSections:
-    """The sections of an open file: those with bytes of the kernel, symbol tables, and notes.
+    """The sections of an open file: those with bytes of the kernel, and notes.
 
     :raises Unavailable: not a 64-bit little-endian ELF file, or its headers are damaged
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        #: Number and type of each section; the first section of each name.
-        self._types, self.named = _check(file)
+        #: Numbers of the sections of notes; the first section of each name.
+        self._notes, self.named = _check(file)
         # Only -s needs it, and its import takes as long as all of a summary without -s.
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
@@ -76,7 +73,7 @@ class ElfSections:
         :param most: bytes that it may have
         :raises Unavailable: it has more, or is compressed
         """
-        return self._content(self._section(self.named[name]), most) if name in self.named else None
+        return self._content(self.named[name], most) if name in self.named else None
 
     def notes(self) -> Iterator[Note]:
         """The notes in all sections of notes.
@@ -84,42 +81,17 @@ class ElfSections:
         :raises Unavailable: together they have more than :data:`limits.VMLINUX_NOTE_BYTES`
         """
         left = limits.VMLINUX_NOTE_BYTES
-        for number in self._of_type(_SHT_NOTE):
-            data = self._content(self._section(number), left)
+        for number in self._notes:
+            data = self._content(number, left)
             left -= len(data)
             yield from parse_notes(data)
 
-    def symbols(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Address as linked, without KASLR's offset, and bytes of the defined symbols of these names.
-
-        Of a name that several have, the first. The tables are searched in bulk: a kernel has 200 thousand symbols.
-
-        :raises Unavailable: the symbol tables have more than :data:`limits.VMLINUX_SYMBOLS_BYTES` together
-        """
-        found: dict[str, tuple[int, int]] = {}
-        left = limits.VMLINUX_SYMBOLS_BYTES
-        for number in self._of_type(_SHT_SYMTAB):
-            section = self._section(number)
-            table = self._content(section, left)
-            strings = self._content(section.stringtable, left - len(table))
-            left -= len(table) + len(strings)
-            places = {at: name for name in names for at in _places(strings, name.encode() + b"\0")}
-            for at, defined_in, value, size in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
-                if at in places and defined_in:
-                    found.setdefault(places[at], (value, size))
-        return found
-
-    def _of_type(self, wanted: int) -> Iterator[int]:
-        return (number for number, kind in self._types.items() if kind == wanted)
-
-    def _section(self, number: int) -> Any:
+    def _content(self, number: int, most: int) -> bytes:
         assert self._elf is not None
         try:
-            return self._elf.get_section(number)
+            section = self._elf.get_section(number)
         except self._error as error:
             raise Unavailable(f"damaged: {error}") from None
-
-    def _content(self, section: Any, most: int) -> bytes:
         if section.compressed:
             raise Unavailable(f"section {section.name} is compressed")
         if section["sh_size"] > most:
@@ -128,18 +100,10 @@ class ElfSections:
         return data
 
 
-def _places(strings: bytes, name: bytes) -> Iterator[int]:
-    """Where a name may begin. It may be the end of a longer one: linkers store a common end once."""
-    at = strings.find(name)
-    while at >= 0:
-        yield at
-        at = strings.find(name, at + 1)
-
-
-def _check(file: BinaryIO) -> tuple[dict[int, int], dict[str, int]]:
+def _check(file: BinaryIO) -> tuple[list[int], dict[str, int]]:
     """What pyelftools can be asked for: all that it reads then is in the file, and bounded.
 
-    :return: types of sections by number; the number of the first section of each name
+    :return: the sections of notes; the number of the first section of each name
     """
     size = file.seek(0, io.SEEK_END)
 
@@ -152,30 +116,23 @@ def _check(file: BinaryIO) -> tuple[dict[int, int], dict[str, int]]:
     ident, offset, entry_size, count, names_at = _EHDR.unpack(read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0"))
     if ident != b"\x7fELF\x02\x01":
         raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
-    if not offset:
-        return {}, {}
+    if not offset or not count:
+        return [], {}
     if entry_size != _SHDR.size:
         raise Unavailable(f"damaged: section headers of {entry_size} bytes instead of {_SHDR.size}")
-    # Header 0 is of no section: it has the counts that are too large for Elf64_Ehdr.
-    _, _, _, first_size, first_link = _SHDR.unpack(read(offset, _SHDR.size))
-    count = count or first_size
-    names_at = first_link if names_at == _SHN_XINDEX else names_at
-    if count > limits.ELF_SECTIONS:
-        raise Unavailable(f"damaged: {count} sections, limit {limits.ELF_SECTIONS}")
     headers = list(_SHDR.iter_unpack(read(offset, count * _SHDR.size)))
-    types = {n: kind for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_SYMTAB, _SHT_NOTE)}
-    tables = {names_at, *(headers[n][4] for n, kind in types.items() if kind == _SHT_SYMTAB)}
-    if any(table >= count or headers[table][1] != _SHT_STRTAB for table in tables):
-        raise Unavailable("damaged: no names of its sections or symbols")
-    for n in (*types, *tables):
+    if names_at >= count or headers[names_at][1] != _SHT_STRTAB:
+        raise Unavailable("damaged: no names of its sections")
+    of_use = [n for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_NOTE)]
+    for n in (*of_use, names_at):
         read(headers[n][2] + headers[n][3], 0)
-    _, _, start, length, _ = headers[names_at]
+    _, _, start, length = headers[names_at]
     if length > limits.ELF_SECTION_NAMES_BYTES:
         raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
     names, named = read(start, length), {}
-    for n in (*tables, *reversed(types)):
+    for n in reversed(of_use):
         end = names.find(b"\0", headers[n][0], headers[n][0] + limits.SYMBOL_NAME_BYTES)
         if end < 0:
             raise Unavailable("damaged: a section's name has no end")
         named[names[headers[n][0] : end].decode("latin-1")] = n
-    return types, named
+    return [n for n in of_use if headers[n][1] == _SHT_NOTE], named

@@ -51,6 +51,7 @@ class PageTables:
 
     def __init__(self, read: Callable[[int, int], bytes], root: int, levels: int = 4, encryption_mask: int = 0) -> None:
         self._read = read
+        self.levels = levels
         self._root = root
         self._top = _PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
         self._address = _ADDRESS & ~encryption_mask

@@ -8,9 +8,9 @@ strings ``OSRELEASE=%s`` and ``SYMBOL(%s)=%lx`` of any kernel, so each match is 
 describes.
 
 A guest that dies in its first second has no VMCOREINFO, because an initcall writes it. (A kernel that cannot accept
-memory panics with the first allocation.) But its page tables and its interrupt table are there, and QEMU notes the
-registers that lead to them (``struct QEMUCPUState``, target/i386/arch_dump.c in QEMU). With a vmlinux, the address of
-an exception handler tells by how much KASLR moved the kernel; crash does the same.
+memory panics with the first allocation.) But its page tables are there, and QEMU notes the registers that lead to them
+(``struct QEMUCPUState``, target/i386/arch_dump.c in QEMU). With a vmlinux, the place of ``linux_banner`` in them tells
+by how much KASLR moved the kernel.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, Optional
+from typing import Optional
 
-from drgn import FaultError
+from drgn import Architecture, FaultError, Platform, Program, Symbol
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump, open_input
-from drgn_unaccepted.kernel.elf import ElfSections, build_id, parse_notes
+from drgn_unaccepted.kernel.elf import build_id, parse_notes
 from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.memory import FileMemory
@@ -40,17 +41,13 @@ _UTS_LENGTH = 65
 #: What tells one kernel from another.
 _IDENTITY = ("OSRELEASE", "SYMBOL(init_uts_ns)", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "KERNELOFFSET")
 
-#: version, idt.base, cr[3] and cr[4] of ``struct QEMUCPUState``.
-_STATE = struct.Struct("<I4x376xQ24xQQ")
+#: version, cr[3] and cr[4] of ``struct QEMUCPUState``.
+_STATE = struct.Struct("<I412xQQ")
 _CR3_ADDRESS = (1 << 52) - 4096
 #: PTI_USER_PGTABLE_BIT: under page table isolation the user's page tables follow right after the kernel's.
 _PTI_USER_TABLES = 1 << 12
 _CR4_LA57 = 1 << 12
 
-#: ``struct idt_entry``: offset 0-15, selector, flags, offset 16-31, offset 32-63, reserved.
-_GATE = struct.Struct("<HHHHII")
-#: The handler of vector 0 after trap_init(), and before.
-_VECTOR_0 = ("asm_exc_divide_error", "early_idt_handler_array")
 #: KASLR moves the kernel by a multiple of CONFIG_PHYSICAL_ALIGN, which is at least this, within KERNEL_IMAGE_SIZE.
 _KASLR_ALIGN = 2 << 20
 _KASLR_END = 1 << 30
@@ -59,31 +56,20 @@ _PLAIN_SYMBOLS = (
     *("_stext", "init_uts_ns", "kallsyms_names", "kallsyms_num_syms", "kallsyms_offsets", "kallsyms_relative_base"),
     *("kallsyms_token_index", "kallsyms_token_table", "node_data"),
 )
-_SYMBOLS = (*_PLAIN_SYMBOLS, *_VECTOR_0, "__start_notes", "__stop_notes", "init_top_pgt", "linux_banner")
+_NEEDED_SYMBOLS = ("__start_notes", "__stop_notes", "init_top_pgt", "linux_banner")
 
 
-class CpuState(NamedTuple):
-    """Registers of one CPU."""
+def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, PageTables]]:
+    """The page tables of the CPUs that QEMU noted, by their numbers; none in a dump by another program.
 
-    idt: int
-    #: Of its page tables.
-    root: int
-    levels: int
-
-    def page_tables(self, memory: FileMemory) -> Iterator[PageTables]:
-        """Its page tables, and the kernel's if it was in user mode under page table isolation."""
-        yield PageTables(memory.read, self.root, self.levels)
-        if self.root & _PTI_USER_TABLES:
-            yield PageTables(memory.read, self.root - _PTI_USER_TABLES, self.levels)
-
-
-def cpu_states(core: ElfCore) -> list[CpuState]:
-    """The CPUs that QEMU noted, at most :data:`limits.GLOBAL_ARRAY_LENGTH`; none in a dump by another program."""
+    For a CPU that may be in user mode under page table isolation, also the kernel's.
+    """
     notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
-    states = (
-        (idt, cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, idt, cr3, cr4 in notes if version == 1
-    )
-    return [CpuState(*state) for state in islice(states, limits.GLOBAL_ARRAY_LENGTH)]
+    known = ((cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, cr3, cr4 in notes if version == 1)
+    for number, (root, levels) in enumerate(islice(known, limits.GLOBAL_ARRAY_LENGTH)):
+        yield number, PageTables(memory.read, root, levels)
+        if root & _PTI_USER_TABLES:
+            yield number, PageTables(memory.read, root - _PTI_USER_TABLES, levels)
 
 
 # For a dump
@@ -157,8 +143,8 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
     :raises OSError: the file cannot be read
     """
     plausible: dict[tuple[str, ...], tuple[bytes, int]] = {}
-    cpus = cpu_states(core)
     with FileMemory(core.pieces) as memory:
+        cpus = list(cpu_page_tables(core, memory))
         for address in memory.find(b"OSRELEASE=", limits.VMCOREINFO_SEARCH_BYTES):
             found = _kernel_at(memory, address)
             if found is None:
@@ -167,7 +153,7 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
             kernel = tuple(vmcoreinfo.entries[key] for key in _IDENTITY)
             if kernel in plausible:
                 continue  # a copy: the CPUs say the same about it
-            if any(_maps(tables, virtual, physical) for cpu in cpus for tables in cpu.page_tables(memory)):
+            if any(_maps(tables, virtual, physical) for _, tables in cpus):
                 return vmcoreinfo.text, address
             plausible[kernel] = vmcoreinfo.text, address
             if len(plausible) > limits.VMCOREINFO_COPIES:
@@ -224,72 +210,51 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
     :raises OSError: a file cannot be read
     """
     path, symbols = _first_with_symbols(vmlinux)
-    cpus = cpu_states(core)
-    if not cpus:
-        raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
+    number = None
     with FileMemory(core.pieces) as memory:
-        for number, cpu in enumerate(cpus):
-            for tables in cpu.page_tables(memory):
-                try:
-                    text = _by_cpu(memory, cpu, tables, symbols)
-                except FaultError:
-                    continue
-                if text is not None:
-                    return text, number, path
+        for number, tables in cpu_page_tables(core, memory):
+            for offset in range(0, _KASLR_END, _KASLR_ALIGN):
+                with suppress(FaultError):
+                    lines = _entries(memory, tables, symbols, offset)
+                    if lines:
+                        return ("\n".join(lines) + "\n").encode("latin-1"), number, path
+    if number is None:
+        raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
     raise Unavailable(f"no CPU of it was in the kernel of {path}")
 
 
-def _first_with_symbols(vmlinux: Sequence[str]) -> tuple[str, Mapping[str, tuple[int, int]]]:
+def _first_with_symbols(vmlinux: Sequence[str]) -> tuple[str, Mapping[str, Symbol]]:
     for path in vmlinux:
-        try:
-            with open_dump(path) as file:
-                symbols = ElfSections(file).symbols(_SYMBOLS)
-        except Unavailable as error:
-            raise Unavailable(f"{path}: {error}") from None
-        if {"linux_banner", "init_top_pgt", _VECTOR_0[0]} <= symbols.keys():
-            return path, symbols
+        prog = Program(Platform(Architecture.X86_64))
+        with open_dump(path):
+            prog.extra_module("vmlinux", create=True).try_file(path, force=True)
+        found = {name: prog.symbols(name)[:1] for name in (*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS)}
+        if all(found[name] for name in _NEEDED_SYMBOLS):
+            return path, {name: symbols[0] for name, symbols in found.items() if symbols}
     raise Unavailable(f"{', '.join(vmlinux)}: not the symbol table of an x86-64 kernel")
 
 
-def _by_cpu(
-    memory: FileMemory, cpu: CpuState, tables: PageTables, symbols: Mapping[str, tuple[int, int]]
-) -> Optional[bytes]:
-    """VMCOREINFO of the kernel whose interrupt table the CPU uses; None if it is not the kernel of these symbols."""
-    low, _, _, middle, high, _ = _GATE.unpack(tables.read(cpu.idt, _GATE.size))
-    handler = low | middle << 16 | high << 32
-    for name in _VECTOR_0:
-        offset = handler - symbols[name][0] if name in symbols else -1
-        if 0 <= offset < _KASLR_END and offset % _KASLR_ALIGN == 0:
-            phys_base = tables.translate(handler).start - (handler - START_KERNEL_MAP)
-            lines = _entries(memory, {name: address + offset for name, (address, _) in symbols.items()}, phys_base)
-            if lines is None:
-                return None
-            lines += [f"KERNELOFFSET={offset:x}", f"NUMBER(pgtable_l5_enabled)={int(cpu.levels == 5)}"]
-            if "node_data" in symbols:
-                lines.append(f"LENGTH(node_data)={symbols['node_data'][1] // 8}")
-            return ("\n".join(lines) + "\n").encode("latin-1")
-    return None
-
-
-def _entries(memory: FileMemory, addresses: Mapping[str, int], phys_base: int) -> Optional[list[str]]:
-    """The entries for a kernel image in memory; None if no Linux kernel is there."""
-
-    def read(name: str, size: int) -> bytes:
-        return memory.read(addresses[name] - START_KERNEL_MAP + phys_base, size)
-
-    banner = re.match(rb"Linux version (\S+) ", read("linux_banner", limits.BANNER_BYTES))
-    if banner is None:
-        return None
-    lines = [
+def _entries(memory: FileMemory, tables: PageTables, symbols: Mapping[str, Symbol], offset: int) -> list[str]:
+    """The entries for a kernel that KASLR moved by ``offset``; none if these page tables map no such kernel there."""
+    address = {name: symbol.address + offset for name, symbol in symbols.items()}
+    physical = tables.translate(address["linux_banner"]).start
+    phys_base = physical - (address["linux_banner"] - START_KERNEL_MAP)
+    banner = re.match(rb"Linux version (\S+) ", memory.read(physical, limits.BANNER_BYTES))
+    # A kernel's own page tables, which are in its image, map it as well.
+    own = PageTables(memory.read, address["init_top_pgt"] - START_KERNEL_MAP + phys_base, tables.levels)
+    if banner is None or not _maps(own, address["linux_banner"], physical):
+        return []
+    # From the image in memory, so that a vmlinux of another build is noticed.
+    size = min(max(0, address["__stop_notes"] - address["__start_notes"]), limits.ELF_NOTE_BYTES)
+    found = build_id(parse_notes(memory.read(address["__start_notes"] - START_KERNEL_MAP + phys_base, size)))
+    return [
         f"OSRELEASE={banner[1].decode('latin-1')}",
         "PAGESIZE=4096",
-        f"SYMBOL(swapper_pg_dir)={addresses['init_top_pgt']:x}",
+        f"SYMBOL(swapper_pg_dir)={address['init_top_pgt']:x}",
         f"NUMBER(phys_base)={phys_base}",
-        *(f"SYMBOL({name})={addresses[name]:x}" for name in _PLAIN_SYMBOLS if name in addresses),
+        f"KERNELOFFSET={offset:x}",
+        f"NUMBER(pgtable_l5_enabled)={int(tables.levels == 5)}",
+        *(f"SYMBOL({name})={address[name]:x}" for name in _PLAIN_SYMBOLS if name in symbols),
+        *([f"LENGTH(node_data)={symbols['node_data'].size // 8}"] if "node_data" in symbols else []),
+        *([] if found is None else [f"BUILD-ID={found}"]),
     ]
-    if {"__start_notes", "__stop_notes"} <= addresses.keys():
-        # From the image in memory, so that a vmlinux of another build is noticed.
-        size = addresses["__stop_notes"] - addresses["__start_notes"]
-        found = build_id(parse_notes(read("__start_notes", max(0, min(size, limits.ELF_NOTE_BYTES)))))
-        lines += [] if found is None else [f"BUILD-ID={found}"]
-    return lines

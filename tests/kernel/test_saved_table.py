@@ -16,6 +16,7 @@ import pytest
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
+from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_from_snapshot
@@ -90,6 +91,33 @@ def test_a_table_that_was_not_believed_is_not_taken_up_again(
     kdump = str(SAMPLES / "6.12-fill-kdump" / "vmcore")
     assert main(["-c", kdump, "--table", str(tmp_path / "doubted")]) == 3
     assert re.search(r"doubted: its table is not to be believed: .* on zone->unaccepted_pages", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
+@pytest.mark.parametrize("bits", [0xFF, 0x11])
+def test_a_table_of_an_earlier_moment_gives_one_answer(
+    name: str, bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More was unaccepted then; ``summary`` once said at most 592 MiB, ``ranges`` 548."""
+    monkeypatch.setattr(table_reader, "boot_id", lambda prog: THIS_BOOT)
+    whole = capture(open_vmcore(str(SAMPLES / name / "vmcore")), Wanted(frozenset()))
+    assert whole.table.bitmap is not None
+    earlier = dataclasses.replace(whole.table, bitmap=bytes(byte | bits for byte in whole.table.bitmap))
+    write(dataclasses.replace(whole, table=earlier), str(tmp_path / "kept"))
+    found = {}
+    for command in ("summary", "ranges", "check", "map"):
+        words = ["-c", str(SAMPLES / f"{name}-kdump" / "vmcore"), "--table", str(tmp_path / "kept")]
+        main([*words, command, "--format", "json"])
+        found[command] = json.loads(capsys.readouterr().out)
+    keys = ("source", "exact", "unaccepted_bytes", "unaccepted_bytes_min", "unaccepted_bytes_max")
+    assert len({tuple(answer[key] for key in keys) for answer in found.values()}) == 1
+    size = {"unaccepted": 0, "unknown": 0, "accepted": 0}
+    for each in found["ranges"]["ranges"]:
+        size[each["state"]] += each["end"] - each["start"]
+    least, most = (found["summary"][f"unaccepted_bytes_{end}"] for end in ("min", "max"))
+    assert (least, most) == (size["unaccepted"], size["unaccepted"] + size["unknown"])
+    truth = json.loads((SAMPLES / f"{name}-kdump" / "truth.json").read_text())["unaccepted_units"]
+    assert least <= len(truth) << 21 <= most
 
 
 @pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
