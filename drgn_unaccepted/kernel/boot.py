@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
@@ -43,6 +43,12 @@ _SETUP_DATA = struct.Struct("<QII")
 _INDIRECT = struct.Struct("<8xQQ")
 # struct e820_entry and struct boot_e820_entry, packed: u64 addr, u64 size, u32 type.
 _E820_ENTRY = 20
+_E820_TABLES = {
+    "current": "e820_table",
+    "kexec": "e820_table_kexec",
+    "firmware": "e820_table_firmware",
+    "boot_params": "",
+}
 
 
 class SetupData(NamedTuple):
@@ -120,23 +126,15 @@ def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
     :raises Unavailable: none of them can be read
     """
     missing: dict[str, str] = {}
-
-    def attempt(key: str, read: Callable[[], tuple[E820Entry, ...]]) -> Optional[tuple[E820Entry, ...]]:
+    tables: dict[str, Optional[tuple[E820Entry, ...]]] = {}
+    for key, name in _E820_TABLES.items():
         try:
-            return read()
+            tables[key] = _e820_table(prog, name) if name else _boot_params_e820(prog)
         except UNREADABLE as error:
-            missing[f"e820.{key}"] = one_line(error)
-            return None
-
-    tables = E820Tables(
-        current=attempt("current", lambda: _e820_table(prog, "e820_table")),
-        kexec=attempt("kexec", lambda: _e820_table(prog, "e820_table_kexec")),
-        firmware=attempt("firmware", lambda: _e820_table(prog, "e820_table_firmware")),
-        boot_params=attempt("boot_params", lambda: _boot_params_e820(prog)),
-    )
-    if len(missing) == 4:
+            tables[key], missing[f"e820.{key}"] = None, one_line(error)
+    if len(missing) == len(tables):
         raise Unavailable("; ".join(dict.fromkeys(missing.values())))
-    return tables, missing
+    return E820Tables(**tables), missing
 
 
 def _e820_table(prog: Program, name: str) -> tuple[E820Entry, ...]:

@@ -137,10 +137,12 @@ class PageTypes:
 
     def __init__(self, prog: Program) -> None:
         types = enumerators(prog, "pagetype")
-        self.has_numbers = "PGTY_buddy" in types
         self.unaccepted: Optional[int] = None
         self.guard: Optional[int] = None
-        if self.has_numbers:
+        #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
+        self.others = range(0)
+        if "PGTY_buddy" in types:
+            self.others = range(0x80 << 24, 0xFF << 24)
             self.mask = 0xFF << 24
             self.buddy = types["PGTY_buddy"] << 24
             self.offline = types["PGTY_offline"] << 24
@@ -155,11 +157,6 @@ class PageTypes:
                 raise Unavailable("neither PGTY_buddy nor PAGE_BUDDY_MAPCOUNT_VALUE: free pages cannot be told")
             self.mask = 0xFFFFFFFF
             self.buddy, self.offline = buddy & self.mask, offline & self.mask
-
-    def is_other(self, page_type: int) -> bool:
-        """Whether it is some other type: a slab, a page table, ..."""
-        # PGTY_mapcount_underflow
-        return self.has_numbers and 0x80 << 24 <= page_type < 0xFF << 24
 
 
 class PageStates(dict[tuple[int, int, int, int], str]):
@@ -199,7 +196,7 @@ class PageStates(dict[tuple[int, int, int, int], str]):
             return "unaccepted"
         if kind == types.guard:
             return "guard"
-        if types.is_other(page_type):
+        if page_type in types.others:
             # Slabs and others are allocated without a reference in v6.15 and later ("frozen").
             return "in-use"
         if page_type == flags == compound == refcount == 0:
