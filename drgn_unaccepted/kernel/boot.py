@@ -121,8 +121,7 @@ def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
 
     The first three are copies in slab memory since ``e820__reallocate_tables()``, so a filtered dump may lack them.
 
-    :return: the tables, None for one that cannot be read, and the reasons by ``e820.current``, ``e820.kexec``,
-        ``e820.firmware`` and ``e820.boot_params``
+    :return: the tables, and why one is None, for example by ``e820.kexec``
     :raises Unavailable: none of them can be read
     """
     missing: dict[str, str] = {}
@@ -194,8 +193,7 @@ def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str,
     physical, as they were at boot: what was freed since (init sections, initrd) stays accepted. An initrd or a map that
     does not exist is not listed.
 
-    :return: the ranges, and the reasons for what cannot be told, by ``kernel_memory.image``,
-        ``kernel_memory.crash_kernel``, ``kernel_memory.boot_params`` and ``kernel_memory.setup_data``
+    :return: the ranges, and the reasons for what cannot be told, for example by ``kernel_memory.image``
     :raises Unavailable: nothing can be told
     """
     ranges: list[NamedRange] = []

@@ -15,18 +15,17 @@ from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.probe import enumerators, member_offset
+from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, member_offset
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
 
 # Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
 _SECTION_HAS_MEM_MAP = 1 << 1
 _SECTION_IS_EARLY = 1 << 3
-_MASK = (1 << 64) - 1
 # Virtual addresses of the kernel begin here with page tables of four levels, and below with five.
 _KERNEL_START_4_LEVELS = 0xFFFF800000000000
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
-POISON = 0xFFFFFFFFFFFFFFFF
+POISON = U64_MAX
 # SUBSECTION_SHIFT
 _SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
 
@@ -55,7 +54,7 @@ class PageLayout:
     zone_device: Optional[int]
 
     def address(self, pfn: int) -> int:
-        return self.base + pfn * self.size & _MASK
+        return self.base + pfn * self.size & U64_MAX
 
 
 def page_layout(prog: Program) -> PageLayout:
@@ -287,13 +286,13 @@ class Sections:
         if not mem_map & _SECTION_HAS_MEM_MAP or not usage:
             return section_end, False
         subsection = within // _SUBSECTION_PAGES
-        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & _MASK)
+        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & U64_MAX)
         return pfn - pfn % _SUBSECTION_PAGES + _SUBSECTION_PAGES, bool(byte >> subsection % 8 & 1)
 
     def _root(self, index: int) -> Optional[bytes]:
         """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""
         if index not in self._roots:
-            address = self._prog.read_u64(self._table + 8 * index & _MASK)
+            address = self._prog.read_u64(self._table + 8 * index & U64_MAX)
             if not address and not self._prog.read_u64(self._table):
                 # The first section has the first megabyte, which every machine has.
                 raise Unavailable("mem_section[0] reads as zeros: not captured")
