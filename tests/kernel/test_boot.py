@@ -190,7 +190,7 @@ def test_phys_base_may_be_negative() -> None:
     program = FirmwareProgram()
     # Without KASLR _text is at 16 MiB of the mapping; the image was placed below that.
     program.symbols = {"_text": 0xFFFFFFFF81000000, "_end": 0xFFFFFFFF82000000}
-    program.vmcoreinfo = "OSRELEASE=6.12.0\nNUMBER(phys_base)=-8388608\n"
+    program.vmcoreinfo["NUMBER(phys_base)"] = "-8388608"
     assert read(program) == ([("kernel image", 0x800000, 0x1800000)], {})
 
 
@@ -232,7 +232,7 @@ def test_a_broken_chain_keeps_what_came_before() -> None:
 
 def test_nothing() -> None:
     program = FirmwareProgram()
-    program.vmcoreinfo = "OSRELEASE=6.12.0\n"
+    del program.vmcoreinfo["NUMBER(phys_base)"]
     program.memory.clear()
     with pytest.raises(Unavailable, match=r"VMCOREINFO has no NUMBER\(phys_base\); "):
         read(program)
@@ -253,7 +253,7 @@ TEXT = 0xFFFFFFFF81000000
 )
 def test_as_large_an_image_as_there_can_be(text: int, end: int, is_possible: bool) -> None:
     program = FirmwareProgram()
-    program.vmcoreinfo = "NUMBER(phys_base)=0\n"
+    program.vmcoreinfo["NUMBER(phys_base)"] = "0"
     program.symbols = {"_text": text, "_end": end}
     set_initrd(program, 0x1000000, 0x1000)
     ranges, missing = read(program)
