@@ -26,6 +26,9 @@ from drgn import (
     sizeof,
 )
 
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+
 PAGE = 4096
 #: Where everything virtual lies.
 KERNEL_START = 0xFF00000000000000
@@ -444,6 +447,34 @@ class _Live:
 def live(prog: Program, seen: Callable[[int], None]) -> Program:
     """A program as of a running kernel, which drgn makes of /proc/kcore only; ``seen`` is called before each read."""
     return cast(Program, _Live(prog, seen))
+
+
+def walked_again(
+    prog: Program, start: int, broken: int, mend: Callable[[], None], read: Callable[[Program], Any]
+) -> Any:
+    """What is read of a running kernel of which so many walks, each from ``start``, find what ``mend()`` then repairs.
+
+    It walks as often as a list is read before it counts as damaged.
+    """
+    walks = 0
+
+    def seen(address: int) -> None:
+        nonlocal walks
+        walks += address == start
+        if walks > broken:
+            mend()
+
+    found = said(lambda: read(live(prog, seen)))
+    assert walks == limits.LIVE_ATTEMPTS
+    return found
+
+
+def said(read: Callable[[], Any]) -> Any:
+    """What it returns, or why there is nothing."""
+    try:
+        return read()
+    except Unavailable as error:
+        return str(error)
 
 
 def free_page(lru: int) -> bytes:
