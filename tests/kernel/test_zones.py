@@ -14,7 +14,6 @@ from drgn_unaccepted.snapshot import Counters, ListedChunks, Watermarks, Zone
 from tests.kernel.allocator_program import (
     CHUNK_PAGES,
     UNACCEPTED,
-    VMEMMAP,
     ZONE_ID_SHIFT,
     AllocatorProgram,
     said,
@@ -161,45 +160,6 @@ def test_the_lock(
 
 def chunk(number: int) -> int:
     return START + number * CHUNK_PAGES
-
-
-OUTSIDE = "in no struct page"
-LRU = [VMEMMAP + 64 * chunk(number) + 8 for number in range(4)]
-
-
-@pytest.mark.parametrize(
-    ("number", "member", "value", "entries", "problem"),
-    [
-        (2, "lru.next", 0, 3, "entry 3: the entry before it points to NULL"),
-        *(
-            (
-                1,
-                "lru.next",
-                address,
-                2,
-                f"entry 2: the entry before it points to {address:#x}, which is in no struct page",
-            )
-            for address in (0xDEAD000000000100, 0xFFFF888000000000, VMEMMAP, LRU[3] + 8, VMEMMAP - 56)
-        ),
-        (1, "lru.next", LRU[2] + (1 << 40), 2, "entry 2: struct page of 0x400100800 is not in this target"),
-        *((3, "lru.next", LRU[to], 4, f"entry 4: struct page of {chunk(to):#x} again: a cycle") for to in (0, 1, 2, 3)),
-        (
-            2,
-            "lru.prev",
-            LRU[0],
-            4,
-            f"entry 2: struct page of {chunk(2):#x} has prev {LRU[0]:#x}, it was reached from {LRU[1]:#x}",
-        ),
-    ],
-)
-def test_a_damaged_list(number: int, member: str, value: int, entries: int, problem: str) -> None:
-    guest = Guest()
-    guest.list_chunks(guest.zone, map(chunk, range(4)))
-    guest.set("page", guest.page(chunk(number)), member, value)
-    listed = guest.listed()
-    assert list(listed.pfns) == list(map(chunk, range(entries)))
-    assert len(listed.flags) == len(listed.page_types) == len(listed.refcounts) == entries
-    assert listed.problems[-1] == problem
 
 
 def test_the_limit_holds_for_all_lists_together(monkeypatch: pytest.MonkeyPatch) -> None:
