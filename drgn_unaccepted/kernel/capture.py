@@ -23,7 +23,7 @@ from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
@@ -41,6 +41,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.model.stub import allocate_unaccepted_bitmap
 from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
+    ALL_PARTS,
     GIVEN_STATES,
     NOT_ASKED,
     PAGE_SHIFT,
@@ -57,6 +58,10 @@ from drgn_unaccepted.snapshot import (
 )
 
 T = TypeVar("T")
+
+# Parts that change while memory is accepted. Reading every struct page each second would take too long.
+_MOVING = frozenset(("kernel", "zones", "counters", "accepting"))
+_FIXED = ALL_PARTS - _MOVING - {"pages", "reclaiming", "panic"}
 
 
 class _Reading:
@@ -90,6 +95,24 @@ def samples(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     yield capture(opened, wanted, saved)
     while opened.is_running:
         yield capture(opened, wanted, saved)
+
+
+def sampler(opened: Opened) -> Callable[[], Snapshot]:
+    """A function that takes snapshots of one running kernel. Parts that stay as they were at boot are read once.
+
+    :raises TargetError: it is not a running kernel
+    """
+    if not opened.is_running:
+        raise TargetError(f"{opened.path}: watch and record need a running kernel")
+    first = capture(opened, Wanted(_FIXED))
+
+    def take() -> Snapshot:
+        now = capture(opened, Wanted(_MOVING))
+        missing = {name: reason for name, reason in now.missing.items() if name.partition(".")[0] not in _FIXED}
+        missing.update((name, why) for name, why in first.missing.items() if name.partition(".")[0] in _FIXED)
+        return dataclasses.replace(now, **{name: getattr(first, name) for name in _FIXED}, missing=missing)
+
+    return take
 
 
 def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Snapshot:
