@@ -42,21 +42,14 @@ class Target:
     """The kernel or dump that was read."""
 
     kind: Annotated[str, Choices(("live", "remote", "vmcore", "log"))]
-    #: File name of the dump or log, or QEMU's socket; ``None`` for the running kernel.
-    path: Optional[str]
-    #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
-    release: Optional[str]
-    #: GNU build-id in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
-    build_id: Optional[str]
+    path: Optional[str]  #: File name of the dump or log, or QEMU's socket; ``None`` for the running kernel.
+    release: Optional[str]  #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
+    build_id: Optional[str]  #: GNU build-id in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
     debug_info: Annotated[str, Choices(("dwarf", "btf", "none"))]
-    #: When the target was read, ISO 8601 in UTC.
-    taken_at: str
-    #: ``sysctl_bootid``; ``None`` if nobody ever read /proc/sys/kernel/random/boot_id.
-    boot_id: Optional[str] = None
-    #: The snapshot file that this was read from.
-    snapshot_path: Optional[str] = None
-    #: When the kernel crashed (``CRASHTIME`` of VMCOREINFO), like ``taken_at``.
-    crashed_at: Optional[str] = None
+    taken_at: str  #: When the target was read, ISO 8601 in UTC.
+    boot_id: Optional[str] = None  #: ``sysctl_bootid``; ``None`` if nobody ever read /proc/sys/kernel/random/boot_id.
+    snapshot_path: Optional[str] = None  #: The snapshot file that this was read from.
+    crashed_at: Optional[str] = None  #: When the kernel crashed (``CRASHTIME`` of VMCOREINFO), like ``taken_at``.
 
     @property
     def is_running(self) -> bool:
@@ -75,17 +68,13 @@ class Table:
     address: Optional[U64] = None
     version: Optional[U32] = None
     unit_size: Optional[U32] = None
-    #: Physical address of bit 0.
-    phys_base: Optional[U64] = None
-    #: The C field ``size``: bytes of bitmap, not of memory.
-    bitmap_bytes: Optional[U64] = None
-    #: The bitmap, whole; ``None`` unless the state is ``present``.
-    bitmap: Optional[bytes] = None
+    phys_base: Optional[U64] = None  #: Physical address of bit 0.
+    bitmap_bytes: Optional[U64] = None  #: The C field ``size``: bytes of bitmap, not of memory.
+    bitmap: Optional[bytes] = None  #: The bitmap, whole; ``None`` unless the state is ``present``.
     read_through: Optional[Annotated[str, Choices(("physical", "direct-map", "bpf", "file", CRASH_KERNEL))]] = None
     #: Pages without a translation in the direct map; ``None``: not examined.
     unmapped: Optional[tuple[Range, ...]] = None
-    #: Whether boot IDs prove that a saved table is from the target's boot.
-    same_boot: Optional[bool] = None
+    same_boot: Optional[bool] = None  #: Whether boot IDs prove that a saved table is from the target's boot.
 
     @property
     def is_saved(self) -> bool:
@@ -122,18 +111,14 @@ class EfiMap:
     """The last EFI memory map that the stub saw, or the rest of it."""
 
     provenance: Annotated[str, Choices(("boot-map", "kernel-log", "runtime-map"))]
-    #: Whether this is the whole final map. Never compare anything with an incomplete one.
-    complete: bool
-    #: Why it is incomplete, or which changes of the kernel were undone to complete it.
-    note: Optional[str]
+    complete: bool  #: Whether this is the whole final map. Never compare anything with an incomplete one.
+    note: Optional[str]  #: Why it is incomplete, or which changes of the kernel were undone to complete it.
     #: In map order, perhaps not sorted.
     descriptors: Annotated[tuple[EfiDescriptor, ...], Bounds(0, limits.EFI_DESCRIPTORS)]
-    #: Where the map itself lies.
-    buffer: Optional[Range] = None
+    buffer: Optional[Range] = None  #: Where the map itself lies.
     #: Some merged entries could not be split again, so the replayed bitmap may have too many bits set.
     ambiguous: bool = False
-    #: How the map in memory differs from the one in the log.
-    conflict: Optional[str] = None
+    conflict: Optional[str] = None  #: How the map in memory differs from the one in the log.
 
     @property
     def is_whole(self) -> bool:
@@ -152,21 +137,18 @@ class E820Tables:
     current: Optional[E820Table]
     kexec: Optional[E820Table]
     firmware: Optional[E820Table]
-    #: ``boot_params.e820_table`` with its ``SETUP_E820_EXT`` extension.
-    boot_params: Optional[E820Table]
+    boot_params: Optional[E820Table]  #: ``boot_params.e820_table`` with its ``SETUP_E820_EXT`` extension.
 
 
 @dataclass(frozen=True)
 class ListedChunks:
     """The pages on one ``zone->unaccepted_pages``, in list order, as parallel columns (never modified)."""
 
-    #: First page of each chunk; the other columns are fields of its ``struct page``.
-    pfns: array[int]
+    pfns: array[int]  #: First page of each chunk; the other columns are fields of its ``struct page``.
     flags: array[int]
     refcounts: array[int]
     page_types: array[int]
-    #: Why the walk ended early, and wrong links; empty for a sane list.
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  #: Why the walk ended early, and wrong links; empty for a sane list.
 
 
 @dataclass(frozen=True)
@@ -176,8 +158,7 @@ class Watermarks:
     min: U64
     low: U64
     high: U64
-    #: ``None`` before Linux 5.18, which has no promotion watermark.
-    promo: Optional[U64]
+    promo: Optional[U64]  #: ``None`` before Linux 5.18, which has no promotion watermark.
     boost: U64
 
 
@@ -191,19 +172,13 @@ class Zone:
     spanned_pages: U64
     present_pages: U64
     managed_pages: Count
-    #: ``vm_stat[NR_FREE_PAGES]`` plus the per-CPU differences.
-    free_pages: Count
-    #: ``vm_stat[NR_UNACCEPTED]``; ``None`` on a kernel without the counter.
-    unaccepted_pages: Optional[Count]
-    #: Pages on ``free_area[]``, without those of MIGRATE_ISOLATE.
-    buddy_pages: Count
+    free_pages: Count  #: ``vm_stat[NR_FREE_PAGES]`` plus the per-CPU differences.
+    unaccepted_pages: Optional[Count]  #: ``vm_stat[NR_UNACCEPTED]``; ``None`` on a kernel without the counter.
+    buddy_pages: Count  #: Pages on ``free_area[]``, without those of MIGRATE_ISOLATE.
     watermarks: Watermarks
-    #: ``zone->lock`` was held: lists and counters may be between two states.
-    locked: Optional[bool]
-    #: ``None`` on a kernel without ``zone->unaccepted_pages``.
-    listed: Optional[ListedChunks]
-    #: ``flags >> KernelBuild.zone_id_shift`` of this zone's pages.
-    zone_id: Optional[U64] = None
+    locked: Optional[bool]  #: ``zone->lock`` was held: lists and counters may be between two states.
+    listed: Optional[ListedChunks]  #: ``None`` on a kernel without ``zone->unaccepted_pages``.
+    zone_id: Optional[U64] = None  #: ``flags >> KernelBuild.zone_id_shift`` of this zone's pages.
     #: What a count lacks, for example the difference of a CPU that is not in the dump.
     problems: tuple[str, ...] = ()
 
@@ -214,8 +189,7 @@ class Counters:
 
     free_pages: Count
     unaccepted_pages: Optional[Count]
-    #: Sum of the per-CPU differences of NR_UNACCEPTED, which should be 0.
-    unaccepted_diff: Optional[Count]
+    unaccepted_diff: Optional[Count]  #: Sum of the per-CPU differences of NR_UNACCEPTED, which should be 0.
 
 
 @dataclass(frozen=True)
@@ -230,13 +204,10 @@ class Task:
 class Accept:
     """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
 
-    #: Virtual address of the entry, on the stack of the accepting task.
-    address: U64
-    #: Indices into the bitmap; the end is exclusive.
-    start_unit: U64
+    address: U64  #: Virtual address of the entry, on the stack of the accepting task.
+    start_unit: U64  #: Indices into the bitmap; the end is exclusive.
     end_unit: U64
-    #: For an interrupt stack, the interrupted task; ``None`` if no stack holds the entry.
-    task: Optional[Task]
+    task: Optional[Task]  #: For an interrupt stack, the interrupted task; ``None`` if no stack holds the entry.
 
 
 @dataclass(frozen=True)
@@ -250,45 +221,35 @@ class Platform:
     """The kind of guest, and its policy of acceptance."""
 
     kind: Optional[Annotated[str, Choices(("tdx", "snp", "none"))]]
-    #: ``enum cc_vendor`` by name, without its prefix.
-    cc_vendor: Optional[str]
+    cc_vendor: Optional[str]  #: ``enum cc_vendor`` by name, without its prefix.
     sev_status: Optional[U64]
-    #: ``lazy_accept``, which ``accept_memory=lazy`` sets.
-    lazy: Optional[bool]
+    lazy: Optional[bool]  #: ``lazy_accept``, which ``accept_memory=lazy`` sets.
 
 
 @dataclass(frozen=True)
 class KernelBuild:
     """Properties of the kernel, probed and not derived from its version. ``None``: unknown."""
 
-    #: CONFIG_UNACCEPTED_MEMORY.
-    unaccepted_memory: Optional[bool]
+    unaccepted_memory: Optional[bool]  #: CONFIG_UNACCEPTED_MEMORY.
     #: ``PGTY_unaccepted``, shifted to its place in ``page_type`` (Linux 6.12 and later).
     unaccepted_page_type: Optional[U64]
     #: Pages of one chunk: ``1 << MAX_PAGE_ORDER``.
     chunk_pages: Annotated[int, Choices(tuple(1 << order for order in range(limits.PAGE_ORDERS)))]
     #: Count of the static key ``zones_with_unaccepted_pages``, which is gone in Linux 6.15.
     static_key: Optional[Count]
-    #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
-    vmcoreinfo_unaccepted: bool
-    #: ``efi_setup`` is not 0.
-    kexec_booted: Optional[bool]
-    #: Has functions of an unmerged series that set bits again.
-    unaccepts: Optional[bool]
-    #: ``system_state`` by name without its prefix, in lower case.
-    system_state: Optional[str] = None
-    #: ``1 << PG_reserved``; the bit moves between versions.
-    reserved_flag: Optional[U64] = None
+    vmcoreinfo_unaccepted: bool  #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
+    kexec_booted: Optional[bool]  #: ``efi_setup`` is not 0.
+    unaccepts: Optional[bool]  #: Has functions of an unmerged series that set bits again.
+    system_state: Optional[str] = None  #: ``system_state`` by name without its prefix, in lower case.
+    reserved_flag: Optional[U64] = None  #: ``1 << PG_reserved``; the bit moves between versions.
     #: Present CPUs. A panic takes all but one off the online mask.
     cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None
-    #: ZONEID_PGSHIFT.
-    zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None
+    zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None  #: ZONEID_PGSHIFT.
     #: Where the direct map begins, and vmalloc memory behind it; None without CONFIG_DYNAMIC_MEMORY_LAYOUT.
     page_offset_base: Optional[U64] = None
     vmalloc_base: Optional[U64] = None
     #: What the kernel image was moved by in physical memory, from where it is linked; it may be negative.
     phys_base: Optional[Count] = None
-
     #: ``cma=SIZE@BASE``: reserved without an accept, and given to the buddy allocator.
     fixed_cma: Optional[tuple[Range, ...]] = ()
 
@@ -302,10 +263,8 @@ class KernelBuild:
 class Image:
     """What the kernel's image says of itself."""
 
-    #: The release in ``linux_banner``.
-    banner: Optional[Name] = None
-    #: ``saved_command_line``.
-    command_line: Optional[Annotated[str, Bounds(0, limits.COMMAND_LINE_BYTES)]] = None
+    banner: Optional[Name] = None  #: The release in ``linux_banner``.
+    command_line: Optional[Annotated[str, Bounds(0, limits.COMMAND_LINE_BYTES)]] = None  #: ``saved_command_line``.
     #: Commits of fixes whose code or symbols are in the kernel, and of those whose code is not.
     fixes: tuple[Name, ...] = ()
     lacks: tuple[Name, ...] = ()
@@ -326,10 +285,7 @@ class KexecSegment(NamedTuple):
 
 #: States of pages that were given to the buddy allocator once.
 GIVEN_STATES = ("buddy", "in-use", "per-cpu", "given")
-_PAGE_STATES = (
-    *GIVEN_STATES,
-    *("unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent", "damaged"),
-)
+_OTHER_STATES = ("unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent", "damaged")
 
 
 class PageRun(NamedTuple):
@@ -345,7 +301,7 @@ class PageRun(NamedTuple):
 
     start_pfn: PfnEnd
     end_pfn: PfnEnd
-    state: Annotated[str, Choices(_PAGE_STATES)]
+    state: Annotated[str, Choices(GIVEN_STATES + _OTHER_STATES)]
 
 
 @dataclass(frozen=True)
@@ -353,10 +309,8 @@ class Pages:
     """States of the pages under set bits, before them and under the table, and of those that were asked for."""
 
     runs: tuple[PageRun, ...]
-    #: Physical, sorted and merged.
-    scanned: tuple[Range, ...]
-    #: Why less than the wanted ranges was scanned; ``None`` if all were.
-    limited: Optional[str]
+    scanned: tuple[Range, ...]  #: Physical, sorted and merged.
+    limited: Optional[str]  #: Why less than the wanted ranges was scanned; ``None`` if all were.
     #: PFNs of accepted pages right before an unaccepted unit that are in use and read as zeros.
     masked_pfns: Annotated[tuple[Pfn, ...], Bounds(0, limits.MASKED_PAGES)] = ()
     #: In a dump of /proc/vmcore, pages that are not all zeros, of memory whose struct pages do not tell its state.
@@ -368,8 +322,7 @@ class Translation:
     """A kernel virtual address that was asked for, through the page tables."""
 
     virtual: U64
-    #: None: not mapped, or a table is not in the target; ``reason`` says which.
-    physical: Optional[U64]
+    physical: Optional[U64]  #: None: not mapped, or a table is not in the target; ``reason`` says which.
     reason: Optional[str] = None
 
 
@@ -384,23 +337,19 @@ class Snapshot:
     counters: Optional[Counters] = None
     accepting: Optional[AcceptingList] = None
     platform: Optional[Platform] = None
-    #: Image, initrd, setup_data, EFI memory map, the table.
-    kernel_memory: Optional[tuple[NamedRange, ...]] = None
+    kernel_memory: Optional[tuple[NamedRange, ...]] = None  #: Image, initrd, setup_data, EFI memory map, the table.
     pages: Optional[Pages] = None
     kexec_segments: Optional[tuple[KexecSegment, ...]] = None
-    #: Tasks in direct reclaim.
-    reclaiming: Optional[tuple[Task, ...]] = None
+    reclaiming: Optional[tuple[Task, ...]] = None  #: Tasks in direct reclaim.
     #: The words after the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
     panic: Optional[str] = None
     image: Image = Image()
-    #: The task whose stack the kernel printed with the panic.
-    panic_task: Optional[Task] = None
+    panic_task: Optional[Task] = None  #: The task whose stack the kernel printed with the panic.
     #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
     missing: Mapping[str, str] = field(default_factory=dict)
     #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.
     torn: tuple[str, ...] = ()
-    #: Of :attr:`Wanted.virtual`.
-    translations: tuple[Translation, ...] = ()
+    translations: tuple[Translation, ...] = ()  #: Of :attr:`Wanted.virtual`.
 
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
         """``phys_base`` and the unit size that turn unit indices into addresses, and their origin.
@@ -422,10 +371,8 @@ class Sample(NamedTuple):
     """One of several snapshots over time."""
 
     number: int
-    #: Seconds since the first sample, by CLOCK_MONOTONIC.
-    elapsed: float
-    #: Seconds that this sample took.
-    cost: float
+    elapsed: float  #: Seconds since the first sample, by CLOCK_MONOTONIC.
+    cost: float  #: Seconds that this sample took.
     snapshot: Snapshot
 
 
@@ -445,7 +392,5 @@ class Wanted:
     parts: frozenset[str]
     #: Ranges whose state is asked for; their pages are read where the bitmap does not decide.
     where: tuple[Range, ...] = ()
-    #: Whether the bitmap may decide; not with ``--source page-lists``.
-    bitmap: bool = True
-    #: Kernel virtual addresses to translate.
-    virtual: tuple[int, ...] = ()
+    bitmap: bool = True  #: Whether the bitmap may decide; not with ``--source page-lists``.
+    virtual: tuple[int, ...] = ()  #: Kernel virtual addresses to translate.

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
-from drgn_unaccepted.kernel.sampler import Sampler
+from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import record, stopped_by_signals
 
 
@@ -17,10 +17,10 @@ class Record(Action):
         parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a new file, in JSON lines")
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        sampler = Sampler(open_target())
+        take = sampler(open_target())
         try:
             with stopped_by_signals() as stop:
-                samples = record(sampler.take, args.output, args.interval, args.count, stop)
+                samples = record(take, args.output, args.interval, args.count, stop)
         except FileExistsError:
             raise CommandError(f"{args.output}: exists already; a recording is never overwritten") from None
         except (OSError, SnapshotFileError) as error:

@@ -16,7 +16,7 @@ from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.commands.record import add_sampling_arguments
 from drgn_unaccepted.errors import EXIT_ANSWERED
-from drgn_unaccepted.kernel.sampler import Sampler
+from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import Stop, samples, stopped_by_signals
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.watch import line, screen
@@ -30,9 +30,9 @@ class Watch(Action):
         add_sampling_arguments(parser)
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        sampler = Sampler(open_target())
+        take = sampler(open_target())
         with stopped_by_signals() as stop:
-            watch(sampler.take, args, stop)
+            watch(take, args, stop)
         return EXIT_ANSWERED
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
@@ -43,6 +43,12 @@ _SETUP_DATA = struct.Struct("<QII")
 _INDIRECT = struct.Struct("<8xQQ")
 # struct e820_entry and struct boot_e820_entry, packed: u64 addr, u64 size, u32 type.
 _E820_ENTRY = 20
+_E820_TABLES = {
+    "current": "e820_table",
+    "kexec": "e820_table_kexec",
+    "firmware": "e820_table_firmware",
+    "boot_params": "",
+}
 
 
 class SetupData(NamedTuple):
@@ -115,28 +121,19 @@ def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
 
     The first three are copies in slab memory since ``e820__reallocate_tables()``, so a filtered dump may lack them.
 
-    :return: the tables, None for one that cannot be read, and the reasons by ``e820.current``, ``e820.kexec``,
-        ``e820.firmware`` and ``e820.boot_params``
+    :return: the tables, and why one is None, for example by ``e820.kexec``
     :raises Unavailable: none of them can be read
     """
     missing: dict[str, str] = {}
-
-    def attempt(key: str, read: Callable[[], tuple[E820Entry, ...]]) -> Optional[tuple[E820Entry, ...]]:
+    tables: dict[str, Optional[tuple[E820Entry, ...]]] = {}
+    for key, name in _E820_TABLES.items():
         try:
-            return read()
+            tables[key] = _e820_table(prog, name) if name else _boot_params_e820(prog)
         except UNREADABLE as error:
-            missing[f"e820.{key}"] = one_line(error)
-            return None
-
-    tables = E820Tables(
-        current=attempt("current", lambda: _e820_table(prog, "e820_table")),
-        kexec=attempt("kexec", lambda: _e820_table(prog, "e820_table_kexec")),
-        firmware=attempt("firmware", lambda: _e820_table(prog, "e820_table_firmware")),
-        boot_params=attempt("boot_params", lambda: _boot_params_e820(prog)),
-    )
-    if len(missing) == 4:
+            tables[key], missing[f"e820.{key}"] = None, one_line(error)
+    if len(missing) == len(tables):
         raise Unavailable("; ".join(dict.fromkeys(missing.values())))
-    return tables, missing
+    return E820Tables(**tables), missing
 
 
 def _e820_table(prog: Program, name: str) -> tuple[E820Entry, ...]:
@@ -196,8 +193,7 @@ def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str,
     physical, as they were at boot: what was freed since (init sections, initrd) stays accepted. An initrd or a map that
     does not exist is not listed.
 
-    :return: the ranges, and the reasons for what cannot be told, by ``kernel_memory.image``,
-        ``kernel_memory.crash_kernel``, ``kernel_memory.boot_params`` and ``kernel_memory.setup_data``
+    :return: the ranges, and the reasons for what cannot be told, for example by ``kernel_memory.image``
     :raises Unavailable: nothing can be told
     """
     ranges: list[NamedRange] = []

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 import drgn
 
@@ -23,7 +23,7 @@ from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
@@ -41,13 +41,13 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.model.stub import allocate_unaccepted_bitmap
 from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
+    ALL_PARTS,
     GIVEN_STATES,
     NOT_ASKED,
     PAGE_SHIFT,
     PAGE_SIZE,
     Counters,
     EfiMap,
-    Image,
     KernelBuild,
     Pages,
     Snapshot,
@@ -59,24 +59,30 @@ from drgn_unaccepted.snapshot import (
 
 T = TypeVar("T")
 
+# Parts that change while memory is accepted. Reading every struct page each second would take too long.
+_MOVING = frozenset(("kernel", "zones", "counters", "accepting"))
+_FIXED = ALL_PARTS - _MOVING - {"pages", "reclaiming", "panic"}
+
 
 class _Reading:
-    """One capture: the parts that are wanted, and the reasons for those that are missing."""
+    """One capture: the parts that are wanted, as far as they were read, and the reasons for the missing ones."""
 
     def __init__(self, parts: frozenset[str]) -> None:
         self._parts = parts
+        self.found: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
 
     def part(self, name: str, read: Callable[[], T]) -> Optional[T]:
-        """``read()``, or None with the reason noted under ``name``."""
+        """``read()``, kept under ``name``; or None, with the reason kept."""
         if name not in self._parts:
             self.missing[name] = NOT_ASKED
             return None
         try:
-            return read()
+            value = self.found[name] = read()
         except UNREADABLE as error:
             self.missing[name] = one_line(error)
-        return None
+            return None
+        return value
 
     def noted(self, found: tuple[T, dict[str, str]]) -> T:
         """A part some of which may be missing."""
@@ -89,6 +95,24 @@ def samples(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     yield capture(opened, wanted, saved)
     while opened.is_running:
         yield capture(opened, wanted, saved)
+
+
+def sampler(opened: Opened) -> Callable[[], Snapshot]:
+    """A function that takes snapshots of one running kernel. Parts that stay as they were at boot are read once.
+
+    :raises TargetError: it is not a running kernel
+    """
+    if not opened.is_running:
+        raise TargetError(f"{opened.path}: watch and record need a running kernel")
+    first = capture(opened, Wanted(_FIXED))
+
+    def take() -> Snapshot:
+        now = capture(opened, Wanted(_MOVING))
+        missing = {name: reason for name, reason in now.missing.items() if name.partition(".")[0] not in _FIXED}
+        missing.update((name, why) for name, why in first.missing.items() if name.partition(".")[0] in _FIXED)
+        return dataclasses.replace(now, **{name: getattr(first, name) for name in _FIXED}, missing=missing)
+
+    return take
 
 
 def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Snapshot:
@@ -107,45 +131,34 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     reading = _Reading(parts)
     # Read constants first, so that volatile parts are read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
-    platform = reading.part("platform", lambda: read_platform(prog))
+    reading.part("platform", lambda: read_platform(prog))
     efi_map = reading.part("efi_map", lambda: read_efi_map(prog, opened.logs, table.address))
-    e820 = reading.part("e820", lambda: reading.noted(read_e820(prog)))
-    kernel_memory = reading.part("kernel_memory", lambda: reading.noted(read_kernel_memory(prog)))
-    kexec_segments = reading.part("kexec_segments", lambda: read_kexec_segments(prog))
-    image = reading.part("image", lambda: read_image(prog))
+    reading.part("e820", lambda: reading.noted(read_e820(prog)))
+    reading.part("kernel_memory", lambda: reading.noted(read_kernel_memory(prog)))
+    reading.part("kexec_segments", lambda: read_kexec_segments(prog))
+    reading.part("image", lambda: read_image(prog))
     log = reading.part("panic", lambda: read_log(prog))
+    if log is not None:
+        reading.found.update(panic=log.panic, panic_task=log.panic_task)
     # The counters bracket the lists and the bitmap that they are compared with. A chunk leaves its list before it is
     # accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
-    accepting = reading.part("accepting", lambda: read_accepting(prog))
-    found = _Found(table, efi_map, zones or (), None if zones is None else _chunks_of(zones, _need(kernel)))
-    pages = reading.part("pages", lambda: _read_pages(opened, wanted, found, _need(kernel)))
-    reclaiming = reading.part("reclaiming", lambda: read_reclaiming(prog))
+    reading.part("accepting", lambda: read_accepting(prog))
+    reading.part("pages", lambda: _read_pages(opened, wanted, _Found(table, efi_map, zones or (), _need(kernel))))
+    reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
     if opened.is_running:
         table = _bitmap_last(prog, readers, table, torn)
         _compare_counters(counters, reading.part("counters", lambda: read_counters(prog)), torn)
+        reading.found["counters"] = counters
     return Snapshot(
         target=_describe(opened, taken_at),
         table=table,
-        kernel=kernel,
-        efi_map=efi_map,
-        e820=e820,
-        zones=zones,
-        counters=counters,
-        accepting=accepting,
-        platform=platform,
-        kernel_memory=kernel_memory,
-        pages=pages,
-        kexec_segments=kexec_segments,
-        reclaiming=reclaiming,
-        image=image or Image(),
-        panic=None if log is None else log.panic,
-        panic_task=None if log is None else log.panic_task,
         missing=reading.missing,
         torn=tuple(torn),
         translations=translate(prog, wanted.virtual),
+        **reading.found,
     )
 
 
@@ -184,8 +197,13 @@ class _Found(NamedTuple):
     table: Table
     efi_map: Optional[EfiMap]
     zones: Sequence[Zone]
-    #: The chunks on ``zone->unaccepted_pages``; None where the zones were not read.
-    listed: Optional[list[Range]]
+    kernel: KernelBuild
+
+    @property
+    def listed(self) -> list[Range]:
+        """The chunks on ``zone->unaccepted_pages``."""
+        lists = (zone.listed.pfns for zone in self.zones if zone.listed is not None)
+        return rng.chunk_ranges(self.kernel.chunk_pages, *lists)
 
     def bitmap_decides(self, wanted: Wanted) -> bool:
         """Whether a unit is unaccepted where its bit is set, and nowhere else."""
@@ -197,12 +215,8 @@ class _Found(NamedTuple):
         return None if self.efi_map is None or not self.efi_map.is_whole else self.efi_map.memory(UNACCEPTED)
 
 
-def _chunks_of(zones: Sequence[Zone], kernel: KernelBuild) -> list[Range]:
-    return rng.chunk_ranges(kernel.chunk_pages, *(zone.listed.pfns for zone in zones if zone.listed is not None))
-
-
-def _read_pages(opened: Opened, wanted: Wanted, found: _Found, kernel: KernelBuild) -> Pages:
-    prog, table = opened.prog, found.table
+def _read_pages(opened: Opened, wanted: Wanted, found: _Found) -> Pages:
+    prog, table, kernel = opened.prog, found.table, found.kernel
     for_checks = "pages" in wanted.parts
     if not for_checks and found.bitmap_decides(wanted):
         raise Unavailable("not looked at: the bitmap decides")
@@ -234,7 +248,7 @@ def _pages_for_checks(wanted: Wanted, found: _Found) -> list[Range]:
         # No check looks at more of them; there can be 2^30.
         ranges += islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
     if not found.bitmap_decides(wanted):
-        ranges += found.listed or ()
+        ranges += found.listed
     # The page before a set unit is the one that needs the guard.
     ranges = [Range(max(0, start - PAGE_SIZE), end) for start, end in ranges]
     if geometry is None and found.efi_map is not None and found.efi_map.is_whole:
@@ -256,7 +270,7 @@ def _units_that_matter(wanted: Wanted, found: _Found, chunk: int) -> tuple[list[
     else:
         # The page before a chunk tells whether its first unit is a guard.
         asked = rng.merge((max(0, start - chunk), end) for start, end in wanted.where)
-    listed = found.listed or []
+    listed = found.listed
     edges = (Range(max(0, start - PAGE_SIZE), start) for start, _ in rng.clip(listed, 0, limits.PHYSICAL_END))
     if found.once_unaccepted is not None:
         # Other memory was never unaccepted; the page before it may have its guard there.
@@ -283,7 +297,7 @@ def _untold(pages: Pages, found: _Found) -> Iterator[int]:
     """The first page, and one amid it, of each unit of type 15 that lists and struct pages do not tell."""
     given = ((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in pages.runs if r.state in GIVEN_STATES)
     unit = X86_UNIT_SIZE
-    told = rng.merge([*((low // unit * unit, -(-high // unit) * unit) for low, high in given), *(found.listed or ())])
+    told = rng.merge([*((low // unit * unit, -(-high // unit) * unit) for low, high in given), *(found.listed)])
     for start, end in rng.subtract(found.once_unaccepted or (), told):
         for address in range(-(-start // unit) * unit, end - unit + 1, unit):
             yield address

@@ -42,17 +42,11 @@ class _NotEfi(Unavailable):
 class _BootMap(NamedTuple):
     """``boot_params.efi_info``, and whether the kernel was started by kexec."""
 
-    #: Physical.
-    address: int
-    #: Bytes, and bytes from one descriptor to the next.
-    size: int
+    buffer: Range
+    #: Descriptors, as efi_memmap_init_early() counts them, and bytes from one to the next.
+    nr_map: int
     stride: int
     kexec: bool
-
-    @property
-    def nr_map(self) -> int:
-        """Descriptors, as efi_memmap_init_early() counts them."""
-        return self.size // self.stride
 
 
 def read_efi_map(prog: Program, logs: Sequence[BootLog] = (), table_address: Optional[int] = None) -> EfiMap:
@@ -79,7 +73,7 @@ def read_efi_map(prog: Program, logs: Sequence[BootLog] = (), table_address: Opt
         try:
             if name == "boot-map":
                 boot = _read_efi_info(prog)
-            found.append(read(prog, boot))
+            found.append(replace(read(prog, boot), buffer=None if boot is None else boot.buffer))
         except _NotEfi:
             raise
         except UNREADABLE as error:
@@ -118,12 +112,9 @@ def _read_efi_info(prog: Program) -> _BootMap:
     signature = info.efi_loader_signature.value_().to_bytes(4, "little")
     if signature not in (b"EL64", b"EL32"):
         raise _NotEfi("not booted through EFI (boot_params.efi_info has no signature)")
-    return _BootMap(
-        address=info.efi_memmap.value_() | info.efi_memmap_hi.value_() << 32,
-        size=info.efi_memmap_size.value_(),
-        stride=_stride(info.efi_memdesc_size, "boot_params.efi_info.efi_memdesc_size"),
-        kexec=_started_by_kexec(prog, params),
-    )
+    start, size = info.efi_memmap.value_() | info.efi_memmap_hi.value_() << 32, info.efi_memmap_size.value_()
+    stride = _stride(info.efi_memdesc_size, "boot_params.efi_info.efi_memdesc_size")
+    return _BootMap(Range(start, start + size), size // stride, stride, _started_by_kexec(prog, params))
 
 
 def _stride(value: Object, what: str) -> int:
@@ -153,10 +144,10 @@ def _started_by_kexec(prog: Program, params: Object) -> bool:
 def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     """The boot map with the kernel's edits undone."""
     assert boot is not None
-    what = f"boot_params.efi_info.efi_memmap {boot.address:#x}"
+    what = f"boot_params.efi_info.efi_memmap {boot.buffer.start:#x}"
     if not boot.nr_map or boot.nr_map > limits.EFI_DESCRIPTORS:
         raise Unavailable(f"{what}: {boot.nr_map} descriptors")
-    edited = _read_descriptors(prog, boot.address, boot.nr_map, boot.stride, what)
+    edited = _read_descriptors(prog, boot.buffer.start, boot.nr_map, boot.stride, what)
     unmerged = undo_merge_regions(edited)
     descriptors = undo_reserve_boot_services(unmerged)
 
@@ -166,7 +157,8 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     if zeros:
         complete = False
         notes.append(f"{zeros} of {boot.nr_map} descriptors read as zeros, not captured")
-    if boot.kexec or not _has_free_memory(descriptors):
+    # Every boot map has EFI_CONVENTIONAL_MEMORY, no runtime map does.
+    if boot.kexec or not any(entry.type == CONVENTIONAL for entry in descriptors):
         complete = False
         notes.append(KEXEC_NOTE)
     for function, before, after in (
@@ -179,7 +171,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     overlap = _first_overlap(descriptors)
     if overlap is not None:
         notes.append(f"ambiguous: entries overlap at {overlap:#x}")
-    return _efi_map("boot-map", boot, complete, notes, descriptors, overlap is not None)
+    return EfiMap("boot-map", complete, "; ".join(notes) or None, tuple(descriptors), ambiguous=overlap is not None)
 
 
 def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -191,7 +183,7 @@ def _of_log(log: BootLog, boot: Optional[_BootMap]) -> EfiMap:
     found = text_log.efi_map(log, None if boot is None else boot.nr_map, boot is not None and boot.kexec)
     if isinstance(found, str):
         raise Unavailable(found)
-    return found if boot is None else replace(found, buffer=Range(boot.address, boot.address + boot.size))
+    return found
 
 
 def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -200,30 +192,13 @@ def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     address = memmap.phys_map.value_()
     count = memmap.nr_map.value_()
     what = f"efi.memmap {address:#x}"
-    if boot is not None and address == boot.address:
+    if boot is not None and address == boot.buffer.start:
         raise Unavailable(f"{what} is the boot map (efi=noruntime, kexec, or too early)")
     if not 0 < count <= limits.EFI_DESCRIPTORS:
         raise Unavailable(f"efi.memmap.nr_map is {count}")
     descriptors = _read_descriptors(prog, address, count, _stride(memmap.desc_size, "efi.memmap.desc_size"), what)
     note = "holds only what EFI services use: no free and no unaccepted memory"
-    return _efi_map("runtime-map", boot, False, [note], descriptors)
-
-
-def _efi_map(
-    provenance: str,
-    boot: Optional[_BootMap],
-    complete: bool,
-    notes: list[str],
-    descriptors: Sequence[EfiDescriptor],
-    ambiguous: bool = False,
-) -> EfiMap:
-    buffer = None if boot is None else Range(boot.address, boot.address + boot.size)
-    return EfiMap(provenance, complete, "; ".join(notes) or None, tuple(descriptors), buffer, ambiguous)
-
-
-def _has_free_memory(descriptors: Sequence[EfiDescriptor]) -> bool:
-    """Every boot map has EFI_CONVENTIONAL_MEMORY, no runtime map does."""
-    return any(entry.type == CONVENTIONAL for entry in descriptors)
+    return EfiMap("runtime-map", False, note, tuple(descriptors))
 
 
 def _first_overlap(descriptors: Sequence[EfiDescriptor]) -> Optional[int]:

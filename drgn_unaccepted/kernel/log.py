@@ -18,7 +18,7 @@ from drgn import Object, Program, ProgramFlags, Type, offsetof, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.percpu import possible_cpus
-from drgn_unaccepted.kernel.probe import enumerators
+from drgn_unaccepted.kernel.probe import U64_MAX, enumerators
 from drgn_unaccepted.text.log import BootLog, is_telling, read_boots
 
 # enum desc_state, in the two highest bits of prb_desc.state_var; the rest is the descriptor's ID.
@@ -159,7 +159,7 @@ def log_of_this_boot(prog: Program, logs: Sequence[BootLog], table_address: Opti
 def _started(prog: Program) -> Optional[float]:
     """Seconds since 1970 at the start of the kernel, by its clocks."""
     try:
-        bases = prog.symbol("hrtimer_bases").address + possible_cpus(prog)[0].offset & _POSITIONS - 1
+        bases = prog.symbol("hrtimer_bases").address + min(possible_cpus(prog).items())[1] & U64_MAX
         realtime = enumerators(prog, "hrtimer_base_type")["HRTIMER_BASE_REALTIME"]
         base = Object(prog, "struct hrtimer_cpu_base", address=bases).clock_base[realtime]
         return float(base.offset.value_()) / 1e9 or None

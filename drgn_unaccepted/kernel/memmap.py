@@ -15,18 +15,17 @@ from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.probe import enumerators, member_offset
+from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, member_offset
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
 
 # Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
 _SECTION_HAS_MEM_MAP = 1 << 1
 _SECTION_IS_EARLY = 1 << 3
-_MASK = (1 << 64) - 1
 # Virtual addresses of the kernel begin here with page tables of four levels, and below with five.
 _KERNEL_START_4_LEVELS = 0xFFFF800000000000
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
-POISON = 0xFFFFFFFFFFFFFFFF
+POISON = U64_MAX
 # SUBSECTION_SHIFT
 _SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
 
@@ -55,7 +54,7 @@ class PageLayout:
     zone_device: Optional[int]
 
     def address(self, pfn: int) -> int:
-        return self.base + pfn * self.size & _MASK
+        return self.base + pfn * self.size & U64_MAX
 
 
 def page_layout(prog: Program) -> PageLayout:
@@ -137,10 +136,12 @@ class PageTypes:
 
     def __init__(self, prog: Program) -> None:
         types = enumerators(prog, "pagetype")
-        self.has_numbers = "PGTY_buddy" in types
         self.unaccepted: Optional[int] = None
         self.guard: Optional[int] = None
-        if self.has_numbers:
+        #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
+        self.others = range(0)
+        if "PGTY_buddy" in types:
+            self.others = range(0x80 << 24, 0xFF << 24)
             self.mask = 0xFF << 24
             self.buddy = types["PGTY_buddy"] << 24
             self.offline = types["PGTY_offline"] << 24
@@ -155,11 +156,6 @@ class PageTypes:
                 raise Unavailable("neither PGTY_buddy nor PAGE_BUDDY_MAPCOUNT_VALUE: free pages cannot be told")
             self.mask = 0xFFFFFFFF
             self.buddy, self.offline = buddy & self.mask, offline & self.mask
-
-    def is_other(self, page_type: int) -> bool:
-        """Whether it is some other type: a slab, a page table, ..."""
-        # PGTY_mapcount_underflow
-        return self.has_numbers and 0x80 << 24 <= page_type < 0xFF << 24
 
 
 class PageStates(dict[tuple[int, int, int, int], str]):
@@ -199,7 +195,7 @@ class PageStates(dict[tuple[int, int, int, int], str]):
             return "unaccepted"
         if kind == types.guard:
             return "guard"
-        if types.is_other(page_type):
+        if page_type in types.others:
             # Slabs and others are allocated without a reference in v6.15 and later ("frozen").
             return "in-use"
         if page_type == flags == compound == refcount == 0:
@@ -290,13 +286,13 @@ class Sections:
         if not mem_map & _SECTION_HAS_MEM_MAP or not usage:
             return section_end, False
         subsection = within // _SUBSECTION_PAGES
-        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & _MASK)
+        byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & U64_MAX)
         return pfn - pfn % _SUBSECTION_PAGES + _SUBSECTION_PAGES, bool(byte >> subsection % 8 & 1)
 
     def _root(self, index: int) -> Optional[bytes]:
         """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""
         if index not in self._roots:
-            address = self._prog.read_u64(self._table + 8 * index & _MASK)
+            address = self._prog.read_u64(self._table + 8 * index & U64_MAX)
             if not address and not self._prog.read_u64(self._table):
                 # The first section has the first megabyte, which every machine has.
                 raise Unavailable("mem_section[0] reads as zeros: not captured")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Optional
 
 from drgn import FaultError, Program
@@ -20,7 +20,18 @@ from drgn_unaccepted.kernel.lists import column
 from drgn_unaccepted.kernel.memmap import POISON, PageStates, PageTypes, Sections, page_layout
 from drgn_unaccepted.kernel.zones import nodes, per_cpu_pages
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
-from drgn_unaccepted.model.ranges import Range, chunk_ranges, chunk_runs, clip, find, intersect, merge, subtract, total
+from drgn_unaccepted.model.ranges import (
+    Range,
+    chunk_ranges,
+    chunk_runs,
+    clip,
+    find,
+    intersect,
+    merge,
+    outwards,
+    subtract,
+    total,
+)
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
 # Chunks whose structures are read at once.
@@ -49,8 +60,7 @@ def read_pages(
     chunk = build.chunk_pages * PAGE_SIZE
 
     def widened(ranges: Iterable[Range]) -> list[Range]:
-        end = limits.PHYSICAL_END
-        return merge((start // chunk * chunk, min(-(-stop // chunk) * chunk, end)) for start, stop in ranges)
+        return list(clip(outwards(ranges, chunk), 0, limits.PHYSICAL_END))
 
     lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
     scan = _Scan(prog, build, lists, zones)
@@ -81,27 +91,22 @@ def masked_pages(prog: Program, pfns: Iterable[int]) -> tuple[int, ...]:
     ``pfn_is_unaccepted_memory()`` looks at the guard unit too (Linux kernel commits e538a5820978 and 7cd34dd3c9bf
     (in v6.7)). A page that is not in the target is not among them.
     """
-    zeros = bytes(PAGE_SIZE)
-    masked = []
-    for _, pfn in zip(range(limits.MASKED_PAGES), pfns):
-        try:
-            if prog.read(pfn << PAGE_SHIFT, PAGE_SIZE, physical=True) == zeros:
-                masked.append(pfn)
-        except FaultError:
-            continue
-    return tuple(masked)
+    return tuple(page >> PAGE_SHIFT for page, zeros in _are_zeros(prog, (pfn << PAGE_SHIFT for pfn in pfns)) if zeros)
 
 
 def written_pages(prog: Program, pages: Iterable[int]) -> tuple[Range, ...]:
     """Those of these pages (physical addresses) that are not all zeros; of :data:`limits.MASKED_PAGES` at most."""
-    written = []
-    for _, page in zip(range(limits.MASKED_PAGES), pages):
+    return tuple(merge((page, page + PAGE_SIZE) for page, zeros in _are_zeros(prog, pages) if not zeros))
+
+
+def _are_zeros(prog: Program, pages: Iterable[int]) -> Iterator[tuple[int, bool]]:
+    """Each of these pages (physical addresses) that is in the target, and whether it reads as zeros."""
+    for page in islice(pages, limits.MASKED_PAGES):
         try:
-            if any(prog.read(page, PAGE_SIZE, physical=True)):
-                written.append((page, page + PAGE_SIZE))
+            data = prog.read(page, PAGE_SIZE, physical=True)
         except FaultError:
             continue
-    return tuple(merge(written))
+        yield page, data == bytes(PAGE_SIZE)
 
 
 class _Scan:
@@ -124,9 +129,9 @@ class _Scan:
         self._block_end, self._block_state = 0, ""
         self._unaccepted_end = 0
         self._runs: list[PageRun] = []
-        self._looked_at: list[Range] = []
-        # Physical ranges of pages whose structures exist and are not in the target.
-        self._lost: list[Range] = []
+        self._looked_at: list[PageRun] = []
+        # Pages whose structures exist and are not in the target.
+        self._lost: list[PageRun] = []
         self._pages_left, self._not_looked_at = limits.PAGES_SCANNED, 0
         #: Why less than all was looked at.
         self.notes: list[str] = []
@@ -146,7 +151,7 @@ class _Scan:
                 self.notes.append(f"{start:#x}-{end:#x}: {error}")
         deferred = intersect(present, _deferred(self._prog))
         self._runs += [PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "uninitialised") for start, end in deferred]
-        self._looked_at += [Range(run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in self._runs]
+        self._looked_at += self._runs
         return subtract(present, deferred)
 
     def result(self, more: Iterable[PageRun]) -> Pages:
@@ -154,13 +159,13 @@ class _Scan:
         if self._not_looked_at:
             self.notes.append(f"{self._not_looked_at} pages were not looked at: more than {limits.PAGES_SCANNED}")
         if self._lost:
-            lost = merge(self._lost)
+            lost = _memory(self._lost)
             pages = total(lost) // PAGE_SIZE
             self.notes.append(f"struct page of {pages} pages is not in this target, the first at {lost[0].start:#x}")
         runs: list[PageRun] = []
         for run in sorted([*self._with_per_cpu_lists(self._runs), *more]):
             _append(runs, run)
-        return Pages(tuple(runs), tuple(merge(self._looked_at)), "; ".join(self.notes) or None)
+        return Pages(tuple(runs), tuple(_memory(self._looked_at)), "; ".join(self.notes) or None)
 
     def _with_per_cpu_lists(self, runs: Sequence[PageRun]) -> Iterator[PageRun]:
         """The runs, with free pages told apart that are on ``zone->per_cpu_pageset``: those were freed once."""
@@ -191,7 +196,7 @@ class _Scan:
                 pfn = upto
             else:
                 _append(self._runs, run)
-                _append_range(self._looked_at, Range(pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT))
+                _append(self._looked_at, PageRun(pfn, run.end_pfn, ""))
                 pfn = run.end_pfn
 
     def _first_look(self, pfn: int) -> Optional[PageRun]:
@@ -241,12 +246,12 @@ class _Scan:
             data = self._prog.read(self._layout.address(start), (end - start) * size)
         except FaultError:
             if not smaller:
-                self._lost.append(Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
+                self._lost.append(PageRun(start, end, ""))
                 return
             for pfn in range(start, end, smaller[0]):
                 self._read(pfn, min(pfn + smaller[0], end), smaller[1:])
             return
-        _append_range(self._looked_at, Range(start << PAGE_SHIFT, end << PAGE_SHIFT))
+        _append(self._looked_at, PageRun(start, end, ""))
         # Up to the next boundary between chunks, then whole chunks.
         bounds = [start, *range(start - start % chunk + chunk, end, chunk), end]
         for pfn, upto in zip(bounds, bounds[1:]):
@@ -326,10 +331,8 @@ def _append(runs: list[PageRun], run: PageRun) -> None:
     runs.append(run)
 
 
-def _append_range(ranges: list[Range], new: Range) -> None:
-    if ranges and ranges[-1].end == new.start:
-        new = Range(ranges.pop().start, new.end)
-    ranges.append(new)
+def _memory(runs: Iterable[PageRun]) -> list[Range]:
+    return merge((run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in runs)
 
 
 def _deferred(prog: Program) -> list[Range]:

@@ -3,21 +3,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from drgn import Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.probe import member_offset
-
-_MASK = (1 << 64) - 1
-
-
-class Cpu(NamedTuple):
-    number: int
-    #: ``__per_cpu_offset[number]``, to be added to the address of a per-CPU variable.
-    offset: int
+from drgn_unaccepted.kernel.probe import U64_MAX, member_offset
 
 
 def cpus_in(prog: Program, name: str) -> list[int]:
@@ -36,8 +26,10 @@ def cpus_in(prog: Program, name: str) -> list[int]:
     return [number for number in range(bits.bit_length()) if bits >> number & 1]
 
 
-def possible_cpus(prog: Program) -> list[Cpu]:
-    """All possible CPUs. Without CONFIG_SMP there is one, whose variables are where their symbols say.
+def possible_cpus(prog: Program) -> dict[int, int]:
+    """``__per_cpu_offset[]`` of all possible CPUs, to be added to the address of a per-CPU variable.
+
+    Without CONFIG_SMP there is one CPU, whose variables are where their symbols say.
 
     :raises Unavailable: a mask without CPUs
     :raises drgn.FaultError: not in the target
@@ -45,16 +37,16 @@ def possible_cpus(prog: Program) -> list[Cpu]:
     try:
         offsets = prog["__per_cpu_offset"].address_
     except LookupError:
-        return [Cpu(0, 0)]
+        return {0: 0}
     numbers = cpus_in(prog, "__cpu_possible_mask")
     if not numbers:
         raise Unavailable("__cpu_possible_mask is empty")
     assert offsets is not None
     data = memoryview(prog.read(offsets, 8 * (numbers[-1] + 1))).cast("Q")
-    return [Cpu(number, data[number]) for number in numbers]
+    return {number: data[number] for number in numbers}
 
 
-def per_cpu_pointer(prog: Program, name: str, cpu: Cpu) -> int:
+def per_cpu_pointer(prog: Program, name: str, cpu_offset: int) -> int:
     """The value of a per-CPU variable that is a pointer: ``hardirq_stack_ptr``, ``current_task``.
 
     In Linux 6.2 to 6.14 some of them are members of one per-CPU variable, ``pcpu_hot``.
@@ -66,7 +58,7 @@ def per_cpu_pointer(prog: Program, name: str, cpu: Cpu) -> int:
         address = _symbol(prog, "pcpu_hot") + member_offset(prog, "struct pcpu_hot", name)
     except LookupError:
         address = _symbol(prog, name)
-    return int(prog.read_u64(address + cpu.offset & _MASK))
+    return int(prog.read_u64(address + cpu_offset & U64_MAX))
 
 
 def _symbol(prog: Program, name: str) -> int:

@@ -7,6 +7,8 @@ from drgn import Object, Program, offsetof, sizeof
 
 from drgn_unaccepted.kernel.errors import Unavailable
 
+U64_MAX = (1 << 64) - 1
+
 
 def enumerators(prog: Program, name: str) -> dict[str, int]:
     """The constants of ``enum name``; empty where the kernel has no such enumeration."""

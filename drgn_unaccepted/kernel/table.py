@@ -19,15 +19,14 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.elf_core import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
 from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
-from drgn_unaccepted.kernel.probe import has_symbol
+from drgn_unaccepted.kernel.probe import U64_MAX, has_symbol
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
 
 #: EFI_INVALID_TABLE_ADDR: no such configuration table.
-_NO_TABLE = (1 << 64) - 1
-_MASK = (1 << 64) - 1
+_NO_TABLE = U64_MAX
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"
 )
@@ -201,7 +200,7 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
     unmapped = []
     for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
         try:
-            tables.translate(base + page & _MASK)
+            tables.translate(base + page & U64_MAX)
         except NotMapped:
             unmapped.append(Range(page, page + PAGE_SIZE))
         except drgn.FaultError:

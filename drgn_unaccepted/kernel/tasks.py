@@ -13,13 +13,12 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.lists import settled
 from drgn_unaccepted.kernel.percpu import per_cpu_pointer, possible_cpus
-from drgn_unaccepted.kernel.probe import member_offset
+from drgn_unaccepted.kernel.probe import U64_MAX, member_offset
 from drgn_unaccepted.snapshot import Task
 
 # include/linux/sched.h
 _PF_KSWAPD = 0x00020000
 _TASK_COMM_LEN = 16
-_MASK = (1 << 64) - 1
 
 
 class TaskRecord(NamedTuple):
@@ -65,7 +64,7 @@ class TaskReader:
 
         :raises drgn.FaultError: not in the target
         """
-        data = self._prog.read(address + self._start & _MASK, self._size)
+        data = self._prog.read(address + self._start & U64_MAX, self._size)
 
         def number(name: str, size: int) -> int:
             offset = self._offsets[name] - self._start
@@ -98,14 +97,14 @@ class TaskReader:
         seen = {init}
         yield leader
         while True:
-            address = leader.next_task - self._offsets["tasks"] & _MASK
+            address = leader.next_task - self._offsets["tasks"] & U64_MAX
             if address == init:
                 return
             leader = thread = self._next(address, leader, seen)
             yield leader
-            head = leader.signal + self._thread_head & _MASK
+            head = leader.signal + self._thread_head & U64_MAX
             while thread.next_thread != head:
-                thread = self._next(thread.next_thread - self._offsets["thread_node"] & _MASK, thread, seen)
+                thread = self._next(thread.next_thread - self._offsets["thread_node"] & U64_MAX, thread, seen)
                 yield thread
 
     def _next(self, address: int, before: TaskRecord, seen: set[int]) -> TaskRecord:
@@ -171,14 +170,14 @@ def _stacks(prog: Program) -> Iterator[tuple[int, int, Task]]:
     """
     size = _thread_size(prog)
     reader = TaskReader(prog)
-    for cpu in possible_cpus(prog):
+    for number, offset in possible_cpus(prog).items():
         # A CPU that never came up has no current task.
         with suppress(FaultError):
-            record = reader.read(per_cpu_pointer(prog, "current_task", cpu))
-            task = Task(record.pid, record.comm, cpu.number)
+            record = reader.read(per_cpu_pointer(prog, "current_task", offset))
+            task = Task(record.pid, record.comm, number)
             yield record.stack, record.stack + size, task
             # irq_init_percpu_irqstack() stores the address of the stack's last word.
-            end = per_cpu_pointer(prog, "hardirq_stack_ptr", cpu) + 8
+            end = per_cpu_pointer(prog, "hardirq_stack_ptr", offset) + 8
             yield end - sizeof(prog.type("struct irq_stack")), end, task
     for record in reader.walk():
         yield record.stack, record.stack + size, record.task

@@ -18,12 +18,10 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.lists import settled, walk_page_list
 from drgn_unaccepted.kernel.memmap import PageLayout, page_layout, zone_id_bits
-from drgn_unaccepted.kernel.percpu import Cpu, possible_cpus
-from drgn_unaccepted.kernel.probe import enumerators, read_string
+from drgn_unaccepted.kernel.percpu import possible_cpus
+from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, read_string
 from drgn_unaccepted.model.ranges import chunk_runs, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
-
-_MASK = (1 << 64) - 1
 
 
 def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
@@ -77,9 +75,9 @@ def per_cpu_pages(prog: Program, layout: PageLayout) -> list[int]:
     pfns: list[int] = []
     for _node, _index, zone in populated_zones(prog):
         base = zone.per_cpu_pageset.value_() + offset
-        for cpu in possible_cpus(prog):
+        for cpu_offset in possible_cpus(prog).values():
             for number in range(min(count, limits.PER_CPU_LISTS)):
-                head = base + cpu.offset + number * (size // count) & _MASK
+                head = base + cpu_offset + number * (size // count) & U64_MAX
                 most = limits.PER_CPU_PAGES - len(pfns)
                 listed = walk_page_list(prog, layout, head, most)
                 if not listed.problems:
@@ -119,7 +117,7 @@ class _PerCpuDiffs:
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
-        self._cpus: Optional[list[Cpu]] = None
+        self._cpus: dict[int, int] = {}
         self._reads = 0
 
     def sum(self, zone: Object, item: int) -> tuple[int, Optional[str]]:
@@ -131,23 +129,23 @@ class _PerCpuDiffs:
         size = sizeof(structure.member("vm_stat_diff").type)
         if not item < size <= limits.ZONE_STATS:
             raise Unavailable(f"vm_stat_diff has {size} bytes: at most {limits.ZONE_STATS} are expected")
-        if self._cpus is None:
-            self._cpus = possible_cpus(self._prog)
+        self._cpus = self._cpus or possible_cpus(self._prog)
         self._reads += len(self._cpus)
         if self._reads > limits.PER_CPU_READS:
             raise Unavailable(f"per-CPU counters of zones times CPUs: more than {limits.PER_CPU_READS}")
         address = base + offsetof(structure, "vm_stat_diff") + item
         diff = 0
         lost: list[int] = []
-        for cpu in self._cpus:
+        for number, cpu_offset in self._cpus.items():
             try:
                 # s8 vm_stat_diff[]
-                diff += (self._prog.read_u8(address + cpu.offset & _MASK) ^ 0x80) - 0x80
+                diff += (self._prog.read_u8(address + cpu_offset & U64_MAX) ^ 0x80) - 0x80
             except FaultError:
-                lost.append(cpu.number)
-        if lost:
-            return diff, f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})"
-        return diff, None
+                lost.append(number)
+        return (
+            diff,
+            f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})" if lost else None,
+        )
 
 
 class _ZoneReader:
@@ -246,13 +244,11 @@ def _first_runs(listed: ListedChunks, chunk_pages: int) -> ListedChunks:
     kept = total(islice(runs, limits.LISTED_RUNS)) // (chunk_pages * PAGE_SIZE)
     if next(runs, None) is None:
         return listed
-    return ListedChunks(
-        listed.pfns[:kept],
-        listed.flags[:kept],
-        listed.refcounts[:kept],
-        listed.page_types[:kept],
-        (*listed.problems, f"more than {limits.LISTED_RUNS} runs of chunks: what follows entry {kept} is left out"),
+    pfns, flags, refcounts, page_types = (
+        column[:kept] for column in (listed.pfns, listed.flags, listed.refcounts, listed.page_types)
     )
+    problem = f"more than {limits.LISTED_RUNS} runs of chunks: what follows entry {kept} is left out"
+    return ListedChunks(pfns, flags, refcounts, page_types, (*listed.problems, problem))
 
 
 def _is_locked(lock: Object) -> Optional[bool]:

@@ -26,6 +26,9 @@ from drgn import (
     sizeof,
 )
 
+from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.errors import Unavailable
+
 PAGE = 4096
 #: Where everything virtual lies.
 KERNEL_START = 0xFF00000000000000
@@ -93,6 +96,9 @@ static_key: atomic_t enabled
 static_key_false: static_key key
 """
 
+_SIZES = {"char": 1, "signed char": 1, "unsigned char": 1, "u8": 1, "u16": 2}
+_SIZES |= dict.fromkeys(("int", "unsigned int", "s32", "u32"), 4)
+
 
 def _declared(text: str) -> dict[str, list[str]]:
     """The members by name of what has them; a line that is indented goes on with the one before it."""
@@ -119,32 +125,94 @@ ENUMS = {name: _enumerators(constants) for name, constants in _declared(_ENUMS).
 STRUCTS = {name: list(map(_member, members)) for name, members in _declared(_STRUCTS).items()}
 
 
-class AllocatorProgram:
-    """Put things into memory with the methods, then use :attr:`prog`. Nothing else is in the target."""
+class MadeProgram:
+    """A drgn program with these types, globals and symbols; a subclass gives it memory."""
 
     def __init__(self) -> None:
         self.prog = Program(Platform(drgn.Architecture.X86_64))
-        self.structs = {name: list(members) for name, members in STRUCTS.items()}
-        self.enums = {name: dict(values) for name, values in ENUMS.items()}
-        self.vmcoreinfo = {
-            "OSRELEASE": "6.12.0",
-            "LENGTH(node_data)": str(NODES),
-        }
-        #: The member of ``struct page`` whose bit 0 marks a tail page.
-        self.compound_member: Optional[str] = "compound_head"
-        self.vmemmap = VMEMMAP
+        self.vmcoreinfo = {"OSRELEASE": "6.12.0"}
         self.symbols: dict[str, int] = {}
+        #: Type and address.
         self.globals: dict[str, tuple[str, int]] = {}
-        self._pages: dict[int, bytearray] = {}
-        self._physical: dict[int, bytes] = {}
-        self._next = HEAP
+        self.structs: dict[str, Any] = {}
+        self.enums: dict[str, dict[str, int]] = {}
         self._types: dict[str, Type] = {}
-        self._roots: dict[int, int] = {}
-        self.prog.add_memory_segment(KERNEL_START, (1 << 64) - KERNEL_START, self._read)
-        self.prog.add_memory_segment(0, 1 << 52, self._read_physical, physical=True)
         self.prog.register_type_finder("test", self._find_type, enable_index=0)
         self.prog.register_object_finder("test", self._find_object, enable_index=0)
         self.prog.register_symbol_finder("test", self._find_symbol, enable_index=0)
+
+    def type(self, name: str) -> Type:
+        """A type by its C name without ``struct``; ``x*`` and ``x[n]``, the length last."""
+        if name not in self._types:
+            self._types[name] = self._make(name)
+        return self._types[name]
+
+    def use(self, name: str, type_: Type) -> None:
+        """Have this type under the name from now on."""
+        self._types[name] = type_
+
+    def _make_struct(self, name: str, members: Any) -> Type:
+        raise NotImplementedError
+
+    def _make(self, name: str) -> Type:
+        prog = self.prog
+        array = re.fullmatch(r"(.*)\[(\d+)\]", name)
+        if array:
+            return prog.array_type(self.type(array[1]), int(array[2]))
+        if name.endswith("*"):
+            target = name[:-1]
+            # A structure may point to itself.
+            if target in self.structs and target not in self._types:
+                return prog.pointer_type(prog.struct_type(target))
+            return prog.pointer_type(self.type(target))
+        if name in self.structs:
+            return self._make_struct(name, self.structs[name])
+        if name.startswith("enum "):
+            constants = [TypeEnumerator(*item) for item in self.enums[name[5:]].items()]
+            return prog.enum_type(name[5:], prog.int_type("unsigned int", 4, False), constants)
+        if name == "void":
+            return prog.void_type()
+        if name == "bool":
+            return prog.bool_type("_Bool", 1)
+        return prog.int_type(name, _SIZES.get(name, 8), not name.startswith("u"))
+
+    def _find_type(self, prog: Program, kinds: Any, name: str, filename: Optional[str]) -> Optional[Type]:
+        if drgn.TypeKind.ENUM in kinds:
+            return self.type(f"enum {name}") if name in self.enums else None
+        return self.type(name) if name in self.structs and drgn.TypeKind.STRUCT in kinds else None
+
+    def _find_object(
+        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
+    ) -> Optional[Object]:
+        if name == "VMCOREINFO":
+            text = "".join(f"{key}={value}\n" for key, value in self.vmcoreinfo.items()).encode()
+            return Object(prog, prog.array_type(self.type("char"), len(text)), text)
+        if name not in self.globals:
+            return None
+        type_name, address = self.globals[name]
+        return Object(prog, self.type(type_name), address=address)
+
+    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[Symbol]:
+        if name not in self.symbols:
+            return []
+        return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
+
+
+class AllocatorProgram(MadeProgram):
+    """Put things into memory with the methods, then use :attr:`prog`. Nothing else is in the target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.structs = {name: list(members) for name, members in STRUCTS.items()}
+        self.enums = {name: dict(values) for name, values in ENUMS.items()}
+        self.vmcoreinfo["LENGTH(node_data)"] = str(NODES)
+        self.vmemmap = VMEMMAP
+        self._pages: dict[int, bytearray] = {}
+        self._physical: dict[int, bytes] = {}
+        self._next = HEAP
+        self._roots: dict[int, int] = {}
+        self.prog.add_memory_segment(KERNEL_START, (1 << 64) - KERNEL_START, self._read)
+        self.prog.add_memory_segment(0, 1 << 52, self._read_physical, physical=True)
         self.set_global("vmemmap_base", "unsigned long", struct.pack("<Q", VMEMMAP))
         self.mem_section = self.place(8 * 2048)
         self.set_global("mem_section", "mem_section**", struct.pack("<Q", self.mem_section))
@@ -335,40 +403,7 @@ class AllocatorProgram:
             head = self.at("signal_struct", signal, "thread_head")
             self.link(head, [self.at("task_struct", thread, "thread_node") for thread in threads])
 
-    # --- drgn's finders ---
-
-    def type(self, name: str) -> Type:
-        """A type by its C name without ``struct``; ``x*`` and ``x[n]``, the length last."""
-        if name not in self._types:
-            self._types[name] = self._make(name)
-        return self._types[name]
-
-    def use(self, name: str, type_: Type) -> None:
-        """Have this type under the name from now on."""
-        self._types[name] = type_
-
-    def _make(self, name: str) -> Type:
-        prog = self.prog
-        array = re.fullmatch(r"(.*)\[(\d+)\]", name)
-        if array:
-            return prog.array_type(self.type(array[1]), int(array[2]))
-        if name.endswith("*"):
-            target = name[:-1]
-            # A structure may point to itself.
-            if target in self.structs and target not in self._types:
-                return prog.pointer_type(prog.struct_type(target))
-            return prog.pointer_type(self.type(target))
-        if name in self.structs:
-            return self._make_struct(name, self.structs[name])
-        if name.startswith("enum "):
-            constants = [TypeEnumerator(*item) for item in self.enums[name[5:]].items()]
-            return prog.enum_type(name[5:], prog.int_type("unsigned int", 4, False), constants)
-        if name == "void":
-            return prog.void_type()
-        if name == "bool":
-            return prog.bool_type("_Bool", 1)
-        size = {"char": 1, "signed char": 1, "unsigned char": 1, "int": 4, "unsigned int": 4}.get(name, 8)
-        return prog.int_type(name, size, not name.startswith("unsigned"))
+    # --- types ---
 
     def _make_struct(self, name: str, members: list[tuple[str, str]]) -> Type:
         offset = 0
@@ -379,8 +414,9 @@ class AllocatorProgram:
             offset = -(-offset // align) * align
             made.append(TypeMember(type_, member, offset * 8))
             offset += sizeof(type_)
-        if name == "page" and self.compound_member is not None:
-            made.append(TypeMember(self.type("unsigned long"), self.compound_member, 64))
+        if name == "page":
+            # Its bit 0 marks a tail page.
+            made.append(TypeMember(self.type("unsigned long"), "compound_head", 64))
         align = self._align(name)
         return self.prog.struct_type(name, -(-offset // align) * align, made)
 
@@ -389,27 +425,6 @@ class AllocatorProgram:
         if name in self.structs:
             return max(self._align(type_name) for _member, type_name in self.structs[name])
         return int(sizeof(self.type(name)))
-
-    def _find_type(self, prog: Program, kinds: Any, name: str, filename: Optional[str]) -> Optional[Type]:
-        if drgn.TypeKind.ENUM in kinds:
-            return self.type(f"enum {name}") if name in self.enums else None
-        return self.type(name) if name in self.structs and drgn.TypeKind.STRUCT in kinds else None
-
-    def _find_object(
-        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
-    ) -> Optional[Object]:
-        if name == "VMCOREINFO":
-            text = "".join(f"{key}={value}\n" for key, value in self.vmcoreinfo.items()).encode()
-            return Object(prog, prog.array_type(self.type("char"), len(text)), text)
-        if name not in self.globals:
-            return None
-        type_name, address = self.globals[name]
-        return Object(prog, self.type(type_name), address=address)
-
-    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[Symbol]:
-        if name not in self.symbols:
-            return []
-        return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
 
 
 class _Live:
@@ -432,6 +447,34 @@ class _Live:
 def live(prog: Program, seen: Callable[[int], None]) -> Program:
     """A program as of a running kernel, which drgn makes of /proc/kcore only; ``seen`` is called before each read."""
     return cast(Program, _Live(prog, seen))
+
+
+def walked_again(
+    prog: Program, start: int, broken: int, mend: Callable[[], None], read: Callable[[Program], Any]
+) -> Any:
+    """What is read of a running kernel of which so many walks, each from ``start``, find what ``mend()`` then repairs.
+
+    It walks as often as a list is read before it counts as damaged.
+    """
+    walks = 0
+
+    def seen(address: int) -> None:
+        nonlocal walks
+        walks += address == start
+        if walks > broken:
+            mend()
+
+    found = said(lambda: read(live(prog, seen)))
+    assert walks == limits.LIVE_ATTEMPTS
+    return found
+
+
+def said(read: Callable[[], Any]) -> Any:
+    """What it returns, or why there is nothing."""
+    try:
+        return read()
+    except Unavailable as error:
+        return str(error)
 
 
 def free_page(lru: int) -> bytes:

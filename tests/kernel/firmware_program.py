@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import drgn
-from drgn import FindObjectFlags, Object, Platform, Program, Symbol, Type, TypeMember
+from drgn import Type, TypeMember
+
+from .allocator_program import MadeProgram
 
 #: Where physical address 0 is mapped.
 DIRECT_MAP = 0xFFFF888000000000
@@ -49,31 +51,28 @@ printk_ringbuffer 88 0 prb_desc_ring desc_ring 48 prb_data_ring text_data_ring
 _BOOT_PARAMS_BYTES = 4096
 
 
-class FirmwareProgram:
+class FirmwareProgram(MadeProgram):
     """Put things into memory with the methods, then use :attr:`prog`."""
 
     def __init__(self) -> None:
-        self.prog = Program(Platform(drgn.Architecture.X86_64))
+        super().__init__()
         #: Physical address to bytes. Nothing else is captured.
         self.memory: dict[int, bytes] = {}
         #: Bytes that were read, over all.
         self.bytes_read = 0
         self.symbols = {"_text": IMAGE_VIRT, "_end": IMAGE_VIRT + IMAGE_BYTES}
         phys_base = IMAGE_PHYS - (IMAGE_VIRT - 0xFFFFFFFF80000000)
-        self.vmcoreinfo = f"OSRELEASE=6.12.0\nNUMBER(phys_base)={phys_base}\nKERNELOFFSET=19000000\n"
-        self._globals: dict[str, tuple[Type, int]] = {}
+        self.vmcoreinfo |= {"NUMBER(phys_base)": str(phys_base), "KERNELOFFSET": "19000000"}
+        lines = map(str.split, _LAYOUT.strip().splitlines())
+        self.structs = {name: members for name, *members in lines}
         self._next = 0x0F100000  # where place() puts things
         self._boot_params = bytearray(_BOOT_PARAMS_BYTES)
         self._boot_params[0x202:0x206] = b"HdrS"
-        self._types = _make_types(self.prog)
 
         self.prog.add_memory_segment(0, 1 << 52, self._read, physical=True)
         self.prog.add_memory_segment(DIRECT_MAP, 1 << 46, self._read, physical=False)
-        self.prog.register_type_finder("test", self._find_type, enable_index=0)
-        self.prog.register_object_finder("test", self._find_object, enable_index=0)
-        self.prog.register_symbol_finder("test", self._find_symbol, enable_index=0)
         self.boot_params_at = self.place(bytes(self._boot_params))
-        self._globals["boot_params"] = (self._types["boot_params"], self.boot_params_at)
+        self.globals["boot_params"] = ("boot_params", DIRECT_MAP + self.boot_params_at)
         self.set_number("efi_setup", 0)
 
     # --- memory ---
@@ -119,65 +118,24 @@ class FirmwareProgram:
 
     def set_number(self, name: str, value: int) -> None:
         """``u64 name``"""
-        self._globals[name] = (self._types["u64"], self.place(struct.pack("<Q", value)))
+        self.set_struct(name, "u64", struct.pack("<Q", value))
 
     def set_pointer(self, name: str, type_name: str, target: Optional[int]) -> None:
         """``struct type_name *name``, to a physical address or NULL."""
-        pointer = self.prog.pointer_type(self._types[type_name])
-        value = 0 if target is None else DIRECT_MAP + target
-        self._globals[name] = (pointer, self.place(struct.pack("<Q", value)))
+        self.type(type_name)  # whole: a pointer to it does not make it
+        self.set_number(name, 0 if target is None else DIRECT_MAP + target)
+        self.globals[name] = (f"{type_name}*", self.globals[name][1])
 
     def set_struct(self, name: str, type_name: str, data: bytes) -> None:
         """``struct type_name name``"""
-        self._globals[name] = (self._types[type_name], self.place(data))
+        self.globals[name] = (type_name, DIRECT_MAP + self.place(data))
 
-    # --- drgn's finders ---
+    # --- types ---
 
-    def _find_type(self, prog: Program, kinds: Any, name: str, filename: Optional[str]) -> Optional[Type]:
-        type_ = self._types.get(name)
-        return type_ if type_ is not None and type_.kind in kinds else None
-
-    def _find_object(
-        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
-    ) -> Optional[Object]:
-        if name == "VMCOREINFO":
-            text = self.vmcoreinfo.encode()
-            return Object(prog, prog.array_type(self._types["char"], len(text)), text)
-        if name not in self._globals:
-            return None
-        type_, address = self._globals[name]
-        return Object(prog, type_, address=DIRECT_MAP + address)
-
-    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[Symbol]:
-        if name not in self.symbols:
-            return []
-        return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
-
-
-def _make_types(prog: Program) -> dict[str, Type]:
-    types = {
-        "u8": prog.int_type("unsigned char", 1, False),
-        "u16": prog.int_type("unsigned short", 2, False),
-        "u32": prog.int_type("unsigned int", 4, False),
-        "u64": prog.int_type("unsigned long", 8, False),
-        "s32": prog.int_type("int", 4, True),
-        "s64": prog.int_type("long", 8, True),
-        "char": prog.int_type("char", 1, True),
-        "void": prog.void_type(),
-    }
-
-    def named(name: str) -> Type:
-        if name.endswith("*"):
-            return prog.pointer_type(named(name[:-1]))
-        if name.endswith("]"):
-            element, length = name[:-1].split("[")
-            return prog.array_type(named(element), int(length))
-        return types[name]
-
-    for line in _LAYOUT.strip().splitlines():
-        tag, size, *words = line.split()
-        members = zip(words[::3], words[1::3], words[2::3])
-        types[tag] = prog.struct_type(
-            tag, int(size, 0), [TypeMember(named(type_), name, int(at, 0) * 8) for at, type_, name in members]
-        )
-    return types
+    def _make_struct(self, name: str, members: list[str]) -> Type:
+        size, *words = members
+        made = [
+            TypeMember(self.type(type_), member, int(at, 0) * 8)
+            for at, type_, member in zip(words[::3], words[1::3], words[2::3])
+        ]
+        return self.prog.struct_type(name, int(size, 0), made)

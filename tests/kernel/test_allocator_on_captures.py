@@ -7,22 +7,20 @@ import gzip
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import drgn
 import pytest
 
 from drgn_unaccepted.kernel.accepting import read_accepting
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.capture import capture as take
 from drgn_unaccepted.kernel.pages import read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.kernel.tasks import TaskReader, read_reclaiming
+from drgn_unaccepted.kernel.tasks import TaskReader
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Pages
+from drgn_unaccepted.snapshot import ALL_MEMORY, Wanted
 from tests.lab.captures import Capture, captures, find, listed_chunks
 
 pytestmark = pytest.mark.lab
@@ -235,33 +233,14 @@ def test_build_and_platform(capture: Capture, path: Path) -> None:
     assert platform.lazy == ("accept_memory=eager" not in capture.account("cmdline"))
 
 
-def answers(prog: drgn.Program) -> Iterator[tuple[str, Any]]:
-    """All parts, or why there are none."""
-
-    def part(read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except (Unavailable, drgn.FaultError, LookupError) as error:
-            return f"{type(error).__name__}: {error}"
-
-    build = read_kernel_build(prog)
-    yield "build", build
-    zones = part(lambda: read_zones(prog, build))
-    yield "zones", zones
-    yield "counters", part(lambda: read_counters(prog))
-    yield "accepting", part(lambda: read_accepting(prog))
-    yield "platform", part(lambda: read_platform(prog))
-    yield "reclaiming", part(lambda: read_reclaiming(prog))
-    ranges = [Range(zone.start_pfn << 12, (zone.start_pfn + zone.spanned_pages) << 12) for zone in zones]
-    yield "pages", part(lambda: read_pages(prog, ranges, build, zones))
-
-
 @pytest.mark.parametrize(("capture", "path"), DUMPS)
 def test_btf_and_dwarf_say_the_same(capture: Capture, path: Path) -> None:
-    from_dwarf = dict(answers(dwarf(capture, path)))
-    from_btf = dict(answers(btf(path)))
-    for name, answer in from_dwarf.items():
-        assert from_btf[name] == answer, name
+    parts = ("kernel", "zones", "counters", "accepting", "platform", "reclaiming", "pages")
+    wanted = Wanted(frozenset(parts), ALL_MEMORY, bitmap=False)
+    found = [take(open_vmcore(str(path), *how), wanted) for how in (([capture.vmlinux], "dwarf"), ((), "btf"))]
+    for part in parts:
+        of_dwarf, of_btf = ((getattr(snapshot, part), snapshot.missing.get(part)) for snapshot in found)
+        assert of_dwarf == of_btf, part
 
 
 @pytest.mark.parametrize("capture", [c for c in STILL if (c.path / "kdump.elf").exists()], ids=name_of)
@@ -272,6 +251,6 @@ def test_kdump_and_ram_say_the_same_of_the_zones(capture: Capture) -> None:
         prog = btf(capture.path / name)
         build = read_kernel_build(prog)
         zones = read_zones(prog, build)
-        pages: Pages = read_pages(prog, [Range(0, 4 << 30)], build, zones)
+        pages = read_pages(prog, [Range(0, 4 << 30)], build, zones)
         both.append((build, [(z.name, z.unaccepted_pages, z.listed, z.managed_pages) for z in zones], pages.scanned))
     assert both[0] == both[1]

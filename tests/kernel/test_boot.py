@@ -10,8 +10,8 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
-from drgn_unaccepted.kernel.errors import Unavailable
 
+from .allocator_program import said
 from .firmware_program import (
     E820_MAX_ENTRIES,
     IMAGE_BYTES,
@@ -77,7 +77,7 @@ def test_all_four() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (None, "not in this target"),
         (b"", "is NULL"),
@@ -90,7 +90,7 @@ def test_all_four() -> None:
         (struct.pack("<IQQI", 1, 1 << 63, 1 << 63 | 1, 1), "wrap"),
     ],
 )
-def test_one_table_that_fails_takes_no_other_with_it(name: str, data: Optional[bytes], said: str) -> None:
+def test_one_table_that_fails_takes_no_other_with_it(name: str, data: Optional[bytes], reason: str) -> None:
     program = booted()
     if data == b"":
         program.set_pointer(NAMES[name], "e820_table", None)
@@ -100,7 +100,7 @@ def test_one_table_that_fails_takes_no_other_with_it(name: str, data: Optional[b
         set_table(program, name, data)
     tables, missing = read_e820(program.prog)
     assert list(missing) == [f"e820.{name}"]
-    assert said in missing[f"e820.{name}"]
+    assert reason in missing[f"e820.{name}"]
     for other in ("current", "kexec", "firmware", "boot_params"):
         assert (getattr(tables, other) is None) == (other == name)
     assert program.bytes_read < 100_000
@@ -122,15 +122,6 @@ def test_the_extension() -> None:
     assert [tuple(entry) for entry in tables.boot_params] == many(158)
 
 
-def test_a_full_table_whose_chain_cannot_be_read() -> None:
-    program = booted()
-    set_boot_params_table(program, many(128))
-    program.set_boot_params(0x250, "Q", 0x11000000)
-    tables, missing = read_e820(program.prog)
-    assert tables.boot_params is None and tables.firmware is not None
-    assert "setup_data 0x11000000: not in this dump" in missing["e820.boot_params"]
-
-
 def test_an_extension_whose_entries_are_not_captured() -> None:
     program = booted()
     set_boot_params_table(program, many(128))
@@ -142,8 +133,9 @@ def test_an_extension_whose_entries_are_not_captured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "reason"),
     [
+        (None, "setup_data 0x11000000: not in this dump"),
         (struct.pack("<QII", 0x11000000, 9, 32), "the chain comes back to it"),
         (struct.pack("<QII", 0, 1, 0xFFFFFFFF), "4294967295 bytes of data are not credible"),
         (struct.pack("<QII", 0, 1, 1 << 24), "16777216 bytes are not credible"),
@@ -151,22 +143,23 @@ def test_an_extension_whose_entries_are_not_captured() -> None:
         (bytes(16), "reads as zeros"),
     ],
 )
-def test_hostile_chains(header: bytes, said: str) -> None:
+def test_a_full_table_whose_chain_cannot_be_followed(header: Optional[bytes], reason: str) -> None:
     program = booted()
     set_boot_params_table(program, many(128))
     program.set_boot_params(0x250, "Q", 0x11000000)
-    program.place(header + bytes(64), 0x11000000)
-    assert said in read_e820(program.prog)[1]["e820.boot_params"]
+    if header is not None:
+        program.place(header + bytes(64), 0x11000000)
+    tables, missing = read_e820(program.prog)
+    assert tables.boot_params is None and tables.firmware is not None
+    assert reason in missing["e820.boot_params"]
     assert program.bytes_read < 100_000
 
 
-@pytest.mark.parametrize(("number", "said"), [(129, "e820_entries is 129"), (0, "e820_entries is 0")])
-def test_a_count_that_cannot_be(number: int, said: str) -> None:
+@pytest.mark.parametrize("number", [129, 0])
+def test_a_count_that_cannot_be(number: int) -> None:
     program = booted()
     program.set_boot_params(0x1E8, "B", number)
-    tables, missing = read_e820(program.prog)
-    assert tables.boot_params is None
-    assert said in missing["e820.boot_params"]
+    assert f"e820_entries is {number}" in read_e820(program.prog)[1]["e820.boot_params"]
 
 
 # --- the kernel's own memory ---
@@ -190,7 +183,7 @@ def test_phys_base_may_be_negative() -> None:
     program = FirmwareProgram()
     # Without KASLR _text is at 16 MiB of the mapping; the image was placed below that.
     program.symbols = {"_text": 0xFFFFFFFF81000000, "_end": 0xFFFFFFFF82000000}
-    program.vmcoreinfo = "OSRELEASE=6.12.0\nNUMBER(phys_base)=-8388608\n"
+    program.vmcoreinfo["NUMBER(phys_base)"] = "-8388608"
     assert read(program) == ([("kernel image", 0x800000, 0x1800000)], {})
 
 
@@ -232,34 +225,32 @@ def test_a_broken_chain_keeps_what_came_before() -> None:
 
 def test_nothing() -> None:
     program = FirmwareProgram()
-    program.vmcoreinfo = "OSRELEASE=6.12.0\n"
+    del program.vmcoreinfo["NUMBER(phys_base)"]
     program.memory.clear()
-    with pytest.raises(Unavailable, match=r"VMCOREINFO has no NUMBER\(phys_base\); "):
-        read(program)
+    assert "VMCOREINFO has no NUMBER(phys_base); " in said(lambda: read(program))
 
 
 TEXT = 0xFFFFFFFF81000000
 
 
 @pytest.mark.parametrize(
-    ("text", "end", "is_possible"),
+    ("text", "size", "is_possible"),
     [
-        (TEXT, TEXT, False),
-        (TEXT, TEXT - 0x1000000, False),
-        (0x1000, 0x2000, False),
-        (TEXT, TEXT + limits.KERNEL_IMAGE_BYTES, True),
-        (TEXT, TEXT + limits.KERNEL_IMAGE_BYTES + 1, False),
+        (TEXT, 0, False),
+        (TEXT, -0x1000000, False),
+        (0x1000, 0x1000, False),
+        (TEXT, limits.KERNEL_IMAGE_BYTES, True),
+        (TEXT, limits.KERNEL_IMAGE_BYTES + 1, False),
     ],
 )
-def test_as_large_an_image_as_there_can_be(text: int, end: int, is_possible: bool) -> None:
+def test_as_large_an_image_as_there_can_be(text: int, size: int, is_possible: bool) -> None:
     program = FirmwareProgram()
-    program.vmcoreinfo = "NUMBER(phys_base)=0\n"
-    program.symbols = {"_text": text, "_end": end}
+    program.vmcoreinfo["NUMBER(phys_base)"] = "0"
+    program.symbols = {"_text": text, "_end": text + size}
     set_initrd(program, 0x1000000, 0x1000)
     ranges, missing = read(program)
     assert len(ranges) == 1 + is_possible
-    assert ("kernel_memory.image" in missing) is not is_possible
-    assert all("not credible" in reason for reason in missing.values())
+    assert ("not credible" in missing.get("kernel_memory.image", "")) is not is_possible
 
 
 INITRD, EFI_MAP = limits.INITRD_BYTES, limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES
@@ -340,19 +331,17 @@ def test_both() -> None:
 def test_more_segments_than_there_are(number: int) -> None:
     segments = [(0x1000 * n, 0x1000) for n in range(limits.KEXEC_SEGMENTS)]
     assert len(read_kexec_segments(loaded(kimage(segments), None).prog)) == limits.KEXEC_SEGMENTS
-    with pytest.raises(Unavailable, match=rf"^kexec_crash_image->nr_segments is {number}: at most 16 are possible$"):
-        read_kexec_segments(loaded(None, kimage([], number)).prog)
+    reason = said(lambda: read_kexec_segments(loaded(None, kimage([], number)).prog))
+    assert reason == f"kexec_crash_image->nr_segments is {number}: at most 16 are possible"
 
 
 @pytest.mark.parametrize("segment", [((1 << 64) - 4096, 8192), (0, 1 << 60), (1 << 52, 4096)])
 def test_a_segment_that_cannot_be(segment: tuple[int, int]) -> None:
-    with pytest.raises(Unavailable, match="no physical range"):
-        read_kexec_segments(loaded(kimage([segment]), None).prog)
+    assert "no physical range" in said(lambda: read_kexec_segments(loaded(kimage([segment]), None).prog))
 
 
 def test_an_image_that_is_not_captured() -> None:
     program = loaded(None, None)
     assert read_kexec_segments(program.prog) == ()
     program.set_pointer("kexec_image", "kimage", 0x3000000)
-    with pytest.raises(Unavailable, match=r"kexec_image 0xffff888003000000: not in this target"):
-        read_kexec_segments(program.prog)
+    assert said(lambda: read_kexec_segments(program.prog)) == "kexec_image 0xffff888003000000: not in this target"

@@ -21,7 +21,6 @@ from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.log import read_log, read_log_lines
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import E820Tables
 from tests.lab.captures import LAB, Capture, captures
 
 DUMPS = ("dump.elf", "kdump.elf", "kdump.z")
@@ -113,11 +112,6 @@ class Guest:
         return int(match[1], 16)
 
     @property
-    def panics(self) -> list[str]:
-        text = (self.capture.path / "serial.log").read_text(errors="replace")
-        return re.findall(r"\] Kernel panic - not syncing: (.*?)\r?$", text, re.MULTILINE)
-
-    @property
     def kexeced(self) -> bool:
         return "kexec" in self.does
 
@@ -189,18 +183,14 @@ def test_e820(case: Case) -> None:
         assert entries[: len(guest.raw_e820)] == guest.raw_e820
         assert sorted(entries) == guest.provided_e820
     if tables.current is not None:
-        assert ram(tables) == [(start, end) for start, end, name in guest.iomem if name == "System RAM"]
+        # Up to 6.x type 128 (E820_TYPE_RESERVED_KERN) is System RAM too.
+        ram = [(entry.start, entry.end) for entry in tables.current if entry.type in (1, 128)]
+        assert ram == [(start, end) for start, end, name in guest.iomem if name == "System RAM"]
 
 
 def filtered(case: Case, missing: dict[str, str]) -> bool:
     """Whether something is missing because makedumpfile 1.7.2 left pages out: slab of 7.x kernels, setup_data."""
     return case.dump == "kdump.z" and all("not in this " in reason for reason in missing.values())
-
-
-def ram(tables: E820Tables) -> list[tuple[int, int]]:
-    """What /proc/iomem calls System RAM: types 1 and, up to 6.x, 128 (E820_TYPE_RESERVED_KERN)."""
-    assert tables.current is not None
-    return [(entry.start, entry.end) for entry in tables.current if entry.type in (1, 128)]
 
 
 def test_kernel_memory(case: Case) -> None:
@@ -252,4 +242,6 @@ def test_log(case: Case) -> None:
 def test_panic(case: Case) -> None:
     # A whole-RAM dump is taken before the crash, but for a guest that dies by itself.
     died = case.dump != "dump.elf" or "fail" in case.guest.does
-    assert read_log(case.prog).panic == (case.guest.panics[-1] if died else "")
+    text = (case.guest.capture.path / "serial.log").read_text(errors="replace")
+    panics = re.findall(r"\] Kernel panic - not syncing: (.*?)\r?$", text, re.MULTILINE)
+    assert read_log(case.prog).panic == (panics[-1] if died else "")

@@ -11,7 +11,7 @@ import drgn
 import pytest
 
 from drgn_unaccepted.errors import TargetError
-from drgn_unaccepted.kernel import capture, sampler
+from drgn_unaccepted.kernel import capture
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import ALL_PARTS, Counters, Snapshot, Wanted
 from tests.checks.build import clean, live
@@ -36,9 +36,9 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
         none: dict[str, Any] = dict.fromkeys(ALL_PARTS - wanted.parts)
         return replace(whole, **none, missing=missing)
 
-    monkeypatch.setattr(sampler, "capture", captured)
-    taking = sampler.Sampler(opened("live"))
-    first, second = taking.take(), taking.take()
+    monkeypatch.setattr(capture, "capture", captured)
+    take = capture.sampler(opened("live"))
+    first, second = take(), take()
     assert [set(parts) for parts in asked] == [
         {"efi_map", "e820", "platform", "kernel_memory", "kexec_segments", "image"},
         {"kernel", "zones", "counters", "accepting"},
@@ -60,7 +60,7 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
 
 def test_a_dump_has_no_samples_over_time() -> None:
     with pytest.raises(TargetError, match="watch and record need a running kernel"):
-        sampler.Sampler(opened("vmcore"))
+        capture.sampler(opened("vmcore"))
 
 
 def test_a_sample_is_of_the_moment_when_its_reading_began(monkeypatch: pytest.MonkeyPatch) -> None:
