@@ -116,12 +116,12 @@ class Judgement:
     def _without_ram(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The same, where accepted memory has to be memory."""
         for piece in pieces:
-            if piece.state != ACCEPTED:
+            beside = [*_clipped(self._beside, piece.start, piece.end)] if piece.state == ACCEPTED else []
+            known = [each._replace(covered=piece.covered) for each in beside]
+            if known:
+                yield from _filled(known, piece.start, piece.end, lambda *gap, piece=piece: [piece.part(*gap)])
+            else:
                 yield piece
-                continue
-            beside = _clipped(self._beside, piece.start, piece.end)
-            known = (each._replace(covered=piece.covered) for each in beside)
-            yield from _filled(known, piece.start, piece.end, lambda *gap, piece=piece: [piece.part(*gap)])
 
     @cached_property
     def _beside(self) -> list[Piece]:
