@@ -110,8 +110,7 @@ def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[
     edges = bits.extent(bitmap)
     slack = (FEW_CHUNKS + (0 if edges is None else 2 * edges.runs)) * max(evidence.chunk, 2 * geometry.unit_size)
     # kexec accepts the destinations of its segments, and their chunks stay listed and counted (Linux 6.15).
-    segments = rng.merge((s.start, s.end) for s in evidence.snapshot.kexec_segments or () if s.start < s.end)
-    slack += rng.total(rng.intersect(segments, evidence.listed))
+    slack += rng.total(rng.intersect(evidence.kexec_segments, evidence.listed))
     if counted >= found + slack:
         yield f"NR_UNACCEPTED counts {size(counted)}, and the bits {size(found)}"
 
@@ -133,7 +132,7 @@ def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
         (start % chunk == 0 and rng.find(evidence.firmware_ram, start - 1) is not None) + (end % chunk != 0)
         for start, end in initial.unaccepted
     )
-    segments = rng.outwards(((s.start, s.end + evidence.unit) for s in evidence.snapshot.kexec_segments or ()), chunk)
+    segments = rng.outwards(((start, end + evidence.unit) for start, end in evidence.kexec_segments), chunk)
     kept = rng.subtract(rng.intersect(segments, rng.outwards(initial.unaccepted, chunk)), own)
     return -FEW_CHUNKS * chunk <= counted - rng.total(own) <= edges * chunk + rng.total(kept)
 

@@ -20,6 +20,8 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820, efi, stub
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.e820 import E820Entry
+from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, NamedRange, Snapshot
@@ -95,7 +97,7 @@ class Evidence:
     def table_range(self) -> Optional[Range]:
         """The memory of the table, its size by the header, else by what the EFI stub makes of the EFI memory map."""
         table, initial = self.snapshot.table, self.replayed
-        geometry = table.geometry or (initial.geometry if isinstance(initial, Initial) else None)
+        geometry = table.geometry or (None if isinstance(initial, str) else initial.geometry)
         if table.address is None or geometry is None or not geometry.units:
             return None
         return Range(table.address, table.address + HEADER.size + geometry.bitmap_bytes)
@@ -112,19 +114,29 @@ class Evidence:
     @cached_property
     def memory(self) -> Optional[list[Range]]:
         """All that any map calls memory, reserved memory included; None without a whole map."""
-        tables, efi_map = self.snapshot.e820, self.snapshot.efi_map
-        found: list[tuple[int, int]] = []
-        for entries in () if tables is None else (tables.current, tables.firmware, tables.kexec, tables.boot_params):
-            found += [(entry.start, entry.end) for entry in entries or () if entry.start < entry.end]
-        if efi_map is not None and efi_map.complete:
-            found += [(d.start, d.end) for d in efi_map.descriptors if d.start < d.end and d.type not in _EFI_NO_RAM]
+        found = [(entry.start, entry.end) for entry in self._e820]
+        found += [(d.start, d.end) for d in self._efi if d.type not in _EFI_NO_RAM]
         if not found:
             return None
         # Hot-added memory is in no map of the firmware; a zone spans it.
-        top = max(end for _, end in found)
-        found += [(max(start, top), end) for start, end in self._zone_spans() if end > top]
-        devices = efi_map.memory(*_EFI_NO_RAM) if efi_map is not None and efi_map.complete else []
-        return rng.subtract(rng.merge(found), devices)
+        found += rng.subtract(self._zone_spans(), [Range(0, max(end for _, end in found))])
+        return rng.subtract(rng.merge(found), self._efi_memory(*_EFI_NO_RAM))
+
+    @cached_property
+    def _e820(self) -> list[E820Entry]:
+        """The entries of all e820 tables, without empty ones."""
+        tables = self.snapshot.e820
+        each = () if tables is None else (tables.current, tables.firmware, tables.kexec, tables.boot_params)
+        return [entry for entries in each for entry in entries or () if entry.start < entry.end]
+
+    @cached_property
+    def _efi(self) -> list[EfiDescriptor]:
+        """The descriptors of a complete EFI memory map, without empty ones."""
+        efi_map = self.snapshot.efi_map
+        return [d for d in efi_map.descriptors if d.start < d.end] if efi_map and efi_map.complete else []
+
+    def _efi_memory(self, *types: int) -> list[Range]:
+        return rng.merge((d.start, d.end) for d in self._efi if d.type in types)
 
     @cached_property
     def no_ram(self) -> list[Range]:
@@ -135,28 +147,18 @@ class Evidence:
     def hot_added(self) -> list[Range]:
         """Memory of zones above all that the firmware reported."""
         firmware = self.firmware_ram
-        if not firmware:
-            return []
-        return rng.merge(
-            (max(start, firmware[-1].end), end) for start, end in self._zone_spans() if end > firmware[-1].end
-        )
+        return rng.subtract(self._zone_spans(), [Range(0, firmware[-1].end)]) if firmware else []
 
     @cached_property
     def type_15(self) -> list[Range]:
         """EFI memory of type 15, of a complete map."""
-        efi_map = self.snapshot.efi_map
-        return [] if efi_map is None or not efi_map.complete else efi_map.memory(efi.UNACCEPTED)
+        return self._efi_memory(efi.UNACCEPTED)
 
     @cached_property
     def firmware_ram(self) -> list[Range]:
         """RAM as the firmware reported it: of e820, and of a whole EFI memory map."""
-        tables, efi_map = self.snapshot.e820, self.snapshot.efi_map
-        found: list[tuple[int, int]] = []
-        for entries in () if tables is None else (tables.firmware, tables.boot_params, tables.kexec, tables.current):
-            found += [(e.start, e.end) for e in entries or () if e.type in e820.RAM_TYPES and e.start < e.end]
-        if efi_map is not None and efi_map.complete:
-            found += efi_map.memory(*_EFI_ACCEPTED, efi.UNACCEPTED)
-        return rng.merge(found)
+        found = [(entry.start, entry.end) for entry in self._e820 if entry.type in e820.RAM_TYPES]
+        return rng.merge([*found, *self._efi_memory(*_EFI_ACCEPTED, efi.UNACCEPTED)])
 
     @cached_property
     def used_ram(self) -> Optional[list[Range]]:
@@ -209,19 +211,16 @@ class Evidence:
         if kernel is not None and kernel.kexec_booted:
             return "a kernel that kexec started has no EFI memory map of the boot"
         geometry = stub.allocate_unaccepted_bitmap(efi_map.descriptors, X86_UNIT_SIZE)
-        accepted = [
-            Fact(d.start, d.end, f"never unaccepted: EFI {efi.type_name(d.type)}")
-            for d in efi_map.descriptors
-            if d.type in _EFI_ACCEPTED and d.start < d.end
-        ]
-        conventional = efi_map.memory(efi.CONVENTIONAL)
+        known = ((d, efi.type_name(d.type)) for d in self._efi if d.type in _EFI_ACCEPTED)
+        accepted = [Fact(d.start, d.end, f"never unaccepted: EFI {name}") for d, name in known]
+        conventional = self._efi_memory(efi.CONVENTIONAL)
         if geometry is None:
             return Initial(Geometry(0, 0, X86_UNIT_SIZE), [], accepted, conventional)
         if geometry.bitmap_bytes > limits.BITMAP_BYTES:
             return "the EFI memory map has type 15 beyond all physical addresses: it is damaged"
         if self.no_table:
             # Nobody reads type 15 without a table: it stays as the firmware left it.
-            return Initial(geometry, efi_map.memory(efi.UNACCEPTED), accepted, conventional)
+            return Initial(geometry, self.type_15, accepted, conventional)
         if table.geometry is not None and table.geometry != geometry:
             return "the table's header has another geometry than the EFI memory map gives: an earlier stage made it"
         bitmap, at_once = stub.process_unaccepted_memory(efi_map.descriptors, geometry)
@@ -248,10 +247,7 @@ class Evidence:
     @cached_property
     def saved_doubt(self) -> Optional[str]:
         """What contradicts a table that was saved earlier, or None."""
-        table, initial = self.snapshot.table, self.replayed
-        if not table.is_saved or table.geometry is None or table.bitmap is None:
-            return None
-        ones = self.set_bits
+        ones, initial = self.set_bits, self.replayed
         if len(ones) > limits.CHECKED_RANGES:
             return f"the bits of the saved table are in more than {limits.CHECKED_RANGES} ranges"
         stray = rng.subtract(ones, initial.unaccepted) if isinstance(initial, Initial) else []
@@ -272,6 +268,10 @@ class Evidence:
         lists = (zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None)
         return rng.chunk_ranges(self.snapshot.kernel.chunk_pages, *lists)
 
+    @cached_property
+    def kexec_segments(self) -> list[Range]:
+        return rng.merge((s.start, s.end) for s in self.snapshot.kexec_segments or () if s.start < s.end)
+
     def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
         """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.
 
@@ -280,7 +280,7 @@ class Evidence:
         """
         unit, chunk = self.unit, self.chunk
         # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
-        segments = self.whole_units((s.start, s.end + unit) for s in self.snapshot.kexec_segments or ())
+        segments = self.whole_units((start, end + unit) for start, end in self.kexec_segments)
         excused = rng.merge([*self.in_flight, *segments])
         if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and chunk == 2 * unit:
             inner = [Range(start + unit, end) for start, end in self.listed if start + unit < end]
@@ -295,14 +295,7 @@ class Evidence:
         """Why nothing is known of any zone, or None."""
         if self.snapshot.zones is None:
             return self.snapshot.missing.get("zones", "not captured")
-        # Every kernel has one.
         return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
-
-    @property
-    def lacks_feature(self) -> bool:
-        """Whether the kernel was built without CONFIG_UNACCEPTED_MEMORY."""
-        zones = self.snapshot.zones
-        return bool(zones) and all(zone.listed is None for zone in zones or ())
 
     @cached_property
     def lists_lack(self) -> Optional[str]:
@@ -344,10 +337,9 @@ class Evidence:
             return []
         kernel = self.snapshot.kernel
         found = self.pages(*GIVEN_STATES) if kernel is not None and kernel.is_booting is False else self.pages("buddy")
-        if kernel is None or not kernel.fixed_cma:
-            return found if kernel is None or kernel.fixed_cma is not None else []
-        # Reaches the buddy lists without an accept (init_cma_reserved_pageblock()).
-        return rng.subtract(found, self.whole_units(kernel.fixed_cma))
+        # CMA reaches the buddy lists without an accept (init_cma_reserved_pageblock()).
+        cma = () if kernel is None else kernel.fixed_cma
+        return [] if cma is None else rng.subtract(found, self.whole_units(cma))
 
     @cached_property
     def given_pages(self) -> list[Range]:
@@ -367,11 +359,8 @@ class Evidence:
         if self.snapshot.accepting is None or base is None:
             return []
         phys_base, unit = base
-        return rng.merge(
-            (phys_base + entry.start_unit * unit, phys_base + (entry.end_unit + 1) * unit)
-            for entry in self.snapshot.accepting.entries
-            if entry.start_unit < entry.end_unit
-        )
+        units = ((entry.start_unit, entry.end_unit) for entry in self.snapshot.accepting.entries)
+        return rng.merge((phys_base + low * unit, phys_base + (high + 1) * unit) for low, high in units if low < high)
 
     @cached_property
     def kernel_memory(self) -> list[Fact]:
@@ -394,8 +383,10 @@ class Evidence:
         if self.listed or self.nr_unaccepted_bytes:
             return None
         # The EFI stub of a kernel with the feature makes RAM of type 15, and a table.
-        lost = self.lacks_feature or not self.type_15
-        return lost or (self.used_ram is not None and not rng.intersect(self.used_ram, self.type_15)) or None
+        zones = self.snapshot.zones
+        if not self.type_15 or (zones and all(zone.listed is None for zone in zones)):
+            return True
+        return (self.used_ram is not None and not rng.intersect(self.used_ram, self.type_15)) or None
 
     @property
     def nr_unaccepted_bytes(self) -> Optional[int]:
@@ -404,6 +395,4 @@ class Evidence:
         pages = None if counters is None else counters.unaccepted_pages
         if pages is None and zones and all(zone.unaccepted_pages is not None for zone in zones):
             pages = sum(zone.unaccepted_pages or 0 for zone in zones)
-        if pages is None or not 0 <= pages <= limits.PHYSICAL_END // PAGE_SIZE:
-            return None
-        return pages * PAGE_SIZE
+        return None if pages is None or not 0 <= pages <= limits.PHYSICAL_END // PAGE_SIZE else pages * PAGE_SIZE

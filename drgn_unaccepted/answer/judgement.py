@@ -8,32 +8,17 @@ where the initial bits are not known. ``counters``: no addresses.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Optional
+from typing import Callable, Optional, Union
 
+from drgn_unaccepted.answer import truth
 from drgn_unaccepted.answer.documents import SourceName
 from drgn_unaccepted.answer.doubt import doubt_of_table
 from drgn_unaccepted.answer.evidence import Evidence, Initial
-from drgn_unaccepted.answer.truth import (
-    ACCEPTED,
-    BIT,
-    HOT_ADDED,
-    NO_RAM,
-    UNACCEPTED,
-    UNKNOWN,
-    Piece,
-    lists,
-    maps,
-    of_bitmap,
-    ones,
-    overlay,
-    possible_guards,
-    reconstructed,
-    saved_zeros,
-)
+from drgn_unaccepted.answer.truth import ACCEPTED, BIT, HOT_ADDED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
@@ -67,7 +52,6 @@ class Judgement:
         self.geometry = geometry
         #: All pieces that are not unknown, in order; None where the bitmap decides.
         self._known = known
-        self._starts = [piece.start for piece in known or ()]
 
     @property
     def snapshot(self) -> Snapshot:
@@ -114,7 +98,7 @@ class Judgement:
     @property
     def guards(self) -> list[Range]:
         """Units of listed chunks that may be accepted already, where nothing decides them."""
-        return possible_guards(self.evidence) if self.name == "page-lists" else []
+        return truth.possible_guards(self.evidence) if self.name == "page-lists" else []
 
     # States
 
@@ -126,23 +110,18 @@ class Judgement:
         """The pieces of ``[start, end)``, without gaps."""
         if self.by_bits:
             assert self.geometry is not None and self.snapshot.table.bitmap is not None
-            return self._without_ram(of_bitmap(self.geometry, self.snapshot.table.bitmap, start, end))
-        return self._of_known(start, end)
+            return self._without_ram(truth.of_bitmap(self.geometry, self.snapshot.table.bitmap, start, end))
+        return _filled(_clipped(self._known or (), start, end), start, end, self._unknown)
 
     def _without_ram(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The same, where accepted memory has to be memory."""
         for piece in pieces:
-            if piece.state != ACCEPTED:
+            beside = [*_clipped(self._beside, piece.start, piece.end)] if piece.state == ACCEPTED else []
+            known = [each._replace(covered=piece.covered) for each in beside]
+            if known:
+                yield from _filled(known, piece.start, piece.end, lambda *gap, piece=piece: [piece.part(*gap)])
+            else:
                 yield piece
-                continue
-            at = piece.start
-            for start, end, state, _, reason in self._of(self._beside, self._beside_starts, piece.start, piece.end):
-                if at < start:
-                    yield piece._replace(start=at, end=start)
-                yield Piece(start, end, state, piece.covered, reason)
-                at = end
-            if at < piece.end:
-                yield piece._replace(start=at)
 
     @cached_property
     def _beside(self) -> list[Piece]:
@@ -150,29 +129,6 @@ class Judgement:
         found = [Piece(start, end, NO_RAM, False, "no RAM here") for start, end in self.evidence.no_ram]
         found += [Piece(start, end, UNKNOWN, False, HOT_ADDED) for start, end in self.evidence.hot_added]
         return sorted(found)
-
-    @cached_property
-    def _beside_starts(self) -> list[int]:
-        return [piece.start for piece in self._beside]
-
-    def _of_known(self, start: int, end: int) -> Iterator[Piece]:
-        at = start
-        for piece in self._of(self._known or (), self._starts, start, end):
-            if at < piece.start:
-                yield from self._unknown(at, piece.start)
-            yield piece
-            at = piece.end
-        if at < end:
-            yield from self._unknown(at, end)
-
-    @staticmethod
-    def _of(pieces: Sequence[Piece], starts: Sequence[int], start: int, end: int) -> Iterator[Piece]:
-        for index in range(max(0, bisect_right(starts, start) - 1), len(pieces)):
-            piece = pieces[index]
-            if piece.start >= end:
-                return
-            if piece.end > start:
-                yield piece._replace(start=max(start, piece.start), end=min(end, piece.end))
 
     def _unknown(self, start: int, end: int) -> Iterator[Piece]:
         """The pieces of a range that no fact decides, with the reason for each."""
@@ -211,8 +167,12 @@ class Judgement:
     @cached_property
     def _alleged(self) -> list[Range]:
         """Memory that nothing but the bits of a doubted table calls unaccepted."""
-        said = [Range(piece.start, piece.end) for piece in self._known or () if piece.reason == BIT]
+        said = [piece.range for piece in self._unaccepted if piece.reason == BIT]
         return rng.subtract(said, self.evidence.listed)
+
+    @cached_property
+    def _unaccepted(self) -> list[Piece]:
+        return [piece for piece in self._known or () if piece.state == UNACCEPTED]
 
     @cached_property
     def undecided(self) -> list[Piece]:
@@ -238,9 +198,7 @@ class Judgement:
             return bits.count(bitmap) * self.geometry.unit_size
         if self.name == "counters":
             return self.evidence.nr_unaccepted_bytes
-        if self.name == "none":
-            return None
-        return sum(piece.end - piece.start for piece in self._known or () if piece.state == UNACCEPTED)
+        return None if self.name == "none" else _bytes(self._unaccepted)
 
     @cached_property
     def bounds(self) -> tuple[Optional[int], Optional[int]]:
@@ -249,15 +207,13 @@ class Judgement:
         if self.exact:
             return total, total
         if self.name == "reconstructed":
-            known = sum(piece.end - piece.start for piece in self._known or () if piece.state == UNACCEPTED)
-            return known - rng.total(self._alleged), known + sum(piece.end - piece.start for piece in self.undecided)
+            known = _bytes(self._unaccepted)
+            return known - rng.total(self._alleged), known + _bytes(self.undecided)
         if self.name == "page-lists" and self.evidence.lists_damaged is None:
             # One unit, its own or its guard, explains two chunks that follow each other.
             unit, chunk = self.evidence.unit, self.evidence.chunk
             least = sum((end - start) // chunk // 2 * unit for start, end in self.evidence.listed)
-            ram = self.evidence.firmware_ram
-            found = [*self.undecided, *(piece for piece in self._known or () if piece.state == UNACCEPTED)]
-            return least, None if not ram else sum(piece.end - piece.start for piece in found)
+            return least, _bytes([*self.undecided, *self._unaccepted]) if self.evidence.firmware_ram else None
         return None, None
 
     @property
@@ -268,6 +224,35 @@ class Judgement:
         return rng.total(initial.unaccepted)
 
 
+def _bytes(pieces: Iterable[Piece]) -> int:
+    return sum(piece.end - piece.start for piece in pieces)
+
+
+def _clipped(pieces: Sequence[Piece], start: int, end: int) -> Iterator[Piece]:
+    """The parts of sorted pieces in [start, end)."""
+    # A one-element tuple sorts before every piece that starts at its value.
+    for index in range(max(0, bisect_left(pieces, (start + 1,)) - 1), len(pieces)):
+        piece = pieces[index]
+        if piece.start >= end:
+            return
+        if piece.end > start:
+            yield piece.part(max(start, piece.start), min(end, piece.end))
+
+
+def _filled(
+    pieces: Iterable[Piece], start: int, end: int, between: Callable[[int, int], Iterable[Piece]]
+) -> Iterator[Piece]:
+    """The pieces, and what is ``between`` them, from ``start`` to ``end``."""
+    at = start
+    for piece in pieces:
+        if at < piece.start:
+            yield from between(at, piece.start)
+        yield piece
+        at = piece.end
+    if at < end:
+        yield from between(at, end)
+
+
 # Which source
 
 
@@ -275,113 +260,88 @@ def judge(snapshot: Snapshot, wanted: str = "auto") -> Judgement:
     """The judgement from the source that ``wanted`` (``auto`` or one of :data:`SOURCES`) leads to."""
     evidence = Evidence(snapshot)
     lacking: list[str] = []
-    if wanted in ("auto", "bitmap"):
-        found = _by_bitmap(evidence, wanted, lacking)
-        if found is not None:
+    for name, by in zip(SOURCES, (_by_bitmap, _by_reconstruction, _by_lists, _by_counters)):
+        absent = wanted == "auto" and evidence.no_table and by in (_by_lists, _by_counters)
+        if absent or wanted not in ("auto", name):
+            continue
+        found = by(evidence, wanted, lacking)
+        if isinstance(found, Judgement):
             return found
-    if wanted in ("auto", "reconstructed"):
-        found = _by_reconstruction(evidence, lacking)
-        if found is not None:
-            return found
-    absent = bool(evidence.no_table) and wanted == "auto"
-    if wanted in ("auto", "page-lists") and not absent:
-        found = _by_lists(evidence, wanted, lacking)
-        if found is not None:
-            return found
-    if wanted in ("auto", "counters") and not absent:
-        found = _by_counters(evidence, lacking)
-        if found is not None:
-            return found
-    known = overlay(evidence, None, maps(evidence)) if wanted == "auto" else []
+        lacking.append(f"{name}: {found}")
+    known = truth.overlay(evidence, None, truth.maps(evidence)) if wanted == "auto" else []
     return Judgement(evidence, "none", "; ".join(lacking), known, None, partial=True)
 
 
-def _by_bitmap(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[Judgement]:
+# Each returns why it cannot, where it cannot; ``lacking`` says the same of the sources before it.
+
+
+def _by_bitmap(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
     table = evidence.snapshot.table
     if table.bitmap is None or table.geometry is None:
-        lacking.append(f"bitmap: table {table.state}: {table.reason}")
-        return None
+        return f"table {table.state}: {table.reason}"
     if table.is_saved:
         doubt = evidence.saved_doubt
         if table.same_boot or (wanted == "auto" and (doubt is not None or isinstance(evidence.initial, Initial))):
             # Of this boot it is the initial state; of an unknown one it proves less than the EFI memory map.
-            lacking.append(f"bitmap: {doubt or table.reason}")
-            return None
+            return str(doubt or table.reason)
         reason = (
             "the table was saved earlier, and that may have been another boot: its bits count only where lists and "
             f"pages confirm them; {table.reason}"
         )
-        known = overlay(evidence, table.geometry, lists(evidence, saved_zeros(evidence)))
+        disputed = rng.subtract(evidence.listed, evidence.set_bits)
+        known = truth.overlay(evidence, table.geometry, truth.lists(evidence, disputed))
         return Judgement(evidence, "bitmap", reason, known, table.geometry, evidence.lists_damaged is not None)
     doubt = doubt_of_table(evidence)
     if doubt is None:
         return Judgement(evidence, "bitmap", None, None, table.geometry)
-    lacking.append(f"bitmap: {doubt}")
     if wanted == "auto":
-        return None
-    known = overlay(evidence, table.geometry, [(UNACCEPTED, ones(evidence)), *maps(evidence)])
+        return doubt
+    known = truth.overlay(evidence, table.geometry, [(UNACCEPTED, truth.ones(evidence)), *truth.maps(evidence)])
     return Judgement(evidence, "bitmap", doubt, known, table.geometry, partial=True)
 
 
-def _by_reconstruction(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
-    snapshot, initial = evidence.snapshot, evidence.initial
+def _by_reconstruction(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+    kernel, initial = evidence.snapshot.kernel, evidence.initial
     if isinstance(initial, str):
-        lacking.append(f"reconstructed: {initial}")
-        return None
-    kernel = snapshot.kernel
+        return initial
     if evidence.unit != X86_UNIT_SIZE or (kernel is not None and evidence.chunk != 2 * X86_UNIT_SIZE):
-        lacking.append(
-            f"reconstructed: units of {size(evidence.unit)} in chunks of {size(evidence.chunk)} are not known here"
-        )
-        return None
+        return f"units of {size(evidence.unit)} in chunks of {size(evidence.chunk)} are not known here"
     if evidence.no_table is None:
-        lacking.append("reconstructed: memory waits to be accepted, or EFI type 15 is RAM, and there is no table")
-        return None
+        return "memory waits to be accepted, or EFI type 15 is RAM, and there is no table"
     if evidence.no_table and evidence.no_zones is not None:
-        lacking.append(f"reconstructed: nothing tells whether there was a table: {evidence.no_zones}")
-        return None
+        return f"nothing tells whether there was a table: {evidence.no_zones}"
     stray = rng.subtract(evidence.listed, evidence.listable(initial.unaccepted))
     if stray:
-        lacking.append(
-            f"reconstructed: {size(rng.total(stray))} are listed as unaccepted and were not at boot, the first at "
-            f"{stray[0].start:#x}"
-        )
-        return None
+        where = f"the first at {stray[0].start:#x}"
+        return f"{size(rng.total(stray))} are listed as unaccepted and were not at boot, {where}"
     geometry = initial.geometry if initial.geometry.units else None
-    known = overlay(evidence, geometry, reconstructed(evidence, initial))
+    known = truth.overlay(evidence, geometry, truth.reconstructed(evidence, initial))
     damaged = None if evidence.no_table else evidence.lists_damaged
     reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
     return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
 
 
-def _by_lists(evidence: Evidence, wanted: str, lacking: list[str]) -> Optional[Judgement]:
-    lack = evidence.lists_lack
-    if lack is None and evidence.snapshot.kernel is None:
-        lack = "how the kernel was built is not known"
-    damaged = evidence.lists_damaged
-    booting = evidence.snapshot.kernel is not None and evidence.snapshot.kernel.is_booting
-    if lack is not None or (damaged is not None and not booting):
-        lacking.append(f"page-lists: {lack or damaged}")
-        return None
-    reason = "; ".join([*lacking, *([f"page-lists: {damaged}"] if booting else [])])
+def _by_lists(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+    kernel, lack, damaged = evidence.snapshot.kernel, evidence.lists_lack, evidence.lists_damaged
+    if lack is not None or kernel is None:
+        return lack or "how the kernel was built is not known"
+    if damaged is not None and not kernel.is_booting:
+        return damaged
+    reason = "; ".join([*lacking, *([f"page-lists: {damaged}"] if kernel.is_booting else [])])
     geometry = _geometry(evidence)
-    known = overlay(evidence, geometry, lists(evidence, [], bare=wanted == "page-lists"))
-    return Judgement(evidence, "page-lists", reason or None, known, geometry, partial=bool(booting))
+    known = truth.overlay(evidence, geometry, truth.lists(evidence, [], bare=wanted == "page-lists"))
+    return Judgement(evidence, "page-lists", reason or None, known, geometry, partial=bool(kernel.is_booting))
 
 
-def _by_counters(evidence: Evidence, lacking: list[str]) -> Optional[Judgement]:
-    snapshot = evidence.snapshot
+def _by_counters(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+    snapshot, counters, damaged = evidence.snapshot, evidence.snapshot.counters, evidence.lists_damaged
     if evidence.nr_unaccepted_bytes is None:
-        counters = snapshot.counters
-        why = snapshot.missing.get("counters", "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY")
         if counters is not None and counters.unaccepted_pages is not None:
-            why = f"NR_UNACCEPTED is {counters.unaccepted_pages} pages"
-        lacking.append(f"counters: {why}")
-        return None
+            return f"NR_UNACCEPTED is {counters.unaccepted_pages} pages"
+        return snapshot.missing.get("counters", "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY")
     booting = bool(snapshot.kernel is not None and snapshot.kernel.is_booting)
-    if booting and evidence.lists_damaged is not None:
-        lacking.append(f"counters: {evidence.lists_damaged}")
-    return Judgement(evidence, "counters", "; ".join(lacking) or None, [], _geometry(evidence), partial=booting)
+    reason = "; ".join([*lacking, *([f"counters: {damaged}"] if booting and damaged is not None else [])])
+    return Judgement(evidence, "counters", reason or None, [], _geometry(evidence), partial=booting)
 
 
 def _geometry(evidence: Evidence) -> Optional[Geometry]:

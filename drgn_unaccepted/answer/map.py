@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Callable, Literal, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, Span, TypedRange
+from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, Span, TypedRange, ZoneSpan
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED, UNKNOWN
@@ -29,13 +29,6 @@ UNITS_PER_BYTE = 8
 
 #: The most rows of bins that are a byte of the bitmap or more, and of finer bins.
 ROWS, FINE_ROWS = 64, 16
-
-#: EFI types that are RAM which the kernel may use after ExitBootServices(): loader, boot services, conventional,
-#: unaccepted (UEFI specification, table 7.10).
-_EFI_RAM = frozenset((1, 2, 3, 4, 7, efi_model.UNACCEPTED))
-
-#: e820 types that are RAM in the kernel's hands; 128 (E820_TYPE_RESERVED_KERN) is RAM that it uses itself.
-_E820_RAM = frozenset((e820_model.RAM, 128))
 
 OUTSIDE, HOLE, RESERVED, GUARD = "outside", "hole", "reserved", "guard"
 #: How a bin is shown: its unaccepted eighths (1 to 8), a word above, :data:`ACCEPTED` or :data:`UNKNOWN`.
@@ -111,7 +104,7 @@ def map_document(
         finest = UNITS_PER_BYTE if window is None else 1
     phys_base = 0 if geometry is None else geometry.phys_base
     grid, numbers = _grid(filled, unit, phys_base, columns, wide or columns, finest, window)
-    touched, touched_guards = (_whole_units(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guards))
+    touched, touched_guards = (rng.outwards(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guards))
     rows: list[MapRow] = []
     for start in map(grid.start, numbers):
         if judgement.by_bits and window is None:
@@ -210,22 +203,21 @@ def lanes(snapshot: Snapshot) -> Lanes:
         "efi_provenance": None if efi_map is None else efi_map.provenance,
         "efi_complete": None if efi_map is None else efi_map.complete,
         "e820": _segments(None if tables is None else tables.current, e820_model.type_name),
-        "zones": None
-        if zones is None
-        else [
-            {"start": _extent(zone).start, "end": _extent(zone).end, "node": zone.node, "name": zone.name}
-            for zone in zones
-        ],
+        "zones": None if zones is None else [_zone_span(zone) for zone in zones],
         "accepting": _accepting(snapshot),
     }
 
 
+def _zone_span(zone: Zone) -> ZoneSpan:
+    start, end = _extent(zone)
+    return {"start": start, "end": end, "node": zone.node, "name": zone.name}
+
+
 def _segments(entries: Optional[Sequence[E820Entry]], name: Callable[[int], str]) -> Optional[list[TypedRange]]:
     """The entries of a map by address; if they overlap, the highest type wins."""
-    if entries is None:
-        return None
-    flat = e820_model.flatten(entries)
-    return [{"start": start, "end": end, "type": type_, "name": name(type_)} for start, end, type_ in flat]
+    flat = e820_model.flatten(entries or ())
+    segments: list[TypedRange] = [{"start": low, "end": high, "type": n, "name": name(n)} for low, high, n in flat]
+    return None if entries is None else segments
 
 
 def _accepting(snapshot: Snapshot) -> Optional[list[Span]]:
@@ -246,9 +238,9 @@ def memory_of(snapshot: Snapshot) -> tuple[list[Range], list[Range], MemoryFrom]
     table = next((one for one in tables if one is not None), None)
     memory_from: MemoryFrom = "e820"
     if table is not None:
-        entries = [(e.start, e.end, e.type in _E820_RAM) for e in table]
+        entries = [(e.start, e.end, e.type in e820_model.RAM_TYPES) for e in table]
     elif efi_map is not None and efi_map.complete:
-        entries, memory_from = [(d.start, d.end, d.type in _EFI_RAM) for d in efi_map.descriptors], "efi"
+        entries, memory_from = [(d.start, d.end, d.type in efi_model.RAM_TYPES) for d in efi_map.descriptors], "efi"
     elif snapshot.zones:
         entries, memory_from = [(*_extent(zone), True) for zone in snapshot.zones], "zones"
     else:
@@ -280,12 +272,6 @@ def _strays(snapshot: Snapshot, ram: Sequence[Range]) -> Iterator[Range]:
         units = bits.units_of(geometry, *gap)
         for first, _ in islice(bits.runs(bitmap, units.start, units.stop), 1):
             yield Range(geometry.unit(first).start, gap.end)
-
-
-def _whole_units(ranges: Sequence[Range], unit: int, phys_base: int) -> list[Range]:
-    """The units that ``ranges`` touch."""
-    base = phys_base % unit
-    return rng.merge((start - (start - base) % unit, end + (base - end) % unit) for start, end in ranges)
 
 
 def _grid(

@@ -65,8 +65,19 @@ class Piece(NamedTuple):
     #: The proof in one phrase, or why there is none.
     reason: str
 
+    @property
+    def range(self) -> Range:
+        return Range(self.start, self.end)
+
+    def part(self, start: int, end: int) -> Piece:
+        return Piece(start, end, *self[2:])
+
 
 Layers = list[tuple[State, list[Fact]]]
+
+
+def _facts(ranges: Sequence[Range], proof: str) -> list[Fact]:
+    return [Fact(start, end, proof) for start, end in ranges]
 
 
 def of_bitmap(geometry: Geometry, bitmap: bytes, start: int, end: int) -> Iterator[Piece]:
@@ -94,7 +105,7 @@ def ones(evidence: Evidence) -> list[Fact]:
     table = evidence.snapshot.table
     if table.bitmap is None or table.geometry is None or table.is_saved:
         return []
-    facts = [Fact(start, end, BIT) for start, end in evidence.set_bits]
+    facts = _facts(evidence.set_bits, BIT)
     if len(facts) > limits.CHECKED_RANGES:
         facts[-1] = Fact(facts[-1].start, table.geometry.end, f"perhaps its bit is 1: more than {len(facts) - 1} runs")
     return facts
@@ -103,13 +114,13 @@ def ones(evidence: Evidence) -> list[Fact]:
 def maps(evidence: Evidence) -> Layers:
     """What the maps alone say."""
     initial = evidence.initial
-    accepted = initial.accepted if isinstance(initial, Initial) else []
-    return [(ACCEPTED, accepted), (NO_RAM, [Fact(start, end, "no RAM here") for start, end in evidence.no_ram])]
+    accepted = [] if isinstance(initial, str) else initial.accepted
+    return [(ACCEPTED, accepted), (NO_RAM, _facts(evidence.no_ram, "no RAM here"))]
 
 
 def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     if evidence.no_table:
-        lost = [Fact(start, end, "EFI type 15, and no table: nobody accepts it") for start, end in initial.unaccepted]
+        lost = _facts(initial.unaccepted, "EFI type 15, and no table: nobody accepts it")
         return [(UNACCEPTED, lost), *maps(evidence)]
     sound = evidence.lists_damaged is None
     base, listed = initial.unaccepted, evidence.listed
@@ -128,18 +139,18 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     layers: Layers = [
         (UNACCEPTED, ones(evidence)),
         (UNKNOWN, _in_flight(evidence)),
-        (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in rng.intersect(inner, base)]),
-        (UNKNOWN, [Fact(start, end, _DISPUTED) for start, end in disputed]),
+        (UNACCEPTED, _facts(rng.intersect(inner, base), _LISTED)),
+        (UNKNOWN, _facts(disputed, _DISPUTED)),
         (UNACCEPTED, first_unaccepted),
         (ACCEPTED, first_accepted if sound else []),
         (UNKNOWN, first_unknown if sound else [*first_accepted, *first_unknown]),
-        (ACCEPTED, [Fact(start, end, "its pages are in use or in a free list") for start, end in free]),
-        (ACCEPTED, [Fact(start, end, "the kernel's own memory") for start, end in kernel]),
-        (UNACCEPTED, [Fact(start, end, "not in e820_table: as it was at boot") for start, end in trimmed]),
+        (ACCEPTED, _facts(free, "its pages are in use or in a free list")),
+        (ACCEPTED, _facts(kernel, "the kernel's own memory")),
+        (UNACCEPTED, _facts(trimmed, "not in e820_table: as it was at boot")),
     ]
     if evidence.no_zones is not None:
         since = f"unaccepted at boot; nothing tells what was accepted since: {evidence.no_zones}"
-        layers.append((UNKNOWN, [Fact(start, end, since) for start, end in base]))
+        layers.append((UNKNOWN, _facts(base, since)))
     return [*layers, *maps(evidence)]
 
 
@@ -154,15 +165,14 @@ def _first_units(
     """
     unaccepted, accepted, undecided = [], [], []
     memory = evidence.firmware_ram
+    freed = rng.subtract(initial.conventional, rng.merge((used.start, used.end) for used in evidence.kernel_memory))
     for start, end in firsts:
         before = start - PAGE_SIZE
         if rng.find(memory, before) is None:
             unaccepted.append(Fact(start, end, f"{_LISTED}, and no RAM lies before it"))
         elif rng.find(evidence.given_pages, before) is None:
             undecided.append(Fact(start, end, f"{_LISTED}, behind memory whose use is not known: a guard or not"))
-        elif rng.find(initial.unaccepted, before) is not None or (
-            rng.find(initial.conventional, before) is not None and not _reserved_at_boot(evidence, before)
-        ):
+        elif rng.find(initial.unaccepted, before) is not None or rng.find(freed, before) is not None:
             accepted.append(Fact(start, end, "guard of a page in use"))
         else:
             undecided.append(Fact(start, end, f"{_LISTED}, behind memory that was reserved at boot: a guard or not"))
@@ -171,7 +181,7 @@ def _first_units(
 
 def _in_flight(evidence: Evidence) -> list[Fact]:
     why = "an accept of it, or of the unit before it, is in flight"
-    return [Fact(start, end, why) for start, end in evidence.in_flight]
+    return _facts(evidence.in_flight, why)
 
 
 def _kernel_memory(evidence: Evidence) -> list[Fact]:
@@ -179,10 +189,6 @@ def _kernel_memory(evidence: Evidence) -> list[Fact]:
     return [
         fact for fact in evidence.kernel_memory if not rng.intersect([Range(fact.start, fact.end)], evidence.listed)
     ]
-
-
-def _reserved_at_boot(evidence: Evidence, address: int) -> bool:
-    return any(used.start <= address < used.end for used in evidence.kernel_memory)
 
 
 def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> Layers:
@@ -195,21 +201,16 @@ def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> 
     edges, inner = rng.subtract(guards, disputed), rng.subtract(rng.subtract(evidence.listed, guards), disputed)
     layers: Layers = [
         (UNACCEPTED, [] if bare else ones(evidence)),
-        (UNACCEPTED, [Fact(start, end, _EDGE) for start, end in edges]),
-        (UNACCEPTED, [Fact(start, end, _LISTED) for start, end in inner]),
-        (UNKNOWN, [Fact(start, end, _DISPUTED) for start, end in disputed]),
+        (UNACCEPTED, _facts(edges, _EDGE)),
+        (UNACCEPTED, _facts(inner, _LISTED)),
+        (UNKNOWN, _facts(disputed, _DISPUTED)),
         (UNKNOWN, _in_flight(evidence)),
     ]
     if evidence.lists_damaged is None:
         given = rng.subtract(evidence.whole_units(evidence.given), evidence.listed)
-        layers.append((ACCEPTED, [Fact(start, end, "its pages are in use or in a free list") for start, end in given]))
+        layers.append((ACCEPTED, _facts(given, "its pages are in use or in a free list")))
         layers.append((ACCEPTED, [] if bare else _kernel_memory(evidence)))
     return layers if bare else [*layers, *maps(evidence)]
-
-
-def saved_zeros(evidence: Evidence) -> list[Range]:
-    """Listed memory whose bit is 0 in a saved table."""
-    return rng.subtract(evidence.listed, evidence.set_bits)
 
 
 def possible_guards(evidence: Evidence) -> list[Range]:
@@ -228,7 +229,7 @@ def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) ->
     """The layers as pieces in order; where two overlap, the earlier one counts."""
     pieces: list[Piece] = []
     taken: list[Range] = []
-    hot = [Fact(start, end, HOT_ADDED) for start, end in evidence.hot_added]
+    hot = _facts(evidence.hot_added, HOT_ADDED)
     for state, facts in (*layers, (UNKNOWN, hot)):
         last = 0
         for start, end, proof in sorted(facts):

@@ -50,9 +50,9 @@ def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
     return merged
 
 
-def outwards(ranges: Iterable[tuple[int, int]], step: int) -> list[Range]:
-    """The ranges rounded outwards to multiples of ``step``."""
-    return merge((start // step * step, -(-end // step) * step) for start, end in ranges)
+def outwards(ranges: Iterable[tuple[int, int]], step: int, base: int = 0) -> list[Range]:
+    """The ranges rounded outwards to multiples of ``step`` from ``base`` on."""
+    return merge((start - (start - base) % step, end + (base - end) % step) for start, end in ranges)
 
 
 def chunk_ranges(chunk_pages: int, *lists: Iterable[int]) -> list[Range]:

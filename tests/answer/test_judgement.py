@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.base import STATE
+from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.run import look
@@ -77,7 +79,12 @@ def units(judgement: Judgement) -> dict[str, set[int]]:
 
 
 def never_wrong(judgement: Judgement, sample: str) -> None:
+    """No unit that the guest calls unaccepted is accepted, nor does resolve say so by kernel_predicate."""
     assert not units(judgement).get("accepted", set()) & truth(sample), judgement.reason
+    asked = [Query(unit * UNIT + page, None) for unit in sorted(truth(sample)) for page in (0, UNIT - PAGE_SIZE)]
+    said = json.loads(json.dumps(resolve(judgement.snapshot, judgement, asked)))["addresses"]
+    assert len(said) == len(asked)
+    assert [hex(e["address"]) for e in said if e["kernel_predicate"] is False or e["state"] == "no-ram"] == []
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
