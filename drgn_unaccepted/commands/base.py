@@ -79,9 +79,11 @@ class Question(Generic[A]):
         """
         if args.format == "json":
             return (json.dumps(answer),)
-        if args.format in self.formats:
-            return self.formats[args.format](answer)
-        return () if self.lack(answer) is not None else self.text(answer, args)
+        return () if self.lack(answer) is not None else self.shown(answer, args)
+
+    def shown(self, answer: A, args: Arguments) -> Iterable[str]:
+        """The lines of any format but JSON."""
+        return self.formats[args.format](answer) if args.format in self.formats else self.text(answer, args)
 
 
 class Action:

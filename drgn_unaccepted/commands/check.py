@@ -95,7 +95,7 @@ class Check(Question[CheckAnswer]):
 
     def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
         # What was found is printed even where the status is unknown.
-        text = self.text(answer, args) if args.format == "text" else super().output(answer, args)
+        text = super().output(answer, args) if args.format == "json" else self.shown(answer, args)
         if args.output is None:
             return text
         try:

@@ -91,7 +91,8 @@ def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
     """When the kernel crashed, and its last words where they are not the first row."""
     words = "" if answer["died_in_accept"] else safe(answer["panic"] or "")
     task = answer["panic_task"]
-    if words and task is not None:
+    # The task is beside the point where someone asked for the crash, and an idle task was only interrupted.
+    if words and task is not None and task["pid"] and not words.startswith("sysrq"):
         words += f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
     if answer["target"]["crashed_at"]:
         yield "crashed", f"{_time(answer['target']['crashed_at'])}{': ' if words else ''}{words}"
