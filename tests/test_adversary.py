@@ -266,9 +266,13 @@ def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> 
 
 
 def test_a_column_that_is_not_known_says_why_and_one_without_a_holder_says_so(ask: Ask) -> None:
-    """The kdump of 7.3 lacks the slab page of e820_table. Its EFI map is taken away, but for what a runtime map has."""
+    """The kdump of 7.3 lacks the slab page of e820_table. The firmware's table and the EFI map are taken away, but for
+    what a runtime map has.
+    """
     kdump, whole = sample("7.3-fill-kdump"), sample("7.3-fill")
-    kdump = replace(kdump, efi_map=replace(kdump.efi_map, complete=False, note="for services only", descriptors=()))
+    efi_map = replace(kdump.efi_map, complete=False, note="for services only", descriptors=())
+    lost = {**kdump.missing, "e820.firmware": "not in this dump"}
+    kdump = replace(kdump, efi_map=efi_map, e820=replace(kdump.e820, firmware=None), missing=lost)
     nobody = "0xfffffffffffff"
     _, answer, _ = ask(kdump, "resolve", hex(listed_chunk(kdump)), nobody)
     assert all(found["efi"] is None and found["e820"] is None for found in answer["addresses"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import AcceptDocument
+from drgn_unaccepted.answer.documents import AcceptDocument, TaskDocument, document
 from drgn_unaccepted.snapshot import Accept, Snapshot
 from drgn_unaccepted.words import count, safe, span
 
@@ -21,7 +21,7 @@ def accept_document(entry: Accept, base: Optional[tuple[int, int]]) -> AcceptDoc
         "start": start,
         "end": end,
         "entry": entry.address,
-        "task": None if entry.task is None else {"pid": entry.task.pid, "comm": entry.task.comm, "cpu": entry.task.cpu},
+        "task": None if entry.task is None else document(TaskDocument, entry.task),
     }
 
 

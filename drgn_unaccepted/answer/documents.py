@@ -7,7 +7,7 @@ generated from these types. A new key is no new version of :data:`SCHEMA`; a cha
 
 from __future__ import annotations
 
-from typing import Literal, Optional, TypedDict
+from typing import Literal, Optional, TypedDict, TypeVar, cast
 
 SCHEMA = "drgn-unaccepted/1"
 
@@ -18,6 +18,13 @@ State = Literal["unaccepted", "accepted", "unknown", "no-ram"]
 TableState = Literal["present", "absent", "not-captured", "unsupported", "invalid"]
 SourceName = Literal["bitmap", "reconstructed", "page-lists", "counters", "none"]
 Status = Literal["ok", "warning", "critical", "unknown"]
+
+D = TypeVar("D")
+
+
+def document(kind: type[D], source: object, **others: object) -> D:
+    """A TypedDict of the attributes of ``source`` that have the names of its keys, and of others."""
+    return cast(D, {name: others[name] if name in others else getattr(source, name) for name in kind.__annotations__})
 
 
 class TargetRequired(TypedDict):

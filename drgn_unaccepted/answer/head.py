@@ -4,42 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Optional, cast
+from typing import Optional
 
-from drgn_unaccepted.answer.documents import SCHEMA, Document, PlatformDocument, TableDocument, TableState
+from drgn_unaccepted.answer.documents import SCHEMA, Document, TableDocument, TargetDocument, document
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import NO_RAM, UNKNOWN, Piece
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.snapshot import Platform, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 
 
 def head(snapshot: Snapshot, judgement: Judgement, command: str) -> Document:
     """The beginning of an answer; the command adds its own keys."""
     target, table, geometry = snapshot.target, snapshot.table, judgement.geometry
     least, most = judgement.bounds
+    from_file = {} if target.snapshot_path is None else {"kind": "snapshot", "path": target.snapshot_path}
     return {
         "schema": SCHEMA,
         "command": command,
-        "target": {
-            "kind": cast("Any", target.kind) if target.snapshot_path is None else "snapshot",
-            "path": target.path if target.snapshot_path is None else target.snapshot_path,
-            "release": target.release,
-            "build_id": target.build_id,
-            "debug_info": target.debug_info,
-            "taken_at": target.taken_at,
-            "crashed_at": target.crashed_at,
-        },
-        "table": {
-            "state": cast(TableState, table.state),
-            "reason": judgement.doubt or table.reason,
-            "address": table.address,
-            "version": table.version,
-            "unit_size": table.unit_size,
-            "phys_base": table.phys_base,
-            "bitmap_bytes": table.bitmap_bytes,
-            "read_through": table.read_through,
-            "same_boot": table.same_boot,
-        },
+        "target": document(TargetDocument, target, **from_file),
+        "table": document(TableDocument, table, reason=judgement.doubt or table.reason),
         "source": judgement.name,
         "exact": judgement.exact,
         "source_reason": judgement.reason,
@@ -110,12 +93,6 @@ def reasons(answer: Document) -> list[str]:
             rest = said.removeprefix(prefix).removeprefix("; ")
             return [str(table_reason(table)), *([rest] if rest else [])]
     return [said]
-
-
-def platform_document(platform: Optional[Platform]) -> Optional[PlatformDocument]:
-    if platform is None:
-        return None
-    return {"kind": platform.kind, "cc_vendor": platform.cc_vendor, "lazy": platform.lazy}
 
 
 def known(judgement: Judgement) -> Iterator[Piece]:

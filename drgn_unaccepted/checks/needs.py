@@ -127,7 +127,7 @@ def _counters(facts: Facts) -> Optional[str]:
 def _any_nr_unaccepted(facts: Facts) -> Optional[str]:
     if facts.evidence.nr_unaccepted_bytes is not None or _lists(facts) is None:
         return None
-    return _zones(facts) or _counters(facts)
+    return _zones(facts) or _counters(facts) or "NR_UNACCEPTED is more than all physical memory"
 
 
 def _static_key(facts: Facts) -> Optional[str]:

@@ -10,17 +10,12 @@ from drgn_unaccepted.answer.accepts import accept_document, where, who
 from drgn_unaccepted.answer.documents import AcceptingAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import STATE, Arguments, Question
+from drgn_unaccepted.commands.base import Arguments, Question
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, wrap
 
 
 class Accepting(Question[AcceptingAnswer]):
-    parts = STATE | {"accepting", "efi_map"}
-
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> AcceptingAnswer:
-        return accepting(snapshot, judgement)
-
     def lack(self, answer: AcceptingAnswer) -> Optional[str]:
         return None if answer["accepting"] is not None else f"accepting_list: {answer['missing']}"
 
@@ -55,4 +50,4 @@ def accepting(snapshot: Snapshot, judgement: Judgement) -> AcceptingAnswer:
     }
 
 
-COMMAND = Accepting()
+COMMAND = Accepting(accepting)

@@ -27,6 +27,10 @@ A = TypeVar("A")
 class Question(Generic[A]):
     """A command that one snapshot answers. ``A`` is the type of the answer, in general a document."""
 
+    def __init__(self, document: Optional[Callable[[Snapshot, Judgement], A]] = None) -> None:
+        """:param document: makes the answer, where no argument of the command changes it"""
+        self._document = document
+
     #: Parts of the snapshot that the answer needs, beside the table.
     parts: frozenset[str] = STATE
     #: Formats beside text and json, each with its view.
@@ -51,7 +55,8 @@ class Question(Generic[A]):
 
         :raises CommandError: the question cannot be answered at all
         """
-        raise NotImplementedError
+        assert self._document is not None
+        return self._document(snapshot, judgement)
 
     def lack(self, answer: A) -> Optional[str]:
         """Why the answer answers nothing; None where it does."""
@@ -79,9 +84,11 @@ class Question(Generic[A]):
         """
         if args.format == "json":
             return (json.dumps(answer),)
-        if args.format in self.formats:
-            return self.formats[args.format](answer)
-        return () if self.lack(answer) is not None else self.text(answer, args)
+        return () if self.lack(answer) is not None else self.shown(answer, args)
+
+    def shown(self, answer: A, args: Arguments) -> Iterable[str]:
+        """The lines of any format but JSON."""
+        return self.formats[args.format](answer) if args.format in self.formats else self.text(answer, args)
 
 
 class Action:

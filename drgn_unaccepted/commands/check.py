@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, Optional, cast
 
-from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument
-from drgn_unaccepted.answer.head import head, platform_document, reasons, shortened, source_name, table_reason
+from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument, PlatformDocument, document
+from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.checks import Finding, confirm, explain, run_checks
+from drgn_unaccepted.checks import confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, Rule, rules
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
@@ -95,7 +95,7 @@ class Check(Question[CheckAnswer]):
 
     def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
         # What was found is printed even where the status is unknown.
-        text = self.text(answer, args) if args.format == "text" else super().output(answer, args)
+        text = super().output(answer, args) if args.format == "json" else self.shown(answer, args)
         if args.output is None:
             return text
         try:
@@ -144,19 +144,12 @@ def check(
         report = confirm(run_checks(earlier, only), report)
     return {
         **head(snapshot, judgement, "check"),
-        "platform": platform_document(snapshot.platform),
+        "platform": None if snapshot.platform is None else document(PlatformDocument, snapshot.platform),
         "status": report.status,
-        "findings": [_finding_document(finding) for finding in report.findings],
-    }
-
-
-def _finding_document(finding: Finding) -> FindingDocument:
-    return {
-        "rule": finding.rule,
-        "status": finding.status,
-        "message": finding.message,
-        "ranges": [list(range_) for range_ in finding.ranges],
-        "needs": list(finding.needs),
+        "findings": [
+            document(FindingDocument, finding, ranges=[*map(list, finding.ranges)], needs=list(finding.needs))
+            for finding in report.findings
+        ],
     }
 
 

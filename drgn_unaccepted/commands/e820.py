@@ -9,7 +9,7 @@ from typing import Optional, cast
 from drgn_unaccepted.answer.documents import E820Answer, E820Tables, TypedRange
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model.e820 import E820Entry
@@ -18,14 +18,9 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class E820(Question[E820Answer]):
-    parts = STATE | {"e820"}
-
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("--dmesg", action="store_true", help="all tables in the words of dmesg")
         add_all_argument(parser)
-
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> E820Answer:
-        return e820(snapshot, judgement)
 
     def lack(self, answer: E820Answer) -> Optional[str]:
         if any(table is not None for table in answer["tables"].values()):
@@ -118,4 +113,4 @@ def _name(e820_type: Optional[int]) -> Optional[str]:
     return None if e820_type is None else e820_model.type_name(e820_type)
 
 
-COMMAND = E820()
+COMMAND = E820(e820)

@@ -10,7 +10,7 @@ from typing import Any, Optional, cast
 from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED
@@ -19,8 +19,6 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class Efi(Question[EfiAnswer]):
-    parts = STATE | {"efi_map"}
-
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument(
             "--type",
@@ -31,9 +29,6 @@ class Efi(Question[EfiAnswer]):
         )
         parser.add_argument("--dmesg", action="store_true", help="all descriptors in the words of efi=debug")
         add_all_argument(parser)
-
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> EfiAnswer:
-        return efi(snapshot, judgement)
 
     def lack(self, answer: EfiAnswer) -> Optional[str]:
         return None if answer["descriptors"] is not None else f"EFI memory map: {answer['note']}"
@@ -102,4 +97,4 @@ def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:
     }
 
 
-COMMAND = Efi()
+COMMAND = Efi(efi)

@@ -17,9 +17,6 @@ from drgn_unaccepted.words import count, safe, size, span
 
 
 class Header(Question[HeaderAnswer]):
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> HeaderAnswer:
-        return header(snapshot, judgement)
-
     def lack(self, answer: HeaderAnswer) -> Optional[str]:
         table = answer["table"]
         if table["version"] is None and table["state"] != "absent":
@@ -74,4 +71,4 @@ def header(snapshot: Snapshot, judgement: Judgement) -> HeaderAnswer:
     }
 
 
-COMMAND = Header()
+COMMAND = Header(header)

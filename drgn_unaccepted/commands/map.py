@@ -11,7 +11,7 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.commands import drawing, lines
-from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question, refuse
+from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.snapshot import Snapshot
@@ -23,7 +23,6 @@ _COLUMNS = 64
 
 
 class Map(Question[MapAnswer]):
-    parts = STATE | {"efi_map", "e820", "accepting"}
     formats = cast("Any", {"svg": lambda answer: map_svg(answer).splitlines()})
 
     def add_arguments(self, parser: Parser) -> None:

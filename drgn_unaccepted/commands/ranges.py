@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import RangesAnswer, StateRange
+from drgn_unaccepted.answer.documents import RangesAnswer, StateRange, document
 from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
@@ -21,13 +21,8 @@ from drgn_unaccepted.words import safe, size, span, together, wrap
 
 
 class Ranges(Question[RangesAnswer]):
-    parts = STATE | {"efi_map"}
-
     def add_arguments(self, parser: Parser) -> None:
         add_all_argument(parser)
-
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> RangesAnswer:
-        return ranges(snapshot, judgement)
 
     def lack(self, answer: RangesAnswer) -> Optional[str]:
         return lines.no_addresses(answer) if answer["ranges"] is None else None
@@ -63,9 +58,9 @@ def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:
         first = list(islice(joined(known(judgement)), DOCUMENT_RANGES + 1))
         if len(first) > DOCUMENT_RANGES:
             raise CommandError(f"more than {DOCUMENT_RANGES} ranges: ask for a part with resolve START-END, or see map")
-        found = [{"start": p.start, "end": p.end, "state": p.state, "reason": p.reason} for p in first]
+        found = [document(StateRange, piece) for piece in first]
     shared = head(snapshot, judgement, "ranges")
     return {**shared, "ranges": found, "possible_guards": [list(guard) for guard in judgement.guards]}
 
 
-COMMAND = Ranges()
+COMMAND = Ranges(ranges)

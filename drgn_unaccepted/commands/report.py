@@ -39,9 +39,6 @@ class Report(Question[PageDocument]):
             "-o", "--output", metavar="FILE.html", required=True, help="a page that needs no other file"
         )
 
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> PageDocument:
-        return report(snapshot, judgement)
-
     def output(self, answer: PageDocument, args: Arguments) -> Iterable[str]:
         return (write_page(answer, args.output, args.format),)
 
@@ -109,4 +106,4 @@ def _states(judgement: Judgement) -> tuple[dict[Said, array[int]], bool]:
     return found, True
 
 
-COMMAND = Report()
+COMMAND = Report(report)

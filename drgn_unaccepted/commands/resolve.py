@@ -14,7 +14,7 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import STATE, Arguments, Parser, Question
+from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
@@ -41,8 +41,6 @@ class Resolved(NamedTuple):
 
 
 class Resolve(Question[Resolved]):
-    parts = STATE | {"efi_map", "e820", "accepting"}
-
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument(
             "-f",

@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Optional
 
 from drgn_unaccepted.answer.accepts import died_in, where, who
-from drgn_unaccepted.answer.documents import StateRange, SummaryAnswer
-from drgn_unaccepted.answer.head import head, joined, known, platform_document
+from drgn_unaccepted.answer.documents import PlatformDocument, StateRange, SummaryAnswer, TaskDocument, document
+from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import memory_of
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
@@ -33,10 +33,7 @@ _PLATFORMS = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor
 
 
 class Summary(Question[SummaryAnswer]):
-    parts = STATE | {"platform", "accepting", "panic"}
-
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SummaryAnswer:
-        return summary(snapshot, judgement)
+    parts = STATE | {"platform", "panic"}
 
     def lack(self, answer: SummaryAnswer) -> Optional[str]:
         # A log tells of the guest and its end, also where it tells nothing of memory.
@@ -91,7 +88,8 @@ def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
     """When the kernel crashed, and its last words where they are not the first row."""
     words = "" if answer["died_in_accept"] else safe(answer["panic"] or "")
     task = answer["panic_task"]
-    if words and task is not None:
+    # The task is beside the point where someone asked for the crash, and an idle task was only interrupted.
+    if words and task is not None and task["pid"] and not words.startswith("sysrq"):
         words += f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
     if answer["target"]["crashed_at"]:
         yield "crashed", f"{_time(answer['target']['crashed_at'])}{': ' if words else ''}{words}"
@@ -127,7 +125,6 @@ def _check(findings: dict[str, int]) -> str:
 def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
     """The totals, the policy and the accepts in flight; parts that could not be read are null and named."""
     table, accepting, geometry = snapshot.table, snapshot.accepting, snapshot.table.geometry
-    task = snapshot.panic_task
     runs = span = None
     if judgement.by_bits:
         assert table.bitmap is not None and geometry is not None
@@ -151,20 +148,20 @@ def summary(snapshot: Snapshot, judgement: Judgement) -> SummaryAnswer:
         "ram_bytes": rng.total(memory_of(snapshot)[0]) or None,
         "ranges": None
         if len(few) > _FEW or judgement.name in ("counters", "none")
-        else [{"start": p.start, "end": p.end, "state": p.state, "reason": p.reason} for p in few],
+        else [document(StateRange, piece) for piece in few],
         "findings": findings,
         "covered": None if geometry is None else [geometry.phys_base, geometry.end],
         "unaccepted_runs": runs,
         "unaccepted_span": span,
         "listed_chunks": listed,
         "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
-        "platform": platform_document(snapshot.platform),
+        "platform": None if snapshot.platform is None else document(PlatformDocument, snapshot.platform),
         "in_flight": None if accepting is None else len(accepting.entries) or (None if accepting.problems else 0),
         "panic": snapshot.panic,
-        "panic_task": None if task is None else {"pid": task.pid, "comm": task.comm, "cpu": task.cpu},
+        "panic_task": None if snapshot.panic_task is None else document(TaskDocument, snapshot.panic_task),
         "command_line": snapshot.image.command_line,
         "missing": dict(snapshot.missing),
     }
 
 
-COMMAND = Summary()
+COMMAND = Summary(summary)

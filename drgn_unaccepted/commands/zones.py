@@ -21,9 +21,6 @@ class Zones(Question[ZonesAnswer]):
     def add_arguments(self, parser: Parser) -> None:
         add_all_argument(parser)
 
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> ZonesAnswer:
-        return zones(snapshot, judgement)
-
     def lack(self, answer: ZonesAnswer) -> Optional[str]:
         return None if answer["zones"] is not None else f"zones: {answer['missing']}"
 
@@ -103,4 +100,4 @@ def _bytes(pages: Optional[int]) -> Optional[int]:
     return None if pages is None else pages * PAGE_SIZE
 
 
-COMMAND = Zones()
+COMMAND = Zones(zones)

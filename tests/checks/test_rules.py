@@ -184,6 +184,11 @@ case("list-entries-without-bits: zeros against the counter -> critical", both(ze
 case("list-entries-without-bits: zeros, no lists -> critical", both(zeros, c.zones(listed=None)), ZEROS)
 case("list-entries-without-bits: zeros, seven -> critical", both(zeros, c.listing(*LISTED[:7])))
 case("list-entries-without-bits: seven counted -> skip", both(zeros, c.listing(*LISTED[:7]), no_zones))
+case(
+    "list-entries-without-bits: an impossible counter -> skip",
+    both(c.zones(listed=None), c.part("counters", unaccepted_pages=1 << 60)),
+    "nr_unaccepted: NR_UNACCEPTED is more than all physical memory",
+)
 case("list-entries-without-bits: eight counted -> critical", both(zeros, c.listing(*LISTED[:8]), no_zones))
 for _pfns, _pages in ((LISTED[:1], 0), ((), 1024)):
     eager = both(c.zone(listed=listed(_pfns), unaccepted_pages=_pages), c.part("platform", lazy=False))

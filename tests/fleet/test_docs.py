@@ -21,7 +21,10 @@ LONG = ("howto", "tutorial-fleet")
 
 
 def sessions() -> Iterator[Any]:
-    """The commands in the ``console`` blocks of each page, with what they print; ``...`` stands for anything."""
+    """The commands in the ``console`` blocks of each page, with what they print; ``...`` stands for anything.
+
+    A block ``shell-session`` is for the reader alone: it needs root, or minutes.
+    """
     for page in (TOP / "README.md", *sorted(DOCS.glob("*.md"))):
         blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(), re.M | re.S)
         steps = [step.partition("\n") for block in blocks for step in re.split(r"^\$ ", block, flags=re.M)[1:]]
