@@ -32,8 +32,7 @@ class Output:
         """:raises CommandError: it cannot be written"""
         to_stdout([json.dumps(document)])
 
-    def close(self) -> None:
-        """Let another scan write."""
+    def close(self) -> None: ...
 
 
 class Journal(Output):

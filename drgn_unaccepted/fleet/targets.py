@@ -42,7 +42,6 @@ BESIDE = ".unaccepted.json"
 _OPTIONS = {"symbols": "-s", "table": "--table", "vmcoreinfo": "--vmcoreinfo"}
 _KEYS = ("path", "host", *_OPTIONS)
 
-
 #: ``(index, parts)``: part ``index`` of ``parts``, counted from 0.
 Shard = tuple[int, int]
 
@@ -171,9 +170,7 @@ def _walk(top: Path, skip: Callable[[Path], None]) -> Iterator[Path]:
 def _absolute(path: Path) -> Path:
     """Without "..", so that each dump has one path. A link before ".." is resolved, as the kernel does."""
     parts = path.absolute().parts
-    if ".." not in parts:
-        return Path(*parts)
-    rest = len(parts) - parts[::-1].index("..")
+    rest = len(parts) - parts[::-1].index("..") if ".." in parts else 0
     return Path(*parts[:rest]).resolve().joinpath(*parts[rest:])
 
 
