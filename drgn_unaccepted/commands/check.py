@@ -16,7 +16,7 @@ from drgn_unaccepted.checks import Finding, confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, Rule, rules
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
-from drgn_unaccepted.errors import EXIT_STATUS, CommandError, one_line
+from drgn_unaccepted.errors import EXIT_STATUS, concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.junit import junit
@@ -98,12 +98,10 @@ class Check(Question[CheckAnswer]):
         text = self.text(answer, args) if args.format == "text" else super().output(answer, args)
         if args.output is None:
             return text
-        try:
+        with concerning(args.output):
             # Metrics are for node_exporter, which runs as another user. Messages can have addresses of kernel memory.
             mode = 0o644 if args.format == "prometheus" else 0o600
             write_atomically(args.output, "".join(f"{line}\n" for line in text), mode)
-        except OSError as error:
-            raise CommandError(one_line(error, args.output)) from None
         return ()
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import Optional, TextIO
 
 from drgn_unaccepted.commands.base import Arguments, Parser, refuse
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.map import GLYPHS, Style
 
@@ -72,8 +72,6 @@ def save(path: str, text: str) -> str:
 
     :raises CommandError: it cannot be written
     """
-    try:
+    with concerning(path):
         write_atomically(path, text, mode=None)
-    except OSError as error:
-        raise CommandError(one_line(error, path)) from None
     return f"{path}: written"

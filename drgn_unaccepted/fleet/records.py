@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA, FindingDocument
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.fleet.documents import Problem, ScanHeader, ScanRecord
 from drgn_unaccepted.typed import checker
 
@@ -71,19 +71,16 @@ def read(files: Iterable[str]) -> Iterator[Line]:
     :raises CommandError: a file cannot be read
     """
     for file in files:
-        try:
-            with Path(file).open("rb") as content:
-                if file.endswith(".json"):
-                    # One document, perhaps on several lines, as jq and Ansible lay out an answer.
-                    line = parse(file, file, content.read(limits.FLEET_LINE_BYTES + 1))
-                    if line.problem is None or line.record or line.problem["reason"] in (NO_RECORD, _MALFORMED):
-                        yield line
-                        continue
-                    content.seek(0)
-                for number, data in enumerate(bounded_lines(content), 1):
-                    yield parse(file, f"{file}:{number}", data)
-        except OSError as error:
-            raise CommandError(one_line(error, file)) from None
+        with concerning(file), Path(file).open("rb") as content:
+            if file.endswith(".json"):
+                # One document, perhaps on several lines, as jq and Ansible lay out an answer.
+                line = parse(file, file, content.read(limits.FLEET_LINE_BYTES + 1))
+                if line.problem is None or line.record or line.problem["reason"] in (NO_RECORD, _MALFORMED):
+                    yield line
+                    continue
+                content.seek(0)
+            for number, data in enumerate(bounded_lines(content), 1):
+                yield parse(file, f"{file}:{number}", data)
 
 
 def bounded_lines(content: BinaryIO) -> Iterator[bytes]:

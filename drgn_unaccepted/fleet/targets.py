@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import TABLE
 
 #: A file with such a suffix is a manifest: one path a line, or one JSON object a line.
@@ -145,11 +145,8 @@ def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tu
         elif path.is_dir():
             yield from ((path, {"path": str(file)}) for file in _walk(path, skip))
         elif path.is_file() and path.suffix in MANIFESTS:
-            try:
-                with path.open("rb") as lines:
-                    yield from _manifest(place, lines, path.parent)
-            except OSError as error:
-                raise CommandError(one_line(error, place)) from None
+            with concerning(place), path.open("rb") as lines:
+                yield from _manifest(place, lines, path.parent)
         else:
             yield Path(), {"path": place}
 
