@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
@@ -78,7 +77,7 @@ class Check(Question[CheckAnswer]):
         found = ", ".join(f"{len(by_status[status])} {status}" for status in _WORST_FIRST[:2] if by_status[status])
         yield from wrap(f"{answer['status']}: {found or 'nothing wrong was found'}; source: {source_name(answer)}")
         yield ""
-        paint = drawing.is_colored(sys.stdout) and args.output is None
+        paint = drawing.is_colored() and args.output is None
         everything = args.all or args.rule
         shown = answer["findings"] if everything else [*problems, *by_status["info"]]
         # An accept that the kernel died in is the answer, whatever else is wrong.

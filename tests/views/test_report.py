@@ -188,21 +188,10 @@ def test_a_guest_that_died_in_an_accept() -> None:
     assert "Died" not in page(replace(guests.small(), panic="sysrq triggered crash"))
 
 
-@pytest.mark.parametrize(
-    ("guest", "said"),
-    (
-        (guests.lists(), "Unaccepted memory: 388 MiB listed, 96 MiB to"),
-        (
-            replace(guests.small(), table=ABSENT, zones=(), counters=None, efi_map=None, accepting=None),
-            "nothing for the",
-        ),
-        (Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED), "Unaccepted memory: unknown"),
-        (replace(guests.only_bitmap(guests.small()), table=guests.table(bytes(64))), "Unaccepted memory: 0 of 1 GiB"),
-    ),
-)
-def test_the_verdict(guest: Snapshot, said: str) -> None:
-    missing = dict.fromkeys(ALL_PARTS - {"counters"}, "broken") if guest.kernel is None else guest.missing
-    assert said in Parsed(page(replace(guest, missing=missing))).words
+def test_a_page_about_nothing() -> None:
+    nothing = Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED)
+    nothing = replace(nothing, missing=dict.fromkeys(ALL_PARTS - {"counters"}, "broken"))
+    assert "Unaccepted memory: unknown" in Parsed(page(nothing)).words
 
 
 # What the script looks up
