@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Optional
 
 from drgn_unaccepted.words import safe
@@ -39,6 +41,19 @@ def one_line(error: BaseException, path: Optional[str] = None) -> str:
         words = str(error.args[0])  # str() of a KeyError, for example drgn.ObjectNotFoundError, is a repr
     text = safe(" ".join(words.split()))
     return text if path is None else f"{safe(path)}: {text}"
+
+
+@contextmanager
+def concerning(path: Optional[str] = None) -> Iterator[None]:
+    """Errors of files in this block end the command, in one line.
+
+    :param path: what they are about; by default the file that they name
+    :raises CommandError: instead of them
+    """
+    try:
+        yield
+    except (OSError, SnapshotFileError) as error:
+        raise CommandError(one_line(error, path or getattr(error, "filename", None))) from None
 
 
 def internal_error(error: BaseException) -> str:

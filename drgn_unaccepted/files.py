@@ -12,7 +12,7 @@ import os
 import select
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
@@ -73,44 +73,35 @@ def open_directory(path: str, start: Optional[int] = None, private: bool = False
     :param private: refuse a directory that others can change
     :raises OSError: it cannot be opened, or there is such a link; ``filename`` is ``path``
     """
-    parts, links = (Path(path).absolute() if start is None else Path(path)).parts, 0
-    here = None if start is None else os.dup(start)
-    todo = list(reversed(parts))
-    try:
-        while todo:
-            part = todo.pop()
-            there = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-            status = os.fstat(there)
-            if not stat.S_ISLNK(status.st_mode):
-                if here is not None:
-                    os.close(here)
-                here = there
-                continue
-            try:
+    todo, links, here = [*reversed((Path(path).absolute() if start is None else Path(path)).parts)], 0, start
+    with ExitStack() as stack:
+
+        def enter(name: str, flags: int) -> tuple[int, os.stat_result]:
+            descriptor = os.open(name, flags | os.O_CLOEXEC, dir_fd=here)
+            stack.callback(os.close, descriptor)
+            return descriptor, os.fstat(descriptor)
+
+        try:
+            while todo:
+                part = todo.pop()
+                there, status = enter(part, os.O_PATH | os.O_NOFOLLOW)
+                if not stat.S_ISLNK(status.st_mode):
+                    here = there
+                    continue
                 links += 1
                 if status.st_uid not in (0, os.geteuid()):
                     raise OSError(errno.ELOOP, f"{part} is a link of user {status.st_uid}, which is not followed")
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 todo += reversed(Path(os.readlink("", dir_fd=there)).parts)
-            finally:
-                os.close(there)
-        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
-        status = os.fstat(opened)
-        if private and not is_mine(status):
-            os.close(opened)
-            who = f"of user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
-            raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})")
-    except OSError as error:
-        error.filename = path
-        raise
-    finally:
-        if here is not None:
-            os.close(here)
-    try:
+            opened, status = enter(".", os.O_RDONLY | os.O_DIRECTORY)
+            if private and not is_mine(status):
+                who = f"of user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
+                raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})")
+        except OSError as error:
+            error.filename = path
+            raise
         yield opened
-    finally:
-        os.close(opened)
 
 
 def is_mine(status: os.stat_result, root_too: bool = False) -> bool:

@@ -8,9 +8,9 @@ is the finding. Samples are read once, and one is in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import Optional
 
-from drgn_unaccepted.answer.documents import HistoryAnswer, SourceName
+from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layers, memory_of, set_bits
@@ -18,16 +18,6 @@ from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Sample, Snapshot
-
-
-class _Slice(NamedTuple):
-    """The last of some consecutive samples."""
-
-    elapsed: float
-    samples: int
-    source: SourceName
-    unaccepted: Optional[int]
-    bins: Optional[list[Optional[int]]]
 
 
 def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40) -> HistoryAnswer:
@@ -39,7 +29,7 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
     :param wanted: source, for each sample
     :raises SnapshotFileError: there is no sample
     """
-    slices: list[_Slice] = []
+    slices: list[HistorySlice] = []
     last: Optional[tuple[Snapshot, Judgement]] = None
     per_slice = 1
     known: set[int] = set()
@@ -50,40 +40,38 @@ def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, 
             unit = judgement.evidence.unit
         last = snapshot, judgement
         bins = _bins(snapshot, judgement, grid, starts, known)
-        now = _Slice(elapsed, 1, judgement.name, judgement.unaccepted_bytes, bins)
-        if slices and slices[-1].samples < per_slice:
-            slices[-1] = now._replace(samples=slices[-1].samples + 1)
-        else:
-            slices.append(now)
+        now: HistorySlice = {
+            "elapsed_seconds": elapsed,
+            "samples": 1,
+            "source": judgement.name,
+            "unaccepted_bytes": judgement.unaccepted_bytes,
+            "rate_bytes_per_second": None,
+            "bins_unaccepted_bytes": bins,
+        }
+        if slices and slices[-1]["samples"] < per_slice:
+            now["samples"] += slices.pop()["samples"]
+        slices.append(now)
         # The first sample keeps a slice of its own: it is the start of everything.
         if len(slices) > lines:
-            pairs = zip(slices[1::2], slices[2::2])
-            merged = [after._replace(samples=before.samples + after.samples) for before, after in pairs]
-            slices = [slices[0], *merged, *(slices[-1:] if len(slices) % 2 == 0 else ())]
+            for before, after in zip(slices[1::2], slices[2::2]):
+                after["samples"] += before["samples"]
+            slices = [slices[0], *slices[2::2], *(slices[-1:] if len(slices) % 2 == 0 else ())]
             per_slice *= 2
     if last is None:
         raise SnapshotFileError("the recording has no samples")
+    for before, after in zip(slices, slices[1:]):
+        if before["source"] == after["source"]:
+            seconds = after["elapsed_seconds"] - before["elapsed_seconds"]
+            after["rate_bytes_per_second"] = rate(before["unaccepted_bytes"], after["unaccepted_bytes"], seconds)
     return {
         **head(*last, "history"),
-        "samples": sum(now.samples for now in slices),
-        "elapsed_seconds": slices[-1].elapsed - slices[0].elapsed,
+        "samples": sum(one["samples"] for one in slices),
+        "elapsed_seconds": slices[-1]["elapsed_seconds"] - slices[0]["elapsed_seconds"],
         "unit_size": unit,
         "bytes_per_bin": grid.bin,
         "units_per_bin": grid.bin // unit,
         "bins": starts,
-        "slices": [
-            {
-                "elapsed_seconds": now.elapsed,
-                "samples": now.samples,
-                "source": now.source,
-                "unaccepted_bytes": now.unaccepted,
-                "rate_bytes_per_second": None
-                if before is None or before.source != now.source
-                else rate(before.unaccepted, now.unaccepted, now.elapsed - before.elapsed),
-                "bins_unaccepted_bytes": now.bins,
-            }
-            for before, now in zip((None, *slices), slices)
-        ],
+        "slices": slices,
     }
 
 

@@ -176,7 +176,8 @@ def layers(snapshot: Snapshot, judgement: Judgement, window: Optional[Range] = N
     if window is not None:
         ram, reserved = rng.intersect(ram, [window]), rng.intersect(reserved, [window])
     found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
-    for piece in () if judgement.by_bits and window is None else judgement.pieces(*window or (0, limits.PHYSICAL_END)):
+    by_all_bits = judgement.by_bits and window is None
+    for piece in () if by_all_bits else judgement.pieces(*window or (0, limits.PHYSICAL_END)):
         if piece.state in found:
             found[piece.state].append(Range(piece.start, piece.end))
     unaccepted = rng.merge(found[UNACCEPTED])
@@ -188,22 +189,23 @@ def layers(snapshot: Snapshot, judgement: Judgement, window: Optional[Range] = N
         unknown=rng.intersect(ram, rng.merge(found[UNKNOWN])),
         uncovered=rng.subtract(ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
         guards=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
-        filled=rng.merge(
-            [*ram, *unaccepted, *(_strays(snapshot, ram) if judgement.by_bits and window is None else ())]
-        ),
+        filled=rng.merge([*ram, *unaccepted, *(_strays(snapshot, ram) if by_all_bits else ())]),
     )
 
 
 def lanes(snapshot: Snapshot) -> Lanes:
     """The other maps as segments of one value, by address, neighbours joined; None where one was not captured."""
-    efi_map, tables, zones = snapshot.efi_map, snapshot.e820, snapshot.zones
+    efi_map, tables = snapshot.efi_map, snapshot.e820
+    zones = None if snapshot.zones is None else [(*_extent(zone), zone) for zone in snapshot.zones]
     efi_entries = None if efi_map is None else [E820Entry(d.start, d.end, d.type) for d in efi_map.descriptors]
     return {
         "efi": _segments(efi_entries, efi_model.type_name),
         "efi_provenance": None if efi_map is None else efi_map.provenance,
         "efi_complete": None if efi_map is None else efi_map.complete,
         "e820": _segments(None if tables is None else tables.current, e820_model.type_name),
-        "zones": None if zones is None else [_zone_span(zone) for zone in zones],
+        "zones": None
+        if zones is None
+        else [{"start": low, "end": high, "node": one.node, "name": one.name} for low, high, one in zones],
         "accepting": _accepting(snapshot),
     }
 
@@ -275,16 +277,12 @@ def _strays(snapshot: Snapshot, ram: Sequence[Range]) -> Iterator[Range]:
 
 
 def _grid(
-    filled: Sequence[Range],
-    unit: int,
-    phys_base: int,
-    columns: int,
-    wide: int,
-    finest: int,
-    window: Optional[Range],
+    filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, units: int, window: Optional[Range]
 ) -> tuple[Grid, list[int]]:
-    """The finest grid that has few enough rows, and their numbers."""
-    units = finest
+    """The finest grid that has few enough rows, and their numbers.
+
+    :param units: in the smallest bin
+    """
     while True:
         # A larger bin begins where a byte does, which need not be a multiple of its own size.
         step = min(units, UNITS_PER_BYTE) * unit
@@ -330,11 +328,8 @@ def set_bits(snapshot: Snapshot, grid: Grid, start: int) -> list[int]:
 
 def _left_out(grid: Grid, numbers: Sequence[int], shown: Layers) -> list[MapGap]:
     """Memory between the rows, and before the first where the grid does not begin at 0."""
-    gaps = [
-        Range(grid.start(before + 1), grid.start(after))
-        for before, after in zip(numbers, numbers[1:])
-        if before + 1 < after
-    ]
+    pairs = zip(numbers, numbers[1:])
+    gaps = [Range(grid.start(one + 1), grid.start(next_)) for one, next_ in pairs if one + 1 < next_]
     if numbers and grid.origin and shown.ram and shown.ram[0].start < grid.origin:
         gaps.insert(0, Range(0, grid.origin))
     return [

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
@@ -16,7 +15,7 @@ from drgn_unaccepted.checks import confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, Rule, rules
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
-from drgn_unaccepted.errors import EXIT_STATUS, CommandError, one_line
+from drgn_unaccepted.errors import EXIT_STATUS, concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.junit import junit
@@ -78,7 +77,7 @@ class Check(Question[CheckAnswer]):
         found = ", ".join(f"{len(by_status[status])} {status}" for status in _WORST_FIRST[:2] if by_status[status])
         yield from wrap(f"{answer['status']}: {found or 'nothing wrong was found'}; source: {source_name(answer)}")
         yield ""
-        paint = drawing.is_colored(sys.stdout) and args.output is None
+        paint = drawing.is_colored() and args.output is None
         everything = args.all or args.rule
         shown = answer["findings"] if everything else [*problems, *by_status["info"]]
         # An accept that the kernel died in is the answer, whatever else is wrong.
@@ -98,12 +97,10 @@ class Check(Question[CheckAnswer]):
         text = super().output(answer, args) if args.format == "json" else self.shown(answer, args)
         if args.output is None:
             return text
-        try:
+        with concerning(args.output):
             # Metrics are for node_exporter, which runs as another user. Messages can have addresses of kernel memory.
             mode = 0o644 if args.format == "prometheus" else 0o600
             write_atomically(args.output, "".join(f"{line}\n" for line in text), mode)
-        except OSError as error:
-            raise CommandError(one_line(error, args.output)) from None
         return ()
 
 

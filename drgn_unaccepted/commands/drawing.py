@@ -6,10 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Optional, TextIO
 
 from drgn_unaccepted.commands.base import Arguments, Parser, refuse
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.map import GLYPHS, Style
 
@@ -37,22 +36,21 @@ def _width(text: str) -> int:
     return int(text)
 
 
-def style(args: Arguments, stream: Optional[TextIO] = None) -> Style:
-    """How to draw on ``stream``, by default standard output.
+def style(args: Arguments) -> Style:
+    """How to draw on standard output.
 
     ``TERM=dumb`` means ASCII without colour, ``NO_COLOR`` no colour (no-color.org: any value but an empty one).
     """
-    stream = stream or sys.stdout
     try:
-        "".join(entry.text for entry in GLYPHS.values()).encode(stream.encoding or "utf-8")
+        "".join(entry.text for entry in GLYPHS.values()).encode(sys.stdout.encoding or "utf-8")
         is_ascii = args.ascii or os.environ.get("TERM") == "dumb"
     except (LookupError, UnicodeEncodeError):
         is_ascii = True
-    return Style(args.width, is_ascii, {"always": True, "never": False}.get(args.color, is_colored(stream)))
+    return Style(args.width, is_ascii, {"always": True, "never": False}.get(args.color, is_colored()))
 
 
-def is_colored(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+def is_colored() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def is_figure(args: Arguments) -> bool:
@@ -72,8 +70,6 @@ def save(path: str, text: str) -> str:
 
     :raises CommandError: it cannot be written
     """
-    try:
+    with concerning(path):
         write_atomically(path, text, mode=None)
-    except OSError as error:
-        raise CommandError(one_line(error, path)) from None
     return f"{path}: written"

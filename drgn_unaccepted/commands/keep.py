@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.crash import DUMP, capture_at_crash, own_memory
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
@@ -40,15 +40,11 @@ class Keep(Action):
             return _keep_at_crash(opened, args.output)
         if not opened.is_this_kernel:
             raise CommandError(f"keep files by the boot of this machine, and {opened.name} is not its running kernel")
-        try:
+        with concerning():
             # To read the boot id makes the kernel set it, so that a dump of this boot has it too.
             boot = boot_id()
             snapshot = capture(opened, Wanted(ALL_PARTS - {"pages"}))
             kept = keep(snapshot, boot, args.directory, args.boots)
-        except OSError as error:
-            raise CommandError(one_line(error, error.filename)) from None
-        except SnapshotFileError as error:
-            raise CommandError(str(error)) from None
         print(kept.snapshot)
         if kept.table is None:
             print(safe(f"without the table: {snapshot.table.state}: {snapshot.table.reason}"))
@@ -62,10 +58,8 @@ def _keep_at_crash(running: Opened, path: str) -> int:
     if not running.is_this_kernel or not Path(DUMP).exists():
         raise CommandError(f"no crash kernel: it has {DUMP}, the memory of the kernel that crashed")
     snapshot = capture_at_crash(running, open_vmcore(DUMP))
-    try:
+    with concerning(path):
         write(snapshot, path)
-    except (OSError, SnapshotFileError) as error:
-        raise CommandError(one_line(error, path)) from None
     geometry = snapshot.table.geometry
     own = own_memory(running)
     units = 0 if geometry is None else sum(len(units_of(geometry, *range_)) for range_ in own)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, one_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
 from drgn_unaccepted.files import replacing
 from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.records import result_files
@@ -52,11 +52,8 @@ def _write(lines: Iterable[str], path: Optional[str]) -> None:
     if path is None:
         to_stdout(lines)
         return
-    try:
-        with replacing(path) as file:
-            file.writelines(f"{line}\n".encode() for line in lines)
-    except OSError as error:
-        raise CommandError(one_line(error, path)) from None
+    with concerning(path), replacing(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
 
 
 COMMAND = Merge()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import record, stopped_by_signals
 
@@ -18,13 +18,8 @@ class Record(Action):
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         take = sampler(open_target())
-        try:
-            with stopped_by_signals() as stop:
-                samples = record(take, args.output, args.interval, args.count, stop)
-        except FileExistsError:
-            raise CommandError(f"{args.output}: exists already; a recording is never overwritten") from None
-        except (OSError, SnapshotFileError) as error:
-            raise CommandError(one_line(error, args.output)) from None
+        with concerning(args.output), stopped_by_signals() as stop:
+            samples = record(take, args.output, args.interval, args.count, stop)
         print(f"{args.output}: {samples} samples")
         return EXIT_ANSWERED
 

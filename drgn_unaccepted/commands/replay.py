@@ -15,7 +15,7 @@ from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.commands.report import report, write_page
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, SnapshotFileError, one_line
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.views.history import bins_for, history_lines
@@ -38,10 +38,8 @@ class Replay(Action):
         drawing.add_style_arguments(parser)
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        try:
+        with concerning(args.recording):
             recording = Recording(args.recording)
-        except (SnapshotFileError, OSError) as error:
-            raise CommandError(one_line(error, args.recording)) from None
         to_stdout(_lines(recording, args))
         for warning in recording.warnings:
             print(f"drgn-unaccepted: warning: {args.recording}: {safe(warning)}", file=sys.stderr)
@@ -58,7 +56,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
     is_figure = drawing.is_figure(args)
     if args.report is not None and is_figure:
         raise CommandError("--report and a figure: one of them at a time")
-    try:
+    with concerning(args.recording):
         if args.report is None and not is_figure and not args.map:
             progress = Progress("replay", args.source)
             for sample in recording:
@@ -77,8 +75,6 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
             yield json.dumps(past)
         else:
             yield from history_lines(past, drawing.style(args))
-    except (SnapshotFileError, OSError) as error:
-        raise CommandError(one_line(error, args.recording)) from None
 
 
 COMMAND = Replay()

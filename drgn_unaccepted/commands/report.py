@@ -72,7 +72,7 @@ def report(
     return {
         **head(snapshot, judgement, "report"),
         # The findings are shown in full.
-        "facts": [row for row in rows(summary(snapshot, judgement)) if row[0] != "check"],
+        "facts": rows(summary(snapshot, judgement, with_checks=False)),
         "missing": dict(snapshot.missing),
         "checks": findings,
         "rules": {rule: RULES[rule].texts for rule in faults},

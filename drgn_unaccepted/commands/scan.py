@@ -25,9 +25,6 @@ from drgn_unaccepted.words import count, safe
 
 _SIZES = {"M": 20, "G": 30, "T": 40}
 
-#: A process does not even start with less.
-_LEAST_MEMORY = 256 << 20
-
 
 class Scan(Action):
     def add_arguments(self, parser: Parser) -> None:
@@ -67,10 +64,10 @@ class Scan(Action):
         skipped: list[Path] = []
         options = [word for path in args.symbols or () for word in ("-s", path)]
         targets = list(find_targets(args.places, args.host, options, skipped.append))
-        if not targets and args.beside:
-            # A timer runs it, and in general nothing has crashed.
-            return EXIT_ANSWERED
         if not targets:
+            # A timer runs it with --beside, and in general nothing has crashed.
+            if args.beside:
+                return EXIT_ANSWERED
             raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
         if skipped and not args.quiet:
             what = "that are neither dumps nor snapshots, for example"
@@ -104,19 +101,20 @@ class Scan(Action):
             print(said(), file=sys.stderr)
         left = len(mine) - earlier - sum(counts.values())
         gone = [place for place in args.places if place != "-" and not Path(place).exists()]
-        if not left and gone:
+        if left:
+            again = "" if args.output is None else "; the same command continues"
+            print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        if gone:
             raise CommandError(f"{gone[0]}: No such file or directory; all else is done")
-        if not left:
-            return EXIT_ANSWERED
-        again = "" if args.output is None else "; the same command continues"
-        print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_ANSWERED
 
 
 def _memory(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,6})([MGT])", text)
     size = int(found[1]) << _SIZES[found[2]] if found else 0
-    if size < _LEAST_MEMORY:
+    # A process does not even start with less.
+    if size < 256 << 20:
         refuse(f"{text}: not a size of at least 256M, with the suffix M, G or T")
     return size
 

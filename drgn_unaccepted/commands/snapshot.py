@@ -11,7 +11,7 @@ from drgn_unaccepted.answer.documents import SnapshotAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.errors import CommandError, SnapshotFileError, one_line
+from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.words import safe
@@ -33,10 +33,8 @@ class WriteSnapshot(Question[Taken]):
         return Taken({**shared, "file": args.output, "missing": dict(snapshot.missing)}, snapshot)
 
     def output(self, answer: Taken, args: Arguments) -> Iterable[str]:
-        try:
+        with concerning(args.output):
             write(answer.snapshot, args.output)
-        except (OSError, SnapshotFileError) as error:
-            raise CommandError(one_line(error, args.output)) from None
         if args.format == "json":
             return (json.dumps(answer.document),)
         missing = sorted(answer.document["missing"].items())

@@ -91,23 +91,20 @@ class Example(TypedDict):
     message: str
 
 
-class Seen(TypedDict):
-    targets: int
-    examples: list[Example]
-
-
-class FailureSummary(Seen):
-    #: As in :class:`ErrorDocument`.
-    kind: str
-
-
-class Occurrence(Seen):
+class Occurrence(TypedDict):
     """How often something was found, and where."""
 
+    targets: int
     hosts: int
     #: Targets for each release and platform.
     releases: dict[str, int]
     platforms: dict[str, int]
+    examples: list[Example]
+
+
+class FailureSummary(Occurrence):
+    #: As in :class:`ErrorDocument`.
+    kind: str
 
 
 class FindingSummary(Occurrence):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Union
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import check_replaceable, open_directory, read_trusted, write_atomically
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
@@ -32,8 +32,7 @@ class Output:
         """:raises CommandError: it cannot be written"""
         to_stdout([json.dumps(document)])
 
-    def close(self) -> None:
-        """Let another scan write."""
+    def close(self) -> None: ...
 
 
 class Journal(Output):
@@ -46,11 +45,9 @@ class Journal(Output):
         """
         super().__init__()
         self._path = path
-        try:
+        with concerning(path):
             check_replaceable(path)
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b", buffering=0)
-        except OSError as error:
-            raise CommandError(one_line(error, path)) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,8 +108,5 @@ class Beside(Output):
             return  # The header.
         path = self._paths[document["id"]]
         place, name = os.path.split(path)
-        try:
-            with open_directory(place) as directory:
-                write_atomically(name, json.dumps(document) + "\n", directory=directory)
-        except OSError as error:
-            raise CommandError(one_line(error, path)) from None
+        with concerning(path), open_directory(place) as directory:
+            write_atomically(name, json.dumps(document) + "\n", directory=directory)

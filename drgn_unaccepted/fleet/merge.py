@@ -11,10 +11,10 @@ the number of targets and hosts, some hundred bytes each, not with the size of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA
@@ -54,14 +54,13 @@ class _Run:
 class Merged:
     """The records that count, and what is wrong with the files."""
 
-    def __init__(self, files: Union[Iterable[str], Mapping[str, bool]], quiet: bool = True) -> None:
+    def __init__(self, files: Mapping[str, bool], quiet: bool = True) -> None:
         """Read the files for the first time.
 
         :param files: those that map to False were found in a directory, and may be of other programs
         :raises CommandError: a file cannot be read, or none has a record
         """
-        self._files = files if isinstance(files, Mapping) else dict.fromkeys(files, True)
-        self._progress = Progress(quiet)
+        self._files, self._progress = files, Progress(quiet)
         self._problems: list[Problem] = []
         self._problem_count = 0
         #: Files of other programs.
@@ -81,13 +80,16 @@ class Merged:
                 self._begin_run(file, header)
             elif record is not None:
                 place = digest(file, problem is None, record["host"], record["target"]["path"])
-                if place not in newest and len(newest) == limits.FLEET_TARGETS:
-                    raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
-                candidate = _candidate(total, record)
+                one, other = _candidate(total, record), newest.get(place)
                 total += 1
-                self._add(newest, place, candidate)
+                if other is not None:
+                    self._doubles += other.content == one.content
+                    self._replaced += other.content != one.content
+                elif len(newest) == limits.FLEET_TARGETS:
+                    raise CommandError(f"more than {limits.FLEET_TARGETS} targets")
+                newest[place] = one if other is None else max(other, one)
                 if file in self._runs:
-                    self._runs[file].ids.add(candidate.content)
+                    self._runs[file].ids.add(one.content)
                 self._progress.show(f"merge: {total} records read")
         if not total:
             first = "".join(f": {problem['where']}: {problem['reason']}" for problem in self._problems[:1])
@@ -101,14 +103,6 @@ class Merged:
         self._counts = set(counts.values())
         #: What is missing.
         self.incomplete = list(self._lacks())
-
-    def _add(self, newest: dict[bytes, _Candidate], place: bytes, one: _Candidate) -> None:
-        """Let the newest record of a place count."""
-        other = newest.get(place)
-        if other is not None:
-            same = other.content == one.content
-            self._doubles, self._replaced = self._doubles + same, self._replaced + (not same)
-        newest[place] = one if other is None else max(other, one)
 
     def __iter__(self) -> Iterator[tuple[str, ScanRecord]]:
         """The records that count with their files, read again."""
@@ -160,11 +154,3 @@ def _candidate(number: int, record: ScanRecord) -> _Candidate:
     content = digest(record["id"], record["host"], record["target"]["path"])
     findings = hash(frozenset((found["rule"], found["status"]) for found in record["findings"]))
     return _Candidate(finished(record), number, content, _WORST_FIRST.index(column(record)), findings)
-
-
-def merge(files: Iterable[str]) -> MergeSummary:
-    """The summary of all records.
-
-    :raises CommandError: a file cannot be read, or none has a record
-    """
-    return Merged(files).summary()

@@ -60,13 +60,12 @@ class Bounds(NamedTuple):
 
 
 class Process:
-    """Checks one target."""
+    """Checks one target.
+
+    :raises OSError: no process or no temporary file can be made
+    """
 
     def __init__(self, target: Target, bounds: Bounds) -> None:
-        """Start.
-
-        :raises OSError: no process or no temporary file can be made
-        """
         self._target, self._bounds = target, bounds
         self._timed_out = False
         self._out = tempfile.TemporaryFile()  # noqa: SIM115
@@ -87,13 +86,11 @@ class Process:
         )
 
     def kill(self) -> None:
-        """End the process, without waiting for it."""
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> None:
-        """Wait until a killed process has ended."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
 
@@ -108,20 +105,20 @@ class Process:
                 return None
         with self._out, self._err:
             answer = _answer(self._out)
-            error = None if answer is not None else self._error(status, _last_words(self._err))
+            kind, reason = self._failure(status, _last_words(self._err))
+        error: Optional[ErrorDocument] = {"kind": kind, "reason": reason} if answer is None else None
         return _record(self._target, answer, error, seconds)
 
-    def _error(self, status: Optional[int], words: str) -> ErrorDocument:
+    def _failure(self, status: Optional[int], words: str) -> tuple[str, str]:
         if status is None or self._timed_out or status in (-signal.SIGXCPU, -signal.SIGALRM):
-            return {"kind": "timeout", "reason": f"no answer in {self._bounds.seconds} s"}
+            return "timeout", f"no answer in {self._bounds.seconds} s"
         if any(sign in words for sign in _OUT_OF_MEMORY):
-            return {"kind": "memory", "reason": f"more than {self._bounds.memory_bytes >> 20} MiB: {words}"}
+            return "memory", f"more than {self._bounds.memory_bytes >> 20} MiB: {words}"
         if status < 0:
-            return {"kind": "crash", "reason": f"the process was ended by {signal.Signals(-status).name}"}
+            return "crash", f"the process was ended by {signal.Signals(-status).name}"
         if status != EXIT_CANNOT:
-            return {"kind": "defect", "reason": f"exit status {status}: {words}"}
-        kind = "defect" if INTERNAL_ERROR in words else "unreadable"
-        return {"kind": kind, "reason": words.removeprefix("drgn-unaccepted: ")}
+            return "defect", f"exit status {status}: {words}"
+        return "defect" if INTERNAL_ERROR in words else "unreadable", words.removeprefix("drgn-unaccepted: ")
 
 
 def run(targets: Sequence[Target], bounds: Bounds, jobs: int, stop: Stop) -> Generator[ScanRecord, None, None]:
@@ -214,8 +211,8 @@ def _record(
     target: Target, answer: Optional[CheckAnswer], error: Optional[ErrorDocument], seconds: float
 ) -> ScanRecord:
     nothing = {"kind": None, "path": target.path, "release": None, "build_id": None}
-    found = cast("dict[str, Any]", answer or {"target": nothing, "platform": None, "status": "unknown"})
-    findings = answer["findings"] if answer is not None else []
+    found: Any = answer or {"target": nothing, "platform": None, "status": "unknown"}
+    findings = found.get("findings", [])
     record = {
         **found,
         # Which target it is, the child does not say: hostile bytes may have taken it over.

@@ -7,13 +7,14 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA, FindingDocument
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.fleet.documents import Problem, ScanHeader, ScanRecord
 from drgn_unaccepted.typed import checker
 
@@ -23,7 +24,6 @@ COLUMNS = ("critical", "warning", "ok", "unknown", "failed")
 #: What :class:`ErrorDocument` may have as its kind.
 FAILURES = ("unreadable", "crash", "timeout", "memory", "defect", "no-answer")
 
-_RESULTS = (".json", ".jsonl")
 #: The problem with JSON of another program.
 NO_RECORD = "no record of scan or check"
 _MALFORMED = "not as scan and check write it"
@@ -52,9 +52,11 @@ def result_files(places: Sequence[str]) -> dict[str, bool]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found = sorted(str(file) for file in path.rglob("*") if file.suffix in _RESULTS and file.is_file())
+            found = sorted(
+                str(file) for file in path.rglob("*") if file.suffix in (".json", ".jsonl") and file.is_file()
+            )
             if not found:
-                raise CommandError(f"{place}: no file in it ends in {' or '.join(_RESULTS)}")
+                raise CommandError(f"{place}: no file in it ends in .json or .jsonl")
             files = {**dict.fromkeys(found, False), **files}
         elif path.is_file():
             files[place] = True
@@ -69,19 +71,16 @@ def read(files: Iterable[str]) -> Iterator[Line]:
     :raises CommandError: a file cannot be read
     """
     for file in files:
-        try:
-            with Path(file).open("rb") as content:
-                if file.endswith(".json"):
-                    # One document, perhaps on several lines, as jq and Ansible lay out an answer.
-                    line = parse(file, file, content.read(limits.FLEET_LINE_BYTES + 1))
-                    if line.problem is None or line.record or line.problem["reason"] in (NO_RECORD, _MALFORMED):
-                        yield line
-                        continue
-                    content.seek(0)
-                for number, data in enumerate(bounded_lines(content), 1):
-                    yield parse(file, f"{file}:{number}", data)
-        except OSError as error:
-            raise CommandError(one_line(error, file)) from None
+        with concerning(file), Path(file).open("rb") as content:
+            if file.endswith(".json"):
+                # One document, perhaps on several lines, as jq and Ansible lay out an answer.
+                line = parse(file, file, content.read(limits.FLEET_LINE_BYTES + 1))
+                if line.problem is None or line.record or line.problem["reason"] in (NO_RECORD, _MALFORMED):
+                    yield line
+                    continue
+                content.seek(0)
+            for number, data in enumerate(bounded_lines(content), 1):
+                yield parse(file, f"{file}:{number}", data)
 
 
 def bounded_lines(content: BinaryIO) -> Iterator[bytes]:
@@ -95,8 +94,8 @@ def bounded_lines(content: BinaryIO) -> Iterator[bytes]:
 def parse(file: str, where: str, data: bytes) -> Line:
     """A line of untrusted bytes."""
 
-    def problem(reason: str) -> Line:
-        return Line(file, problem={"where": where, "reason": reason})
+    def problem(reason: str, record: Optional[ScanRecord] = None) -> Line:
+        return Line(file, record=record, problem={"where": where, "reason": reason})
 
     if len(data) > limits.FLEET_LINE_BYTES:
         return problem(f"more than {limits.FLEET_LINE_BYTES} bytes")
@@ -107,20 +106,17 @@ def parse(file: str, where: str, data: bytes) -> Line:
     is_ours = isinstance(document, dict) and document.get("schema") == SCHEMA
     if not is_ours or document.get("command") not in ("scan", "check"):
         return problem(NO_RECORD)
-    try:
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
         if "targets" not in document:
             _complete(document, file)
             if _is_record(document) and len(bytes.fromhex(document["id"])) == 16:
-                line = Line(file, record=document)
-                if finished(document) <= time.time() + _SKEW:
-                    return line
-                return line._replace(problem=problem(f"its time is in the future: {document['finished_at']}").problem)
+                if finished(document) > time.time() + _SKEW:
+                    return problem(f"its time is in the future: {document['finished_at']}", document)
+                return Line(file, record=document)
         elif _is_header(document):
             index, shards = document["shard"]
             if 0 <= index < shards:
                 return Line(file, header=document)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        pass
     return problem(_MALFORMED)
 
 
@@ -138,7 +134,6 @@ def _complete(document: dict[str, Any], file: str) -> None:
 
 
 def rules(findings: Sequence[FindingDocument], status: str) -> list[str]:
-    """The rules with this status."""
     return [finding["rule"] for finding in findings if finding["status"] == status]
 
 

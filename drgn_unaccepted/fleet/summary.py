@@ -60,15 +60,13 @@ class Summary:
         error, path = record["error"], record["target"]["path"]
         host = _host(file, record["host"], path)
         self._unnamed += record["host"] is None
-        names = ((self._releases, record["target"]["release"]), (self._platforms, platform_kind(record)))
-        labels = [_label(rows, name) for rows, name in names]
-        for (rows, _), label in zip(names, labels):
-            rows[label][column(record)] += 1
+        release = _count(self._releases, record["target"]["release"], record)
+        platform = _count(self._platforms, platform_kind(record), record)
         for key, message in self._messages(record).items():
             seen = self._seen[key]
             seen["targets"] += 1
-            for counts, label in zip((seen["releases"], seen["platforms"]), map(str, labels)):
-                counts[label] = counts.get(label, 0) + 1
+            seen["releases"][release] = seen["releases"].get(release, 0) + 1
+            seen["platforms"][platform] = seen["platforms"].get(platform, 0) + 1
             if len(seen["examples"]) < limits.FLEET_NAMED:
                 texts = (text and text[: limits.FLEET_TEXT] for text in (record["host"], path, message))
                 seen["examples"].append(cast(Example, dict(zip(("host", "path", "message"), texts))))
@@ -123,10 +121,7 @@ class Summary:
                 {"rule": key[1], "status": key[0], "told_hosts": told[key], **self._seen[key]} for key in worst
             ],
             "unknown": self._seen[_UNKNOWN],
-            "failed": [
-                {"kind": kind, "targets": seen["targets"], "examples": seen["examples"]}
-                for kind, seen in sorted(failed, key=lambda item: -item[1]["targets"])
-            ],
+            "failed": [{"kind": kind, **seen} for kind, seen in sorted(failed, key=lambda item: -item[1]["targets"])],
             "releases": _rows("release", self._releases),
             "platforms": _rows("platform", self._platforms),
             "standing_out": odd,
@@ -161,10 +156,13 @@ def _host(file: str, host: Optional[str], path: str) -> str:
     return name if len(name) <= _NAME else f"{name[: _NAME - 32]}\0{digest(name).hex()}"
 
 
-def _label(rows: _Rows, name: Optional[str]) -> Optional[str]:
-    """The row for a name. Once there are too many, names that are new share one."""
+def _count(rows: _Rows, name: Optional[str], record: ScanRecord) -> str:
+    """Count a record in the row of a name; once there are too many, names that are new share one."""
     label = None if name is None else name[:_NAME]
-    return label if label in rows or len(rows) < limits.FLEET_ROWS else _OTHER
+    if label not in rows and len(rows) >= limits.FLEET_ROWS:
+        label = _OTHER
+    rows[label][column(record)] += 1
+    return str(label)
 
 
 def _occurrence() -> Occurrence:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import TABLE
 
 #: A file with such a suffix is a manifest: one path a line, or one JSON object a line.
@@ -41,7 +41,6 @@ BESIDE = ".unaccepted.json"
 #: Keys of a manifest's entry, with the option of the command line that each stands for; all of them name files.
 _OPTIONS = {"symbols": "-s", "table": "--table", "vmcoreinfo": "--vmcoreinfo"}
 _KEYS = ("path", "host", *_OPTIONS)
-
 
 #: ``(index, parts)``: part ``index`` of ``parts``, counted from 0.
 Shard = tuple[int, int]
@@ -146,11 +145,8 @@ def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tu
         elif path.is_dir():
             yield from ((path, {"path": str(file)}) for file in _walk(path, skip))
         elif path.is_file() and path.suffix in MANIFESTS:
-            try:
-                with path.open("rb") as lines:
-                    yield from _manifest(place, lines, path.parent)
-            except OSError as error:
-                raise CommandError(one_line(error, place)) from None
+            with concerning(place), path.open("rb") as lines:
+                yield from _manifest(place, lines, path.parent)
         else:
             yield Path(), {"path": place}
 
@@ -171,9 +167,7 @@ def _walk(top: Path, skip: Callable[[Path], None]) -> Iterator[Path]:
 def _absolute(path: Path) -> Path:
     """Without "..", so that each dump has one path. A link before ".." is resolved, as the kernel does."""
     parts = path.absolute().parts
-    if ".." not in parts:
-        return Path(*parts)
-    rest = len(parts) - parts[::-1].index("..")
+    rest = len(parts) - parts[::-1].index("..") if ".." in parts else 0
     return Path(*parts[:rest]).resolve().joinpath(*parts[rest:])
 
 

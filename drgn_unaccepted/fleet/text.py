@@ -26,24 +26,15 @@ def csv_lines(records: Iterable[ScanRecord]) -> Iterator[str]:
     """A row for each target, after the names of the columns."""
     yield ",".join(COLUMNS)
     for record in records:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(_row(record))
+        error, line = record["error"] or {"kind": None, "reason": None}, io.StringIO()
+        values: dict[str, Any] = {**record, "failure": error["kind"], "reason": error["reason"]}
+        values.update((name, record["target"][name]) for name in ("path", "release", "build_id"))
+        values["platform"] = platform_kind(record)
+        values["table"] = record["table"]["state"] if "table" in record else None
+        for status in ("critical", "warning", "info"):
+            values[status] = " ".join(rules(record["findings"], status))
+        csv.writer(line, lineterminator="").writerow([_cell(values.get(name)) for name in COLUMNS])
         yield line.getvalue()
-
-
-def _row(record: ScanRecord) -> list[Any]:
-    target, error = record["target"], record["error"]
-    values: dict[str, Any] = {
-        **record,
-        **{name: target[name] for name in ("path", "release", "build_id")},
-        "failure": error and error["kind"],
-        "reason": error and error["reason"],
-        "platform": platform_kind(record),
-        "table": record["table"]["state"] if "table" in record else None,
-    }
-    for status in ("critical", "warning", "info"):
-        values[status] = " ".join(rules(record["findings"], status))
-    return [_cell(values.get(name)) for name in COLUMNS]
 
 
 def _cell(value: Any) -> Any:
@@ -56,7 +47,7 @@ def _cell(value: Any) -> Any:
 
 def text(summary: MergeSummary) -> Iterator[str]:
     """Findings, totals, what is missing, then the tables."""
-    return (safe(line) for line in _lines(summary))
+    return map(safe, _lines(summary))
 
 
 def _lines(summary: MergeSummary) -> Iterator[str]:

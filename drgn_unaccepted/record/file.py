@@ -8,6 +8,7 @@ is untrusted input, and is read one sample at a time.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -46,6 +47,8 @@ class Writer:
         self._end = 0
         self._synced = time.monotonic()
         # Kernel addresses are for the owner alone, as in a snapshot file.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists already; a recording is never overwritten", path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._line({"schema": SCHEMA, "interval": interval})

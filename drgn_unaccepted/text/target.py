@@ -8,7 +8,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import CommandError, one_line
+from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import E820Tables, EfiMap, Image, Platform, Snapshot, Table, Target
@@ -29,12 +29,9 @@ def read_logs(path: str, every: bool) -> list[BootLog]:
     :param every: read also the lines that only show that a dump is of the same boot
     :raises CommandError: it cannot be read, or is no log of a kernel
     """
-    try:
-        with open_input("/dev/stdin" if path == "-" else path) as file:
-            lines = iter(partial(file.readline, limits.LOG_LINE_BYTES), b"")
-            boots = read_boots(line.decode(errors="replace") for line in lines if every or is_telling(line))
-    except OSError as error:
-        raise CommandError(one_line(error, path)) from None
+    with concerning(path), open_input("/dev/stdin" if path == "-" else path) as file:
+        lines = iter(partial(file.readline, limits.LOG_LINE_BYTES), b"")
+        boots = read_boots(line.decode(errors="replace") for line in lines if every or is_telling(line))
     if not any(boot.release or boot.efi or boot.e820 or boot.panic for boot in boots):
         raise CommandError(f"{path}: no kernel log: no line says 'Linux version', 'efi:', 'BIOS-e820:' or 'panic'")
     return boots

@@ -112,21 +112,20 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
             if row["start"] in drawn:
                 yield f"{name:>{gutter}}|{drawn[row['start']][:asked]}|"
     yield ""
-    yield from _legend(
-        answer, {name: meanings for name, (drawn, meanings) in lanes.items() if drawn}, marked, seen, style
-    )
+    meanings = {name: of_lane for name, (drawn, of_lane) in lanes.items() if drawn}
+    yield from _legend(answer, meanings, marked, seen, style)
     if len(answer["rows"]) > 1 and lanes:
         yield from say("lanes", "are drawn where they differ from the row above", style)
 
 
 def _asked(answer: MapAnswer, row: MapRow) -> int:
     """The bins of a row up to the end of the window."""
-    end = (
-        row["start"] + answer["bytes_per_bin"] * answer["bins_per_row"]
+    bins = answer["bins_per_row"]
+    return (
+        bins
         if answer["window"] is None
-        else answer["window"][1]
+        else min(bins, -((row["start"] - answer["window"][1]) // answer["bytes_per_bin"]))
     )
-    return min(answer["bins_per_row"], -((row["start"] - end) // answer["bytes_per_bin"]))
 
 
 def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
@@ -159,10 +158,8 @@ def _axis(answer: MapAnswer, gutter: int, heads_totals: bool) -> Iterator[str]:
 
 def _row_totals(answer: MapAnswer, gutter: int, style: Style) -> dict[int, str]:
     """The numbers on the right of rows, by their start; empty where there is no room."""
-    totals = {
-        row["start"]: f" {sum(row['unaccepted_units']):>5}/{sum(row['ram_bytes']) // answer['unit_size']}"
-        for row in answer["rows"]
-    }
+    unit = answer["unit_size"]
+    totals = {r["start"]: f" {sum(r['unaccepted_units']):>5}/{sum(r['ram_bytes']) // unit}" for r in answer["rows"]}
     widest = max(len(_HEADING) + 1, *map(len, totals.values()))
     return totals if gutter + answer["bins_per_row"] + 2 + widest <= style.width else {}
 

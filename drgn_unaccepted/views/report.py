@@ -56,6 +56,9 @@ _TITLES = {
 }
 _EXTENT = ("start", "end", "size")
 
+#: An address of kernel memory, with 4 or 5 levels of page tables. It tells where KASLR put the kernel; a page travels.
+_KERNEL_ADDRESS = re.compile(r"(?<![0-9a-f])(0x)?ff[0-9a-f]{14}(?![0-9a-f])", re.IGNORECASE)
+
 #: State, covered, reason.
 Said = tuple[State, Optional[bool], str]
 
@@ -254,7 +257,8 @@ def _table(
     lines = ["".join(f'<th scope="col" class="{_class(key)}">{_TITLES.get(key, key)}</th>' for key in keys)]
     lines[0] = f"<thead><tr>{lines[0]}</tr></thead><tbody>"
     for row in (rows[at] for at in sorted(kept)):
-        cells = (f'<td class="{_class(key)}">{_html(_cell(row, key))}</td>' for key in keys)
+        # Addresses of maps are physical, however large.
+        cells = (f'<td class="{_class(key)}">{escape(safe(_cell(row, key)))}</td>' for key in keys)
         lines.append(f'<tr class="{choices.get(row[by], "") if by else ""}">{"".join(cells)}</tr>')
     return text + _region(f"{title}: table", f"<table>{''.join(lines)}</tbody></table>", " tall")
 
@@ -281,7 +285,11 @@ def _list(items: Iterable[str], class_: str) -> str:
 
 
 def _html(text: str) -> str:
-    return escape(safe(text))
+    return escape(safe(_masked(text)))
+
+
+def _masked(text: str) -> str:
+    return _KERNEL_ADDRESS.sub("(kernel address)", text)
 
 
 def _part(name: str) -> str:
@@ -300,7 +308,9 @@ def lookup(answer: PageDocument) -> str:
     states: list[tuple[str, str, Ranges]] = []
     for (state, covered, reason), edges in said:
         outside = state == "accepted" and covered is False
-        states.append((f"{state}: {reason}", "outside" if outside else _STATES[state], zip(edges[::2], edges[1::2])))
+        states.append(
+            (_masked(f"{state}: {reason}"), "outside" if outside else _STATES[state], zip(edges[::2], edges[1::2]))
+        )
     accepts = [Range(start, end) for start, end in answer["map"]["lanes"]["accepting"] or ()]
     tracks = [_track("state", "", states)]
     for name, words, class_, ranges in (

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import reduce
-from typing import Optional, TypeVar
+from typing import Optional, TypeVar, cast
 
 from tabulate import tabulate
 
@@ -67,13 +66,8 @@ def _unaccepted(answer: ProgressAnswer) -> str:
 
 def _accepted(answer: ProgressAnswer, width: int, ascii_only: bool) -> Iterator[str]:
     """What the page allocator manages and does not list as unaccepted, with a bar."""
-    managed, waiting = answer["managed_bytes"], 0
-    for zone in answer["zones"] or ():
-        if zone["unaccepted_bytes"] is None:
-            managed = None
-            break
-        waiting += zone["unaccepted_bytes"]
-    if managed is None:
+    managed, waiting = answer["managed_bytes"], _sum(zone["unaccepted_bytes"] for zone in answer["zones"] or ())
+    if managed is None or waiting is None:
         yield f"accepted     unknown: {safe(answer['missing'].get('zones', 'a kernel without NR_UNACCEPTED'))}"
         return
     yield f"accepted     {size(managed - waiting)} of {size(managed)} that the page allocator manages"
@@ -169,4 +163,5 @@ def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
 
 
 def _sum(numbers: Iterable[Optional[N]]) -> Optional[N]:
-    return reduce(lambda total, number: None if total is None or number is None else total + number, numbers)
+    found = [*numbers]
+    return None if None in found else sum(cast("list[N]", found))

@@ -9,7 +9,6 @@ import urllib.parse
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,16 +24,13 @@ scrape_configs:
   - job_name: node
     static_configs: [{targets}]
 """
-STATUS = "efi_unaccepted_overall_status"
+STATUS, FIRING = "efi_unaccepted_overall_status", "ALERTS{alertstate='firing'}"
 
 
 class Prometheus:
     """With a node_exporter for each guest, whose text files are in a directory with the guest's name."""
 
     def __init__(self, guests: tuple[str, ...], work: Path, stack: ExitStack) -> None:
-        """
-        :param stack: ends the services
-        """
         exporter = tool("prometheus-node-exporter", "prometheus-node-exporter")
         prometheus, self._log = tool("prometheus", "prometheus"), work / "prometheus.log"
         environment = {**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
@@ -56,33 +52,23 @@ class Prometheus:
         stack.enter_context(service(argv, self._log, env=environment))
         self._base = f"http://{api}/api/v1"
 
-    def alerts(self, state: str) -> set[tuple[str, str]]:
-        """Names and guests; ``pending``: those that fire if they stay."""
-        labels = [alert["labels"] for alert in self._get("alerts").get("alerts", ()) if alert["state"] == state]
-        return {(label["alertname"], label["guest"]) for label in labels}
-
     def values(self, query: str) -> dict[str, str]:
         """The result of an instant query, by guest."""
-        found = self._get(f"query?query={urllib.parse.quote(query)}").get("result", ())
-        return {one["metric"]["guest"]: one["value"][1] for one in found}
-
-    def missing(self) -> set[str]:
-        return {guest for name, guest in self.alerts("pending") if name == "UnacceptedCheckMissing"}
-
-    def wait(self, alerts: set[tuple[str, str]], scraped: set[str], missing: set[str]) -> None:
-        def is_so() -> bool:
-            seen = (self.alerts("firing"), set(self.values(STATUS)), self.missing())
-            return seen == (alerts, scraped, missing)
-
-        wait_for(is_so, self._log)
-
-    def _get(self, what: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"{self._base}/{what}", timeout=60) as answer:
-                data: dict[str, Any] = json.load(answer)["data"]
-                return data
+            with urllib.request.urlopen(f"{self._base}/query?query={urllib.parse.quote(query)}", timeout=60) as answer:
+                found = json.load(answer)["data"]["result"]
         except OSError:
             return {}
+        return {one["metric"]["guest"]: one["value"][1] for one in found}
+
+    def wait(self, alerts: set[str], scraped: set[str], missing: set[str]) -> None:
+        """
+        :param alerts: guests whose alert fires
+        :param missing: those whose alert for a missing check will fire if it stays
+        """
+        queries = (FIRING, STATUS, "ALERTS{alertstate='pending', alertname='UnacceptedCheckMissing'}")
+        wanted = [alerts, scraped, missing]
+        wait_for(lambda: [set(self.values(query)) for query in queries] == wanted, self._log)
 
 
 def test_guests_are_scraped_and_alerts_fire(tmp_path: Path) -> None:
@@ -103,8 +89,9 @@ def test_guests_are_scraped_and_alerts_fire(tmp_path: Path) -> None:
     assert planted.stat().st_mode & 0o777 == 0o644
     with ExitStack() as stack:
         prometheus = Prometheus(guests, tmp_path, stack)
-        prometheus.wait({("UnacceptedCheckCritical", "planted")}, {"planted", "broken"}, {"never"})
-        assert prometheus.values("ALERTS{alertstate='firing', check='" + PLANTED + "'}") == {"planted": "1"}
+        prometheus.wait({"planted"}, {"planted", "broken"}, {"never"})
+        rule = f"alertname='UnacceptedCheckCritical', check='{PLANTED}'"
+        assert prometheus.values(f"ALERTS{{alertstate='firing', {rule}}}") == {"planted": "1"}
         truth = json.loads((FILL.parent / "truth.json").read_text())
         size = str(len(truth["unaccepted_units"]) << 21)
         assert prometheus.values("efi_unaccepted_memory_bytes") == {"planted": size, "broken": size}

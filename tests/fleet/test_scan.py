@@ -19,7 +19,7 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.fleet import process
-from drgn_unaccepted.fleet.merge import merge
+from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
 from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import find_targets
@@ -242,7 +242,7 @@ def test_a_second_run_does_what_is_left_and_repeats_only_on_request(tmp_path: Pa
         dump.write_bytes(b"garbage")
 
     def state() -> tuple[int, int, list[str]]:
-        summary = merge([str(out)])
+        summary = Merged({str(out): True}).summary()
         assert summary["doubles"] == 0
         return summary["targets"], summary["replaced"], summary["incomplete"]
 

@@ -163,9 +163,10 @@ def test_the_boot_id_is_the_kernels(tmp_path: Path) -> None:
             flight.boot_id(str(tmp_path / "boot_id"))
 
 
-def opened(flags: ProgramFlags, path: Optional[str] = None) -> Opened:
+def run_keep(directory: Path, flags: ProgramFlags, path: Optional[str] = None) -> int:
+    args = argparse.Namespace(directory=str(directory), boots=3, crash_kernel=False, output=None)
     prog: Any = SimpleNamespace(flags=flags)
-    return Opened(prog, "live", path, "btf", None)
+    return command.COMMAND.run(args, lambda: Opened(prog, "live", path, "btf", None))
 
 
 @pytest.mark.parametrize("flags", (ProgramFlags(0), ProgramFlags.IS_LIVE), ids=("a dump", "another machine's"))
@@ -177,10 +178,7 @@ def test_only_this_machines_kernel_is_kept(
     flight.keep(clean(), BOOT, str(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(CommandError, match="vmcore is not its running kernel"):
-        command.COMMAND.run(
-            argparse.Namespace(directory=str(tmp_path), boots=3, crash_kernel=False, output=None),
-            lambda: opened(flags, "vmcore"),
-        )
+        run_keep(tmp_path, flags, "vmcore")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
@@ -189,12 +187,11 @@ def test_what_is_printed_of_what_was_kept(
 ) -> None:
     """Without the table it says why, also where one that was read earlier in this boot is there still."""
     lost = replace(clean(), table=Table("not-captured", "bpf: needs CAP_BPF", clean().table.address))
-    args = argparse.Namespace(directory=str(tmp_path), boots=3, crash_kernel=False, output=None)
     monkeypatch.setattr(command, "boot_id", lambda: BOOT)
     said = []
     for snapshot in (lost, clean(), lost):
         monkeypatch.setattr(command, "capture", lambda *_, snapshot=snapshot: snapshot)
-        assert command.COMMAND.run(args, lambda: opened(ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL)) == 0
+        assert run_keep(tmp_path, ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL) == 0
         said.append(capsys.readouterr().out.splitlines()[1:])
     why = "without the table: not-captured: bpf: needs CAP_BPF"
     assert said[0] == [why]

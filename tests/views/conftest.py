@@ -14,8 +14,7 @@ from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.report import report_page
-from tests.views.chromium import chromium
-from tests.views.pages import wait
+from tests.views.pages import chromium, wait
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -80,14 +81,6 @@ def test_lines_fit_in_characters_that_the_terminal_has(name: str) -> None:
         assert [ESCAPE.sub("", line) for line in colored] == lines
         assert any("\x1b[38;5;214;48;5;24m" in line for line in colored), "orange on blue"
         assert all("\x1b" not in line[line.rfind("\x1b[0m") + 4 :] for line in colored if "\x1b" in line)
-
-
-def test_numbers_of_rows_are_shown_where_there_is_room() -> None:
-    lines = drawn(guests.small(), 132)
-    heading = next(line for line in lines if line.endswith("units/RAM"))
-    numbers = next(line for line in lines if line.startswith("0x100000000|"))
-    assert numbers.endswith("228/512") and heading.rindex("/") == numbers.rindex("/")
-    assert not any("units/RAM" in line or "228/512" in line for line in drawn(guests.small(), 80))
 
 
 def test_the_legend_says_from_where_on_the_least_glyph_is_drawn() -> None:
@@ -165,13 +158,6 @@ def test_one_unit_of_ten_tib_is_visible(value: bytes, glyph: str) -> None:
     assert "".join(drawn(guests.one_unlike_all_others(value))[:-12]).count(glyph) >= 1
 
 
-def test_units_larger_than_chunks_are_told_apart_from_what_is_listed_of_them() -> None:
-    lines = drawn(guests.large_units(), source="page-lists")
-    assert "32 MiB listed in 8 units" in words(lines)
-    # A chunk is less than a unit, so that all of it can be a guard.
-    assert row(lines, "0x0")[4] == "▒"
-
-
 def test_without_e820_another_map_tells_what_is_ram() -> None:
     lines = drawn(replace(guests.small(), e820=None))
     assert "RAM     from the EFI memory map: no e820 table was captured" in lines
@@ -195,32 +181,25 @@ class Terminal(io.TextIOWrapper):
 
 
 @pytest.mark.parametrize(
-    ("term", "no_color", "color", "encoding", "ascii_only", "colored"),
+    ("environment", "color", "encoding", "style"),
     (
-        ("xterm-256color", None, "auto", "utf-8", False, True),
-        ("xterm-256color", "1", "auto", "utf-8", False, False),
-        ("xterm-256color", "", "auto", "utf-8", False, True),
-        ("xterm-256color", "1", "always", "utf-8", False, True),
-        ("xterm-256color", None, "never", "utf-8", False, False),
-        ("xterm-256color", None, "auto", "latin-1", True, True),
-        ("dumb", None, "auto", "utf-8", True, False),
+        ({}, "auto", "utf-8", (False, True)),
+        ({"NO_COLOR": "1"}, "auto", "utf-8", (False, False)),
+        ({"NO_COLOR": ""}, "auto", "utf-8", (False, True)),
+        ({"NO_COLOR": "1"}, "always", "utf-8", (False, True)),
+        ({}, "never", "utf-8", (False, False)),
+        ({}, "auto", "latin-1", (True, True)),
+        ({"TERM": "dumb"}, "auto", "utf-8", (True, False)),
     ),
 )
 def test_style_of_a_terminal(
-    term: str,
-    no_color: Optional[str],
-    color: str,
-    encoding: str,
-    ascii_only: bool,
-    colored: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str], color: str, encoding: str, style: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TERM", term)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    if no_color is not None:
-        monkeypatch.setenv("NO_COLOR", no_color)
-    stream, args = Terminal(io.BytesIO(), encoding=encoding), Namespace(width=80, ascii=False, color=color)
-    assert drawing.style(args, stream) == Style(80, ascii_only, colored)
+    for name, value in {"TERM": "xterm-256color", **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", Terminal(io.BytesIO(), encoding=encoding))
+    assert drawing.style(Namespace(width=80, ascii=False, color=color)) == Style(80, *style)
 
 
 def test_text_out_of_the_target_cannot_command_the_terminal() -> None:

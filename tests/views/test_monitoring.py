@@ -10,25 +10,12 @@ import pytest
 
 from drgn_unaccepted.views.junit import junit
 from drgn_unaccepted.views.nagios import nagios
-
-GIB = 1 << 30
+from tests.fleet.tools import check_document
+from tests.fleet.tools import finding as found
 
 
 def answer(**changes: Any) -> Any:
-    document: dict[str, Any] = {
-        "status": "ok",
-        "findings": [],
-        "table": {"state": "present"},
-        "source": "bitmap",
-        "exact": True,
-        "covered_bytes": 64 * GIB,
-        "unaccepted_bytes": 12 * GIB,
-    }
-    return {**document, **changes}
-
-
-def found(rule: str, status: str, message: str = "words") -> dict[str, Any]:
-    return {"rule": rule, "status": status, "message": message, "ranges": [], "needs": []}
+    return check_document(**{"covered_bytes": 64 << 30, **changes})
 
 
 FINDINGS = [

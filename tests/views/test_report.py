@@ -10,6 +10,7 @@ import json
 import random
 import re
 import zlib
+from array import array
 from bisect import bisect_right
 from dataclasses import replace
 from itertools import accumulate, islice
@@ -130,6 +131,21 @@ def test_hostile_names_are_text() -> None:
     assert "<script>window" not in text and "\x1b" not in text
 
 
+def test_no_page_tells_where_the_kernel_is() -> None:
+    """Whoever the page is passed on to would know what KASLR hides. Physical addresses stay, however large."""
+    where = "list head 0xffff888100000040, 0XFF11000155a00008, ffffffff81000000: not at 0x1f773018"
+    fault = {"rule": "list-entries-sane", "status": "critical", "message": where, "ranges": [], "needs": []}
+    zones = tuple(replace(one, listed=replace(one.listed, problems=(where,))) for one in guests.small().zones or ())
+    efi = EfiMap("boot-map", True, where, (EfiDescriptor(7, 0, 0xFFFFFFFFFFFFF000, 0xF),))
+    damaged = replace(guests.lists(), panic=where, zones=zones, accepting=AcceptingList((), (where,)), torn=(where,))
+    damaged = replace(damaged, efi_map=efi, table=replace(guests.NOT_CAPTURED, reason=where), missing={"pages": where})
+    made = report(damaged, judge(damaged), {"status": "critical", "findings": [fault, {**fault, "status": "skip"}]})  # type: ignore[typeddict-item]
+    made["states"] = {("unknown", None, where): array("Q", (0, 1 << 52))}
+    said = Parsed(report_page(made)).words + zlib.decompress(base64.b64decode(lookup(made))).decode()
+    assert said.count("0x1f773018") > 8 and "0xfffffffffffff000" in said
+    assert not re.search(r"ffff8881|ff110001|ffffffff81", said, re.I)
+
+
 FAULTS: Any = [
     {"rule": "table-captured", "status": "pass", "message": "fine", "ranges": [], "needs": []},
     {"rule": "table-aligned", "status": "skip", "message": "no table", "ranges": [], "needs": []},
@@ -172,21 +188,10 @@ def test_a_guest_that_died_in_an_accept() -> None:
     assert "Died" not in page(replace(guests.small(), panic="sysrq triggered crash"))
 
 
-@pytest.mark.parametrize(
-    ("guest", "said"),
-    (
-        (guests.lists(), "Unaccepted memory: 388 MiB listed, 96 MiB to"),
-        (
-            replace(guests.small(), table=ABSENT, zones=(), counters=None, efi_map=None, accepting=None),
-            "nothing for the",
-        ),
-        (Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED), "Unaccepted memory: unknown"),
-        (replace(guests.only_bitmap(guests.small()), table=guests.table(bytes(64))), "Unaccepted memory: 0 of 1 GiB"),
-    ),
-)
-def test_the_verdict(guest: Snapshot, said: str) -> None:
-    missing = dict.fromkeys(ALL_PARTS - {"counters"}, "broken") if guest.kernel is None else guest.missing
-    assert said in Parsed(page(replace(guest, missing=missing))).words
+def test_a_page_about_nothing() -> None:
+    nothing = Snapshot(target=guests.small().target, table=guests.NOT_CAPTURED)
+    nothing = replace(nothing, missing=dict.fromkeys(ALL_PARTS - {"counters"}, "broken"))
+    assert "Unaccepted memory: unknown" in Parsed(page(nothing)).words
 
 
 # What the script looks up
