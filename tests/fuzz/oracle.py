@@ -26,7 +26,7 @@ from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model.ranges import Range, merge, subtract
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from tests.fuzz.case import NAMES, Case, clean, sample
+from tests.fuzz.case import NAMES, NASTY, U64, Case, clean, sample
 from tests.fuzz.run import (
     ANSWERED,
     CHECK_STATUS,
@@ -96,7 +96,7 @@ def damaged(rng: random.Random, names: tuple[str, ...] = NAMES) -> Case:
 
 
 def _one(rng: random.Random, name: str, ranges: list[Range], start: int, end: int) -> tuple[int, str]:
-    """Zeros, ones, random bytes, the bytes beside it or those of another range; in a page, a range, or a part of it."""
+    """Harmful values, the bytes beside it or those of another range; in a page, a range, or a part of it."""
     whole = rng.choice((True, False, False))
     # A log buffer is empty for the most part.
     at = next((at for at in rng.choices(range(start, end), k=8) if any(sample(name).read(at, 1))), start)
@@ -112,9 +112,19 @@ def _one(rng: random.Random, name: str, ranges: list[Range], start: int, end: in
     page, shift = sample(name).pages[at // PAGE], rng.choice((1, 8, 64, 512))
     shifted = (page[shift:] + page[:shift])[at % PAGE :][:size]
     another = (sample(name).pages[other // PAGE][at % PAGE :])[:size]
-    flipped = bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:]
-    fills = (bytes(size), bytes(size), b"\xff" * size, rng.randbytes(size), shifted, another, flipped)
-    return at, rng.choice(fills).hex()
+    return at, rng.choice((*fills(rng, old), shifted, another)).hex()
+
+
+def fills(rng: random.Random, old: bytes) -> tuple[bytes, ...]:
+    """Zeros, ones, random bytes, other numbers: one with a bit flipped, one beside it, one that nobody expects."""
+    size, number = len(old), int.from_bytes(old[:8], "little")
+    numbers = (
+        number ^ 1 << rng.randrange(8 * min(size, 8)),
+        number + rng.choice((-4096, -64, -8, -1, 1, 8, 64, 4096)),
+        rng.choice(NASTY),
+    )
+    changed = ((other & U64).to_bytes(8, "little")[:size] + old[8:] for other in numbers)
+    return (bytes(size), bytes(size), b"\xff" * size, rng.randbytes(size), *changed)
 
 
 # The answers
