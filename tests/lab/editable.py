@@ -4,18 +4,13 @@
 from __future__ import annotations
 
 import os
-import re
 import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-PAGE = 4096
-PRESENT, LARGE = 1 << 0, 1 << 7
-ADDRESS = 0xFFFFFFFFFF000
-START_KERNEL_MAP = 0xFFFFFFFF80000000
-PT_LOAD, PT_NOTE = 1, 4
+from tests.kernel.elf_dump import PAGE, PT_LOAD, PT_NOTE, Sample, note, set_c_bit, with_sme_mask
 
 
 class Header(NamedTuple):
@@ -80,27 +75,19 @@ class EditableDump:
             at = desc + (desc_size + 3) // 4 * 4
         return found
 
-    def set_notes(self, notes: list[Note]) -> None:
-        """Write these notes behind everything else, and let the header lead there."""
-        data = b"".join(
-            struct.pack("<III", len(note.name), len(note.desc), note.type)
-            + note.name.ljust((len(note.name) + 3) // 4 * 4, b"\0")
-            + note.desc.ljust((len(note.desc) + 3) // 4 * 4, b"\0")
-            for note in notes
-        )
+    def edit_vmcoreinfo(self, change: Callable[[bytes], bytes]) -> None:
+        """Write all notes, this one changed, behind everything else, and let the header lead there."""
+        data, changed = b"", 0
+        for name, type_, desc in self.notes():
+            if name == b"VMCOREINFO\0":
+                desc, changed = change(desc), changed + 1
+            data += note(name[:-1], type_, desc)
+        assert changed == 1
         (header,) = [header for header in self.headers if header.p_type == PT_NOTE]
         end = os.fstat(self._file.fileno()).st_size
         os.pwrite(self._file.fileno(), data, end)
-        os.pwrite(
-            self._file.fileno(), struct.pack("<IIQQQQQQ", PT_NOTE, 0, end, 0, 0, len(data), len(data), 0), header.at
-        )
-
-    def edit_vmcoreinfo(self, change: Callable[[bytes], bytes]) -> None:
-        notes = self.notes()
-        assert sum(note.name == b"VMCOREINFO\0" for note in notes) == 1
-        self.set_notes(
-            [note._replace(desc=change(note.desc)) if note.name == b"VMCOREINFO\0" else note for note in notes]
-        )
+        fields = struct.pack("<IIQQQQQQ", PT_NOTE, 0, end, 0, 0, len(data), len(data), 0)
+        os.pwrite(self._file.fileno(), fields, header.at)
 
     def vmcoreinfo(self) -> Optional[bytes]:
         return next((note.desc.rstrip(b"\0") for note in self.notes() if note.name == b"VMCOREINFO\0"), None)
@@ -110,32 +97,26 @@ class EditableDump:
 
         :return: how many entries were changed
         """
-        text = self.vmcoreinfo()
-
-        def number(key: bytes, base: int = 10) -> int:
-            match = re.search(rb"^" + key + rb"=(\S+)$", text, re.M)
-            assert match
-            return int(match[1], base)
-
-        root = number(rb"SYMBOL\(swapper_pg_dir\)", 16) - START_KERNEL_MAP + number(rb"NUMBER\(phys_base\)")
-        todo = [(root, 4 + number(rb"NUMBER\(pgtable_l5_enabled\)"))]
-        done, changed = set(), 0
-        while todo:
-            table, level = todo.pop()
-            data = self.read(table, PAGE)
-            if table in done or data is None:
-                continue
-            done.add(table)
-            entries = list(struct.unpack("<512Q", data))
-            for index, entry in enumerate(entries):
-                if entry & PRESENT:
-                    entries[index] = entry | 1 << bit
-                    changed += 1
-                    if level > 1 and not entry & LARGE:
-                        todo.append((entry & ADDRESS, level - 1))
-            self.write(table, struct.pack("<512Q", *entries))
-        self.edit_vmcoreinfo(lambda old: old.replace(b"NUMBER(sme_mask)=0\n", b"NUMBER(sme_mask)=%d\n" % (1 << bit)))
+        sample = Sample(Pages(self), self.vmcoreinfo() or b"")
+        changed = set_c_bit(sample, bit, 4 + sample.number("NUMBER(pgtable_l5_enabled)"))
+        self.edit_vmcoreinfo(lambda old: with_sme_mask(old, bit))
         return changed
+
+
+class Pages(dict[int, bytes]):
+    """The pages of a dump by number, as those of a sample."""
+
+    def __init__(self, dump: EditableDump) -> None:
+        self._dump = dump
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self._dump.read(number * PAGE, PAGE) is not None
+
+    def __getitem__(self, number: int) -> bytes:
+        return self._dump.read(number * PAGE, PAGE) or b""
+
+    def __setitem__(self, number: int, data: bytes) -> None:
+        self._dump.write(number * PAGE, data)
 
 
 def copy(source: Path, target: Path) -> EditableDump:

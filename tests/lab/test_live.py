@@ -18,39 +18,17 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot_file import read
-from tests.lab.asking import ask
+from tests.lab.asking import ROOT, ask, in_guest, needs_guests
 from tests.lab.captures import CHUNK, LAB, listed_chunks, logged_table, read_bitmap, read_physical, set_units, units
 
-pytestmark = pytest.mark.lab
-
-ROOT = Path(__file__).parents[2]
 SERIES = ("6.12", "7.3")
-
-if shutil.which("qemu-system-x86_64") is None:
-    pytest.skip("no QEMU: scripts/lab setup installs it", allow_module_level=True)
-missing = [series for series in SERIES if not list(LAB.glob(f"kernels/{series}-*/bzImage"))]
-if missing:
-    pytest.skip(f"no lab kernel {' and '.join(missing)}: scripts/lab setup builds it", allow_module_level=True)
+pytestmark = needs_guests(*SERIES)
 
 
 def live(series: str, scenario: str, share: Path, module: str, *arguments: object, timeout: int = 900) -> Path:
-    """Run a module of tests.lab.in_guest in a guest; what it left in /share."""
-    share.mkdir(exist_ok=True)
-    command = [sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)]
-    done = subprocess.run(
-        [
-            *(sys.executable, "scripts/lab", "live", scenario, "--kernel", series),
-            *("--share", str(share), "--timeout", str(timeout), "--", "env", f"PYTHONPATH={ROOT}", *command),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        timeout=timeout + 300,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return share
+    """Run a module of tests.lab.in_guest with this machine's Python; what it left in /share."""
+    words = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *arguments)
+    return in_guest(share, words, scenario, "--kernel", series, timeout=timeout)
 
 
 # The answers
