@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, free_port, plant, service, tool, wait_for
+from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, free_port, plant, service, tool
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.long
 
@@ -74,7 +75,7 @@ class Prometheus:
             seen = (self.alerts("firing"), set(self.values(STATUS)), self.missing())
             return seen == (alerts, scraped, missing)
 
-        wait_for(is_so, self._log)
+        wait_for(is_so, self._log.read_text)
 
     def _get(self, what: str) -> dict[str, Any]:
         try:
