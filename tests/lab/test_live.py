@@ -172,6 +172,8 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
     assert found["record"] == {"status": 0, "out": "/run/recording: 4 samples\n", "err": ""}
     assert "exists already" in one_line("record again")
 
+    assert not re.findall(r"WARNING:|BUG:|Oops|panic.*", found["dmesg"]["out"]), "complaints of the kernel"
+
     # What the system calls were.
     for trace in ("strace", "strace.check"):
         calls = (share / trace).read_text(errors="replace")
@@ -180,6 +182,8 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
         assert "/proc/kcore" in opened
         assert not [path for path in opened if path.startswith(("/dev/mem", "/dev/kmem", "/dev/port"))]
     calls = (share / "strace").read_text(errors="replace")
+    # Nothing is pinned or attached: the kernel frees it all, however the process ends.
+    assert set(re.findall(r"\bbpf\((\w+)", calls)) <= {"BPF_MAP_CREATE", "BPF_PROG_LOAD", "BPF_PROG_TEST_RUN"}
     # MemoryDenyWriteExecute= of the unit.
     assert not re.search(r"PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC", calls)
     used = set(re.findall(r"^(?:\d+ +)?([a-z_0-9]+)\(", calls, re.M))
@@ -210,14 +214,3 @@ def expand(word: str) -> set[str]:
         line.strip() for line in listing.stdout.splitlines()[1:] if line.strip() and not line.strip().startswith("#")
     ]
     return {name for member in names for name in expand(member)}
-
-
-@pytest.mark.parametrize("series", SERIES)
-def test_a_kill_at_any_moment_leaves_nothing_behind(series: str, tmp_path: Path) -> None:
-    share = live(series, "fresh", tmp_path / "share", "kills", 40)
-    found = json.loads((share / "kills.json").read_text())
-    assert found["seen"] > 0, "BPF objects were seen while it ran"
-    assert found["after"] == found["before"]
-    assert found["complaints"] == []
-    for name in found["files"]:
-        assert re.fullmatch(r"recording|kept/[0-9a-f-]{36}/(snapshot\.json|table-0x[0-9a-f]+\.bin)(\.new)?", name), name
