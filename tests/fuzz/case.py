@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from tests.kernel.elf_dump import (
-    PAGE,
     SAMPLES,
     Sample,
     elf,
@@ -22,6 +21,7 @@ from tests.kernel.elf_dump import (
     runs,
     set_c_bit,
     vmcoreinfo_note,
+    with_own_text,
     with_sme_mask,
 )
 
@@ -119,12 +119,7 @@ def sample(name: str, form: str = "elf") -> Sample:
         set_c_bit(found, C_BIT, levels=4)
         return Sample(found.pages, with_sme_mask(found.vmcoreinfo, C_BIT))
     if form == "bare":
-        # The samples lack the page in which the kernel keeps the text, and that of init_uts_ns, which bears it out.
-        name_at = found.physical("init_uts_ns") + found.number("OFFSET(uts_namespace.name)") + 2 * 65
-        found.pages.setdefault(name_at // PAGE, bytes(PAGE))
-        release = found.vmcoreinfo.partition(b"OSRELEASE=")[2].partition(b"\n")[0]
-        found.write(name_at, release.ljust(65, b"\0"))
-        found.pages[next(n for n in range(1, 1 << 20) if n not in found.pages)] = found.vmcoreinfo.ljust(PAGE, b"\0")
+        return with_own_text(found)
     return found
 
 

@@ -18,7 +18,7 @@ from unittest import mock
 import drgn
 
 from drgn_unaccepted import helpers
-from drgn_unaccepted.answer.judgement import SOURCES, Judgement
+from drgn_unaccepted.answer.judgement import SOURCES
 from drgn_unaccepted.commands.base import STATE
 from drgn_unaccepted.kernel import target
 from drgn_unaccepted.kernel.capture import samples
@@ -36,7 +36,7 @@ from tests.fuzz.run import (
     command,
     document,
     hold,
-    hold_total,
+    hold_document,
     unaccepted,
 )
 
@@ -150,19 +150,13 @@ def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
     # As the questions look at it, and as check does.
     for source, parts in (*((source, STATE) for source in ("auto", *SOURCES)), ("auto", ALL_PARTS)):
         judgement, _ = look(once, Wanted(parts, ALL_MEMORY), source)
-        _hold_judgement(case, f"{source} of {'state' if parts == STATE else 'all'}", judgement)
+        pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
+        what, reason = f"{source} of {'state' if parts == STATE else 'all'}", f"{judgement.name}: {judgement.reason}"
+        hold(case, what, pieces, judgement.exact, judgement.bounds, judgement.unaccepted_bytes, reason)
     if by_commands:
         _commands(case, path)
         _helpers(case, path)
     return Outcome(ANSWERED, judgement.name)
-
-
-def _hold_judgement(case: Case, what: str, judgement: Judgement) -> None:
-    pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
-    reason = f"{judgement.name}: {judgement.reason}"
-    hold(case, what, pieces, judgement.exact, judgement.bounds, reason)
-    if judgement.exact:
-        hold_total(case, what, judgement.unaccepted_bytes, reason)
 
 
 def _commands(case: Case, path: Path) -> None:
@@ -172,15 +166,8 @@ def _commands(case: Case, path: Path) -> None:
         for options in ((), ("--source", "page-lists"), ("--source", "bitmap"), ("--source", "reconstructed")):
             for name in ("ranges", "summary", "map"):
                 answer = document(*before, name, *options)
-                if answer is None:
-                    continue
-                pieces = [(r["start"], r["end"], r["state"]) for r in answer.get("ranges") or ()]
-                bounds = answer.get("unaccepted_bytes_min"), answer.get("unaccepted_bytes_max")
-                what = f"{before[0]} {name} {options}"
-                hold(case, what, pieces, answer["exact"] and name == "ranges", bounds, str(answer["source_reason"]))
-                told = answer["unaccepted_bytes"] if name != "map" else answer["totals"]["unaccepted_bytes"]
-                if answer["exact"]:
-                    hold_total(case, what, told, str(answer["source_reason"]))
+                if answer is not None:
+                    hold_document(case, f"{before[0]} {name} {options}", answer)
         answer = document(*before, "resolve", *(f"{start:#x}-{end:#x}" for start, end in unaccepted(case)))
         for entry in () if answer is None else answer["addresses"]:
             if entry["state"] in ("accepted", "no-ram") or entry.get("kernel_predicate") is False:

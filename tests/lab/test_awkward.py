@@ -15,12 +15,10 @@ from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import Capture, captures, read_bitmap, units
-from tests.lab.editable import EditableDump, copy
+from tests.lab.captures import Capture, captures, note_of, read_bitmap, units
 
 pytestmark = NEEDS_CAPTURES
 
-C_BIT = 51
 COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
 ALL = captures()
 DUMPS = [capture for capture in ALL if (capture.path / "dump.elf").exists()]
@@ -43,29 +41,25 @@ def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
     return found
 
 
-def note_of(capture: Capture) -> Any:
-    return EditableDump(capture.dump, "rb").vmcoreinfo()
-
-
 # VMCOREINFO found in memory, and worked out from registers
 
 
 STOCK = [c for c in captures("unmodified") if c.path.name == "stock-panic" and c.vmlinux]
-WITH_NOTE = [capture for capture in DUMPS if note_of(capture) is not None]
+WITH_NOTE = [capture for capture in DUMPS if note_of(capture.dump) is not None]
 
 
 @pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
 def test_vmcoreinfo_in_memory_is_the_note(capture: Capture) -> None:
     """The guest's driver told QEMU where it is; we find it without that, also after a kexec."""
     core = read_elf_core(str(capture.dump))
-    assert find_vmcoreinfo(core)[0] == note_of(capture)
+    assert find_vmcoreinfo(core)[0] == note_of(capture.dump)
 
 
 @pytest.mark.parametrize("capture", WITH_NOTE, ids=ids)
 def test_vmcoreinfo_from_registers_agrees_with_the_note(capture: Capture) -> None:
     core = read_elf_core(str(capture.dump))
     worked = entries(work_out_vmcoreinfo(core, [capture.vmlinux])[0])
-    noted = entries(note_of(capture))
+    noted = entries(note_of(capture.dump))
     assert len(worked) >= 15
     assert worked == {name: noted[name] for name in worked}
 
@@ -149,38 +143,9 @@ def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Caps
     raw, text = tmp_path / "kdump", tmp_path / "vmcoreinfo"
     with path.open("rb") as file:
         subprocess.run(["makedumpfile", "-R", raw], stdin=file, stdout=subprocess.DEVNULL, check=True, timeout=300)
-    text.write_bytes(note_of(capture))
+    text.write_bytes(note_of(capture.dump))
     assert answers(capsys, raw) == expected
     assert answers(capsys, path, "--vmcoreinfo", text) == expected
-
-
-# AMD's C-bit
-
-
-@pytest.mark.parametrize("dump", ("dump.elf", "kdump.elf"))
-@pytest.mark.parametrize("capture", named("fill", "la57"), ids=ids)
-def test_with_the_c_bit_set_all_answers_stay(capture: Capture, dump: str, capsys: Capsys, tmp_path: Path) -> None:
-    source = capture.path / dump
-    if not source.exists():
-        pytest.skip(f"{capture.name} has no {dump}: the crash kernel of this scenario is not loaded")
-    path = tmp_path / dump
-    edited = copy(source, path)
-    assert edited.set_c_bit(C_BIT) > 5000
-    edited.close()
-    prog = drgn.Program()
-    prog.set_core_dump(str(path))
-    prog.load_debug_info([capture.vmlinux])
-    with pytest.raises(drgn.FaultError):
-        prog.read(prog["vmemmap_base"].value_() + (4 << 30) // 4096 * 64, 64)
-    for types in ([], ["-s", capture.vmlinux]):
-        found = answers(capsys, path, *types)
-        assert found == answers(capsys, source, *types)
-    ranges = found[1][1]
-    if dump == "dump.elf":
-        assert units(ranges, "unaccepted") == capture.unaccepted_units()
-    else:
-        assert units(ranges, "unaccepted") >= capture.unaccepted_units()
-    assert ranges["nr_unaccepted_bytes"] == capture.nr_unaccepted()
 
 
 @pytest.mark.parametrize("capture", named("fill"), ids=ids)
