@@ -105,19 +105,12 @@ def vmcoreinfo(rng: random.Random, name: str) -> Case:
 
 
 def _elf_headers(rng: random.Random, name: str) -> Case:
-    """Fields of the ELF header, of program headers, of the note's header."""
+    """Words of the ELF header, of the first program headers, of the note's header; bytes of the ELF header."""
     data = clean(name, "elf").data
-    (count,) = struct.unpack_from("<H", data, 56)
-    header = [*((at, 2) for at in (16, 18, *range(52, 62, 2))), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)]
-    fields = [*header, *((at, 1) for at in range(16))]
-    for number in range(count):
-        at = 64 + 56 * number
-        fields += [(at, 4), (at + 4, 4), *((at + offset, 8) for offset in range(8, 56, 8))]
-    # The PT_NOTE is the first one, and often worth it.
-    first = [field for field in fields if 64 <= field[0] < 64 + 112]
     (notes,) = struct.unpack_from("<Q", data, 64 + 8)
-    first += [(notes + at, 4) for at in (0, 4, 8, 12)]
-    return Case(name, "headers", file=patches(rng, data, [*fields, *first * 8]))
+    fields = [(at, size) for size in (2, 4, 8) for at in range(16, 64 + 3 * 56, size)]
+    fields += [*((at, 1) for at in range(16)), *((notes + at, 4) for at in range(0, 16, 4))] * 4
+    return Case(name, "headers", file=patches(rng, data, fields))
 
 
 def _kdump_headers(rng: random.Random, name: str) -> Case:

@@ -15,19 +15,14 @@ from drgn_unaccepted.kernel.elf_core import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import Capture, captures, note_of, read_bitmap, units
+from tests.lab.captures import Capture, captures, find, note_of, read_bitmap, units
 
 pytestmark = NEEDS_CAPTURES
 
 COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
-ALL = captures()
-DUMPS = [capture for capture in ALL if (capture.path / "dump.elf").exists()]
+DUMPS = [capture for capture in captures() if (capture.path / "dump.elf").exists()]
 
 Capsys = pytest.CaptureFixture[str]
-
-
-def named(*names: str) -> list[Capture]:
-    return [capture for capture in ALL if capture.path.name in names]
 
 
 def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
@@ -69,7 +64,7 @@ def entries(text: bytes) -> dict[str, str]:
 
 
 def test_a_vmlinux_of_another_kernel_fits_no_cpu() -> None:
-    old, new = (named("fill")[i] for i in (0, -1))
+    old, new = (find("fill")[i] for i in (0, -1))
     if old.vmlinux == new.vmlinux:
         pytest.skip("captures of one kernel only: scripts/lab run fill --kernel 7.3")
     core = read_elf_core(str(old.dump))
@@ -77,7 +72,7 @@ def test_a_vmlinux_of_another_kernel_fits_no_cpu() -> None:
         work_out_vmcoreinfo(core, [new.vmlinux])
 
 
-@pytest.mark.parametrize("capture", named("novmcoreinfo"), ids=ids)
+@pytest.mark.parametrize("capture", find("novmcoreinfo"), ids=ids)
 def test_a_dump_without_the_note_opens(capture: Capture, capsys: Capsys, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unrecognized QEMU memory dump"):
         drgn.Program().set_core_dump(str(capture.dump))
@@ -97,7 +92,7 @@ def test_a_dump_without_the_note_opens(capture: Capture, capsys: Capsys, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ("dwarf", "btf"))
-@pytest.mark.parametrize("capture", [*named("early"), *STOCK], ids=ids)
+@pytest.mark.parametrize("capture", [*find("early"), *STOCK], ids=ids)
 def test_a_guest_that_died_before_vmcoreinfo(capture: Capture, kind: str, capsys: Capsys) -> None:
     status, document, err = ask(capsys, "-c", capture.dump, "ranges")
     assert (status, document) == (3, None)
@@ -132,7 +127,7 @@ def test_a_stock_kernel_dead_of_unaccepted_memory_tells_all(capture: Capture, ca
 # QEMU's kdump-compressed form
 
 
-@pytest.mark.parametrize("capture", named("fill"), ids=ids)
+@pytest.mark.parametrize("capture", find("fill"), ids=ids)
 def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Capsys, tmp_path: Path) -> None:
     path = capture.path / "dump.kdump-zlib"
     with pytest.raises(Exception, match="KDUMP_ATTR_ARCH_NAME"):
@@ -148,7 +143,7 @@ def test_qemus_kdump_form_answers_as_its_elf_form(capture: Capture, capsys: Caps
     assert answers(capsys, path, "--vmcoreinfo", text) == expected
 
 
-@pytest.mark.parametrize("capture", named("fill"), ids=ids)
+@pytest.mark.parametrize("capture", find("fill"), ids=ids)
 @pytest.mark.parametrize("dump", ("kdump.z", "kdump.flat", "dump.kdump-zlib"))
 def test_a_compressed_dump_cut_short_is_refused_with_one_line(
     capture: Capture, dump: str, capsys: Capsys, tmp_path: Path
