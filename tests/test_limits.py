@@ -1,14 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Each limit is documented and used."""
+"""Limits: each is documented and used; at that of a file or answer an answer, one beyond it one line."""
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import pytest
+
 from drgn_unaccepted import limits
+from drgn_unaccepted.codec import Context, parse_json
+from drgn_unaccepted.commands import ranges as ranges_question
+from drgn_unaccepted.commands import resolve as resolve_question
+from drgn_unaccepted.consistency import check_consistency
+from drgn_unaccepted.errors import SnapshotFileError
+from drgn_unaccepted.fleet.targets import find_targets
+from tests.checks.build import clean
+from tests.fuzz import files
+from tests.fuzz.case import sample
+from tests.fuzz.run import command, document
+from tests.kernel.elf_dump import SAMPLES
+from tests.samples_over_time import listed, with_list
 
 TOP = Path(__file__).parent.parent
 NAMES = [name for name in vars(limits) if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)]
@@ -23,3 +39,72 @@ def test_the_page_is_what_scripts_limits_doc_writes() -> None:
     subprocess.run([sys.executable, str(TOP / "scripts" / "limits-doc"), "--check"], check=True)
     page = (TOP / "docs" / "limits.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", page, re.M) == NAMES
+
+
+def edge(monkeypatch: pytest.MonkeyPatch, holder: object, name: str, value: int, argv: tuple[object, ...]) -> str:
+    """The command answers if the limit is ``value``; the one line that it prints if it is one less."""
+    monkeypatch.setattr(holder, name, value)
+    assert command(*argv)[0] == 0
+    monkeypatch.setattr(holder, name, value - 1)
+    status, _, said = command(*argv)
+    assert status == 3 and len(said) == 1
+    return said[0]
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "snapshot"
+    path.write_text(files.snapshot_text("6.12-fill"))
+    size, argv = path.stat().st_size, ("--snapshot", path, "header")
+    assert f"more than {size - 1} bytes" in edge(monkeypatch, limits, "SNAPSHOT_FILE_BYTES", size, argv)
+    path, text = tmp_path / "vmcoreinfo", sample("6.12-fill").vmcoreinfo
+    path.write_bytes(text)
+    argv = ("-c", SAMPLES / "6.12-fill" / "vmcore", "--vmcoreinfo", path, "header")
+    said = edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
+    assert f"{path}: not the text of a VMCOREINFO note" in said
+    path, lines = tmp_path / "recording", files.recording_lines()
+    path.write_text("\n".join(lines) + "\n")
+    size = len(lines[0]) + 1
+    said = edge(monkeypatch, limits, "RECORDING_HEADER_BYTES", size, ("replay", path))
+    assert f"line 1: more than {size - 1} bytes" in said
+
+
+def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "snapshot"
+    path.write_text(files.snapshot_text("6.12-fill"))
+    argv: tuple[object, ...] = ("--snapshot", path, "ranges")
+    there = len(document(*argv)["ranges"])
+    assert f"more than {there - 1} ranges" in edge(monkeypatch, ranges_question, "DOCUMENT_RANGES", there, argv)
+    argv = ("--snapshot", path, "resolve", "0-4G", "4G-8G")
+    there = len(document(*argv)["addresses"])
+    assert f"more than {there - 1} pieces" in edge(monkeypatch, resolve_question, "RESOLVED_PIECES", there, argv)
+
+
+def test_values_targets_and_unpacked_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_FILE_VALUES", 3)
+    assert parse_json(bytearray(b"[1,2,3]")) == [1, 2, 3]
+    with pytest.raises(SnapshotFileError, match="more than 3 values"):
+        parse_json(bytearray(b"[1,2,3,4]"))
+    monkeypatch.setattr(limits, "FLEET_TARGETS", 2)
+    assert len(list(find_targets([str(tmp_path / name) for name in "ab"]))) == 2
+    with pytest.raises(Exception, match="more than 2 targets"):
+        list(find_targets([str(tmp_path / name) for name in "abc"]))
+    # For all packed values of a file together.
+    monkeypatch.setattr(limits, "SNAPSHOT_UNPACKED_BYTES", 5000)
+    one, two, more = (base64.b64encode(zlib.compress(bytes(size))).decode() for size in (3000, 2000, 1))
+    context = Context()
+    assert context.unpack(one, "one") + context.unpack(two, "two") == bytes(5000)
+    with pytest.raises(SnapshotFileError, match=r"^three: more than 5000 bytes when unpacked$"):
+        context.unpack(more, "three")
+
+
+@pytest.mark.parametrize("runs", [3, 4])
+def test_runs_of_chunks_in_a_list(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scattered list in a hostile snapshot would be an object for each chunk."""
+    monkeypatch.setattr(limits, "LISTED_RUNS", 3)
+    snapshot = clean()
+    pfns = [snapshot.zones[-1].start_pfn + 2 * n * snapshot.kernel.chunk_pages for n in range(runs)]
+    snapshot = with_list(snapshot, listed(pfns))
+    if runs == 3:
+        return check_consistency(snapshot)
+    with pytest.raises(SnapshotFileError, match=r"^the list of zone Normal has more than 3 runs of chunks$"):
+        check_consistency(snapshot)

@@ -257,6 +257,7 @@ DAMAGE: dict[str, Callable[[Snapshot], Snapshot]] = {
     "type 15 below it": lambda s: with_type_15(s, Range(3 << 30, (3 << 30) + (64 << 20))),
     "no table": lambda s: replace(s, table=Table("absent", "efi.unaccepted is ~0")),
     "64 MiB too low": lambda s: replace(s, table=replace(s.table, phys_base=(s.table.phys_base or 0) - (64 << 20))),
+    "64 MiB too high": lambda s: replace(s, table=replace(s.table, phys_base=(s.table.phys_base or 0) + (64 << 20))),
 }
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, free_port, plant, service, tool, wait_for
+from tests.fleet.tools import FILL, INTEGRATIONS, PLANTED, free_port, plant, service, tool
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.long
 
@@ -68,7 +69,7 @@ class Prometheus:
         """
         queries = (FIRING, STATUS, "ALERTS{alertstate='pending', alertname='UnacceptedCheckMissing'}")
         wanted = [alerts, scraped, missing]
-        wait_for(lambda: [set(self.values(query)) for query in queries] == wanted, self._log)
+        wait_for(lambda: [set(self.values(query)) for query in queries] == wanted, self._log.read_text)
 
 
 def test_guests_are_scraped_and_alerts_fire(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from tests.fleet.tools import (
     run,
     service,
     tool,
-    wait_for,
 )
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="slurmd runs jobs as root only")]
 
@@ -84,11 +84,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         files += [f"--pid-file={state}/munged.pid", f"--seed-file={state}/munged.seed"]
         log = state / "munged.log"
         stack.enter_context(service([munged, "--foreground", "--force", *files, "--num-threads=2"], log))
-        wait_for((state / "munge.socket").exists, log)
+        wait_for((state / "munge.socket").exists, log.read_text)
         stack.enter_context(service([slurmctld, "-D", "-i"], state / "slurmctld.log"))
-        stack.enter_context(service([slurmd, "-D", "-N", host], state / "slurmd.log"))
+        stack.enter_context(service([slurmd, "-D", "-N", host], (state / "slurmd.log").read_text))
         sinfo = [tool("sinfo", "slurm-client"), "-h", "-o", "%T"]
-        wait_for(lambda: run(sinfo).stdout.strip() == "idle", state / "slurmd.log")
+        wait_for(lambda: run(sinfo).stdout.strip() == "idle", (state / "slurmd.log").read_text)
         yield state
 
 
@@ -123,7 +123,7 @@ def test_an_archive_in_shards(cluster: Path, tmp_path: Path, monkeypatch: pytest
         # A job that is over is forgotten sooner or later.
         return "Invalid job id" in done.stderr or (done.returncode == 0 and not done.stdout.strip())
 
-    wait_for(is_over, cluster / "slurmctld.log")
+    wait_for(is_over, (cluster / "slurmctld.log").read_text)
     log = (cluster / f"slurm-{after}.out").read_text()
     shards = sorted(results.glob("shard-*.jsonl"))
     tasks = "".join(path.read_text() for path in cluster.glob(f"slurm-{job}_*.out"))

@@ -13,11 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 
@@ -133,12 +132,3 @@ def service(argv: Sequence[object], log: Path, **more: Any) -> Iterator[subproce
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def wait_for(what: Callable[[], Any], log: Path) -> Any:
-    """The first answer of ``what`` that is true; a hang ends with the log of what was waited for."""
-    end = time.monotonic() + 600
-    while not (found := what()):
-        assert time.monotonic() < end, log.read_text(errors="replace")[-3000:]
-        time.sleep(0.1)
-    return found

@@ -6,13 +6,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from tests.kernel.elf_dump import (
-    PAGE,
     SAMPLES,
     Sample,
     elf,
@@ -21,10 +21,21 @@ from tests.kernel.elf_dump import (
     runs,
     set_c_bit,
     vmcoreinfo_note,
+    with_own_text,
     with_sme_mask,
 )
 
 C_BIT = 51
+U64 = (1 << 64) - 1
+
+#: Harmful numbers and pointers: edges of integers; addresses of user space, not canonical, LIST_POISON1, a poisoned
+#: struct page, the start of the direct map, kernel text.
+NASTY = (
+    *(0, 1, 2, 3, 7, 24, 0x7F, 0x80, 0xFF, 0x1000, 0xFFFF, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1),
+    *(1 << 32, 1 << 40, (1 << 52) - 4096, 1 << 52, 1 << 62, (1 << 63) - 1, 1 << 63, U64, U64 - 7, U64 - 4095),
+    *(0x7FFF00001000, 0x0000900000000000, 0xDEAD000000000100, 0x6B6B6B6B6B6B6B6B),
+    *(0xFFFF888000000000, 0xFFFFFFFF81000000),
+)
 
 NAMES = tuple(sorted(path.parent.name for path in SAMPLES.glob("*/truth.json")))
 
@@ -108,12 +119,7 @@ def sample(name: str, form: str = "elf") -> Sample:
         set_c_bit(found, C_BIT, levels=4)
         return Sample(found.pages, with_sme_mask(found.vmcoreinfo, C_BIT))
     if form == "bare":
-        # The samples lack the page in which the kernel keeps the text, and that of init_uts_ns, which bears it out.
-        name_at = found.physical("init_uts_ns") + found.number("OFFSET(uts_namespace.name)") + 2 * 65
-        found.pages.setdefault(name_at // PAGE, bytes(PAGE))
-        release = found.vmcoreinfo.partition(b"OSRELEASE=")[2].partition(b"\n")[0]
-        found.write(name_at, release.ljust(65, b"\0"))
-        found.pages[next(n for n in range(1, 1 << 20) if n not in found.pages)] = found.vmcoreinfo.ljust(PAGE, b"\0")
+        return with_own_text(found)
     return found
 
 
@@ -122,10 +128,13 @@ def _notes(of: Sample, form: str, replace: tuple[tuple[str, str], ...]) -> bytes
         # QEMU's, with CR3; interrupt table and the other control registers are of no use.
         state = struct.pack("<II376xQ5Q", 1, 440, 0, 0, 0, 0, of.physical("swapper_pg_dir"), 0)
         return note(b"QEMU", 0, state)
-    text = of.vmcoreinfo
-    for old, new in replace:
+    return vmcoreinfo_note(replaced(of.vmcoreinfo, replace))
+
+
+def replaced(text: bytes, pairs: Iterable[tuple[str, str]]) -> bytes:
+    for old, new in pairs:
         text = text.replace(old.encode("latin-1"), new.encode("latin-1"), 1)
-    return vmcoreinfo_note(text)
+    return text
 
 
 @lru_cache(maxsize=6)

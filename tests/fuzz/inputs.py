@@ -10,7 +10,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from tests.fuzz.case import NAMES, sample, truth
+from tests.fuzz.case import NAMES, replaced, sample, truth
 from tests.fuzz.files import (
     check_recording,
     check_snapshot,
@@ -19,7 +19,7 @@ from tests.fuzz.files import (
     damaged_text,
     snapshot_text,
 )
-from tests.fuzz.mutate import NASTY
+from tests.fuzz.mutate import patches, vmcoreinfo
 from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome, command
 from tests.kernel.elf_dump import SAMPLES, gnu_build_id, section_elf
 
@@ -28,8 +28,6 @@ KINDS = ("snapshot", "recording", "table", "vmcoreinfo", "symbols", "records")
 #: Without the table; its kernel is that of 6.12-fill.
 NAME = "6.12-fill-kdump"
 DUMP = SAMPLES / NAME / "vmcore"
-
-U64 = (1 << 64) - 1
 
 
 def damaged(rng: random.Random, kind: str) -> bytes:
@@ -40,9 +38,8 @@ def damaged(rng: random.Random, kind: str) -> bytes:
 
 def _bytes(rng: random.Random, data: bytes, fields: list[tuple[int, int]]) -> bytes:
     made = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        at, size = rng.choice(fields)
-        made[at : at + size] = (rng.choice((rng.choice(NASTY), rng.getrandbits(64))) & U64).to_bytes(8, "little")[:size]
+    for at, text in patches(rng, data, fields):
+        made[at : at + len(text) // 2] = bytes.fromhex(text)
     return bytes(made) if rng.randrange(8) else bytes(made[: rng.randrange(len(made) + 1)])
 
 
@@ -56,14 +53,7 @@ def _table(rng: random.Random) -> bytes:
 
 
 def _vmcoreinfo(rng: random.Random) -> bytes:
-    lines = sample(NAME).vmcoreinfo.split(b"\n")
-    for _ in range(rng.choice((1, 2, 8))):
-        at = rng.randrange(len(lines))
-        key = lines[at].partition(b"=")[0]
-        lines[at] = rng.choice(
-            (b"", key, key + b"=", b"%s=%x" % (key, rng.choice(NASTY)), key + b"=\x1b[2J", rng.randbytes(30), lines[0])
-        )
-    return b"\n".join(lines) * rng.choice((1, 1, 1, 40))
+    return replaced(sample(NAME).vmcoreinfo, vmcoreinfo(rng, NAME).vmcoreinfo) * rng.choice((1, 1, 1, 40))
 
 
 @cache

@@ -1,84 +1,80 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Cases made from random numbers: fields with harmful values, random bytes, headers, text, length."""
+"""Cases made from random numbers: what the program reads, BTF, headers, text, length."""
 
 from __future__ import annotations
 
 import random
 import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
-from tests.fuzz.case import NAMES, Case, clean, sample
-from tests.fuzz.places import Place, places
+from drgn_unaccepted.kernel.btf import Btf, Kind
+from drgn_unaccepted.kernel.target import open_vmcore
+from tests.fuzz import oracle
+from tests.fuzz.case import NAMES, NASTY, Case, clean, sample
+from tests.kernel.elf_dump import START_KERNEL_MAP
 
 PAGE = 4096
-U64 = (1 << 64) - 1
 
-#: Harmful numbers and pointers: edges of integers; addresses of user space, not canonical, LIST_POISON1, a poisoned
-#: struct page, the start of the direct map, kernel text.
-NASTY = (
-    *(0, 1, 2, 3, 7, 24, 0x7F, 0x80, 0xFF, 0x1000, 0xFFFF, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1),
-    *(1 << 32, 1 << 40, (1 << 52) - 4096, 1 << 52, 1 << 62, (1 << 63) - 1, 1 << 63, U64, U64 - 7, U64 - 4095),
-    *(0x7FFF00001000, 0x0000900000000000, 0xDEAD000000000100, 0x6B6B6B6B6B6B6B6B),
-    *(0xFFFF888000000000, 0xFFFFFFFF81000000),
-)
+#: Types whose BTF is damaged.
+STRUCTS = """
+    accept_range boot_params cpuinfo_x86 cpumask e820_table efi efi_info efi_memory_map free_area kimage list_head
+    mem_section mem_section_usage page per_cpu_zonestat pglist_data prb_data_ring prb_desc prb_desc_ring printk_info
+    printk_ringbuffer qspinlock setup_header signal_struct spinlock task_struct thread_info zone
+""".split()
+ENUMS = "migratetype pageflags pagetype system_states zone_stat_item zone_type zone_watermarks".split()
 
 
 def generate(rng: random.Random, names: tuple[str, ...] = NAMES) -> Case:
     """A case; the same random numbers make the same case."""
     name = rng.choice(names)
-    makers = (_fields, _bytes, _vmcoreinfo, _elf_headers, _kdump_headers, _cut)
+    makers = (_memory, _btf, vmcoreinfo, _elf_headers, _kdump_headers, _cut)
     return rng.choices(makers, (60, 10, 12, 8, 8, 2))[0](rng, name)
 
 
-def _form(rng: random.Random) -> str:
-    return rng.choices(("elf", "bare", "encrypted"), (16, 2, 2))[0]
+def _memory(rng: random.Random, name: str) -> Case:
+    form = rng.choices(("elf", "bare", "encrypted"), (16, 2, 2))[0]
+    return replace(oracle.damaged(rng, (name,)), form=form)
 
 
-def _fields(rng: random.Random, name: str) -> Case:
-    """One to four fields of one kind of structure."""
-    there = places(name)
-    group = rng.choice(sorted(there))
-    chosen = rng.choices(there[group], k=rng.choice((1, 1, 1, 2, 4)))
-    form = _form(rng)
-    memory = tuple((place.address, _value(rng, name, group, place).hex()) for place in chosen)
-    return Case(name, group, form, memory)
+def _btf(rng: random.Random, name: str) -> Case:
+    """One to four words of the types that the program looks up: a whole BTF has too many others."""
+    chosen = rng.choices(btf_words(name), k=rng.choice((1, 1, 1, 2, 4)))
+    memory = tuple((at, rng.choice(oracle.fills(rng, sample(name).read(at, 4))).hex()) for at in chosen)
+    return Case(name, "btf", memory=memory)
 
 
-def _value(rng: random.Random, name: str, group: str, place: Place) -> bytes:
-    size = min(place.size, 8)
-    if place.size > 8:
-        return rng.randbytes(rng.randint(1, min(place.size, 64)))
-    old = int.from_bytes(sample(name).read(place.address, size), "little")
-    way = rng.randrange(6)
-    if way == 0:
-        value = old ^ 1 << rng.randrange(8 * size)
-    elif way == 1:
-        value = old + rng.choice((-4096, -64, -8, -1, 1, 8, 64, 4096))
-    elif way == 2:
-        # The value of another field: a pointer that leads to something else.
-        other = rng.choice(places(name)[group])
-        value = int.from_bytes(sample(name).read(other.address, min(other.size, 8)), "little")
-    elif way == 3:
-        value = rng.getrandbits(8 * size)
-    else:
-        value = rng.choice(NASTY)
-    return (value & U64).to_bytes(8, "little")[:size]
+@cache
+def btf_words(name: str) -> list[int]:
+    """Their physical addresses."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "dump"
+        path.write_bytes(clean(name, "elf").data)
+        prog = open_vmcore(str(path)).prog
+    start, stop = (prog.symbol(name).address for name in ("__start_BTF", "__stop_BTF"))
+    data = prog.read(start, stop - start)
+    physical = start - START_KERNEL_MAP + sample(name).phys_base
+    return [
+        physical + at
+        for at in (*range(0, 24, 4), *_words_of_types(Btf(prog, data), *struct.unpack_from("<4xII", data)))
+    ]
 
 
-def _bytes(rng: random.Random, name: str) -> Case:
-    """Bytes at random in a page of some kind of structure."""
-    there = places(name)
-    group = rng.choice(sorted(there))
-    start = rng.choice(there[group]).address // PAGE * PAGE
-    memory = []
-    for _ in range(rng.choice((1, 4, 16, 64))):
-        memory.append((start + rng.randrange(PAGE - 8), rng.randbytes(rng.randint(1, 8)).hex()))
-    if rng.randrange(10) == 0:
-        memory = [(start, rng.choice((bytes(PAGE), b"\xff" * PAGE, rng.randbytes(PAGE))).hex())]
-    # A page holds more than its group.
-    return Case(name, f"page of {group}", _form(rng), tuple(memory))
+def _words_of_types(btf: Btf, header: int, type_off: int) -> Iterator[int]:
+    types = header + type_off
+    for kind, names, element in ((Kind.STRUCT, STRUCTS, 12), (Kind.ENUM, ENUMS, 8)):
+        for number in filter(None, (btf.find(name, (kind,)) for name in names)):
+            record = btf.record(number)
+            yield from range(types + record.data - 12, types + record.data + record.vlen * element, 4)
+            for _, type_id, *_ in btf.members(record) if kind == Kind.STRUCT else ():
+                data_at = types + btf.record(type_id).data
+                yield from range(data_at - 12, data_at + 12, 4)
 
 
-def _vmcoreinfo(rng: random.Random, name: str) -> Case:
+def vmcoreinfo(rng: random.Random, name: str) -> Case:
     text = sample(name).vmcoreinfo.decode("latin-1")
     lines = [line for line in text.split("\n") if line]
     replace = []
@@ -109,19 +105,12 @@ def _vmcoreinfo(rng: random.Random, name: str) -> Case:
 
 
 def _elf_headers(rng: random.Random, name: str) -> Case:
-    """Fields of the ELF header, of program headers, of the note's header."""
+    """Words of the ELF header, of the first program headers, of the note's header; bytes of the ELF header."""
     data = clean(name, "elf").data
-    (count,) = struct.unpack_from("<H", data, 56)
-    header = [*((at, 2) for at in (16, 18, *range(52, 62, 2))), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)]
-    fields = [*header, *((at, 1) for at in range(16))]
-    for number in range(count):
-        at = 64 + 56 * number
-        fields += [(at, 4), (at + 4, 4), *((at + offset, 8) for offset in range(8, 56, 8))]
-    # The PT_NOTE is the first one, and often worth it.
-    first = [field for field in fields if 64 <= field[0] < 64 + 112]
     (notes,) = struct.unpack_from("<Q", data, 64 + 8)
-    first += [(notes + at, 4) for at in (0, 4, 8, 12)]
-    return Case(name, "headers", file=_patches(rng, data, [*fields, *first * 8]))
+    fields = [(at, size) for size in (2, 4, 8) for at in range(16, 64 + 3 * 56, size)]
+    fields += [*((at, 1) for at in range(16)), *((notes + at, 4) for at in range(0, 16, 4))] * 4
+    return Case(name, "headers", file=patches(rng, data, fields))
 
 
 def _kdump_headers(rng: random.Random, name: str) -> Case:
@@ -139,19 +128,12 @@ def _kdump_headers(rng: random.Random, name: str) -> Case:
     fields = [*header * 2, *sub_header * 2, *descriptor * 8]
     fields += [(rng.randrange(bitmaps, descriptors), 1) for _ in range(8)]
     fields += [(page_at + rng.randrange(64), 1) for _ in range(8)]
-    return Case(name, "headers", "kdump", file=_patches(rng, data, fields))
+    return Case(name, "headers", "kdump", file=patches(rng, data, fields))
 
 
-def _patches(rng: random.Random, data: bytes, fields: list[tuple[int, int]]) -> tuple[tuple[int, str], ...]:
-    patches = []
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        at, size = rng.choice(fields)
-        old = int.from_bytes(data[at : at + size], "little")
-        value = rng.choice(
-            (rng.choice(NASTY), old ^ 1 << rng.randrange(8 * size), old + rng.choice((-1, 1, 4096, -4096)))
-        )
-        patches.append((at, (value & U64).to_bytes(8, "little")[:size].hex()))
-    return tuple(patches)
+def patches(rng: random.Random, data: bytes, fields: list[tuple[int, int]]) -> tuple[tuple[int, str], ...]:
+    chosen = rng.choices(fields, k=rng.choice((1, 1, 1, 2, 3)))
+    return tuple((at, rng.choice(oracle.fills(rng, data[at : at + size])).hex()) for at, size in chosen)
 
 
 def _cut(rng: random.Random, name: str) -> Case:

@@ -18,7 +18,7 @@ from unittest import mock
 import drgn
 
 from drgn_unaccepted import helpers
-from drgn_unaccepted.answer.judgement import SOURCES, Judgement
+from drgn_unaccepted.answer.judgement import SOURCES
 from drgn_unaccepted.commands.base import STATE
 from drgn_unaccepted.kernel import target
 from drgn_unaccepted.kernel.capture import samples
@@ -26,7 +26,7 @@ from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model.ranges import Range, merge, subtract
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from tests.fuzz.case import NAMES, Case, clean, sample
+from tests.fuzz.case import NAMES, NASTY, U64, Case, clean, sample
 from tests.fuzz.run import (
     ANSWERED,
     CHECK_STATUS,
@@ -36,7 +36,7 @@ from tests.fuzz.run import (
     command,
     document,
     hold,
-    hold_total,
+    hold_document,
     unaccepted,
 )
 
@@ -96,7 +96,7 @@ def damaged(rng: random.Random, names: tuple[str, ...] = NAMES) -> Case:
 
 
 def _one(rng: random.Random, name: str, ranges: list[Range], start: int, end: int) -> tuple[int, str]:
-    """Zeros, ones, random bytes, the bytes beside it or those of another range; in a page, a range, or a part of it."""
+    """Harmful values, the bytes beside it or those of another range; in a page, a range, or a part of it."""
     whole = rng.choice((True, False, False))
     # A log buffer is empty for the most part.
     at = next((at for at in rng.choices(range(start, end), k=8) if any(sample(name).read(at, 1))), start)
@@ -112,9 +112,19 @@ def _one(rng: random.Random, name: str, ranges: list[Range], start: int, end: in
     page, shift = sample(name).pages[at // PAGE], rng.choice((1, 8, 64, 512))
     shifted = (page[shift:] + page[:shift])[at % PAGE :][:size]
     another = (sample(name).pages[other // PAGE][at % PAGE :])[:size]
-    flipped = bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:]
-    fills = (bytes(size), bytes(size), b"\xff" * size, rng.randbytes(size), shifted, another, flipped)
-    return at, rng.choice(fills).hex()
+    return at, rng.choice((*fills(rng, old), shifted, another)).hex()
+
+
+def fills(rng: random.Random, old: bytes) -> tuple[bytes, ...]:
+    """Zeros, ones, random bytes, other numbers: one with a bit flipped, one beside it, one that nobody expects."""
+    size, number = len(old), int.from_bytes(old[:8], "little")
+    numbers = (
+        number ^ 1 << rng.randrange(8 * min(size, 8)),
+        number + rng.choice((-4096, -64, -8, -1, 1, 8, 64, 4096)),
+        rng.choice(NASTY),
+    )
+    changed = ((other & U64).to_bytes(8, "little")[:size] + old[8:] for other in numbers)
+    return (bytes(size), bytes(size), b"\xff" * size, rng.randbytes(size), *changed)
 
 
 # The answers
@@ -140,19 +150,13 @@ def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
     # As the questions look at it, and as check does.
     for source, parts in (*((source, STATE) for source in ("auto", *SOURCES)), ("auto", ALL_PARTS)):
         judgement, _ = look(once, Wanted(parts, ALL_MEMORY), source)
-        _hold_judgement(case, f"{source} of {'state' if parts == STATE else 'all'}", judgement)
+        pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
+        what, reason = f"{source} of {'state' if parts == STATE else 'all'}", f"{judgement.name}: {judgement.reason}"
+        hold(case, what, pieces, judgement.exact, judgement.bounds, judgement.unaccepted_bytes, reason)
     if by_commands:
         _commands(case, path)
         _helpers(case, path)
     return Outcome(ANSWERED, judgement.name)
-
-
-def _hold_judgement(case: Case, what: str, judgement: Judgement) -> None:
-    pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
-    reason = f"{judgement.name}: {judgement.reason}"
-    hold(case, what, pieces, judgement.exact, judgement.bounds, reason)
-    if judgement.exact:
-        hold_total(case, what, judgement.unaccepted_bytes, reason)
 
 
 def _commands(case: Case, path: Path) -> None:
@@ -162,15 +166,8 @@ def _commands(case: Case, path: Path) -> None:
         for options in ((), ("--source", "page-lists"), ("--source", "bitmap"), ("--source", "reconstructed")):
             for name in ("ranges", "summary", "map"):
                 answer = document(*before, name, *options)
-                if answer is None:
-                    continue
-                pieces = [(r["start"], r["end"], r["state"]) for r in answer.get("ranges") or ()]
-                bounds = answer.get("unaccepted_bytes_min"), answer.get("unaccepted_bytes_max")
-                what = f"{before[0]} {name} {options}"
-                hold(case, what, pieces, answer["exact"] and name == "ranges", bounds, str(answer["source_reason"]))
-                told = answer["unaccepted_bytes"] if name != "map" else answer["totals"]["unaccepted_bytes"]
-                if answer["exact"]:
-                    hold_total(case, what, told, str(answer["source_reason"]))
+                if answer is not None:
+                    hold_document(case, f"{before[0]} {name} {options}", answer)
         answer = document(*before, "resolve", *(f"{start:#x}-{end:#x}" for start, end in unaccepted(case)))
         for entry in () if answer is None else answer["addresses"]:
             if entry["state"] in ("accepted", "no-ram") or entry.get("kernel_predicate") is False:

@@ -1,20 +1,56 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run the program on the lab's captures."""
+"""Run the program on the lab's captures, or modules in its guests."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.lab.captures import Capture, all_captures
+from tests.lab.captures import LAB, Capture, all_captures
+
+ROOT = Path(__file__).parents[2]
 
 NEEDS_CAPTURES = [
     pytest.mark.lab,
     pytest.mark.skipif(not all_captures(), reason="no captures of the guest lab: make them with scripts/lab all"),
 ]
+
+
+def needs_guests(*series: str) -> list[pytest.MarkDecorator]:
+    """For ``pytestmark`` of a module whose guests have these lab kernels."""
+    missing = [one for one in series if not list(LAB.glob(f"kernels/{one}-*/bzImage"))]
+    lacking = bool(missing) or shutil.which("qemu-system-x86_64") is None
+    reason = f"no QEMU, or no lab kernel {' and '.join(missing)}: scripts/lab setup"
+    return [pytest.mark.lab, pytest.mark.skipif(lacking, reason=reason)]
+
+
+def in_guest(share: Path, words: Sequence[object], *options: object, timeout: int, more: int = 300) -> Path:
+    """Run a command in a guest by ``scripts/lab live``; returns its /share.
+
+    :param timeout: seconds in the guest
+    :param more: seconds for what comes before and after
+    """
+    share.mkdir(exist_ok=True)
+    argv = [sys.executable, "scripts/lab", "live", *options, "--share", share, "--timeout", timeout, "--", *words]
+    done = subprocess.run(
+        [str(word) for word in argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=timeout + more,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return share
 
 
 def ids(capture: Capture) -> str:

@@ -10,14 +10,13 @@ import struct
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tests.lab.editable import EditableDump
+from typing import Any, NamedTuple, Optional
 
 MIB = 1 << 20
 UNIT = 2 * MIB
 CHUNK = 4 * MIB
 UNACCEPTED = 15
+PT_LOAD, PT_NOTE = 1, 4
 
 LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB", "~/.cache/drgn-unaccepted-lab")).expanduser()
 Ranges = Iterable[tuple[int, int]]
@@ -133,14 +132,32 @@ def find(*names: str) -> list[Capture]:
     return [capture for capture in captures() if capture.path.name in names]
 
 
+@cache
+def segments(elf: Path, type_: int) -> list[tuple[int, int, int]]:
+    """Offset in the file, physical address and size of the segments of an ELF dump."""
+    with elf.open("rb") as file:
+        phoff, phnum = struct.unpack("<32xQ16xH6x", file.read(64))
+        file.seek(phoff)
+        headers = struct.iter_unpack("<I4xQ8xQQ16x", file.read(56 * phnum))
+    return [header[1:] for header in headers if header[0] == type_]
+
+
 def read_physical(elf: Path, address: int, size: int) -> bytes:
     """Physical memory out of an ELF dump. Independent of drgn and of the package."""
-    dump = EditableDump(elf, "rb")
-    found = dump.read(address, size)
-    dump.close()
-    if found is None:
-        raise LookupError(f"{elf} has no physical {address:#x}")
-    return found
+    # A kdump has the kernel image twice.
+    for offset, start, length in reversed(segments(elf, PT_LOAD)):
+        if start <= address and address + size <= start + length:
+            with elf.open("rb") as file:
+                return os.pread(file.fileno(), size, offset + address - start)
+    raise LookupError(f"{elf} has no physical {address:#x}")
+
+
+def note_of(elf: Path) -> Optional[bytes]:
+    """The text of an ELF dump's VMCOREINFO note."""
+    ((offset, _, size),) = segments(elf, PT_NOTE)
+    with elf.open("rb") as file:
+        _, found, text = os.pread(file.fileno(), size, offset).partition(b"VMCOREINFO\0")
+    return text[text.index(b"OSRELEASE=") :].partition(b"\0")[0] if found else None
 
 
 def read_bitmap(elf: Path, address: int) -> tuple[int, int, bytes]:

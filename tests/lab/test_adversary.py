@@ -13,19 +13,16 @@ from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.checks import run_checks
-from drgn_unaccepted.commands.base import STATE
-from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.commands.resolve import resolve
-from drgn_unaccepted.kernel.capture import capture, samples
+from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
-from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
 from tests.lab.asking import NEEDS_CAPTURES, ids
-from tests.lab.captures import MIB, UNIT, Capture, all_captures, find, read_bitmap, units
+from tests.lab.captures import MIB, UNIT, Capture, all_captures, find, read_bitmap
 from tests.lab.test_planted import Target, open_target
 
 pytestmark = NEEDS_CAPTURES
@@ -45,35 +42,6 @@ def zero_bitmap(target: Target) -> None:
 
 def zeros_at(target: Target, obj: drgn.Object) -> None:
     target.write(obj.address_, bytes(drgn.sizeof(obj)))
-
-
-@pytest.mark.parametrize("parts", [STATE, ALL_PARTS], ids=("state", "all"))
-@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
-def test_zeros_under_listed_chunks_are_no_answer_to_any_question(capture_: Capture, parts: frozenset[str]) -> None:
-    """The EFI map, the lists and the pages give the guest's own account all the same, unit for unit."""
-    target = open_target(capture_)
-    zero_bitmap(target)
-    judgement, _ = look(lambda wanted: samples(target.opened, wanted), Wanted(parts, ALL_MEMORY))
-    snapshot = judgement.snapshot
-    assert judgement.name == "reconstructed" and "have no bit set" in str(judgement.reason)
-    found = ranges(snapshot, judgement)
-    assert judgement.exact and units(found, "unaccepted") == capture_.unaccepted_units()
-    entry = resolve(snapshot, judgement, [Query(target.unaccepted(), None)])["addresses"][0]
-    assert (entry["state"], entry["kernel_predicate"], entry["unit"]["bit"]) == ("unaccepted", None, None)
-
-
-@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
-def test_zeros_are_doubted_where_the_counter_alone_is_left(capture_: Capture) -> None:
-    target = open_target(capture_)
-    zero_bitmap(target)
-    zeros_at(target, target.prog["node_data"])
-    snapshot = capture(target.opened, EVERYTHING)
-    for source in ("auto", "bitmap"):
-        judgement = judge(snapshot, source)
-        assert not judgement.exact and judgement.doubt is not None
-        assert not units(ranges(snapshot, judgement), "accepted") & capture_.unaccepted_units()
-    answer = total(snapshot, "counters")
-    assert (answer["exact"], answer["unaccepted_bytes"]) == (False, capture_.nr_unaccepted())
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)
@@ -147,18 +115,6 @@ def test_a_bitmap_that_ends_early_is_doubted(capture_: Capture) -> None:
     assert "have no bit set" in answer["source_reason"]
 
 
-@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
-def test_a_listed_address_without_its_bit_is_unaccepted(capture_: Capture) -> None:
-    """phys_base is 64 MiB above the real one: most bits still fall on listed chunks, and some chunks have none."""
-    target = open_target(capture_)
-    base, _, _ = read_bitmap(capture_.dump, capture_.table_address())
-    target.header(base=base + 64 * MIB)
-    address = min(n for n in capture_.unaccepted_units() if {n + 1, n + 2} <= capture_.unaccepted_units()) * UNIT + UNIT
-    snapshot = capture(target.opened, EVERYTHING)
-    entry = resolve(snapshot, judge(snapshot), [Query(address, None)])["addresses"][0]
-    assert (entry["state"], entry["listed"]) == ("unaccepted", True)
-
-
 @pytest.mark.parametrize("capture_", find("early"), ids=ids)
 def test_early_lists_are_not_all(capture_: Capture) -> None:
     """Nothing is listed and counted yet, while the bitmap has hundreds of megabytes."""
@@ -169,17 +125,6 @@ def test_early_lists_are_not_all(capture_: Capture) -> None:
         answer = total(snapshot, source)
         assert (answer["unaccepted_bytes"], answer["exact"]) == (None, False), source
         assert "system_state is booting" in answer["source_reason"]
-
-
-@pytest.mark.parametrize("capture_", find("add_efi_memmap", "early", "inflight", "panic", "low", "edges"), ids=ids)
-def test_lists_call_nothing_accepted_that_has_its_bit(capture_: Capture) -> None:
-    """Where memory is kept from the page allocator, not given to it yet, or between list and bitmap."""
-    opened = open_vmcore(str(capture_.dump), [capture_.vmlinux])
-    snapshot = capture(opened, Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False))
-    bits = units(ranges(snapshot, judge(snapshot, "bitmap")), "unaccepted")
-    lists = judge(snapshot, "page-lists")
-    if lists.name == "page-lists":
-        assert bits and not units(ranges(snapshot, lists), "accepted") & bits
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)

@@ -6,17 +6,15 @@ Expected is ``pass``, but for what stands here. It follows from what each scenar
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 
 from drgn_unaccepted.checks import rule_names, run_checks
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
-from tests.lab.asking import NEEDS_CAPTURES, ids
+from tests.lab.asking import NEEDS_CAPTURES, ask, ids
 from tests.lab.captures import UNIT, Capture, all_captures, find
 
 pytestmark = NEEDS_CAPTURES
@@ -116,8 +114,7 @@ def test_the_accept_that_killed_the_guest_is_named(
     path = capture_.path / name
     if not path.exists():
         pytest.skip(f"{capture_.name} has no {name}")
-    assert main(["-c", str(path), "accepting", "--format", "json"]) == 0
-    (entry,) = json.loads(capsys.readouterr().out)["accepting"]
+    (entry,) = ask(capsys, "-c", path, "accepting")[1]["accepting"]
     console = (capture_.path / "serial.log").read_text(errors="replace")
     last_words = console[console.index("Cannot accept memory: unknown platform") :]
     task = entry["task"]
@@ -128,9 +125,8 @@ def test_the_accept_that_killed_the_guest_is_named(
     assert 2 <= end - first <= 3, "a chunk, and its guard"
     assert set(range(first, end)) & capture_.unaccepted_units()
     # check names them, too, and resolve knows of the range, also where a kdump has no table.
-    assert main(["-c", str(path), "check", "--rule", "accepting-ranges-sane", "--format", "json"]) == 1
-    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    (finding,) = ask(capsys, "-c", path, "check", "--rule", "accepting-ranges-sane")[1]["findings"]
     assert f"{entry['start']:#x}-{entry['end']:#x}" in finding["message"]
     assert f"by {task['comm']} (pid {task['pid']}), CPU {task['cpu']}; panic: Cannot accept" in finding["message"]
-    main(["-c", str(path), "resolve", f"{entry['start']:#x}", f"{entry['end']:#x}", "--format", "json"])
-    assert [a["in_flight"] for a in json.loads(capsys.readouterr().out)["addresses"]] == [True, False]
+    _, found, _ = ask(capsys, "-c", path, "resolve", f"{entry['start']:#x}", f"{entry['end']:#x}")
+    assert [address["in_flight"] for address in found["addresses"]] == [True, False]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,39 +16,17 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot_file import read
-from tests.lab.asking import ask
+from tests.lab.asking import ROOT, ask, in_guest, needs_guests
 from tests.lab.captures import CHUNK, LAB, listed_chunks, logged_table, read_bitmap, read_physical, set_units, units
 
-pytestmark = pytest.mark.lab
-
-ROOT = Path(__file__).parents[2]
 SERIES = ("6.12", "7.3")
-
-if shutil.which("qemu-system-x86_64") is None:
-    pytest.skip("no QEMU: scripts/lab setup installs it", allow_module_level=True)
-missing = [series for series in SERIES if not list(LAB.glob(f"kernels/{series}-*/bzImage"))]
-if missing:
-    pytest.skip(f"no lab kernel {' and '.join(missing)}: scripts/lab setup builds it", allow_module_level=True)
+pytestmark = needs_guests(*SERIES)
 
 
 def live(series: str, scenario: str, share: Path, module: str, *arguments: object, timeout: int = 900) -> Path:
-    """Run a module of tests.lab.in_guest in a guest; what it left in /share."""
-    share.mkdir(exist_ok=True)
-    command = [sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)]
-    done = subprocess.run(
-        [
-            *(sys.executable, "scripts/lab", "live", scenario, "--kernel", series),
-            *("--share", str(share), "--timeout", str(timeout), "--", "env", f"PYTHONPATH={ROOT}", *command),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        timeout=timeout + 300,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return share
+    """Run a module of tests.lab.in_guest with this machine's Python; what it left in /share."""
+    words = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *arguments)
+    return in_guest(share, words, scenario, "--kernel", series, timeout=timeout)
 
 
 # The answers
@@ -194,6 +170,8 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
     assert found["record"] == {"status": 0, "out": "/run/recording: 4 samples\n", "err": ""}
     assert "exists already" in one_line("record again")
 
+    assert not re.findall(r"WARNING:|BUG:|Oops|panic.*", found["dmesg"]["out"]), "complaints of the kernel"
+
     # What the system calls were.
     for trace in ("strace", "strace.check"):
         calls = (share / trace).read_text(errors="replace")
@@ -202,44 +180,5 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
         assert "/proc/kcore" in opened
         assert not [path for path in opened if path.startswith(("/dev/mem", "/dev/kmem", "/dev/port"))]
     calls = (share / "strace").read_text(errors="replace")
-    # MemoryDenyWriteExecute= of the unit.
-    assert not re.search(r"PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC", calls)
-    used = set(re.findall(r"^(?:\d+ +)?([a-z_0-9]+)\(", calls, re.M))
-    assert "bpf" in used and "openat" in used
-    assert used - allowed_system_calls() == set(), "the unit's SystemCallFilter would refuse them"
-
-
-def allowed_system_calls() -> set[str]:
-    """What SystemCallFilter= of the unit leaves, by systemd's own lists."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze, which has the lists, is not installed")
-    unit = (ROOT / "drgn_unaccepted/integrations/systemd/drgn-unaccepted-keep.service").read_text()
-    allowed: set[str] = set()
-    for words in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
-        names = {name for word in words.lstrip("~").split() for name in expand(word)}
-        allowed = allowed - names if words.startswith("~") else allowed | names
-    # Always allowed beside @default: systemd.exec(5).
-    return allowed | expand("@default")
-
-
-def expand(word: str) -> set[str]:
-    if not word.startswith("@"):
-        return {word}
-    listing = subprocess.run(
-        ["systemd-analyze", "syscall-filter", "--no-pager", word], capture_output=True, text=True, check=True
-    )
-    names = [
-        line.strip() for line in listing.stdout.splitlines()[1:] if line.strip() and not line.strip().startswith("#")
-    ]
-    return {name for member in names for name in expand(member)}
-
-
-@pytest.mark.parametrize("series", SERIES)
-def test_a_kill_at_any_moment_leaves_nothing_behind(series: str, tmp_path: Path) -> None:
-    share = live(series, "fresh", tmp_path / "share", "kills", 40)
-    found = json.loads((share / "kills.json").read_text())
-    assert found["seen"] > 0, "BPF objects were seen while it ran"
-    assert found["after"] == found["before"]
-    assert found["complaints"] == []
-    for name in found["files"]:
-        assert re.fullmatch(r"recording|kept/[0-9a-f-]{36}/(snapshot\.json|table-0x[0-9a-f]+\.bin)(\.new)?", name), name
+    # Nothing is pinned or attached: the kernel frees it all, however the process ends.
+    assert set(re.findall(r"\bbpf\((\w+)", calls)) <= {"BPF_MAP_CREATE", "BPF_PROG_LOAD", "BPF_PROG_TEST_RUN"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,8 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from tests.fleet.tools import SAMPLES, TOP, ansible_playbook, run
+from tests.lab.asking import in_guest, needs_guests
 from tests.lab.captures import (
-    LAB,
     UNIT,
     logged_table,
     noted_accepts,
@@ -31,15 +30,11 @@ from tests.lab.captures import (
     units,
 )
 
-pytestmark = pytest.mark.lab
+pytestmark = needs_guests("6.12")
 
 PYTHON = "/usr/bin/python3"
 CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
-if shutil.which("qemu-system-x86_64") is None:
-    pytest.skip("no QEMU: scripts/lab setup installs it", allow_module_level=True)
-if not list(LAB.glob("kernels/6.12-*/bzImage")):
-    pytest.skip("no lab kernel 6.12: scripts/lab setup builds it", allow_module_level=True)
 if not Path("/lib/systemd/systemd").exists():
     pytest.skip("no systemd on this machine's file system: apt-get install systemd", allow_module_level=True)
 for module in ("build", "shtab", "argparse_manpage", "wheel"):
@@ -78,29 +73,16 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Booted:
     work = tmp_path_factory.mktemp("systemd")
     layer, share = work / "layer", work / "share"
     install(work / "dist", layer)
-    in_guest(share, layer, "units", SAMPLES / "6.12-fill" / "vmcore", options=("--crash",))
+    booted(share, layer, "units", SAMPLES / "6.12-fill" / "vmcore", options=("--crash",))
     address = logged_table((share / "serial.log").read_text(errors="replace"))
     return Booted(share, json.loads((share / "units.json").read_text()), address)
 
 
-def in_guest(share: Path, layer: Path, module: str, *arguments: object, options: tuple[str, ...] = ()) -> None:
+def booted(share: Path, layer: Path, module: str, *arguments: object, options: tuple[str, ...] = ()) -> None:
     """Run a module of tests.lab.in_guest in a guest with systemd as PID 1, `layer` over this machine's file system."""
-    share.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [
-            *(str(TOP / "scripts" / "lab"), "live", "fresh", "--booted", *options, "--layer", str(layer)),
-            *("--share", str(share), "--timeout", "1800", "--"),
-            *(PYTHON, "-B", "-m", f"tests.lab.in_guest.{module}", *map(str, arguments)),
-        ],
-        cwd=TOP,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        # The kernel with what systemd needs may have to be built.
-        timeout=3 * 3600,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    words = (PYTHON, "-B", "-m", f"tests.lab.in_guest.{module}", *arguments)
+    # The kernel with what systemd needs may have to be built.
+    in_guest(share, words, "fresh", "--booted", *options, "--layer", layer, timeout=1800, more=9000)
 
 
 def packages(dist: Path) -> None:
@@ -273,7 +255,7 @@ def test_the_role_installs_with_pip_and_starts_the_timer(tmp_path: Path) -> None
     done = run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", wheels, wheel], timeout=600)
     if done.returncode:
         pytest.skip(f"pip cannot fetch what the package needs: {done.stderr[-300:]}")
-    in_guest(tmp_path / "share", tmp_path / "layer", "role", playbook, "/opt/wheels-of-the-test")
+    booted(tmp_path / "share", tmp_path / "layer", "role", playbook, "/opt/wheels-of-the-test")
     found = json.loads((tmp_path / "share" / "role.json").read_text())
     for name in ("first", "again"):
         assert found[name]["status"] == 0, found[name]["out"] + found[name]["err"]

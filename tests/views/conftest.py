@@ -14,7 +14,8 @@ from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.report import report_page
-from tests.views.pages import chromium, wait
+from tests.views.pages import chromium
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         browser.get("about:blank")
         browser.get(f"{path.as_uri()}{place}")
         if scripts:
-            wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")
+            ready = "return document.documentElement.dataset.ready"
+            wait_for(lambda: browser.execute_script(ready) == "true", lambda: browser.get_log("browser"))
         return browser
 
     yield open_page

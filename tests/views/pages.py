@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import pytest
 
@@ -67,13 +66,6 @@ NEEDS_BROWSER = [
     pytest.mark.long,
     pytest.mark.skipif(lacking() is not None, reason=f"no browser: {lacking()}"),
 ]
-
-
-def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the page did not get there"
-        time.sleep(0.02)
 
 
 def css(driver: Any, selector: str) -> Any:

@@ -16,8 +16,9 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.record.file import Recording
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB, UNIT
-from tests.views.pages import NEEDS_BROWSER, answer, assert_accessible, css, keys, point_at, text, wait, width_of
+from tests.views.pages import NEEDS_BROWSER, answer, assert_accessible, css, keys, point_at, text, width_of
 from tests.views.test_history import REAL
+from tests.waiting import wait_for
 
 pytestmark = NEEDS_BROWSER
 
@@ -59,7 +60,7 @@ def test_pointer(show: Callable[..., Any]) -> None:
     driver = show(guests.small())
     assert answer(driver)["address"] == "0x100800000", "the accept in flight"
     point_at(driver, BASE + 26 * UNIT)
-    wait(lambda: css(driver, "#tip").is_displayed())
+    wait_for(css(driver, "#tip").is_displayed, lambda: "no tip")
     first, *words = text(driver, "#tip").split("\n")
     assert BASE + 25 * UNIT <= int(first, 16) < BASE + 28 * UNIT
     assert words == [

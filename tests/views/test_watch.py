@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from drgn_unaccepted.snapshot import Accept, AcceptingList, Sample, Snapshot, Ta
 from drgn_unaccepted.views.watch import line, screen
 from tests.checks.build import clean, live
 from tests.samples_over_time import with_bitmap
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,18 +188,12 @@ class Terminal:
         fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def wait_for(self, words: bytes, start: int = 0) -> int:
-        deadline = time.monotonic() + 120
-        while words not in self.output[start:]:
-            assert time.monotonic() < deadline, self.output[start:]
-            self._read(0.1)
+        wait_for(lambda: self._read(0.1) or words in self.output[start:], lambda: self.output[start:])
         return len(self.output)
 
     def end(self) -> str:
         """Wait for the end; what the program said on stderr."""
-        deadline = time.monotonic() + 120
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, "the program does not end"
-            self._read(0.05)
+        wait_for(lambda: self._read(0.05) or self.process.poll() is not None, lambda: "the program does not end")
         self._read(0.2)
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()

@@ -39,7 +39,7 @@ class Stress:
         self.at = opened.prog["page_offset_base"].value_() + table.address + 24
         self.base, self.size = table.phys_base, len(table.bitmap)
         self.initial = self.unaccepted()
-        self.results: dict[str, Any] = {"alarms": [], "lies": [], "once": {}, "torn": 0, "in_flight": 0, "known": 0}
+        self.results: dict[str, Any] = {"alarms": [], "lies": [], "torn": 0, "in_flight": 0, "known": 0}
 
     def take(self, without_table: bool = False) -> Snapshot:
         return capture(self.opened, Wanted(ALL_PARTS, ALL_MEMORY if without_table else (), bitmap=not without_table))
@@ -76,8 +76,6 @@ class Stress:
         report = run_checks(snapshot)
         bad = [f for f in report.findings if f.status in ("warning", "critical") and f.rule not in EXPECTED]
         for finding in bad:
-            once = self.results["once"]
-            once[finding.rule] = once.get(finding.rule, 0) + 1
             if finding.status == "critical":
                 self.results["alarms"].append(f"{number}: {finding.rule}: critical: {finding.message}")
         if bad:

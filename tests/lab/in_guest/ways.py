@@ -69,6 +69,7 @@ found["drgn"] = run(
     *(str(Path(sys.executable).with_name("drgn")), "-q", "-k", "--no-default-symbols", "-e"),
     "from drgn.commands import run_command; run_command(prog, 'unaccepted ranges --format json')",
 )
+found["dmesg"] = run("dmesg")
 lockdown("integrity")
 found["lockdown=integrity"] = run(*RANGES)
 lockdown("confidentiality")
