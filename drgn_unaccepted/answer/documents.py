@@ -22,7 +22,7 @@ Status = Literal["ok", "warning", "critical", "unknown"]
 D = TypeVar("D")
 
 
-def document(kind: type[D], source: object, **others: object) -> D:
+def document(kind: type[D], source: object, /, **others: object) -> D:
     """A TypedDict of the attributes of ``source`` that have the names of its keys, and of others."""
     return cast(D, {name: others[name] if name in others else getattr(source, name) for name in kind.__annotations__})
 
