@@ -139,12 +139,5 @@ def _as_many_chunks(evidence: Evidence, ones: Sequence[Range]) -> bool:
 
 def _has_zero_page(address: int, bitmap: bytes) -> bool:
     """Whether a page that holds nothing but bits has none set."""
-    start = address + HEADER.size
-    at = 0
-    header_page = (start - 1) // PAGE_SIZE
-    while at < len(bitmap):
-        end = min(len(bitmap), at + PAGE_SIZE - (start + at) % PAGE_SIZE)
-        if (start + at) // PAGE_SIZE > header_page and bitmap.count(0, at, end) == end - at:
-            return True
-        at = end
-    return False
+    pages = range(-(address + HEADER.size) % PAGE_SIZE, len(bitmap), PAGE_SIZE)
+    return any(bitmap.count(0, at, at + PAGE_SIZE) == min(PAGE_SIZE, len(bitmap) - at) for at in pages)

@@ -135,7 +135,7 @@ class Judgement:
         evidence, pages = self.evidence, self.snapshot.pages
         if self.name in ("counters", "none"):
             reason = "counters know no addresses" if self.name == "counters" else str(self.reason)
-            yield Piece(start, end, UNKNOWN, self._covers(start, end), reason)
+            yield self._unknown_piece(Range(start, end), reason)
             return
         lists = "on no list of unaccepted memory"
         if evidence.lists_damaged is not None:
@@ -144,23 +144,19 @@ class Judgement:
         scanned = [] if pages is None else rng.merge(pages.scanned)
         for run in (*rng.clip(scanned, start, end), Range(end, end)):
             if at < run.start:
-                why = (
-                    "no struct page of it was looked at"
-                    if pages is None
-                    else pages.limited or "its pages were not looked at"
-                )
-                yield Piece(at, run.start, UNKNOWN, self._covers(at, run.start), f"{lists}; {why}")
+                why = "no struct page of it was looked at"
+                if pages is not None:
+                    why = pages.limited or "its pages were not looked at"
+                yield self._unknown_piece(Range(at, run.start), f"{lists}; {why}")
             if run.start < run.end:
                 what = f"{lists}, and no page of its unit is in use or in a free list"
                 if self.evidence.no_table is not False:
                     what = f"{lists}; without a table pages in use prove nothing"
-                yield Piece(*run, UNKNOWN, self._covers(*run), what)
+                yield self._unknown_piece(run, what)
             at = run.end
 
-    def _covers(self, start: int, end: int) -> Optional[bool]:
-        if self.geometry is None:
-            return False if self.evidence.no_table else None
-        return self.geometry.phys_base <= start and end <= self.geometry.end
+    def _unknown_piece(self, where: Range, reason: str) -> Piece:
+        return Piece(*where, UNKNOWN, truth.is_covered(self.evidence, self.geometry, where), reason)
 
     # Totals
 
@@ -179,12 +175,9 @@ class Judgement:
         """Memory that may be unaccepted and is not decided."""
         if self.by_bits:
             return []
-        where: Sequence[Range]
-        initial = self.evidence.initial
+        initial, where = self.evidence.initial, rng.subtract(self.evidence.firmware_ram, self.evidence.hot_added)
         if isinstance(initial, Initial):
             where = rng.merge([*initial.unaccepted, *self.evidence.listed])
-        else:
-            where = rng.subtract(self.evidence.firmware_ram, self.evidence.hot_added)
         return [piece for start, end in where for piece in self.pieces(start, end) if piece.state == UNKNOWN]
 
     @cached_property

@@ -225,6 +225,12 @@ def possible_guards(evidence: Evidence) -> list[Range]:
     return rng.merge(edges)
 
 
+def is_covered(evidence: Evidence, geometry: Optional[Geometry], where: Range) -> Optional[bool]:
+    if geometry is None:
+        return False if evidence.no_table else None
+    return geometry.phys_base <= where.start and where.end <= geometry.end
+
+
 def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) -> list[Piece]:
     """The layers as pieces in order; where two overlap, the earlier one counts."""
     pieces: list[Piece] = []
@@ -238,9 +244,6 @@ def overlay(evidence: Evidence, geometry: Optional[Geometry], layers: Layers) ->
                 continue
             last = end
             for rest in rng.subtract([Range(start, end)], list(rng.clip(taken, start, end))):
-                covered = False if evidence.no_table else None
-                if geometry is not None:
-                    covered = geometry.phys_base <= rest.start and rest.end <= geometry.end
-                pieces.append(Piece(rest.start, rest.end, state, covered, proof))
+                pieces.append(Piece(*rest, state, is_covered(evidence, geometry, rest), proof))
         taken = rng.merge([*taken, *((fact.start, fact.end) for fact in facts if fact.start < fact.end)])
     return sorted(pieces)

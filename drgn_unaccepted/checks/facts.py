@@ -17,11 +17,10 @@ from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.finding import Finding, given
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi
-from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, merge, subtract
-from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Zone
+from drgn_unaccepted.snapshot import E820Tables, Snapshot, Zone
 from drgn_unaccepted.words import count
 
 Version = tuple[int, ...]
@@ -36,12 +35,6 @@ def version(release: Optional[str]) -> Optional[Version]:
     """``6.12.117+deb12-amd64`` as (6, 12, 117); None if the release is unknown or does not start with a version."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?!\d)", release or "")
     return tuple(int(part or 0) for part in match.groups()) if match else None
-
-
-def _header(table: Table) -> Optional[Header]:
-    if table.version is None or table.unit_size is None or table.phys_base is None or table.bitmap_bytes is None:
-        return None
-    return Header(table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
 
 
 class Facts:
@@ -66,7 +59,8 @@ class Facts:
         self.release = "this kernel" if self.false_release else release or "a kernel of unknown release"
         self.version = None if self.false_release else version(release)
         #: The fields of the header, if all were read; the table's state by them, and the reason.
-        self.header = _header(table)
+        fields = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+        self.header = None if None in fields else Header(*map(given, fields))
         self.judged = judge_header(self.header, table.address or 0) if self.header else ("", None)
         #: The range that the bitmap covers, if the header is valid.
         self.geometry: Optional[Geometry] = None
@@ -128,11 +122,6 @@ class Facts:
             found["0862438c9048"] = True
         return found
 
-    @cached_property
-    def user_reserved(self) -> list[Range]:
-        """``memmap=SIZE$START`` of the command line."""
-        return merged(on_command_line(self.snapshot.image.command_line or "", "memmap", "$#!"))
-
     @property
     def backports(self) -> bool:
         """The kernel is a distribution's: ``5.14.0-503.el9``."""
@@ -171,7 +160,7 @@ class Facts:
         if self.judgement.by_bits:
             return []
         pieces = self.judgement.pieces(0, limits.PHYSICAL_END)
-        found = merge((piece.start, piece.end) for piece in pieces if piece.state == UNACCEPTED)
+        found = merge(piece.range for piece in pieces if piece.state == UNACCEPTED)
         return subtract(found, self.judgement.guards)
 
     @property

@@ -12,6 +12,7 @@ from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
+from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.model.header import unreserved_tail
 from drgn_unaccepted.model.ranges import Range, clip, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
@@ -212,9 +213,10 @@ def type_15_reserved(facts: Facts) -> Outcome:
 
     Fix: Boot without add_efi_memmap, or with efi=nosoftreserve.
     """
-    reserved = subtract(e820_model.memory(facts.e820.current, e820_model.RESERVED), facts.user_reserved)
-    lost = intersect(intersect(facts.efi_unaccepted, reserved), e820_model.memory(facts.e820.firmware))
     line, through = facts.snapshot.image.command_line, "add_efi_memmap or EFI_MEMORY_SP"
+    asked = merged(on_command_line(line or "", "memmap", "$#!"))
+    reserved = subtract(e820_model.memory(facts.e820.current, e820_model.RESERVED), asked)
+    lost = intersect(intersect(facts.efi_unaccepted, reserved), e820_model.memory(facts.e820.firmware))
     if line is not None:
         through = "add_efi_memmap" if "add_efi_memmap" in line.split() else "EFI_MEMORY_SP"
     why = f"is RAM for the firmware and Reserved in e820_table, likely through {through}"

@@ -13,7 +13,7 @@ from typing import Optional
 
 from drgn_unaccepted.model.bitmap import Geometry, from_runs
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
-from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.model.ranges import Range, merge, subtract
 
 
 def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: int) -> Optional[Geometry]:
@@ -27,8 +27,8 @@ def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: 
     unaccepted = [descriptor for descriptor in descriptors if descriptor.type == UNACCEPTED]
     if not unaccepted:
         return None
-    start = _round_down(min(descriptor.start for descriptor in unaccepted), unit_size)
-    end = _round_up(max(descriptor.end for descriptor in unaccepted), unit_size)
+    start = min(descriptor.start for descriptor in unaccepted) // unit_size * unit_size
+    end = -(-max(descriptor.end for descriptor in unaccepted) // unit_size) * unit_size
     return Geometry(start, -(-(end - start) // (unit_size * 8)), unit_size)
 
 
@@ -72,28 +72,13 @@ def beyond_bitmap(descriptors: Sequence[EfiDescriptor], geometry: Geometry) -> l
 
 def _split(start: int, end: int, geometry: Geometry) -> tuple[list[Range], Optional[Range]]:
     """Split a descriptor's range into what is accepted at once and the whole units that get a bit."""
-    unit_size, phys_base, top = geometry.unit_size, geometry.phys_base, geometry.end
+    unit_size = geometry.unit_size
     if end - start < 2 * unit_size:
         return [Range(start, end)], None
-    accepted = []
-    if start % unit_size:
-        accepted.append(Range(start, _round_up(start, unit_size)))
-        start = _round_up(start, unit_size)
-    if end % unit_size:
-        accepted.append(Range(_round_down(end, unit_size), end))
-        end = _round_down(end, unit_size)
-    if start < phys_base:
-        accepted.append(Range(start, min(phys_base, end)))
-        start = phys_base
-    if end > top:
-        accepted.append(Range(top, end))
-        end = top
-    return accepted, Range(start, end) if start < end else None
-
-
-def _round_down(address: int, unit_size: int) -> int:
-    return address & ~(unit_size - 1)
-
-
-def _round_up(address: int, unit_size: int) -> int:
-    return _round_down(address + unit_size - 1, unit_size)
+    whole = Range(
+        max(-(-start // unit_size) * unit_size, geometry.phys_base), min(end // unit_size * unit_size, geometry.end)
+    )
+    if whole.start >= whole.end:
+        # Of a descriptor above the bitmap, what lies between is accepted, too.
+        return [Range(min(start, geometry.end), end)], None
+    return subtract([Range(start, end)], [whole]), whole
