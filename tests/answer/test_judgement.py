@@ -44,6 +44,8 @@ from drgn_unaccepted.snapshot import (
     Wanted,
     Zone,
 )
+from tests.checks import changes as c
+from tests.checks.build import both
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 UNIT, CHUNK = 2 << 20, 4 << 20
@@ -68,12 +70,9 @@ def snapshot_of(sample: str) -> Snapshot:
 
 def units(judgement: Judgement) -> dict[str, set[int]]:
     """Units by state, of all type 15 memory."""
-    efi_map = judgement.snapshot.efi_map
-    found: dict[str, set[int]] = {}
-    start, end = 4 << 30, 6 << 30
-    if efi_map is not None and any(d.type == 15 for d in efi_map.descriptors):
-        start = min(d.start for d in efi_map.descriptors if d.type == 15)
-    for piece in judgement.pieces(start, end):
+    efi_map, found = judgement.snapshot.efi_map, {}
+    lowest = min((d.start for d in efi_map.descriptors if d.type == 15), default=4 << 30) if efi_map else 4 << 30
+    for piece in judgement.pieces(lowest, 6 << 30):
         found.setdefault(piece.state, set()).update(range(piece.start // UNIT, -(-piece.end // UNIT)))
     return found
 
@@ -122,8 +121,7 @@ def test_no_source_calls_unaccepted_memory_accepted(sample: str, source: str) ->
     never_wrong(judge(snapshot_of(sample), source), sample)
 
 
-def without_init(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, efi_map=None, missing={**snapshot.missing, "efi_map": "taken away"})
+without_init = c.without("efi_map")
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
@@ -140,10 +138,8 @@ def test_without_the_map_there_are_bounds(sample: str) -> None:
 def test_a_table_saved_earlier_in_the_boot_takes_the_place_of_the_map(kernel: str) -> None:
     """All bits set, as right after boot: lists and pages say which still are."""
     table, kdump = snapshot_of(f"{kernel}-fill").table, without_init(snapshot_of(f"{kernel}-fill-kdump"))
-    assert table.bitmap is not None
-    saved = replace(
-        table, bitmap=b"\xff" * len(table.bitmap), read_through="file", reason="saved in this boot", same_boot=True
-    )
+    ones = b"\xff" * len(table.bitmap)
+    saved = replace(table, bitmap=ones, read_through="file", reason="saved in this boot", same_boot=True)
     judgement = judge(replace(kdump, table=saved))
     assert judgement.name == "reconstructed"
     assert units(judgement)["unaccepted"] <= truth(f"{kernel}-fill-kdump") | units(judgement).get("unknown", set())
@@ -158,7 +154,6 @@ def test_a_table_saved_earlier_in_the_boot_takes_the_place_of_the_map(kernel: st
 def test_memory_that_the_firmware_had_accepted(sample: str, name: str) -> None:
     snapshot = snapshot_of(sample)
     kind = {"Loader Code": 1, "Conventional": 7, "ACPI Reclaim": 9}[name]
-    assert snapshot.efi_map is not None
     for descriptor in snapshot.efi_map.descriptors:
         if descriptor.type == kind:
             piece = judge(snapshot).at(descriptor.start)
@@ -166,7 +161,6 @@ def test_memory_that_the_firmware_had_accepted(sample: str, name: str) -> None:
 
 
 def lists_of(snapshot: Snapshot, change: Callable[[Zone], Zone]) -> Snapshot:
-    assert snapshot.zones is not None
     return replace(snapshot, zones=tuple(change(zone) for zone in snapshot.zones))
 
 
@@ -184,8 +178,7 @@ def relisted(snapshot: Snapshot, change: Callable[[Any], Any], counted: bool = T
         return replace(zone, listed=columns, unaccepted_pages=(zone.unaccepted_pages or 0) + more)
 
     new = lists_of(snapshot, changed)
-    assert snapshot.counters is not None and snapshot.counters.unaccepted_pages is not None
-    return replace(new, counters=replace(snapshot.counters, unaccepted_pages=snapshot.counters.unaccepted_pages + more))
+    return c.part("counters", unaccepted_pages=snapshot.counters.unaccepted_pages + more)(new)
 
 
 def with_chunk(snapshot: Snapshot, address: int) -> Snapshot:
@@ -202,11 +195,9 @@ def with_chunk(snapshot: Snapshot, address: int) -> Snapshot:
 @pytest.mark.parametrize("sample", KDUMPS)
 def test_a_chunk_that_is_listed_for_its_guard_alone(sample: str) -> None:
     snapshot = snapshot_of(sample)
-    assert snapshot.efi_map is not None
     end = max(d.end for d in snapshot.efi_map.descriptors if d.type == 15)
     more = (EfiDescriptor(7, end, end + CHUNK, 0), EfiDescriptor(15, end + CHUNK, end + 16 * CHUNK, 0))
-    edited = replace(snapshot.efi_map, descriptors=(*snapshot.efi_map.descriptors, *more))
-    judgement = judge(with_chunk(replace(snapshot, efi_map=edited), end))
+    judgement = judge(with_chunk(c.descriptors(*more)(snapshot), end))
     assert {judgement.at(end).state, judgement.at(end + UNIT).state} == {"accepted"}
     assert judgement.at(end).reason == "never unaccepted: EFI Conventional"
 
@@ -229,18 +220,7 @@ def test_a_hole_is_no_memory(sample: str, address: int) -> None:
 
 
 def with_bits(snapshot: Snapshot, change: Callable[[bytes], bytes]) -> Snapshot:
-    assert snapshot.table.bitmap is not None
-    return replace(snapshot, table=replace(snapshot.table, bitmap=change(snapshot.table.bitmap)))
-
-
-def random_bytes(bitmap: bytes) -> bytes:
-    return random.Random(1).randbytes(len(bitmap))
-
-
-def with_type_15(snapshot: Snapshot, where: Range) -> Snapshot:
-    assert snapshot.efi_map is not None
-    descriptors = (*snapshot.efi_map.descriptors, EfiDescriptor(15, *where, 0))
-    return replace(snapshot, efi_map=replace(snapshot.efi_map, descriptors=descriptors))
+    return c.table(bitmap=change(snapshot.table.bitmap))(snapshot)
 
 
 DAMAGE: dict[str, Callable[[Snapshot], Snapshot]] = {
@@ -248,16 +228,16 @@ DAMAGE: dict[str, Callable[[Snapshot], Snapshot]] = {
     "every second chunk lost": lambda s: with_bits(s, lambda b: bytes(byte & 0x33 for byte in b)),
     "24 bits lost": lambda s: with_bits(s, lambda b: b[:45] + bytes(3) + b[48:]),
     "all zeros": lambda s: with_bits(s, lambda b: bytes(len(b))),
-    "random": lambda s: with_bits(s, random_bytes),
+    "random": lambda s: with_bits(s, lambda b: random.Random(1).randbytes(len(b))),
     "shifted": lambda s: with_bits(s, lambda b: b[8:] + b[:8]),
     "all ones": lambda s: with_bits(s, lambda b: b"\xff" * len(b)),
-    "units of 1 GiB": lambda s: replace(s, table=replace(s.table, unit_size=1 << 30)),
+    "units of 1 GiB": c.table(unit_size=1 << 30),
     "a byte of ones": lambda s: with_bits(s, lambda b: b[:32] + b"\xff" + b[33:]),
-    "not on 8 bytes": lambda s: replace(s, table=replace(s.table, address=(s.table.address or 0) + 4)),
-    "type 15 below it": lambda s: with_type_15(s, Range(3 << 30, (3 << 30) + (64 << 20))),
-    "no table": lambda s: replace(s, table=Table("absent", "efi.unaccepted is ~0")),
-    "64 MiB too low": lambda s: replace(s, table=replace(s.table, phys_base=(s.table.phys_base or 0) - (64 << 20))),
-    "64 MiB too high": lambda s: replace(s, table=replace(s.table, phys_base=(s.table.phys_base or 0) + (64 << 20))),
+    "not on 8 bytes": lambda s: c.table(address=s.table.address + 4)(s),
+    "type 15 below it": c.descriptors(EfiDescriptor(15, 3 << 30, (3 << 30) + (64 << 20), 0)),
+    "no table": c.absent_table,
+    "64 MiB too low": lambda s: c.table(phys_base=s.table.phys_base - (64 << 20))(s),
+    "64 MiB too high": lambda s: c.table(phys_base=s.table.phys_base + (64 << 20))(s),
 }
 
 
@@ -280,12 +260,10 @@ def test_a_damaged_table_beside_zones_that_cannot_be_read(sample: str, unreadabl
 
     A crash kernel's image, which lies elsewhere, explains no chunk that lacks its bits.
     """
-    why = dict.fromkeys(unreadable, "could not find physical memory segment: 0x443e63fffb520")
-    loaded = replace(snapshot_of(sample), kexec_segments=(KexecSegment("kexec_crash_image", 256 << 20, 448 << 20),))
+    lost = [c.without(part, "could not find physical memory segment: 0x443e63fffb520") for part in unreadable]
+    loaded = c.put(kexec_segments=(KexecSegment("kexec_crash_image", 256 << 20, 448 << 20),))
     for damage in ("every second unit lost", "24 bits lost"):
-        damaged = DAMAGE[damage](loaded)
-        snapshot = replace(damaged, **dict.fromkeys(unreadable), missing={**damaged.missing, **why})
-        judgement = judge(snapshot)
+        judgement = judge(both(loaded, DAMAGE[damage], *lost)(snapshot_of(sample)))
         assert judgement.doubt is not None and not judgement.exact
         never_wrong(judgement, sample)
 
@@ -294,14 +272,13 @@ def test_a_damaged_table_beside_zones_that_cannot_be_read(sample: str, unreadabl
 def test_reserved_memory_has_bits_and_is_on_no_list(sample: str) -> None:
     """memblock_reserve() without an accept: the page allocator never got those chunks, and nobody touched them."""
     snapshot = snapshot_of(sample)
-    assert snapshot.pages is not None
     pages = 12 * CHUNK // PAGE_SIZE
     last = max(max(zone.listed.pfns) for zone in snapshot.zones or () if zone.listed and zone.listed.pfns)
     taken = Range(last + CHUNK // PAGE_SIZE - pages, last + CHUNK // PAGE_SIZE)
     runs = [run for run in snapshot.pages.runs if run.end_pfn <= taken.start or taken.end <= run.start_pfn]
     for state, doubted in (("reserved", False), ("free", True)):
-        known = replace(snapshot.pages, runs=tuple(sorted([*runs, PageRun(*taken, state)])))
-        changed = replace(relisted(snapshot, lambda column: column[:-12]), pages=known)
+        known = c.part("pages", runs=tuple(sorted([*runs, PageRun(*taken, state)])))
+        changed = known(relisted(snapshot, lambda column: column[:-12]))
         assert (judge(changed).doubt is not None) is doubted
 
 
@@ -310,16 +287,8 @@ def test_bits_of_a_doubted_table_bound_nothing(sample: str) -> None:
     """16 units that are accepted, by the page allocator too, have bits: such bits may be noise."""
     snapshot = snapshot_of(sample)
     geometry = snapshot.table.geometry
-    assert geometry is not None
     wrong = [unit - geometry.phys_base // UNIT for unit in sorted(set(range(2048, 2432)) - truth(sample))[:64]]
-
-    def change(bitmap: bytes) -> bytes:
-        noisy = bytearray(bitmap)
-        for index in wrong:
-            noisy[index >> 3] |= 1 << (index & 7)
-        return bytes(noisy)
-
-    judgement = judge(with_bits(snapshot, change))
+    judgement = judge(both(*(c.bits(index, index + 1, 1) for index in wrong))(snapshot))
     least, most = judgement.bounds
     assert judgement.doubt is not None and not judgement.exact
     assert least is not None and most is not None and least <= len(truth(sample)) * UNIT <= most
@@ -330,10 +299,9 @@ def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, mon
     """Not even if a page of them is in use."""
     monkeypatch.setattr("drgn_unaccepted.limits.CHECKED_RANGES", 3)
     snapshot = with_bits(snapshot_of(sample), lambda b: b"\x01" * 7 + bytes(len(b) - 7))
-    geometry, pages = snapshot.table.geometry, snapshot.pages
-    assert geometry is not None and pages is not None
+    geometry = snapshot.table.geometry
     used = PageRun(geometry.phys_base // PAGE_SIZE, geometry.unit(56).start // PAGE_SIZE, "in-use")
-    snapshot = replace(snapshot, pages=replace(pages, runs=(used,)))
+    snapshot = c.part("pages", runs=(used,))(snapshot)
     for source in ("auto", "bitmap", "reconstructed"):
         judgement = judge(snapshot, source)
         assert judgement.doubt is not None, "far more is counted"
@@ -344,11 +312,10 @@ def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, mon
 def test_a_page_of_a_fixed_cma_area_proves_nothing(sample: str) -> None:
     """It is given to the buddy allocator without an accept; without the command line any page may be one."""
     snapshot = snapshot_of(sample)
-    assert snapshot.kernel is not None
     pieces = judge(snapshot).pieces(4 << 30, 5 << 30)
     start = next(piece.start for piece in pieces if piece.reason == "its pages are in use or in a free list")
     for fixed in ((Range(start, start + UNIT),), None):
-        judgement = judge(replace(snapshot, kernel=replace(snapshot.kernel, fixed_cma=fixed)))
+        judgement = judge(c.part("kernel", fixed_cma=fixed)(snapshot))
         assert judgement.at(start).state == "unknown" and not judgement.exact
     assert fixed is None and judgement.at(start + UNIT).state == "unknown"
 
@@ -357,11 +324,11 @@ def test_a_page_of_a_fixed_cma_area_proves_nothing(sample: str) -> None:
 def test_an_accept_in_flight_is_not_done(sample: str) -> None:
     """Neither is that of its guard, whatever was known of both."""
     snapshot = snapshot_of(sample)
-    base = (snapshot.unit_base()[0] or (4 << 30, UNIT))[0] // UNIT
+    base = snapshot.unit_base()[0][0] // UNIT
     known = units(judge(snapshot))["accepted"]
     unit = next(n for n in sorted(known) if n >= base and n + 1 in known)
     entry = Accept(0xFFFFC90000000000, unit - base, unit - base + 1, None)
-    judgement = judge(replace(snapshot, accepting=AcceptingList((entry,))))
+    judgement = judge(c.put(accepting=AcceptingList((entry,)))(snapshot))
     for number in (unit, unit + 1):
         piece = judgement.at(number * UNIT)
         assert piece.state == "unknown" and "in flight" in piece.reason
@@ -374,7 +341,6 @@ def test_another_page_of_acpi_memory_is_not_the_table(sample: str) -> None:
     efi = target.prog["efi"]
     wrong = (efi.unaccepted.value_() - 0x3000).to_bytes(8, "little")
     address = efi.unaccepted.address_
-    assert address is not None
     target.prog.add_memory_segment(address, 8, lambda at, count, offset, _: wrong[offset : offset + count], False)
     judgement, _ = look(lambda wanted: samples(target, wanted), Wanted(STATE, ALL_MEMORY))
     assert judgement.name != "bitmap"
@@ -417,13 +383,9 @@ def test_damaged_struct_pages_prove_nothing(sample: str, fill: str) -> None:
 @pytest.mark.parametrize("sample", FILLED)
 def test_memory_above_all_that_the_firmware_reported(sample: str) -> None:
     """Hot-added: the kernel takes it as accepted, and nobody accepted it."""
-    snapshot = lists_of(
-        snapshot_of(sample),
-        lambda zone: (
-            replace(zone, spanned_pages=(64 << 30) // PAGE_SIZE - zone.start_pfn) if zone.name == "Normal" else zone
-        ),
-    )
-    piece = judge(snapshot).at(32 << 30)
+    normal = next(zone for zone in snapshot_of(sample).zones if zone.name == "Normal")
+    more = replace(normal, spanned_pages=(64 << 30) // PAGE_SIZE - normal.start_pfn)
+    piece = judge(lists_of(snapshot_of(sample), lambda zone: more if zone is normal else zone)).at(32 << 30)
     assert piece.state == "unknown" and "hot-added" in piece.reason
 
 
@@ -432,14 +394,9 @@ def test_type_15_without_a_table_is_lost_and_not_accepted(sample: str) -> None:
     """A kernel without the feature: no list, no counter, and e820 without that memory."""
     snapshot = snapshot_of(sample)
     nothing = lists_of(snapshot, lambda zone: replace(zone, listed=None, unaccepted_pages=None))
-    absent = replace(
-        nothing,
-        table=Table("absent", "a kernel without CONFIG_UNACCEPTED_MEMORY"),
-        counters=Counters(1, None, None),
-    )
-    judgement = judge(absent)
+    absent = Table("absent", "a kernel without CONFIG_UNACCEPTED_MEMORY")
+    judgement = judge(replace(nothing, table=absent, counters=Counters(1, None, None)))
     assert judgement.at(min(truth(sample)) * UNIT).state == "unaccepted"
-    assert snapshot.efi_map is not None
     conventional = next(d for d in snapshot.efi_map.descriptors if d.type == 7)
     assert judgement.at(conventional.start).state == "accepted"
 
@@ -447,7 +404,7 @@ def test_type_15_without_a_table_is_lost_and_not_accepted(sample: str) -> None:
 @pytest.mark.parametrize("sample", KDUMPS)
 def test_what_the_zones_count_where_the_global_counter_is_lost(sample: str) -> None:
     snapshot = snapshot_of(sample)
-    lost = replace(snapshot, counters=None, missing={**snapshot.missing, "counters": "not captured"})
+    lost = c.without("counters")(snapshot)
     assert judge(lost).evidence.nr_unaccepted_bytes == judge(snapshot).evidence.nr_unaccepted_bytes
 
 
@@ -465,8 +422,7 @@ def test_evidence_taken_away_never_makes_memory_accepted(sample: str, gone: set[
     whole = snapshot_of(sample)
     if "kernel" in gone:
         gone = gone | {"zones"}
-    less = replace(whole, **dict.fromkeys(gone), missing={**whole.missing, **dict.fromkeys(gone, "taken away")})
-    judgement = judge(less, source)
+    judgement = judge(both(*map(c.without, gone))(whole), source)
     never_wrong(judgement, sample)
     # Bare lists say unaccepted of guards, too; whatever decides those is a proof.
     if judgement.name != "page-lists":
@@ -482,9 +438,7 @@ def test_a_planted_fact_that_says_unaccepted_is_never_answered_with_accepted(sam
     planted: Optional[Range] = None
     if snapshot.table.bitmap is not None and data.draw(st.booleans()):
         index = (chunk - (snapshot.table.phys_base or 0)) // UNIT
-        snapshot = with_bits(
-            snapshot, lambda b: b[: index >> 3] + bytes([b[index >> 3] | 1 << (index & 7)]) + b[(index >> 3) + 1 :]
-        )
+        snapshot = c.bits(index, index + 1, 1)(snapshot)
         planted = Range(chunk, chunk + UNIT)
     else:
         snapshot = with_chunk(snapshot, chunk)

@@ -6,37 +6,22 @@ Where memory is unaccepted comes from the guest's own account (truth.json).
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
-
 import pytest
 
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.checks.finding import Finding
-from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, KexecSegment, NamedRange, Snapshot, Wanted
+from drgn_unaccepted.snapshot import KexecSegment, NamedRange
+from tests.answer.test_judgement import KDUMPS, UNIT, snapshot_of, truth
 
 from . import changes as c
 from .build import Change, both
 
-SAMPLES = Path(__file__).parent.parent.parent / "vmcore-samples"
-UNIT = 2 << 20
-KDUMPS = ("6.12-fill-kdump", "7.3-fill-kdump")
-
 pytestmark = pytest.mark.parametrize("sample", KDUMPS)
-
-
-@cache
-def snapshot_of(sample: str) -> Snapshot:
-    return capture(open_vmcore(str(SAMPLES / sample / "vmcore")), Wanted(ALL_PARTS, ALL_MEMORY))
 
 
 def never_accepted(sample: str) -> int:
     """A unit amid others that the guest never accepted."""
-    units = set(json.loads((SAMPLES / sample / "truth.json").read_text())["unaccepted_units"])
+    units = truth(sample)
     return next(n for n in sorted(units) if n % 2 == 0 and {n - 2, n - 1, n + 1, n + 2, n + 3} <= units) * UNIT
 
 
@@ -96,8 +81,7 @@ def test_a_listed_chunk_without_a_bit_at_boot_is_critical(sample: str) -> None:
         inside = d.start < at < d.end
         cut += [d._replace(end=at), d._replace(start=hole[1])] if inside else [d]
     cut.append(cut[0]._replace(type=7, start=hole[0], end=hole[1]))
-    changed = c.put(efi_map=replace(efi_map, descriptors=tuple(cut)))
-    finding = found(sample, "bits-within-initial-map", changed)
+    finding = found(sample, "bits-within-initial-map", c.descriptors(*cut, first=0))
     # The last of the two chunks has its guard.
     assert (finding.status, finding.ranges[0].start) == ("critical", at)
 
