@@ -44,17 +44,14 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     outside = rng.subtract(evidence.type_15, [Range(geometry.phys_base, geometry.end)])
     if outside:
         yield f"EFI type 15 at {span(*outside[0])} is outside the bitmap"
-    if isinstance(initial, Initial):
-        stray = rng.subtract(ones, initial.unaccepted)
-        if stray and not can_set:
-            yield f"bits are set that the EFI stub did not set, the first at {stray[0].start:#x}"
-    if evidence.firmware_ram and evidence.memory is not None:
-        stray = rng.subtract(ones, evidence.memory)
+    for bound, what in (
+        (initial.unaccepted if isinstance(initial, Initial) and not can_set else None, "that the EFI stub did not set"),
+        (evidence.memory if evidence.firmware_ram else None, "where no RAM is"),
+        (evidence.stub_ram, "where e820_table_firmware has no RAM"),
+    ):
+        stray = [] if bound is None else rng.subtract(ones, bound)
         if stray:
-            yield f"bits are set where no RAM is, the first at {stray[0].start:#x}"
-    stray = [] if evidence.stub_ram is None else rng.subtract(ones, evidence.stub_ram)
-    if stray:
-        yield f"bits are set where e820_table_firmware has no RAM, the first at {stray[0].start:#x}"
+            yield f"bits are set {what}, the first at {stray[0].start:#x}"
     for start, end, proof in evidence.kernel_memory:
         if rng.intersect([Range(start, end)], ones):
             yield f"bits are set under {proof.partition(': ')[2]} at {span(start, end)}"

@@ -13,7 +13,7 @@ from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Severity, Skip, given, some
 from drgn_unaccepted.checks.needs import lacking
 from drgn_unaccepted.checks.rule import Rule
-from drgn_unaccepted.model.ranges import Range, intersect, total
+from drgn_unaccepted.model.ranges import intersect, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
 from drgn_unaccepted.words import count, size
 
@@ -97,9 +97,8 @@ def _overlapping(entries: Sequence[Accept]) -> list[tuple[Accept, Accept]]:
     """Pairs of entries that overlap, as the kernel compares them; each entry with the furthest one before it."""
     pairs = []
     furthest = None
-    for entry in sorted(entries, key=lambda entry: (entry.start_unit, entry.end_unit)):
-        if entry.start_unit >= entry.end_unit:
-            continue
+    legal = (entry for entry in entries if entry.start_unit < entry.end_unit)
+    for entry in sorted(legal, key=lambda entry: (entry.start_unit, entry.end_unit)):
         if furthest is not None and furthest.end_unit > entry.start_unit:
             pairs.append((furthest, entry))
         if furthest is None or entry.end_unit > furthest.end_unit:
@@ -131,7 +130,12 @@ def platform_can_accept(facts: Facts) -> Outcome:
         return Pass(f"{'TDX' if facts.platform == 'tdx' else 'SEV-SNP'} guest")
     if table.state == "absent":
         return Pass("there is no table")
-    waiting, accepted = total(_unaccepted_ram(facts)), facts.accepted_since_boot
+    # RAM that may be accepted later: by the bitmap, or if that shows none by the lists.
+    if facts.unaccepted and facts.judgement.doubt is None and not lacking(facts, "bitmap.now"):
+        ram = facts.unaccepted if facts.used_ram is None else intersect(facts.unaccepted, facts.used_ram)
+    else:
+        ram = [] if lacking(facts, "zones.listed") else facts.evidence.listed
+    waiting, accepted = total(ram), facts.accepted_since_boot
     if accepted and "annot accept memory" not in (facts.snapshot.panic or ""):
         return Fault(f"neither TDX nor SEV-SNP is seen, but {size(accepted)} were accepted since boot")
     if waiting:
@@ -140,14 +144,6 @@ def platform_can_accept(facts: Facts) -> Outcome:
     if table.address is None:
         return Skip(f"table.address: {table.reason}")
     return Fault("neither TDX nor SEV-SNP, but there is a table")
-
-
-def _unaccepted_ram(facts: Facts) -> list[Range]:
-    """RAM that may be accepted later, according to the bitmap, or if that shows none to the lists."""
-    if not lacking(facts, "bitmap.now") and facts.unaccepted and facts.judgement.doubt is None:
-        ram = facts.used_ram
-        return facts.unaccepted if ram is None else intersect(facts.unaccepted, ram)
-    return [] if lacking(facts, "zones.listed") else facts.evidence.listed
 
 
 @Rule(INFO, ("zones.nr_unaccepted", "reclaiming"), number=32)
