@@ -82,10 +82,3 @@ def test_differences_are_those_of_each_address(a: list[E820Entry], b: list[E820E
     for one, other in zip(found, found[1:]):
         assert one.range.end <= other.range.start
         assert one.range.end < other.range.start or (one.a, one.b) != (other.a, other.b)
-
-
-def test_add_efi_memmap_turns_unaccepted_ram_into_reserved() -> None:
-    """The shape that the reference describes (5.2): RAM for the firmware, Reserved for the kernel."""
-    firmware = [E820Entry(0x100000000, 0x200000000, 1), E820Entry(0, 0xA0000, 1)]
-    current = [*firmware, E820Entry(0x140000000, 0x180000000, 2)]
-    assert differences(current, firmware) == [((0x140000000, 0x180000000), 2, 1)]

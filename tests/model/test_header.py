@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_unaccepted.model.header import (
-    HEADER,
-    Header,
-    decode_header,
-    judge_header,
-    unreserved_tail,
-)
+from drgn_unaccepted.model.header import HEADER, Header, decode_header, judge_header, unreserved_tail
 from drgn_unaccepted.model.ranges import Range
 
 #: version=1 unit_size=2097152 phys_base=0x100000000 size=0xfdc, the table at 0x7d624018.

@@ -93,18 +93,6 @@ def test_a_reused_table_of_another_size(descriptors: list[EfiDescriptor], base_u
     compare(descriptors, Geometry(base_unit * UNIT, nbytes, UNIT))
 
 
-def test_a_map_without_type_15_has_no_table() -> None:
-    assert allocate_unaccepted_bitmap([descriptor(0, 64 * MIB, CONVENTIONAL)], 2 * MIB) is None
-
-
-def test_a_measured_guest() -> None:
-    """0x100000000-0x1c0000000 as type 15: all of it gets bits, nothing is accepted."""
-    given_range = descriptor(0x100000000, 0x1C0000000)
-    geometry = allocate_unaccepted_bitmap([given_range], 2 * MIB)
-    assert geometry == Geometry(0x100000000, 192, 2 * MIB)
-    assert process_unaccepted_memory([given_range], geometry) == (b"\xff" * 192, [])
-
-
 @pytest.mark.parametrize(
     ("ranges", "bitmap", "accepted"),
     [
