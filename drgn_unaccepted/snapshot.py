@@ -209,6 +209,11 @@ class Accept:
     end_unit: U64
     task: Optional[Task]  #: For an interrupt stack, the interrupted task; ``None`` if no stack holds the entry.
 
+    @property
+    def is_empty(self) -> bool:
+        """As of memory above the bitmap."""
+        return self.start_unit >= self.end_unit
+
 
 @dataclass(frozen=True)
 class AcceptingList:
@@ -365,6 +370,15 @@ class Snapshot:
             if starts:
                 return (min(starts) // X86_UNIT_SIZE * X86_UNIT_SIZE, X86_UNIT_SIZE), "EFI memory map"
         return None, None
+
+    def in_flight(self, more: int = 0) -> Optional[list[Range]]:
+        """The units of ``accepting_list``, of each entry so many ``more``; None where it or :meth:`unit_base` is."""
+        base, _ = self.unit_base()
+        if self.accepting is None or base is None:
+            return None
+        start, unit = base
+        units = ((entry.start_unit, entry.end_unit + more) for entry in self.accepting.entries if not entry.is_empty)
+        return merge((start + low * unit, start + high * unit) for low, high in units)
 
 
 class Sample(NamedTuple):

@@ -355,12 +355,7 @@ class Evidence:
     @cached_property
     def in_flight(self) -> list[Range]:
         """The units of ``accepting_list``, each with its guard."""
-        base, _ = self.snapshot.unit_base()
-        if self.snapshot.accepting is None or base is None:
-            return []
-        phys_base, unit = base
-        units = ((entry.start_unit, entry.end_unit) for entry in self.snapshot.accepting.entries)
-        return rng.merge((phys_base + low * unit, phys_base + (high + 1) * unit) for low, high in units if low < high)
+        return self.snapshot.in_flight(1) or []
 
     @cached_property
     def kernel_memory(self) -> list[Fact]:

@@ -224,13 +224,8 @@ def _segments(entries: Optional[Sequence[E820Entry]], name: Callable[[int], str]
 
 def _accepting(snapshot: Snapshot) -> Optional[list[Span]]:
     """The accepts in flight; None where they, or the address of unit 0, are unknown."""
-    counted, _ = snapshot.unit_base()
-    if snapshot.accepting is None or counted is None:
-        return None
-    base, unit = counted
-    entries = ((base + one.start_unit * unit, base + one.end_unit * unit) for one in snapshot.accepting.entries)
-    ends = ((start, min(end, limits.PHYSICAL_END)) for start, end in entries)
-    return [list(range_) for range_ in rng.merge((start, end) for start, end in ends if start < end)]
+    found = snapshot.in_flight()
+    return None if found is None else [list(range_) for range_ in rng.clip(found, 0, limits.PHYSICAL_END)]
 
 
 def memory_of(snapshot: Snapshot) -> tuple[list[Range], list[Range], MemoryFrom]:

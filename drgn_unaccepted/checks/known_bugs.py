@@ -150,7 +150,7 @@ def accept_overlap_spin(facts: Facts) -> Outcome:
 
     Fix: Update the kernel.
     """
-    ends = {entry.end_unit for entry in facts.accepts if entry.start_unit < entry.end_unit}
+    ends = {entry.end_unit for entry in facts.accepts if not entry.is_empty}
     touching = sum(entry.start_unit in ends for entry in facts.accepts)
     message = f"{count(touching, 'accept')} in flight where another ends: {facts.release} likely makes the others wait"
     return Fault(message) if touching else None
@@ -195,9 +195,7 @@ def snp_high_memory(facts: Facts) -> Outcome:
     """
     if facts.platform != "snp" or facts.geometry is None or facts.geometry.end <= ONE_TIB:
         return None
-    base, unit = facts.geometry.phys_base, facts.geometry.unit_size
-    flying = merged((base + entry.start_unit * unit, base + entry.end_unit * unit) for entry in facts.accepts)
-    accepting = list(clip(flying, ONE_TIB, facts.geometry.end))
+    accepting = list(clip(facts.snapshot.in_flight() or (), ONE_TIB, facts.geometry.end))
     if accepting:
         message = f"accepting above 1 TiB: {spans(accepting)}; {facts.release} likely validates other pages"
         return Fault(message, accepting, severity=WARNING)

@@ -225,12 +225,9 @@ class _Context:
         self._geometry = table.geometry or judgement.geometry
         self._doubted = judgement.doubt is not None
         self._listed = None if judgement.evidence.no_zones else judgement.evidence.listed
-        base = snapshot.unit_base()[0]
-        self._in_flight: Optional[list[Range]] = None
-        if accepting is not None and (base is not None or not accepting.entries):
-            start, unit = base or (0, 0)
-            units = ((entry.start_unit, entry.end_unit) for entry in accepting.entries)
-            self._in_flight = rng.merge((start + low * unit, start + high * unit) for low, high in units if low < high)
+        self._in_flight = snapshot.in_flight()
+        if accepting is not None and not accepting.entries:
+            self._in_flight = []
         no_table = judgement.doubt if table.state == "absent" else f"table {table.state}: {table.reason}"
         no_bits = judgement.doubt or table.reason if table.is_saved or judgement.doubt else None
         no_efi = snapshot.missing.get("efi_map")

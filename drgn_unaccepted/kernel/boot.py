@@ -17,7 +17,7 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
-from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries, decode_e820_ext
+from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries
 from drgn_unaccepted.snapshot import E820Tables, KexecSegment, NamedRange
 
 # enum in arch/x86/include/uapi/asm/setup_data.h
@@ -175,7 +175,9 @@ def _boot_params_e820(prog: Program) -> tuple[E820Entry, ...]:
             what = f"setup_data {extension.address:#x} (SETUP_E820_EXT)"
             if extension.length > limits.E820_ENTRIES * _E820_ENTRY:
                 raise Unavailable(f"{what}: {extension.length} bytes are not credible")
-            entries.extend(decode_e820_ext(read_physical(prog, extension.data, extension.length, what)))
+            # As many as e820__memory_setup_extended() takes.
+            data = read_physical(prog, extension.data, extension.length, what)
+            entries.extend(decode_e820_entries(data, extension.length // _E820_ENTRY))
     return _whole(entries, "boot_params.e820_table")
 
 

@@ -93,16 +93,6 @@ def decode_e820_entries(data: bytes, number: int) -> list[E820Entry]:
     return entries
 
 
-def decode_e820_ext(data: bytes) -> list[E820Entry]:
-    """Decode the payload of a ``struct setup_data`` of type SETUP_E820_EXT: entries that did not fit in boot_params.
-
-    Like the kernel's e820__memory_setup_extended() this takes ``len / 20`` entries.
-
-    :raises ValueError: as in :func:`decode_e820_entries`
-    """
-    return decode_e820_entries(data, len(data) // _ENTRY.size)
-
-
 def find_entry(entries: Sequence[E820Entry], address: int) -> Optional[E820Entry]:
     """The entry with ``address``, or None. The order does not matter; if entries overlap, the highest type wins."""
     holding = [entry for entry in entries if entry.start <= address < entry.end]
