@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+from functools import cached_property
 from typing import Optional
 
 import pytest
@@ -27,19 +28,11 @@ START = 0x100000
 class Guest(AllocatorProgram):
     """One node with a zone Normal of 64 chunks."""
 
-    def __init__(self, chunks: int = 64) -> None:
-        super().__init__()
-        self.chunks = chunks
-        self._zone: Optional[int] = None
-
-    @property
+    @cached_property
     def zone(self) -> int:
-        if self._zone is None:
-            pgdat = self.add_node(0)
-            self._zone = self.populate(pgdat, NORMAL, "Normal", START, self.chunks * CHUNK_PAGES)
-            for first in range(START, START + self.chunks * CHUNK_PAGES, 32768):
-                self.add_section(first)
-        return self._zone
+        for first in range(START, START + 64 * CHUNK_PAGES, 32768):
+            self.add_section(first)
+        return self.populate(self.add_node(0), NORMAL, "Normal", START, 64 * CHUNK_PAGES)
 
     def read(self) -> Zone:
         assert self.zone
