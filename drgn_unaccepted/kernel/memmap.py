@@ -26,18 +26,15 @@ _SECTION_IS_EARLY = 1 << 3
 _KERNEL_START_4_LEVELS = 0xFFFF800000000000
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
 POISON = U64_MAX
-# SUBSECTION_SHIFT
-_SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
+_SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)  # SUBSECTION_SHIFT
 
 
 @dataclass(frozen=True)
 class PageLayout:
     """``struct page`` as this kernel was built: offsets in bytes."""
 
-    #: ``vmemmap``: address of the structure of PFN 0.
-    base: int
-    #: ``sizeof(struct page)``.
-    size: int
+    base: int  #: ``vmemmap``: address of the structure of PFN 0.
+    size: int  #: ``sizeof(struct page)``.
     flags: int
     lru: int
     #: ``compound_head``, ``compound_info`` from v7.1 on: bit 0 is set in tail pages, whatever the rest means.
@@ -45,13 +42,10 @@ class PageLayout:
     page_type: int
     refcount: int
     private: int
-    #: ``1 << PG_reserved``.
-    reserved_flag: int
-    #: ZONES_PGSHIFT, and the mask of a zone's number above it.
-    zone_shift: int
+    reserved_flag: int  #: ``1 << PG_reserved``.
+    zone_shift: int  #: ZONES_PGSHIFT, and the mask of a zone's number above it.
     zone_mask: int
-    #: ``ZONE_DEVICE``; None without CONFIG_ZONE_DEVICE.
-    zone_device: Optional[int]
+    zone_device: Optional[int]  #: ``ZONE_DEVICE``; None without CONFIG_ZONE_DEVICE.
 
     def address(self, pfn: int) -> int:
         return self.base + pfn * self.size & U64_MAX
@@ -214,8 +208,7 @@ class Piece(NamedTuple):
 
     start: int
     end: int
-    #: ``pfn_valid()``: they have a ``struct page``.
-    valid: bool
+    valid: bool  #: ``pfn_valid()``: they have a ``struct page``.
 
 
 class Sections:
