@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from drgn import FaultError, Program, sizeof
 
@@ -203,14 +203,6 @@ _EARLY = _SECTION_HAS_MEM_MAP | _SECTION_IS_EARLY
 _IS_EARLY = bytes(flags & _EARLY == _EARLY for flags in range(256))
 
 
-class Piece(NamedTuple):
-    """PFNs from ``start`` up to ``end`` (exclusive)."""
-
-    start: int
-    end: int
-    valid: bool  #: ``pfn_valid()``: they have a ``struct page``.
-
-
 class Sections:
     """Which pages have a ``struct page``: ``pfn_valid()`` for ranges, with what was read kept."""
 
@@ -234,9 +226,10 @@ class Sections:
         self._roots: dict[int, Optional[bytes]] = {}
         self._looked_up = 0
 
-    def valid(self, start: int, end: int) -> Iterator[Piece]:
+    def valid(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Divide PFNs ``start`` to ``end`` (exclusive) into pieces with and without a ``struct page``.
 
+        :return: start, end (exclusive) and ``pfn_valid()`` of each piece
         :raises Unavailable: a section's description is not in the target, or there are too many sections
         """
         run_start, run_valid = start, False
@@ -250,12 +243,12 @@ class Sections:
             except FaultError:
                 raise Unavailable(f"struct mem_section of {pfn << PAGE_SHIFT:#x} is not in this target") from None
             if valid != run_valid and pfn > run_start:
-                yield Piece(run_start, pfn, run_valid)
+                yield run_start, pfn, run_valid
                 run_start = pfn
             run_valid = valid
             pfn = min(next_pfn, end)
         if run_start < end:
-            yield Piece(run_start, end, run_valid)
+            yield run_start, end, run_valid
 
     def _piece(self, pfn: int) -> tuple[int, bool]:
         """Where the state of ``pfn`` may end, and whether it has a ``struct page``."""

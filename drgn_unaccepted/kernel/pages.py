@@ -141,11 +141,11 @@ class _Scan:
         sections = Sections(self._prog, self._layout)
         for start, end in wanted:
             try:
-                for piece in sections.valid(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
-                    if piece.valid:
-                        present.append(Range(piece.start << PAGE_SHIFT, piece.end << PAGE_SHIFT))
+                for first, after, valid in sections.valid(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
+                    if valid:
+                        present.append(Range(first << PAGE_SHIFT, after << PAGE_SHIFT))
                     else:
-                        self._runs.append(PageRun(piece.start, piece.end, "absent"))
+                        self._runs.append(PageRun(first, after, "absent"))
             except Unavailable as error:
                 self.notes.append(f"{start:#x}-{end:#x}: {error}")
         deferred = intersect(present, _deferred(self._prog))
