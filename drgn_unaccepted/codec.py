@@ -58,16 +58,12 @@ class Context:
 
 
 class Hint(NamedTuple):
-    """An annotation, taken apart."""
-
     optional: bool
     #: A scalar type, a dataclass, a named tuple, ``tuple``, ``Mapping``, or the type code of a column.
     kind: Any
-    #: The type of the value in JSON.
-    json: type
+    json: type  #: The type of the value in JSON.
     bounds: Union[Bounds, Choices, None]
-    #: The elements of a tuple, which are alike.
-    item: Optional[Hint]
+    item: Optional[Hint]  #: The elements of a tuple, which are alike.
 
 
 @cache

@@ -27,8 +27,7 @@ from drgn_unaccepted.kernel.privileges import lacking, lockdown_mode
 from drgn_unaccepted.model.e820 import ACPI
 from drgn_unaccepted.model.ranges import Range, find, merge
 
-#: Bytes of one run of the program: 8,192 words, some 10 microseconds.
-CHUNK = 64 << 10
+CHUNK = 64 << 10  #: Bytes of one run of the program: 8,192 words, some 10 microseconds.
 
 # include/uapi/linux/bpf.h
 _COMMANDS = {"BPF_MAP_CREATE": 0, "BPF_PROG_LOAD": 5, "BPF_PROG_TEST_RUN": 10}
@@ -48,8 +47,7 @@ _LICENSE = ctypes.create_string_buffer(b"GPL")
 
 _VERIFIER_LOG_BYTES = 64 << 10
 
-#: What the program gets: the address and the number of bytes.
-_CONTEXT = struct.Struct("=QQ")
+_CONTEXT = struct.Struct("=QQ")  #: What the program gets: the address and the number of bytes.
 
 _PROBE_REASONS = {
     -errno.EFAULT: "not mapped (EFAULT)",

@@ -20,8 +20,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.memmap import PageLayout
 from drgn_unaccepted.snapshot import PAGE_SHIFT, ListedChunks
 
-#: Entries that are judged together.
-_BLOCK = 4096
+_BLOCK = 4096  #: Entries that are judged together.
 
 _LINKS = struct.Struct("<QQ")
 _NEXT = struct.Struct("<Q")
@@ -30,15 +29,12 @@ T = TypeVar("T")
 
 
 class Entries(NamedTuple):
-    """What the entries of a list look like."""
-
     #: Bytes of an entry, a multiple of 8, and the offset of its ``struct list_head`` in them.
     size: int
     link: int
     #: The numbers of the entries whose ``list_head`` have these addresses, up to where there can be no entry.
     numbers: Callable[[array[int]], array[int]]
-    #: The words for an entry, and for an address where there can be none.
-    noun: str
+    noun: str  #: The words for an entry, and for an address where there can be none.
     outside: str
 
 

@@ -27,17 +27,13 @@ _FINALIZED = 2
 _STATE_SHIFT = 62
 _ID_MASK = (1 << _STATE_SHIFT) - 1
 
-#: Lines with their time of printk that two logs share only if they are of one boot.
-_ENOUGH = 3
+_ENOUGH = 3  #: Lines with their time of printk that two logs share only if they are of one boot.
 #: By which the RTC may differ from the clock that was set later; no two boots are so close.
 _CLOCK_SECONDS = 10
 
 # Every text block starts with the ID of its descriptor, an unsigned long.
 _BLOCK_ID_BYTES = 8
-
-# LOG_KERN
-_KERNEL = 0
-
+_KERNEL = 0  # LOG_KERN
 # Positions in the text are an unsigned long; the first lap ends where it wraps.
 _POSITIONS = 1 << 64
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from drgn import FaultError, Program, sizeof
 
@@ -26,18 +26,15 @@ _SECTION_IS_EARLY = 1 << 3
 _KERNEL_START_4_LEVELS = 0xFFFF800000000000
 # A struct page that page_init_poison() filled: CONFIG_DEBUG_VM, or memory that is offline.
 POISON = U64_MAX
-# SUBSECTION_SHIFT
-_SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)
+_SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)  # SUBSECTION_SHIFT
 
 
 @dataclass(frozen=True)
 class PageLayout:
     """``struct page`` as this kernel was built: offsets in bytes."""
 
-    #: ``vmemmap``: address of the structure of PFN 0.
-    base: int
-    #: ``sizeof(struct page)``.
-    size: int
+    base: int  #: ``vmemmap``: address of the structure of PFN 0.
+    size: int  #: ``sizeof(struct page)``.
     flags: int
     lru: int
     #: ``compound_head``, ``compound_info`` from v7.1 on: bit 0 is set in tail pages, whatever the rest means.
@@ -45,13 +42,10 @@ class PageLayout:
     page_type: int
     refcount: int
     private: int
-    #: ``1 << PG_reserved``.
-    reserved_flag: int
-    #: ZONES_PGSHIFT, and the mask of a zone's number above it.
-    zone_shift: int
+    reserved_flag: int  #: ``1 << PG_reserved``.
+    zone_shift: int  #: ZONES_PGSHIFT, and the mask of a zone's number above it.
     zone_mask: int
-    #: ``ZONE_DEVICE``; None without CONFIG_ZONE_DEVICE.
-    zone_device: Optional[int]
+    zone_device: Optional[int]  #: ``ZONE_DEVICE``; None without CONFIG_ZONE_DEVICE.
 
     def address(self, pfn: int) -> int:
         return self.base + pfn * self.size & U64_MAX
@@ -209,15 +203,6 @@ _EARLY = _SECTION_HAS_MEM_MAP | _SECTION_IS_EARLY
 _IS_EARLY = bytes(flags & _EARLY == _EARLY for flags in range(256))
 
 
-class Piece(NamedTuple):
-    """PFNs from ``start`` up to ``end`` (exclusive)."""
-
-    start: int
-    end: int
-    #: ``pfn_valid()``: they have a ``struct page``.
-    valid: bool
-
-
 class Sections:
     """Which pages have a ``struct page``: ``pfn_valid()`` for ranges, with what was read kept."""
 
@@ -241,9 +226,10 @@ class Sections:
         self._roots: dict[int, Optional[bytes]] = {}
         self._looked_up = 0
 
-    def valid(self, start: int, end: int) -> Iterator[Piece]:
+    def valid(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Divide PFNs ``start`` to ``end`` (exclusive) into pieces with and without a ``struct page``.
 
+        :return: start, end (exclusive) and ``pfn_valid()`` of each piece
         :raises Unavailable: a section's description is not in the target, or there are too many sections
         """
         run_start, run_valid = start, False
@@ -257,12 +243,12 @@ class Sections:
             except FaultError:
                 raise Unavailable(f"struct mem_section of {pfn << PAGE_SHIFT:#x} is not in this target") from None
             if valid != run_valid and pfn > run_start:
-                yield Piece(run_start, pfn, run_valid)
+                yield run_start, pfn, run_valid
                 run_start = pfn
             run_valid = valid
             pfn = min(next_pfn, end)
         if run_start < end:
-            yield Piece(run_start, end, run_valid)
+            yield run_start, end, run_valid
 
     def _piece(self, pfn: int) -> tuple[int, bool]:
         """Where the state of ``pfn`` may end, and whether it has a ``struct page``."""

@@ -133,8 +133,7 @@ class _Scan:
         # Pages whose structures exist and are not in the target.
         self._lost: list[PageRun] = []
         self._pages_left, self._not_looked_at = limits.PAGES_SCANNED, 0
-        #: Why less than all was looked at.
-        self.notes: list[str] = []
+        self.notes: list[str] = []  #: Why less than all was looked at.
 
     def present(self, wanted: Sequence[Range]) -> list[Range]:
         """The pages that have an initialised ``struct page``; those that have none are judged here."""
@@ -142,11 +141,11 @@ class _Scan:
         sections = Sections(self._prog, self._layout)
         for start, end in wanted:
             try:
-                for piece in sections.valid(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
-                    if piece.valid:
-                        present.append(Range(piece.start << PAGE_SHIFT, piece.end << PAGE_SHIFT))
+                for first, after, valid in sections.valid(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
+                    if valid:
+                        present.append(Range(first << PAGE_SHIFT, after << PAGE_SHIFT))
                     else:
-                        self._runs.append(PageRun(piece.start, piece.end, "absent"))
+                        self._runs.append(PageRun(first, after, "absent"))
             except Unavailable as error:
                 self.notes.append(f"{start:#x}-{end:#x}: {error}")
         deferred = intersect(present, _deferred(self._prog))
@@ -155,7 +154,6 @@ class _Scan:
         return subtract(present, deferred)
 
     def result(self, more: Iterable[PageRun]) -> Pages:
-        """All runs, sorted and joined, and what was looked at."""
         if self._not_looked_at:
             self.notes.append(f"{self._not_looked_at} pages were not looked at: more than {limits.PAGES_SCANNED}")
         if self._lost:

@@ -61,14 +61,13 @@ def read_kernel_build(prog: Program) -> KernelBuild:
     :raises LookupError: types are not known
     """
     zone = prog.type("struct zone")
-    orders = prog.type("struct zone").member("free_area").type.length
+    orders = zone.member("free_area").type.length
     # MAX_PAGE_ORDER + 1 elements: MAX_ORDER in v6.4 to v6.7.
     if orders is None or not 0 < orders <= limits.PAGE_ORDERS:
         raise Unavailable(f"zone->free_area has {orders} elements: at most {limits.PAGE_ORDERS} are expected")
-    layout = page_layout(prog)
+    layout, vmcoreinfo = page_layout(prog), vmcoreinfo_of(prog)
     page_type = enumerators(prog, "pagetype").get("PGTY_unaccepted")
     efi_setup = _integer(prog, lambda prog: prog["efi_setup"])
-    exported = vmcoreinfo_of(prog).number("PAGE_UNACCEPTED_MAPCOUNT_VALUE")
     return KernelBuild(
         unaccepted_memory=zone.has_member("unaccepted_pages"),
         # Linux kernel commit 310183de7bb2 ("mm: introduce PageUnaccepted() page type") (in v6.12)
@@ -77,8 +76,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         # Removed by Linux kernel commit fefc07518227 ("mm/page_alloc: fix race condition in unaccepted memory
         # handling") (in v6.15, 6.14.8, 6.12.30, 6.6.92)
         static_key=_integer(prog, lambda prog: prog["zones_with_unaccepted_pages"].key.enabled.counter),
-        # Linux v6.16
-        vmcoreinfo_unaccepted=exported is not None,
+        vmcoreinfo_unaccepted=vmcoreinfo.number("PAGE_UNACCEPTED_MAPCOUNT_VALUE") is not None,  # v6.16
         kexec_booted=None if efi_setup is None else efi_setup != 0,
         unaccepts=_unaccepts(prog),
         fixed_cma=_fixed_cma(prog),
@@ -88,7 +86,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         zone_id_shift=layout.zone_shift,
         page_offset_base=_integer(prog, lambda prog: prog["page_offset_base"]),
         vmalloc_base=_integer(prog, lambda prog: prog["vmalloc_base"]),
-        phys_base=vmcoreinfo_of(prog).number("phys_base"),
+        phys_base=vmcoreinfo.number("phys_base"),
     )
 
 

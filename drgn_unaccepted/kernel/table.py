@@ -25,8 +25,7 @@ from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
 
-#: EFI_INVALID_TABLE_ADDR: no such configuration table.
-_NO_TABLE = U64_MAX
+_NO_TABLE = U64_MAX  #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"
 )
@@ -39,10 +38,8 @@ class SavedTable(NamedTuple):
     """The bytes of a table that was saved earlier (``--table``)."""
 
     path: str
-    #: Physical address that it was read from.
-    address: int
-    #: Header and bitmap.
-    data: bytes
+    address: int  #: Physical address that it was read from.
+    data: bytes  #: Header and bitmap.
     #: Of the boot in which it was saved; None where the file does not say.
     boot_id: Optional[str] = None
     #: The crash kernel saved it in the crash that made the dump: it is that dump's own.

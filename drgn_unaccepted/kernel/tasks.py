@@ -22,16 +22,11 @@ _TASK_COMM_LEN = 16
 
 
 class TaskRecord(NamedTuple):
-    """The members of one ``struct task_struct`` that are read."""
-
     pid: int
     comm: str
-    #: ``task_cpu()``; None without CONFIG_SMP.
-    cpu: Optional[int]
-    #: ``PF_*``.
-    flags: int
-    #: Lowest address of the kernel stack.
-    stack: int
+    cpu: Optional[int]  #: ``task_cpu()``; None without CONFIG_SMP.
+    flags: int  #: ``PF_*``.
+    stack: int  #: Lowest address of the kernel stack.
     reclaim_state: int
     signal: int
     next_task: int

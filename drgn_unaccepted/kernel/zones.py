@@ -158,8 +158,7 @@ class _ZoneReader:
         self._marks = enumerators(prog, "zone_watermarks")
         self._isolate = enumerators(prog, "migratetype").get("MIGRATE_ISOLATE")
         self._zone_bits = zone_id_bits(enumerators(prog, "zone_type"))
-        #: Entries that may still be read, all lists together.
-        self._budget = limits.LISTED_CHUNKS
+        self._budget = limits.LISTED_CHUNKS  #: Entries that may still be read, all lists together.
 
     def read(self, node: int, index: int, zone: Object) -> Zone:
         """One populated zone. ``zone`` is a reference into the target."""

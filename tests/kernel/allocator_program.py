@@ -260,10 +260,10 @@ class AllocatorProgram(MadeProgram):
     # --- structures and globals ---
 
     def new(self, type_name: str, **members: int) -> int:
-        """A ``struct type_name`` with these members, whose names may be spelled ``a__b`` for ``a.b``."""
+        """A ``struct type_name`` with these members."""
         address = self.place(sizeof(self.type(type_name)), 64)
         for name, value in members.items():
-            self.set(type_name, address, name.replace("__", ".") if not name.startswith("_") else name, value)
+            self.set(type_name, address, name, value)
         return address
 
     def set(self, type_name: str, address: int, member: str, value: int) -> None:
@@ -297,53 +297,51 @@ class AllocatorProgram(MadeProgram):
     def lru(self, pfn: int) -> int:
         return self.page(pfn) + 8
 
-    def add_section(self, pfn: int, flags: int = 0b1011, subsections: Optional[int] = None) -> None:
+    def add_section(self, pfn: int, subsections: Optional[int] = None) -> None:
         """A memory section, of memory present since boot unless there is a map of its parts. Its pages are free."""
         number = pfn // SECTION_PAGES
         root, slot = divmod(number, PAGE // 16)
         if root not in self._roots:
             self._roots[root] = self.place(PAGE)
             self.write(self.mem_section + 8 * root, struct.pack("<Q", self._roots[root]))
-        usage = 0
+        usage, flags = 0, 0b1011
         if subsections is not None:
             usage = self.new("mem_section_usage")
             self.set("mem_section_usage", usage, "subsection_map[0]", subsections)
             flags &= ~0b1000
         self.write(self._roots[root] + 16 * slot, struct.pack("<QQ", flags, usage))
         for chunk in range(number * SECTION_PAGES, (number + 1) * SECTION_PAGES, CHUNK_PAGES):
-            free = b"".join(free_page(self.lru(p)) for p in range(chunk, chunk + CHUNK_PAGES))
-            self.write(self.page(chunk), free)
+            self.write(self.page(chunk), b"".join(self._page(pfn) for pfn in range(chunk, chunk + CHUNK_PAGES)))
 
-    def set_page(
+    def set_page(self, pfn: int, **members: int) -> None:
+        self.write(self.page(pfn), self._page(pfn, **members))
+
+    def _page(
         self,
         pfn: int,
-        *,
         flags: int = 0,
         compound: Optional[int] = None,
         private: int = 0,
         page_type: int = NO_TYPE,
         refcount: int = 0,
-    ) -> None:
+    ) -> bytes:
+        """``struct page``; without members as __init_single_page() and the free path leave it, on no list."""
         lru = self.lru(pfn)
         first = lru if compound is None else compound
-        self.write(self.page(pfn), struct.pack("<QQQQQQIIQ", flags, first, lru, 0, 0, private, page_type, refcount, 0))
+        return struct.pack("<QQQQQQIIQ", flags, first, lru, 0, 0, private, page_type, refcount, 0)
 
     # --- zones ---
 
-    def add_node(self, number: int, start_pfn: int = 0, spanned_pages: int = 0, deferred: int = ULONG_MAX) -> int:
+    def add_node(self, number: int, start_pfn: int = 0, spanned_pages: int = 0) -> int:
         """A ``struct pglist_data``; the lists of its zones are NULL as in a zone that was never populated."""
-        pgdat = self.new(
-            "pglist_data",
-            node_start_pfn=start_pfn,
-            node_spanned_pages=spanned_pages,
-            first_deferred_pfn=deferred,
-        )
+        pgdat = self.new("pglist_data", node_start_pfn=start_pfn, node_spanned_pages=spanned_pages)
+        self.set("pglist_data", pgdat, "first_deferred_pfn", ULONG_MAX)
         if "node_data" not in self.globals:
             self.set_global("node_data", f"pglist_data*[{NODES}]", bytes(8 * NODES))
         self.write(self.globals["node_data"][1] + 8 * number, struct.pack("<Q", pgdat))
         return pgdat
 
-    def populate(self, pgdat: int, index: int, name: str, start_pfn: int, pages: int, managed: int = 0) -> int:
+    def populate(self, pgdat: int, index: int, name: str, start_pfn: int, pages: int) -> int:
         """A zone of a node, with empty lists. Returns the address of the ``struct zone``."""
         zone = self.at("pglist_data", pgdat, f"node_zones[{index}]")
         text = self.place(len(name) + 1, 1)
@@ -352,7 +350,7 @@ class AllocatorProgram(MadeProgram):
             "zone_start_pfn": start_pfn,
             "spanned_pages": pages,
             "present_pages": pages,
-            "managed_pages.counter": managed or pages,
+            "managed_pages.counter": pages,
             "name": text,
         }.items():
             self.set("zone", zone, member, value)
@@ -381,13 +379,11 @@ class AllocatorProgram(MadeProgram):
         for name in ("__cpu_possible_mask", "__cpu_present_mask"):
             self.set_global(name, "cpumask", struct.pack("<Q", mask))
 
-    def add_task(
-        self, pid: int, comm: str, *, cpu: int = 0, flags: int = 0, reclaim_state: int = 0, stack: Optional[int] = None
-    ) -> int:
+    def add_task(self, pid: int, comm: str, *, cpu: int, stack: int = 0) -> int:
         """A task on no list; it is its own process until :meth:`link_tasks` says otherwise."""
-        task = self.new("task_struct", pid=pid, flags=flags, reclaim_state=reclaim_state)
+        task = self.new("task_struct", pid=pid)
         self.set("task_struct", task, "thread_info.cpu", cpu)
-        self.set("task_struct", task, "stack", self.place(THREAD_SIZE) if stack is None else stack)
+        self.set("task_struct", task, "stack", stack or self.place(THREAD_SIZE))
         self.write(self.at("task_struct", task, "comm"), comm.encode())
         return task
 
@@ -475,8 +471,3 @@ def said(read: Callable[[], Any]) -> Any:
         return read()
     except Unavailable as error:
         return str(error)
-
-
-def free_page(lru: int) -> bytes:
-    """``struct page`` as __init_single_page() and the free path leave it, on no list."""
-    return struct.pack("<QQQQQQIIQ", 0, lru, lru, 0, 0, 0, NO_TYPE, 0, 0)

@@ -15,6 +15,14 @@ from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, Al
 #: Where CPU 1 has its per-CPU variables, from those of CPU 0.
 CPU1 = 0x10000
 
+TASKS = {
+    "swapper": Task(0, "swapper/0", 0),
+    "idle": Task(0, "swapper/1", 1),
+    "dd": Task(70, "dd", 0),
+    "init": Task(1, "init", 1),
+    "thread": Task(71, "a thread of 15c", 1),
+}
+
 
 class Guest(AllocatorProgram):
     """Two CPUs, that run ``dd`` (pid 70) and the idle task of CPU 1, and three more tasks."""
@@ -25,13 +33,10 @@ class Guest(AllocatorProgram):
         self.link(self.head, [])
         self.symbols["__start_init_stack"] = 0xFFFFFFFF81E00000
         self.symbols["__end_init_stack"] = 0xFFFFFFFF81E00000 + THREAD_SIZE
-        self.stacks = {name: self.place(THREAD_SIZE) for name in ("swapper", "idle", "dd", "init", "thread")}
+        self.stacks = {name: self.place(THREAD_SIZE) for name in TASKS}
         self.tasks = {
-            "swapper": self.add_task(0, "swapper/0", cpu=0, stack=self.stacks["swapper"]),
-            "idle": self.add_task(0, "swapper/1", cpu=1, stack=self.stacks["idle"]),
-            "dd": self.add_task(70, "dd", cpu=0, stack=self.stacks["dd"]),
-            "init": self.add_task(1, "init", cpu=1, stack=self.stacks["init"]),
-            "thread": self.add_task(71, "a thread of 15c", cpu=1, stack=self.stacks["thread"]),
+            name: self.add_task(task.pid, task.comm, cpu=task.cpu or 0, stack=self.stacks[name])
+            for name, task in TASKS.items()
         }
         # The idle task of CPU 1 is on no list.
         self.link_tasks([[self.tasks["swapper"]], [self.tasks["init"]], [self.tasks["dd"], self.tasks["thread"]]])
@@ -72,16 +77,7 @@ def test_nothing_in_flight() -> None:
 
 
 @pytest.mark.parametrize("hot", [False, True])
-@pytest.mark.parametrize(
-    ("stack", "task"),
-    [
-        ("dd", Task(70, "dd", 0)),
-        ("idle", Task(0, "swapper/1", 1)),
-        ("swapper", Task(0, "swapper/0", 0)),
-        ("init", Task(1, "init", 1)),
-        ("thread", Task(71, "a thread of 15c", 1)),
-    ],
-)
+@pytest.mark.parametrize(("stack", "task"), TASKS.items())
 def test_the_task_whose_stack_it_is(hot: bool, stack: str, task: Task) -> None:
     guest = Guest(hot)
     for offset in (0, THREAD_SIZE - 32):
@@ -93,7 +89,7 @@ def test_an_interrupt_stack() -> None:
     # The symbols before 6.10.
     guest.symbols["__start_init_task"] = guest.symbols.pop("__start_init_stack")
     guest.symbols["__end_init_task"] = guest.symbols.pop("__end_init_stack")
-    for cpu, task in ((0, Task(70, "dd", 0)), (1, Task(0, "swapper/1", 1))):
+    for cpu, task in ((0, TASKS["dd"]), (1, TASKS["idle"])):
         assert guest.owner(guest.irq_stacks[cpu]) == task
         assert guest.owner(guest.irq_stacks[cpu] + IRQ_STACK_SIZE - 32) == task
     assert guest.owner(guest.place(64)) is None

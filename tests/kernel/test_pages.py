@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+from functools import cached_property
 from typing import Any, Optional
 
 import drgn
@@ -46,17 +47,17 @@ UNIT_PAGES = (2 << 20) // PAGE
 class Guest(AllocatorProgram):
     """One node with one section of memory, whose pages are all free and on no list."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pgdat: Optional[int] = None
+    @cached_property
+    def pgdat(self) -> int:
+        self.add_section(START)
+        return self.add_node(0, START, SECTION_PAGES)
 
-    def build_memory(self) -> None:
-        if self.pgdat is None:
-            self.pgdat = self.add_node(0, START, SECTION_PAGES)
-            self.add_section(START)
+    @cached_property
+    def zone(self) -> int:
+        return self.populate(self.pgdat, 2, "Normal", START, SECTION_PAGES)
 
     def read(self, start_pfn: int = START, end_pfn: int = END, with_lists: bool = False) -> Pages:
-        self.build_memory()
+        assert self.pgdat
         build = read_kernel_build(self.prog)
         zones = read_zones(self.prog, build) if with_lists else ()
         return read_pages(self.prog, [Range(start_pfn * PAGE, end_pfn * PAGE)], build, zones)
@@ -72,7 +73,7 @@ class Guest(AllocatorProgram):
 
 def make() -> Guest:
     guest = Guest()
-    guest.build_memory()
+    assert guest.pgdat
     return guest
 
 
@@ -83,7 +84,7 @@ def old() -> Guest:
     # As printed: VMCOREINFO_NUMBER() takes a long.
     guest.vmcoreinfo["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = "-129"
     guest.vmcoreinfo["NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"] = "-257"
-    guest.build_memory()
+    assert guest.pgdat
     return guest
 
 
@@ -141,8 +142,7 @@ def test_one_page(state: str, members: dict[str, int]) -> None:
 def test_a_page_of_an_impossible_zone_makes_its_neighbours_prove_nothing(wrong: int) -> None:
     """64 structures lie in one page of memory: whatever wrote one of them may have written all."""
     guest = make()
-    assert guest.pgdat is not None
-    guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
+    assert guest.zone
     for pfn in range(PFN - 100, PFN + 100):
         guest.set_page(pfn, refcount=1, flags=2 << ZONE_ID_SHIFT)
     guest.set_page(PFN, refcount=1, flags=wrong << ZONE_ID_SHIFT)
@@ -183,8 +183,7 @@ def test_one_page_in_a_free_list_or_in_use_tells_a_unit(seed: int) -> None:
 
 def test_a_unit_is_not_told_by_a_damaged_page_of_the_memmap() -> None:
     guest = make()
-    assert guest.pgdat is not None
-    guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
+    assert guest.zone
     for pfn in range(START, START + 64):
         guest.set_page(pfn, refcount=1, flags=2 << ZONE_ID_SHIFT)
     assert guest.look().runs[0] == PageRun(START, START + UNIT_PAGES, "given")
@@ -277,10 +276,8 @@ def test_a_page_in_an_unaccepted_chunk_that_is_something_else(state: str, member
 
 def test_a_listed_chunk_before_6_12() -> None:
     guest = old()
-    assert guest.pgdat is not None
-    zone = guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
     first = START + 2 * CHUNK_PAGES
-    guest.list_chunks(zone, [first, first + 5 * CHUNK_PAGES])
+    guest.list_chunks(guest.zone, [first, first + 5 * CHUNK_PAGES])
     guest.set_page(first + 5 * CHUNK_PAGES + 9, refcount=1)
     pages = guest.read(with_lists=True)
     assert [run for run in pages.runs if run.state != "free"] == [
@@ -333,7 +330,6 @@ def test_memory_that_deferred_initialisation_has_not_reached(byte: bytes) -> Non
 
 def test_first_deferred_pfn() -> None:
     guest = make()
-    assert guest.pgdat is not None
     guest.set("pglist_data", guest.pgdat, "first_deferred_pfn", START + 9 * CHUNK_PAGES)
     # What lies there says nothing.
     guest.set_page(START + 10 * CHUNK_PAGES, refcount=5)
@@ -367,7 +363,7 @@ def test_levels_of_page_tables() -> None:
     guest.set_global("vmemmap_base", "unsigned long", guest.vmemmap.to_bytes(8, "little"))
     guest.mem_section = guest.place(8 * 4096)
     guest.set_global("mem_section", "mem_section**", guest.mem_section.to_bytes(8, "little"))
-    guest.build_memory()
+    assert guest.pgdat
     guest.add_section(first)
     assert guest.read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "free"),)
 
@@ -436,10 +432,8 @@ def test_a_section_that_is_not_captured() -> None:
 def test_listed_chunks_are_known_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PAGES_SCANNED", 4 * CHUNK_PAGES)
     guest = make()
-    assert guest.pgdat is not None
-    zone = guest.populate(guest.pgdat, 2, "Normal", START, SECTION_PAGES)
     listed = [START + n * CHUNK_PAGES for n in (6, 2, 3)]
-    guest.list_chunks(zone, listed)
+    guest.list_chunks(guest.zone, listed)
     pages = guest.read(START, START + 7 * CHUNK_PAGES, with_lists=True)
     chunk = CHUNK_PAGES
     assert pages.runs == (

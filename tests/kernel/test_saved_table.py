@@ -29,15 +29,14 @@ SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
 
 
+def put(opened: Opened, address: int, data: bytes, physical: bool = False) -> None:
+    opened.prog.add_memory_segment(address, len(data), lambda a, n, o, p: data[o : o + n], physical)
+
+
 def open_kdump(boot: Optional[str]) -> Opened:
     """The kdump of a guest in which somebody read /proc/sys/kernel/random/boot_id, or nobody did."""
     opened = open_vmcore(str(SAMPLES / "6.12-fill-kdump" / "vmcore"))
-    data = bytes(16) if boot is None else uuid.UUID(boot).bytes
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return data[offset : offset + count]
-
-    opened.prog.add_memory_segment(opened.prog.symbol("sysctl_bootid").address, len(data), read)
+    put(opened, opened.prog.symbol("sysctl_bootid").address, bytes(16) if boot is None else uuid.UUID(boot).bytes)
     return opened
 
 
@@ -85,8 +84,7 @@ def test_a_table_that_was_not_believed_is_not_taken_up_again(
     opened = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
     table = capture(opened, Wanted(frozenset())).table
     assert table.address is not None and table.bitmap_bytes is not None
-    zeros = bytes(table.bitmap_bytes)
-    opened.prog.add_memory_segment(table.address + 24, len(zeros), lambda a, n, o, p: zeros[o : o + n], physical=True)
+    put(opened, table.address + 24, bytes(table.bitmap_bytes), physical=True)
     write(capture(opened, Wanted(ALL_PARTS, ALL_MEMORY)), str(tmp_path / "doubted"))
     kdump = str(SAMPLES / "6.12-fill-kdump" / "vmcore")
     assert main(["-c", kdump, "--table", str(tmp_path / "doubted")]) == 3
@@ -139,10 +137,9 @@ def test_a_table_of_this_boot_that_lost_its_bits_accepts_nothing(name: str, with
 
 def with_efi_unaccepted(value: int) -> Opened:
     opened = open_kdump(None)
-    data = value.to_bytes(8, "little")
     address = opened.prog["efi"].unaccepted.address_
     assert address is not None
-    opened.prog.add_memory_segment(address, 8, lambda a, n, o, p: data[o : o + n])
+    put(opened, address, value.to_bytes(8, "little"))
     return opened
 
 

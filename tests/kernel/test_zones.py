@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+from functools import cached_property
 from typing import Optional
 
 import pytest
@@ -27,19 +28,11 @@ START = 0x100000
 class Guest(AllocatorProgram):
     """One node with a zone Normal of 64 chunks."""
 
-    def __init__(self, chunks: int = 64) -> None:
-        super().__init__()
-        self.chunks = chunks
-        self._zone: Optional[int] = None
-
-    @property
+    @cached_property
     def zone(self) -> int:
-        if self._zone is None:
-            pgdat = self.add_node(0)
-            self._zone = self.populate(pgdat, NORMAL, "Normal", START, self.chunks * CHUNK_PAGES)
-            for first in range(START, START + self.chunks * CHUNK_PAGES, 32768):
-                self.add_section(first)
-        return self._zone
+        for first in range(START, START + 64 * CHUNK_PAGES, 32768):
+            self.add_section(first)
+        return self.populate(self.add_node(0), NORMAL, "Normal", START, 64 * CHUNK_PAGES)
 
     def read(self) -> Zone:
         assert self.zone
@@ -226,6 +219,13 @@ def test_a_list_of_a_running_kernel_is_read_again(broken: int) -> None:
 # --- counters ---
 
 
+def set_diff(guest: AllocatorProgram, zone: int, diff: int) -> None:
+    """What the CPUs with offset 0 have not yet folded into NR_FREE_PAGES."""
+    stats = guest.new("per_cpu_zonestat")
+    guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", diff)
+    guest.set("zone", zone, "per_cpu_zonestats", stats)
+
+
 def test_per_cpu_differences_are_added() -> None:
     guest = Guest()
     zone = guest.zone
@@ -246,10 +246,7 @@ def test_per_cpu_differences_are_added() -> None:
 
 def test_a_cpu_that_is_not_captured() -> None:
     guest = Guest()
-    zone = guest.zone
-    stats = guest.new("per_cpu_zonestat")
-    guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", 5)
-    guest.set("zone", zone, "per_cpu_zonestats", stats)
+    set_diff(guest, guest.zone, 5)
     guest.add_cpus([0, 0x123456789000])
     guest.set_global("vm_zone_stat", "atomic_long_t[6]", struct.pack("<6q", 1000, 0, 0, 0, 0, 0))
     found = guest.read()
@@ -262,9 +259,7 @@ def test_a_cpu_that_is_not_captured() -> None:
 def test_as_many_counters_as_a_zone_can_have(items: int) -> None:
     guest = Guest()
     guest.structs["per_cpu_zonestat"] = [("stat_threshold", "signed char"), ("vm_stat_diff", f"signed char[{items}]")]
-    stats = guest.new("per_cpu_zonestat")
-    guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", 5)
-    guest.set("zone", guest.zone, "per_cpu_zonestats", stats)
+    set_diff(guest, guest.zone, 5)
     guest.add_cpus([0])
     expected = "vm_stat_diff has 257 bytes: at most 256 are expected" if items > limits.ZONE_STATS else 5
     assert said(lambda: guest.read().free_pages) == expected
@@ -276,9 +271,7 @@ def test_as_many_per_cpu_counters_as_are_read(monkeypatch: pytest.MonkeyPatch) -
     pgdat = guest.add_node(0)
     for index, diff in ((1, 5), (NORMAL, 7)):
         zone = guest.populate(pgdat, index, "zone", START, CHUNK_PAGES)
-        stats = guest.new("per_cpu_zonestat")
-        guest.set("per_cpu_zonestat", stats, "vm_stat_diff[0]", diff)
-        guest.set("zone", zone, "per_cpu_zonestats", stats)
+        set_diff(guest, zone, diff)
     guest.add_cpus([0, 0, 0])
     build = read_kernel_build(guest.prog)
     monkeypatch.setattr(limits, "PER_CPU_READS", 6)
