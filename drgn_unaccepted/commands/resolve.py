@@ -6,9 +6,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Callable, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
-from drgn_unaccepted.answer.documents import AddressDocument, Document, ResolveAnswer, TypedRange, UnitDocument
+from drgn_unaccepted.answer.documents import (
+    AddressDocument,
+    Document,
+    ResolveAnswer,
+    TypedRange,
+    UnitDocument,
+    document,
+)
 from drgn_unaccepted.answer.head import head, reasons, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
@@ -21,7 +28,6 @@ from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import Query, parse_query, split_queries
 from drgn_unaccepted.model.e820 import E820Entry
@@ -42,21 +48,16 @@ class Resolved(NamedTuple):
 
 class Resolve(Question[Resolved]):
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "-f",
-            "--file",
-            metavar="FILE",
-            help="the state of every address in FILE (- is standard input), one line each; with --format json, JSON "
-            "lines after a first one without addresses",
+        help_ = (
+            "the state of every address in FILE (- is standard input), one line each; with --format json, JSON "
+            "lines after a first one without addresses"
         )
-        parser.add_argument(
-            "queries",
-            metavar="ADDR[-END|+LEN]",
-            nargs="*",
-            default=[],
-            help="physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
-            "virtual, 16 hexadecimal digits as in an oops; END is exclusive",
+        parser.add_argument("-f", "--file", metavar="FILE", help=help_)
+        help_ = (
+            "physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
+            "virtual, 16 hexadecimal digits as in an oops; END is exclusive"
         )
+        parser.add_argument("queries", metavar="ADDR[-END|+LEN]", nargs="*", default=[], help=help_)
 
     def wanted(self, args: Arguments) -> Wanted:
         queries = _queries(args)
@@ -69,9 +70,8 @@ class Resolve(Question[Resolved]):
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
         if args.file is not None:
-            return Resolved(
-                {**head(snapshot, judgement, "resolve"), "missing": {}, "addresses": None}, Bulk(snapshot, judgement)
-            )
+            shared = head(snapshot, judgement, "resolve")
+            return Resolved({**shared, "missing": {}, "addresses": None}, Bulk(snapshot, judgement))
         try:
             queries = [physical(snapshot, query) for query in _queries(args)]
         except ValueError as error:
@@ -181,23 +181,19 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
     :raises ValueError: a query is empty or reaches beyond 2^52
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
-    states = judgement
     context = _Context(snapshot, judgement)
     entries: list[AddressDocument] = []
     for query in queries:
         start, end = query.range
         if not 0 <= start < end <= PHYSICAL_END:
             raise ValueError(f"{start:#x}-{end:#x}: not a physical range below 2^52 ({PHYSICAL_END:#x})")
-        for piece in states.pieces(start, end):
+        for piece in judgement.pieces(start, end):
             entry = context.entry(piece)
-            entry["asked"] = query.text
-            entry["virtual"], entry["mapping"] = query.virtual, query.mapping
-            if query.virtual is not None:
-                entry["virtual"] = query.virtual + piece.start - start
+            entry["asked"], entry["mapping"] = query.text, query.mapping
+            entry["virtual"] = None if query.virtual is None else query.virtual + piece.start - start
             entry["hint"] = _hint(judgement, piece) if query.end is None else None
             if query.end is not None:
-                entry["end"] = piece.end
-                entry["query"] = [start, end]
+                entry["end"], entry["query"] = piece.end, [start, end]
                 if len(entries) >= RESOLVED_PIECES:
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
@@ -208,8 +204,8 @@ def _hint(judgement: Judgement, piece: Piece) -> Optional[str]:
     """What an address without RAM may be meant for: memory, with a bit that marks it as encrypted or shared."""
     if piece.state == NO_RAM:
         for bit in range(51, 35, -1):
-            if piece.start >> bit & 1 and judgement.at(piece.start ^ 1 << bit).state != NO_RAM:
-                other = judgement.at(piece.start ^ 1 << bit)
+            other = judgement.at(piece.start ^ 1 << bit)
+            if piece.start >> bit & 1 and other.state != NO_RAM:
                 return f"without bit {bit} (C-bit or shared bit?): {other.start:#x}, {other.state}"
     return None
 
@@ -276,8 +272,8 @@ class _Context:
             "covered": piece.covered,
             "unit": self._unit(piece.start),
             "kernel_predicate": self._kernel_predicate(where),
-            "efi": _holder(descriptors, where, efi_model.type_name),
-            "e820": _holder(self._current or (), where, e820_model.type_name),
+            "efi": _holder(descriptors, where),
+            "e820": _holder(self._current or (), where),
             "node": None if zone is None else zone.node,
             "zone": None if zone is None else zone.name,
             "listed": listed,
@@ -323,14 +319,10 @@ class _Context:
         return bool(inside)
 
 
-def _holder(
-    entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range, type_name: Callable[[int], str]
-) -> Optional[TypedRange]:
+def _holder(entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range) -> Optional[TypedRange]:
     """The one entry that holds all of the range; maps need not be sorted."""
-    for entry in entries:
-        if entry.start <= where.start and where.end <= entry.end:
-            return {"type": entry.type, "name": type_name(entry.type), "start": entry.start, "end": entry.end}
-    return None
+    found = (entry for entry in entries if entry.start <= where.start and where.end <= entry.end)
+    return next((document(TypedRange, entry) for entry in found), None)
 
 
 COMMAND = Resolve()
