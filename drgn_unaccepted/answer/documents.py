@@ -131,11 +131,8 @@ class HeaderAnswer(Document):
     header: HeaderFields
 
 
-class StateRangeRequired(Extent):
+class StateRange(Extent):
     state: State
-
-
-class StateRange(StateRangeRequired, total=False):
     reason: str
 
 

@@ -38,11 +38,10 @@ class Ranges(Question[RangesAnswer]):
         for reason in sorted({r["reason"] for r in found if r["state"] == UNKNOWN}):
             yield from wrap(f"unknown: {safe(reason)}")
         if answer["possible_guards"]:
-            spans = together(span(*guard) for guard in answer["possible_guards"][: None if args.all else 4])
-            more = len(answer["possible_guards"]) - spans.count("  ") - 1
-            yield from wrap(
-                f"perhaps accepted already, as guards: {spans}" + (f" and {more} more: --all" if more else "")
-            )
+            few = answer["possible_guards"][: None if args.all else 4]
+            more = len(answer["possible_guards"]) - len(few)
+            spans = together(span(*guard) for guard in few) + (f" and {more} more: --all" if more else "")
+            yield from wrap(f"perhaps accepted already, as guards: {spans}")
 
 
 def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:

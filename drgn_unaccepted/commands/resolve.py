@@ -79,8 +79,7 @@ class Resolve(Question[Resolved]):
         return Resolved(resolve(snapshot, judgement, queries), None)
 
     def lack(self, answer: Resolved) -> Optional[str]:
-        document = answer.document
-        addresses = document["addresses"]
+        document, addresses = answer.document, answer.document["addresses"]
         if addresses is None or document["source"] == "counters":
             return lines.no_addresses(document)
         if all(entry["state"] == "unknown" for entry in addresses):
@@ -128,8 +127,8 @@ def _why(answer: Document, entry: AddressDocument) -> str:
 def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
     is_range = "end" in entry
     where = span(entry["address"], entry["end"]) if is_range else f"{entry['address']:#x}"
-    echo = "" if is_range or entry.get("asked") in (None, where) else f"({safe(str(entry['asked']))})"
-    if entry.get("virtual") is not None:
+    echo = "" if is_range or entry["asked"] == where else f"({safe(entry['asked'])})"
+    if entry["virtual"] is not None:
         echo = f"({entry['mapping']} {entry['virtual']:#x})"
     width = max(_NAMES, len(where) + 3)
     yield f"{where:{width}}{entry['state'].replace('-ram', ' RAM'):17}{echo}".rstrip()
@@ -142,9 +141,8 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iter
     single = "single " if is_range else ""
     if entry["state"] != NO_RAM:
         yield "why" if entry["state"] == UNKNOWN else "proof", _why(answer, entry)
-    hint = entry.get("hint")
-    if hint is not None:
-        yield "hint", hint
+    if entry["hint"] is not None:
+        yield "hint", entry["hint"]
     if entry["kernel_predicate"] and entry["state"] != UNACCEPTED:
         what = "its last page" if is_range else "it"
         yield "guard", f"the kernel treats {what} as unaccepted, since an unaccepted unit follows"
@@ -240,13 +238,19 @@ class _Context:
             no_accepting = f"accepting_list: {accepting.problems[0]}"
         else:
             no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
+        # Where the walk of a list ended early, the rest of it is not known.
+        damaged = (
+            f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
+            for zone in self._zones
+            if zone.listed is not None and zone.listed.problems
+        )
         reasons = {
             "unit": no_table if self._geometry is None else None,
             "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
             "efi": no_efi,
             "e820": no_e820 if self._current is None else None,
             "zone": judgement.evidence.no_zones,
-            "listed": judgement.evidence.no_zones or self._cut_lists(),
+            "listed": judgement.evidence.no_zones or next(damaged, None),
             "in_flight": no_accepting if self._in_flight is None or (accepting and accepting.problems) else None,
         }
         #: Why a column cannot be known, by its name.
@@ -280,13 +284,6 @@ class _Context:
             "in_flight": in_flight,
             "reason": reason,
         }
-
-    def _cut_lists(self) -> Optional[str]:
-        """Why the walk of a list ended early: the rest of it is not known."""
-        for zone in self._zones:
-            if zone.listed is not None and zone.listed.problems:
-                return f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
-        return None
 
     def _unit(self, address: int) -> Optional[UnitDocument]:
         geometry, bitmap = self._geometry, self._table.bitmap

@@ -15,16 +15,14 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
+from tests.asking import Capsys, run
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 SAMPLE = SAMPLES / "6.12-edges" / "vmcore"
 TRUTH = json.loads((SAMPLES / "6.12-edges" / "truth.json").read_text())
 UNIT = 2 << 20
-
-Capsys = pytest.CaptureFixture[str]
 
 #: The bitmap of this guest begins at 4 GiB and has 55 bytes.
 BASE, END = 1 << 32, (1 << 32) + 55 * 8 * UNIT
@@ -41,12 +39,6 @@ def some_addresses() -> list[int]:
     edges = [edge for unit in TRUTH["unaccepted_units"] for edge in (unit * UNIT, unit * UNIT - 1, (unit + 1) * UNIT)]
     rest = [random.Random(1).randrange(3 << 30, 6 << 30) for _ in range(30_000)]
     return [0, BASE - 1, BASE, END - 1, END, *edges, *rest, limits.PHYSICAL_END - 1]
-
-
-def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:
-    status = main([str(argument) for argument in argv])
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def refused(capsys: Capsys, tmp_path: Path, text: bytes, *options: str) -> str:
