@@ -19,6 +19,13 @@ def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:
     return (status, *capsys.readouterr())
 
 
+def answered(capsys: Capsys, *argv: object) -> str:
+    """What was printed of an answer."""
+    status, out, err = run(capsys, *argv)
+    assert (status, err) == (0, "")
+    return out
+
+
 def refused(capsys: Capsys, *argv: object) -> str:
     """The one line with which it was refused."""
     status, out, err = run(capsys, *argv)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.asking import Capsys, refused, run
+from tests.asking import Capsys, answered, refused, run
 
 SAMPLE = Path(__file__).parent.parent / "vmcore-samples" / "6.12-fill" / "vmcore"
 PHYSICAL_LAST = 0xFFFFFFFFFFFFF
@@ -72,8 +72,7 @@ def test_a_usage_error_names_the_word_and_is_3_and_not_2(argv: str, words: str, 
 
 
 def test_help_of_a_command_is_about_the_command(capsys: Capsys) -> None:
-    status, out, _ = run(capsys, "check", "--help")
-    assert status == 0
+    out = answered(capsys, "check", "--help")
     assert "--explain" in out and "example: drgn-unaccepted -c vmcore check --format nagios" in out
     assert "--debug-info" not in out
     assert "drgn-unaccepted --help" in out
@@ -81,8 +80,7 @@ def test_help_of_a_command_is_about_the_command(capsys: Capsys) -> None:
 
 
 def resolve(capsys: Capsys, *queries: object) -> list[dict[str, Any]]:
-    status, out, err = run(capsys, "-c", SAMPLE, "--format", "json", "resolve", *queries)
-    assert (status, err) == (0, "")
+    out = answered(capsys, "-c", SAMPLE, "--format", "json", "resolve", *queries)
     found: list[dict[str, Any]] = json.loads(out)["addresses"]
     return found
 
@@ -111,7 +109,7 @@ def test_resolve_at_every_edge(capsys: Capsys) -> None:
 
 def test_a_snapshot_answers_as_its_target_did(capsys: Capsys, tmp_path: Path) -> None:
     path = tmp_path / "snapshot.json"
-    assert run(capsys, "-c", SAMPLE, "snapshot", "-o", path)[0] == 0
+    answered(capsys, "-c", SAMPLE, "snapshot", "-o", path)
     for command in (["header"], ["ranges"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"]):
         status, out, _ = run(capsys, "-c", SAMPLE, *command, "--format", "json")
         again, out_again, _ = run(capsys, "--snapshot", path, *command, "--format", "json")

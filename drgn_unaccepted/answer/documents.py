@@ -131,8 +131,11 @@ class HeaderAnswer(Document):
     header: HeaderFields
 
 
-class StateRange(Extent):
+class StateRangeRequired(Extent):
     state: State
+
+
+class StateRange(StateRangeRequired, total=False):
     reason: str
 
 
