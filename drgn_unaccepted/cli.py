@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
@@ -35,7 +36,7 @@ from drgn_unaccepted.snapshot_file import read
 from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("core", "snapshot", "qemu", "raw", "log", "symbols", "table", "vmcoreinfo")),
+    **dict.fromkeys(("kernel", "core", "snapshot", "qemu", "raw", "log", "symbols", "table", "vmcoreinfo")),
     **{"debug_info": "auto", "debug": False},
 }
 
@@ -151,7 +152,7 @@ class _CommandLine:
         if args.log is not None:
             from drgn_unaccepted.text.target import log_snapshot, read_logs
 
-            if not any(getattr(args, name, None) for name in ("core", "kernel", "qemu", "raw")):
+            if not (args.core or args.kernel or args.qemu or args.raw):
                 self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", alone=True)
                 return iter((log_snapshot(args.log, lambda text: _say(f"warning: {safe(text)}")),))
             logs = read_logs(args.log, every=True)
@@ -166,15 +167,16 @@ class _CommandLine:
         from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore
 
         args = self._args
+        types = args.symbols or (), args.debug_info
         source = args.core if args.core is not None else args.raw
         if source is not None:
-            opened = open_vmcore(source, args.symbols or (), args.debug_info, args.vmcoreinfo)
+            opened = open_vmcore(source, *types, args.vmcoreinfo)
         elif args.qemu is not None:
-            opened = open_qemu(args.qemu, args.symbols or (), args.debug_info, args.vmcoreinfo)
+            opened = open_qemu(args.qemu, *types, args.vmcoreinfo)
         elif args.vmcoreinfo is not None:
             raise CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
         else:
-            opened = open_kernel(args.symbols or (), args.debug_info)
+            opened = open_kernel(*types)
         for warning in opened.warnings:
             _say(f"warning: {safe(warning)}")
         return opened
@@ -207,22 +209,18 @@ def _read_saved_table(text: str) -> Any:
     """The table that ``--table`` names: ``FILE@ADDR`` has its bytes, a snapshot knows its boot too."""
     from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
 
-    path, found, where = text.rpartition("@")
+    bare = re.fullmatch(r"(.*)@(0x[0-9a-f]+)", text, re.IGNORECASE | re.DOTALL)
+    if bare is not None and int(bare[2], 16) >= PHYSICAL_END:
+        raise CommandError(f"--table {text}: {bare[2]} is no physical address")
     try:
-        address = int(where, 16) if found and where[:2].lower() == "0x" else -1
-    except ValueError:
-        address = -1
-    if address >= PHYSICAL_END:
-        raise CommandError(f"--table {text}: {address:#x} is no physical address")
-    try:
-        if address < 0:
+        if bare is None:
             snapshot = read(text)
             doubt = judge(snapshot, "bitmap").doubt
             if doubt is not None:
                 raise CommandError(f"{text}: its table is not to be believed: {doubt}")
             return saved_table_from_snapshot(text, snapshot)
-        with open_input(path) as file:
-            return SavedTable(path, address, file.read(HEADER.size + BITMAP_BYTES))
+        with open_input(bare[1]) as file:
+            return SavedTable(bare[1], int(bare[2], 16), file.read(HEADER.size + BITMAP_BYTES))
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from None
     except SnapshotFileError as error:
@@ -233,18 +231,12 @@ def _read_snapshot(path: str) -> Snapshot:
     try:
         return read(path, lambda text: _say(f"warning: {safe(path)}: {safe(text)}"))
     except (OSError, SnapshotFileError) as error:
-        if isinstance(error, SnapshotFileError) and _is_dump(path):
-            raise CommandError(f"{path}: a dump, not a file written by snapshot: give it with -c") from None
+        # A pipe cannot be read again.
+        if isinstance(error, SnapshotFileError) and Path(path).is_file():
+            with Path(path).open("rb") as file:
+                if file.read(12).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile")):
+                    raise CommandError(f"{path}: a dump, not a file written by snapshot: give it with -c") from None
         raise CommandError(one_line(error, path)) from None
-
-
-def _is_dump(path: str) -> bool:
-    """Whether a regular file begins like one; a pipe cannot be read again."""
-    file = Path(path)
-    if not file.is_file():
-        return False
-    with file.open("rb") as opened:
-        return opened.read(12).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile"))
 
 
 def _say(line: str) -> None:

@@ -182,8 +182,7 @@ def efi_memory_map(prog: Program) -> EfiMap:
 
     :raises Unavailable: none of them is in this target
     """
-    adopt(prog)
-    return _part(lambda: read_efi_map(prog))
+    return _part(prog, read_efi_map)
 
 
 @takes_program_or_default
@@ -196,8 +195,7 @@ def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
     """
     if which not in ("current", "kexec", "firmware", "boot_params"):
         raise ValueError(f"no such e820 table: {which}")
-    adopt(prog)
-    tables, missing = _part(lambda: read_e820(prog))
+    tables, missing = _part(prog, read_e820)
     entries: tuple[E820Entry, ...] | None = getattr(tables, which)
     if entries is None:
         raise Unavailable(missing[f"e820.{which}"])
@@ -213,8 +211,7 @@ def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
 
     :raises Unavailable: the zones are not in this target, or a list is damaged
     """
-    adopt(prog)
-    zones = _part(lambda: read_zones(prog, read_kernel_build(prog)))
+    zones = _part(prog, lambda _: read_zones(prog, read_kernel_build(prog)))
     if not zones:
         raise Unavailable("no zone is populated, as where node_data reads as zeros")
     for zone in zones:
@@ -233,8 +230,7 @@ def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
 
     :raises Unavailable: the list is not in this target, or it is damaged: after the entries that could be followed
     """
-    adopt(prog)
-    accepting = _part(lambda: read_accepting(prog))
+    accepting = _part(prog, read_accepting)
     yield from accepting.entries
     if accepting.problems:
         raise Unavailable(f"accepting_list: {accepting.problems[0]}")
@@ -246,9 +242,10 @@ def take_snapshot(prog: Program) -> Snapshot:
     return capture(adopt(prog), Wanted(ALL_PARTS, ALL_MEMORY))
 
 
-def _part(read: Callable[[], _Part]) -> _Part:
+def _part(prog: Program, read: Callable[[Program], _Part]) -> _Part:
+    adopt(prog)
     try:
-        return read()
+        return read(prog)
     except DAMAGED as error:
         raise Unavailable(one_line(error)) from error
 

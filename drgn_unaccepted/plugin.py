@@ -82,27 +82,29 @@ class _Prompt:
     def __init__(self, prog: drgn.Program, name: str) -> None:
         self._prog, self._name = prog, name
 
+    def _warn(self, text: str) -> None:
+        from drgn_unaccepted.words import safe
+
+        print(f"{self._name}: warning: {safe(text)}", file=sys.stderr)
+
     def open(self) -> Opened:
         from drgn_unaccepted.kernel.target import adopt
-        from drgn_unaccepted.words import safe
 
         opened = adopt(self._prog)
         for warning in opened.warnings:
-            print(f"{self._name}: warning: {safe(warning)}", file=sys.stderr)
+            self._warn(warning)
         return opened
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
         from drgn_unaccepted.errors import TargetError
         from drgn_unaccepted.kernel.capture import samples
         from drgn_unaccepted.kernel.crash import table_beside
-        from drgn_unaccepted.words import safe
 
-        opened = self.open()
+        opened, saved = self.open(), None
         try:
             saved = table_beside(opened)
         except TargetError as error:
-            saved = None
-            print(f"%unaccepted: warning: {safe(str(error))}", file=sys.stderr)
+            self._warn(str(error))
         return samples(opened, wanted, saved)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, NoReturn, Protocol
+from typing import Any, Callable, Protocol
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.commands.base import Action, Arguments, Command
@@ -106,19 +106,16 @@ def to_stdout(lines: Iterable[str]) -> None:
     :raises BrokenPipeError: its reader went away
     """
     for line in lines:
-        try:
-            sys.stdout.write(f"{line}\n")
-        except OSError as error:
-            _lost(error)
+        _out(sys.stdout.write, f"{line}\n")
+    _out(sys.stdout.flush)
+
+
+def _out(do: Callable[..., object], *text: str) -> None:
     try:
-        sys.stdout.flush()
+        do(*text)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        _lost(error)
-
-
-def _lost(error: OSError) -> NoReturn:
-    if isinstance(error, BrokenPipeError):
-        raise error
-    # The buffer has nowhere to go either, and would fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise CommandError(f"stdout: {error.strerror}") from None
+        # The buffer has nowhere to go either, and would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CommandError(f"stdout: {error.strerror}") from None

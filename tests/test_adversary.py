@@ -17,7 +17,6 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted import snapshot_file
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import (
@@ -30,6 +29,8 @@ from drgn_unaccepted.snapshot import (
     Table,
     Wanted,
 )
+from tests.asking import Capsys, run
+from tests.checks import changes as c
 
 SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
 MIB = 1 << 20
@@ -38,7 +39,6 @@ PAGE = 4096
 
 NO_CHUNKS = ListedChunks(array("Q"), array("Q"), array("i"), array("I"))
 
-Capsys = pytest.CaptureFixture[str]
 Ask = Callable[..., tuple[int, Any, str]]
 
 
@@ -51,19 +51,17 @@ def sample(name: str) -> Snapshot:
 def ask(tmp_path: Path, capsys: Capsys) -> Ask:
     """Runs the program on a snapshot: exit status, the JSON document or the text, and what went to stderr."""
 
-    def run(snapshot: Snapshot, *argv: str, text: Optional[str] = None) -> tuple[int, Any, str]:
+    def asked(snapshot: Snapshot, *argv: str, text: Optional[str] = None) -> tuple[int, Any, str]:
         file = tmp_path / "snapshot.json"
         snapshot_file.write(snapshot, str(file))
-        status = main(["--snapshot", str(file), *argv, "--format", text or "json"])
-        out, err = capsys.readouterr()
+        status, out, err = run(capsys, "--snapshot", file, *argv, "--format", text or "json")
         return status, out if text else json.loads(out) if out else None, err
 
-    return run
+    return asked
 
 
-def without_map(snapshot: Snapshot) -> Snapshot:
-    """Lists and counters are left: the bits at boot are not known."""
-    return replace(snapshot, efi_map=None, missing={**snapshot.missing, "efi_map": "not in this dump"})
+#: Lists and counters are left: the bits at boot are not known.
+without_map = c.without("efi_map", "not in this dump")
 
 
 def truth(name: str) -> Any:
@@ -79,10 +77,6 @@ def counted(snapshot: Snapshot, pages: int) -> Snapshot:
     """With another NR_UNACCEPTED, in all zones and altogether."""
     zones = tuple(replace(zone, unaccepted_pages=pages if zone.name == "Normal" else 0) for zone in snapshot.zones)
     return replace(snapshot, zones=zones, counters=replace(snapshot.counters, unaccepted_pages=pages))
-
-
-def in_state(snapshot: Snapshot, system_state: Optional[str]) -> Snapshot:
-    return replace(snapshot, kernel=replace(snapshot.kernel, system_state=system_state))
 
 
 def listed_chunk(snapshot: Snapshot) -> int:
@@ -117,8 +111,7 @@ def test_no_zones_are_no_empty_lists(ask: Ask) -> None:
 
 @pytest.mark.parametrize("form", ("text", "json", "nagios", "prometheus", "junit"))
 def test_a_check_that_knows_nothing_says_why_on_stderr(ask: Ask, form: str) -> None:
-    snapshot = replace(sample("6.12-fill-kdump"), zones=(), platform=None)
-    snapshot = replace(snapshot, missing={**snapshot.missing, "platform": "not in this target"})
+    snapshot = c.without("platform")(replace(sample("6.12-fill-kdump"), zones=()))
     for source in ("auto", "counters"):
         status, text, err = ask(snapshot, "--source", source, "check", text=form)
         assert status == 3 and text
@@ -129,7 +122,7 @@ def test_a_check_that_knows_nothing_says_why_on_stderr(ask: Ask, form: str) -> N
 @pytest.mark.parametrize("source", ["page-lists", "counters"])
 def test_lists_of_a_kernel_that_boots_are_not_all(ask: Ask, source: str, system_state: str) -> None:
     """Until page_alloc_init_late() memory with bits set is on no list yet: what is listed is no bound from above."""
-    snapshot = counted(without_lists(in_state(sample("6.12-fill-kdump"), system_state)), 0)
+    snapshot = counted(without_lists(c.part("kernel", system_state=system_state)(sample("6.12-fill-kdump"))), 0)
     _, answer, _ = ask(snapshot, "--source", source, "summary")
     assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == (source, False, None)
     assert f"system_state is {system_state}" in answer["source_reason"]
@@ -137,8 +130,7 @@ def test_lists_of_a_kernel_that_boots_are_not_all(ask: Ask, source: str, system_
     assert text.splitlines()[0].split(maxsplit=1)[1].startswith("unknown")
     assert f"system_state is {system_state}" in text
     if source == "page-lists":
-        _, picture, _ = ask(snapshot, "--source", source, "map", text="text")
-        assert "at least 0 unaccepted" in picture
+        assert "at least 0 unaccepted" in ask(snapshot, "--source", source, "map", text="text")[1]
     _, line, _ = ask(snapshot, "check", text="nagios")
     assert "unaccepted memory is not known" in line.splitlines()[0]
     assert "| unaccepted=U;" in line.splitlines()[0]
@@ -152,7 +144,8 @@ def test_a_reference_proves_nothing_before_the_page_was_freed_once(ask: Ask, sys
     first = chunk // PAGE
     runs = [run for run in snapshot.pages.runs if run.end_pfn <= first or run.start_pfn >= first + 1024]
     runs.append(PageRun(first, first + 1024, "in-use"))
-    snapshot = replace(without_lists(in_state(snapshot, system_state)), pages=replace(snapshot.pages, runs=tuple(runs)))
+    snapshot = without_lists(c.part("kernel", system_state=system_state)(snapshot))
+    snapshot = c.part("pages", runs=tuple(runs))(snapshot)
     _, answer, _ = ask(counted(snapshot, 0), "--source", "page-lists", "resolve", hex(chunk))
     assert answer["addresses"][0]["state"] == "unknown"
 
@@ -173,13 +166,8 @@ def test_lists_that_lost_what_the_counters_count(ask: Ask, source: str) -> None:
 
 def test_a_count_that_cannot_be(ask: Ask) -> None:
     for pages in (-512, 1 << 60):
-        snapshot = without_map(sample("6.12-fill-kdump"))
-        snapshot = replace(
-            snapshot,
-            zones=None,
-            missing={**snapshot.missing, "zones": "not in this target"},
-            counters=replace(snapshot.counters, unaccepted_pages=pages),
-        )
+        snapshot = c.without("zones")(without_map(sample("6.12-fill-kdump")))
+        snapshot = c.part("counters", unaccepted_pages=pages)(snapshot)
         status, answer, err = ask(snapshot, "summary")
         assert (status, answer["source"]) == (3, "none")
         assert answer["unaccepted_bytes"] is answer["nr_unaccepted_bytes"] is None
@@ -193,8 +181,7 @@ def test_no_table_but_lists(ask: Ask) -> None:
     snapshot = replace(snapshot, table=Table("absent", "efi.unaccepted is ~0: no table was found at boot"))
     status, answer, _ = ask(snapshot, "summary")
     assert (status, answer["source"], answer["unaccepted_bytes"]) == (0, "page-lists", expected)
-    _, text, _ = ask(snapshot, "summary", text="text")
-    assert "nothing for the kernel to accept" not in text
+    assert "nothing for the kernel to accept" not in ask(snapshot, "summary", text="text")[1]
     chunk = listed_chunk(snapshot)
     status, answer, _ = ask(snapshot, "resolve", hex(chunk))
     assert (status, answer["addresses"][0]["state"]) == (0, "unaccepted")
@@ -214,34 +201,27 @@ def test_a_damaged_list_says_of_no_address_that_it_is_not_listed(ask: Ask) -> No
     """The walk ended after two chunks: all others may be listed too, and their number is not known."""
     snapshot = sample("6.12-fill")
     chunk = listed_chunk(snapshot)
-    cut = ListedChunks(
-        array("Q", [chunk // PAGE]), array("Q", [0]), array("i", [0]), array("I", [0]), ("entry 1: NULL",)
-    )
+    zero = array("Q", [0]), array("i", [0]), array("I", [0])
+    cut = ListedChunks(array("Q", [chunk // PAGE]), *zero, ("entry 1: NULL",))
     zones = tuple(replace(zone, listed=cut) if zone.name == "Normal" else zone for zone in snapshot.zones)
     snapshot = replace(snapshot, zones=zones)
     _, answer, _ = ask(snapshot, "resolve", hex(chunk), hex(chunk + CHUNK))
     assert [entry["listed"] for entry in answer["addresses"]] == [True, None]
-    _, answer, _ = ask(snapshot, "summary")
-    assert answer["listed_chunks"] is None
-    _, text, _ = ask(snapshot, "summary", text="text")
-    assert "1 chunk of" not in text
+    assert ask(snapshot, "summary")[1]["listed_chunks"] is None
+    assert "1 chunk of" not in ask(snapshot, "summary", text="text")[1]
 
 
 def test_a_damaged_accepting_list_says_of_no_address_that_it_is_not_in_flight(ask: Ask) -> None:
     snapshot = replace(sample("6.12-fill"), accepting=AcceptingList((), ("entry 0: 0xdead000 is not in this target",)))
     chunk = hex(listed_chunk(snapshot))
-    _, answer, _ = ask(snapshot, "resolve", chunk)
-    assert answer["addresses"][0]["in_flight"] is None
-    _, answer, _ = ask(snapshot, "summary")
-    assert answer["in_flight"] is None
+    assert ask(snapshot, "resolve", chunk)[1]["addresses"][0]["in_flight"] is None
+    assert ask(snapshot, "summary")[1]["in_flight"] is None
     snapshot = sample("6.12-panic")
     assert snapshot.accepting is not None and snapshot.accepting.entries
     chunk = hex(listed_chunk(snapshot))
-    _, answer, _ = ask(snapshot, "resolve", chunk)
-    assert answer["addresses"][0]["in_flight"] is False
+    assert ask(snapshot, "resolve", chunk)[1]["addresses"][0]["in_flight"] is False
     cut = replace(snapshot.accepting, problems=("entry 1: 0xdead000 is not in this target",))
-    _, answer, _ = ask(replace(snapshot, accepting=cut), "resolve", chunk)
-    assert answer["addresses"][0]["in_flight"] is None
+    assert ask(replace(snapshot, accepting=cut), "resolve", chunk)[1]["addresses"][0]["in_flight"] is None
 
 
 def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> None:
@@ -256,12 +236,7 @@ def test_without_the_table_an_accept_in_flight_still_has_its_place(ask: Ask) -> 
     status, answer, err = ask(bare, "resolve", hex(start))
     assert (status, answer["addresses"][0]["state"]) == (3, "unknown")
     assert "an accept of it is in flight" in err
-    _, answer, _ = ask(
-        replace(bare, efi_map=None, missing={**bare.missing, "efi_map": "not in this dump"}),
-        "resolve",
-        hex(start),
-        hex(end),
-    )
+    _, answer, _ = ask(without_map(bare), "resolve", hex(start), hex(end))
     assert [found["in_flight"] for found in answer["addresses"]] == [None, None]
 
 
@@ -304,8 +279,7 @@ def test_without_a_table_there_is_no_bitmap_to_be_outside_of(ask: Ask, tmp_path:
 
 def test_nagios_has_no_zero_for_a_little(ask: Ask) -> None:
     """40 MiB are not 0.0 GiB."""
-    snapshot = without_map(sample("6.12-fill-kdump"))
-    snapshot = replace(snapshot, pages=None, missing={**snapshot.missing, "pages": "not in this dump"})
+    snapshot = c.without("pages")(without_map(sample("6.12-fill-kdump")))
     whole = next(zone.listed for zone in snapshot.zones if zone.listed and zone.listed.pfns)
     lists = ListedChunks(whole.pfns[:10], whole.flags[:10], whole.refcounts[:10], whole.page_types[:10])
     zones = tuple(replace(z, listed=lists) if z.name == "Normal" else z for z in snapshot.zones)
@@ -328,15 +302,13 @@ def test_a_saved_bitmap_of_zeros_is_no_bound_where_chunks_are_listed(ask: Ask, s
     unaccepted = len(truth("6.12-fill")["unaccepted_units"]) * 2 * MIB
     assert (status, answer["unaccepted_bytes"]) == (0, unaccepted if efi else bytes_listed(snapshot))
     assert efi or not answer["exact"]
-    _, line, _ = ask(snapshot, "check", text="nagios")
-    assert " 0" not in line.partition("unaccepted (")[0]
+    assert " 0" not in ask(snapshot, "check", text="nagios")[1].partition("unaccepted (")[0]
 
 
 def test_summary_of_a_bitmap_that_is_not_exact_says_why(ask: Ask) -> None:
     snapshot = sample("6.12-fill")
     table = replace(snapshot.table, bitmap=bytes(len(snapshot.table.bitmap)), reason="the bits are all 0: overwritten")
-    _, text, _ = ask(replace(snapshot, table=table), "summary", text="text")
-    assert table.reason in text
+    assert table.reason in ask(replace(snapshot, table=table), "summary", text="text")[1]
     _, answer, _ = ask(replace(snapshot, table=table), "summary")
     assert table.reason in answer["source_reason"]
     assert not answer["exact"]
@@ -362,8 +334,7 @@ def test_a_doubted_bitmap_proves_nothing_accepted(ask: Ask) -> None:
     assert {entry["state"] for entry in answer["ranges"]} <= {"unknown", "unaccepted"}
     _, answer, _ = ask(snapshot, "--source", "bitmap", "summary")
     assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", False, None)
-    _, answer, _ = ask(snapshot, "--source", "bitmap", "map")
-    assert answer["totals"]["unknown_bytes"] > 0
+    assert ask(snapshot, "--source", "bitmap", "map")[1]["totals"]["unknown_bytes"] > 0
 
 
 def test_a_zone_that_reads_as_zeros_is_missing_in_the_lists(ask: Ask) -> None:
@@ -378,9 +349,8 @@ def test_a_zone_that_reads_as_zeros_is_missing_in_the_lists(ask: Ask) -> None:
 
 
 def test_check_of_a_kernel_that_boots_is_unknown_without_the_bitmap(ask: Ask) -> None:
-    snapshot = counted(without_lists(in_state(sample("6.12-fill-kdump"), "booting")), 0)
-    snapshot = replace(snapshot, platform=None, missing={**snapshot.missing, "platform": "not in this target"})
-    status, answer, _ = ask(snapshot, "check", "--rule", "zone-counter-matches-list")
+    snapshot = counted(without_lists(c.part("kernel", system_state="booting")(sample("6.12-fill-kdump"))), 0)
+    status, answer, _ = ask(c.without("platform")(snapshot), "check", "--rule", "zone-counter-matches-list")
     assert (status, answer["status"]) == (3, "unknown")
 
 
@@ -412,14 +382,12 @@ def test_a_few_bits_that_a_saved_table_lacks_are_not_proof_against_the_lists(ask
     snapshot = replace(snapshot, table=saved_table(snapshot, bytes(bitmap), True))
     _, answer, _ = ask(snapshot, "resolve", f"{chunk - 2 * MIB:#x}+8M")
     assert {entry["state"] for entry in answer["addresses"]} == {"unaccepted"}
-    _, answer, _ = ask(snapshot, "ranges")
-    assert efi or "listed as unaccepted have no bit in it" in answer["source_reason"]
+    assert efi or "listed as unaccepted have no bit in it" in ask(snapshot, "ranges")[1]["source_reason"]
 
 
 def saved_table(snapshot: Snapshot, bitmap: bytes, same_boot: bool) -> Table:
-    said = (
-        "saved in this boot, 1-2-3" if same_boot else "whether it was saved in this boot is not known: it does not say"
-    )
+    said = "saved in this boot, 1-2-3"
+    said = said if same_boot else "whether it was saved in this boot is not known: it does not say"
     return replace(snapshot.table, bitmap=bitmap, read_through="file", reason=said, same_boot=same_boot)
 
 
@@ -434,8 +402,7 @@ def test_a_bit_that_is_0_in_a_table_of_another_boot(ask: Ask, same_boot: bool, e
     last = snapshot.table.geometry.end - 2 * MIB
     assert last // (2 * MIB) == truth("6.12-fill")["unaccepted_units"][-1] and bitmap[-1] & 0x80
     snapshot = replace(snapshot, table=saved_table(snapshot, bitmap[:-1] + bytes([bitmap[-1] & 0x7F]), same_boot))
-    _, answer, _ = ask(snapshot, "resolve", hex(last))
-    assert answer["addresses"][0]["state"] == state
+    assert ask(snapshot, "resolve", hex(last))[1]["addresses"][0]["state"] == state
     _, answer, _ = ask(snapshot, "ranges")
     assert efi or not answer["exact"]
     assert ("may have been another boot" in answer["source_reason"]) is not (same_boot or efi)
@@ -445,8 +412,7 @@ def test_a_bit_that_is_0_in_a_table_of_another_boot(ask: Ask, same_boot: bool, e
 
 def test_a_saved_table_of_a_kernel_that_sets_bits_again(ask: Ask) -> None:
     snapshot = sample("6.12-fill")
-    kernel = replace(snapshot.kernel, unaccepts=True)
-    snapshot = replace(snapshot, kernel=kernel, pages=None, missing={**snapshot.missing, "pages": "not in this dump"})
+    snapshot = c.without("pages")(c.part("kernel", unaccepts=True)(snapshot))
     snapshot = replace(snapshot, table=saved_table(snapshot, snapshot.table.bitmap, True))
     assert snapshot.table.phys_base is not None and not snapshot.table.bitmap[0] & 1  # type: ignore[index]
     _, answer, _ = ask(snapshot, "resolve", hex(snapshot.table.phys_base))
@@ -461,10 +427,8 @@ def test_pages_that_nobody_looked_at_prove_nothing_and_it_says_so(ask: Ask) -> N
     assert not any(start <= address < end for start, end in snapshot.pages.scanned)
     _, answer, _ = ask(snapshot, "--source", "page-lists", "resolve", hex(address))
     (entry,) = answer["addresses"]
-    assert (entry["state"], entry["reason"]) == (
-        "unknown",
-        "on no list of unaccepted memory; its pages were not looked at",
-    )
+    reason = "on no list of unaccepted memory; its pages were not looked at"
+    assert (entry["state"], entry["reason"]) == ("unknown", reason)
 
 
 def test_pages_in_use_prove_nothing_where_the_kernel_accepts_nothing(ask: Ask) -> None:
@@ -500,7 +464,6 @@ def test_every_answer_has_the_same_source(capsys: Capsys, command: str) -> None:
     """Whatever was asked for, what an answer says of the total is what the target has."""
     path = SAMPLES / "6.12-fill-kdump" / "vmcore"
     nr_unaccepted = truth("6.12-fill-kdump")["nr_unaccepted_bytes"]
-    main(["-c", str(path), command, "--format", "json"])
-    answer = json.loads(capsys.readouterr().out)
+    answer = json.loads(run(capsys, "-c", path, command, "--format", "json")[1])
     assert (answer["source"], answer["nr_unaccepted_bytes"]) == ("reconstructed", nr_unaccepted)
     assert "not asked for" not in answer["source_reason"]

@@ -12,30 +12,10 @@ from typing import Any
 
 import pytest
 
-from drgn_unaccepted.cli import main
+from tests.asking import Capsys, answered, refused, run
 
 SAMPLE = Path(__file__).parent.parent / "vmcore-samples" / "6.12-fill" / "vmcore"
 PHYSICAL_LAST = 0xFFFFFFFFFFFFF
-
-Capsys = pytest.CaptureFixture[str]
-
-
-def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:
-    try:
-        status = main([str(argument) for argument in argv])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def refused(capsys: Capsys, *argv: object) -> str:
-    """The one line with which it was refused."""
-    status, out, err = run(capsys, *argv)
-    assert status == 3
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    return err
 
 
 @pytest.mark.parametrize(
@@ -92,8 +72,7 @@ def test_a_usage_error_names_the_word_and_is_3_and_not_2(argv: str, words: str, 
 
 
 def test_help_of_a_command_is_about_the_command(capsys: Capsys) -> None:
-    status, out, _ = run(capsys, "check", "--help")
-    assert status == 0
+    out = answered(capsys, "check", "--help")
     assert "--explain" in out and "example: drgn-unaccepted -c vmcore check --format nagios" in out
     assert "--debug-info" not in out
     assert "drgn-unaccepted --help" in out
@@ -101,8 +80,7 @@ def test_help_of_a_command_is_about_the_command(capsys: Capsys) -> None:
 
 
 def resolve(capsys: Capsys, *queries: object) -> list[dict[str, Any]]:
-    status, out, err = run(capsys, "-c", SAMPLE, "--format", "json", "resolve", *queries)
-    assert (status, err) == (0, "")
+    out = answered(capsys, "-c", SAMPLE, "--format", "json", "resolve", *queries)
     found: list[dict[str, Any]] = json.loads(out)["addresses"]
     return found
 
@@ -131,7 +109,7 @@ def test_resolve_at_every_edge(capsys: Capsys) -> None:
 
 def test_a_snapshot_answers_as_its_target_did(capsys: Capsys, tmp_path: Path) -> None:
     path = tmp_path / "snapshot.json"
-    assert run(capsys, "-c", SAMPLE, "snapshot", "-o", path)[0] == 0
+    answered(capsys, "-c", SAMPLE, "snapshot", "-o", path)
     for command in (["header"], ["ranges"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"]):
         status, out, _ = run(capsys, "-c", SAMPLE, *command, "--format", "json")
         again, out_again, _ = run(capsys, "--snapshot", path, *command, "--format", "json")
@@ -187,7 +165,7 @@ def test_a_dump_and_a_snapshot_are_told_apart(snapshot_file: Path, capsys: Capsy
 
 @pytest.mark.parametrize("command", ("check", "summary", "scan"))
 def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
 ) -> None:
     """1 and 2 are findings of check; a defect of this program is none."""
 
@@ -195,12 +173,10 @@ def test_an_exception_that_nobody_foresaw_is_one_line_and_3(
         raise RuntimeError("two\nlines\x1b[2J")
 
     monkeypatch.setattr("drgn_unaccepted.cli.run", fail)
-    assert main([command, *(("x",) if command == "scan" else ())]) == 3
-    error = capsys.readouterr().err
+    argv = [command, *(("x",) if command == "scan" else ())]
     words = r"RuntimeError: two lines\x1b[2J (--debug shows the traceback)"
-    assert error == f"drgn-unaccepted: internal error: {words}\n"
-    assert main(["--debug", command, *(("x",) if command == "scan" else ())]) == 3
-    error = capsys.readouterr().err
+    assert run(capsys, *argv) == (3, "", f"drgn-unaccepted: internal error: {words}\n")
+    error = run(capsys, "--debug", *argv)[2]
     assert "Traceback" in error and error.splitlines()[-1].startswith("drgn-unaccepted: internal error")
 
 

@@ -37,16 +37,13 @@ class Accepting(Question[AcceptingAnswer]):
 
 def accepting(snapshot: Snapshot, judgement: Judgement) -> AcceptingAnswer:
     """Each entry of accepting_list with its range and the task on whose stack it lies."""
-    shared, missing = head(snapshot, judgement, "accepting"), snapshot.missing.get("accepting")
-    if snapshot.accepting is None:
-        return {**shared, "missing": missing, "phys_base_from": None, "problems": [], "accepting": None}
-    base, provenance = snapshot.unit_base()
+    captured, (base, provenance) = snapshot.accepting, snapshot.unit_base()
     return {
-        **shared,
-        "missing": missing,
-        "phys_base_from": provenance,
-        "problems": list(snapshot.accepting.problems),
-        "accepting": [accept_document(entry, base) for entry in snapshot.accepting.entries],
+        **head(snapshot, judgement, "accepting"),
+        "missing": snapshot.missing.get("accepting"),
+        "phys_base_from": None if captured is None else provenance,
+        "problems": [] if captured is None else list(captured.problems),
+        "accepting": None if captured is None else [accept_document(entry, base) for entry in captured.entries],
     }
 
 

@@ -39,15 +39,13 @@ class Check(Question[CheckAnswer]):
     formats = cast("Any", {"nagios": nagios, "prometheus": prometheus, "junit": junit})
 
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "--rule", metavar="RULE", type=_rule, action="append", help="run this rule only (may be repeated)"
-        )
+        help_ = "run this rule only (may be repeated)"
+        parser.add_argument("--rule", metavar="RULE", type=_rule, action="append", help=help_)
         parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all")
         parser.add_argument("--all", action="store_true", help="the rules that passed or were skipped too")
         parser.add_argument("--list", action="store_true", help="list the rules")
-        parser.add_argument(
-            "--explain", metavar="RULE", type=_rule, help="a rule by name or C number: reason, next step"
-        )
+        help_ = "a rule by name or C number: reason, next step"
+        parser.add_argument("--explain", metavar="RULE", type=_rule, help=help_)
 
     def offline(self, args: Arguments) -> Optional[str]:
         if args.list:
@@ -73,20 +71,19 @@ class Check(Question[CheckAnswer]):
 
     def text(self, answer: CheckAnswer, args: Arguments) -> Iterator[str]:
         by_status = {status: [f for f in answer["findings"] if f["status"] == status] for status in _WORST_FIRST}
-        problems = [*by_status["critical"], *by_status["warning"]]
         found = ", ".join(f"{len(by_status[status])} {status}" for status in _WORST_FIRST[:2] if by_status[status])
         yield from wrap(f"{answer['status']}: {found or 'nothing wrong was found'}; source: {source_name(answer)}")
         yield ""
         paint = drawing.is_colored() and args.output is None
         everything = args.all or args.rule
-        shown = answer["findings"] if everything else [*problems, *by_status["info"]]
+        shown = [f for f in answer["findings"] if everything or f["status"] in ("critical", "warning", "info")]
         # An accept that the kernel died in is the answer, whatever else is wrong.
         for finding in sorted(shown, key=lambda f: (_WORST_FIRST.index(f["status"]), f["rule"] != _DIED)):
             status = f"{finding['status'].upper():8}"
             color = _COLORS.get(finding["status"]) if paint else None
             yield f"\x1b[{color}m{status}\x1b[0m  {finding['rule']}" if color else f"{status}  {finding['rule']}"
             yield from wrap(safe(shortened(answer, finding["message"])), " " * 10)
-            if finding in problems:
+            if finding["status"] in ("critical", "warning"):
                 yield from wrap(RULES[finding["rule"]].texts[2].partition(". ")[0].rstrip("."), "    next: ")
         if not everything:
             yield from [""] if shown else []

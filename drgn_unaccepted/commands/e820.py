@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Optional, cast
 
-from drgn_unaccepted.answer.documents import E820Answer, E820Tables, TypedRange
+from drgn_unaccepted.answer.documents import E820Answer, E820Difference, E820Tables, TypedRange, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, table
+from drgn_unaccepted.commands.tables import add_all_argument, extent, table
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, size, wrap
 
@@ -28,7 +27,8 @@ class E820(Question[E820Answer]):
         return "e820: " + "; ".join(sorted(set(answer["missing"].values())))
 
     def text(self, answer: E820Answer, args: Arguments) -> Iterator[str]:
-        captured = {name: entries for name, entries in _tables(answer) if entries is not None}
+        tables = cast("dict[str, Optional[list[TypedRange]]]", answer["tables"])
+        captured = {name: entries for name, entries in tables.items() if entries is not None}
         if args.dmesg:
             for name, found in captured.items():
                 who = "BIOS-e820" if name == "firmware" else _title(name)
@@ -38,7 +38,7 @@ class E820(Question[E820Answer]):
             return
         yield _difference(answer)
         for name, found in list(captured.items())[: None if args.all else 1]:
-            rows = [(f"{e['start']:#x}", f"{e['end']:#x}", size(e["end"] - e["start"]), e["name"]) for e in found]
+            rows = [(*extent(entry), entry["name"]) for entry in found]
             ram = sum(e["end"] - e["start"] for e in found if e["type"] == e820_model.RAM)
             yield ""
             yield f"{_title(name)}: {size(ram)} of RAM"
@@ -52,10 +52,6 @@ class E820(Question[E820Answer]):
             ]
             yield ""
             yield from table(rows, ("start", "end", "firmware", "current"))
-
-
-def _tables(answer: E820Answer) -> Iterator[tuple[str, Optional[list[TypedRange]]]]:
-    return ((name, cast("Optional[list[TypedRange]]", entries)) for name, entries in answer["tables"].items())
 
 
 def _title(name: str) -> str:
@@ -73,40 +69,18 @@ def _difference(answer: E820Answer) -> str:
 def e820(snapshot: Snapshot, judgement: Judgement) -> E820Answer:
     """The e820 tables, null where one was not captured. ``differences`` compares current with firmware."""
     captured = snapshot.e820
-    tables: E820Tables = {
-        "current": None if captured is None else _entries(captured.current),
-        "kexec": None if captured is None else _entries(captured.kexec),
-        "firmware": None if captured is None else _entries(captured.firmware),
-        "boot_params": None if captured is None else _entries(captured.boot_params),
-    }
+    tables = {name: None if captured is None else getattr(captured, name) for name in E820Tables.__annotations__}
     whole = snapshot.missing.get("e820", "not captured")
-    differences = None
-    if captured is not None and captured.current is not None and captured.firmware is not None:
-        differences = e820_model.differences(captured.firmware, captured.current)
-    return {
-        **head(snapshot, judgement, "e820"),
-        "tables": tables,
-        "missing": {
-            name: snapshot.missing.get(f"e820.{name}", whole) for name, entries in tables.items() if entries is None
-        },
-        "differences": None
-        if differences is None
-        else [
-            {
-                "start": difference.range.start,
-                "end": difference.range.end,
-                "firmware": _name(difference.a),
-                "current": _name(difference.b),
-            }
-            for difference in differences
-        ],
-    }
-
-
-def _entries(entries: Optional[Sequence[E820Entry]]) -> Optional[list[TypedRange]]:
-    if entries is None:
-        return None
-    return [{"start": e.start, "end": e.end, "type": e.type, "name": e820_model.type_name(e.type)} for e in entries]
+    differences: Optional[list[E820Difference]] = None
+    if tables["current"] is not None and tables["firmware"] is not None:
+        differences = [
+            {"start": one.range.start, "end": one.range.end, "firmware": _name(one.a), "current": _name(one.b)}
+            for one in e820_model.differences(tables["firmware"], tables["current"])
+        ]
+    missing = {name: snapshot.missing.get(f"e820.{name}", whole) for name, found in tables.items() if found is None}
+    documents = {name: found and [document(TypedRange, entry) for entry in found] for name, found in tables.items()}
+    shared = head(snapshot, judgement, "e820")
+    return {**shared, "tables": cast(E820Tables, documents), "missing": missing, "differences": differences}
 
 
 def _name(e820_type: Optional[int]) -> Optional[str]:

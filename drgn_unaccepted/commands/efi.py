@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from itertools import starmap
 from typing import Any, Optional, cast
 
-from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer
+from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, table
+from drgn_unaccepted.commands.tables import add_all_argument, extent, table
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import Snapshot
@@ -20,13 +20,8 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 class Efi(Question[EfiAnswer]):
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "--type",
-            type=int,
-            metavar="N",
-            default=UNACCEPTED,
-            help="the descriptors of type N (default: 15, unaccepted)",
-        )
+        help_ = "the descriptors of type N (default: 15, unaccepted)"
+        parser.add_argument("--type", type=int, metavar="N", default=UNACCEPTED, help=help_)
         parser.add_argument("--dmesg", action="store_true", help="all descriptors in the words of efi=debug")
         add_all_argument(parser)
 
@@ -43,23 +38,16 @@ class Efi(Question[EfiAnswer]):
         number = count(len(descriptors), "descriptor")
         yield from wrap(f"EFI memory map from the {answer['provenance'].replace('-', ' ')}, {kind}; {number}{note}")
         shown = [d for d in descriptors if args.all or d["type"] == args.type]
-        which = (
-            "all types" if args.all else f"type {args.type}, {efi_model.type_name(args.type)}; others: --all, --type N"
-        )
+        one = f"type {args.type}, {efi_model.type_name(args.type)}; others: --all, --type N"
+        which = "all types" if args.all else one
         yield f"{size(sum(d['end'] - d['start'] for d in shown))} in {count(len(shown), 'descriptor')} of {which}"
         yield ""
-        rows = [
-            (
-                f"{d['start']:#x}",
-                f"{d['end']:#x}",
-                size(d["end"] - d["start"]),
-                d["type"],
-                d["name"],
-                "unknown" if d["attribute"] is None else "|".join(efi_model.attribute_names(d["attribute"])),
-            )
-            for d in shown
-        ]
+        rows = [(*extent(d), d["type"], d["name"], _attributes(d["attribute"])) for d in shown]
         yield from table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
+
+
+def _attributes(attribute: Optional[int]) -> str:
+    return "unknown" if attribute is None else "|".join(efi_model.attribute_names(attribute))
 
 
 def _dmesg(number: int, d: DescriptorDocument) -> str:
@@ -84,16 +72,7 @@ def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:
         "provenance": cast("Any", efi_map.provenance),
         "complete": efi_map.complete,
         "note": efi_map.note,
-        "descriptors": [
-            {
-                "type": d.type,
-                "name": efi_model.type_name(d.type),
-                "start": d.start,
-                "end": d.end,
-                "attribute": d.attribute,
-            }
-            for d in efi_map.descriptors
-        ],
+        "descriptors": [document(DescriptorDocument, descriptor) for descriptor in efi_map.descriptors],
     }
 
 

@@ -46,8 +46,7 @@ def amount(answer: Document) -> str:
         return "nothing for the kernel to accept" if answer["table"]["state"] == "absent" else "unknown"
     if total is None:
         return f"unknown: {answer['source']} may lack some"
-    least = answer["unaccepted_bytes_min"]
-    text = size(total)
+    least, text = answer["unaccepted_bytes_min"], size(total)
     if not answer["exact"]:
         between = f"at least {size(least)}" if most is None else f"{size(least)} to {size(most)}"
         if answer["source"] == "reconstructed":

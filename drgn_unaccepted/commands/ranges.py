@@ -13,11 +13,11 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, table
+from drgn_unaccepted.commands.tables import add_all_argument, extent, table
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.words import safe, size, span, together, wrap
+from drgn_unaccepted.words import safe, span, together, wrap
 
 
 class Ranges(Question[RangesAnswer]):
@@ -31,18 +31,17 @@ class Ranges(Question[RangesAnswer]):
         yield from lines.preface(answer)
         found = answer["ranges"] or []
         # Neighbours of one state differ in their reason, which JSON has.
-        parts = [Piece(r["start"], r["end"], r["state"], None, "") for r in found]
-        rows = [(f"{p.start:#x}", f"{p.end:#x}", size(p.end - p.start), p.state) for p in joined(parts)]
+        parts = joined(Piece(r["start"], r["end"], r["state"], None, "") for r in found)
+        rows = [(*extent({"start": p.start, "end": p.end}), p.state) for p in parts]
         if rows:
             yield from table(rows, ("start", "end", "size", "state"), args.all)
         for reason in sorted({r["reason"] for r in found if r["state"] == UNKNOWN}):
             yield from wrap(f"unknown: {safe(reason)}")
         if answer["possible_guards"]:
-            spans = together(span(*guard) for guard in answer["possible_guards"][: None if args.all else 4])
-            more = len(answer["possible_guards"]) - spans.count("  ") - 1
-            yield from wrap(
-                f"perhaps accepted already, as guards: {spans}" + (f" and {more} more: --all" if more else "")
-            )
+            few = answer["possible_guards"][: None if args.all else 4]
+            more = len(answer["possible_guards"]) - len(few)
+            spans = together(span(*guard) for guard in few) + (f" and {more} more: --all" if more else "")
+            yield from wrap(f"perhaps accepted already, as guards: {spans}")
 
 
 def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:

@@ -6,9 +6,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Callable, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
-from drgn_unaccepted.answer.documents import AddressDocument, Document, ResolveAnswer, TypedRange, UnitDocument
+from drgn_unaccepted.answer.documents import (
+    AddressDocument,
+    Document,
+    ResolveAnswer,
+    TypedRange,
+    UnitDocument,
+    document,
+)
 from drgn_unaccepted.answer.head import head, reasons, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
@@ -21,7 +28,6 @@ from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import Query, parse_query, split_queries
 from drgn_unaccepted.model.e820 import E820Entry
@@ -42,21 +48,16 @@ class Resolved(NamedTuple):
 
 class Resolve(Question[Resolved]):
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "-f",
-            "--file",
-            metavar="FILE",
-            help="the state of every address in FILE (- is standard input), one line each; with --format json, JSON "
-            "lines after a first one without addresses",
+        help_ = (
+            "the state of every address in FILE (- is standard input), one line each; with --format json, JSON "
+            "lines after a first one without addresses"
         )
-        parser.add_argument(
-            "queries",
-            metavar="ADDR[-END|+LEN]",
-            nargs="*",
-            default=[],
-            help="physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
-            "virtual, 16 hexadecimal digits as in an oops; END is exclusive",
+        parser.add_argument("-f", "--file", metavar="FILE", help=help_)
+        help_ = (
+            "physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
+            "virtual, 16 hexadecimal digits as in an oops; END is exclusive"
         )
+        parser.add_argument("queries", metavar="ADDR[-END|+LEN]", nargs="*", default=[], help=help_)
 
     def wanted(self, args: Arguments) -> Wanted:
         queries = _queries(args)
@@ -69,9 +70,8 @@ class Resolve(Question[Resolved]):
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
         if args.file is not None:
-            return Resolved(
-                {**head(snapshot, judgement, "resolve"), "missing": {}, "addresses": None}, Bulk(snapshot, judgement)
-            )
+            shared = head(snapshot, judgement, "resolve")
+            return Resolved({**shared, "missing": {}, "addresses": None}, Bulk(snapshot, judgement))
         try:
             queries = [physical(snapshot, query) for query in _queries(args)]
         except ValueError as error:
@@ -79,8 +79,7 @@ class Resolve(Question[Resolved]):
         return Resolved(resolve(snapshot, judgement, queries), None)
 
     def lack(self, answer: Resolved) -> Optional[str]:
-        document = answer.document
-        addresses = document["addresses"]
+        document, addresses = answer.document, answer.document["addresses"]
         if addresses is None or document["source"] == "counters":
             return lines.no_addresses(document)
         if all(entry["state"] == "unknown" for entry in addresses):
@@ -128,8 +127,8 @@ def _why(answer: Document, entry: AddressDocument) -> str:
 def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
     is_range = "end" in entry
     where = span(entry["address"], entry["end"]) if is_range else f"{entry['address']:#x}"
-    echo = "" if is_range or entry.get("asked") in (None, where) else f"({safe(str(entry['asked']))})"
-    if entry.get("virtual") is not None:
+    echo = "" if is_range or entry["asked"] == where else f"({safe(entry['asked'])})"
+    if entry["virtual"] is not None:
         echo = f"({entry['mapping']} {entry['virtual']:#x})"
     width = max(_NAMES, len(where) + 3)
     yield f"{where:{width}}{entry['state'].replace('-ram', ' RAM'):17}{echo}".rstrip()
@@ -142,9 +141,8 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iter
     single = "single " if is_range else ""
     if entry["state"] != NO_RAM:
         yield "why" if entry["state"] == UNKNOWN else "proof", _why(answer, entry)
-    hint = entry.get("hint")
-    if hint is not None:
-        yield "hint", hint
+    if entry["hint"] is not None:
+        yield "hint", entry["hint"]
     if entry["kernel_predicate"] and entry["state"] != UNACCEPTED:
         what = "its last page" if is_range else "it"
         yield "guard", f"the kernel treats {what} as unaccepted, since an unaccepted unit follows"
@@ -181,23 +179,19 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
     :raises ValueError: a query is empty or reaches beyond 2^52
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
-    states = judgement
     context = _Context(snapshot, judgement)
     entries: list[AddressDocument] = []
     for query in queries:
         start, end = query.range
         if not 0 <= start < end <= PHYSICAL_END:
             raise ValueError(f"{start:#x}-{end:#x}: not a physical range below 2^52 ({PHYSICAL_END:#x})")
-        for piece in states.pieces(start, end):
+        for piece in judgement.pieces(start, end):
             entry = context.entry(piece)
-            entry["asked"] = query.text
-            entry["virtual"], entry["mapping"] = query.virtual, query.mapping
-            if query.virtual is not None:
-                entry["virtual"] = query.virtual + piece.start - start
+            entry["asked"], entry["mapping"] = query.text, query.mapping
+            entry["virtual"] = None if query.virtual is None else query.virtual + piece.start - start
             entry["hint"] = _hint(judgement, piece) if query.end is None else None
             if query.end is not None:
-                entry["end"] = piece.end
-                entry["query"] = [start, end]
+                entry["end"], entry["query"] = piece.end, [start, end]
                 if len(entries) >= RESOLVED_PIECES:
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
@@ -208,8 +202,8 @@ def _hint(judgement: Judgement, piece: Piece) -> Optional[str]:
     """What an address without RAM may be meant for: memory, with a bit that marks it as encrypted or shared."""
     if piece.state == NO_RAM:
         for bit in range(51, 35, -1):
-            if piece.start >> bit & 1 and judgement.at(piece.start ^ 1 << bit).state != NO_RAM:
-                other = judgement.at(piece.start ^ 1 << bit)
+            other = judgement.at(piece.start ^ 1 << bit)
+            if piece.start >> bit & 1 and other.state != NO_RAM:
                 return f"without bit {bit} (C-bit or shared bit?): {other.start:#x}, {other.state}"
     return None
 
@@ -241,13 +235,19 @@ class _Context:
             no_accepting = f"accepting_list: {accepting.problems[0]}"
         else:
             no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
+        # Where the walk of a list ended early, the rest of it is not known.
+        damaged = (
+            f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
+            for zone in self._zones
+            if zone.listed is not None and zone.listed.problems
+        )
         reasons = {
             "unit": no_table if self._geometry is None else None,
             "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
             "efi": no_efi,
             "e820": no_e820 if self._current is None else None,
             "zone": judgement.evidence.no_zones,
-            "listed": judgement.evidence.no_zones or self._cut_lists(),
+            "listed": judgement.evidence.no_zones or next(damaged, None),
             "in_flight": no_accepting if self._in_flight is None or (accepting and accepting.problems) else None,
         }
         #: Why a column cannot be known, by its name.
@@ -273,21 +273,14 @@ class _Context:
             "covered": piece.covered,
             "unit": self._unit(piece.start),
             "kernel_predicate": self._kernel_predicate(where),
-            "efi": _holder(descriptors, where, efi_model.type_name),
-            "e820": _holder(self._current or (), where, e820_model.type_name),
+            "efi": _holder(descriptors, where),
+            "e820": _holder(self._current or (), where),
             "node": None if zone is None else zone.node,
             "zone": None if zone is None else zone.name,
             "listed": listed,
             "in_flight": in_flight,
             "reason": reason,
         }
-
-    def _cut_lists(self) -> Optional[str]:
-        """Why the walk of a list ended early: the rest of it is not known."""
-        for zone in self._zones:
-            if zone.listed is not None and zone.listed.problems:
-                return f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
-        return None
 
     def _unit(self, address: int) -> Optional[UnitDocument]:
         geometry, bitmap = self._geometry, self._table.bitmap
@@ -320,14 +313,10 @@ class _Context:
         return bool(inside)
 
 
-def _holder(
-    entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range, type_name: Callable[[int], str]
-) -> Optional[TypedRange]:
+def _holder(entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range) -> Optional[TypedRange]:
     """The one entry that holds all of the range; maps need not be sorted."""
-    for entry in entries:
-        if entry.start <= where.start and where.end <= entry.end:
-            return {"type": entry.type, "name": type_name(entry.type), "start": entry.start, "end": entry.end}
-    return None
+    found = (entry for entry in entries if entry.start <= where.start and where.end <= entry.end)
+    return next((document(TypedRange, entry) for entry in found), None)
 
 
 COMMAND = Resolve()

@@ -54,7 +54,12 @@ def rows(answer: SummaryAnswer) -> list[tuple[str, str]]:
         accepts = [f"{who(entry)}, accepting {where(entry).partition(' (')[0]}" for entry in answer["died_in_accept"]]
         found[:0] = [("DIED IN ACCEPT", safe(answer["panic"] or "")), *(("", accept) for accept in accepts)]
     found += _end(answer)
-    found.append(("counters", _counter(answer)))
+    counter = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}"
+    if answer["nr_unaccepted_bytes"] is None:
+        counter = f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"
+    elif answer["listed_chunks"] is not None:
+        counter += f", {count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])} listed"
+    found.append(("counters", counter))
     if answer["in_flight"] and not answer["died_in_accept"]:
         found.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
     elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
@@ -73,15 +78,6 @@ def _range(entry: StateRange) -> str:
     undecided = "  undecided" + (", being accepted" if "in flight" in entry["reason"] else "")
     undecided = undecided if entry["state"] == UNKNOWN else ""
     return f"{span(entry['start'], entry['end']):23}  {size(entry['end'] - entry['start']):>8}{undecided}"
-
-
-def _counter(answer: SummaryAnswer) -> str:
-    if answer["nr_unaccepted_bytes"] is None:
-        return f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"
-    text = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}"
-    if answer["listed_chunks"] is not None:
-        text += f", {count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])} listed"
-    return text
 
 
 def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
@@ -125,14 +121,13 @@ def _check(findings: dict[str, int]) -> str:
 def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) -> SummaryAnswer:
     """The totals, the policy and the accepts in flight; parts that could not be read are null and named."""
     table, accepting, geometry = snapshot.table, snapshot.accepting, snapshot.table.geometry
-    runs = span = None
+    runs = span = listed = None
     if judgement.by_bits:
         assert table.bitmap is not None and geometry is not None
         extent = bits.extent(table.bitmap)
         runs = 0 if extent is None else extent.runs
         if extent is not None:
             span = [geometry.unit(extent.first).start, geometry.unit(extent.end - 1).end]
-    listed = None
     if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
     waiting = (p for p in known(judgement) if p.state in (UNACCEPTED, UNKNOWN))

@@ -8,8 +8,9 @@ from typing import Union
 
 from tabulate import tabulate
 
+from drgn_unaccepted.answer.documents import Extent
 from drgn_unaccepted.commands.base import Parser
-from drgn_unaccepted.words import WIDTH, count, wrap
+from drgn_unaccepted.words import WIDTH, count, size, wrap
 
 #: Rows of a long table that leave room for the rest of a screen of 24 lines.
 _SHOWN = 12
@@ -20,6 +21,11 @@ _LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "c
 
 def add_all_argument(parser: Parser) -> None:
     parser.add_argument("--all", action="store_true", help="all of a long list")
+
+
+def extent(of: Extent) -> tuple[str, str, str]:
+    """Start, end and size."""
+    return f"{of['start']:#x}", f"{of['end']:#x}", size(of["end"] - of["start"])
 
 
 def table(

@@ -64,6 +64,10 @@ class E820Entry(NamedTuple):
     end: Edge
     type: U32
 
+    @property
+    def name(self) -> str:
+        return type_name(self.type)
+
 
 def type_name(type_: int) -> str:
     """The name of an e820 type; ``type N`` without one, as the kernel prints it."""

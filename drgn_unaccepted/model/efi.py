@@ -53,6 +53,10 @@ class EfiDescriptor(NamedTuple):
     end: Edge
     attribute: Optional[U64]
 
+    @property
+    def name(self) -> str:
+        return type_name(self.type)
+
 
 def type_name(type_: int) -> str:
     """The kernel's name for an EFI memory type; ``type=N`` without one, as the kernel prints it."""

@@ -120,12 +120,9 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
 
 def _asked(answer: MapAnswer, row: MapRow) -> int:
     """The bins of a row up to the end of the window."""
-    bins = answer["bins_per_row"]
-    return (
-        bins
-        if answer["window"] is None
-        else min(bins, -((row["start"] - answer["window"][1]) // answer["bytes_per_bin"]))
-    )
+    if answer["window"] is None:
+        return answer["bins_per_row"]
+    return min(answer["bins_per_row"], -((row["start"] - answer["window"][1]) // answer["bytes_per_bin"]))
 
 
 def _head(answer: MapAnswer, style: Style) -> Iterator[str]:

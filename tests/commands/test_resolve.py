@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted.cli import main
+from tests import asking
+from tests.asking import Capsys
 
 TOP = Path(__file__).parent.parent.parent
 KDUMP = TOP / "vmcore-samples" / "6.12-fill-kdump" / "vmcore"
 OLD = TOP / "tests" / "compatibility" / "kdump.json"
 
-Capsys = pytest.CaptureFixture[str]
-
 
 def run(capsys: Capsys, *argv: object) -> tuple[int, list[str], str]:
-    status = main([str(argument) for argument in argv])
-    out, err = capsys.readouterr()
+    status, out, err = asking.run(capsys, *argv)
     return status, out.splitlines(), err
 
 

@@ -15,16 +15,14 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
+from tests.asking import Capsys, answered, run
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 SAMPLE = SAMPLES / "6.12-edges" / "vmcore"
 TRUTH = json.loads((SAMPLES / "6.12-edges" / "truth.json").read_text())
 UNIT = 2 << 20
-
-Capsys = pytest.CaptureFixture[str]
 
 #: The bitmap of this guest begins at 4 GiB and has 55 bytes.
 BASE, END = 1 << 32, (1 << 32) + 55 * 8 * UNIT
@@ -43,25 +41,17 @@ def some_addresses() -> list[int]:
     return [0, BASE - 1, BASE, END - 1, END, *edges, *rest, limits.PHYSICAL_END - 1]
 
 
-def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:
-    status = main([str(argument) for argument in argv])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
 def refused(capsys: Capsys, tmp_path: Path, text: bytes, *options: str) -> str:
     (tmp_path / "addresses").write_bytes(text)
     status, _, err = run(capsys, "-c", SAMPLE, *options, "resolve", "-f", tmp_path / "addresses")
-    assert status == 3
-    assert len(err.splitlines()) == 1
+    assert status == 3 and len(err.splitlines()) == 1
     return err
 
 
 def test_every_address_has_the_state_that_its_guest_told(tmp_path: Path, capsys: Capsys) -> None:
     addresses = some_addresses()
     (tmp_path / "addresses").write_text("".join(f"{address:#x}\n" for address in addresses))
-    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
-    assert status == 0
+    out = answered(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
     total, source, blank, *lines = out.splitlines()
     assert total.startswith("unaccepted  460 MiB of 744 MiB") and source == "evidence    the bitmap of the table, exact"
     assert blank == ""
@@ -73,8 +63,7 @@ def test_every_address_has_the_state_that_its_guest_told(tmp_path: Path, capsys:
 def test_json_lines(tmp_path: Path, capsys: Capsys) -> None:
     addresses = some_addresses()
     (tmp_path / "addresses").write_text(" ".join(f"{address:#x}" for address in addresses))
-    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
-    assert status == 0
+    out = answered(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
     first, *entries = map(json.loads, out.splitlines())
     assert (first["schema"], first["command"], first["addresses"]) == ("drgn-unaccepted/1", "resolve", None)
     assert first["table"]["address"] == TRUTH["table_address"]
@@ -84,8 +73,7 @@ def test_json_lines(tmp_path: Path, capsys: Capsys) -> None:
 def test_every_way_to_write_an_address(tmp_path: Path, capsys: Capsys) -> None:
     """As resolve's arguments take it; the usual form is read in another way than the others."""
     (tmp_path / "addresses").write_text("4G\t0X100000000 0x1_\n".replace("1_", "100000001") + "\n\n  4096M 0\n5120m")
-    status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
-    assert status == 0
+    out = answered(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
     entries = [json.loads(line)["address"] for line in out.splitlines()[1:]]
     assert entries == [1 << 32, 1 << 32, (1 << 32) + 1, 1 << 32, 0, 5 << 30]
 
@@ -98,8 +86,7 @@ def test_without_the_table_it_is_what_resolve_says_of_each(source: str, tmp_path
     addresses = [unit * UNIT + 4096 for unit in units]
     argv = ["-c", dump, "--source", source, "--format", "json", "resolve"]
     (tmp_path / "addresses").write_text("".join(f"{address:#x}\n" for address in addresses))
-    status, out, _ = run(capsys, *argv, "-f", tmp_path / "addresses")
-    assert status == 0
+    out = answered(capsys, *argv, "-f", tmp_path / "addresses")
     first, *entries = map(json.loads, out.splitlines())
     assert (first["source"], first["exact"]) == (("reconstructed", True) if source == "auto" else ("page-lists", False))
     assert {entry["state"] for entry in entries[:20]} == {"unaccepted"}

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,8 @@ def screen(sample: str, words: str, capsys: Capsys, patch: Patch) -> str:
     patch.setenv("COLUMNS", "80")
     patch.setenv("NO_COLOR", "1")
     patch.setattr(sys.stderr, "isatty", lambda: True)
+    # A busy machine is slow enough to show it.
+    patch.setattr("drgn_unaccepted.run._progress", nullcontext)
     with suppress(SystemExit):
         main(["-c", f"vmcore-samples/{sample}/vmcore", *words.split()])
     return "".join(capsys.readouterr())
