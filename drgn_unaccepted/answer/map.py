@@ -38,8 +38,6 @@ MemoryFrom = Optional[Literal["e820", "efi", "zones"]]
 
 
 class Layers(NamedTuple):
-    """Memory of each kind, as it is drawn."""
-
     ram: list[Range]
     reserved: list[Range]
     #: ``zones`` are their spans. None: without a map, all that the bitmap covers counts as RAM.
@@ -327,12 +325,8 @@ def _left_out(grid: Grid, numbers: Sequence[int], shown: Layers) -> list[MapGap]
     gaps = [Range(grid.start(one + 1), grid.start(next_)) for one, next_ in pairs if one + 1 < next_]
     if numbers and grid.origin and shown.ram and shown.ram[0].start < grid.origin:
         gaps.insert(0, Range(0, grid.origin))
+    of_kind = [[rng.total(rng.clip(memory, *gap)) for memory in (shown.ram, shown.reserved)] for gap in gaps]
     return [
-        {
-            "start": gap.start,
-            "end": gap.end,
-            "ram_bytes": rng.total(rng.clip(shown.ram, *gap)),
-            "reserved_bytes": rng.total(rng.clip(shown.reserved, *gap)),
-        }
-        for gap in gaps
+        {"start": start, "end": end, "ram_bytes": ram, "reserved_bytes": reserved}
+        for (start, end), (ram, reserved) in zip(gaps, of_kind)
     ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
 from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
@@ -38,22 +38,17 @@ class Merge(Action):
             more = f" and {count(len(merged.skipped) - 1, 'more file')}" if len(merged.skipped) > 1 else ""
             print(f"merge: skipped {first}{more}: not written by scan or check", file=sys.stderr)
         if args.format == "csv":
-            _write(csv_lines(record for _, record in merged), args.output)
-            for lack in merged.incomplete:
-                print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
-        elif args.format == "json":
-            _write([json.dumps(merged.summary())], args.output)
+            lines: Iterable[str] = csv_lines(record for _, record in merged)
         else:
-            _write(text(merged.summary()), args.output)
+            lines = [json.dumps(merged.summary())] if args.format == "json" else text(merged.summary())
+        if args.output is None:
+            to_stdout(lines)
+        else:
+            with concerning(args.output), replacing(args.output) as file:
+                file.writelines(f"{line}\n".encode() for line in lines)
+        for lack in merged.incomplete if args.format == "csv" else ():
+            print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
         return EXIT_ANSWERED
-
-
-def _write(lines: Iterable[str], path: Optional[str]) -> None:
-    if path is None:
-        to_stdout(lines)
-        return
-    with concerning(path), replacing(path) as file:
-        file.writelines(f"{line}\n".encode() for line in lines)
 
 
 COMMAND = Merge()

@@ -29,7 +29,6 @@ class Progress:
         self._before: deque[ProgressAnswer] = deque()
 
     def document(self, sample: Sample) -> ProgressAnswer:
-        """The answer for one sample, compared with those before."""
         snapshot, before = sample.snapshot, self._before
         judgement = judge(snapshot, self._wanted)
         shared, zones = head(snapshot, judgement, self._command), snapshot.zones

@@ -64,7 +64,6 @@ def _has_screen() -> bool:
 def _on_screen(
     window: Any, take: Callable[[], Snapshot], args: Arguments, stop: Stop, progress: Progress
 ) -> Optional[ProgressAnswer]:
-    """Show samples, and return the last."""
     shown = _Screen(window, stop)
     for sample in samples(take, args.interval, args.count, shown):
         shown.answer = progress.document(sample)

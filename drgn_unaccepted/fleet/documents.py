@@ -92,8 +92,6 @@ class Example(TypedDict):
 
 
 class Occurrence(TypedDict):
-    """How often something was found, and where."""
-
     targets: int
     hosts: int
     #: Targets for each release and platform.
@@ -125,8 +123,6 @@ class StatusCounts(TypedDict):
 
 
 class Row(StatusCounts, total=False):
-    """Targets of one release or of one platform."""
-
     release: Optional[str]
     platform: Optional[str]
     targets: int
@@ -145,8 +141,6 @@ class OddHost(TypedDict):
 
 
 class Problem(TypedDict):
-    """A line that is no record."""
-
     where: str
     reason: str
 

@@ -29,8 +29,6 @@ _WORST_FIRST = ("critical", "warning", "failed", "unknown", "ok")
 
 
 class _Candidate(NamedTuple):
-    """A record of a target."""
-
     finished: float
     #: Counts the records of all files.
     number: int
@@ -44,8 +42,6 @@ class _Candidate(NamedTuple):
 
 @dataclass
 class _Run:
-    """The last run of a file."""
-
     targets: int
     done_before: int
     ids: set[bytes] = field(default_factory=set)

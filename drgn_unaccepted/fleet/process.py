@@ -52,8 +52,6 @@ _LOOK = 0.02
 
 
 class Bounds(NamedTuple):
-    """What one target may cost."""
-
     seconds: int
     #: Of address space. Reading a dump takes about 200 MiB.
     memory_bytes: int

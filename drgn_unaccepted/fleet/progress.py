@@ -17,7 +17,6 @@ class Progress:
         self._shown = 0
 
     def show(self, line: str) -> None:
-        """Show a line, if it is time for it."""
         now = time.monotonic()
         if self._quiet or now < self._next:
             return

@@ -174,8 +174,6 @@ def _statuses(counts: Counter[str]) -> StatusCounts:
 
 
 def _rows(column: str, counts: _Rows) -> list[Row]:
-    """The rows of a table, the worst first, then the most."""
-
     def order(name: Optional[str]) -> tuple[object, ...]:
         count = counts[name]
         return -count["critical"], -count["warning"], -sum(count.values()), str(name)

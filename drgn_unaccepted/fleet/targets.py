@@ -47,8 +47,6 @@ Shard = tuple[int, int]
 
 
 class Target(NamedTuple):
-    """One file to check."""
-
     #: Absolute.
     path: str
     #: The guest, if the manifest or ``--host`` tells it.

@@ -80,7 +80,6 @@ def _lines(summary: MergeSummary) -> Iterator[str]:
 
 
 def _list(title: str, lines: Sequence[str], number: int) -> Iterator[str]:
-    """The first lines of a number of them."""
     yield from ("", title, *(f"  {line}" for line in lines))
     if number > len(lines):
         yield f"  and {number - len(lines)} more"

@@ -37,8 +37,6 @@ _LEFT = re.compile(rf"({_OURS.pattern})\.new|\.({_OURS.pattern})\.\w{{8}}")
 
 
 class Kept(NamedTuple):
-    """The files written."""
-
     snapshot: str
     #: The table's file; None if the table could not be read this time.
     table: Optional[str]

@@ -27,7 +27,6 @@ def bins_for(width: int) -> int:
 
 
 def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
-    """The heat map as lines."""
     yield from say("source", source_name(answer), style)
     groups = _groups(answer)
     scale = f"1 character is {size(answer['bytes_per_bin'])}, {count(answer['units_per_bin'], 'unit')}; "
@@ -46,13 +45,11 @@ def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
 
 
 def bin_kind(now: HistorySlice, index: int, bytes_per_bin: int) -> Kind:
-    """How a bin of a slice of time is shown."""
     unaccepted = None if now["bins_unaccepted_bytes"] is None else now["bins_unaccepted_bytes"][index]
     return UNKNOWN if unaccepted is None else (level(unaccepted, bytes_per_bin) or ACCEPTED)
 
 
 def _groups(answer: HistoryAnswer) -> list[tuple[int, int]]:
-    """Neighbouring bins, as ranges."""
     groups: list[tuple[int, int]] = []
     for start in answer["bins"]:
         first = groups.pop()[0] if groups and groups[-1][1] == start else start

@@ -30,9 +30,8 @@ def junit(answer: CheckAnswer) -> Iterator[str]:
     suites = Element("testsuites", counts)
     suite = SubElement(suites, "testsuite", counts)
     properties = SubElement(suite, "properties")
-    values = (answer["source"], answer["exact"], answer["covered_bytes"], answer["unaccepted_bytes"])
-    for name, value in zip(("source", "exact", "covered_bytes", "unaccepted_bytes"), values):
-        text = "unknown" if value is None else str(value).lower()
+    for name in ("source", "exact", "covered_bytes", "unaccepted_bytes"):
+        text = "unknown" if answer[name] is None else str(answer[name]).lower()
         SubElement(properties, "property", {"name": name, "value": text})
     whole = SubElement(suite, "testcase", {"classname": SUITE, "name": "answer"})
     if unknown:

@@ -162,7 +162,6 @@ def _row_totals(answer: MapAnswer, gutter: int, style: Style) -> dict[int, str]:
 
 
 def glyphs(kinds: Iterable[Kind], style: Style) -> str:
-    """The characters of consecutive bins."""
     return "".join(
         paint("".join(glyph(of, style) for of in run), color, style)
         for color, run in groupby(kinds, lambda of: GLYPHS[of].color)
@@ -170,7 +169,6 @@ def glyphs(kinds: Iterable[Kind], style: Style) -> str:
 
 
 def gap_words(gap: MapGap) -> str:
-    """Why rows are left out."""
     length = size(gap["end"] - gap["start"])
     if gap["ram_bytes"]:
         return f"{length} before the first row"
@@ -186,7 +184,6 @@ class Segment(NamedTuple):
 
 
 def segments(answer: MapAnswer) -> dict[str, list[Segment]]:
-    """The maps that were captured, by name."""
     maps = answer["lanes"]
     found = {
         name: [Segment(one["start"], one["end"], one["type"], one["name"]) for one in entries]
@@ -261,7 +258,6 @@ def _names(values: Sequence[Optional[str]], begins: set[int]) -> str:
 def _legend(
     answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str], drawn: set[Kind], style: Style
 ) -> Iterator[str]:
-    """The meaning of what is drawn."""
     entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of in drawn and of != _PART]
     if _PART in drawn:
         levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
@@ -276,7 +272,6 @@ def _legend(
 
 
 def legend(entries: Iterable[tuple[str, str, str]], style: Style) -> Iterator[str]:
-    """Glyphs with their colour and meaning."""
     shown = [("' '" if text == " " else text, color, meaning) for text, color, meaning in entries]
     for line in say("legend", together(f"{text} {meaning}" for text, _, meaning in shown), style):
         for text, color, meaning in shown:
@@ -328,15 +323,12 @@ def unaccepted(answer: MapAnswer, in_words: Callable[[int], str], of: str = "") 
 
 
 def glyph(of: Kind, style: Style) -> str:
-    """The character of a kind of bin."""
     return GLYPHS[of].ascii if style.ascii else GLYPHS[of].text
 
 
 def paint(text: str, color: str, style: Style) -> str:
-    """``text`` in a colour, where there are any."""
     return f"\x1b[{color}m{text}\x1b[0m" if style.color else text
 
 
 def say(name: str, text: str, style: Style) -> Iterator[str]:
-    """``name`` and a text, wrapped."""
     return iter(wrap(text, f"{name:{_LABEL}}", style.width))

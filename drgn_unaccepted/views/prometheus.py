@@ -25,7 +25,6 @@ Sample = tuple[dict[str, Optional[str]], Union[int, float, None]]
 
 
 def prometheus(answer: CheckAnswer) -> Iterator[str]:
-    """The answer's numbers and the status of every rule."""
     table, platform, version = answer["table"], answer["platform"], answer["table"]["version"]
     unaccepted, covered, status = answer["unaccepted_bytes"], answer["covered_bytes"], EXIT_STATUS[answer["status"]]
     labels = {

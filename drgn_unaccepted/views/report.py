@@ -95,12 +95,11 @@ def report_page(answer: PageDocument) -> str:
         style += f'section:has([value="{choice}"]:checked) tbody tr:not(.{choice}) {{ display: none; }}\n'
     faults = [one for one in answer["checks"]["findings"] if one["status"] in ("critical", "warning")]
     data = lookup(answer)
-    facts: list[tuple[str, list[str]]] = []
+    facts: dict[str, list[str]] = {}
     for name, value in answer["facts"]:
-        facts += [(name, [])] if name else []
-        facts[-1][1].append(_html(value))
-    facts.sort(key=lambda fact: fact[0] not in ("crashed", "panic"))
-    died = [(name, values) for name, values in facts if name.isupper()]
+        facts.setdefault(name or [*facts][-1], []).append(_html(value))
+    verdict, died = facts["unaccepted"].pop(0), {name: facts.pop(name) for name in [*facts] if name.isupper()}
+    shown = sorted(facts, key=lambda name: name not in ("crashed", "panic"))
     parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}",
         "style": style,
@@ -109,13 +108,11 @@ def report_page(answer: PageDocument) -> str:
         "title": _html(f"Unaccepted memory: {answer['target']['release'] or 'kernel of unknown release'}"),
         "died": "".join(
             f'<p class="died"><strong>{name.capitalize()}</strong><br>{"<br>".join(values)}</p>'
-            for name, values in died
+            for name, values in died.items()
         ),
-        "verdict": f"Unaccepted memory: {dict(facts)['unaccepted'].pop(0)}",
+        "verdict": f"Unaccepted memory: {verdict}",
         "checked": _checked(answer["checks"]),
-        "facts": "".join(
-            f"<dt>{name}</dt><dd>{'<br>'.join(values)}</dd>" for name, values in facts if values and not name.isupper()
-        ),
+        "facts": "".join(f"<dt>{name}</dt><dd>{'<br>'.join(facts[name])}</dd>" for name in shown if facts[name]),
         "notes": _list(map(_html, _notes(answer, data)), "notes"),
         "findings": _findings(answer),
         "map": map_svg(answer["map"], sorted(chain.from_iterable(one["ranges"] for one in faults))),
@@ -176,7 +173,6 @@ def _finding(one: FindingDocument, texts: Sequence[str]) -> str:
 
 
 def _sections(answer: PageDocument) -> Iterator[str]:
-    """The recording and the tables."""
     past, flight, zones, efi, e820 = answer["past"], answer["accepting"], answer["zones"], answer["efi"], answer["e820"]
     if past is not None:
         words = (

@@ -144,7 +144,6 @@ def history_svg(answer: HistoryAnswer) -> str:
 
 
 def _svg(parts: Iterable[str], y: float, legend: Legend, title: str) -> str:
-    """The whole file, with the legend below."""
     entries = []
     for name, meanings in legend.items():
         x, y = LEFT, y + LINE
@@ -270,7 +269,6 @@ def _meaning(of: Kind) -> str:
 
 
 def _style(of: Kind) -> str:
-    """The attributes of a kind of bin."""
     if of in range(1, 9):
         # From a third to two thirds: one unit in a thousand looks unlike none, and all but one unlike all.
         return _fill("unaccepted") + ("" if of == 8 else f' fill-opacity="{(int(of) + 5) / 18:.2f}"')
@@ -287,7 +285,6 @@ def fill(name: str) -> str:
 
 
 def _bars(bars: Iterable[Bar], y: float, height: float) -> str:
-    """Those of one style as one path."""
     paths: dict[str, list[str]] = {}
     for low, high, style in bars:
         paths.setdefault(style, []).append(f"M{low:g} {y:g}h{high - low:g}v{height:g}H{low:g}z")

@@ -149,11 +149,7 @@ def test_what_map_refuses(
     options: list[str], why: str, capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        status = main(["-c", str(SAMPLE), "map", *options])
-    except SystemExit as exit_:
-        status = int(exit_.code or 0)
-    assert status == 3
+    assert main(["-c", str(SAMPLE), "map", *options]) == 3
     captured = capsys.readouterr()
     assert why in captured.err and len(captured.err.splitlines()) == 1 and captured.out == ""
     assert list(tmp_path.iterdir()) == []

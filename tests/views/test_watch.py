@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -203,7 +202,10 @@ class Terminal:
             self.output += os.read(self.host, 65536)
             seconds = 0
 
-    def close(self) -> None:
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
         os.close(self.host)
@@ -223,19 +225,6 @@ class Terminal:
         assert hidden < shown
 
 
-@pytest.fixture
-def terminals() -> Iterator[Any]:
-    opened: list[Terminal] = []
-
-    def start(*arguments: str, **options: Any) -> Terminal:
-        opened.append(Terminal(*arguments, **options))
-        return opened[-1]
-
-    yield start
-    for terminal in opened:
-        terminal.close()
-
-
 ENDS = (b"Q", b"\x03", signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -243,45 +232,45 @@ ENDS = (b"Q", b"\x03", signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     ("how", "interval"),
     ((b"xq", "3600"), *(pytest.param(how, "3600", marks=LONG) for how in ENDS), pytest.param(b"q", "0", marks=LONG)),
 )
-def test_a_key_or_signal_ends_it_and_the_terminal_is_as_it_was(terminals: Any, how: Any, interval: str) -> None:
-    terminal = terminals("99999", interval, "-")
-    terminal.wait_for(b"accepting now: 1 accept")
-    assert termios.tcgetattr(terminal.device) != terminal.before, "keys come one by one"
-    if isinstance(how, bytes):
-        os.write(terminal.host, how)
-    else:
-        terminal.process.send_signal(how)
-    terminal.ends_well()
+def test_a_key_or_signal_ends_it_and_the_terminal_is_as_it_was(how: Any, interval: str) -> None:
+    with Terminal("99999", interval, "-") as terminal:
+        terminal.wait_for(b"accepting now: 1 accept")
+        assert termios.tcgetattr(terminal.device) != terminal.before, "keys come one by one"
+        if isinstance(how, bytes):
+            os.write(terminal.host, how)
+        else:
+            terminal.process.send_signal(how)
+        terminal.ends_well()
 
 
 @pytest.mark.parametrize("size", [(24, 80), pytest.param((1, 1), marks=LONG), pytest.param((2, 5), marks=LONG)])
-def test_the_last_sample_stays_on_the_terminal(terminals: Any, size: tuple[int, int]) -> None:
-    terminal = terminals("99", "0.05", "5", size=size)
-    terminal.ends_well()
-    assert re.search(rb"\n?[^\n]* 34 MiB bitmap [^\n]*\r\nafter 5\r\n$", terminal.output)
+def test_the_last_sample_stays_on_the_terminal(size: tuple[int, int]) -> None:
+    with Terminal("99", "0.05", "5", size=size) as terminal:
+        terminal.ends_well()
+        assert re.search(rb"\n?[^\n]* 34 MiB bitmap [^\n]*\r\nafter 5\r\n$", terminal.output)
 
 
 @LONG
-def test_a_failure_gives_the_terminal_back_first(terminals: Any) -> None:
-    terminal = terminals("2", "0.01", "-")
-    assert "RuntimeError: the guest went away" in terminal.end()
-    terminal.assert_as_before()
+def test_a_failure_gives_the_terminal_back_first() -> None:
+    with Terminal("2", "0.01", "-") as terminal:
+        assert "RuntimeError: the guest went away" in terminal.end()
+        terminal.assert_as_before()
 
 
-def test_a_window_of_a_new_size_is_drawn_again_without_a_new_sample(terminals: Any) -> None:
-    terminal = terminals("1", "3600", "-", size=(6, 40))
-    end = terminal.wait_for(b"more lines; the window is too low")
-    terminal.resize(40, 120)
-    terminal.process.send_signal(signal.SIGWINCH)
-    terminal.wait_for(b"counters: moved", end)
-    os.write(terminal.host, b"q")
-    terminal.ends_well()
+def test_a_window_of_a_new_size_is_drawn_again_without_a_new_sample() -> None:
+    with Terminal("1", "3600", "-", size=(6, 40)) as terminal:
+        end = terminal.wait_for(b"more lines; the window is too low")
+        terminal.resize(40, 120)
+        terminal.process.send_signal(signal.SIGWINCH)
+        terminal.wait_for(b"counters: moved", end)
+        os.write(terminal.host, b"q")
+        terminal.ends_well()
 
 
 @pytest.mark.parametrize("term", ["dumb", pytest.param("no-such-terminal", marks=LONG)])
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(terminals: Any, term: str) -> None:
-    terminal = terminals("99", "0.01", "3", term=term)
-    assert terminal.end() == ""
-    assert terminal.output.count(b"34 MiB bitmap") == 3
-    assert b"\x1b" not in terminal.output
-    assert termios.tcgetattr(terminal.device) == terminal.before
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(term: str) -> None:
+    with Terminal("99", "0.01", "3", term=term) as terminal:
+        assert terminal.end() == ""
+        assert terminal.output.count(b"34 MiB bitmap") == 3
+        assert b"\x1b" not in terminal.output
+        assert termios.tcgetattr(terminal.device) == terminal.before
