@@ -58,10 +58,6 @@ def recording_lines() -> tuple[str, ...]:
         return tuple(path.read_text().splitlines())
 
 
-def damaged_snapshot(rng: random.Random, name: str) -> bytes:
-    return damaged_text(rng, snapshot_text(name))
-
-
 def damaged_recording(rng: random.Random) -> bytes:
     lines = list(recording_lines())
     number = rng.randrange(len(lines))

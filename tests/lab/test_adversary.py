@@ -22,7 +22,7 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
 from tests.lab.asking import NEEDS_CAPTURES, ids
-from tests.lab.captures import MIB, UNIT, Capture, all_captures, find, read_bitmap
+from tests.lab.captures import MIB, UNIT, Capture, find, read_bitmap
 from tests.lab.test_planted import Target, open_target
 
 pytestmark = NEEDS_CAPTURES
@@ -83,26 +83,6 @@ def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bo
     report = {finding.rule: finding for finding in run_checks(snapshot).findings}
     assert report["table-captured"].status == "warning"
     assert not [f for f in report.values() if f.status == "pass" and any(n.startswith("bitmap") for n in f.needs)]
-
-
-@pytest.mark.parametrize("capture_", find("eager", "all"), ids=ids)
-def test_zeros_are_believed_where_nothing_is_listed(capture_: Capture) -> None:
-    """A guest that has accepted everything: the one case in which 0 is the answer."""
-    snapshot = capture(open_target(capture_).opened, EVERYTHING)
-    assert not capture_.unaccepted_units()
-    answer = total(snapshot)
-    assert (answer["source"], answer["exact"], answer["unaccepted_bytes"]) == ("bitmap", True, 0)
-
-
-#: All that have a dump, and can be opened without a vmlinux.
-OPENED = [c for c in all_captures() if c.dump.exists() and c.path.name not in ("early", "stock-panic", "reservation")]
-
-
-@pytest.mark.parametrize("capture_", OPENED, ids=ids)
-def test_no_bitmap_of_a_real_guest_is_doubted(capture_: Capture) -> None:
-    snapshot = capture(open_target(capture_).opened, Wanted(ALL_PARTS - {"pages"}))
-    assert not snapshot.table.is_doubted
-    assert judge(snapshot).exact == (snapshot.table.state == "present")
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)

@@ -150,7 +150,7 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
         # There syscall_prog_func_proto() ends in bpf_tracing_func_proto(), which does not ask for CAP_PERFMON again.
         assert answers_from(lacking.pop()[0]) == "bitmap"
     for name, capability in lacking:
-        assert answers_from(name) == "page-lists"
+        assert answers_from(name) == "reconstructed"
         assert f"this process lacks {capability} " in json.loads(found[name]["out"])["source_reason"]
         assert found[name]["err"] == ""
     assert "root only" in one_line("nobody")
