@@ -20,8 +20,9 @@ from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, ListedChunks, Snapsh
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 
 #: What a terminal, a web page, a shell, XML or a monitoring system would obey or choke on.
-HOSTILE_TEXTS = ("", "Normal", "\x1b[2J\x1b]0;owned\x07", "a\nb\r\nc", "</script><script>alert(1)</script>")
+HOSTILE_TEXTS = ("", "Normal", "\x1b[2J\x1b]0;owned\x07", "a\nb\r\nc\x0b\x85d", "</script><script>alert(1)</script>")
 HOSTILE_TEXTS += ("<b onmouseover=x>&amp;\"'", "x|y='1';;;", "50% {release} {{data}} \\", "$(reboot)`id`")
+HOSTILE_TEXTS += ("=cmd|' /C calc'!A1", "\"'`,;|=\\", "{0}{name}%s%(x)s${x}{{x}}", "\x1b]8;;http://x\x07", "]]>\uffff")
 HOSTILE_TEXTS += ("\u202e\u2066override\u2028\u0085", "\udc80\ud83d", "\x00\x9b31m\x7f", "\ufffe\U0001f600" * 3)
 TEXTS = st.one_of(st.sampled_from(HOSTILE_TEXTS), st.text(max_size=12))
 

@@ -20,6 +20,7 @@ from drgn_unaccepted.snapshot_file import write
 from tests.checks import build
 from tests.fuzz import files, run
 from tests.fuzz.run import ANSWERED, REFUSED, Outcome, answered, outcome_of
+from tests.snapshot_strategies import HOSTILE_TEXTS
 
 pytestmark = pytest.mark.long
 
@@ -108,19 +109,6 @@ def test_a_bomb_among_the_files_of_a_fleet(place: str, bomb: str, tmp_path: Path
 
 # Names
 
-NAMES = {
-    "bidi": "a\u202e\u2066b\u200f",
-    "escapes": "\x1b[2J\x1b]8;;http://x\x07\x9b31m",
-    "markup": "</script><script>alert(1)</script><!--]]>&amp;'\"`",
-    "quotes": "\"'`,;|=\\",
-    "lines": "a\r\nb\x0bc\x85d\u2028e\u2029f",
-    "NUL": "a\0b",
-    "surrogates": "a\udc80b\ud800c",
-    "a formula": "=cmd|' /C calc'!A1",
-    "no characters": "\ufffe\uffff\U0010ffff\ufeff",
-    "template": "{0}{name}%s%(x)s${x}{{x}}",
-}
-
 
 def named(name: str) -> Snapshot:
     """A snapshot with this name in every text that a target can choose."""
@@ -141,10 +129,10 @@ def named(name: str) -> Snapshot:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HOSTILE_TEXTS, ids=lambda name: ascii(name)[1:15])
 def test_names(name: str, tmp_path: Path) -> None:
     snapshot, page = tmp_path / "snapshot", tmp_path / "page"
-    write(named(NAMES[name]), str(snapshot))
+    write(named(name), str(snapshot))
 
     def check() -> Outcome:
         run.ask_everything(snapshot)

@@ -224,13 +224,6 @@ def test_log(text: bytes) -> None:
     outcome_of(check)
 
 
-def test_a_panic_of_escapes_in_every_answer(tmp_path: Path) -> None:
-    """None of the 64 KiB reaches a terminal."""
-    snapshot = tmp_path / "snapshot"
-    write(replace(build.clean(), panic="\x1b]0;x\x07\x1b[2J\u202e\u2066" * 5_000), str(snapshot))
-    outcome_of(lambda: Outcome(ANSWERED, str(run.ask_everything(snapshot))[:100]), ANSWERED)
-
-
 # Maps
 
 

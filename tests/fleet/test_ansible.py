@@ -28,6 +28,7 @@ from tests.fleet.tools import (
     ansible_playbook,
     check_document,
     finding,
+    make_packages,
     plant,
     run,
 )
@@ -134,9 +135,7 @@ def test_the_fleet_s_worst_is_on_top_and_fails_its_host_alone(
 @pytest.mark.parametrize("kind", ["whl", "pyz"])
 def test_the_role_installs_files_with_their_checksums_and_nothing_else(kind: str, tmp_path: Path) -> None:
     """No index is asked; a name, a file without checksum, and one with another checksum are refused."""
-    packages = tmp_path / "dist"
-    packages.mkdir()
-    assert run([sys.executable, TOP / "scripts" / "packages" / "main.py", packages]).returncode == 0
+    packages = make_packages(tmp_path / "dist")
     cached = Path("~/.cache/drgn-unaccepted-packages").expanduser().glob("*.whl")
     paths = [*packages.glob(f"*.{kind}"), *(cached if kind == "whl" else ())]
     files = [{"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.tools import FILL, PLANTED, TOP, json_lines, plant, run, tool
+from tests.fleet.tools import FILL, PLANTED, TOP, json_lines, make_packages, plant, run, tool
 
 pytestmark = pytest.mark.long
 
@@ -28,10 +28,7 @@ for module in ("build", "shtab", "argparse_manpage", "setuptools"):
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    done = run([sys.executable, TOP / "scripts" / "packages" / "main.py", out])
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+    return make_packages(tmp_path_factory.mktemp("dist"))
 
 
 def only(dist: Path, pattern: str) -> Path:

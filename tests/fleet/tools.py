@@ -76,6 +76,14 @@ def run(argv: Sequence[object], stdin: str = "", timeout: float = 600, **more: A
     return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, **more)
 
 
+def make_packages(out: Path) -> Path:
+    """All packages, in this directory."""
+    out.mkdir(exist_ok=True)
+    done = run([sys.executable, TOP / "scripts" / "packages" / "main.py", out], timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
 #: The answer of ``check`` as the contract has it, written by hand.
 CHECK = """{"schema": "drgn-unaccepted/1", "command": "check", "target": {"kind": "live", "path": null,
 "release": "6.12.117", "build_id": "dfe6ef2966087fd8748d4524039f33705b1c62d5", "debug_info": "btf",

@@ -58,10 +58,6 @@ def recording_lines() -> tuple[str, ...]:
         return tuple(path.read_text().splitlines())
 
 
-def damaged_snapshot(rng: random.Random, name: str) -> bytes:
-    return damaged_text(rng, snapshot_text(name))
-
-
 def damaged_recording(rng: random.Random) -> bytes:
     lines = list(recording_lines())
     number = rng.randrange(len(lines))
@@ -155,10 +151,8 @@ def _change_text(rng: random.Random, text: str) -> bytes:
             lambda: b"\xef\xbb\xbf" + data,
             lambda: data.replace(b":", rng.choice((b": NaN, ", b": -Infinity,", b"::", b":1e999,")), 1),
             lambda: data.replace(b'"missing"', b'"torn": [], "missing"', 1),
-            lambda: data.replace(b'"kind"', b'"kind": "live", "kind"', 1),
             lambda: data.replace(b"/1", rng.choice((b"/2", b"/0", b"", b"/1\\u0000", b"/" + b"1" * 100_000)), 1),
             lambda: b"[" * rng.choice((10, 1000, 1_000_000)) + data,
-            lambda: b'{"a":' * rng.choice((1000, 500_000)),
             lambda: data.replace(b"[]", b"[" + b"[]," * 3_000_000 + b"[]]", 1),
             lambda: data.replace(b"null", b'"' + b"\\u0041\\ud83d\\ude00" * 2_000_000 + b'"', 1),
             lambda: data.replace(b'": "', b'": "' + b"A" * 60_000_000, 1),

@@ -120,12 +120,11 @@ def _kdump_headers(rng: random.Random, name: str) -> Case:
     (blocks_of_bitmaps,) = struct.unpack_from("<I", data, 436)
     bitmaps = (1 + blocks_of_sub_header) * PAGE
     descriptors = bitmaps + blocks_of_bitmaps * PAGE
-    header = [(0, 4), (8, 4), *((at, 4) for at in range(424, 464, 4)), *((12 + 65 * n, 4) for n in range(6))]
-    sub_header = [(PAGE + at, 8) for at in range(0, 104, 8)] + [(PAGE + 8, 4), (PAGE + 12, 4)]
     number = rng.randrange(2000)
-    descriptor = [(descriptors + 24 * number + at, size) for at, size in ((0, 8), (8, 4), (12, 4), (16, 8))]
     (page_at,) = struct.unpack_from("<Q", data, descriptors + 24 * number)
-    fields = [*header * 2, *sub_header * 2, *descriptor * 8]
+    fields = [(at, 4) for at in (0, 8, *range(12, 402, 65), *range(424, 464, 4), PAGE + 8, PAGE + 12)] * 2
+    fields += [(PAGE + at, 8) for at in range(0, 104, 8)] * 2
+    fields += [(descriptors + 24 * number + at, size) for at, size in ((0, 8), (8, 4), (12, 4), (16, 8))] * 8
     fields += [(rng.randrange(bitmaps, descriptors), 1) for _ in range(8)]
     fields += [(page_at + rng.randrange(64), 1) for _ in range(8)]
     return Case(name, "headers", "kdump", file=patches(rng, data, fields))

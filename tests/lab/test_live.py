@@ -150,17 +150,17 @@ def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path)
         # There syscall_prog_func_proto() ends in bpf_tracing_func_proto(), which does not ask for CAP_PERFMON again.
         assert answers_from(lacking.pop()[0]) == "bitmap"
     for name, capability in lacking:
-        assert answers_from(name) == "page-lists"
+        assert answers_from(name) == "reconstructed"
         assert f"this process lacks {capability} " in json.loads(found[name]["out"])["source_reason"]
         assert found[name]["err"] == ""
-    assert "root only" in one_line("nobody")
+    assert "which root has" in one_line("nobody")
     assert "CAP_SYS_RAWIO" in one_line("no CAP_SYS_RAWIO")
     assert "lockdown=confidentiality" in one_line("lockdown=confidentiality")
     assert found["unit keep"]["status"] == 0 and "--table" in found["unit keep"]["out"]
 
     # Over time.
     total = sum(r["end"] - r["start"] for r in json.loads(found["root"]["out"])["ranges"] if r["state"] == "unaccepted")
-    assert found["watch"]["status"] == 0 and found["watch"]["out"].count(" unaccepted (bitmap) ") == 3
+    assert found["watch"]["status"] == 0 and found["watch"]["out"].count(" MiB bitmap ") == 3
     for name, count in (("watch json", 3), ("replay", 4)):
         assert found[name]["status"] == 0 and found[name]["err"] == "", found[name]
         documents = [json.loads(line) for line in found[name]["out"].splitlines()]

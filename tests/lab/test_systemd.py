@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.fleet.tools import SAMPLES, TOP, ansible_playbook, run
+from tests.fleet.tools import SAMPLES, ansible_playbook, make_packages, run
 from tests.lab.asking import in_guest, needs_guests
 from tests.lab.captures import (
     UNIT,
@@ -85,16 +85,9 @@ def booted(share: Path, layer: Path, module: str, *arguments: object, options: t
     in_guest(share, words, "fresh", "--booted", *options, "--layer", layer, timeout=1800, more=9000)
 
 
-def packages(dist: Path) -> None:
-    dist.mkdir()
-    done = run([sys.executable, TOP / "scripts" / "packages" / "main.py", dist], timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def install(dist: Path, layer: Path) -> None:
     """The Debian package as dpkg unpacks it (it has no scripts), and drgn for the system's Python."""
-    packages(dist)
-    (package,) = dist.glob("*.deb")
+    (package,) = make_packages(dist).glob("*.deb")
     assert run(["dpkg-deb", "-x", package, layer]).returncode == 0
     layer.chmod(0o755)
     import drgn
@@ -248,10 +241,9 @@ def test_systemd_had_nothing_to_say_of_the_units(guest: Booted) -> None:
 
 def test_the_role_installs_with_pip_and_starts_the_timer(tmp_path: Path) -> None:
     playbook = ansible_playbook()
-    packages(tmp_path / "dist")
     wheels = tmp_path / "layer" / "opt" / "wheels-of-the-test"
     wheels.mkdir(parents=True)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (wheel,) = make_packages(tmp_path / "dist").glob("*.whl")
     done = run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", wheels, wheel], timeout=600)
     if done.returncode:
         pytest.skip(f"pip cannot fetch what the package needs: {done.stderr[-300:]}")

@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import (
-    CHUNK,
-    UNIT,
-    Capture,
-    all_captures,
-    find,
-    listed_chunks,
-    read_bitmap,
-    units,
-)
+from tests.lab.captures import CHUNK, UNIT, Capture, all_captures, find, listed_chunks, read_bitmap, units
 
 pytestmark = NEEDS_CAPTURES
 

@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Optional
 
+from tests.waiting import wait_for
+
 LAB = Path("/sys/kernel/debug/lab")
 SHARE = Path("/share")
 UNIT = 2 << 20
@@ -116,8 +118,4 @@ def dump(name: str) -> None:
     """Have the host stop this guest, dump its memory to /share/dump.NAME.elf, and let it go on."""
     (SHARE / "ask").mkdir(exist_ok=True)
     (SHARE / "ask" / f"dump.{name}").touch()
-    deadline = time.monotonic() + 300
-    while not (SHARE / "ask" / f"dump.{name}.done").exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the host made no dump")
-        time.sleep(0.05)
+    wait_for((SHARE / "ask" / f"dump.{name}.done").exists, lambda: "the host made no dump")

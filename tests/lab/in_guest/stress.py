@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.checks import confirm, run_checks
+from drgn_unaccepted.checks import Finding, Report, confirm, run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
@@ -74,17 +74,15 @@ class Stress:
 
     def check(self, number: int, snapshot: Snapshot) -> None:
         report = run_checks(snapshot)
-        bad = [f for f in report.findings if f.status in ("warning", "critical") and f.rule not in EXPECTED]
-        for finding in bad:
-            if finding.status == "critical":
-                self.results["alarms"].append(f"{number}: {finding.rule}: critical: {finding.message}")
+        bad = wrong(report)
+        alarms = [finding for finding in bad if finding.status == "critical"]
         if bad:
-            again = confirm(report, run_checks(self.take()))
-            self.results["alarms"] += [
-                f"{number}: {finding.rule}: {finding.status}: {finding.message}"
-                for finding in again.findings
-                if finding.status in ("warning", "critical") and finding.rule not in EXPECTED
-            ]
+            alarms += wrong(confirm(report, run_checks(self.take())))
+        self.results["alarms"] += [f"{number}: {each.rule}: {each.status}: {each.message}" for each in alarms]
+
+
+def wrong(report: Report) -> list[Finding]:
+    return [each for each in report.findings if each.status in ("warning", "critical") and each.rule not in EXPECTED]
 
 
 def main(count: int, delay_us: str) -> None:

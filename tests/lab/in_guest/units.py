@@ -12,12 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.lab.in_guest.guest import LAB, SHARE, dump, mount, nr_unaccepted
+from tests.waiting import wait_for
 
 KEPT = Path("/var/lib/drgn-unaccepted")
 TEXTFILES = Path("/var/lib/prometheus/node-exporter")
@@ -46,17 +45,9 @@ def show(unit: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in run("systemctl", "show", unit, "-p", names).splitlines())
 
 
-def until(what: Callable[[], bool], seconds: float, words: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError(words)
-        time.sleep(0.2)
-
-
 def report(service: str) -> dict[str, Any]:
     """What became of the run that was last."""
-    until(lambda: show(service)["ActiveState"] in ("inactive", "failed"), 300, f"{service} to end")
+    wait_for(lambda: show(service)["ActiveState"] in ("inactive", "failed"), lambda: f"{service} does not end")
     told: dict[str, Any] = show(service)
     run("journalctl", "--sync")
     entries = run("journalctl", "-o", "json", f"_SYSTEMD_INVOCATION_ID={told['InvocationID']}").splitlines()
@@ -75,9 +66,9 @@ def start(service: str) -> dict[str, Any]:
     return told
 
 
-def next_run(service: str, before: str, seconds: float) -> dict[str, Any]:
+def next_run(service: str, before: str) -> dict[str, Any]:
     """The run after the one of this invocation; somebody else starts it."""
-    until(lambda: show(service)["InvocationID"] not in ("", before), seconds, f"{service} to be started")
+    wait_for(lambda: show(service)["InvocationID"] not in ("", before), lambda: f"nobody starts {service}")
     return report(service)
 
 
@@ -101,19 +92,14 @@ def no_drop_in(unit: str) -> None:
     run("systemctl", "daemon-reload")
 
 
-def note() -> None:
-    (SHARE / "units.json").write_text(json.dumps(found, indent=1))
-
-
 def flight_recorder() -> None:
     account("before")
     run("systemctl", "enable", "--now", f"{KEEP}.timer")
-    found["keep"] = next_run(f"{KEEP}.service", "", 120)
+    found["keep"] = next_run(f"{KEEP}.service", "")
     account("first")
     kept("first")
-    note()
     dump("first")
-    again = next_run(f"{KEEP}.service", found["keep"]["InvocationID"], 180)
+    again = next_run(f"{KEEP}.service", found["keep"]["InvocationID"])
     found["keep again"] = again
     starts = [int(told["ExecMainStartTimestampMonotonic"]) for told in (found["keep"], again)]
     found["keep apart"] = (starts[1] - starts[0]) / 1e6
@@ -123,7 +109,6 @@ def flight_recorder() -> None:
     drop_in(f"{KEEP}.service", PROBE.format(file=KEPT / "probe"))
     found["keep probed"] = start(f"{KEEP}.service")
     found["keep probe"] = (KEPT / "probe").read_text()
-    note()
 
 
 def without_means() -> None:
@@ -131,7 +116,6 @@ def without_means() -> None:
         drop_in(f"{KEEP}.service", f"[Service]\nCapabilityBoundingSet=~{capability}\n")
         found[name] = start(f"{KEEP}.service")
         found[f"{name}, files"] = sorted(str(path.relative_to(KEPT)) for path in KEPT.rglob("*") if path.is_file())
-        note()
     no_drop_in(f"{KEEP}.service")
 
 
@@ -144,7 +128,7 @@ def check() -> None:
     found["nr before check"] = nr_unaccepted()
     drop_in(f"{CHECK}.timer", "[Timer]\nOnBootSec=1s\nRandomizedDelaySec=0\n")
     run("systemctl", "enable", "--now", f"{CHECK}.timer")
-    found["check"] = next_run(f"{CHECK}.service", found["check without directory"]["InvocationID"], 120)
+    found["check"] = next_run(f"{CHECK}.service", found["check without directory"]["InvocationID"])
     found["nr after check"] = nr_unaccepted()
     found["metrics"] = (TEXTFILES / "drgn-unaccepted.prom").read_text()
     found["metrics mode"] = oct((TEXTFILES / "drgn-unaccepted.prom").stat().st_mode & 0o7777)
@@ -152,7 +136,6 @@ def check() -> None:
     found["check probed"] = start(f"{CHECK}.service")
     found["check probe"] = (TEXTFILES / "probe").read_text()
     no_drop_in(f"{CHECK}.service")
-    note()
 
 
 def crash_dumps(sample: Path) -> None:
@@ -164,7 +147,7 @@ def crash_dumps(sample: Path) -> None:
     shutil.copy(sample, new / "vmcore")
     CRASH.mkdir(exist_ok=True)
     new.rename(CRASH / new.name)
-    found["crash"] = next_run(f"{DUMPS}.service", before, 120)
+    found["crash"] = next_run(f"{DUMPS}.service", before)
     found["crash files"] = sorted(str(path.relative_to(CRASH)) for path in CRASH.rglob("*"))
     for path in CRASH.glob("*/*.json"):
         shutil.copy(path, SHARE / "beside.json")
@@ -173,7 +156,7 @@ def crash_dumps(sample: Path) -> None:
     run("systemctl", "enable", "--now", f"{DUMPS}.timer")
     dump = CRASH / "202611222000" / "dump.202611222000"
     dump.parent.mkdir()
-    found["crash empty"] = next_run(f"{DUMPS}.service", found["crash"]["InvocationID"], 120)
+    found["crash empty"] = next_run(f"{DUMPS}.service", found["crash"]["InvocationID"])
     part, whole = dump.with_name("dump-incomplete"), sample.read_bytes()
     part.write_bytes(whole[: len(whole) // 2])
     found["crash half"] = answer(part)
@@ -182,12 +165,11 @@ def crash_dumps(sample: Path) -> None:
     part.rename(dump)
     found["crash whole"] = answer(dump)
     no_drop_in(f"{DUMPS}.timer")
-    note()
 
 
 def answer(dump: Path) -> Any:
     beside = dump.with_name(f"{dump.name}.unaccepted.json")
-    until(beside.exists, 120, str(beside))
+    wait_for(beside.exists, lambda: beside)
     return json.loads(beside.read_text())
 
 
@@ -212,12 +194,14 @@ def end() -> None:
     found["lockdown"] = start(f"{KEEP}.service")
     kept("lockdown")
     found["warnings"] = run("journalctl", "-b", "-p", "warning", "-o", "cat", "--no-pager").splitlines()
-    note()
     dump("last")
 
 
-flight_recorder()
-without_means()
-check()
-crash_dumps(Path(sys.argv[1]))
-end()
+try:
+    flight_recorder()
+    without_means()
+    check()
+    crash_dumps(Path(sys.argv[1]))
+    end()
+finally:
+    (SHARE / "units.json").write_text(json.dumps(found, indent=1))
