@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The program, asked in this process."""
+"""The program, asked in this process, and what the guest of a sample said of itself."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drgn_unaccepted.cli import main
 
+SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
+UNIT = 2 << 20
 Capsys = pytest.CaptureFixture[str]
 
 
@@ -31,3 +37,20 @@ def refused(capsys: Capsys, *argv: object) -> str:
     status, out, err = run(capsys, *argv)
     assert (status, out) == (3, "") and len(err.splitlines()) == 1
     return err
+
+
+def ask(capsys: Capsys, *argv: object) -> tuple[int, Any, str]:
+    """Exit status, JSON document, standard error."""
+    status, out, err = run(capsys, *argv, "--format", "json")
+    return status, json.loads(out) if out else None, err
+
+
+def units(answer: Any, state: str = "unaccepted") -> set[int]:
+    """Numbers of the units in this state, from an answer of ``ranges``."""
+    found = ((r["start"] // UNIT, r["end"] // UNIT) for r in answer["ranges"] or () if r["state"] == state)
+    return {n for start, end in found for n in range(start, end)}
+
+
+def truth(sample: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((SAMPLES / sample / "truth.json").read_text())
+    return loaded

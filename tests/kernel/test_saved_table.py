@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import uuid
 from pathlib import Path
@@ -23,9 +22,9 @@ from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_f
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Table, Wanted
 from drgn_unaccepted.snapshot_file import write
+from tests.asking import SAMPLES, ask, truth
 from tests.kernel.allocator_program import AllocatorProgram
 
-SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
 
 
@@ -42,7 +41,7 @@ def open_kdump(boot: Optional[str]) -> Opened:
 
 def saved(boot: Optional[str]) -> SavedTable:
     """The table of the same guest, from its whole-RAM dump."""
-    address = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())["table_address"]
+    address = truth("6.12-fill")["table_address"]
     prog = drgn.Program()
     prog.set_core_dump(str(SAMPLES / "6.12-fill" / "vmcore"))
     size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
@@ -102,11 +101,8 @@ def test_a_table_of_an_earlier_moment_gives_one_answer(
     assert whole.table.bitmap is not None
     earlier = dataclasses.replace(whole.table, bitmap=bytes(byte | bits for byte in whole.table.bitmap))
     write(dataclasses.replace(whole, table=earlier), str(tmp_path / "kept"))
-    found = {}
-    for command in ("summary", "ranges", "check", "map"):
-        words = ["-c", str(SAMPLES / f"{name}-kdump" / "vmcore"), "--table", str(tmp_path / "kept")]
-        main([*words, command, "--format", "json"])
-        found[command] = json.loads(capsys.readouterr().out)
+    target = ("-c", SAMPLES / f"{name}-kdump" / "vmcore", "--table", tmp_path / "kept")
+    found = {command: ask(capsys, *target, command)[1] for command in ("summary", "ranges", "check", "map")}
     keys = ("source", "exact", "unaccepted_bytes", "unaccepted_bytes_min", "unaccepted_bytes_max")
     assert len({tuple(answer[key] for key in keys) for answer in found.values()}) == 1
     size = {"unaccepted": 0, "unknown": 0, "accepted": 0}
@@ -114,8 +110,7 @@ def test_a_table_of_an_earlier_moment_gives_one_answer(
         size[each["state"]] += each["end"] - each["start"]
     least, most = (found["summary"][f"unaccepted_bytes_{end}"] for end in ("min", "max"))
     assert (least, most) == (size["unaccepted"], size["unaccepted"] + size["unknown"])
-    truth = json.loads((SAMPLES / f"{name}-kdump" / "truth.json").read_text())["unaccepted_units"]
-    assert least <= len(truth) << 21 <= most
+    assert least <= len(truth(f"{name}-kdump")["unaccepted_units"]) << 21 <= most
 
 
 @pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
@@ -126,13 +121,13 @@ def test_a_table_of_this_boot_that_lost_its_bits_accepts_nothing(name: str, with
     if not with_map:
         snapshot = dataclasses.replace(snapshot, efi_map=None, missing={**snapshot.missing, "efi_map": "no"})
     whole = capture(open_vmcore(str(SAMPLES / name / "vmcore")), Wanted(frozenset())).table
-    truth = json.loads((SAMPLES / f"{name}-kdump" / "truth.json").read_text())["unaccepted_units"]
+    units = truth(f"{name}-kdump")["unaccepted_units"]
     assert whole.bitmap is not None
     halves = (bytes(byte & mask for byte in whole.bitmap) for mask in (0x33, 0x55))
     for bitmap in (bytes(len(whole.bitmap)), *halves, whole.bitmap[:-4] + bytes(4)):
         table = dataclasses.replace(whole, bitmap=bitmap, read_through="file", same_boot=True, reason="saved")
         judgement = judge(dataclasses.replace(snapshot, table=table))
-        assert not [unit for unit in truth if judgement.at(unit * (2 << 20)).state == "accepted"]
+        assert not [unit for unit in units if judgement.at(unit * (2 << 20)).state == "accepted"]
 
 
 def with_efi_unaccepted(value: int) -> Opened:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import struct
@@ -22,15 +21,14 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel import privileges, target
 from drgn_unaccepted.kernel.memory import read_raw
-from tests.kernel.elf_dump import PAGE, SAMPLES, note, read_sample, runs, vmcoreinfo_note, with_own_text, write_elf
+from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
+from tests.kernel.elf_dump import PAGE, note, read_sample, runs, vmcoreinfo_note, with_own_text, write_elf
 from tests.kernel.test_formats import tool
 
-Capsys = pytest.CaptureFixture[str]
-TRUTH = json.loads((SAMPLES / "6.12-fill" / "truth.json").read_text())
+TRUTH = truth("6.12-fill")
 HIGH = 4 << 30
 #: RAM below 4 GiB, which QEMU puts before the rest into one file.
 LOW_SIZE, RAM_SIZE = 512 << 20, 1536 << 20
-UNIT = 2 << 20
 
 
 @pytest.fixture(scope="module")
@@ -67,27 +65,17 @@ def socket(ram: Path, tmp_path: Path) -> Iterator[Path]:
     os.kill(int((tmp_path / "pid").read_text()), 15)
 
 
-def ask(capsys: Capsys, *argv: object) -> tuple[int, Any, str]:
-    gc.collect()  # a program that is not gone yet keeps QMP busy
-    status = main([*map(str, argv), "--format", "json"])
-    out, err = capsys.readouterr()
-    return status, json.loads(out) if out else None, err
-
-
 def assert_true(capsys: Capsys, *source: object) -> Any:
     """The answer is the guest's own account."""
+    gc.collect()  # a program that is not gone yet keeps QMP busy
     status, document, _ = ask(capsys, *source, "ranges")
-    assert status == 0
-    found = {
-        n for r in document["ranges"] if r["state"] == "unaccepted" for n in range(r["start"] // UNIT, r["end"] // UNIT)
-    }
-    assert (document["exact"], found) == (True, set(TRUTH["unaccepted_units"]))
+    assert (status, document["exact"], units(document)) == (0, True, set(TRUTH["unaccepted_units"]))
     return document
 
 
 def assert_refused(capsys: Capsys, words: Sequence[str], *argv: object) -> None:
-    status, document, err = ask(capsys, *argv)
-    assert (status, document) == (3, None) and len(err.splitlines()) == 1, err
+    gc.collect()
+    err = refused(capsys, *argv)
     assert [word for word in words if word not in err] == [], err
 
 
@@ -141,6 +129,7 @@ def test_a_qemu_guest(socket: Path, capsys: Capsys, tmp_path: Path, monkeypatch:
     assert_refused(capsys, ["not its running kernel"], *source, "keep", "--directory", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
     # Page tables that are in no sample read as zeros here: that maps nothing, and proves nothing.
+    gc.collect()
     status, document, _ = ask(capsys, *source, "check")
     assert (status, document["status"]) == (0, "ok")
     gc.collect()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any, Optional
@@ -11,12 +10,11 @@ from typing import Any, Optional
 import drgn
 import pytest
 
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.target import adopt, open_vmcore
+from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
 from tests.kernel.elf_dump import (
     PAGE,
-    SAMPLES,
     Load,
     Sample,
     every,
@@ -32,48 +30,25 @@ from tests.kernel.elf_dump import (
     write_elf,
 )
 
-Capsys = pytest.CaptureFixture[str]
-
-UNIT = 2 << 20
 TIB = 1 << 40
 C_BIT = 51
 #: Together they read everything that a capture may read.
 COMMANDS = (["summary"], ["ranges"], ["check"])
 
 
-def truth(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((SAMPLES / name / "truth.json").read_text())
-    return loaded
-
-
 def elf_of(path: Path, sample: Sample, loads: Optional[list[Load]] = None) -> Path:
     return write_elf(path, runs(sample.pages) if loads is None else loads, vmcoreinfo_note(sample.vmcoreinfo))
-
-
-def ask(capsys: Capsys, path: Path, *argv: str) -> tuple[int, Any, str]:
-    status = main(["-c", str(path), *argv, "--format", "json"])
-    out, err = capsys.readouterr()
-    return status, json.loads(out) if out else None, err
 
 
 def answers(capsys: Capsys, path: Path) -> list[tuple[int, Any, str]]:
     """The answers to all questions, without what tells one dump of the same guest from the other."""
     found = []
     for command in COMMANDS:
-        status, document, err = ask(capsys, path, *command)
+        status, document, err = ask(capsys, "-c", path, *command)
         for key in ("path", "taken_at"):
             del document["target"][key]
         found.append((status, document, err))
     return found
-
-
-def unaccepted(document: Any) -> set[int]:
-    return {
-        n
-        for entry in document["ranges"]
-        if entry["state"] == "unaccepted"
-        for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
-    }
 
 
 # AMD's C-bit
@@ -117,7 +92,7 @@ def test_with_the_c_bit_in_all_page_tables_every_answer_is_the_same(
         prog.read(bits.number("SYMBOL(kallsyms_num_syms)", 16), 4)
     found = answers(capsys, path)
     assert found == answers(capsys, elf_of(tmp_path / "plain", plain, loads(plain)))
-    assert unaccepted(found[1][1]) == set(truth(name)["unaccepted_units"])
+    assert units(found[1][1]) == set(truth(name)["unaccepted_units"])
     assert found[0][1]["nr_unaccepted_bytes"] == truth(name)["nr_unaccepted_bytes"]
 
 
@@ -150,7 +125,7 @@ def test_damaged_encrypted_tables_are_a_stated_reason(capsys: Capsys, tmp_path: 
         sample = encrypted("6.12-fill")
         root = sample.physical("swapper_pg_dir")
         sample.write(root, struct.pack("<Q", root | 0x67 if entry is None else entry) * 512)
-        status, document, err = ask(capsys, elf_of(tmp_path / "dump", sample), "summary")
+        status, document, err = ask(capsys, "-c", elf_of(tmp_path / "dump", sample), "summary")
         assert (status, document) == (3, None)
         assert len(err.splitlines()) == 1 and "no types: kallsyms: " in err
 
@@ -169,7 +144,7 @@ def assert_not_captured(document: Any, err: str, name: str) -> None:
     assert err == ""
     assert document["table"]["state"] == "not-captured"
     assert (document["source"], document["exact"]) == ("reconstructed", False)
-    assert unaccepted(document) >= set(truth(name)["unaccepted_units"])
+    assert units(document) >= set(truth(name)["unaccepted_units"])
 
 
 @pytest.mark.parametrize("way", ("claimed", "zeros"))
@@ -180,7 +155,7 @@ def test_a_table_whose_page_is_not_in_the_dump(way: str, capsys: Capsys, tmp_pat
     if way == "zeros":
         sample.pages[address // PAGE] = bytes(PAGE)
         loads = runs(sample.pages)
-    status, document, err = ask(capsys, elf_of(tmp_path / "dump", sample, loads), "ranges")
+    status, document, err = ask(capsys, "-c", elf_of(tmp_path / "dump", sample, loads), "ranges")
     assert status == 0
     assert_not_captured(document, err, name)
 
@@ -194,14 +169,14 @@ def test_a_bitmap_whose_second_page_is_not_in_the_dump(capsys: Capsys, tmp_path:
     move_table(sample, name, moved)
     sample.pages[moved // PAGE] = bytes(PAGE - 32) + table[:32]
     loads = [*runs(sample.pages), Load(moved // PAGE * PAGE + PAGE, b"", memory=PAGE)]
-    status, document, err = ask(capsys, elf_of(tmp_path / "dump", sample, loads), "ranges")
+    status, document, err = ask(capsys, "-c", elf_of(tmp_path / "dump", sample, loads), "ranges")
     assert status == 0
     assert_not_captured(document, err, name)
     assert document["table"]["phys_base"] == 4 << 30
     # And with that page it answers: nothing else was in the way.
     sample.pages[moved // PAGE + 1] = table[32:].ljust(PAGE, b"\0")
-    _, document, _ = ask(capsys, elf_of(tmp_path / "dump", sample), "ranges")
-    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+    _, document, _ = ask(capsys, "-c", elf_of(tmp_path / "dump", sample), "ranges")
+    assert units(document) == set(truth(name)["unaccepted_units"])
 
 
 def test_a_bitmap_of_zeros_under_listed_chunks_is_no_evidence(capsys: Capsys, tmp_path: Path) -> None:
@@ -210,15 +185,15 @@ def test_a_bitmap_of_zeros_under_listed_chunks_is_no_evidence(capsys: Capsys, tm
     sample = read_sample(name)
     sample.write(truth(name)["table_address"] + 24, bytes(56))
     path = elf_of(tmp_path / "dump", sample)
-    status, document, err = ask(capsys, path, "ranges")
+    status, document, err = ask(capsys, "-c", path, "ranges")
     assert (status, err) == (0, "")
     assert (document["source"], document["exact"], document["table"]["state"]) == ("reconstructed", False, "present")
     assert "on zone->unaccepted_pages have no bit set" in document["table"]["reason"]
-    assert unaccepted(document) >= set(truth(name)["unaccepted_units"])
+    assert units(document) >= set(truth(name)["unaccepted_units"])
     # Who insists gets the bits, but not as exact ones; and check finds the contradiction.
-    _, document, _ = ask(capsys, path, "--source", "bitmap", "ranges")
-    assert (document["source"], document["exact"], unaccepted(document)) == ("bitmap", False, set())
-    assert ask(capsys, path, "check")[0] == 2
+    _, document, _ = ask(capsys, "-c", path, "--source", "bitmap", "ranges")
+    assert (document["source"], document["exact"], units(document)) == ("bitmap", False, set())
+    assert ask(capsys, "-c", path, "check")[0] == 2
 
 
 def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path: Path) -> None:
@@ -231,7 +206,7 @@ def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path:
     sample = read_sample("6.12-fill")
     start = sample.physical("node_data") // PAGE * PAGE
     path = elf_of(tmp_path / "dump", sample, lacking(sample, range(start, start + PAGE)))
-    status, document, err = ask(capsys, path, "zones")
+    status, document, err = ask(capsys, "-c", path, "zones")
     assert (status, document["zones"]) == (3, None)
     assert len(err.splitlines()) == 1 and "not saved in this dump" in err
     prog = drgn.Program()
@@ -291,13 +266,11 @@ def test_a_table_and_memory_above_1_tib(capsys: Capsys, tmp_path: Path) -> None:
         sample.pages[(address + start) // PAGE] = table[start : start + PAGE].ljust(PAGE, b"\0")
     path = elf_of(tmp_path / "dump", sample)
     # No RAM is there, so that the bitmap is asked for by name.
-    status, document, err = ask(capsys, path, "--source", "bitmap", "ranges")
+    status, document, err = ask(capsys, "-c", path, "--source", "bitmap", "ranges")
     assert (status, err) == (0, "")
     assert (document["table"]["address"], document["exact"]) == (address, False)
     assert "bits are set where no RAM is, the first at 0x20000e00000" in document["table"]["reason"]
-    assert unaccepted(document) == {2 * TIB // UNIT + bit for bit in (7, *range(16, 25))} | set(
-        known["unaccepted_units"]
-    )
+    assert units(document) == {2 * TIB // UNIT + bit for bit in (7, *range(16, 25))} | set(known["unaccepted_units"])
 
 
 # What is no dump of a kernel
@@ -305,32 +278,32 @@ def test_a_table_and_memory_above_1_tib(capsys: Capsys, tmp_path: Path) -> None:
 
 def test_the_core_of_a_process(capsys: Capsys, tmp_path: Path) -> None:
     path = write_elf(tmp_path / "core", [Load(0, bytes(PAGE), vaddr=0x400000)], note(b"CORE", 1, bytes(336)))
-    assert "not a dump of a Linux kernel" in refused(capsys, path, "summary")
+    assert "not a dump of a Linux kernel" in refused(capsys, "-c", path, "summary")
 
 
 def test_a_machine_without_vmcoreinfo(capsys: Capsys, tmp_path: Path) -> None:
     """Another hypervisor's dump, told by its physical addresses."""
     path = write_elf(tmp_path / "core", [Load(PAGE, bytes(PAGE))], note(b"VBCORE", 0xB00, bytes(16)))
-    err = refused(capsys, path, "summary")
+    err = refused(capsys, "-c", path, "summary")
     assert "none is in its memory" in err and "--vmcoreinfo FILE" in err
     text = tmp_path / "vmcoreinfo"
     text.write_bytes(b"OSRELEASE=6.12.1\nPAGESIZE=4096\n")
-    assert "swapper_pg_dir" in refused(capsys, path, "--vmcoreinfo", str(text), "summary")
+    assert "swapper_pg_dir" in refused(capsys, "-c", path, "--vmcoreinfo", str(text), "summary")
 
 
 def test_a_sample_without_its_note_and_with_its_text(capsys: Capsys, tmp_path: Path) -> None:
     name = "6.12-fill"
     sample, text = read_sample(name), tmp_path / "vmcoreinfo"
     path = write_elf(tmp_path / "dump", runs(sample.pages), note(b"QEMU", 0, bytes(440)))
-    assert "no VMCOREINFO note" in refused(capsys, path, "ranges")
+    assert "no VMCOREINFO note" in refused(capsys, "-c", path, "ranges")
     text.write_bytes(sample.vmcoreinfo)
-    status, document, err = ask(capsys, path, "--vmcoreinfo", str(text), "ranges")
+    status, document, err = ask(capsys, "-c", path, "--vmcoreinfo", str(text), "ranges")
     assert (status, err) == (0, "")
-    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+    assert units(document) == set(truth(name)["unaccepted_units"])
     write_elf(path, runs(with_own_text(sample).pages), note(b"QEMU", 0, bytes(440)))
-    status, document, err = ask(capsys, path, "ranges")
+    status, document, err = ask(capsys, "-c", path, "ranges")
     assert status == 0 and "found in the dumped memory, at 0x12345000" in err
-    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
+    assert units(document) == set(truth(name)["unaccepted_units"])
 
 
 @pytest.mark.parametrize("key", ["SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "OSRELEASE"])
@@ -341,9 +314,9 @@ def test_a_note_that_is_not_this_kernels(capsys: Capsys, tmp_path: Path, key: st
     wrong = "\n".join(f"{key}=7f0000" if line.startswith(f"{key}=") else line for line in lines) + "\n"
     notes = note(b"QEMU", 0, bytes(440)) + note(b"VMCOREINFO", 0, wrong.encode())
     path = write_elf(tmp_path / "dump", runs(with_own_text(sample).pages), notes)
-    status, document, err = ask(capsys, path, "ranges")
+    status, document, err = ask(capsys, "-c", path, "ranges")
     assert status == 0, err
-    assert unaccepted(document) == set(truth("6.12-fill")["unaccepted_units"])
+    assert units(document) == set(truth("6.12-fill")["unaccepted_units"])
     if key != "OSRELEASE":
         assert "not this kernel's" in err and "at 0x12345000" in err
 
@@ -353,7 +326,7 @@ def test_a_note_that_is_not_this_kernels(capsys: Capsys, tmp_path: Path, key: st
 
 def assert_refused_or_true(capsys: Capsys, path: Path, name: str, *, warned: bool) -> bool:
     """Whether there was an answer."""
-    status, document, err = ask(capsys, path, "ranges")
+    status, document, err = ask(capsys, "-c", path, "ranges")
     lines = err.splitlines()
     if status == 3:
         assert document is None or document["ranges"] is None
@@ -364,9 +337,9 @@ def assert_refused_or_true(capsys: Capsys, path: Path, name: str, *, warned: boo
         assert len(lines) <= 2 and "cut short" in lines[0]
     expected = set(truth(name)["unaccepted_units"])
     if document["exact"]:
-        assert unaccepted(document) == expected
+        assert units(document) == expected
     else:
-        assert unaccepted(document) >= expected
+        assert units(document) >= expected
     return True
 
 
@@ -429,7 +402,7 @@ XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))
 def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
     name = "6.12-fill"
     dump, file = without_btf(tmp_path / "dump", btf[name]), tmp_path / "file"
-    assert "BTF" in refused(capsys, dump, "summary")
+    assert "BTF" in refused(capsys, "-c", dump, "summary")
     files = ["-s", str(file)]
     if way == "bare":
         file.write_bytes(btf[name])
@@ -440,17 +413,10 @@ def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], cap
         if way != "stripped vmlinux":
             bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
             files = ["-s", str(bare), *files]
-    status, document, err = ask(capsys, dump, *files, "--debug-info", debug_info, "ranges")
+    status, document, err = ask(capsys, "-c", dump, *files, "--debug-info", debug_info, "ranges")
     assert (status, err) == (0, "")
     assert document["target"]["debug_info"] == "btf"
-    assert unaccepted(document) == set(truth(name)["unaccepted_units"])
-
-
-def refused(capsys: Capsys, path: Path, *argv: str) -> str:
-    status, document, err = ask(capsys, path, *argv)
-    assert (status, document) == (3, None)
-    assert len(err.splitlines()) == 1
-    return err
+    assert units(document) == set(truth(name)["unaccepted_units"])
 
 
 def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
@@ -459,7 +425,7 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
 
     def words(sections: dict[str, bytes], *argv: str) -> str:
         section_elf(file, sections)
-        return refused(capsys, dump, "-s", str(file), *argv)
+        return refused(capsys, "-c", dump, "-s", str(file), *argv)
 
     this, other = gnu_build_id(name), gnu_build_id("7.3-fill")
     assert "neither DWARF nor BTF" in words({".notes": this})
@@ -469,11 +435,11 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
     assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
     # Without a build-id the sizes of structures tell.
     file.write_bytes(btf["7.3-fill"])
-    assert "of another kernel: " in refused(capsys, dump, "-s", str(file))
+    assert "of another kernel: " in refused(capsys, "-c", dump, "-s", str(file))
     # The second of two files is looked at as well.
     good = section_elf(tmp_path / "good", {".notes": this, ".BTF": btf[name]})
     section_elf(file, {".notes": other})
-    assert truth("7.3-fill")["build_id"] in refused(capsys, dump, "-s", str(good), "-s", str(file))
+    assert truth("7.3-fill")["build_id"] in refused(capsys, "-c", dump, "-s", str(good), "-s", str(file))
 
 
 @pytest.mark.parametrize("release", ["../../x", "/x", "..", "6.12.1\t/../x"])
@@ -483,4 +449,4 @@ def test_dwarf_is_never_searched_by_what_is_no_release(release: str, capsys: Cap
     line = b"OSRELEASE=%s\n" % truth("6.12-fill")["kernel_release"].encode()
     hostile = sample.vmcoreinfo.replace(line, b"OSRELEASE=%s\n" % release.encode())
     dump = write_elf(tmp_path / "dump", runs(sample.pages), vmcoreinfo_note(hostile))
-    assert "give a vmlinux with -s" in refused(capsys, dump, "--debug-info", "dwarf")
+    assert "give a vmlinux with -s" in refused(capsys, "-c", dump, "--debug-info", "dwarf")

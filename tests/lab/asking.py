@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from drgn_unaccepted.cli import main
+from tests.asking import ask as ask
 from tests.lab.captures import LAB, Capture, all_captures
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +53,3 @@ def in_guest(share: Path, words: Sequence[object], *options: object, timeout: in
 
 def ids(capture: Capture) -> str:
     return capture.name
-
-
-def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, Any, str]:
-    """Exit status, JSON document and stderr of one run."""
-    status = main([*map(str, argv), "--format", "json"])
-    out, err = capsys.readouterr()
-    return status, json.loads(out) if out else None, err
