@@ -64,9 +64,10 @@ def read_sample(name: str) -> Sample:
     offset_vmcoreinfo, size_vmcoreinfo = struct.unpack_from("<QQ", data, PAGE + 32)
     bitmaps = (1 + blocks_of_sub_header) * PAGE
     dumped = data[bitmaps + blocks_of_bitmaps * PAGE // 2 : bitmaps + blocks_of_bitmaps * PAGE]
-    descriptors = struct.iter_unpack("<QIIQ", data[bitmaps + blocks_of_bitmaps * PAGE :][: bin_count(dumped) * 24])
+    numbers = list(set_bits(dumped))
+    descriptors = struct.iter_unpack("<QIIQ", data[bitmaps + blocks_of_bitmaps * PAGE :][: len(numbers) * 24])
     pages = {}
-    for number, (offset, size, flags, _) in zip(set_bits(dumped), descriptors):
+    for number, (offset, size, flags, _) in zip(numbers, descriptors):
         raw = data[offset : offset + size]
         pages[number] = zlib.decompress(raw) if flags & 1 else raw
         assert len(pages[number]) == PAGE
@@ -86,10 +87,6 @@ def with_own_text(sample: Sample) -> Sample:
         sample.write(name + number * 65, text + b"\0")
     sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
     return sample
-
-
-def bin_count(bits: bytes) -> int:
-    return bin(int.from_bytes(bits, "little")).count("1")
 
 
 def set_bits(bits: bytes) -> Iterator[int]:

@@ -32,8 +32,6 @@ class PrintkWriter:
         self.facilities = [0] * self.count
         #: ID to text of the records whose text is still there.
         self.kept: OrderedDict[int, bytes] = OrderedDict()
-        #: How often a block was put to the beginning, and how often one ended exactly at the end.
-        self.wrapped = self.exact_fits = 0
 
     def write(self, text: bytes, state: int = FINALIZED, facility: int = 0) -> None:
         self.head_id = self.head_id + 1 & _IDS
@@ -47,10 +45,8 @@ class PrintkWriter:
             limit = begin // self.size * self.size + self.size
             if end > limit or (end == limit and self.wrap_exact_fit):
                 start, end = 0, limit + size
-                self.wrapped += 1
             else:
                 start = begin % self.size
-                self.exact_fits += end == limit
             # Everything that the buffer no longer has room for goes, oldest first.
             while end - self.size > self._oldest_begin(begin):
                 self._drop()

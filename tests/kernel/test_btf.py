@@ -364,19 +364,6 @@ def test_searches_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         program(b).type("struct page")
 
 
-@pytest.mark.long
-def test_the_largest_section_has_an_end() -> None:
-    """A million records of nothing, each with the name that is looked for in the wrong kind."""
-    b = BtfWriter()
-    record = struct.pack("<III", b.string("zone"), w.TYPEDEF << 24, 0)
-    b.types += record * (limits.BTF_BYTES // 2 // len(record))
-    prog = program(b)
-    with pytest.raises(LookupError):
-        prog.type("struct zone")
-    with pytest.raises(ValueError, match="matches of one name"):
-        prog.constant("zone")
-
-
 def well_formed() -> BtfWriter:
     b = kernel_types()
     p = b.record(w.PTR, "", INT)
@@ -427,14 +414,6 @@ def test_damage_is_an_error_or_an_answer(changes: list[tuple[int, int]], end: in
     for position, value in changes:
         data[position % len(data)] = value
     read_everything(bytes(data[:end] if end < len(data) else data), b.count)
-
-
-@settings(max_examples=50)
-@given(st.binary(max_size=400), st.binary(max_size=60))
-def test_any_bytes_for_types_and_strings(types: bytes, strings: bytes) -> None:
-    b = BtfWriter()
-    b.types, b.strings = bytearray(types), bytearray(b"\0" + strings + b"\0")
-    read_everything(b.data(), 30)
 
 
 # Variables that BTF does not describe

@@ -10,11 +10,11 @@ from functools import partial
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.log import read_log, read_log_lines
+from drgn_unaccepted.kernel.log import read_log_lines
 
 from .allocator_program import said
 from .firmware_program import FirmwareProgram
-from .printk_writer import COMMITTED, RESERVED, PrintkWriter, install_log
+from .printk_writer import COMMITTED, RESERVED, PrintkWriter
 
 
 def lines_of(writer: PrintkWriter) -> list[str]:
@@ -42,32 +42,17 @@ def test_many_laps(seed: int, wrap_exact_fit: bool) -> None:
     assert lines_of(writer) == writer.lines
 
 
-@pytest.mark.parametrize("wrap_exact_fit", [True, False])
-def test_every_place_of_the_end(wrap_exact_fit: bool) -> None:
-    wrapped = exact = 0
-    for length in range(1, 200, 3):
-        writer = PrintkWriter(size_bits=9, wrap_exact_fit=wrap_exact_fit)
-        for number in range(12):
-            writer.write(b"%02d" % number + b"y" * length)
-            assert lines_of(writer) == writer.lines
-        wrapped += writer.wrapped
-        exact += writer.exact_fits
-    assert wrapped
-    assert bool(exact) is not wrap_exact_fit
-
-
-def test_records_that_are_left_out() -> None:
-    """Without text, being written, overwritten meanwhile, or of user space (facility 1, LOG_USER, and more)."""
+def test_what_is_no_whole_record_of_the_kernel_is_left_out() -> None:
+    """Records without text, being written, of user space (/dev/kmsg: facility 1 or more), and overwritten meanwhile."""
     writer = PrintkWriter()
-    writer.write(b"gone")
-    struct.pack_into("<Q", writer.text, 0, 0x1234)
-    writer.write(b"a")
+    writer.write(b"overwritten")
     writer.write(b"")
     writer.write(b"not finished", state=RESERVED)
     writer.write(b"efi: mem00: [Conventional Memory]", facility=1)
     writer.write(b"Kernel panic - not syncing: no", facility=3)
-    writer.write(b"b", state=COMMITTED)
-    assert lines_of(writer) == ["a", "b"]
+    writer.write(b"a", state=COMMITTED)
+    struct.pack_into("<Q", writer.text, 0, 0x1234)
+    assert lines_of(writer) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -137,18 +122,3 @@ def test_overlapping_records_do_not_multiply() -> None:
         writer.descs[index] = (writer.descs[index][0], 2, index * 8, writer.size)
         writer.lengths[index] = 0xFFFF
     assert "records of more than 65536 bytes" in said(lambda: lines_of(writer))
-
-
-def test_the_last_panic() -> None:
-    program = FirmwareProgram()
-    install_log(
-        program,
-        [
-            "Kernel panic - not syncing: first",
-            "Kernel panic - not syncing: Cannot accept memory: unknown platform",
-            "---[ end Kernel panic - not syncing: Cannot accept memory: unknown platform ]---",
-        ],
-    )
-    assert read_log(program.prog).panic == "Cannot accept memory: unknown platform"
-    install_log(program, ["all is well"])
-    assert read_log(program.prog).panic == ""

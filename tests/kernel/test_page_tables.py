@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
-from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
+from drgn_unaccepted.kernel.page_tables import PageTables
 
 PAGE = 4096
 MIB = 1 << 20
@@ -148,25 +147,3 @@ def test_many_tables_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = memory.page_tables()
     assert [tables.translate(number * GIB).start for number in range(64)] == [number * PAGE for number in range(64)]
     assert tables._table.cache_info().currsize <= 8
-
-
-VMCOREINFO = b"""\
-OSRELEASE=6.12.0
-PAGESIZE=4096
-SYMBOL(swapper_pg_dir)=ffffffff81001000
-NUMBER(phys_base)=-16777216
-NUMBER(pgtable_l5_enabled)=%d
-NUMBER(sme_mask)=%d
-"""
-
-
-@pytest.mark.parametrize("levels", (4, 5))
-@pytest.mark.parametrize("c_bit", (0, 1 << 51))
-def test_the_root_is_where_vmcoreinfo_says(levels: int, c_bit: int) -> None:
-    memory = Memory(levels, c_bit)
-    memory.map(0xFFFF888000000000, 0x77000, PAGE)
-    # swapper_pg_dir - __START_KERNEL_map + phys_base is 0x1000
-    tables = kernel_page_tables(memory.read, parse_vmcoreinfo(VMCOREINFO % (levels == 5, c_bit)))
-    assert kernel_page_tables(memory.read, parse_vmcoreinfo(b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")) is None
-    assert tables is not None
-    assert tables.translate(0xFFFF888000000010).start == 0x77010
