@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands import keep as command
 from drgn_unaccepted.errors import CommandError, TargetError
 from drgn_unaccepted.files import TABLE
@@ -24,9 +23,9 @@ from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.model.bitmap import from_runs
 from drgn_unaccepted.snapshot import CRASH_KERNEL, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read, write
+from tests.asking import SAMPLES, ask, units
 from tests.fleet.tools import give_away
 
-SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 BOOT = "11111111-2222-4333-8444-555555555555"
 
 
@@ -37,31 +36,23 @@ def dump(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return Path(shutil.copytree(SAMPLES / f"{request.param}-fill-kdump", tmp_path / "crash")) / "vmcore"
 
 
-def truth(dump: Path) -> Any:
+def known(dump: Path) -> Any:
     return json.loads((dump.parent / "truth.json").read_text())
 
 
 def saved(dump: Path) -> Snapshot:
     """What the crash kernel saves, with the bits that the guest itself reported."""
-    snapshot, known = capture(open_vmcore(str(dump)), Wanted(frozenset())), truth(dump)
-    bitmap = from_runs([(unit - 2048, unit - 2047) for unit in sorted(known["unaccepted_units"])], 56)
-    found = table_reader.Table("present", None, known["table_address"], 1, 2 << 20, 1 << 32, 56, bitmap, CRASH_KERNEL)
+    snapshot, account = capture(open_vmcore(str(dump)), Wanted(frozenset())), known(dump)
+    bitmap = from_runs([(unit - 2048, unit - 2047) for unit in sorted(account["unaccepted_units"])], 56)
+    found = table_reader.Table("present", None, account["table_address"], 1, 2 << 20, 1 << 32, 56, bitmap, CRASH_KERNEL)
     return dataclasses.replace(snapshot, table=found)
-
-
-def ranges(dump: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
-    assert main(["-c", str(dump), "ranges", "--format", "json"]) == 0
-    said = capsys.readouterr()
-    return json.loads(said.out), said.err
 
 
 def test_the_table_of_this_crash_is_found_and_exact(dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(saved(dump), f"{dump}{TABLE}")
-    answer, said = ranges(dump, capsys)
+    _, answer, said = ask(capsys, "-c", dump, "ranges")
     assert (answer["source"], answer["exact"], answer["table"]["read_through"]) == ("bitmap", True, CRASH_KERNEL)
-    unaccepted = [r for r in answer["ranges"] if r["state"] == "unaccepted"]
-    units = {unit for r in unaccepted for unit in range(r["start"] >> 21, r["end"] >> 21)}
-    assert (units, said) == (set(truth(dump)["unaccepted_units"]), "")
+    assert (units(answer), said) == (set(known(dump)["unaccepted_units"]), "")
 
 
 def other(snapshot: Snapshot, part: str, **fields: Any) -> Snapshot:
@@ -82,7 +73,7 @@ def test_another_one_is_not_used_and_the_reason_is_said(
     which: str, dump: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(f"{dump}{TABLE}")
-    before, _ = ranges(dump, capsys)
+    _, before, _ = ask(capsys, "-c", dump, "ranges")
     table = saved(dump)
     assert table.table.bitmap is not None
     # A planted table that says "all accepted".
@@ -99,7 +90,7 @@ def test_another_one_is_not_used_and_the_reason_is_said(
     elif which == "pipe":
         path.unlink()
         os.mkfifo(path)
-    answer, said = ranges(dump, capsys)
+    _, answer, said = ask(capsys, "-c", dump, "ranges")
     assert {**answer, "target": None} == {**before, "target": None}
     assert said.startswith(f"drgn-unaccepted: warning: {path}: ") and said.count("\n") == 1
     assert which not in OTHERS or f"of another {which.split()[-1]}, " in said
@@ -110,11 +101,10 @@ def test_it_counts_for_nothing_against_proof(dump: Path, capsys: pytest.CaptureF
     table = saved(dump)
     assert table.table.bitmap is not None
     write(other(table, "table", bitmap=bytes(len(table.table.bitmap))), f"{dump}{TABLE}")
-    answer, _ = ranges(dump, capsys)
-    units = truth(dump)["unaccepted_units"]
+    _, answer, _ = ask(capsys, "-c", dump, "ranges")
     for one in answer["ranges"]:
         if one["state"] in ("accepted", "no-ram"):
-            assert not [unit for unit in units if one["start"] <= unit << 21 < one["end"]]
+            assert not [unit for unit in known(dump)["unaccepted_units"] if one["start"] <= unit << 21 < one["end"]]
     assert answer["source"] != "bitmap"
 
 

@@ -12,17 +12,10 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.kernel.elf_dump import SAMPLES, elf
+from tests.asking import SAMPLES, Capsys, refused
+from tests.kernel.elf_dump import elf
 
-Capsys = pytest.CaptureFixture[str]
 SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
-
-
-def refused(capsys: Capsys, path: Path, *options: str) -> str:
-    assert main([*(options or ("-c",)), str(path)]) == 3
-    out, err = capsys.readouterr()
-    assert out == "" and len(err.splitlines()) == 1 and str(path) in err
-    return err
 
 
 def tool(name: str) -> str:
@@ -66,7 +59,7 @@ def test_what_it_is_and_how_to_make_it_readable(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(content if content.endswith(b"\n") else content.ljust(1024, b"\0"))
-    said = refused(capsys, path)
+    said = refused(capsys, "-c", path)
     assert what in said and how in said
 
 
@@ -75,7 +68,7 @@ def test_a_kdump_of_another_machine(capsys: Capsys, tmp_path: Path) -> None:
     data = bytearray(SAMPLE.read_bytes())
     struct.pack_into("65s", data, 12 + 4 * 65, b"aarch64")
     (tmp_path / "dump").write_bytes(data)
-    assert "AARCH64" in refused(capsys, tmp_path / "dump")
+    assert "AARCH64" in refused(capsys, "-c", tmp_path / "dump")
 
 
 def test_qemus_own_files(capsys: Capsys, tmp_path: Path) -> None:
@@ -83,16 +76,16 @@ def test_qemus_own_files(capsys: Capsys, tmp_path: Path) -> None:
     stream, disk = tmp_path / "stream", tmp_path / "disk"
     quiet = ("-S", "-nodefaults", "-display", "none", "-monitor", "stdio", "-m", "16M", "-accel", "tcg")
     subprocess.run((qemu, *quiet), input=f"migrate exec:cat>{stream}\nquit\n".encode(), capture_output=True, check=True)
-    assert "migration stream of QEMU" in refused(capsys, stream)
+    assert "migration stream of QEMU" in refused(capsys, "-c", stream)
     subprocess.run((tool("qemu-img"), "create", "-q", "-f", "qcow2", disk, "1M"), check=True)
-    assert "qcow2" in refused(capsys, disk)
+    assert "qcow2" in refused(capsys, "-c", disk)
 
 
 def test_a_directory(capsys: Capsys, tmp_path: Path) -> None:
     (tmp_path / "vmcore-dmesg.txt").write_text("")
-    assert "without a vmcore" in refused(capsys, tmp_path)
+    assert "without a vmcore" in refused(capsys, "-c", tmp_path)
     (tmp_path / "vmcore").write_bytes(b"")
-    assert f"-c {tmp_path}/vmcore" in refused(capsys, tmp_path)
+    assert f"-c {tmp_path}/vmcore" in refused(capsys, "-c", tmp_path)
 
 
 def compressed(program: str, data: bytes, path: Path) -> Path:
@@ -114,14 +107,16 @@ def test_a_compressed_dump_is_read_and_leaves_nothing(
     usage = namedtuple("usage", "total free")
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda _: usage(100, 4))
-        assert f"{room} has no room" in refused(capsys, path)
+        assert f"{room} has no room" in refused(capsys, "-c", path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "cannot be unpacked" in refused(capsys, path)
+    assert "cannot be unpacked" in refused(capsys, "-c", path)
     # A dump that ends in zeros, as that of unused RAM does, is as long as it was.
-    assert "not a dump of a Linux kernel" in refused(capsys, compressed(program, elf([], b"") + bytes(3 << 20), path))
+    assert "not a dump of a Linux kernel" in refused(
+        capsys, "-c", compressed(program, elf([], b"") + bytes(3 << 20), path)
+    )
     tar = bytes(257) + b"ustar"
-    assert "in it: a tar archive" in refused(capsys, compressed(program, tar, path))
+    assert "in it: a tar archive" in refused(capsys, "-c", compressed(program, tar, path))
     assert not any(room.iterdir())
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert f"no program {program} here" in refused(capsys, path)
+    assert f"no program {program} here" in refused(capsys, "-c", path)

@@ -8,7 +8,7 @@ import re
 import struct
 from array import array
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import drgn
 import pytest
@@ -111,25 +111,17 @@ def test_what_is_not_there_is_left_out() -> None:
         ("num_syms", struct.pack("<I", 500_000), "ends inside of symbol"),
         ("token_table", b"x" * 40, "is no pair of others|longer than"),
         ("token_index", b"\xff\xff", "kallsyms_token_index points at 65535"),
-    ),
-)
-def test_a_table_that_no_build_has_made(part: str, data: bytes, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        table(known(), {known().at(part): data}).find(["efi"])
-
-
-@pytest.mark.parametrize(
-    ("part", "address", "words"),
-    (
         ("kallsyms_num_syms", -1, r"no SYMBOL\(kallsyms_num_syms\)"),  # before Linux 6.0
         ("kallsyms_names", 0, "kallsyms_names has .* bytes, the limit is"),
         ("kallsyms_token_table", 0, "kallsyms_token_table has .* bytes, the limit is"),
         ("_stext", 1, "disagree about _stext"),
     ),
 )
-def test_addresses_that_make_no_sense(part: str, address: int, words: str) -> None:
+def test_bytes_and_addresses_that_no_build_has_made(part: str, data: Union[bytes, int], words: str) -> None:
+    changed = {known().at(part): data} if isinstance(data, bytes) else {}
+    moved = {part: data} if isinstance(data, int) else {}
     with pytest.raises(ValueError, match=words):
-        table(known(), {}, **{part: address}).find(["efi"])
+        table(known(), changed, **moved).find(["efi"])
 
 
 def test_as_much_as_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

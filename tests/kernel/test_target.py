@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import drgn
 import pytest
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.target import adopt, open_vmcore
@@ -65,14 +66,17 @@ def with_direct_map(sample: Sample, start: int) -> list[Load]:
     return [load._replace(vaddr=start + load.paddr) for load in runs(sample.pages)]
 
 
-def page_offset_base(name: str) -> int:
-    """As drgn's own reader of kallsyms finds it on the sample as it is."""
-    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
+def found_by_drgn(name: str, *symbols: str) -> tuple[drgn.Program, list[int]]:
+    """Addresses of symbols in the sample as it is, by drgn's own reader of kallsyms."""
     prog = drgn.Program()
     prog.set_core_dump(str(SAMPLES / name / "vmcore"))
-    (symbol,) = load_vmlinux_kallsyms(prog)(prog, "page_offset_base", None, False)
-    return prog.read_u64(symbol.address)
+    known = load_vmlinux_kallsyms(prog)
+    return prog, [known(prog, symbol, None, True)[0].address for symbol in symbols]
+
+
+def page_offset_base(name: str) -> int:
+    prog, (address,) = found_by_drgn(name, "page_offset_base")
+    return prog.read_u64(address)
 
 
 @pytest.mark.parametrize(("name", "like"), (("6.12-fill", "qemu"), ("7.3-fill", "kdump")))
@@ -370,16 +374,11 @@ def test_a_kdump_cut_short_at_many_lengths(capsys: Capsys, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def btf() -> dict[str, bytes]:
-    """BTF of the samples' kernels, as drgn's own reader of kallsyms finds it in the dumps."""
-    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
+    """BTF of the samples' kernels."""
     found = {}
     for name in ("6.12-fill", "7.3-fill"):
-        prog = drgn.Program()
-        prog.set_core_dump(str(SAMPLES / name / "vmcore"))
-        symbols = load_vmlinux_kallsyms(prog)
-        (start,), (stop,) = (symbols(prog, word, None, False) for word in ("__start_BTF", "__stop_BTF"))
-        found[name] = prog.read(start.address, stop.address - start.address)
+        prog, (start, stop) = found_by_drgn(name, "__start_BTF", "__stop_BTF")
+        found[name] = prog.read(start, stop - start)
     return found
 
 
