@@ -166,6 +166,13 @@ class Evidence:
         tables = self.snapshot.e820
         return None if tables is None or tables.current is None else e820.memory(tables.current)
 
+    @property
+    def is_ram_lost(self) -> bool:
+        """Whether the zones have more memory than ``e820_table`` has RAM: an entry of it is damaged."""
+        present = sum(zone.present_pages for zone in self.snapshot.zones or ()) * PAGE_SIZE
+        known = [*rng.clip(self.used_ram or [], 0, limits.PHYSICAL_END), *self.hot_added]
+        return present > rng.total(known)
+
     @cached_property
     def stub_ram(self) -> Optional[list[Range]]:
         """RAM of ``e820_table_firmware``, in which all type 15 memory is; None where that is not so, or not known.

@@ -130,7 +130,7 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     given = evidence.whole_units(evidence.given) if sound else []
     free = rng.subtract(rng.intersect(rng.merge([*given, *evidence.written]), base), listed)
     trimmed: list[Range] = []
-    if sound and evidence.used_ram is not None:
+    if sound and evidence.used_ram is not None and not evidence.is_ram_lost:
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
     # A saved bit of 0 beside a list: the end of a run that is listed for its guard, or a damaged table.
     disputed = rng.subtract(inner, base) if isinstance(evidence.replayed, str) else []
