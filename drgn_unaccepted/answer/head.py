@@ -83,7 +83,7 @@ def shortened(answer: Document, text: str) -> str:
 
 
 def reasons(answer: Document) -> list[str]:
-    """Why no better source was used: of the table in one short line, of the others as they are."""
+    """Why no better source was used: the table and the EFI memory map in a short line each, the others as they are."""
     table, said = answer["table"], answer["source_reason"]
     if said is None:
         return []
@@ -91,6 +91,8 @@ def reasons(answer: Document) -> list[str]:
     for prefix in (f"bitmap: table {table['state']}: {full}", f"bitmap: {full}", full):
         if prefix and said.startswith(prefix):
             rest = said.removeprefix(prefix).removeprefix("; ")
+            if rest.startswith("reconstructed: no EFI memory map: "):
+                rest = "no EFI memory map either: efi=debug, or keep, would make it exact"
             return [str(table_reason(table)), *([rest] if rest else [])]
     return [said]
 

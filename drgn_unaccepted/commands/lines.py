@@ -60,6 +60,7 @@ def amount(answer: Document) -> str:
         text += f" of {size(at_boot)} that were unaccepted at boot"
     elif covered is not None:
         text += f" of {size(covered)} that the table covers"
+    text = text.removesuffix(",")
     is_perhaps = answer["table"]["same_boot"] is False and answer["source"] == "bitmap"
     return f"{text}, if the saved table is of this boot" if is_perhaps else text
 

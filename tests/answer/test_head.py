@@ -49,8 +49,16 @@ def test_the_reason_of_a_missing_table_is_one_short_line(table: Table, short: Op
     assert found == short if short is None else found is not None and found.startswith(short) and len(found) <= 80
 
 
-def test_reasons_of_other_sources_follow_that_of_the_table() -> None:
-    snapshot = replace(clean(), table=Table("not-captured", KDUMP.format(""), 0x1F773018), efi_map=None)
-    found = reasons(head(snapshot, judge(snapshot), "summary"))
-    assert found[0] == OMITTED and found[1].startswith("reconstructed: ")
+def test_a_kdump_without_the_efi_map_says_so_in_a_line() -> None:
+    """The usual one: the guest was booted without efi=debug."""
+    no_map = "boot-map: boot_params.efi_info.efi_memmap 0x1f771040: not in this dump; kernel-log: no efi: mem lines"
+    bare = replace(
+        clean(),
+        table=Table("not-captured", KDUMP.format(""), 0x1F773018),
+        efi_map=None,
+        missing={"efi_map": no_map},
+    )
+    answer = head(bare, judge(bare), "summary")
+    lines = ["no EFI memory map either: efi=debug, or keep, would make it exact"]
+    assert reasons(answer) == [OMITTED, *lines] and no_map in str(answer["source_reason"])
     assert reasons(head(clean(), judge(clean()), "summary")) == []
