@@ -381,19 +381,9 @@ class Snapshot:
         return merge((start + low * unit, start + high * unit) for low, high in units)
 
 
-class Sample(NamedTuple):
-    """One of several snapshots over time."""
-
-    number: int
-    elapsed: float  #: Seconds since the first sample, by CLOCK_MONOTONIC.
-    cost: float  #: Seconds that this sample took.
-    snapshot: Snapshot
-
-
 #: The parts that may be None, apart from the table.
-ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - {
-    *("target", "table", "missing", "torn", "translations", "panic_task")
-}
+_NO_PARTS = {"target", "table", "missing", "torn", "translations", "panic_task"}
+ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - _NO_PARTS
 
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 

@@ -8,7 +8,7 @@ is the finding. Samples are read once, and one is in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
 from drgn_unaccepted.answer.head import head
@@ -17,7 +17,16 @@ from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layer
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Sample, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
+
+
+class Sample(NamedTuple):
+    """One of several snapshots over time."""
+
+    number: int
+    elapsed: float  #: Seconds since the first sample, by CLOCK_MONOTONIC.
+    cost: float  #: Seconds that this sample took.
+    snapshot: Snapshot
 
 
 def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40) -> HistoryAnswer:

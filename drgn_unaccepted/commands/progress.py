@@ -8,10 +8,10 @@ from typing import Optional
 
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.history import rate
+from drgn_unaccepted.answer.history import Sample, rate
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.accepting import accepting
-from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
+from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
 
 #: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
 RATE_SECONDS = 10.0

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.codec import Context, decode, encode, hint, parse_json
 from drgn_unaccepted.consistency import check_consistency
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.record.change import apply, change
-from drgn_unaccepted.snapshot import Sample, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 
 SCHEMA = "drgn-unaccepted-recording/1"
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Callable, Optional
 
+from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.record.file import Writer
-from drgn_unaccepted.snapshot import Sample, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

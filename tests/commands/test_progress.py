@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Optional
 
+from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.commands.progress import Progress
-from drgn_unaccepted.snapshot import Sample
 from drgn_unaccepted.views.watch import by_node
 from tests.checks.build import BITMAP, clean
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
-from drgn_unaccepted.answer.history import history
+from drgn_unaccepted.answer.history import Sample, history
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.record.file import Recording, Writer
-from drgn_unaccepted.snapshot import Sample, Snapshot
+from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.history import bins_for, history_lines
 from drgn_unaccepted.views.map import Style
 from tests.views import guests

@@ -20,8 +20,9 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
+from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.commands.progress import Progress
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Sample, Snapshot, Task
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
 from drgn_unaccepted.views.watch import line, screen
 from tests.checks.build import clean, live
 from tests.samples_over_time import with_bitmap
