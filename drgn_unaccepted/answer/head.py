@@ -91,7 +91,7 @@ def reasons(answer: Document) -> list[str]:
     for prefix in (f"bitmap: table {table['state']}: {full}", f"bitmap: {full}", full):
         if prefix and said.startswith(prefix):
             rest = said.removeprefix(prefix).removeprefix("; ")
-            if rest.startswith("reconstructed: no EFI memory map: "):
+            if rest.startswith("reconstructed: no EFI memory map: ") and answer["source"] == "page-lists":
                 rest = "no EFI memory map either: efi=debug, or keep, would make it exact"
             return [str(table_reason(table)), *([rest] if rest else [])]
     return [said]

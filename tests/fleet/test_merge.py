@@ -397,6 +397,7 @@ def test_a_damaged_line_is_reported_and_costs_no_other(line: bytes, reason: str,
     assert f"DAMAGED: {path}:2: {reason}" in list(text(summary))
 
 
+@pytest.mark.long
 def test_memory_and_work_grow_with_targets_and_with_nothing_else(tmp_path: Path) -> None:
     """Records of 20 KB, of which each has its own host, rules, release, platform and kind of error.
 
