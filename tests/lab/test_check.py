@@ -67,8 +67,8 @@ BY_SCENARIO: dict[str, Expected] = {
     # Between its 120 ranges of type 15 lies memory that was never unaccepted, so pages in use lie right before a unit
     # that is: /proc/kcore and /proc/vmcore show zeros in their place.
     "e820ext": {"masked-pages-in-use": "info"},
-    "panic": {"accepting-ranges-sane": "warning", "platform-can-accept": "warning"},
-    "panic-kdump": {"accepting-ranges-sane": "warning", "platform-can-accept": "warning"},
+    "panic": {"accepting-ranges-sane": "critical", "platform-can-accept": "warning"},
+    "panic-kdump": {"accepting-ranges-sane": "critical", "platform-can-accept": "warning"},
     "inflight": {"accepting-ranges-sane": "info"},
 }
 
