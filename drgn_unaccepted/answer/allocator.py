@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Optional
+from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.model.ranges import are_aligned
@@ -31,8 +31,23 @@ def impossible(zone: Zone) -> Optional[str]:
     return None
 
 
-def insane_entries(zone: Zone, listed: ListedChunks, kernel: KernelBuild) -> Iterator[tuple[str, list[int]]]:
-    """The kinds of fault on a list, each with its PFNs."""
+class Insane(NamedTuple):
+    """A kind of fault on the list of a zone, with its PFNs."""
+
+    zone: Zone
+    what: str
+    pfns: list[int]
+
+
+def insane_entries(snapshot: Snapshot) -> Iterator[Insane]:
+    """The faults of entries on all lists."""
+    for zone in snapshot.zones or ():
+        if zone.listed is not None and snapshot.kernel is not None:
+            found = _insane_entries(zone, zone.listed, snapshot.kernel)
+            yield from (Insane(zone, what, pfns) for what, pfns in found if pfns)
+
+
+def _insane_entries(zone: Zone, listed: ListedChunks, kernel: KernelBuild) -> Iterator[tuple[str, list[int]]]:
     pfns, flags = listed.pfns, listed.flags
     chunk, start, end = kernel.chunk_pages, zone.start_pfn, zone.start_pfn + zone.spanned_pages
     # A list can have a million entries: test whole columns first; look for culprits only on failure.
@@ -40,7 +55,7 @@ def insane_entries(zone: Zone, listed: ListedChunks, kernel: KernelBuild) -> Ite
         yield f"not aligned to {size(chunk * PAGE_SIZE)}", [pfn for pfn in pfns if pfn % chunk]
     if pfns and (min(pfns) < start or max(pfns) + chunk > end):
         yield "outside the zone", [pfn for pfn in pfns if pfn < start or pfn + chunk > end]
-    if any(listed.refcounts):
+    if any(listed.refcounts.tobytes().strip(b"\0")):
         yield "with references", [pfn for pfn, references in zip(pfns, listed.refcounts) if references]
     kinds = set(flags)
     if kernel.reserved_flag is not None:
@@ -63,8 +78,11 @@ def untyped(listed: ListedChunks, kernel: KernelBuild) -> list[int]:
     return [index for index, type_ in enumerate(types) if type_ != wanted]
 
 
-def damage(snapshot: Snapshot) -> Optional[str]:
-    """Why chunks may be missing on the lists, or be on them and accepted; None where nothing says so."""
+def damage(snapshot: Snapshot, insane: Callable[[], Sequence[Insane]]) -> Optional[str]:
+    """Why chunks may be missing on the lists, or be on them and accepted; None where nothing says so.
+
+    :param insane: gives :func:`insane_entries` of this snapshot; not asked for those of a running kernel
+    """
     zones, kernel, platform = snapshot.zones, snapshot.kernel, snapshot.platform
     if zones is None or kernel is None:
         return None
@@ -73,7 +91,8 @@ def damage(snapshot: Snapshot) -> Optional[str]:
     listed = sum(len(zone.listed.pfns) for zone in zones if zone.listed is not None)
     if listed and platform is not None and platform.lazy is False:
         return f"{count(listed, 'chunk')} are listed, and with accept_memory=eager none can be"
-    return next(chain(*(_damage_of(zone, snapshot, kernel) for zone in zones), _miscounted(snapshot, listed)), None)
+    of_zones = (_damage_of(zone, snapshot, kernel, insane) for zone in zones)
+    return next(chain(*of_zones, _miscounted(snapshot, listed)), None)
 
 
 def _miscounted(snapshot: Snapshot, listed: int) -> Iterator[str]:
@@ -92,7 +111,9 @@ def _is_settled(zone: Zone, snapshot: Snapshot) -> bool:
     return zone.locked is False and not snapshot.target.is_running
 
 
-def _damage_of(zone: Zone, snapshot: Snapshot, kernel: KernelBuild) -> Iterator[str]:
+def _damage_of(
+    zone: Zone, snapshot: Snapshot, kernel: KernelBuild, insane: Callable[[], Sequence[Insane]]
+) -> Iterator[str]:
     where, listed = f"unaccepted_pages of {zone_name(zone)}", zone.listed
     assert listed is not None
     problem = impossible(zone)
@@ -102,7 +123,8 @@ def _damage_of(zone: Zone, snapshot: Snapshot, kernel: KernelBuild) -> Iterator[
         yield f"{where} is damaged: {listed.problems[0]}"
     if not snapshot.target.is_running:
         # Chunks leave the lists of a running kernel while these are walked.
-        yield from (f"{where} has {count(len(p), 'page')} {what}" for what, p in insane_entries(zone, listed, kernel))
+        of_zone = (fault for fault in insane() if fault.zone is zone)
+        yield from (f"{where} has {count(len(fault.pfns), 'page')} {fault.what}" for fault in of_zone)
         wrong = untyped(listed, kernel)
         if wrong:
             yield f"{where} has {count(len(wrong), 'page')} without PageUnaccepted"

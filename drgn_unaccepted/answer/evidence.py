@@ -166,13 +166,6 @@ class Evidence:
         tables = self.snapshot.e820
         return None if tables is None or tables.current is None else e820.memory(tables.current)
 
-    @property
-    def is_ram_lost(self) -> bool:
-        """Whether the zones have more memory than ``e820_table`` has RAM: an entry of it is damaged."""
-        present = sum(zone.present_pages for zone in self.snapshot.zones or ()) * PAGE_SIZE
-        known = [*rng.clip(self.used_ram or [], 0, limits.PHYSICAL_END), *self.hot_added]
-        return present > rng.total(known)
-
     @cached_property
     def stub_ram(self) -> Optional[list[Range]]:
         """RAM of ``e820_table_firmware``, in which all type 15 memory is; None where that is not so, or not known.
@@ -312,11 +305,16 @@ class Evidence:
         return self.no_zones
 
     @cached_property
+    def insane_entries(self) -> list[allocator.Insane]:
+        """Faults of entries on the lists; a list can have a million."""
+        return [*allocator.insane_entries(self.snapshot)]
+
+    @cached_property
     def lists_damaged(self) -> Optional[str]:
         """Why chunks may be missing on the lists, or None where they are whole."""
         if self.lists_lack is not None:
             return self.lists_lack
-        problem = allocator.damage(self.snapshot)
+        problem = allocator.damage(self.snapshot, lambda: self.insane_entries)
         stray = [] if problem else rng.subtract(self.pages("unaccepted"), self.listed)
         if stray:
             return f"{size(rng.total(stray))} are PageUnaccepted on no list, the first at {stray[0].start:#x}"

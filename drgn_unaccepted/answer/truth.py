@@ -130,7 +130,7 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     given = evidence.whole_units(evidence.given) if sound else []
     free = rng.subtract(rng.intersect(rng.merge([*given, *evidence.written]), base), listed)
     trimmed: list[Range] = []
-    if sound and evidence.used_ram is not None and not evidence.is_ram_lost:
+    if sound and evidence.used_ram is not None and not _is_ram_lost(evidence):
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
     # A saved bit of 0 beside a list: the end of a run that is listed for its guard, or a damaged table.
     disputed = rng.subtract(inner, base) if isinstance(evidence.replayed, str) else []
@@ -152,6 +152,13 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
         since = f"unaccepted at boot; nothing tells what was accepted since: {evidence.no_zones}"
         layers.append((UNKNOWN, _facts(base, since)))
     return [*layers, *maps(evidence)]
+
+
+def _is_ram_lost(evidence: Evidence) -> bool:
+    """Whether the zones have more memory than ``e820_table`` has RAM: an entry of it is damaged."""
+    present = sum(zone.present_pages for zone in evidence.snapshot.zones or ()) * PAGE_SIZE
+    known = [*rng.clip(evidence.used_ram or [], 0, limits.PHYSICAL_END), *evidence.hot_added]
+    return present > rng.total(known)
 
 
 def _first_units(

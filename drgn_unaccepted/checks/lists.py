@@ -7,7 +7,7 @@ import re
 from bisect import bisect_left
 from typing import Optional
 
-from drgn_unaccepted.answer.allocator import FEW_CHUNKS, impossible, insane_entries, untyped, zone_name
+from drgn_unaccepted.answer.allocator import FEW_CHUNKS, impossible, untyped, zone_name
 from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
 from drgn_unaccepted.checks.needs import lacking
@@ -69,11 +69,10 @@ def list_entries_sane(facts: Facts) -> Outcome:
     for zone in facts.zones:
         name, listed = zone_name(zone), given(zone.listed)
         faults += [Fault(f"{name}: {problem}", zone=zone) for problem in listed.problems]
-        for what, pfns in insane_entries(zone, listed, given(facts.snapshot.kernel)):
-            if pfns:
-                at = some(pfns, lambda pfn: f"{pfn << PAGE_SHIFT:#x}")
-                message = f"{name}: {count(len(pfns), 'listed page')} {what}: {at}"
-                faults.append(Fault(message, facts.chunks(pfns), zone=zone))
+        for _, what, pfns in (fault for fault in facts.evidence.insane_entries if fault.zone is zone):
+            at = some(pfns, lambda pfn: f"{pfn << PAGE_SHIFT:#x}")
+            message = f"{name}: {count(len(pfns), 'listed page')} {what}: {at}"
+            faults.append(Fault(message, facts.chunks(pfns), zone=zone))
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')} without fault")
 
 

@@ -21,7 +21,6 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
-from drgn_unaccepted.kernel.bpf import direct_map_reader
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.log import read_log
@@ -166,6 +165,9 @@ def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
     """The ways to read the table's bytes, best first."""
     readers = [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
     if opened.kind == "live":
+        # Nothing else needs ctypes, and every start would pay for it.
+        from drgn_unaccepted.kernel.bpf import direct_map_reader
+
         readers.append(("bpf", direct_map_reader(opened.prog)))
     return readers
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import IO, Optional
 
@@ -110,6 +108,10 @@ def _why_not_elf(beginning: bytes) -> Optional[str]:
 
 def _unpack(path: str, command: str) -> IO[bytes]:
     """The unpacked dump in a file without a name."""
+    # Few dumps need these, and every start would pay for them.
+    import subprocess
+    import tempfile
+
     directory = os.environ.get("TMPDIR", "/var/tmp")
     program, *options = command.split()
     if shutil.which(program) is None:
