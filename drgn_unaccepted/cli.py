@@ -27,10 +27,10 @@ from drgn_unaccepted.errors import (
     internal_error,
     one_line,
 )
-from drgn_unaccepted.files import TABLE, open_input
+from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.header import HEADER
-from drgn_unaccepted.run import run
+from drgn_unaccepted.run import run, table_beside
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
 from drgn_unaccepted.words import safe, screen
@@ -154,13 +154,13 @@ class _CommandLine:
 
             if not (args.core or args.kernel or args.qemu or args.raw):
                 self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", alone=True)
-                return iter((log_snapshot(args.log, lambda text: _say(f"warning: {safe(text)}")),))
+                return iter((log_snapshot(args.log, _warn),))
             logs = read_logs(args.log, every=True)
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
 
         opened = replace(self._open(), logs=logs)
-        saved = _table_beside(opened) if args.table is None else _read_saved_table(args.table)
+        saved = table_beside(opened, _warn) if args.table is None else _read_saved_table(args.table)
         return samples(opened, wanted, saved)
 
     def _open(self) -> Any:
@@ -178,7 +178,7 @@ class _CommandLine:
         else:
             opened = open_kernel(*types)
         for warning in opened.warnings:
-            _say(f"warning: {safe(warning)}")
+            _warn(warning)
         return opened
 
     def _refuse(self, why: str, alone: bool = False) -> None:
@@ -189,20 +189,6 @@ class _CommandLine:
         for option, value in [*given, ("--log", None if alone else args.log)]:
             if value is not None:
                 raise CommandError(why.format(option))
-
-
-def _table_beside(opened: Any) -> Any:
-    """The table that the crash kernel saved beside the dump, if it is to be believed."""
-    # Few dumps have one, and the import takes time.
-    if opened.path is None or not os.path.lexists(f"{opened.path}{TABLE}"):
-        return None
-    from drgn_unaccepted.kernel.crash import table_beside
-
-    try:
-        return table_beside(opened)
-    except TargetError as error:
-        _say(f"warning: {one_line(error)}")
-        return None
 
 
 def _read_saved_table(text: str) -> Any:
@@ -229,7 +215,7 @@ def _read_saved_table(text: str) -> Any:
 
 def _read_snapshot(path: str) -> Snapshot:
     try:
-        return read(path, lambda text: _say(f"warning: {safe(path)}: {safe(text)}"))
+        return read(path, lambda text: _warn(f"{path}: {text}"))
     except (OSError, SnapshotFileError) as error:
         # A pipe cannot be read again.
         if isinstance(error, SnapshotFileError) and Path(path).is_file():
@@ -237,6 +223,10 @@ def _read_snapshot(path: str) -> Snapshot:
                 if file.read(12).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile")):
                     raise CommandError(f"{path}: a dump, not a file written by snapshot: give it with -c") from None
         raise CommandError(one_line(error, path)) from None
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {safe(text)}")
 
 
 def _say(line: str) -> None:

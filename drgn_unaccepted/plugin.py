@@ -96,16 +96,11 @@ class _Prompt:
         return opened
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
-        from drgn_unaccepted.errors import TargetError
         from drgn_unaccepted.kernel.capture import samples
-        from drgn_unaccepted.kernel.crash import table_beside
+        from drgn_unaccepted.run import table_beside
 
-        opened, saved = self.open(), None
-        try:
-            saved = table_beside(opened)
-        except TargetError as error:
-            self._warn(str(error))
-        return samples(opened, wanted, saved)
+        opened = self.open()
+        return samples(opened, wanted, table_beside(opened, self._warn))
 
 
 def _register() -> None:

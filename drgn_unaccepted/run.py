@@ -13,7 +13,8 @@ from typing import Any, Callable, Protocol
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.commands.base import Action, Arguments, Command
 from drgn_unaccepted.commands.lines import in_full
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
+from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, TargetError, one_line
+from drgn_unaccepted.files import TABLE
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 
@@ -54,6 +55,20 @@ def run(command: Command, args: Arguments, door: Door) -> int:
     if lack is not None:
         raise CommandError(lack)
     return command.exit_status(answer)
+
+
+def table_beside(opened: Any, warn: Callable[[str], None]) -> Any:
+    """The table that the crash kernel saved beside a dump, if it is to be believed (:mod:`kernel.crash`)."""
+    # Few dumps have one, and the import takes time.
+    if opened.path is None or not os.path.lexists(f"{opened.path}{TABLE}"):
+        return None
+    from drgn_unaccepted.kernel import crash
+
+    try:
+        return crash.table_beside(opened)
+    except TargetError as error:
+        warn(one_line(error))
+        return None
 
 
 @contextmanager
