@@ -23,6 +23,7 @@ from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_unaccepted import __all__ as __all__
+from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN, Piece
@@ -218,7 +219,7 @@ def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
         if zone.listed is None:
             raise Unavailable("struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY")
         if zone.listed.problems:
-            raise Unavailable(f"unaccepted_pages of node {zone.node} zone {zone.name}: {zone.listed.problems[0]}")
+            raise Unavailable(f"unaccepted_pages of {zone_name(zone)}: {zone.listed.problems[0]}")
         yield from zone.listed.pfns
 
 

@@ -47,20 +47,20 @@ def amount(answer: Document) -> str:
     if total is None:
         return f"unknown: {answer['source']} may lack some"
     least, text = answer["unaccepted_bytes_min"], size(total)
+    at_boot, covered, of = answer["initially_unaccepted_bytes"], answer["covered_bytes"], ""
+    if at_boot is not None:
+        of = f" of {size(at_boot)} that were unaccepted at boot"
+    elif covered is not None:
+        of = f" of {size(covered)} that the table covers"
     if not answer["exact"]:
         between = f"at least {size(least)}" if most is None else f"{size(least)} to {size(most)}"
         if answer["source"] == "reconstructed":
             text = between
         elif least is not None:
-            text = f"{text} listed, {between} possible,"
+            text = f"{text} listed, {between} possible{',' if of else ''}"
         else:
             text += " (not exact)"
-    at_boot, covered = answer["initially_unaccepted_bytes"], answer["covered_bytes"]
-    if at_boot is not None:
-        text += f" of {size(at_boot)} that were unaccepted at boot"
-    elif covered is not None:
-        text += f" of {size(covered)} that the table covers"
-    text = text.removesuffix(",")
+    text += of
     is_perhaps = answer["table"]["same_boot"] is False and answer["source"] == "bitmap"
     return f"{text}, if the saved table is of this boot" if is_perhaps else text
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional, Union
 
+from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.answer.documents import (
     AddressDocument,
     Document,
@@ -237,7 +238,7 @@ class _Context:
             no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
         # Where the walk of a list ended early, the rest of it is not known.
         damaged = (
-            f"unaccepted_pages of node {zone.node} zone {zone.name} is damaged: {zone.listed.problems[0]}"
+            f"unaccepted_pages of {zone_name(zone)} is damaged: {zone.listed.problems[0]}"
             for zone in self._zones
             if zone.listed is not None and zone.listed.problems
         )
