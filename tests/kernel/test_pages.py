@@ -2,19 +2,14 @@
 from __future__ import annotations
 
 import random
-from functools import cached_property
 from typing import Any, Optional
 
 import drgn
 import pytest
-from drgn import Program, offsetof, sizeof
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel import probe
-from drgn_unaccepted.kernel.memmap import Sections, page_layout
-from drgn_unaccepted.kernel.pages import masked_pages, read_pages
-from drgn_unaccepted.kernel.platform import read_kernel_build
-from drgn_unaccepted.kernel.zones import read_zones
+from drgn_unaccepted.kernel.memmap import page_layout
+from drgn_unaccepted.kernel.pages import masked_pages
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import GIVEN_STATES, PageRun, Pages
 from tests.kernel.allocator_program import (
@@ -29,63 +24,14 @@ from tests.kernel.allocator_program import (
     PG_RESERVED,
     SECTION_PAGES,
     SLAB,
-    SUBSECTION_PAGES,
     TABLE,
     ULONG_MAX,
     UNACCEPTED,
     ZONE_ID_SHIFT,
-    AllocatorProgram,
     live,
     said,
 )
-
-START = 0x100000
-END = START + SECTION_PAGES
-UNIT_PAGES = (2 << 20) // PAGE
-
-
-class Guest(AllocatorProgram):
-    """One node with one section of memory, whose pages are all free and on no list."""
-
-    @cached_property
-    def pgdat(self) -> int:
-        self.add_section(START)
-        return self.add_node(0, START, SECTION_PAGES)
-
-    @cached_property
-    def zone(self) -> int:
-        return self.populate(self.pgdat, 2, "Normal", START, SECTION_PAGES)
-
-    def read(self, start_pfn: int = START, end_pfn: int = END, with_lists: bool = False) -> Pages:
-        assert self.pgdat
-        build = read_kernel_build(self.prog)
-        zones = read_zones(self.prog, build) if with_lists else ()
-        return read_pages(self.prog, [Range(start_pfn * PAGE, end_pfn * PAGE)], build, zones)
-
-    def look(self, *pages: Range, prog: Optional[Program] = None) -> Pages:
-        """One look a unit, but at all of these pages (PFNs)."""
-        build = read_kernel_build(self.prog)
-        exact = [Range(start * PAGE, end * PAGE) for start, end in pages]
-        return read_pages(
-            prog or self.prog, exact, build, read_zones(self.prog, build), [Range(START * PAGE, END * PAGE)]
-        )
-
-
-def make() -> Guest:
-    guest = Guest()
-    assert guest.pgdat
-    return guest
-
-
-def old() -> Guest:
-    """Linux 6.5: a page type clears a bit of its own, and a listed chunk has none."""
-    guest = Guest()
-    del guest.enums["pagetype"]
-    # As printed: VMCOREINFO_NUMBER() takes a long.
-    guest.vmcoreinfo["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = "-129"
-    guest.vmcoreinfo["NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"] = "-257"
-    assert guest.pgdat
-    return guest
+from tests.kernel.pages_guest import END, START, UNIT_PAGES, make, old
 
 
 def state_of(pages: Pages, pfn: int) -> Optional[str]:
@@ -341,63 +287,6 @@ def test_first_deferred_pfn() -> None:
     assert pages.scanned == (Range(START * PAGE, END * PAGE),)
 
 
-# --- pages without struct page ---
-
-
-def test_no_section() -> None:
-    pages = make().read(START - SECTION_PAGES, END + 3 * SECTION_PAGES)
-    assert pages.runs == (
-        PageRun(START - SECTION_PAGES, START, "absent"),
-        PageRun(START, END, "free"),
-        PageRun(END, END + 3 * SECTION_PAGES, "absent"),
-    )
-    assert pages.limited is None
-
-
-def test_levels_of_page_tables() -> None:
-    """With four there are 46 bits of physical address, with five 52."""
-    first = 1 << (46 - 12)
-    assert make().read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "absent"),)
-    guest = Guest()
-    guest.vmemmap = 0xFFD4000000000000
-    guest.set_global("vmemmap_base", "unsigned long", guest.vmemmap.to_bytes(8, "little"))
-    guest.mem_section = guest.place(8 * 4096)
-    guest.set_global("mem_section", "mem_section**", guest.mem_section.to_bytes(8, "little"))
-    assert guest.pgdat
-    guest.add_section(first)
-    assert guest.read(first, first + CHUNK_PAGES).runs == (PageRun(first, first + CHUNK_PAGES, "free"),)
-
-
-def test_hot_plugged_parts_of_a_section() -> None:
-    guest = make()
-    guest.add_section(END, subsections=0b1_0110)
-    part = SUBSECTION_PAGES
-    assert guest.read(END, END + 8 * part).runs == (
-        PageRun(END, END + part, "absent"),
-        PageRun(END + part, END + 3 * part, "free"),
-        PageRun(END + 3 * part, END + 4 * part, "absent"),
-        PageRun(END + 4 * part, END + 5 * part, "free"),
-        PageRun(END + 5 * part, END + 8 * part, "absent"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "member", "reason"),
-    [
-        ("mem_section_usage", ("subsection_map", "unsigned long[1000]"), "memory sections of 32768000 pages"),
-        ("mem_section", ("page_ext", "unsigned char[5000]"), "struct mem_section has 5016 bytes"),
-    ],
-)
-def test_sections_that_cannot_be(name: str, member: tuple[str, str], reason: str) -> None:
-    guest = Guest()
-    guest.structs[name] = [m for m in guest.structs[name] if m[0] != member[0]] + [member]
-    guest.pgdat = guest.add_node(0, START, SECTION_PAGES)
-    assert reason in said(guest.read)
-
-
-# --- what is not captured, and limits ---
-
-
 def test_structures_that_are_not_captured() -> None:
     guest = make()
     guest.set_page(START, page_type=BUDDY, private=10)
@@ -418,15 +307,6 @@ def test_structures_that_are_not_captured() -> None:
         Range(lost[1].end, (START + 2 * CHUNK_PAGES) * PAGE),
     )
     assert pages.limited == f"struct page of 128 pages is not in this target, the first at {lost[0].start:#x}"
-
-
-def test_a_section_that_is_not_captured() -> None:
-    guest = make()
-    guest.write(guest.mem_section, (0xFFFF900000000000).to_bytes(8, "little"))
-    pages = guest.read()
-    assert not pages.runs
-    assert not pages.scanned
-    assert pages.limited == f"0x100000000-0x108000000: struct mem_section of {START * PAGE:#x} is not in this target"
 
 
 def test_listed_chunks_are_known_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,48 +331,6 @@ def test_listed_chunks_are_known_beyond_the_limit(monkeypatch: pytest.MonkeyPatc
     )
 
 
-@pytest.mark.parametrize(("words", "size"), [(32, 256), (33, 264)])
-def test_as_large_a_struct_page_as_there_can_be(words: int, size: int) -> None:
-    guest = AllocatorProgram()
-    guest.add_node(0)
-    guest.structs["page"].append(("kmsan", f"unsigned long[{words - 8}]"))
-    expected = "struct page has 264 bytes: not supported" if size > limits.PAGE_STRUCT_BYTES else size
-    assert said(lambda: page_layout(guest.prog).size) == expected
-
-
-def put(member: str, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The member is said to be there in its structure."""
-    monkeypatch.setattr(probe, "offsetof", lambda type_, name: offset if name == member else offsetof(type_, name))
-
-
-@pytest.mark.parametrize(
-    ("structure", "member", "bytes_read"),
-    [
-        ("page", "private", 8),
-        ("page", "flags", 8),
-        ("page", "lru", 16),
-        ("page", "page_type", 4),
-        ("page", "_refcount", 4),
-        ("mem_section", "section_mem_map", 8),
-        ("mem_section", "usage", 8),
-    ],
-)
-def test_members_lie_in_their_structure(
-    structure: str, member: str, bytes_read: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where they did not, one page would be judged by what the next one says."""
-    guest = AllocatorProgram()
-    guest.add_node(0)
-    size = sizeof(guest.prog.type(f"struct {structure}"))
-    last = size - bytes_read
-    put(member, last, monkeypatch)
-    Sections(guest.prog, page_layout(guest.prog))
-    beyond = min(bytes_read, 8)
-    put(member, last + beyond, monkeypatch)
-    expected = f"{structure} has {size} bytes and members up to {size + beyond}: not supported"
-    assert said(lambda: Sections(guest.prog, page_layout(guest.prog))) == f"struct {expected}"
-
-
 def test_more_runs_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PAGE_RUNS", 100)
     guest = make()
@@ -504,13 +342,6 @@ def test_more_runs_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pages.scanned == (Range(START * PAGE, (START + 16 * CHUNK_PAGES) * PAGE),)
 
 
-def test_more_sections_than_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECTIONS", 2)
-    pages = make().read(START, END + 5 * SECTION_PAGES)
-    assert pages.limited is not None
-    assert "more than 2 memory sections" in pages.limited
-
-
 def test_states_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PAGE_STATES", 3)
     guest = make()
@@ -518,9 +349,6 @@ def test_states_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         guest.set_page(START + index, refcount=index % 50, flags=index % 11)
     found = [run.state for run in guest.read().runs for _ in range(run.end_pfn - run.start_pfn)]
     assert found[:CHUNK_PAGES] == ["in-use" if index % 50 else "free" for index in range(CHUNK_PAGES)]
-
-
-# --- content ---
 
 
 def test_masked_pages(monkeypatch: pytest.MonkeyPatch) -> None:
