@@ -209,15 +209,12 @@ class _Scan:
         flags, private = (_int(data, at, 8) for at in (layout.flags, layout.private))
         page_type, refcount = (_int(data, at, 4) for at in (layout.page_type, layout.refcount))
         state = self._states[flags, data[layout.compound], page_type, refcount]
-        chunk_end = 0 if pfn % self._chunk_pages else pfn + self._chunk_pages
-        if state == "unaccepted" and chunk_end:
-            return PageRun(pfn, chunk_end, state)
         if state == "buddy":
-            order = 1 << min(private, 64)
-            if order == self._chunk_pages and chunk_end:
-                return PageRun(pfn, chunk_end, state)
-            if order > self._chunk_pages or pfn % order:
+            pages = 1 << min(private, 64)
+            if pages > self._chunk_pages or pfn % pages:
                 return None
+            if pages == self._chunk_pages:
+                return PageRun(pfn, pfn + pages, state)
         elif state != "in-use":
             return None
         if any(self._damaged(pfn, column(array("Q", data), layout.flags, size))):

@@ -137,6 +137,14 @@ def test_a_unit_is_not_told_by_a_damaged_page_of_the_memmap() -> None:
     assert guest.look().runs[0] == PageRun(START, START + 64, "damaged")
 
 
+@pytest.mark.parametrize(("unit", "order"), [(0, 11), (0, 63), (1, 10)])
+def test_a_free_block_that_cannot_be_tells_no_unit(unit: int, order: int) -> None:
+    """Of more than a chunk, or across one: ``page->private`` is of a page on its way, or damaged."""
+    guest = make()
+    guest.set_page(START + unit * UNIT_PAGES, page_type=BUDDY, private=order)
+    assert not [run for run in guest.look().runs if run.state in GIVEN_STATES]
+
+
 def test_a_listed_chunk_is_told_by_its_first_page() -> None:
     guest = make()
     guest.set_page(START + CHUNK_PAGES, page_type=UNACCEPTED)
