@@ -18,7 +18,7 @@ FILES='
 import sys
 sys.path.insert(0, sys.argv[1])
 import encodings.ascii, encodings.latin_1, encodings.utf_8, drgn
-import drgn_unaccepted.cli, drgn_unaccepted.commands.keep
+import drgn_unaccepted.cli, drgn_unaccepted.commands.keep, drgn_unaccepted.kernel.bpf
 for module in list(sys.modules.values()):
     path = getattr(module, "__file__", None)
     if path and not path.startswith(sys.argv[1] + "/"):
