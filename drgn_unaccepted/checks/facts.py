@@ -179,11 +179,11 @@ class Facts:
         return len(self.evidence.set_bits) > limits.CHECKED_RANGES
 
     @property
-    def accepted_since_boot(self) -> int:
-        """Bytes that were unaccepted at boot and are proven to be accepted now."""
+    def accepted_since_boot(self) -> Optional[int]:
+        """Bytes that were unaccepted at boot and are proven to be accepted now; ``None`` if nothing tells."""
         initial = self.evidence.initial
         if isinstance(initial, str) or self.snapshot.table.state == "absent" or self.judgement.doubt is not None:
-            return 0
+            return None
         found = (piece for start, end in initial.unaccepted for piece in self.judgement.pieces(start, end))
         return sum(piece.end - piece.start for piece in found if piece.state == ACCEPTED)
 

@@ -114,13 +114,14 @@ def _entry(facts: Facts, entry: Accept) -> str:
     return f"{where(document)}{by} by {who(document)}"
 
 
-@Rule(INFO, ("platform.kind",), number=27, nuance="warning if RAM is unaccepted")
+@Rule(INFO, ("platform.kind",), number=27, nuance="warning if the first accept panics")
 def platform_can_accept(facts: Facts) -> Outcome:
     """A guest with unaccepted memory is a TDX or an SNP guest.
 
     arch_accept_memory() supports TDX and SEV-SNP. On any other platform its first call panics with "Cannot accept
     memory: unknown platform". A table alone is harmless until a set bit is touched; with unaccepted RAM it is a
-    warning, unless memory was accepted since boot: then the platform can, and was not recognised here.
+    warning if the first accept panicked, or is known to be still to come. If memory was accepted since boot, the
+    platform can, and was not recognised here.
 
     Fix: The firmware reports type 15 to a guest that cannot accept it, or the platform was not recognised (cc_vendor,
     sev_status, X86_FEATURE_TDX_GUEST): look for "Memory Encryption Features" in the first lines of the boot log.
@@ -136,11 +137,15 @@ def platform_can_accept(facts: Facts) -> Outcome:
     else:
         ram = [] if lacking(facts, "zones.listed") else facts.evidence.listed
     waiting, accepted = total(ram), facts.accepted_since_boot
-    if accepted and "annot accept memory" not in (facts.snapshot.panic or ""):
+    died = "annot accept memory" in (facts.snapshot.panic or "")
+    if accepted and not died:
         return Fault(f"neither TDX nor SEV-SNP is seen, but {size(accepted)} were accepted since boot")
-    if waiting:
+    if waiting and (died or accepted == 0):
         message = f"neither TDX nor SEV-SNP, and {size(waiting)} of RAM unaccepted: the first accept panics"
         return Fault(message, severity=WARNING)
+    if waiting:
+        unknown = "nothing here tells whether the platform accepted any since boot"
+        return Fault(f"neither TDX nor SEV-SNP is seen, {size(waiting)} of RAM unaccepted: {unknown}")
     if table.address is None:
         return Skip(f"table.address: {table.reason}")
     return Fault("neither TDX nor SEV-SNP, but there is a table")

@@ -74,6 +74,11 @@ class Capture(NamedTuple):
         return (self.path / "guest" / "dmesg").exists()
 
     @property
+    def logs_efi_map(self) -> bool:
+        """The kernel printed the map: not without efi=debug, nor without runtime services, as with PREEMPT_RT."""
+        return "efi: mem00:" in self.account("dmesg")
+
+    @property
     def vmlinux(self) -> str:
         """The path of its symbols, or "" """
         return str(self.json("scenario.json")["kernel"]["vmlinux"] or "")

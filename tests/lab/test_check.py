@@ -72,10 +72,8 @@ BY_SCENARIO: dict[str, Expected] = {
     "inflight": {"accepting-ranges-sane": "info"},
 }
 
-#: Without efi=debug the log has no map either.
-KDUMP_BY_SCENARIO: dict[str, Expected] = {
-    "plain": dict.fromkeys(("efi-unaccepted-has-table", "table-reserved", "table-in-acpi-memory"), "skip")
-}
+#: A kdump whose log has no map either.
+WITHOUT_MAP: Expected = dict.fromkeys(("efi-unaccepted-has-table", "table-reserved", "table-in-acpi-memory"), "skip")
 
 #: What a skipped rule says if makedumpfile 1.7.2 left out slab pages that it needs. It does so with kernels other than
 #: the lab's 6.12, among them those with e820_table, kexec_crash_image or tasks, or not, as it happens.
@@ -96,7 +94,7 @@ def test_the_expected_findings(capture_: Capture, name: str) -> None:
     expected = {rule: "pass" for rule in rule_names() if not rule.startswith("advisory-")}
     expected |= ALWAYS | BY_SCENARIO.get(scenario, {})
     if name != "dump.elf":
-        expected |= NO_BITMAP | KDUMP_BY_SCENARIO.get(scenario, {})
+        expected |= NO_BITMAP | ({} if capture_.logs_efi_map else WITHOUT_MAP)
     snapshot = capture(open_vmcore(str(capture_.path / name)), Wanted(ALL_PARTS, ALL_MEMORY))
     findings = run_checks(snapshot).findings
     found = {finding.rule: finding.status for finding in findings}

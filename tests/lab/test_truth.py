@@ -144,9 +144,11 @@ def test_a_kdump_never_calls_unaccepted_memory_accepted(
 ) -> None:
     """The kdump is a little later than the account: the guest accepted a few chunks more until it crashed."""
     _, exact, _ = ask(capsys, "-c", path, "ranges")
-    assert (exact["source"], exact["exact"], exact["table"]["state"]) == ("reconstructed", True, "not-captured")
+    source = ("reconstructed", True) if capture.logs_efi_map else ("page-lists", False)
+    assert (exact["source"], exact["exact"], exact["table"]["state"]) == (*source, "not-captured")
     _, answer, _ = ask(capsys, "-c", path, "--source", "page-lists", "ranges")
-    assert units(exact, "unaccepted") <= capture.unaccepted_units() & units(answer, "unaccepted")
+    if capture.logs_efi_map:
+        assert units(exact, "unaccepted") <= capture.unaccepted_units() & units(answer, "unaccepted")
     listed = units(answer, "unaccepted")
     accepted = units(answer, "accepted")
     before = capture.unaccepted_units()
