@@ -40,5 +40,5 @@ def _translate(snapshot: Snapshot, address: int, text: str) -> tuple[int, str]:
         if known.virtual == address:
             raise ValueError(f"{text}: {known.reason}")
     if base is None and snapshot.target.snapshot_path is not None:
-        raise ValueError(f"{text}: an earlier version wrote this snapshot, without the place of the direct map")
+        raise ValueError(f"{text}: this snapshot does not have the place of the direct map")
     raise ValueError(f"{text}: neither in the direct map nor in the kernel image, and no page tables at hand")

@@ -8,13 +8,14 @@ memory sections that exist.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Optional
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, member_offset
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
@@ -85,6 +86,19 @@ def page_layout(prog: Program) -> PageLayout:
     words = layout.flags | layout.lru | layout.compound | layout.private
     if words % 8 or (layout.page_type | layout.refcount) % 4:
         raise Unavailable("struct page has members that are not aligned: not supported")
+    return layout
+
+
+def checked_page_layout(prog: Program) -> PageLayout:
+    """The same, for whoever makes PFNs of pointers to ``struct page``, or reads those of PFNs.
+
+    :raises Unavailable: also where ``vmemmap`` is at another address than the memory sections say
+    """
+    layout, maps = page_layout(prog), set[int]()
+    with suppress(*UNREADABLE):
+        maps = Sections(prog, layout).maps()
+    if maps and layout.base not in maps:
+        raise Unavailable(f"vmemmap_base is {layout.base:#x}, and mem_section has the memory map at {min(maps):#x}")
     return layout
 
 
@@ -274,6 +288,13 @@ class Sections:
         subsection = within // _SUBSECTION_PAGES
         byte = self._prog.read_u8(usage + self._subsection_map + subsection // 8 & U64_MAX)
         return pfn - pfn % _SUBSECTION_PAGES + _SUBSECTION_PAGES, bool(byte >> subsection % 8 & 1)
+
+    def maps(self) -> set[int]:
+        """Where ``section_mem_map`` of the first sections has ``vmemmap``: all the same (sparse_encode_mem_map())."""
+        root, size = self._root(0) or b"", self._section_size
+        places = range(self._map, len(root) // size * size, size)
+        words = (int.from_bytes(root[at : at + 8], "little") for at in places)
+        return {word & -PAGE_SIZE for word in words if word & _SECTION_HAS_MEM_MAP}
 
     def _root(self, index: int) -> Optional[bytes]:
         """``mem_section[index]``, one page of ``struct mem_section``; None where no section of it exists."""

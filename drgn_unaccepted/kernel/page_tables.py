@@ -52,7 +52,7 @@ class PageTables:
     def __init__(self, read: Callable[[int, int], bytes], root: int, levels: int = 4, encryption_mask: int = 0) -> None:
         self._read = read
         self.levels = levels
-        self._root = root
+        self.root = root
         self._top = _PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
         self._address = _ADDRESS & ~encryption_mask
         self._table = lru_cache(limits.PAGE_TABLES_KEPT)(
@@ -64,7 +64,7 @@ class PageTables:
 
         :raises FaultError: not mapped (:class:`NotMapped`), or a table is not in the target
         """
-        table = self._root
+        table = self.root
         for shift in range(self._top, _PAGE_SHIFT - 1, -_LEVEL_BITS):
             try:
                 entry = int(self._table(table)[virtual >> shift & 511])

@@ -17,7 +17,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.lists import column
-from drgn_unaccepted.kernel.memmap import POISON, PageStates, PageTypes, Sections, page_layout
+from drgn_unaccepted.kernel.memmap import POISON, PageStates, PageTypes, Sections, checked_page_layout
 from drgn_unaccepted.kernel.zones import nodes, per_cpu_pages
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import (
@@ -117,7 +117,7 @@ class _Scan:
     ) -> None:
         self._prog = prog
         self._zones = [zone for zone in zones if zone.zone_id is not None]
-        self._layout = page_layout(prog)
+        self._layout = checked_page_layout(prog)
         self._types = PageTypes(prog)
         self._states = PageStates(self._layout, self._types)
         self._chunk_pages = build.chunk_pages

@@ -12,6 +12,7 @@ from drgn import FaultError, Object, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
+from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
 from drgn_unaccepted.kernel.percpu import cpus_in
 from drgn_unaccepted.kernel.probe import enumerators, has_symbol, read_string
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
@@ -84,7 +85,7 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         reserved_flag=layout.reserved_flag,
         cpus=_present_cpus(prog),
         zone_id_shift=layout.zone_shift,
-        page_offset_base=_integer(prog, lambda prog: prog["page_offset_base"]),
+        page_offset_base=_direct_map(prog),
         vmalloc_base=_integer(prog, lambda prog: prog["vmalloc_base"]),
         phys_base=vmcoreinfo.number("phys_base"),
     )
@@ -96,6 +97,19 @@ def _integer(prog: Program, read: Callable[[Program], Object]) -> Optional[int]:
         return int(read(prog).value_())
     except (LookupError, AttributeError, FaultError):
         return None
+
+
+def _direct_map(prog: Program) -> Optional[int]:
+    """``page_offset_base``; None where it cannot be: KASLR moves it by 1 GiB, and it maps the page tables too."""
+    base = _integer(prog, lambda prog: prog["page_offset_base"])
+    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo_of(prog))
+    if base is None or base % (1 << 30):
+        return None
+    try:
+        found = tables is None or tables.translate(base + tables.root).start == tables.root
+    except FaultError as error:
+        found = not isinstance(error, NotMapped)
+    return base if found else None
 
 
 def _constant(prog: Program, name: str, enum: str) -> Optional[str]:

@@ -17,7 +17,7 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.lists import settled, walk_page_list
-from drgn_unaccepted.kernel.memmap import PageLayout, page_layout, zone_id_bits
+from drgn_unaccepted.kernel.memmap import PageLayout, checked_page_layout, zone_id_bits
 from drgn_unaccepted.kernel.percpu import possible_cpus
 from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, read_string
 from drgn_unaccepted.model.ranges import chunk_runs, total
@@ -152,7 +152,7 @@ class _ZoneReader:
     def __init__(self, prog: Program, build: KernelBuild) -> None:
         self._prog = prog
         self._build = build
-        self._layout = page_layout(prog)
+        self._layout = checked_page_layout(prog)
         self._diffs = _PerCpuDiffs(prog)
         self._items = enumerators(prog, "zone_stat_item")
         self._marks = enumerators(prog, "zone_watermarks")

@@ -65,7 +65,7 @@ def test_a_range_of_an_oops(snapshot: Path, capsys: Capsys) -> None:
         (KDUMP, "0xffffe74080000000+0x2000", "no page tables at hand"),
         (KDUMP, "ffffffff92209f80+1G", "neither in the direct map"),
         (None, "0xffffe74080000000", "neither in the direct map nor in the kernel image"),
-        (OLD, "ffffa00de5a00008", "an earlier version wrote this snapshot"),
+        (OLD, "ffffa00de5a00008", "does not have the place of the direct map"),
     ),
 )
 def test_what_cannot_be_translated(target: Path, text: str, words: str, snapshot: Path, capsys: Capsys) -> None:

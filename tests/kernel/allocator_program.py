@@ -304,7 +304,7 @@ class AllocatorProgram(MadeProgram):
         if root not in self._roots:
             self._roots[root] = self.place(PAGE)
             self.write(self.mem_section + 8 * root, struct.pack("<Q", self._roots[root]))
-        usage, flags = 0, 0b1011
+        usage, flags = 0, self.vmemmap | 0b1011
         if subsections is not None:
             usage = self.new("mem_section_usage")
             self.set("mem_section_usage", usage, "subsection_map[0]", subsections)

@@ -7,6 +7,8 @@ from drgn import offsetof, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import probe
 from drgn_unaccepted.kernel.memmap import Sections, page_layout
+from drgn_unaccepted.kernel.platform import read_kernel_build
+from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.snapshot import PageRun
 from tests.kernel.allocator_program import (
     CHUNK_PAGES,
@@ -119,6 +121,18 @@ def test_members_lie_in_their_structure(
     put(member, last + beyond, monkeypatch)
     expected = f"{structure} has {size} bytes and members up to {size + beyond}: not supported"
     assert said(lambda: Sections(guest.prog, page_layout(guest.prog))) == f"struct {expected}"
+
+
+@pytest.mark.parametrize("bit", range(12, 47))
+def test_a_vmemmap_base_that_the_sections_contradict(bit: int) -> None:
+    """All PFNs on the lists would be others: plausible ones, for some of the bits."""
+    guest = make()
+    guest.add_section(0)
+    build = read_kernel_build(guest.prog)
+    assert guest.zone and read_zones(guest.prog, build)
+    guest.set_global("vmemmap_base", "unsigned long", (guest.vmemmap ^ 1 << bit).to_bytes(8, "little"))
+    reason = f"vmemmap_base is {guest.vmemmap ^ 1 << bit:#x}, and mem_section has the memory map at {guest.vmemmap:#x}"
+    assert said(lambda: read_zones(guest.prog, build)) == said(guest.read) == reason
 
 
 def test_more_sections_than_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ from typing import Optional
 import pytest
 
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
+from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import KernelBuild, Platform
 from tests.kernel.allocator_program import UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram, said
+from tests.kernel.elf_dump import SAMPLES
 
 # SEV, SEV-ES, SEV-SNP
 SNP, SEV_ES = 0b111, 0b011
@@ -134,6 +136,18 @@ def test_constants_that_cannot_be(enum: str, constant: str, value: int, reason: 
     guest = AllocatorProgram()
     guest.enums[enum][constant] = value
     assert reason in said(lambda: read_kernel_build(guest.prog))
+
+
+@pytest.mark.parametrize("sample", ("6.12-fill", "7.3-fill-kdump"))
+@pytest.mark.parametrize("bit", (12, 21, 30, 34, 39, 46))
+def test_a_direct_map_that_the_page_tables_contradict(sample: str, bit: int) -> None:
+    """All that an oops names would be other memory."""
+    prog = open_vmcore(str(SAMPLES / sample / "vmcore")).prog
+    base = prog["page_offset_base"]
+    assert read_kernel_build(prog).page_offset_base == base.value_()
+    wrong = (base.value_() ^ 1 << bit).to_bytes(8, "little")
+    prog.add_memory_segment(base.address_, 8, lambda at, count, offset, _: wrong[offset : offset + count], False)
+    assert read_kernel_build(prog).page_offset_base is None
 
 
 def test_no_vmemmap() -> None:
