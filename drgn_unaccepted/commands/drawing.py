@@ -6,18 +6,22 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from typing import Union
 
 from drgn_unaccepted.commands.base import Arguments, Parser, refuse
-from drgn_unaccepted.errors import CommandError, concerning
+from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.map import GLYPHS, Style
+
+#: Formats beside text and json.
+FIGURES = ("svg", "png")
 
 #: A narrower terminal has no room for a map.
 _NARROWEST = 40
 
 
 def add_style_arguments(parser: Parser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", help="write an SVG figure to FILE")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write a figure to FILE (.svg, or .png with cairosvg)")
     # argparse converts a default that is text, so that the width is that of the moment.
     parser.add_argument(
         "--width", metavar="COLUMNS", type=_width, default="terminal", help="default: the terminal's width"
@@ -54,18 +58,42 @@ def is_colored() -> bool:
 
 
 def is_figure(args: Arguments) -> bool:
-    """Whether an SVG figure is wanted, by ``--format`` or ``-o``.
+    """Whether a figure is wanted, by ``--format`` or ``-o``.
 
-    :raises CommandError: a file of another format is wanted
+    :raises CommandError: it is wanted in another format, or as PNG without a file
     """
-    if args.output is not None and args.format not in ("text", "svg"):
-        raise CommandError(f"-o {args.output}: for SVG figures alone; {args.format} goes to stdout")
-    if args.output is not None and not args.output.lower().endswith(".svg"):
-        raise CommandError(f"-o {args.output}: figures are SVG; give a name that ends in .svg")
-    return args.output is not None or args.format == "svg"
+    path, format_ = args.output, args.format
+    if path is None and format_ == "png":
+        raise CommandError("--format png: a PNG is written to a file; add -o FILE.png")
+    if path is not None and format_ not in ("text", *FIGURES):
+        raise CommandError(f"-o {path}: for figures alone; {format_} goes to stdout")
+    endings = FIGURES if format_ == "text" else (format_,)
+    if path is not None and not path.lower().endswith(tuple(f".{ending}" for ending in endings)):
+        raise CommandError(f"-o {path}: give a name that ends in .{' or .'.join(endings)}")
+    return path is not None or format_ in FIGURES
 
 
-def save(path: str, text: str) -> str:
+def figure(args: Arguments, svg: str) -> str:
+    """The figure for standard output, or the line that says where it was written.
+
+    :raises CommandError: it cannot be written, or cairosvg is not installed
+    """
+    if args.output is None:
+        return svg.rstrip("\n")
+    return save(args.output, _png(svg) if args.output.lower().endswith(".png") else svg)
+
+
+def _png(svg: str) -> bytes:
+    try:
+        # Optional, and slow to import.
+        from cairosvg import svg2png
+    except (ImportError, OSError) as error:  # OSError: the package is there, the library cairo is not
+        raise CommandError(f"PNG needs cairosvg, or write SVG: pip install cairosvg ({one_line(error)})") from None
+    png: bytes = svg2png(bytestring=svg.encode(), scale=2)
+    return png
+
+
+def save(path: str, text: Union[str, bytes]) -> str:
     """Write a file to be passed on, whole or not at all, and return the line that says so.
 
     :raises CommandError: it cannot be written

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import MapAnswer
@@ -23,7 +23,7 @@ _COLUMNS = 64
 
 
 class Map(Question[MapAnswer]):
-    formats = cast("Any", {"svg": lambda answer: map_svg(answer).splitlines()})
+    formats = cast("Any", dict.fromkeys(drawing.FIGURES))
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument(
@@ -45,13 +45,10 @@ class Map(Question[MapAnswer]):
     def lack(self, answer: MapAnswer) -> Optional[str]:
         return lines.no_addresses(answer)
 
-    def text(self, answer: MapAnswer, args: Arguments) -> Iterator[str]:
+    def shown(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
+        if drawing.is_figure(args):
+            return (drawing.figure(args, map_svg(answer)),)
         return map_lines(answer, drawing.style(args))
-
-    def output(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
-        if args.output is None or self.lack(answer) is not None:
-            return super().output(answer, args)
-        return (drawing.save(args.output, map_svg(answer)),)
 
 
 def _window(text: str) -> Query:

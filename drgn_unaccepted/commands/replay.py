@@ -29,7 +29,7 @@ _FIGURE = (256, 160)
 
 
 class Replay(Action):
-    formats = ("svg",)
+    formats = drawing.FIGURES
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("recording", metavar="FILE", help="written by record")
@@ -69,8 +69,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
             last = deque(recording, maxlen=1).pop().snapshot
             yield write_page(report(last, judge(last, args.source), past=past), args.report, args.format)
         elif is_figure:
-            text = history_svg(past)
-            yield text.rstrip("\n") if args.output is None else drawing.save(args.output, text)
+            yield drawing.figure(args, history_svg(past))
         elif args.format == "json":
             yield json.dumps(past)
         else:

@@ -174,8 +174,8 @@ def test_replay_makes_a_page_and_a_figure(recording: Path, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("options", "why"),
     (
-        (["-o", "replay.png"], "-o replay.png: figures are SVG; give a name that ends in .svg"),
-        (["--map", "--format", "json", "-o", "replay.svg"], "-o replay.svg: for SVG figures alone"),
+        (["-o", "replay.gif"], "-o replay.gif: give a name that ends in .svg or .png"),
+        (["--map", "--format", "json", "-o", "replay.svg"], "-o replay.svg: for figures alone"),
         (["--report", "replay.html", "-o", "replay.svg"], "--report and a figure: one of them at a time"),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.views.svg import COLUMNS, LEFT, PLOT, map_svg
 from drgn_unaccepted.words import share
 from tests.views import guests
@@ -133,15 +135,39 @@ def test_the_same_drawing_on_stdout_and_in_a_file(capsys: Capsys, tmp_path: Path
     assert capsys.readouterr().out == path.read_text(encoding="utf-8")
 
 
+def test_the_drawing_as_png(capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest, path = tmp_path / "guest.json", tmp_path / "map.PNG"
+    write(guests.small(), str(guest))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "cairosvg", None)
+        assert main(["--snapshot", str(guest), "map", "-o", str(path)]) == 3
+    error = capsys.readouterr().err
+    assert "PNG needs cairosvg" in error and len(error.splitlines()) == 1 and not path.exists()
+    pytest.importorskip("cairosvg", reason="cairosvg is not installed (pip install cairosvg)")
+    assert main(["--snapshot", str(guest), "map", "-o", str(path), "--format", "png"]) == 0
+    assert capsys.readouterr().out == f"{path}: written\n"
+    from PIL import Image
+
+    picture = Image.open(path).convert("RGB")
+    (top,) = {top for left, top, right in drawn(guests.small())[1]["unaccepted"] if left == x_of(0x120000000)}
+    orange, blue = (0xE6, 0x9F, 0), (0xA8, 0xCF, 0xE8)
+    for address, color in ((0x120200000, orange), (0x137F00000, orange), (0x138100000, blue)):
+        assert picture.getpixel((round(2 * x_of(address)), round(2 * top) + 18)) == color, hex(address)
+    assert main(["replay", str(SAMPLE.parents[1] / "6.12-fill.rec"), "-o", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     (
         (["--range", "5G"], "5G: no range"),
         (["--range", "5G-4G"], "the range ends before it starts"),
         (["--width", "10"], "10: not a width from 40 to 1000"),
-        (["-o", "map.png"], "-o map.png: figures are SVG; give a name that ends in .svg"),
-        (["-o", "map.svg", "--format", "json"], "-o map.svg: for SVG figures alone; json goes to stdout"),
-        (["--format", "gif"], "--format: gif: no such choice; there are text, json, svg"),
+        (["-o", "map.gif"], "-o map.gif: give a name that ends in .svg or .png"),
+        (["-o", "map.svg", "--format", "png"], "-o map.svg: give a name that ends in .png"),
+        (["-o", "map.svg", "--format", "json"], "-o map.svg: for figures alone; json goes to stdout"),
+        (["--format", "png"], "--format png: a PNG is written to a file; add -o FILE.png"),
+        (["--format", "gif"], "--format: gif: no such choice; there are text, json, svg, png"),
         (["--source", "counters"], "source counters knows no addresses"),
     ),
 )
