@@ -122,21 +122,13 @@ def from_tree(tree: Path) -> Kernel:
 
 
 def _clean(tree: Path, copy: Path) -> Path:
-    """Return the tree, or a copy of its sources: make cannot build outside a tree that was built in place."""
+    """Return the tree, or a clean copy: make cannot build outside a tree that was configured or built in place."""
     if not any((tree / name).exists() for name in (".config", "include/config", "arch/x86/include/generated")):
         return tree
-    names = []
-    if (tree / ".git").exists():
-        names = run(["git", "-C", tree, "ls-files", "-z", "-co", "--exclude-standard"], timeout=300).split("\0")
-    if "Makefile" not in names:
-        raise LabError(
-            f"{tree} was built in place and git does not have its sources, so the lab cannot tell them from what was "
-            f"built; boot what you built: --image {tree / 'arch/x86/boot/bzImage'}"
-        )
-    say(f"{tree} was built in place: copying its sources to {copy}")
-    there = "\0".join(name for name in names if name and (tree / name).exists())
-    copy.mkdir(exist_ok=True)
-    run(["rsync", "-a", "--from0", "--files-from=-", f"{tree}/", copy], timeout=1800, stdin=there)
+    say(f"{tree} was configured or built in place: copying its sources to {copy}")
+    built = [f"--exclude={pattern}" for pattern in ("/.git", "/vmlinux*", "*.o", "*.ko", "*.cmd")]
+    run(["rsync", "-a", "--delete", *built, f"{tree}/", copy], timeout=1800)
+    run(["make", "-s", "mrproper"], timeout=600, cwd=copy)
     return copy
 
 

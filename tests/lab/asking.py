@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,18 @@ NEEDS_CAPTURES = [
 ]
 
 
-def needs_guests(*series: str) -> list[pytest.MarkDecorator]:
-    """For ``pytestmark`` of a module whose guests have these lab kernels."""
-    missing = [one for one in series if not list(LAB.glob(f"kernels/{one}-*/bzImage"))]
-    lacking = bool(missing) or shutil.which("qemu-system-x86_64") is None
-    reason = f"no QEMU, or no lab kernel {' and '.join(missing)}: scripts/lab setup"
-    return [pytest.mark.lab, pytest.mark.skipif(lacking, reason=reason)]
+def needs_guests(series: str) -> list[pytest.MarkDecorator]:
+    """Marks of a test whose guests have this kernel of the lab."""
+    lacking = not list(LAB.glob(f"kernels/{series}-*/bzImage")) or shutil.which("qemu-system-x86_64") is None
+    return [
+        pytest.mark.lab,
+        pytest.mark.skipif(lacking, reason=f"no QEMU or no lab kernel {series}: scripts/lab setup"),
+    ]
+
+
+def on(series: str, *values: object) -> Any:
+    """Parameters of a test whose guest has this kernel of the lab."""
+    return pytest.param(series, *values, marks=needs_guests(series))
 
 
 def in_guest(share: Path, words: Sequence[object], *options: object, timeout: int, more: int = 300) -> Path:

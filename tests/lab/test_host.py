@@ -13,19 +13,18 @@ import pytest
 from scripts.guest import capture, kernel, live
 from scripts.guest.scenarios import READY, SCENARIOS
 from tests.fleet.tools import INTEGRATIONS
-from tests.lab.asking import ask, needs_guests
-
-pytestmark = needs_guests("6.12")
+from tests.lab.asking import ask, on
 
 
-def test_a_guest_from_its_host(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("series", [on("6.12")])
+def test_a_guest_from_its_host(series: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Through QMP, and through the file that is its RAM."""
     ram, socket, dump, work = (tmp_path / name for name in ("ram", "qmp", "dump.elf", "share"))
     work.mkdir()
     extra = ["-object", f"memory-backend-file,id=ram,size=1536M,share=on,mem-path={ram}"]
     extra += ["-machine", "memory-backend=ram", "-qmp", f"unix:{socket},server=on,wait=off"]
     scenario = SCENARIOS["fill"]
-    with capture.boot(kernel.get("6.12"), scenario, work, extra) as guest:
+    with capture.boot(kernel.get(series), scenario, work, extra) as guest:
         guest.wait_for_words(READY, scenario.seconds)
         _, running, _ = ask(capsys, "--qemu", socket, "ranges")
         guest.stop()
@@ -37,12 +36,9 @@ def test_a_guest_from_its_host(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert running["ranges"] == raw["ranges"] == told["ranges"]
 
 
-@pytest.mark.parametrize("series", ["6.12", "7.3"])
+@pytest.mark.parametrize("series", [on("6.12"), on("7.3")])
 def test_the_hook_in_the_crash_kernel(series: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A guest crashes, and its crash kernel of 256 MiB runs the hook before makedumpfile."""
-    (mark,) = needs_guests(series)[1:]
-    if mark.args[0]:
-        pytest.skip(mark.kwargs["reason"])
     settings = ["UNACCEPTED_RUN=/share", "UNACCEPTED_TRIES=0", "PYTHONDONTWRITEBYTECODE=1", f"PYTHONPATH={Path.cwd()}"]
     settings += [f"UNACCEPTED_COMMAND={sys.executable} -m drgn_unaccepted"]
     words = ["env", *settings, str(INTEGRATIONS / "kdump" / "unaccepted-table"), "/none"]

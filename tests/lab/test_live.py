@@ -16,11 +16,8 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot_file import read
-from tests.lab.asking import ROOT, ask, in_guest, needs_guests
+from tests.lab.asking import ROOT, ask, in_guest, on
 from tests.lab.captures import CHUNK, LAB, listed_chunks, logged_table, read_bitmap, read_physical, set_units, units
-
-SERIES = ("6.12", "7.3")
-pytestmark = needs_guests(*SERIES)
 
 
 def live(series: str, scenario: str, share: Path, module: str, *arguments: object, timeout: int = 900) -> Path:
@@ -33,7 +30,7 @@ def live(series: str, scenario: str, share: Path, module: str, *arguments: objec
 
 
 @pytest.mark.parametrize(
-    ("series", "scenario"), [("6.12", "fresh"), ("6.12", "big"), ("7.3", "edges"), ("7.3", "numa")]
+    ("series", "scenario"), [on("6.12", "fresh"), on("6.12", "big"), on("7.3", "edges"), on("7.3", "numa")]
 )
 def test_live_answers_equal_the_dump_of_that_moment(
     series: str, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,7 +102,7 @@ def test_live_answers_equal_the_dump_of_that_moment(
 # While memory is accepted
 
 
-@pytest.mark.parametrize(("series", "delay_us"), [("6.12", 0), ("7.3", 5000)])
+@pytest.mark.parametrize(("series", "delay_us"), [on("6.12", 0), on("7.3", 5000)])
 def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
     series: str, delay_us: int, tmp_path: Path
 ) -> None:
@@ -126,7 +123,7 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
 # Restrictions
 
 
-@pytest.mark.parametrize("series", SERIES)
+@pytest.mark.parametrize("series", [on("6.12"), on("7.3")])
 def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path) -> None:
     share = live(series, "fresh", tmp_path / "share", "ways")
     found = json.loads((share / "ways.json").read_text())

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import drgn
 import pytest
@@ -48,6 +49,19 @@ class Target:
 
     def patch(self, obj: drgn.Object, value: int) -> None:
         self.write(obj.address_, value.to_bytes(drgn.sizeof(obj), "little"))
+
+    def chunk_more(self, stats: drgn.Object) -> None:
+        counter = stats[self.prog.constant("NR_UNACCEPTED")].counter
+        self.patch(counter, int(counter.value_()) + CHUNK // PAGE)
+
+    def lead_third_to(self, address: int) -> None:
+        """On the longest list."""
+        self.patch(self.listed(3).lru.next, address)
+
+    def reserve(self, page: drgn.Object, reserved: bool) -> None:
+        flags = page.flags.f if page.flags.type_.unaliased_kind() == drgn.TypeKind.STRUCT else page.flags
+        bit = 1 << int(self.prog.constant("PG_reserved").value_())
+        self.patch(flags, int(flags.value_()) & ~bit | bit * reserved)
 
     def header(self, version: int = 1, unit: int = UNIT, base: int | None = None, size: int | None = None) -> None:
         address = self.capture.table_address()
@@ -96,9 +110,6 @@ class Target:
         return first
 
 
-Plant = Callable[[Target], None]
-
-
 def findings(target: Target) -> dict[str, str]:
     """Rules that speak up, with their status."""
     report = run_checks(capture(target.opened, Wanted(ALL_PARTS, ALL_MEMORY)))
@@ -109,61 +120,14 @@ def open_target(capture_: Capture) -> Target:
     return Target(capture_, open_vmcore(str(capture_.dump)))
 
 
-def counter_off_by_a_chunk(target: Target) -> None:
-    stat = target.zone().vm_stat[target.prog.constant("NR_UNACCEPTED")].counter
-    target.patch(stat, int(stat.value_()) + CHUNK // PAGE)
-
-
-def cycle(target: Target) -> None:
-    third = target.listed(3)
-    target.patch(third.lru.next, target.listed(1).lru.address_ or 0)
-
-
-def null_pointer(target: Target) -> None:
-    target.patch(target.listed(3).lru.next, 0)
-
-
-def pointer_into_nowhere(target: Target) -> None:
-    target.patch(target.listed(3).lru.next, 0xFFFF_8000_DEAD_B000)
-
-
-def other_page_type(target: Target) -> None:
-    target.patch(target.listed(2).page_type, 0xF0000000)
-
-
-def reserved_on_the_list(target: Target) -> None:
-    page = target.listed(2)
-    flags = page.flags.f if page.flags.type_.unaliased_kind() == drgn.TypeKind.STRUCT else page.flags
-    target.patch(flags, int(flags.value_()) | 1 << int(target.prog.constant("PG_reserved").value_()))
-
-
-def bit_under_pages_in_use(target: Target) -> None:
-    target.set_bit(target.accepted())
-
-
-def table_page_not_reserved(target: Target) -> None:
-    """The reservation one page short, as 8dbe33956d96 had it: the second page of the table belongs to nobody."""
-    page = target.page(target.capture.table_address() + PAGE)
-    flags = page.flags.f if page.flags.type_.unaliased_kind() == drgn.TypeKind.STRUCT else page.flags
-    target.patch(flags, int(flags.value_()) & ~(1 << int(target.prog.constant("PG_reserved").value_())))
-
-
-def allocated_page_in_a_listed_chunk(target: Target) -> None:
-    target.patch(target.page(target.unaccepted() + 5 * PAGE)._refcount.counter, 1)
-
-
-def eager_with_lists(target: Target) -> None:
-    target.patch(target.prog["lazy_accept"], 0)
-
-
 def bit_over_the_kernel_image(target: Target) -> None:
     """The same table based at 0, so that it covers the kernel image wherever KASLR put it, and a bit there."""
     address = target.capture.table_address()
     base, unit, bitmap = read_bitmap(target.capture.dump, address)
-    symbols = dict(re.findall(r"^([0-9a-f]+) T (_text)$", target.capture.account("kallsyms"), re.M))
+    text = re.search(r"^([0-9a-f]+) T _text$", target.capture.account("kallsyms"), re.M)
     phys_base = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", target.prog["VMCOREINFO"].string_())
-    assert phys_base
-    image = int(next(iter(symbols)), 16) - 0xFFFFFFFF80000000 + int(phys_base[1]) + unit
+    assert text and phys_base
+    image = int(text[1], 16) - 0xFFFFFFFF80000000 + int(phys_base[1]) + unit
     bits = int.from_bytes(bitmap, "little") << (base // unit) | 1 << (image // unit)
     size = max(base // unit // 8 + len(bitmap), image // unit // 8 + 1)
     target.header(base=0, size=size)
@@ -178,66 +142,67 @@ def padding_bit(target: Target) -> None:
     target.write(address + 24 + len(bitmap), b"\x80", physical=True)
 
 
-def global_counter(target: Target) -> None:
-    stat = target.prog["vm_zone_stat"][target.prog.constant("NR_UNACCEPTED")].counter
-    target.patch(stat, int(stat.value_()) + CHUNK // PAGE)
+class Fault(NamedTuple):
+    name: str
+    plant: Callable[[Target], None]
+    #: The rule that has to find it.
+    rule: str
+    #: Rules that the same bytes break, too.
+    also: Collection[str] = ()
+    status: str = "critical"
+    scenario: str = "fill"
 
 
-def header_fields(**fields: int) -> Plant:
-    return lambda target: target.header(**fields)
+#: A bit under memory in use: its pages are in use, and the map says what it was.
+IN_USE = ("buddy-pages-accepted", "allocated-pages-accepted", "guard-unit-accepted", "orphan-bits")
+NOT_AT_BOOT = (*IN_USE, "bits-within-initial-map")
+LIST, COUNT = "list-entries-sane", "zone-counter-matches-list"
+FAULTS = (
+    Fault("version 2", lambda t: t.header(version=2), "header-version"),
+    Fault("unit_size 0", lambda t: t.header(unit=0), "unit-size-valid"),
+    Fault("unit_size 3", lambda t: t.header(unit=3), "unit-size-valid"),
+    Fault("size 2^60", lambda t: t.header(size=1 << 60), "bitmap-geometry"),
+    Fault("size 0", lambda t: t.header(size=0), "bitmap-geometry"),
+    Fault("phys_base unaligned", lambda t: t.header(base=(4 << 30) + MIB), "bitmap-geometry"),
+    Fault("bit under pages in use", lambda t: t.set_bit(t.accepted()), "allocated-pages-accepted", IN_USE),
+    Fault("bit over the kernel image", bit_over_the_kernel_image, "kernel-memory-accepted",
+          (*NOT_AT_BOOT, "padding-bits-clear")),
+    Fault("zone counter off by a chunk", lambda t: t.chunk_more(t.zone().vm_stat), COUNT,
+          ("global-counter-matches-zones", "free-pages-include-unaccepted")),
+    Fault("global counter off by a chunk", lambda t: t.chunk_more(t.prog["vm_zone_stat"]),
+          "global-counter-matches-zones"),
+    Fault("list with a cycle", lambda t: t.lead_third_to(t.listed(1).lru.address_ or 0), LIST, [COUNT]),
+    Fault("list with a NULL", lambda t: t.lead_third_to(0), LIST, [COUNT]),
+    Fault("list into nowhere", lambda t: t.lead_third_to(0xFFFF_8000_DEAD_B000), LIST, [COUNT]),
+    Fault("reserved page on the list", lambda t: t.reserve(t.listed(2), True), LIST),
+    Fault("another page type on the list", lambda t: t.patch(t.listed(2).page_type, 0xF0000000), "list-page-type",
+          ("buddy-pages-accepted", LIST)),
+    Fault("allocated page in a listed chunk", lambda t: t.patch(t.page(t.unaccepted() + 5 * PAGE)._refcount.counter, 1),
+          "allocated-pages-accepted", (LIST, "guard-unit-accepted")),
+    Fault("eager with lists", lambda t: t.patch(t.prog["lazy_accept"], 0), "eager-means-empty"),
+    # The reservation one page short, as 8dbe33956d96 had it: the second page of the table belongs to nobody.
+    Fault("table's second page not reserved", lambda t: t.reserve(t.page(t.capture.table_address() + PAGE), False),
+          "table-reserved", scenario="big"),
+    Fault("padding bit", padding_bit, "padding-bits-clear", NOT_AT_BOOT, "warning"),
+)  # fmt: skip
+CASES = [
+    pytest.param(capture_, fault, id=f"{capture_.name}: {fault.name}")
+    for fault in FAULTS
+    for capture_ in find(fault.scenario)
+]
 
 
-#: Rules that a bit under memory in use also breaks, and rightly: its pages are in use and the map says what it was.
-IN_USE = {"buddy-pages-accepted", "allocated-pages-accepted"}
-
-#: Scenario, fault, the rule that has to find it as what, and rules that are broken by the same bytes too.
-PLANTED: list[tuple[str, str, Plant, str, str, set[str]]] = [
-    ("fill", "version 2", header_fields(version=2), "header-version", "critical", set()),
-    ("fill", "unit_size 0", header_fields(unit=0), "unit-size-valid", "critical", set()),
-    ("fill", "unit_size 3", header_fields(unit=3), "unit-size-valid", "critical", set()),
-    ("fill", "size 2^60", header_fields(size=1 << 60), "bitmap-geometry", "critical", set()),
-    ("fill", "size 0", header_fields(size=0), "bitmap-geometry", "critical", set()),
-    ("fill", "phys_base unaligned", header_fields(base=(4 << 30) + MIB), "bitmap-geometry", "critical", set()),
-    ("fill", "bit under pages in use", bit_under_pages_in_use, "allocated-pages-accepted", "critical",
-     IN_USE | {"guard-unit-accepted", "orphan-bits"}),
-    ("fill", "bit over the kernel image", bit_over_the_kernel_image, "kernel-memory-accepted", "critical",
-     IN_USE | {"padding-bits-clear", "bits-within-initial-map", "guard-unit-accepted", "orphan-bits"}),
-    ("fill", "zone counter off by a chunk", counter_off_by_a_chunk, "zone-counter-matches-list", "critical",
-     {"global-counter-matches-zones", "free-pages-include-unaccepted"}),
-    ("fill", "global counter off by a chunk", global_counter, "global-counter-matches-zones", "critical", set()),
-    ("fill", "list with a cycle", cycle, "list-entries-sane", "critical", {"zone-counter-matches-list"}),
-    ("fill", "list with a NULL", null_pointer, "list-entries-sane", "critical", {"zone-counter-matches-list"}),
-    ("fill", "list into nowhere", pointer_into_nowhere, "list-entries-sane", "critical", {"zone-counter-matches-list"}),
-    ("fill", "reserved page on the list", reserved_on_the_list, "list-entries-sane", "critical", set()),
-    ("fill", "another page type on the list", other_page_type, "list-page-type", "critical",
-     {"buddy-pages-accepted", "list-entries-sane"}),
-    ("fill", "allocated page in a listed chunk", allocated_page_in_a_listed_chunk, "allocated-pages-accepted",
-     "critical", {"list-entries-sane", "guard-unit-accepted"}),
-    ("fill", "eager with lists", eager_with_lists, "eager-means-empty", "critical", set()),
-    ("big", "table's second page not reserved", table_page_not_reserved, "table-reserved", "critical", set()),
-    ("fill", "padding bit", padding_bit, "padding-bits-clear", "warning",
-     IN_USE | {"bits-within-initial-map", "guard-unit-accepted", "orphan-bits"}),
-]  # fmt: skip
-
-
-def cases() -> Iterator[tuple[Capture, Plant, str, str, set[str], str]]:
-    for scenario, name, plant, rule, status, also in PLANTED:
-        for capture_ in find(scenario):
-            yield capture_, plant, rule, status, also, f"{capture_.name}: {name}"
-
-
-@pytest.mark.parametrize("case", list(cases()), ids=lambda case: str(case[-1]))
-def test_a_planted_fault_is_found(case: tuple[Capture, Plant, str, str, set[str], str]) -> None:
-    capture_, plant, rule, status, also, _ = case
+@pytest.mark.parametrize(("capture_", "fault"), CASES)
+def test_a_planted_fault_is_found(capture_: Capture, fault: Fault) -> None:
     clean = findings(open_target(capture_))
-    assert rule not in clean
+    assert fault.rule not in clean
     target = open_target(capture_)
-    plant(target)
+    fault.plant(target)
     found = findings(target)
-    assert found.get(rule) == status, found
+    assert found.get(fault.rule) == fault.status, found
     # A fault that contradicts the table makes it doubted, and with it the evidence that accepts succeeded.
     doubted = {"table-captured", "platform-can-accept"} if "table-captured" in found else set()
-    assert set(found) - set(clean) - ((also | doubted) - {rule}) == {rule}
+    assert set(found) - set(clean) - ({*fault.also, *doubted} - {fault.rule}) == {fault.rule}
 
 
 @pytest.mark.parametrize("capture_", find("big"), ids=ids)

@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
+import multiprocessing
 import os
 import random
-import signal
-import struct
-import sys
+import subprocess
 import time
-import traceback
 from pathlib import Path
 from typing import Optional
 
+from tests.lab.captures import CHUNK, noted_accepts, touched_units
 from tests.waiting import wait_for
 
 LAB = Path("/sys/kernel/debug/lab")
 SHARE = Path("/share")
-UNIT = 2 << 20
-CHUNK = 4 << 20
+FILL = Path("/run/fill")
 
 #: Bytes that are left unaccepted, so that the guest does not run out of memory.
 REST = 256 << 20
@@ -48,27 +44,16 @@ def accepted_units() -> set[int]:
     The lab's arch_accept_memory() notes a call before the kernel clears its bits.
     """
     while True:
-        units: set[int] = set()
-        calls = 0
-        for line in (LAB / "accepted").read_text().splitlines():
-            if line.startswith("#"):
-                calls = int(line.split()[2])
-                continue
-            start, end = (int(word, 16) for word in line.split()[:2])
-            if not end:
-                break  # a slot that is being written
-            units.update(range(start // UNIT, -(-end // UNIT)))
-            calls -= 1
-        if not calls:
-            return units
+        text = (LAB / "accepted").read_text()
+        ranges = noted_accepts(text)
+        # A slot that is being written has no end.
+        if len(ranges) == int(text.split()[2]) and all(end for _, end in ranges):
+            return touched_units(ranges)
 
 
-def mount(kind: str, where: str, options: str = "") -> None:
-    Path(where).mkdir(parents=True, exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(kind.encode(), where.encode(), kind.encode(), 0, options.encode()):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), where)
+def mount_tmpfs(where: Path) -> None:
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100%", "tmpfs", where], check=True)
 
 
 class Filler:
@@ -77,35 +62,28 @@ class Filler:
     fallocate() does not touch the pages, so that the host has no memory to find for them.
     """
 
-    def __init__(self, cpu: int, directory: str) -> None:
-        self._pause = mmap.mmap(-1, 8)
+    def __init__(self, cpu: int, directory: Path) -> None:
+        self._pause = multiprocessing.Value("d", lock=False)
         self.pause(None)
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                os.sched_setaffinity(0, {cpu})
-                self._fill(Path(directory) / f"cpu{cpu}")
-            finally:
-                # Nothing of the parent's, as its exit handlers, is for this task.
-                if sys.exc_info()[0] is not None:
-                    traceback.print_exc()
-                os._exit(1)
+        self._task = multiprocessing.Process(target=self._fill, args=(cpu, directory / f"cpu{cpu}"), daemon=True)
+        self._task.start()
 
     def pause(self, seconds: Optional[float]) -> None:
         """How long it waits between two chunks, on average; 0: many at once; None: it allocates nothing."""
-        self._pause[:] = struct.pack("d", -1.0 if seconds is None else seconds)
+        self._pause.value = -1.0 if seconds is None else seconds
 
     def end(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self._task.kill()
+        self._task.join()
 
-    def _fill(self, path: Path) -> None:
+    def _fill(self, cpu: int, path: Path) -> None:
+        os.sched_setaffinity(0, {cpu})
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         size = burst = 0
         chance = random.Random(path.name)
         while True:
             time.sleep(0 if burst else TICK)
-            (pause,) = struct.unpack("d", self._pause[:])
+            pause = self._pause.value
             if pause == 0 and not burst and chance.random() < TICK / BURST_PAUSE:
                 burst = BURST
             burst = max(0, burst - 1)

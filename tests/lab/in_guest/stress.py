@@ -21,8 +21,8 @@ from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_kernel
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from tests.lab.captures import set_units, units
-from tests.lab.in_guest.guest import BURST, CHUNK, LAB, REST, SHARE, Filler, accepted_units, mount, nr_unaccepted
+from tests.lab.captures import CHUNK, set_units, units
+from tests.lab.in_guest.guest import BURST, FILL, LAB, REST, SHARE, Filler, accepted_units, mount_tmpfs, nr_unaccepted
 
 #: The lab's guest is neither TDX nor SEV-SNP, and says so.
 EXPECTED = {"platform-can-accept"}
@@ -88,8 +88,8 @@ def wrong(report: Report) -> list[Finding]:
 def main(count: int, delay_us: str) -> None:
     (LAB / "delay_us").write_text(delay_us)
     stress = Stress(open_kernel())
-    mount("tmpfs", "/run/fill", "size=100%")
-    fillers = [Filler(cpu, "/run/fill") for cpu in (0, 1)]
+    mount_tmpfs(FILL)
+    fillers = [Filler(cpu, FILL) for cpu in (0, 1)]
     chance = random.Random(1)
     costs: list[float] = []
     peak = 0

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.lab.in_guest.guest import LAB, SHARE, dump, mount, nr_unaccepted
+from tests.lab.in_guest.guest import FILL, LAB, SHARE, dump, mount_tmpfs, nr_unaccepted
 from tests.waiting import wait_for
 
 KEPT = Path("/var/lib/drgn-unaccepted")
@@ -175,9 +175,9 @@ def answer(dump: Path) -> Any:
 
 def fill(much: int) -> None:
     """Allocate until so many bytes more are accepted: at first there is accepted memory that is free."""
-    mount("tmpfs", "/run/fill", "size=100%")
+    mount_tmpfs(FILL)
     start = nr_unaccepted()
-    with Path("/run/fill/filled").open("wb") as file:
+    with (FILL / "filled").open("wb") as file:
         while nr_unaccepted() > start - much:
             os.posix_fallocate(file.fileno(), file.tell(), 8 << 20)
             file.seek(8 << 20, os.SEEK_CUR)
