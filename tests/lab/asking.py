@@ -37,13 +37,23 @@ def on(series: str, *values: object) -> Any:
     return pytest.param(series, *values, marks=needs_guests(series))
 
 
-def in_guest(share: Path, words: Sequence[object], *options: object, timeout: int, more: int = 300) -> Path:
-    """Run a command in a guest by ``scripts/lab live``; returns its /share.
+def in_guest(
+    share: Path,
+    module: str,
+    *options: object,
+    arguments: Sequence[object] = (),
+    python: str = sys.executable,
+    timeout: int = 900,
+    more: int = 300,
+) -> Path:
+    """Run a module of tests.lab.in_guest in a guest by ``scripts/lab live``; returns its /share.
 
+    :param options: scenario and options of ``scripts/lab live``
     :param timeout: seconds in the guest
     :param more: seconds for what comes before and after
     """
     share.mkdir(exist_ok=True)
+    words = [python, "-B", "-m", f"tests.lab.in_guest.{module}", *arguments]
     argv = [sys.executable, "scripts/lab", "live", *options, "--share", share, "--timeout", timeout, "--", *words]
     done = subprocess.run(
         [str(word) for word in argv],

@@ -11,7 +11,6 @@ import pytest
 from drgn_unaccepted import helpers
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
@@ -105,21 +104,6 @@ def test_early_lists_are_not_all(capture_: Capture) -> None:
         answer = total(snapshot, source)
         assert (answer["unaccepted_bytes"], answer["exact"]) == (None, False), source
         assert "system_state is booting" in answer["source_reason"]
-
-
-@pytest.mark.parametrize("capture_", find("fill"), ids=ids)
-def test_a_unit_larger_than_a_chunk_is_no_zero_on_the_map(capture_: Capture) -> None:
-    """128 MiB for each bit: a single listed chunk is less than one unit, and still unaccepted."""
-    target = open_target(capture_)
-    base, _, _ = read_bitmap(capture_.dump, capture_.table_address())
-    target.header(unit=128 * MIB, base=base - base % (128 * MIB), size=1)
-    target.write(capture_.table_address() + HEADER.size, b"\xff", physical=True)
-    snapshot = capture(target.opened, Wanted(ALL_PARTS, ALL_MEMORY, bitmap=False))
-    source = judge(snapshot, "page-lists")
-    picture = map_document(snapshot, source)
-    listed = {chunk for zone in snapshot.zones or () if zone.listed for chunk in zone.listed.pfns}
-    touched = {pfn * 4096 // (128 * MIB) for pfn in listed}
-    assert picture["totals"]["units"] == len(touched)
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)

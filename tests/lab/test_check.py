@@ -25,17 +25,11 @@ Expected = dict[str, str]
 ALWAYS: Expected = {"static-key-matches-lists": "skip", "platform-can-accept": "info"}
 
 #: A kdump has no bitmap, and what lists and pages themselves would decide cannot be said.
-NO_BITMAP: Expected = {
-    "header-version": "skip",
-    "unit-size-valid": "skip",
-    "bitmap-geometry": "skip",
-    "padding-bits-clear": "skip",
-    "table-covers-efi-unaccepted": "skip",
-    "guard-unit-accepted": "skip",
-    "list-entries-without-bits": "skip",
-    "orphan-bits": "skip",
-    "masked-pages-in-use": "skip",
-} | {"table-captured": "info"}
+OF_THE_BITMAP = (
+    *("header-version", "unit-size-valid", "bitmap-geometry", "padding-bits-clear", "table-covers-efi-unaccepted"),
+    *("guard-unit-accepted", "list-entries-without-bits", "orphan-bits", "masked-pages-in-use"),
+)
+NO_BITMAP: Expected = {**dict.fromkeys(OF_THE_BITMAP, "skip"), "table-captured": "info"}
 
 #: No type 15, no table: there is nothing that the rules about it could look at.
 NO_TABLE: Expected = {

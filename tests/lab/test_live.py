@@ -9,22 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot_file import read
-from tests.lab.asking import ROOT, ask, in_guest, on
+from tests.lab.asking import ask, in_guest, on
 from tests.lab.captures import CHUNK, LAB, listed_chunks, logged_table, read_bitmap, read_physical, set_units, units
-
-
-def live(series: str, scenario: str, share: Path, module: str, *arguments: object, timeout: int = 900) -> Path:
-    """Run a module of tests.lab.in_guest with this machine's Python; what it left in /share."""
-    words = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-B", "-m", f"tests.lab.in_guest.{module}", *arguments)
-    return in_guest(share, words, scenario, "--kernel", series, timeout=timeout)
-
 
 # The answers
 
@@ -35,7 +27,7 @@ def live(series: str, scenario: str, share: Path, module: str, *arguments: objec
 def test_live_answers_equal_the_dump_of_that_moment(
     series: str, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    share = live(series, scenario, tmp_path / "share", "answers")
+    share = in_guest(tmp_path / "share", "answers", scenario, "--kernel", series)
     told = json.loads((share / "live.json").read_text())
     answers = {name: found["answer"] for name, found in told["answers"].items()}
     assert {name: found["status"] for name, found in told["answers"].items() if name != "check"} == {
@@ -107,7 +99,8 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
     series: str, delay_us: int, tmp_path: Path
 ) -> None:
     samples = int(os.environ.get("DRGN_UNACCEPTED_LAB_SAMPLES", "1000"))
-    share = live(series, "stress", tmp_path / "share", "stress", samples, delay_us, timeout=60 + 6 * samples)
+    arguments, options = (samples, delay_us), ("stress", "--kernel", series)
+    share = in_guest(tmp_path / "share", "stress", *options, arguments=arguments, timeout=60 + 6 * samples)
     found = json.loads((share / "stress.json").read_text())
     assert found["samples"] == samples
     assert found["lies"] == []
@@ -125,7 +118,7 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
 
 @pytest.mark.parametrize("series", [on("6.12"), on("7.3")])
 def test_every_restriction_works_or_says_what_it_is(series: str, tmp_path: Path) -> None:
-    share = live(series, "fresh", tmp_path / "share", "ways")
+    share = in_guest(tmp_path / "share", "ways", "fresh", "--kernel", series)
     found = json.loads((share / "ways.json").read_text())
 
     def answers_from(name: str) -> str:

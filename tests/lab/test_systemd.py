@@ -39,8 +39,6 @@ if not Path("/lib/systemd/systemd").exists():
     pytest.skip("no systemd on this machine's file system: apt-get install systemd", allow_module_level=True)
 for module in ("build", "shtab", "argparse_manpage", "wheel"):
     pytest.importorskip(module, reason=f"{module}, which makes the Debian package, is not here: scripts/venv docs")
-if shutil.which("dpkg-deb") is None:
-    pytest.skip("no dpkg-deb: the units are installed from the Debian package", allow_module_level=True)
 VERSION = run([PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
 if f"{sys.version_info[0]}.{sys.version_info[1]}" != VERSION:
     pytest.skip(f"{PYTHON} is {VERSION or 'absent'}: drgn of this Python is not for it", allow_module_level=True)
@@ -80,9 +78,9 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Booted:
 
 def booted(share: Path, layer: Path, module: str, *arguments: object, options: tuple[str, ...] = ()) -> None:
     """Run a module of tests.lab.in_guest in a guest with systemd as PID 1, `layer` over this machine's file system."""
-    words = (PYTHON, "-B", "-m", f"tests.lab.in_guest.{module}", *arguments)
+    options = ("fresh", "--booted", *options, "--layer", str(layer))
     # The kernel with what systemd needs may have to be built.
-    in_guest(share, words, "fresh", "--booted", *options, "--layer", layer, timeout=1800, more=9000)
+    in_guest(share, module, *options, arguments=arguments, python=PYTHON, timeout=1800, more=9000)
 
 
 def install(dist: Path, layer: Path) -> None:

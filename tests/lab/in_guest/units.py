@@ -72,12 +72,10 @@ def next_run(service: str, before: str) -> dict[str, Any]:
     return report(service)
 
 
-def account(name: str) -> None:
+def note(name: str) -> None:
     shutil.copy(LAB / "accepted", SHARE / f"accepted.{name}")
-
-
-def kept(name: str) -> None:
-    shutil.copytree(KEPT, SHARE / f"kept.{name}")
+    if KEPT.exists():
+        shutil.copytree(KEPT, SHARE / f"kept.{name}")
 
 
 def drop_in(unit: str, text: str) -> None:
@@ -93,18 +91,16 @@ def no_drop_in(unit: str) -> None:
 
 
 def flight_recorder() -> None:
-    account("before")
+    note("before")
     run("systemctl", "enable", "--now", f"{KEEP}.timer")
     found["keep"] = next_run(f"{KEEP}.service", "")
-    account("first")
-    kept("first")
+    note("first")
     dump("first")
     again = next_run(f"{KEEP}.service", found["keep"]["InvocationID"])
     found["keep again"] = again
     starts = [int(told["ExecMainStartTimestampMonotonic"]) for told in (found["keep"], again)]
     found["keep apart"] = (starts[1] - starts[0]) / 1e6
-    account("again")
-    kept("again")
+    note("again")
     run("systemctl", "stop", f"{KEEP}.timer")
     drop_in(f"{KEEP}.service", PROBE.format(file=KEPT / "probe"))
     found["keep probed"] = start(f"{KEEP}.service")
@@ -187,12 +183,12 @@ def end() -> None:
     """More is accepted since the flight recorder ran; then the guest dies, and its crash kernel saves a dump."""
     run("systemctl", "stop", f"{CHECK}.timer", f"{DUMPS}.path", f"{DUMPS}.timer")
     found["keep last"] = start(f"{KEEP}.service")
-    kept("last")
+    note("last")
     fill(100 << 20)
     found["boot_id"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     Path("/sys/kernel/security/lockdown").write_text("confidentiality")
     found["lockdown"] = start(f"{KEEP}.service")
-    kept("lockdown")
+    note("lockdown")
     found["warnings"] = run("journalctl", "-b", "-p", "warning", "-o", "cat", "--no-pager").splitlines()
     dump("last")
 
