@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from drgn_unaccepted.kernel.target import Opened
+    from drgn_unaccepted.model.addresses import Query
     from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 
@@ -64,11 +65,9 @@ _CODE = {
 }
 
 
-def _code(command: str, words: Iterable[str]) -> str:
+def _code(command: str, queries: Iterable[Query]) -> str:
     """The code that does the same with the helpers, as ``--drgn`` of drgn's own commands prints it."""
-    from drgn_unaccepted.model.addresses import parse_query, split_queries
-
-    addresses = (f"{parse_query(text).start:#x}" for text in split_queries(words))
+    addresses = (f"{query.start:#x}" for query in queries)
     text = _CODE.get(command, "judge(take_snapshot())").format(", ".join(addresses))
     modules = {"judge": ".answer.judgement", "list": None, "run_checks": ".checks"}
     found = ((name, modules.get(name, "")) for name in re.findall(r"(\w+)\(", text))

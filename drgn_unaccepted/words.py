@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Optional
@@ -57,6 +58,7 @@ def safe(text: str) -> str:
 
 def wrap(text: str, head: str = "", width: int = WIDTH) -> list[str]:
     """``head`` and a text in lines of at most ``width`` columns, the later ones indented, whole at kept spaces."""
+    text = re.sub("(?<=[0-9]) (?=[KMGTP]iB)", KEPT_SPACE, text)
     found = textwrap.wrap(
         text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     ) or [head.rstrip()]

@@ -151,7 +151,7 @@ class UnitDocument(Extent):
 
 
 class AddressRequired(TypedDict):
-    address: int
+    address: Optional[int]  #: None where a virtual address cannot be translated.
     state: State
     covered: Optional[bool]
     unit: Optional[UnitDocument]

@@ -22,6 +22,8 @@ def physical(snapshot: Snapshot, query: Query) -> Query:
     end = None if query.end is None else start + query.end - query.start
     if end is not None and _translate(snapshot, query.range.end - 1, query.text) != (end - 1, mapping):
         raise ValueError(f"{query.text}: not one range of physical memory: give single addresses")
+    if (end or start + 1) > PHYSICAL_END:
+        raise ValueError(f"{query.text}: translated to {start:#x}, which is no physical address")
     return Query(start, end, query.text, query.start, mapping)
 
 

@@ -110,7 +110,7 @@ def _entry(facts: Facts, entry: Accept) -> str:
     base, provenance = facts.snapshot.unit_base()
     is_range = entry.start_unit < entry.end_unit and not _is_insane(facts, entry)
     document = accept_document(entry, base if is_range else None)
-    by = "" if provenance in ("table", None) or not is_range else f" by the {provenance}"
+    by = "" if provenance in ("table", None) or not is_range else f", phys_base from the {provenance},"
     return f"{where(document)}{by} by {who(document)}"
 
 

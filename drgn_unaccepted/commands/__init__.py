@@ -43,7 +43,7 @@ OF_FILES = ("replay", "scan", "merge")
 
 #: An example of each command, if it is more than its name.
 _EXAMPLES = {
-    "resolve": "-c vmcore resolve 0x125a00000 ffff888125a00008 pfn:0x125a00",
+    "resolve": "-c vmcore resolve 0x125a00000 ffff888125a00008",
     "check": "-c vmcore check --format nagios",
     "map": "-c vmcore map --range 4G-5G",
     "report": "-c vmcore report -o page.html",

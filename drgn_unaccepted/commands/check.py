@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, t
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, Rule, rules
-from drgn_unaccepted.commands import drawing
+from drgn_unaccepted.commands import drawing, lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, concerning
 from drgn_unaccepted.files import write_atomically
@@ -26,7 +27,11 @@ from drgn_unaccepted.words import count, safe, wrap
 #: The rule that finds the accept in which a kernel died.
 _DIED = "accepting-ranges-sane"
 
-_CAUSES = {"the table was not captured": "need the table, which was not captured"}
+#: What rules need, by the reason for which it is missing.
+_NEEDED = {
+    lines.NO_EFI_MAP: "the EFI memory map (see efi)",
+    "the table was not captured": "the table, which was not captured",
+}
 
 #: Select Graphic Rendition: white on red, black on yellow, faint.
 _COLORS = {"critical": "1;37;41", "warning": "30;43", "skip": "2"}
@@ -82,9 +87,9 @@ class Check(Question[CheckAnswer]):
             status = f"{finding['status'].upper():8}"
             color = _COLORS.get(finding["status"]) if paint else None
             yield f"\x1b[{color}m{status}\x1b[0m  {finding['rule']}" if color else f"{status}  {finding['rule']}"
-            yield from wrap(safe(shortened(answer, finding["message"])), " " * 10)
+            yield from wrap(safe(lines.brief(shortened(answer, finding["message"]))), " " * 10)
             if finding["status"] in ("critical", "warning"):
-                yield from wrap(RULES[finding["rule"]].texts[2].partition(". ")[0].rstrip("."), "    next: ")
+                yield from wrap(re.split(r"\.(?: |$)|(?<=\?) ", RULES[finding["rule"]].texts[2])[0], "    next: ")
         if not everything:
             yield from [""] if shown else []
             yield from _folded(by_status["pass"], by_status["skip"])
@@ -103,11 +108,18 @@ class Check(Question[CheckAnswer]):
 
 def _folded(passed: list[FindingDocument], skipped: list[FindingDocument]) -> Iterator[str]:
     """How many rules passed, and how many were skipped for which cause."""
-    causes = Counter(finding["message"].partition(": ")[2] or finding["message"] for finding in skipped)
+    causes = Counter(_cause(lines.brief(finding["message"])) for finding in skipped)
     yield f"{count(len(passed), 'rule')} passed" + (f", {len(skipped)} skipped:" if skipped else "")
     for cause, number in causes.most_common():
-        yield from wrap(safe(_CAUSES.get(cause, cause)), f"  {number:2} ")
+        yield from wrap(safe(cause), f"  {number:2} ")
     yield "each of them: --all; meaning of a rule: --explain RULE"
+
+
+def _cause(message: str) -> str:
+    """Why a rule was skipped: what it needs, without names of parts of a snapshot."""
+    reasons = dict.fromkeys(each.partition(": ")[2] or each for each in message.split("; "))
+    needed = [name for reason, name in _NEEDED.items() if reason in reasons]
+    return f"need {' and '.join(needed)}" if len(needed) == len(reasons) else "; ".join(reasons)
 
 
 def _number(rule: Rule) -> str:

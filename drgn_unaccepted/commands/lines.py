@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
@@ -15,6 +16,9 @@ CAVEATS = {
     "page-lists": "a chunk can hold a unit accepted as a guard; what is being accepted is on no list",
     "counters": "NR_UNACCEPTED counts chunks, which can hold a unit accepted as a guard",
 }
+
+
+NO_EFI_MAP = "no EFI memory map (see efi)"
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -75,6 +79,11 @@ def in_full(answer: Document) -> Iterator[str]:
     """Of ``--verbose``: the reasons that :func:`preface` has in short."""
     yield ""
     yield from wrap(safe(answer["source_reason"] or answer["table"]["reason"] or "the table was read"), "in full: ")
+
+
+def brief(text: str) -> str:
+    """A reason, with that of the EFI memory map in short: ``efi`` has it in full."""
+    return re.sub("boot-map: [^;]*(; kernel-log: [^;]*)?(; runtime-map: [^;]*)?", NO_EFI_MAP, text)
 
 
 def no_state(answer: Document) -> Optional[str]:

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union, cast
 
 from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.answer.documents import (
     AddressDocument,
-    Document,
+    AddressRequired,
     ResolveAnswer,
     TypedRange,
     UnitDocument,
@@ -26,7 +27,7 @@ from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
-from drgn_unaccepted.limits import PHYSICAL_END, RESOLVED_PIECES
+from drgn_unaccepted.limits import RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import ranges as rng
@@ -47,6 +48,16 @@ class Resolved(NamedTuple):
     bulk: Optional[Bulk]
 
 
+class _Queries(argparse.Action):
+    """Words, of which those of one ``[mem 0xa-0xb]`` belong together, to queries."""
+
+    def __call__(self, parser: Parser, args: Arguments, words: Any, option: Optional[str] = None) -> None:
+        try:
+            args.queries = [parse_query(text) for text in split_queries(words)]
+        except ValueError as error:
+            raise CommandError(f"resolve: {error}") from None
+
+
 class Resolve(Question[Resolved]):
     def add_arguments(self, parser: Parser) -> None:
         help_ = (
@@ -58,34 +69,32 @@ class Resolve(Question[Resolved]):
             "physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
             "virtual, 16 hexadecimal digits as in an oops; END is exclusive"
         )
-        parser.add_argument("queries", metavar="ADDR[-END|+LEN]", nargs="*", default=[], help=help_)
+        parser.add_argument("queries", metavar="ADDR[-END|+LEN]", nargs="*", action=_Queries, default=[], help=help_)
 
     def wanted(self, args: Arguments) -> Wanted:
-        queries = _queries(args)
-        if args.file is None and not queries:
+        if args.file is None and not args.queries:
             raise CommandError("resolve: which address? for example: resolve 0x125a00000, or -f FILE")
-        if args.file is not None and queries:
-            raise CommandError(f"resolve: -f/--file or {queries[0].text}: one of them")
-        virtual = tuple(query.start for query in queries if query.is_virtual and query.end is None)
+        if args.file is not None and args.queries:
+            raise CommandError(f"resolve: -f/--file or {args.queries[0].text}: one of them")
+        virtual = tuple(query.start for query in args.queries if query.is_virtual and query.end is None)
         return dataclasses.replace(super().wanted(args), virtual=virtual)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
-        if args.file is not None:
-            shared = head(snapshot, judgement, "resolve")
-            return Resolved({**shared, "missing": {}, "addresses": None}, Bulk(snapshot, judgement))
-        try:
-            queries = [physical(snapshot, query) for query in _queries(args)]
-        except ValueError as error:
-            raise CommandError(f"resolve: {error}") from None
-        return Resolved(resolve(snapshot, judgement, queries), None)
+        answer = resolve(snapshot, judgement, args.queries)
+        if args.file is None:
+            return Resolved(answer, None)
+        return Resolved({**answer, "missing": {}, "addresses": None}, Bulk(snapshot, judgement, args.format == "json"))
 
     def lack(self, answer: Resolved) -> Optional[str]:
         document, addresses = answer.document, answer.document["addresses"]
         if addresses is None or document["source"] == "counters":
             return lines.no_addresses(document)
-        if all(entry["state"] == "unknown" for entry in addresses):
-            return _why(document, addresses[0])
-        return None
+        if any(entry["state"] != UNKNOWN for entry in addresses):
+            return None
+        first = addresses[0]
+        return (
+            _why(document, first) if first["address"] is not None else f"resolve: {first['asked']}: {first['reason']}"
+        )
 
     def output(self, answer: Resolved, args: Arguments) -> Iterable[str]:
         if args.format == "json":
@@ -95,53 +104,42 @@ class Resolve(Question[Resolved]):
         elif self.lack(answer) is None:
             yield from lines.preface(answer.document)
         if answer.bulk is not None and self.lack(answer) is None:
-            yield from _of_file(answer.bulk, args)
-
-
-def _of_file(bulk: Bulk, args: Arguments) -> Iterator[str]:
-    try:
-        with open_input(args.file) as text:
-            yield from bulk.lines(text, args.format == "json")
-    except (OSError, ValueError) as error:
-        raise CommandError(one_line(error, args.file)) from None
-
-
-def _queries(args: Arguments) -> list[Query]:
-    try:
-        return [parse_query(text) for text in split_queries(args.queries)]
-    except ValueError as error:
-        raise CommandError(f"resolve: {error}") from None
+            try:
+                with open_input(args.file) as text:
+                    yield from answer.bulk.lines(text)
+            except (OSError, ValueError) as error:
+                raise CommandError(one_line(error, args.file)) from None
 
 
 def _text(answer: ResolveAnswer) -> Iterator[str]:
     for entry in answer["addresses"] or ():
-        yield from _entry(answer, entry)
+        where = entry["asked"] if entry["address"] is None else f"{entry['address']:#x}"
+        echo = "" if entry["asked"] == where else f"({safe(entry['asked'])})"
+        if "end" in entry:
+            where, echo = span(entry["address"] or 0, entry["end"]), ""
+        if entry["mapping"] is not None:
+            echo = f"({entry['mapping']} {entry['virtual']:#x})"
+        width = max(_NAMES, len(where) + 3)
+        yield f"{where:{width}}{entry['state'].replace('-ram', ' RAM'):17}{echo}".rstrip()
+        for name, text in _rows(answer, entry):
+            yield from wrap(safe(lines.brief(text)), f"{name:{width}}")
         yield ""
     yield from wrap(source_name(answer), f"{'source':{_NAMES}}")
 
 
-def _why(answer: Document, entry: AddressDocument) -> str:
+def _why(answer: ResolveAnswer, entry: AddressDocument) -> str:
     """The proof of a state, or why there is none; the reason for a source that knows none in short."""
     return "; ".join(reasons(answer)) if entry["reason"] == answer["source_reason"] else entry["reason"]
 
 
-def _entry(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[str]:
-    is_range = "end" in entry
-    where = span(entry["address"], entry["end"]) if is_range else f"{entry['address']:#x}"
-    echo = "" if is_range or entry["asked"] == where else f"({safe(entry['asked'])})"
-    if entry["virtual"] is not None:
-        echo = f"({entry['mapping']} {entry['virtual']:#x})"
-    width = max(_NAMES, len(where) + 3)
-    yield f"{where:{width}}{entry['state'].replace('-ram', ' RAM'):17}{echo}".rstrip()
-    for name, text in _rows(answer, entry, is_range):
-        yield from wrap(safe(text), f"{name:{width}}")
-
-
-def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iterator[tuple[str, str]]:
+def _rows(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[tuple[str, str]]:
     missing = {name: f"unknown: {reason}" for name, reason in answer["missing"].items()}
+    is_range = "end" in entry
     single = "single " if is_range else ""
     if entry["state"] != NO_RAM:
         yield "why" if entry["state"] == UNKNOWN else "proof", _why(answer, entry)
+    if entry["address"] is None:
+        return
     if entry["hint"] is not None:
         yield "hint", entry["hint"]
     if entry["kernel_predicate"] and entry["state"] != UNACCEPTED:
@@ -165,7 +163,7 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument, is_range: bool) -> Iter
         listed = {True: "listed", False: "not listed", None: missing.get("listed", "a part of it listed")}
         text = f"node {entry['node']} {entry['zone']}, {listed[entry['listed']]}"
     yield "zone", text
-    if entry["in_flight"]:
+    if entry["in_flight"] and entry["state"] != UNKNOWN:
         yield "in flight", "being accepted: see accepting"
     elif entry["in_flight"] is None:
         yield "in flight", missing.get("in_flight", "a part of it: see accepting")
@@ -176,16 +174,19 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
 
     ``missing`` says why a column is null where it could not be known; a null without a reason there is an answer: no
     one descriptor, e820 entry or zone holds the address, or (of ``listed`` and ``in_flight``) not all of the range.
+    Nothing is known of an address that cannot be translated.
 
-    :raises ValueError: a query is empty or reaches beyond 2^52
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
     context = _Context(snapshot, judgement)
     entries: list[AddressDocument] = []
-    for query in queries:
+    for asked in queries:
+        try:
+            query = physical(snapshot, asked)
+        except ValueError as error:
+            entries.append(_untranslated(asked, str(error)))
+            continue
         start, end = query.range
-        if not 0 <= start < end <= PHYSICAL_END:
-            raise ValueError(f"{start:#x}-{end:#x}: not a physical range below 2^52 ({PHYSICAL_END:#x})")
         for piece in judgement.pieces(start, end):
             entry = context.entry(piece)
             entry["asked"], entry["mapping"] = query.text, query.mapping
@@ -197,6 +198,12 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
                     raise CommandError(f"more than {RESOLVED_PIECES} pieces: ask for a smaller range, or see map")
             entries.append(entry)
     return {**head(snapshot, judgement, "resolve"), "missing": context.missing, "addresses": entries}
+
+
+def _untranslated(asked: Query, why: str) -> AddressDocument:
+    known = {"state": UNKNOWN, "reason": why.removeprefix(f"{asked.text}: "), "asked": asked.text}
+    nothing = dict.fromkeys((*AddressRequired.__annotations__, "mapping", "hint"))
+    return cast(AddressDocument, {**nothing, **known, "virtual": asked.start})
 
 
 def _hint(judgement: Judgement, piece: Piece) -> Optional[str]:
@@ -214,27 +221,30 @@ class _Context:
 
     def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
         table, tables, efi_map, accepting = snapshot.table, snapshot.e820, snapshot.efi_map, snapshot.accepting
-        self._table, self._zones, self._efi_map = table, snapshot.zones or (), efi_map
-        self._current = None if tables is None else tables.current or tables.firmware
+        no_zones, doubt = judgement.evidence.no_zones, judgement.doubt
+        self._table, self._zones, self._doubted = table, snapshot.zones or (), doubt is not None
+        self._descriptors = () if efi_map is None else efi_map.descriptors
+        current = None if tables is None else tables.current or tables.firmware
+        self._current = current or ()
         # Without the header, bit 0 is where the stub put it.
         self._geometry = table.geometry or judgement.geometry
-        self._doubted = judgement.doubt is not None
-        self._listed = None if judgement.evidence.no_zones else judgement.evidence.listed
-        self._in_flight = snapshot.in_flight()
-        if accepting is not None and not accepting.entries:
-            self._in_flight = []
-        no_table = judgement.doubt if table.state == "absent" else f"table {table.state}: {table.reason}"
-        no_bits = judgement.doubt or table.reason if table.is_saved or judgement.doubt else None
-        no_efi = snapshot.missing.get("efi_map")
-        if efi_map is not None:
-            partial = f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
-            no_efi = None if efi_map.complete else partial
-        no_e820 = snapshot.missing.get("e820") if tables is None else snapshot.missing.get("e820.current")
+        self._listed = None if no_zones else judgement.evidence.listed
+        self._in_flight = [] if accepting is not None and not accepting.entries else snapshot.in_flight()
+
+        def lacking(part: str) -> str:
+            return snapshot.missing.get(part, "not captured")
+
+        no_table = doubt if table.state == "absent" else f"table {table.state}: {table.reason}"
+        no_efi = no_accepting = None
+        if efi_map is None:
+            no_efi = lacking("efi_map")
+        elif not efi_map.complete:
+            no_efi = f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
         if accepting is None:
-            no_accepting = snapshot.missing.get("accepting", "not captured")
+            no_accepting = lacking("accepting")
         elif accepting.problems:
             no_accepting = f"accepting_list: {accepting.problems[0]}"
-        else:
+        elif self._in_flight is None:
             no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
         # Where the walk of a list ended early, the rest of it is not known.
         damaged = (
@@ -242,14 +252,15 @@ class _Context:
             for zone in self._zones
             if zone.listed is not None and zone.listed.problems
         )
+        no_bits = doubt or table.reason if table.is_saved or self._doubted else None
         reasons = {
             "unit": no_table if self._geometry is None else None,
             "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
             "efi": no_efi,
-            "e820": no_e820 if self._current is None else None,
-            "zone": judgement.evidence.no_zones,
-            "listed": judgement.evidence.no_zones or next(damaged, None),
-            "in_flight": no_accepting if self._in_flight is None or (accepting and accepting.problems) else None,
+            "e820": lacking("e820" if tables is None else "e820.current") if current is None else None,
+            "zone": no_zones,
+            "listed": no_zones or next(damaged, None),
+            "in_flight": no_accepting,
         }
         #: Why a column cannot be known, by its name.
         self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -266,16 +277,15 @@ class _Context:
         if listed and piece.state == ACCEPTED:
             reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)"
         if in_flight and piece.state == UNKNOWN:
-            reason += "; an accept of it is in flight (see accepting)"
-        descriptors = () if self._efi_map is None else self._efi_map.descriptors
+            reason = "an accept of it is in flight (see accepting)"
         return {
             "address": piece.start,
             "state": piece.state,
             "covered": piece.covered,
             "unit": self._unit(piece.start),
             "kernel_predicate": self._kernel_predicate(where),
-            "efi": _holder(descriptors, where),
-            "e820": _holder(self._current or (), where),
+            "efi": _holder(self._descriptors, where),
+            "e820": _holder(self._current, where),
             "node": None if zone is None else zone.node,
             "zone": None if zone is None else zone.name,
             "listed": listed,

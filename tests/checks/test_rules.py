@@ -218,7 +218,9 @@ case("list-entries-sane: more faults than are shown -> critical", five, FIVE)
 
 DIED = "the kernel died in an accept, 1 accept in flight: "
 PANIC = "TDX: Failed to accept memory"
-BY_EFI = f"{DIED}0x101800000-0x101e00000 (3 units from unit 12) by the EFI memory map by dd (pid 815), CPU 1; ..."
+BY_EFI = (
+    f"{DIED}0x101800000-0x101e00000 (3 units from unit 12), phys_base from the EFI memory map, by dd (pid 815), ..."
+)
 
 
 def by_dd(cpu: Optional[int], panic: str = PANIC) -> Change:

@@ -69,10 +69,17 @@ def test_a_range_of_an_oops(snapshot: Path, capsys: Capsys) -> None:
     ),
 )
 def test_what_cannot_be_translated(target: Path, text: str, words: str, snapshot: Path, capsys: Capsys) -> None:
+    """It is unknown, with the reason; addresses beside it are answered, and then the status is 0."""
     option = ("-c", KDUMP) if target is KDUMP else ("--snapshot", target or snapshot)
     status, lines, err = run(capsys, *option, "resolve", text)
-    assert (status, lines) == (3, [])
+    assert (status, lines[0].split()) == (3, [text, "unknown"])
     assert words in err and f"resolve: {text}: " in err and len(err.splitlines()) == 1
+    status, (line,), err = run(capsys, *option, "--format", "json", "resolve", text, "0x1000")
+    found, other = json.loads(line)["addresses"]
+    assert (status, err, other["state"]) == (0, "", "accepted")
+    assert (found["address"], found["state"], found["asked"], found["listed"]) == (None, "unknown", text, None)
+    assert words.rpartition(": ")[2] in found["reason"]
+    assert found["virtual"] == int(text.partition("+")[0], 16)
 
 
 SCREEN = """\

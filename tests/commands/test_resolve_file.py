@@ -78,6 +78,17 @@ def test_every_way_to_write_an_address(tmp_path: Path, capsys: Capsys) -> None:
     assert entries == [1 << 32, 1 << 32, (1 << 32) + 1, 1 << 32, 0, 5 << 30]
 
 
+def test_what_cannot_be_translated_is_unknown_and_the_others_are_answered(tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "addresses").write_text("0xfff0000000000000 4G\n")
+    argv = ("-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
+    first, second = answered(capsys, *argv).splitlines()[3:]
+    assert first.startswith("0xfff0000000000000     unknown  (neither in the direct map ")
+    assert second == "4G    accepted"
+    first, second = map(json.loads, answered(capsys, *argv, "--format", "json").splitlines()[1:])
+    assert (first.pop("reason")[:7], second["state"]) == ("neither", "accepted")
+    assert first == {"address": None, "state": "unknown", "covered": None, "asked": "0xfff0000000000000"}
+
+
 @pytest.mark.parametrize("source", ("page-lists", "auto"))
 def test_without_the_table_it_is_what_resolve_says_of_each(source: str, tmp_path: Path, capsys: Capsys) -> None:
     dump = SAMPLES / "6.12-fill-kdump" / "vmcore"
@@ -165,11 +176,11 @@ def test_addresses_cut_in_two() -> None:
     snapshot = Snapshot(target, table)
     addresses = [random.Random(seed).randrange(10 * UNIT) for seed in range(500)]
     text = "".join(f"{address:#x}{' ' if address % 3 else chr(10)}" for address in addresses).rstrip()
-    bulk = Bulk(snapshot, judge(snapshot))
+    bulk = Bulk(snapshot, judge(snapshot), True)
     expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
     for seed in range(5):
         pipe = io.BufferedReader(_Pieces(text.encode(), random.Random(seed)), 16)
-        entries = [json.loads(line) for block in bulk.lines(pipe, True) for line in block.splitlines()]
+        entries = [json.loads(line) for block in bulk.lines(pipe) for line in block.splitlines()]
         assert [(e["address"], (e["state"], e["covered"])) for e in entries] == list(zip(addresses, expected))
 
 
@@ -181,6 +192,6 @@ def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch
     said = []
     for most in (limits.BULK_PIECES, 100):
         monkeypatch.setattr("drgn_unaccepted.commands.bulk.BULK_PIECES", most)
-        bulk = Bulk(snapshot, judge(snapshot))
-        said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)), False)))  # type: ignore[arg-type]
+        bulk = Bulk(snapshot, judge(snapshot), False)
+        said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)))))  # type: ignore[arg-type]
     assert said[0] == said[1] and "unaccepted" in said[0][0]

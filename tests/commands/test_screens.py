@@ -11,13 +11,14 @@ import os
 import re
 import sys
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.model.efi import parse_log_lines
-from drgn_unaccepted.snapshot_file import read
+from drgn_unaccepted.snapshot_file import read, write
 
 TOP = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -53,8 +54,9 @@ def screen(sample: str, words: str, capsys: Capsys, patch: Patch) -> str:
     patch.setattr(sys.stderr, "isatty", lambda: True)
     # A busy machine is slow enough to show it.
     patch.setattr("drgn_unaccepted.run._progress", nullcontext)
+    target = () if words.startswith("--snapshot") else ("-c", f"vmcore-samples/{sample}/vmcore")
     with suppress(SystemExit):
-        main(["-c", f"vmcore-samples/{sample}/vmcore", *words.split()])
+        main([*target, *words.split()])
     return "".join(capsys.readouterr())
 
 
@@ -81,6 +83,24 @@ def test_no_line_is_wider_than_the_screen(sample: str, capsys: Capsys, monkeypat
     for words in (*WIDE, "check --rule no-such-rule-at-all-and-its-name-is-long", "summary --source bitmap"):
         text = screen(sample, f"--snapshot {path} {words}", capsys, monkeypatch)
         assert [line for line in text.splitlines() if len(line) > 80] == [], words
+
+
+def test_why_there_is_no_efi_memory_map_is_said_by_efi_alone(
+    capsys: Capsys, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    path, why = (
+        tmp_path / "snapshot",
+        "boot-map: not here; kernel-log: no lines (efi=debug); runtime-map: is the boot map",
+    )
+    screen(KDUMPS[0], f"snapshot -o {path}", capsys, monkeypatch)
+    kdump = read(str(path))
+    write(replace(kdump, efi_map=None, missing={**kdump.missing, "efi_map": why}), str(path))
+    text = screen(KDUMPS[0], f"--snapshot {path} check", capsys, monkeypatch)
+    assert "need the EFI memory map (see efi)\n" in text
+    assert "need the EFI memory map (see efi) and the table, which was not captured\n" in text
+    text += screen(KDUMPS[0], f"--snapshot {path} {RESOLVE}", capsys, monkeypatch)
+    assert "EFI           unknown: no EFI memory map (see efi)\n" in text and "runtime-map" not in text
+    assert why in " ".join(screen(KDUMPS[0], f"--snapshot {path} efi", capsys, monkeypatch).split())
 
 
 def test_dmesgs_words_are_read_back(capsys: Capsys, monkeypatch: Patch, tmp_path: Path) -> None:
