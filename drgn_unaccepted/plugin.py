@@ -37,10 +37,8 @@ def _run(shown: str, prog: drgn.Program, name: str, words: list[str], **kwargs: 
     from drgn_unaccepted.run import run
 
     asked = [word for word in words if word != "--drgn"]
-    parser = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
-    commands.add_commands(parser, [], asked)
     try:
-        command, args = commands.parse(parser, asked)
+        command, args = commands.parse(_parser(shown, asked), asked)
         if asked != words:
             print(_code(args.command, args.queries if args.command == "resolve" else ()))
         else:
@@ -49,6 +47,14 @@ def _run(shown: str, prog: drgn.Program, name: str, words: list[str], **kwargs: 
         return  # --help
     except (TargetError, NoAnswer) as error:
         raise CommandError(str(error)) from None
+
+
+def _parser(shown: str, words: list[str]) -> Any:
+    from drgn_unaccepted import commands
+
+    parser = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
+    commands.add_commands(parser, [], words)
+    return parser
 
 
 #: What :func:`_code` assigns, by command.
@@ -123,12 +129,35 @@ def _register() -> None:
     }
     linux_kernel_custom_command(**declaration)(partial(_run, "%unaccepted"))
     try:
-        # Private: drgn has no way yet to add a command to its crash mode.
+        # Private: drgn has no way yet to add a command to its crash mode, or words to what Tab completes.
         from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
 
         linux_kernel_custom_command(**declaration, namespace=CRASH_COMMAND_NAMESPACE)(partial(_run, "unaccepted"))
+        from drgn.commands._crash import _CrashCompleter
+        from drgn.internal import repl, rlcompleter
+
+        _complete("%unaccepted", rlcompleter.Completer, repl.readline)
+        _complete("unaccepted", _CrashCompleter, repl.readline)
     except (ImportError, TypeError, AttributeError) as error:
         logging.getLogger("drgn").warning("crash mode has no command unaccepted: unknown version of drgn: %s", error)
+
+
+def _complete(shown: str, completer: Any, readline: Any) -> None:
+    """Let Tab complete the words after ``shown``. A completer of drgn knows Python, or the names of commands."""
+    complete = completer.complete
+
+    def wrapped(self: Any, text: str, state: int) -> Any:
+        line = readline.get_line_buffer()[: readline.get_endidx()]
+        if not line.startswith(f"{shown} "):
+            return complete(self, text, state)
+        from drgn_unaccepted.commands import completions
+
+        *before, word = line.split(" ")[1:]
+        words = [found for found in completions(_parser(shown, before), before) if found.startswith(word)]
+        # readline breaks words at "-", too.
+        return f"{words[state][len(word) - len(text) :]} " if state < len(words) else None
+
+    completer.complete = wrapped
 
 
 if linux_kernel_custom_command is not None:

@@ -189,6 +189,36 @@ def test_crash_mode_has_the_same_command(run: Any, capsys: Capsys) -> None:
     assert "resolve ADDR" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("line", "text", "words"),
+    (
+        ("%unaccepted re", "re", ["record ", "report ", "resolve "]),
+        ("%unaccepted check --rule table-al", "al", ["aligned "]),
+        ("%unaccepted --format json zones --source page-", "", ["lists "]),
+        ("%unaccepted check --format n", "n", ["nagios "]),
+        ("%unaccepted check --expl", "expl", ["explain "]),
+        ("%unaccepted no-such x", "x", []),
+        ("%unaccepted resolve 0x", "0x", []),
+        ("pri", "pri", ["prio", "print("]),
+        ("unaccepted re", "re", ["record ", "report ", "resolve "]),
+        ("una", "una", ["unaccepted"]),
+    ),
+)
+def test_tab_completes_at_both_prompts(
+    line: str, text: str, words: list[str], run: Any, prog: drgn.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drgn.commands._crash import _CrashCompleter
+    from drgn.internal import repl, rlcompleter
+
+    delimiters = repl.readline.get_completer_delims()
+    completer: Any = _CrashCompleter(prog) if line[:3] == "una" else rlcompleter.Completer({"prio": 1})
+    repl.readline.set_completer_delims(delimiters)
+    monkeypatch.setattr(repl.readline, "get_line_buffer", lambda: f"{line} and more")
+    monkeypatch.setattr(repl.readline, "get_endidx", lambda: len(line))
+    monkeypatch.setattr(repl.readline, "get_begidx", lambda: len(line) - len(text))
+    assert [completer.complete(text, state) for state in range(len(words) + 1)] == [*sorted(words), None]
+
+
 def test_a_drgn_with_another_crash_mode_is_named_in_a_line() -> None:
     code = "import sys, drgn; sys.modules['drgn.commands._crash.common'] = None; import drgn_unaccepted.plugin"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

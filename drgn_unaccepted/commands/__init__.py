@@ -115,6 +115,15 @@ def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], men
     parser.commands = commands.choices
 
 
+def completions(parser: Parser, before: Sequence[str]) -> list[str]:
+    """The words that can follow others: values of an option, or options, and before a command the commands."""
+    command = next((parser.commands[word] for word in before if word in parser.commands), parser)
+    option = command._option_string_actions.get(before[-1]) if before else None
+    if option is not None and option.nargs != 0:
+        return sorted(option.choices or ())
+    return sorted([*command._option_string_actions, *(parser.commands if command is parser else ())])
+
+
 def common_options(formats: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of every command, as a parent; they may stand before and after its name."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)

@@ -45,12 +45,12 @@ class Check(Question[CheckAnswer]):
 
     def add_arguments(self, parser: Parser) -> None:
         help_ = "run this rule only (may be repeated)"
-        parser.add_argument("--rule", metavar="RULE", type=_rule, action="append", help=help_)
+        parser.add_argument("--rule", metavar="RULE", type=_rule, choices=[*RULES], action="append", help=help_)
         parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all")
         parser.add_argument("--all", action="store_true", help="the rules that passed or were skipped too")
         parser.add_argument("--list", action="store_true", help="list the rules")
         help_ = "a rule by name or C number: reason, next step"
-        parser.add_argument("--explain", metavar="RULE", type=_rule, help=help_)
+        parser.add_argument("--explain", metavar="RULE", type=_rule, choices=[*RULES], help=help_)
 
     def offline(self, args: Arguments) -> Optional[str]:
         if args.list:
@@ -132,7 +132,7 @@ def _rule(text: str) -> str:
     name = by_number.get(text.upper(), text)
     if name not in RULES:
         near = get_close_matches(text.lower(), [*RULES, *by_number], 3, 0.5)
-        refuse(f"{text}: no such rule; {f'did you mean {chr(32).join(near)}?' if near else 'see check --list'}")
+        refuse(f"{text}: no such rule; " + (f"did you mean {', '.join(near)}?" if near else "see check --list"))
     return name
 
 
