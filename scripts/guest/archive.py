@@ -18,6 +18,7 @@ from .shell import LabError, cache_dir, lock, run, say
 
 #: Together they have 6.12 and every series since 6.16.
 SUITES = ("bookworm-backports", "trixie", "trixie-backports")
+KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MAX_PACKAGE_BYTES = 1 << 30
 
 
@@ -28,7 +29,7 @@ def _options() -> list[str]:
     for name in ("lists/partial", "archives/partial"):
         (apt / name).mkdir(parents=True, exist_ok=True)
     sources = apt / "archive.sources"
-    sources.write_text(_archive_in_suites())
+    sources.write_text(_source())
     options = [
         f"Dir::Etc::sourcelist={sources}",
         "Dir::Etc::sourceparts=/dev/null",
@@ -75,33 +76,11 @@ def fetch(package: str, into: Path, wanted: Callable[[str], object]) -> None:
     archive.unlink()
 
 
-def _archive_in_suites() -> str:
-    """Return a deb822 source for SUITES, with the address and key of the machine's main Debian archive."""
-    codename = _codename()
-    for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
-        for stanza in re.split(r"\n\s*\n", path.read_text()):
-            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            if codename in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
-                return _stanza(fields["URIs"], fields.get("Signed-By", ""))
-    lists = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))]
-    for path in lists:
-        for line in path.read_text().splitlines() if path.exists() else ():
-            one_line = re.match(r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.*)$", line.strip())
-            if one_line and one_line[3] == codename and "main" in one_line[4].split():
-                key = re.search(r"signed-by=(\S+)", one_line[1] or "")
-                return _stanza(one_line[2], key[1] if key else "")
-    raise LabError(f"no apt source for {codename} main on this machine, so the address of {SUITES[-1]} is unknown")
-
-
-def _stanza(uris: str, key: str) -> str:
-    lines = ["Types: deb", f"URIs: {uris}", f"Suites: {' '.join(SUITES)}", "Components: main"]
-    if key:
-        lines.append(f"Signed-By: {key}")
-    return "\n".join(lines) + "\n"
-
-
-def _codename() -> str:
-    match = re.search(r"^VERSION_CODENAME=\"?(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
-    if match is None:
-        raise LabError("/etc/os-release names no codename: is this Debian?")
-    return match[1]
+def _source() -> str:
+    """Return a deb822 source for SUITES at the address from which this machine has its own release of Debian."""
+    release = run(["sh", "-c", '. /etc/os-release; echo "$VERSION_CODENAME"'], timeout=30).strip()
+    listed = ["apt-get", "indextargets", "--format", "$(RELEASE) $(SITE)", "Identifier: Packages", "Component: main"]
+    sites = [line.split()[1] for line in run(listed, timeout=60).splitlines() if line.startswith(f"{release} ")]
+    if not (sites and KEYS.exists()):
+        raise LabError(f"no apt source of this machine has {release} main of Debian, where packages come from")
+    return f"Types: deb\nURIs: {sites[0]}\nSuites: {' '.join(SUITES)}\nComponents: main\nSigned-By: {KEYS}\n"

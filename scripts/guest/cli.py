@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(options.run(options))
-    except LabError as err:
+    except (LabError, OSError) as err:
         print(f"lab: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -96,18 +96,8 @@ def _guest(built: kernel.Kernel, name: str, options: argparse.Namespace) -> dict
             return {"passed": 0, "failed": 1, "why": str(err)}
     log, report = path / "tests.log", path / "tests.xml"
     python = Path(run([TOP / "scripts/venv", "test"], timeout=1200).strip()) / "python"
-    command: list[str | Path] = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "lab",
-        f"--junitxml={report}",
-        "-k",
-        f"{built.series}-{name}",
-        *TESTS,
-    ]
+    chosen = ["-q", "-m", "lab", f"--junitxml={report}", "-k", f"{built.series}-{name}"]
+    command = [python, "-m", "pytest", *chosen, *TESTS]
     with log.open("w") as out:
         subprocess.run(command, cwd=TOP, stdout=out, stderr=out, timeout=3600, env={**os.environ, "COLUMNS": "120"})
     suite = ElementTree.parse(report).getroot().find("testsuite")

@@ -33,15 +33,7 @@ class Guest:
         log.write_bytes(b"")
         self._sysrq_socket = work / "console"
         self.command = [
-            *[
-                "qemu-system-x86_64",
-                "-accel",
-                "tcg,thread=multi",
-                "-nodefaults",
-                "-display",
-                "none",
-                "-no-reboot",
-            ],
+            *"qemu-system-x86_64 -accel tcg,thread=multi -nodefaults -display none -no-reboot".split(),
             *["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={CODE}"],
             *["-drive", f"if=pflash,format=raw,unit=1,file={work / 'vars.fd'}"],
             *["-drive", f"if=none,id=esp,format=raw,readonly=on,file=fat:{esp}"],
@@ -218,6 +210,7 @@ class _Qmp:
 
 def dig_holes(path: Path) -> None:
     """Turn the file's blocks of zeros into holes, if the file system supports that."""
+    path.chmod(0o644)  # QEMU makes dumps read-only
     done = subprocess.run(
         ["fallocate", "--dig-holes", str(path)], stdin=subprocess.DEVNULL, capture_output=True, timeout=300
     )

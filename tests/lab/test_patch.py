@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the lab changes in an unmodified kernel, found in a small program with the same instructions."""
+"""What the lab changes in an unmodified kernel, found in a small program with the same instructions; its account."""
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from guest import binary
+from guest import account, binary
 from guest.shell import LabError
 
 #: As GCC lays accept_memory() out: the panic far away in the cold part, and a jump to it where the branch goes.
@@ -91,3 +93,19 @@ def test_a_kernel_that_is_otherwise_is_refused_with_what_it_lacks(
     vmlinux, _ = build(tmp_path, KERNEL.replace(old, new))
     with pytest.raises(LabError, match=reason):
         binary.patch(vmlinux)
+
+
+def test_of_an_account_that_came_twice_the_last_counts(tmp_path: Path) -> None:
+    """Files of /proc can be read-only, which stops all but root from writing them again."""
+    serial = b"the firmware's words"
+    for text in b"first", b"last":
+        with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+            for name, kind in ("guest", tarfile.DIRTYPE), ("guest/zoneinfo", tarfile.REGTYPE):
+                member = tarfile.TarInfo(name)
+                member.type, member.mode, member.size = kind, 0o500, len(text) * (kind == tarfile.REGTYPE)
+                archive.addfile(member, io.BytesIO(text))
+            archive.close()
+            serial += packed.getvalue()
+    account.unpack(serial, tmp_path)
+    found = tmp_path / "guest" / "zoneinfo"
+    assert found.read_bytes() == b"last" and found.stat().st_mode & 0o600 == 0o600
