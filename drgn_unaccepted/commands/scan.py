@@ -14,7 +14,6 @@ from typing import Any, Callable
 from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError
-from drgn_unaccepted.fleet.documents import ScanHeader
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
 from drgn_unaccepted.fleet.progress import Progress
@@ -79,8 +78,8 @@ class Scan(Action):
             done = output.done
             todo = [target for target in mine if target.id not in done or (args.retry and not done[target.id])]
             earlier = len(mine) - len(todo)
-            header: ScanHeader = {"schema": SCHEMA, "command": "scan", "shard": list(shard), "targets": len(mine)}
-            output.write({**header, "done": earlier})
+            header: Any = {"schema": SCHEMA, "command": "scan", "shard": shard, "targets": len(mine), "done": earlier}
+            output.write(header)
             records = run(todo, Bounds(args.timeout, args.memory), args.jobs or usable_cpus(), stop)
             progress, counts = Progress(args.quiet), Counter[str]()
 

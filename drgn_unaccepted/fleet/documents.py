@@ -8,20 +8,17 @@ from typing import Optional, TypedDict
 from drgn_unaccepted.answer.documents import FindingDocument, PlatformDocument, SourceName, Status, TableDocument
 
 
-class ScanHeaderRequired(TypedDict):
+class ScanHeader(TypedDict):
+    """What a run of ``scan`` is to do; the line before its records."""
+
     schema: str
     command: str
     #: ``[index, count]``, the index from 0.
     shard: list[int]
     #: Targets of the shard.
     targets: int
-
-
-class ScanHeader(ScanHeaderRequired, total=False):
-    """What a run of ``scan`` is to do; the line before its records."""
-
     #: Targets that had a record before this run. Older scans did not write it.
-    done: int
+    done: Optional[int]
 
 
 class ErrorDocument(TypedDict):
@@ -33,20 +30,19 @@ class ErrorDocument(TypedDict):
     reason: str
 
 
-class RecordTargetRequired(TypedDict):
+class RecordTarget(TypedDict):
     kind: Optional[str]
     path: str
     release: Optional[str]
     build_id: Optional[str]
-
-
-class RecordTarget(RecordTargetRequired, total=False):
-    debug_info: str
+    debug_info: Optional[str]
     taken_at: Optional[str]
     crashed_at: Optional[str]
 
 
-class ScanRecordRequired(TypedDict):
+class ScanRecord(TypedDict):
+    """One target: the answer of ``check`` without the findings that passed. Without an answer most keys are None."""
+
     schema: str
     command: str
     #: Identifies path, size and modification time of the target.
@@ -67,14 +63,9 @@ class ScanRecordRequired(TypedDict):
     file_bytes: Optional[int]
     seconds: Optional[float]
     finished_at: Optional[str]
-
-
-class ScanRecord(ScanRecordRequired, total=False):
-    """One target: the answer of ``check`` without the findings that passed. The keys here need an answer."""
-
-    table: TableDocument
-    source: SourceName
-    exact: bool
+    table: Optional[TableDocument]
+    source: Optional[SourceName]
+    exact: Optional[bool]
     source_reason: Optional[str]
     covered_bytes: Optional[int]
     unaccepted_bytes: Optional[int]
@@ -82,7 +73,7 @@ class ScanRecord(ScanRecordRequired, total=False):
     unaccepted_bytes_min: Optional[int]
     unaccepted_bytes_max: Optional[int]
     initially_unaccepted_bytes: Optional[int]
-    torn: list[str]
+    torn: Optional[list[str]]
 
 
 class Example(TypedDict):

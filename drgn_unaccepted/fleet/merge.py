@@ -128,9 +128,9 @@ class Merged:
         index, count = header["shard"]
         if count in self._shards or len(self._shards) < limits.FLEET_ROWS:
             self._shards.setdefault(count, set()).add(index)
-        if "done" in header or file not in self._runs:
+        if header["done"] is not None or file not in self._runs:
             # Records before this header may be of dumps that were written anew since.
-            self._runs[file] = _Run(header["targets"], header.get("done", 0))
+            self._runs[file] = _Run(header["targets"], header["done"] or 0)
         self._runs[file].targets = header["targets"]
 
     def _lacks(self) -> Iterator[str]:

@@ -21,7 +21,7 @@ import drgn_unaccepted
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA, CheckAnswer
 from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR, CommandError, one_line
-from drgn_unaccepted.fleet.documents import ErrorDocument, ScanRecord
+from drgn_unaccepted.fleet.documents import ErrorDocument, RecordTarget, ScanRecord
 from drgn_unaccepted.fleet.records import rules
 from drgn_unaccepted.fleet.targets import Target, find_targets
 from drgn_unaccepted.record.loop import Stop
@@ -208,14 +208,14 @@ def _last_words(file: BinaryIO) -> str:
 def _record(
     target: Target, answer: Optional[CheckAnswer], error: Optional[ErrorDocument], seconds: float
 ) -> ScanRecord:
-    nothing = {"kind": None, "path": target.path, "release": None, "build_id": None}
-    found: Any = answer or {"target": nothing, "platform": None, "status": "unknown"}
-    findings = found.get("findings", [])
+    found: Any = answer or {"target": {}, "status": "unknown", "findings": []}
+    findings = found["findings"]
     record = {
+        **dict.fromkeys(ScanRecord.__annotations__),
         **found,
         # Which target it is, the child does not say: hostile bytes may have taken it over.
         **{"schema": SCHEMA, "command": "scan", "id": target.id, "host": target.host, "error": error},
-        "target": {**found["target"], "path": target.path},
+        "target": {**dict.fromkeys(RecordTarget.__annotations__), **found["target"], "path": target.path},
         "findings": [finding for finding in findings if finding["status"] not in ("pass", "skip")],
         # Of rules that passed, the names are enough.
         "passed": rules(findings, "pass"),

@@ -30,7 +30,7 @@ def csv_lines(records: Iterable[ScanRecord]) -> Iterator[str]:
         values: dict[str, Any] = {**record, "failure": error["kind"], "reason": error["reason"]}
         values.update((name, record["target"][name]) for name in ("path", "release", "build_id"))
         values["platform"] = platform_kind(record)
-        values["table"] = record["table"]["state"] if "table" in record else None
+        values["table"] = record["table"] and record["table"]["state"]
         for status in ("critical", "warning", "info"):
             values[status] = " ".join(rules(record["findings"], status))
         csv.writer(line, lineterminator="").writerow([_cell(values.get(name)) for name in COLUMNS])
