@@ -136,7 +136,9 @@ class Problem(TypedDict):
     reason: str
 
 
-class Totals(TypedDict):
+class MergeSummary(TypedDict):
+    schema: str
+    command: str
     targets: int
     unnamed_targets: int
     hosts: int
@@ -153,11 +155,6 @@ class Totals(TypedDict):
     #: Hosts that fail a rule that most of the others pass: the first of them, and how many there are.
     standing_out: list[OddHost]
     standing_out_hosts: int
-
-
-class MergeSummary(Totals):
-    schema: str
-    command: str
     #: Records of a target that has a better or later one.
     doubles: int
     #: Records of a dump that was written anew since.

@@ -17,7 +17,7 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.checks import rule_names
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.fleet import summary as summary_of_hosts
+from drgn_unaccepted.fleet import merge as merging
 from drgn_unaccepted.fleet.documents import MergeSummary
 from drgn_unaccepted.fleet.merge import Merged as Records
 from drgn_unaccepted.fleet.text import text
@@ -79,7 +79,7 @@ def write(path: Path, *documents: Record) -> str:
 def more_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules that the records here name."""
     names = ["a", "b", "c", "common", "rare", "rarest", "seldom", "planted", "told-by-two", *rule_names()]
-    monkeypatch.setattr(summary_of_hosts, "rule_names", lambda: names)
+    monkeypatch.setattr(merging, "rule_names", lambda: names)
 
 
 @pytest.fixture
