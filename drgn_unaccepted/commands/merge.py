@@ -40,7 +40,7 @@ class Merge(Action):
         if args.format == "csv":
             lines: Iterable[str] = csv_lines(record for _, record in merged)
         else:
-            lines = [json.dumps(merged.summary())] if args.format == "json" else text(merged.summary())
+            lines = [json.dumps(merged.summary())] if args.format == "json" else map(safe, text(merged.summary()))
         if args.output is None:
             to_stdout(lines)
         else:

@@ -16,9 +16,9 @@ from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, ref
 from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
-from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.records import COLUMNS, column
 from drgn_unaccepted.fleet.targets import find_targets, in_shard, parse_shard, shard_of_environment
+from drgn_unaccepted.fleet.text import Progress
 from drgn_unaccepted.record.loop import stopped_by_signals
 from drgn_unaccepted.words import count, safe
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, TypedDict
+from typing import Optional, TypedDict, Union
 
 from drgn_unaccepted.answer.documents import FindingDocument, PlatformDocument, SourceName, Status, TableDocument
 
@@ -15,7 +15,6 @@ class ScanHeader(TypedDict):
     command: str
     #: ``[index, count]``, the index from 0.
     shard: list[int]
-    #: Targets of the shard.
     targets: int
     #: Targets that had a record before this run. Older scans did not write it.
     done: Optional[int]
@@ -49,14 +48,12 @@ class ScanRecord(TypedDict):
     id: str
     #: The guest, if the manifest, ``--host`` or a file name tells it.
     host: Optional[str]
-    #: None if there is an answer.
     error: Optional[ErrorDocument]
     target: RecordTarget
     platform: Optional[PlatformDocument]
     status: Status
     #: Findings that neither passed nor were skipped.
     findings: list[FindingDocument]
-    #: Names of rules.
     passed: list[str]
     skipped: list[str]
     #: These three are None in an answer of ``check``.
@@ -92,7 +89,6 @@ class Occurrence(TypedDict):
 
 
 class FailureSummary(Occurrence):
-    #: As in :class:`ErrorDocument`.
     kind: str
 
 
@@ -103,26 +99,9 @@ class FindingSummary(Occurrence):
     told_hosts: int
 
 
-class StatusCounts(TypedDict):
-    """Targets for each status; ``failed`` had no answer."""
-
-    critical: int
-    warning: int
-    ok: int
-    unknown: int
-    failed: int
-
-
-class Row(StatusCounts, total=False):
-    release: Optional[str]
-    platform: Optional[str]
-    targets: int
-
-
 class OddFinding(TypedDict):
     rule: str
     status: str
-    #: Hosts that have it.
     hosts: int
 
 
@@ -143,15 +122,16 @@ class MergeSummary(TypedDict):
     unnamed_targets: int
     hosts: int
     answered_hosts: int
-    statuses: StatusCounts
+    #: Targets for each status; ``failed`` had no answer.
+    statuses: dict[str, int]
     #: Worst first.
     findings: list[FindingSummary]
     #: Targets that were read without a verdict.
     unknown: Occurrence
-    #: Targets without an answer.
     failed: list[FailureSummary]
-    releases: list[Row]
-    platforms: list[Row]
+    #: A row for each: its name, None where that is unknown, its targets, and how many have each status.
+    releases: list[dict[str, Union[str, int, None]]]
+    platforms: list[dict[str, Union[str, int, None]]]
     #: Hosts that fail a rule that most of the others pass: the first of them, and how many there are.
     standing_out: list[OddHost]
     standing_out_hosts: int

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Union
 
 from drgn_unaccepted import limits
@@ -18,8 +19,6 @@ from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
 from drgn_unaccepted.run import to_stdout
 
-Document = Union[ScanHeader, ScanRecord]
-
 
 class Output:
     """JSON lines on standard output: a header that says what the run is to do, then a record for each target."""
@@ -28,7 +27,7 @@ class Output:
         #: IDs of the targets that earlier runs wrote a record for, and whether it is an answer.
         self.done: dict[str, bool] = {}
 
-    def write(self, document: Document) -> None:
+    def write(self, document: Union[ScanHeader, ScanRecord]) -> None:
         """:raises CommandError: it cannot be written"""
         to_stdout([json.dumps(document)])
 
@@ -69,7 +68,7 @@ class Journal(Output):
                     self.done[record["id"]] = record["error"] is None
                 self._end += len(data)
 
-    def write(self, document: Document) -> None:
+    def write(self, document: Union[ScanHeader, ScanRecord]) -> None:
         data = json.dumps(document).encode() + b"\n"
         try:
             self._file.truncate(self._end)
@@ -94,19 +93,17 @@ class Beside(Output):
 
     def __init__(self, targets: Iterable[Target]) -> None:
         super().__init__()
-        self._paths = {target.id: f"{target.path}{BESIDE}" for target in targets}
-        for id_, path in self._paths.items():
+        self._paths = {target.id: os.path.split(f"{target.path}{BESIDE}") for target in targets}
+        for id_, (place, name) in self._paths.items():
             # A target without such a file, or with that of an earlier content, is done again.
-            place, name = os.path.split(path)
             with suppress(OSError), open_directory(place) as directory:
-                record = parse(path, path, read_trusted(name, limits.FLEET_LINE_BYTES, directory)).record
+                record = parse(name, name, read_trusted(name, limits.FLEET_LINE_BYTES, directory)).record
                 if record is not None and record["id"] == id_:
                     self.done[id_] = record["error"] is None
 
-    def write(self, document: Document) -> None:
+    def write(self, document: Union[ScanHeader, ScanRecord]) -> None:
         if "targets" in document:
             return  # The header.
-        path = self._paths[document["id"]]
-        place, name = os.path.split(path)
-        with concerning(path), open_directory(place) as directory:
+        place, name = self._paths[document["id"]]
+        with concerning(str(Path(place, name))), open_directory(place) as directory:
             write_atomically(name, json.dumps(document) + "\n", directory=directory)

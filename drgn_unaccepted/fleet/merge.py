@@ -16,7 +16,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple, Optional, cast
+from typing import Any, NamedTuple, Optional, cast
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA
@@ -24,8 +24,8 @@ from drgn_unaccepted.checks import rule_names
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet import documents
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
-from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.records import COLUMNS, FAILURES, NO_RECORD, column, digest, finished, platform_kind, read
+from drgn_unaccepted.fleet.text import Progress
 
 #: Statuses of the findings that count, worst first.
 _FINDINGS = ("critical", "warning", "info")
@@ -109,7 +109,6 @@ class Merged:
         counts = {hash((n.content, n.findings)): n.number for n in newest.values() if n.status == worst[n.content]}
         self.doubles += len(newest) - len(counts)
         self._counts = set(counts.values())
-        #: What is missing.
         self.incomplete = list(self._lacks())
 
     def __iter__(self) -> Iterator[tuple[str, ScanRecord]]:
@@ -232,7 +231,7 @@ class _Summary:
             "unnamed_targets": self._unnamed,
             "hosts": len(self._found),
             "answered_hosts": len(self._skipped),
-            "statuses": _statuses(sum(self._releases.values(), Counter())),
+            "statuses": {column: sum(row[column] for row in self._releases.values()) for column in COLUMNS},
             "findings": [
                 {"rule": key[1], "status": key[0], "told_hosts": told[key], **self._seen[key]} for key in worst
             ],
@@ -288,14 +287,9 @@ def _count(rows: _Rows, name: Optional[str], record: ScanRecord) -> str:
     return str(label)
 
 
-def _statuses(counts: Counter[str]) -> documents.StatusCounts:
-    return cast(documents.StatusCounts, {name: counts[name] for name in COLUMNS})
-
-
-def _rows(column: str, counts: _Rows) -> list[documents.Row]:
-    def order(name: Optional[str]) -> tuple[object, ...]:
-        count = counts[name]
-        return -count["critical"], -count["warning"], -sum(count.values()), str(name)
-
-    names = sorted(counts, key=order)
-    return [cast(documents.Row, {column: n, "targets": sum(counts[n].values()), **_statuses(counts[n])}) for n in names]
+def _rows(kind: str, counts: _Rows) -> list[dict[str, Any]]:
+    rows: list[Any] = [
+        {kind: name, "targets": sum(row.values()), **{column: row[column] for column in COLUMNS}}
+        for name, row in counts.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["critical"], -row["warning"], -row["targets"], str(row[kind])))

@@ -21,14 +21,11 @@ import drgn_unaccepted
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA, CheckAnswer
 from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR, CommandError, one_line
-from drgn_unaccepted.fleet.documents import ErrorDocument, RecordTarget, ScanRecord
+from drgn_unaccepted.fleet.documents import RecordTarget, ScanRecord
 from drgn_unaccepted.fleet.records import rules
 from drgn_unaccepted.fleet.targets import Target, find_targets
 from drgn_unaccepted.record.loop import Stop
 from drgn_unaccepted.typed import checker
-
-#: Where the package is: a directory, or a zipapp.
-_PACKAGE_PLACE = str(Path(drgn_unaccepted.__file__).parent.parent)
 
 #: The program of a child, which takes its module path from its first argument.
 _START = (
@@ -47,13 +44,9 @@ _GRACE = 10
 
 _is_answer = checker(CheckAnswer)
 
-#: Seconds between two looks at the processes.
-_LOOK = 0.02
-
 
 class Bounds(NamedTuple):
     seconds: int
-    #: Of address space. Reading a dump takes about 200 MiB.
     memory_bytes: int
 
 
@@ -65,7 +58,6 @@ class Process:
 
     def __init__(self, target: Target, bounds: Bounds) -> None:
         self._target, self._bounds = target, bounds
-        self._timed_out = False
         self._out = tempfile.TemporaryFile()  # noqa: SIM115
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         # The parent kills in time and can say what happened. Limits of CPU time and the alarm are the second line.
@@ -83,32 +75,45 @@ class Process:
             start_new_session=True,
         )
 
-    def kill(self) -> None:
+    def kill(self, grace: float = 0) -> None:
         if self._process.poll() is None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self._process.pid, signal.SIGKILL)
-
-    def wait(self) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
+                self._process.wait(grace)
 
     def poll(self) -> Optional[ScanRecord]:
         """The record; None while the process runs. A process out of time is killed."""
         status, seconds = self._process.poll(), time.monotonic() - self._start
         if status is None:
-            if seconds >= self._bounds.seconds and not self._timed_out:
-                self._timed_out = True
+            if seconds >= self._bounds.seconds:
                 self.kill()
             if seconds < self._bounds.seconds + _GRACE:
                 return None
         with self._out, self._err:
-            answer = _answer(self._out)
-            kind, reason = self._failure(status, _last_words(self._err))
-        error: Optional[ErrorDocument] = {"kind": kind, "reason": reason} if answer is None else None
-        return _record(self._target, answer, error, seconds)
+            answer, words = _answer(self._out), _last_words(self._err)
+        found: Any = answer or {"target": {}, "status": "unknown", "findings": []}
+        findings = found["findings"]
+        kind, reason = self._failure(status, seconds, words)
+        record = {
+            **dict.fromkeys(ScanRecord.__annotations__),
+            **found,
+            # Which target it is, the child does not say: hostile bytes may have taken it over.
+            **{"schema": SCHEMA, "command": "scan", "id": self._target.id, "host": self._target.host},
+            "error": None if answer else {"kind": kind, "reason": reason},
+            "target": {**dict.fromkeys(RecordTarget.__annotations__), **found["target"], "path": self._target.path},
+            "findings": [finding for finding in findings if finding["status"] not in ("pass", "skip")],
+            # Of rules that passed, the names are enough.
+            "passed": rules(findings, "pass"),
+            "skipped": rules(findings, "skip"),
+            "file_bytes": self._target.size,
+            "seconds": round(seconds, 3),
+            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        return cast(ScanRecord, record)
 
-    def _failure(self, status: Optional[int], words: str) -> tuple[str, str]:
-        if status is None or self._timed_out or status in (-signal.SIGXCPU, -signal.SIGALRM):
+    def _failure(self, status: Optional[int], seconds: float, words: str) -> tuple[str, str]:
+        is_late = status == -signal.SIGKILL and seconds >= self._bounds.seconds
+        if is_late or status in (None, -signal.SIGXCPU, -signal.SIGALRM):
             return "timeout", f"no answer in {self._bounds.seconds} s"
         if any(sign in words for sign in _OUT_OF_MEMORY):
             return "memory", f"more than {self._bounds.memory_bytes >> 20} MiB: {words}"
@@ -134,7 +139,7 @@ def run(targets: Sequence[Target], bounds: Bounds, jobs: int, stop: Stop) -> Gen
                 running.append(Process(target, bounds))
             if not running:
                 return
-            stop.wait(_LOOK)
+            stop.wait(0.02)
             for process in tuple(running):
                 record = process.poll()
                 if record is not None:
@@ -144,9 +149,7 @@ def run(targets: Sequence[Target], bounds: Bounds, jobs: int, stop: Stop) -> Gen
         raise CommandError(f"cannot start the process of a target: {one_line(error)}") from None
     finally:
         for process in running:
-            process.kill()
-        for process in running:
-            process.wait()
+            process.kill(_GRACE)
 
 
 def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_bytes: int = 4 << 30) -> ScanRecord:
@@ -159,9 +162,7 @@ def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_b
 
 
 def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs of the affinity mask, and no more than the quota of the cgroups (v2) that this process is in; at least 1.
-
-    A container can have fewer CPUs than its node.
+    """CPUs of the affinity mask, and no more than the quota of a container, those of the cgroups (v2) of this process.
 
     :param proc: ``/proc/PID/cgroup``, see cgroups(7)
     :param top: where the hierarchy is mounted; ``cpu.max`` as in Documentation/admin-guide/cgroup-v2.rst
@@ -181,18 +182,17 @@ def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/f
 
 
 def _module_path() -> str:
-    """``sys.path`` for a child, one place a line: no relative place, not the working directory, this package last."""
+    """``sys.path`` for a child, one place a line: not the working directory; this package (or its zipapp) last."""
     places = [place for place in sys.path if Path(place).is_absolute() and place != str(Path.cwd())]
-    return "\n".join(dict.fromkeys((*places, _PACKAGE_PLACE)))
+    return "\n".join(dict.fromkeys((*places, str(Path(drgn_unaccepted.__file__).parent.parent))))
 
 
 def _answer(file: BinaryIO) -> Optional[CheckAnswer]:
     file.seek(0)
-    try:
+    with suppress(ValueError, RecursionError):
         answer: Any = json.loads(file.read(limits.FLEET_LINE_BYTES))
-    except (ValueError, RecursionError):
-        return None
-    return answer if _is_answer(answer) else None
+        return answer if _is_answer(answer) else None
+    return None
 
 
 def _last_words(file: BinaryIO) -> str:
@@ -203,25 +203,3 @@ def _last_words(file: BinaryIO) -> str:
         return "without a word"
     line = words.splitlines()[-1].strip()
     return f"...{line}" if start and "\n" not in words else line
-
-
-def _record(
-    target: Target, answer: Optional[CheckAnswer], error: Optional[ErrorDocument], seconds: float
-) -> ScanRecord:
-    found: Any = answer or {"target": {}, "status": "unknown", "findings": []}
-    findings = found["findings"]
-    record = {
-        **dict.fromkeys(ScanRecord.__annotations__),
-        **found,
-        # Which target it is, the child does not say: hostile bytes may have taken it over.
-        **{"schema": SCHEMA, "command": "scan", "id": target.id, "host": target.host, "error": error},
-        "target": {**dict.fromkeys(RecordTarget.__annotations__), **found["target"], "path": target.path},
-        "findings": [finding for finding in findings if finding["status"] not in ("pass", "skip")],
-        # Of rules that passed, the names are enough.
-        "passed": rules(findings, "pass"),
-        "skipped": rules(findings, "skip"),
-        "file_bytes": target.size,
-        "seconds": round(seconds, 3),
-        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    return cast(ScanRecord, record)

@@ -18,7 +18,7 @@ from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.fleet.documents import Problem, ScanHeader, ScanRecord
 from drgn_unaccepted.typed import checker
 
-#: The columns of :class:`StatusCounts`.
+#: Statuses of targets.
 COLUMNS = ("critical", "warning", "ok", "unknown", "failed")
 
 #: What :class:`ErrorDocument` may have as its kind.
@@ -27,6 +27,8 @@ FAILURES = ("unreadable", "crash", "timeout", "memory", "defect", "no-answer")
 #: The problem with JSON of another program.
 NO_RECORD = "no record of scan or check"
 _MALFORMED = "not as scan and check write it"
+
+_SUFFIXES = (".json", ".jsonl")
 
 #: Seconds that clocks may differ.
 _SKEW = 3600
@@ -52,11 +54,9 @@ def result_files(places: Sequence[str]) -> dict[str, bool]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found = sorted(
-                str(file) for file in path.rglob("*") if file.suffix in (".json", ".jsonl") and file.is_file()
-            )
+            found = sorted(str(file) for file in path.rglob("*.json*") if file.suffix in _SUFFIXES and file.is_file())
             if not found:
-                raise CommandError(f"{place}: no file in it ends in .json or .jsonl")
+                raise CommandError(f"{place}: no file in it ends in {' or '.join(_SUFFIXES)}")
             files = {**dict.fromkeys(found, False), **files}
         elif path.is_file():
             files[place] = True
@@ -149,7 +149,7 @@ def finished(record: ScanRecord) -> float:
 
 
 def column(record: ScanRecord) -> str:
-    """The column of :class:`StatusCounts` that counts a target."""
+    """Which of :data:`COLUMNS` counts a target."""
     return record["status"] if record["error"] is None else "failed"
 
 

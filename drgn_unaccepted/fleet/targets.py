@@ -33,7 +33,6 @@ _DUMP_NAME = re.compile(
 
 #: The first bytes of the files that :func:`_is_target` recognizes by content.
 _MAGIC = (b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0", b'{"schema": "drgn-unaccepted-snapshot/')
-_ELF, _ET_CORE = b"\x7fELF", 4
 
 #: The suffix of the files that ``scan --beside`` writes.
 BESIDE = ".unaccepted.json"
@@ -182,9 +181,8 @@ def _is_target(path: Path) -> bool:
         return True
     except OSError:
         return False
-    if start.startswith(_ELF):
-        return int.from_bytes(start[16:18], "little") == _ET_CORE
-    return start.startswith(_MAGIC)
+    # An ELF file with ET_CORE as its e_type.
+    return start.startswith(_MAGIC) or (start.startswith(b"\x7fELF") and start[16:18] == b"\4\0")
 
 
 def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
@@ -196,7 +194,7 @@ def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tu
             entry = json.loads(line) if line.startswith("{") else {"path": line}
             if "path" not in entry or not all(key in _KEYS and isinstance(entry[key], str) for key in entry):
                 raise ValueError(f"an entry has path, and can have {', '.join(_KEYS[1:])}, all of them text")
-            if any(b"\0" in os.fsencode(value) for value in entry.values()):
+            if b"\0" in os.fsencode("".join(entry.values())):
                 raise ValueError("a null character")
         except (ValueError, RecursionError) as error:
             json_ = "not JSON: " if isinstance(error, (json.JSONDecodeError, RecursionError)) else ""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``merge`` prints: the summary for people, whose first line is the worst finding, and the records as CSV."""
+"""What ``merge`` prints: the summary, whose first line is the worst finding, and the records as CSV; and progress."""
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,16 +23,37 @@ COLUMNS = (
     *("file_bytes", "seconds", "finished_at"),
 )
 
+#: Seconds before the first line; between two lines on a terminal, and elsewhere.
+_FIRST, _RENEWED, _EVERY = 2.0, 0.2, 30.0
+
+
+class Progress:
+    """Of what takes more than two seconds: one line on stderr, renewed on a terminal, else now and then."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._on_terminal = quiet, sys.stderr.isatty()
+        self._next = time.monotonic() + (_FIRST if self._on_terminal else _EVERY)
+
+    def show(self, line: str) -> None:
+        now = time.monotonic()
+        if not self._quiet and now >= self._next:
+            self._next = now + (_RENEWED if self._on_terminal else _EVERY)
+            start, end = ("\r\x1b[K", "") if self._on_terminal else ("", "\n")
+            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the terminal's line empty for what follows."""
+        if not self._quiet and self._on_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
 
 def csv_lines(records: Iterable[ScanRecord]) -> Iterator[str]:
     """A row for each target, after the names of the columns."""
     yield ",".join(COLUMNS)
     for record in records:
         error, line = record["error"] or {"kind": None, "reason": None}, io.StringIO()
-        values: dict[str, Any] = {**record, "failure": error["kind"], "reason": error["reason"]}
-        values.update((name, record["target"][name]) for name in ("path", "release", "build_id"))
-        values["platform"] = platform_kind(record)
-        values["table"] = record["table"] and record["table"]["state"]
+        values: dict[str, Any] = {**record, **record["target"], "platform": platform_kind(record)}
+        values.update(failure=error["kind"], reason=error["reason"], table=record["table"] and record["table"]["state"])
         for status in ("critical", "warning", "info"):
             values[status] = " ".join(rules(record["findings"], status))
         csv.writer(line, lineterminator="").writerow([_cell(values.get(name)) for name in COLUMNS])
@@ -46,11 +69,7 @@ def _cell(value: Any) -> Any:
 
 
 def text(summary: MergeSummary) -> Iterator[str]:
-    """Findings, totals, what is missing, then the tables."""
-    return map(safe, _lines(summary))
-
-
-def _lines(summary: MergeSummary) -> Iterator[str]:
+    """Findings, totals, what is missing, then the tables; not yet safe for a terminal."""
     findings, unknown = summary["findings"], summary["unknown"]
     yield from (_finding(finding, summary) for finding in findings if finding["status"] != "info")
     if unknown["targets"]:
@@ -123,5 +142,4 @@ def _name(example: Example) -> str:
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     shown = [{**row, name: safe(str(row[name] or "unknown"))} for row in rows]
-    yield ""
-    yield from tabulate(shown, headers="keys", disable_numparse=[0]).splitlines()
+    yield from ("", *tabulate(shown, headers="keys", disable_numparse=[0]).splitlines())

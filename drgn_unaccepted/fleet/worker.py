@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The process that reads one target: the command ``check`` under limits.
 
-    main(["MEMORY_BYTES", "SECONDS", "PATH", *OPTIONS])
-
-:mod:`drgn_unaccepted.fleet.process` starts it, isolated (``python -I``) and in the root directory. A dump is hostile
-input and C code reads it, so an accident there must end no other process. The limits (address space, CPU time, bytes of
-a file, no core dump) are set before anything of the target is read; the alarm ends a process whose parent is gone.
+A dump is hostile input and C code reads it, so an accident there must end no other process. The limits are set before
+anything of the target is read; the alarm ends a process whose parent is gone.
 """
 
 from __future__ import annotations

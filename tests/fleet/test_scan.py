@@ -21,8 +21,8 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.fleet import process
 from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
-from drgn_unaccepted.fleet.progress import Progress
 from drgn_unaccepted.fleet.targets import find_targets
+from drgn_unaccepted.fleet.text import Progress
 from tests.fleet.tools import (
     FILL,
     INTEGRATIONS,
@@ -349,7 +349,7 @@ def test_progress_on_a_terminal_and_elsewhere(terminal: bool, monkeypatch: pytes
     for line in ("a", "four", "c", "d", "e"):
         shown.show(line)
     shown.end()
-    assert capsys.readouterr().err == ("\rfour\rd   \re\r \r" if terminal else "d\n")
+    assert capsys.readouterr().err == ("\r\x1b[Kfour\r\x1b[Kd\r\x1b[Ke\r\x1b[K" if terminal else "d\n")
 
 
 @pytest.mark.parametrize(

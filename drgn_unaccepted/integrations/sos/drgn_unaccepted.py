@@ -20,19 +20,10 @@ class DrgnUnaccepted(Plugin, RedHatPlugin, DebianPlugin, UbuntuPlugin, SuSEPlugi
 
     def setup(self):
         # Each answer by itself: what one cannot tell, another may. check exits with 1 or 2 where it finds something.
-        self.add_cmd_output(
-            [
-                "drgn-unaccepted summary",
-                "drgn-unaccepted check",
-                "drgn-unaccepted --format json summary",
-                "drgn-unaccepted --format json check",
-                "drgn-unaccepted --format json zones",
-                "drgn-unaccepted --format json efi",
-                "drgn-unaccepted --format json e820",
-                "drgn-unaccepted --format json accepting",
-            ],
-            timeout=120,
-        )
+        commands = ["drgn-unaccepted summary", "drgn-unaccepted check"]
+        for name in ("summary", "check", "zones", "efi", "e820", "accepting"):
+            commands.append(f"drgn-unaccepted --format json {name}")
+        self.add_cmd_output(commands, timeout=120)
         # The flight recorder's last snapshots, and answers that lie beside crash dumps; never a dump.
         answers = ["/var/crash/*.unaccepted.json", "/var/crash/*/*.unaccepted.json"]
         self.add_copy_spec(["/var/lib/drgn-unaccepted", *answers], sizelimit=25)
