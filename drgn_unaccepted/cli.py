@@ -36,7 +36,7 @@ from drgn_unaccepted.snapshot_file import read
 from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("kernel", "core", "snapshot", "qemu", "raw", "log", "symbols", "table", "vmcoreinfo")),
+    **dict.fromkeys(("kernel", "core", "snapshot", "qemu", "raw", "log", "sos", "symbols", "table", "vmcoreinfo")),
     **{"debug_info": "auto", "debug": False},
 }
 
@@ -115,6 +115,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--qemu", metavar="QMP", help="the kernel of a running QEMU guest, through its QMP socket")
     help_ = "guest RAM as a file (may be repeated): FILE@ADDR[-END|+LEN], or the name of a LiME file"
     which.add_argument("--raw", metavar="RAM", action="append", help=help_)
+    which.add_argument("--sos", metavar="DIR", help="an unpacked sos report: its dmesg, and what /proc said")
     group.add_argument(
         "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or BTF (may be repeated)"
     )
@@ -138,9 +139,9 @@ class _CommandLine:
 
     def open(self) -> Any:
         args = self._args
-        for option, value in (("--snapshot", args.snapshot), ("--table", args.table), ("--log", args.log)):
-            if value is not None:
-                raise CommandError(f"{args.command} reads a kernel or a dump anew each time: it takes no {option}")
+        for option in ("snapshot", "table", "log", "sos"):
+            if getattr(args, option) is not None:
+                raise CommandError(f"{args.command} reads a kernel or a dump anew each time: it takes no --{option}")
         return self._open()
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
@@ -148,6 +149,11 @@ class _CommandLine:
         if args.snapshot is not None:
             self._refuse("--snapshot was read from its target already: {} is for the command snapshot")
             return iter((_read_snapshot(args.snapshot),))
+        if args.sos is not None:
+            from drgn_unaccepted.text.sos import sos_snapshot
+
+            self._refuse("--sos is a target that is text: {} is for a kernel or a dump")
+            return iter((sos_snapshot(args.sos),))
         logs: Sequence[Any] = ()
         if args.log is not None:
             from drgn_unaccepted.text.target import log_snapshot, read_logs

@@ -55,6 +55,7 @@ VMCOREINFO_BYTES = 64 << 10  #: Bytes of a VMCOREINFO note. The kernel's own has
 LOG_BYTES = 1 << 25
 
 LOG_LINE_BYTES = 1 << 11  #: Bytes of a line of a log file; the rest of a longer one counts as another.
+SOS_FILE_BYTES = 16 << 20  #: Bytes of one file of an sos report.
 LOG_SHARED = 1 << 14  #: Last lines of each boot in a log file that are compared with those in a dump.
 LOG_BOOTS = 1 << 5  #: Boots in a log file; of more, the last ones.
 LOG_RECORDS = LOG_BYTES >> 5  #: Descriptors of the printk ring buffer; the kernel has one for each 32 bytes of text.

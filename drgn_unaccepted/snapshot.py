@@ -41,8 +41,8 @@ E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 class Target:
     """The kernel or dump that was read."""
 
-    kind: Annotated[str, Choices(("live", "remote", "vmcore", "log"))]
-    path: Optional[str]  #: File name of the dump or log, or QEMU's socket; ``None`` for the running kernel.
+    kind: Annotated[str, Choices(("live", "remote", "vmcore", "log", "sos"))]
+    path: Optional[str]  #: File name of the dump, log or report, or QEMU's socket; ``None`` for the running kernel.
     release: Optional[str]  #: ``init_uts_ns.name.release``, from VMCOREINFO's ``OSRELEASE``.
     build_id: Optional[str]  #: GNU build-id in hexadecimal, from VMCOREINFO's ``BUILD-ID`` (Linux 5.9 and later).
     debug_info: Annotated[str, Choices(("dwarf", "btf", "none"))]

@@ -297,12 +297,17 @@ class Evidence:
             return self.snapshot.missing.get("zones", "not captured")
         return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
 
+    @property
+    def no_lists(self) -> Optional[str]:
+        """Why no list is known, or None, also of a kernel that has none."""
+        return self.no_zones or self.snapshot.missing.get("zones.listed")
+
     @cached_property
     def lists_lack(self) -> Optional[str]:
-        """Why the lists could not be read, or None."""
-        if any(zone.listed is None for zone in self.snapshot.zones or ()):
+        """Why there are no lists, or None."""
+        if self.no_lists is None and any(zone.listed is None for zone in self.snapshot.zones or ()):
             return "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
-        return self.no_zones
+        return self.no_lists
 
     @cached_property
     def insane_entries(self) -> list[allocator.Insane]:

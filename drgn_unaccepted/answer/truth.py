@@ -148,8 +148,8 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
         (ACCEPTED, _facts(kernel, "the kernel's own memory")),
         (UNACCEPTED, _facts(trimmed, "not in e820_table: as it was at boot")),
     ]
-    if evidence.no_zones is not None:
-        since = f"unaccepted at boot; nothing tells what was accepted since: {evidence.no_zones}"
+    if evidence.no_lists is not None:
+        since = f"unaccepted at boot; nothing tells what was accepted since: {evidence.no_lists}"
         layers.append((UNKNOWN, _facts(base, since)))
     return [*layers, *maps(evidence)]
 

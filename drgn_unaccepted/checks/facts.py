@@ -52,7 +52,8 @@ class Facts:
         table, efi_map, pages, accepting = snapshot.table, snapshot.efi_map, snapshot.pages, snapshot.accepting
         self.snapshot = snapshot
         self._finding_of = finding_of
-        self.live = snapshot.target.is_running
+        #: Whether the kernel ran while it was read.
+        self.live = snapshot.target.is_running or snapshot.target.kind == "sos"
         release, banner = snapshot.target.release, snapshot.image.banner
         #: Whether the release is false, or the banner in the kernel's image is.
         self.false_release = None not in (release, banner) and release != banner

@@ -228,7 +228,7 @@ class _Context:
         self._current = current or ()
         # Without the header, bit 0 is where the stub put it.
         self._geometry = table.geometry or judgement.geometry
-        self._listed = None if no_zones else judgement.evidence.listed
+        self._listed = None if judgement.evidence.no_lists else judgement.evidence.listed
         self._in_flight = [] if accepting is not None and not accepting.entries else snapshot.in_flight()
 
         def lacking(part: str) -> str:
@@ -259,7 +259,7 @@ class _Context:
             "efi": no_efi,
             "e820": lacking("e820" if tables is None else "e820.current") if current is None else None,
             "zone": no_zones,
-            "listed": no_zones or next(damaged, None),
+            "listed": judgement.evidence.no_lists or next(damaged, None),
             "in_flight": no_accepting,
         }
         #: Why a column cannot be known, by its name.

@@ -37,7 +37,7 @@ class Summary(Question[SummaryAnswer]):
 
     def lack(self, answer: SummaryAnswer) -> Optional[str]:
         # A log tells of the guest and its end, also where it tells nothing of memory.
-        return None if answer["target"]["kind"] == "log" else lines.no_state(answer)
+        return None if answer["target"]["kind"] in ("log", "sos") else lines.no_state(answer)
 
     def text(self, answer: SummaryAnswer, args: Arguments) -> Iterator[str]:
         return lines.pairs(rows(answer))
@@ -65,7 +65,7 @@ def rows(answer: SummaryAnswer) -> list[tuple[str, str]]:
     elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
         found.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
     found += [("torn", safe(note)) for note in answer["torn"]]
-    if answer["target"]["kind"] == "log" and answer["command_line"]:
+    if answer["target"]["kind"] in ("log", "sos") and answer["command_line"]:
         found.append(("command line", safe(answer["command_line"])))
     found += _guest(answer)
     if answer["findings"] is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Optional, Union
@@ -177,28 +177,35 @@ def efi_map(log: BootLog, expected: Optional[int], by_kexec: bool = False) -> Un
     return EfiMap("kernel-log", not lacks, "; ".join(notes) or None, tuple(descriptors))
 
 
+def e820_lacks(log: BootLog, descriptors: Sequence[efi.EfiDescriptor]) -> Optional[str]:
+    """Why the log has not the whole e820 table; None: it has. The EFI stub made RAM of all RAM of the map."""
+    if log.lost is not None or not log.e820:
+        return log.lost or "the log has no BIOS-e820 lines"
+    if log.release is None or log.command_line is None:
+        return "the log lacks the beginning of the boot"
+    if max((entry.end for entry in log.e820 if entry.type == e820.RAM), default=0) < max(log.ram_end, 1):
+        return "the log lacks e820 lines"
+    ram = rng.merge((d.start, d.end) for d in descriptors if d.type in efi.RAM_TYPES and d.start < d.end)
+    lost = rng.subtract(ram, rng.merge((start, end) for start, end, _ in log.e820))
+    return f"the log lacks e820 lines: of RAM at {lost[0].start:#x}" if lost and not log.is_crash_kernel else None
+
+
 def _lacks(log: BootLog, descriptors: list[efi.EfiDescriptor]) -> Optional[str]:
     """Why the map may lack entries at its end, or have others than the firmware's; None: it is whole.
 
     The kernel prints e820 before the map, and the EFI stub made all RAM of one RAM of the other.
     """
-    if log.lost is not None:
-        return log.lost
-    if log.release is None or log.command_line is None:
-        return "the log lacks the beginning of the boot"
+    lost = e820_lacks(log, descriptors)
+    if lost is not None:
+        return lost
     if log.is_crash_kernel:
         return KEXEC_NOTE
-    if "efi_fake_mem=" in log.command_line:
+    if "efi_fake_mem=" in str(log.command_line):
         return "efi_fake_mem= changed it"
-    whole = EfiMap("kernel-log", True, None, tuple(descriptors))
-    known = rng.merge((start, end) for start, end, _ in log.e820 if start < end)
-    usable = rng.merge((start, end) for start, end, type_ in log.e820 if type_ == e820.RAM and start < end)
-    lost = rng.subtract(usable, whole.memory(*{entry.type for entry in descriptors}))
-    lost += rng.subtract(whole.memory(*efi.RAM_TYPES), known)
-    if not usable or usable[-1].end < log.ram_end:
-        return "the log lacks e820 lines"
-    if lost:
-        return f"the log lacks lines: RAM of e820 and of the map differ at {lost[0].start:#x}"
-    if log.table_address is not None and not whole.memory(efi.UNACCEPTED):
+    usable = rng.merge((start, end) for start, end, type_ in log.e820 if type_ == e820.RAM)
+    missed = rng.subtract(usable, rng.merge((d.start, d.end) for d in descriptors if d.start < d.end))
+    if missed:
+        return f"the log lacks lines of the map: of RAM at {missed[0].start:#x}"
+    if log.table_address is not None and not any(entry.type == efi.UNACCEPTED for entry in descriptors):
         return "there is a table, and no entry of type 15"
     return None

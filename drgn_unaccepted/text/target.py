@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from functools import partial
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.files import open_input
+from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import E820Tables, EfiMap, Image, Platform, Snapshot, Table, Target
-from drgn_unaccepted.text.log import BootLog, efi_map, is_telling, read_boots
+from drgn_unaccepted.text.log import BootLog, e820_lacks, efi_map, is_telling, read_boots
 
 #: What no log has, by part of the snapshot.
 _LACKS = {
@@ -20,7 +21,6 @@ _LACKS = {
     **{"kernel_memory": "list of the kernel's memory", "pages": "struct pages", "kexec_segments": "kexec images"},
     "reclaiming": "tasks",
 }
-_DERIVED = "the log has the firmware's table"
 
 
 def read_logs(path: str, every: bool) -> list[BootLog]:
@@ -46,35 +46,54 @@ def log_snapshot(path: str, warn: Callable[[str], None]) -> Snapshot:
     log = next((boot for boot in reversed(boots) if not boot.is_crash_kernel), boots[-1])
     if len(boots) > 1:
         warn(f"{path}: the log has {len(boots)} boots, and this is number {boots.index(log) + 1}")
-    missing = {part: f"a kernel log has no {what}" for part, what in _LACKS.items()}
-    found, platform, tables = efi_map(log, None), _platform(log), None
+    return snapshot_of("log", path, "a kernel log", log)
+
+
+def snapshot_of(
+    kind: str,
+    path: str,
+    what: str,
+    log: BootLog,
+    current: Optional[tuple[E820Entry, ...]] = None,
+    **found: Any,
+) -> Snapshot:
+    """What the log of a boot proves, beside parts of other origin.
+
+    :param what: to name in the reasons for missing parts
+    :param current: ``e820_table``
+    """
+    missing = {part: f"{what} has no {lack}" for part, lack in _LACKS.items() if found.get(part) is None}
+    logged, platform = efi_map(log, None), _platform(log)
     if platform is None:
         missing["platform"] = "the log does not tell the platform"
-    if isinstance(found, str):
-        missing["efi_map"] = found
-    if log.e820 and log.lost is None:
-        tables = E820Tables(None, None, tuple(log.e820), None)
-        missing.update({f"e820.{name}": _DERIVED for name in ("current", "kexec", "boot_params")})
-    else:
-        missing["e820"] = log.lost or "the log has no BIOS-e820 lines"
+    if isinstance(logged, str):
+        missing["efi_map"] = logged
+    whole = None if isinstance(logged, str) else logged
+    lost = e820_lacks(log, whole.descriptors if whole else ())
+    firmware = tuple(log.e820) if lost is None else None
+    lost = lost or "the log has the firmware's table"
+    tables = E820Tables(current, None, firmware, None)
+    missing |= {f"e820.{name}": lost for name, table in vars(tables).items() if table is None}
+    if not (current or firmware):
+        missing["e820"] = lost
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    whole = None if isinstance(found, str) else found
     return Snapshot(
-        target=Target("log", path, log.release, None, "none", now),
-        table=_table(log, whole),
+        target=Target(kind, path, log.release, None, "none", now),
+        table=_table(what, log, whole),
         efi_map=whole,
-        e820=tables,
+        e820=tables if current or firmware else None,
         platform=platform,
         panic=log.panic,
         panic_task=log.panic_task,
         image=Image((log.release or "")[:64] or None, (log.command_line or "")[: limits.COMMAND_LINE_BYTES] or None),
         missing=missing,
+        **found,
     )
 
 
-def _table(log: BootLog, efi_map: Optional[EfiMap]) -> Table:
+def _table(what: str, log: BootLog, efi_map: Optional[EfiMap]) -> Table:
     if log.table_address is not None:
-        return Table("not-captured", "a kernel log has no memory", log.table_address)
+        return Table("not-captured", f"{what} has no memory", log.table_address)
     named = any("ACPI" in line and "=0x" in line for line in log.efi)
     if named and efi_map is not None and efi_map.is_whole and not efi_map.memory(UNACCEPTED):
         return Table("absent", "the kernel's log names no table, and its EFI memory map has no type 15")

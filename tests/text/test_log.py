@@ -77,10 +77,10 @@ def test_a_whole_log_in_each_shape(prefix: str, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([*HEAD, *E820, TABLES, *MAP[:3], *RUNTIME], "differ at 0x140000000"),
-        ([*HEAD, *E820[:3], TABLES, *MAP], "differ at 0x100000000"),
+        ([*HEAD, *E820, TABLES, *MAP[:3], *RUNTIME], "of RAM at 0x140000000"),
+        ([*HEAD, *E820[:3], TABLES, *MAP], "lacks e820 lines: of RAM at 0x100000000"),
         ([*HEAD, *E820[:3], TABLES, *MAP[:2]], "no entry of type 15"),
-        ([*HEAD, TABLES, *MAP], "lacks e820 lines"),
+        ([*HEAD, TABLES, *MAP], "no BIOS-e820 lines"),
         ([*HEAD, *E820[:3], LAST_PFN, *MAP[:2]], "lacks e820 lines"),
         ([*HEAD, *E820, TABLES, MAP[0], *MAP[2:]], "no mem01"),
         ([*E820, TABLES, *MAP], "the beginning of the boot"),
@@ -100,6 +100,9 @@ def test_a_log_that_is_not_whole_proves_nothing_accepted(
     status, answer, err = ask(capsys, "--log", file, "ranges")
     assert status == 3 and why in err
     assert not any(each["state"] == "accepted" for each in answer["ranges"] or ())
+    # Nor that there is no RAM: 4 GiB is in all that was cut off here.
+    _, answer, _ = ask(capsys, "--log", file, "resolve", "0x100000000")
+    assert answer["addresses"][0]["state"] != "no-ram" or why == "no entry of type 15"
 
 
 def test_of_several_boots_the_one_that_died(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
