@@ -89,8 +89,16 @@ class Capture(NamedTuple):
     def account(self, name: str) -> str:
         return (self.path / "guest" / name).read_text(errors="replace")
 
+    def console(self) -> str:
+        return (self.path / "serial.log").read_text(errors="replace")
+
     def table_address(self) -> int:
-        return logged_table(self.account("dmesg"))
+        return logged_table(self.console())
+
+    def table(self) -> tuple[int, int, int, bytes]:
+        """Address, phys_base, unit size and bitmap of the table in the dump of all RAM."""
+        address = self.table_address()
+        return (address, *read_bitmap(self.dump, address))
 
     def nr_unaccepted(self) -> int:
         """Bytes, from the guest's /proc/vmstat."""
@@ -106,19 +114,14 @@ class Capture(NamedTuple):
             if d["type"] == UNACCEPTED
         ]
 
-    def accepted(self) -> list[tuple[int, int]]:
-        """What was accepted: by the stub, as it printed, and by the kernel, as arch_accept_memory() recorded."""
-        stub = [(r["start"], r["end"]) for r in self.json("loader.json")["stub_accepted"]]
-        return stub + noted_accepts(self.account("lab_accepted"))
-
     def initial_units(self) -> set[int]:
-        """The units that the stub gave a bit: wholly type 15, and not accepted by the stub at once."""
+        """Numbers of the units that the stub gave a bit: wholly type 15, and not accepted by the stub at once."""
         stub = self.json("loader.json")["stub_accepted"]
         return whole_units(self.type15()) - touched_units((r["start"], r["end"]) for r in stub)
 
     def unaccepted_units(self) -> set[int]:
-        """Numbers (address / 2 MiB) of the units of type 15 memory that nobody accepted."""
-        return whole_units(self.type15()) - touched_units(self.accepted())
+        """Those that the kernel did not accept either, by its record."""
+        return self.initial_units() - touched_units(noted_accepts(self.account("lab_accepted")))
 
 
 @cache

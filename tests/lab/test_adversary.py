@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
+from unittest import mock
 
 import drgn
 import pytest
@@ -21,7 +22,7 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted
 from tests.lab.asking import NEEDS_CAPTURES, ids
-from tests.lab.captures import MIB, UNIT, Capture, find, read_bitmap
+from tests.lab.captures import MIB, UNIT, Capture, find
 from tests.lab.test_planted import Target, open_target
 
 pytestmark = NEEDS_CAPTURES
@@ -34,13 +35,8 @@ def total(snapshot: Snapshot, source: str = "auto") -> dict[str, Any]:
 
 
 def zero_bitmap(target: Target) -> None:
-    address = target.capture.table_address()
-    _, _, bitmap = read_bitmap(target.capture.dump, address)
+    address, _, _, bitmap = target.capture.table()
     target.write(address + HEADER.size, bytes(len(bitmap)), physical=True)
-
-
-def zeros_at(target: Target, obj: drgn.Object) -> None:
-    target.write(obj.address_, bytes(drgn.sizeof(obj)))
 
 
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)
@@ -61,15 +57,15 @@ def test_helpers_do_not_call_zeros_accepted(capture_: Capture) -> None:
 def test_one_page_of_the_bitmap_that_reads_as_zeros(capture_: Capture, lists: bool) -> None:
     """A bitmap of several pages, of which makedumpfile left out the second, which is not the header's."""
     target = open_target(capture_)
-    table = capture_.table_address()
+    table, base, unit, bitmap = capture_.table()
     page = table // PAGE_SIZE * PAGE_SIZE + PAGE_SIZE
     target.write(page, bytes(PAGE_SIZE), physical=True)
     # The first unit whose bit is in it, and which is not accepted.
-    base, unit, bitmap = read_bitmap(capture_.dump, table)
     gone = range(8 * (page - table - 24), 8 * len(bitmap))
     lost = next(bit for bit in gone if bitmap[bit >> 3] >> (bit & 7) & 1)
     if not lists:
-        zeros_at(target, target.prog["node_data"])
+        nodes = target.prog["node_data"]
+        target.write(nodes.address_, bytes(drgn.sizeof(nodes)))
     assert helpers.efi_unaccepted_table(target.prog).is_doubted
     with pytest.raises(Unavailable):
         helpers.pfn_is_unaccepted_memory(target.prog, (base + lost * unit) >> 12)
@@ -109,8 +105,7 @@ def test_early_lists_are_not_all(capture_: Capture) -> None:
 @pytest.mark.parametrize("capture_", find("fill"), ids=ids)
 def test_another_reader_has_its_turn_where_the_bitmap_ends_the_first(capture_: Capture) -> None:
     """A header that is readable physically and a bitmap that is not: BPF may still have both."""
-    address = capture_.table_address()
-    base, unit, bitmap = read_bitmap(capture_.dump, address)
+    address, base, unit, bitmap = capture_.table()
     header = HEADER.pack(1, unit, base, len(bitmap))
 
     def short(at: int, size: int) -> bytes:
@@ -136,15 +131,9 @@ def test_a_zero_means_no_feature_only_if_struct_zone_says_so(capture_: Capture) 
     target.patch(target.prog["efi"].unaccepted, 0)
     assert capture(target.opened, EVERYTHING).table.state == "not-captured"
 
-    class WithoutZone:
-        def __getitem__(self, name: str) -> drgn.Object:
-            return target.prog[name]
-
-        def type(self, name: str) -> drgn.Type:
-            if name == "struct zone":
-                raise LookupError("could not find 'struct zone'")
-            return target.prog.type(name)
-
-    table = read_table(cast("drgn.Program", WithoutZone()), [])
+    prog = mock.MagicMock()
+    prog.__getitem__.side_effect = target.prog.__getitem__
+    prog.type.side_effect = LookupError("could not find 'struct zone'")
+    table = read_table(prog, [])
     assert table.state == "not-captured"
     assert table.reason is not None and "struct zone" in table.reason

@@ -107,7 +107,7 @@ def test_the_accept_that_killed_the_guest_is_named(
     if not path.exists():
         pytest.skip(f"{capture_.name} has no {name}")
     (entry,) = ask(capsys, "-c", path, "accepting")[1]["accepting"]
-    console = (capture_.path / "serial.log").read_text(errors="replace")
+    console = capture_.console()
     last_words = console[console.index("Cannot accept memory: unknown platform") :]
     task = entry["task"]
     assert f"CPU: {task['cpu']} " in last_words.replace("UID: 0 ", "")

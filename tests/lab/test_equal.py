@@ -13,18 +13,7 @@ from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
-from tests.lab.captures import (
-    CHUNK,
-    UNIT,
-    Capture,
-    all_captures,
-    captures,
-    find,
-    listed_chunks,
-    read_bitmap,
-    set_units,
-    units,
-)
+from tests.lab.captures import CHUNK, UNIT, Capture, all_captures, find, listed_chunks, set_units, units
 
 pytestmark = NEEDS_CAPTURES
 
@@ -42,13 +31,12 @@ def test_a_kept_table_and_the_lists_of_a_kdump_call_nothing_unaccepted_accepted(
 ) -> None:
     # QEMU's dump is the running guest: it was stopped for the dump, went on, and crashed.
     kept = keep(take(open_vmcore(str(found.dump)), Wanted(ALL_PARTS - {"pages"})), BOOT, str(tmp_path))
-    address = found.table_address()
+    address, base, unit, bitmap = found.table()
     option = f"{kept.table}@{address:#x}" if raw else kept.option
     kdump = found.path / "kdump.elf"
     _, answer, _ = ask(capsys, "-c", kdump, "--table", option, "ranges")
     assert (answer["source"], answer["table"]["read_through"], answer["exact"]) == ("reconstructed", "file", True)
 
-    base, unit, bitmap = read_bitmap(found.dump, address)
     assert unit == UNIT
     covered = set_units(base, b"\xff" * len(bitmap))
     kept_set = set_units(base, bitmap)
@@ -64,7 +52,7 @@ def test_a_kept_table_and_the_lists_of_a_kdump_call_nothing_unaccepted_accepted(
 # Console logs, as targets of their own
 
 
-@pytest.mark.parametrize("capture", [c for c in captures() if c.has_account], ids=ids)
+@pytest.mark.parametrize("capture", [c for c in all_captures() if c.has_account], ids=ids)
 @pytest.mark.parametrize("name", ["serial.log", "guest/dmesg"])
 def test_a_log_knows_what_was_unaccepted_at_boot(
     capture: Capture, name: str, capsys: pytest.CaptureFixture[str]

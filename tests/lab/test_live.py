@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot_file import read
 from tests.lab.asking import ask, in_guest, on
 from tests.lab.captures import CHUNK, LAB, listed_chunks, logged_table, read_bitmap, read_physical, set_units, units
@@ -65,9 +64,7 @@ def test_live_answers_equal_the_dump_of_that_moment(
     assert not units(answers["page-lists"], "accepted") & unaccepted
     wrong = units(answers["page-lists"], "unaccepted") & covered - unaccepted
     assert {number * unit // CHUNK * CHUNK for number in wrong} <= chunks
-    assert [f for f in answers["check"]["findings"] if f["status"] in ("warning", "critical")] == [
-        f for f in answers["check"]["findings"] if f["rule"] == "platform-can-accept"
-    ]
+    assert answers["check"]["status"] == "ok", answers["check"]["findings"]
 
     # The same questions to the dump.
     for command in ("ranges", "zones", "e820", "efi"):
@@ -84,11 +81,6 @@ def test_live_answers_equal_the_dump_of_that_moment(
     _, with_saved, _ = ask(capsys, "-c", dump, "--table", kept / "snapshot.json", "ranges")
     assert with_saved["ranges"] == answers["ranges"]["ranges"]
     assert told["boot_id"] in with_saved["table"]["reason"]
-    other = json.loads((kept / "snapshot.json").read_text())
-    other["snapshot"]["target"]["boot_id"] = "0f0e0d0c-0b0a-4908-8706-050403020100"
-    (share / "other.json").write_text(json.dumps(other))
-    assert main(["-c", str(dump), "--table", str(share / "other.json"), "ranges"]) == 3
-    assert "saved in another boot" in capsys.readouterr().err
 
 
 # While memory is accepted
@@ -99,8 +91,8 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
     series: str, delay_us: int, tmp_path: Path
 ) -> None:
     samples = int(os.environ.get("DRGN_UNACCEPTED_LAB_SAMPLES", "1000"))
-    arguments, options = (samples, delay_us), ("stress", "--kernel", series)
-    share = in_guest(tmp_path / "share", "stress", *options, arguments=arguments, timeout=60 + 6 * samples)
+    options = ("stress", "--kernel", series, "--timeout", 60 + 6 * samples)
+    share = in_guest(tmp_path / "share", "stress", *options, arguments=(samples, delay_us))
     found = json.loads((share / "stress.json").read_text())
     assert found["samples"] == samples
     assert found["lies"] == []

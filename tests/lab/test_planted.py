@@ -20,7 +20,7 @@ from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from tests.lab.asking import NEEDS_CAPTURES, ids
-from tests.lab.captures import CHUNK, MIB, UNIT, Capture, find, read_bitmap
+from tests.lab.captures import CHUNK, MIB, UNIT, Capture, find
 
 pytestmark = NEEDS_CAPTURES
 
@@ -64,14 +64,12 @@ class Target:
         self.patch(flags, int(flags.value_()) & ~bit | bit * reserved)
 
     def header(self, version: int = 1, unit: int = UNIT, base: int | None = None, size: int | None = None) -> None:
-        address = self.capture.table_address()
-        real_base, _, bitmap = read_bitmap(self.capture.dump, address)
+        address, real_base, _, bitmap = self.capture.table()
         fields = (version, unit, real_base if base is None else base, len(bitmap) if size is None else size)
         self.write(address, struct.pack("<IIQQ", *fields), physical=True)
 
     def set_bit(self, physical: int) -> None:
-        address = self.capture.table_address()
-        base, unit, bitmap = read_bitmap(self.capture.dump, address)
+        address, base, unit, bitmap = self.capture.table()
         index = (physical - base) // unit
         byte = bitmap[index >> 3] | 1 << (index & 7)
         self.write(address + 24 + (index >> 3), bytes([byte]), physical=True)
@@ -122,8 +120,7 @@ def open_target(capture_: Capture) -> Target:
 
 def bit_over_the_kernel_image(target: Target) -> None:
     """The same table based at 0, so that it covers the kernel image wherever KASLR put it, and a bit there."""
-    address = target.capture.table_address()
-    base, unit, bitmap = read_bitmap(target.capture.dump, address)
+    address, base, unit, bitmap = target.capture.table()
     text = re.search(r"^([0-9a-f]+) T _text$", target.capture.account("kallsyms"), re.M)
     phys_base = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", target.prog["VMCOREINFO"].string_())
     assert text and phys_base
@@ -136,8 +133,7 @@ def bit_over_the_kernel_image(target: Target) -> None:
 
 def padding_bit(target: Target) -> None:
     """A byte more of bitmap than type 15 memory needs, with its last bit set."""
-    address = target.capture.table_address()
-    _, _, bitmap = read_bitmap(target.capture.dump, address)
+    address, _, _, bitmap = target.capture.table()
     target.header(size=len(bitmap) + 1)
     target.write(address + 24 + len(bitmap), b"\x80", physical=True)
 
