@@ -45,6 +45,10 @@ SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searche
 VMCOREINFO_SEARCH_BYTES = 256 << 30
 
 VMCOREINFO_COPIES = 64  #: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
+
+#: Bytes from the lowest address of kernel images on in which kallsyms is sought: KERNEL_IMAGE_SIZE with KASLR.
+KERNEL_SEARCH_BYTES = 1 << 30
+
 BANNER_BYTES = 256  #: Bytes of ``linux_banner`` that are read.
 COMMAND_LINE_BYTES = 4096  #: Bytes of the kernel's command line; COMMAND_LINE_SIZE of x86 is 2048.
 FUNCTION_BYTES = 16 << 10  #: Bytes of a kernel function that is searched for a call.
@@ -67,6 +71,7 @@ INITRD_BYTES = 1 << 40  #: Bytes of an initrd, whose size is a number in boot_pa
 KALLSYMS_SYMBOLS = 1 << 20  #: Symbols in kallsyms; a distribution's kernel has 100 to 250 thousand.
 KALLSYMS_NAMES_BYTES = 16 << 20  #: Bytes of kallsyms' compressed names, about 12 for each symbol.
 KALLSYMS_TOKEN_BYTES = 64 << 10  #: Bytes of kallsyms' token table; its 256 strings take about 1 KiB.
+KALLSYMS_TABLES = 64  #: Places in a kernel's memory that look like kallsyms' token table; there are about 6.
 SYMBOL_NAME_BYTES = 512  #: Bytes of the name of a symbol or type, with the NUL: the kernel's KSYM_NAME_LEN.
 KALLSYMS_ALIASES = 64  #: Symbols at one address that are skipped to find the next address.
 

@@ -9,16 +9,19 @@ the most frequent pair of adjacent bytes with token 255, then the next one with 
 this order, its expansion in the code so far is the pair that it stands for.
 
 VMCOREINFO says where the tables are since Linux 6.0 (commit f09bddbd8661 ("vmcoreinfo: add kallsyms_num_syms symbol")
-and the ones before it). The length of a record is one byte, or two where bit 7 is set since Linux 6.1 (commit
-73bbb94466fd ("kallsyms: support "big" kernel symbols")).
+and the ones before it). In the memory of a guest that died before it wrote one, :func:`find_kallsyms` finds them. The
+length of a record is one byte, or two where bit 7 is set since Linux 6.1 (commit 73bbb94466fd ("kallsyms: support "big"
+kernel symbols")).
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Callable
+from itertools import accumulate, islice
+from typing import Callable, Optional
 
 from drgn import Symbol, SymbolBinding, SymbolKind
 
@@ -27,6 +30,9 @@ from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo
 
 #: nm(1)'s letters, as in /proc/kallsyms: G and S are for sections that x86 does not have; the build omits N.
 _TYPE_LETTERS = "ABDRTVWabdrtvw"
+
+#: Tokens "0" to "9", which stand for themselves, as every kernel has them in names of symbols.
+_DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 
 # Separates the texts in one long string. No token contains it, so that no replacement crosses it.
 _END = "\u0100"
@@ -153,3 +159,57 @@ class Kallsyms:
             if any(address(index) == stext for index in indexes):
                 return address
         raise ValueError("kallsyms and VMCOREINFO disagree about _stext")
+
+
+def find_kallsyms(image: bytes, start: int) -> dict[str, int]:
+    """Addresses of the parts of the symbol table, in the order of Linux 6.4 and later.
+
+    :param image: kernel memory from address ``start`` on
+    :raises ValueError: it is not there
+    """
+    for match in islice(re.finditer(_DIGITS, image), limits.KALLSYMS_TABLES):
+        # 48 tokens come before "0", and a byte of zero before them.
+        before = image[max(0, match.start() - limits.KALLSYMS_TOKEN_BYTES) : match.start()].rsplit(b"\0", 49)
+        tokens_at = match.start() - sum(len(token) + 1 for token in before[1:-1])
+        tokens = image[tokens_at : tokens_at + limits.KALLSYMS_TOKEN_BYTES].split(b"\0", 256)[:256]
+        *places, end = accumulate((len(token) + 1 for token in tokens), initial=0)
+        if len(before) < 50 or len(places) < 256 or end > limits.KALLSYMS_TOKEN_BYTES:
+            continue
+        index_at = image.find(struct.pack("<256H", *places), tokens_at + end, tokens_at + end + 8 + 512)
+        names = None if index_at < 0 else _find_names(image, tokens_at)
+        if names is not None:
+            num_syms_at, names_at, count = names
+            found = {"num_syms": num_syms_at, "names": names_at, "token_table": tokens_at, "token_index": index_at}
+            found["offsets"] = index_at + 512
+            # Since Linux 7.0 something else lies there, which Kallsyms finds out.
+            found["relative_base"] = found["offsets"] + (4 * count + 7 & ~7)
+            return {f"kallsyms_{part}": start + place for part, place in found.items()}
+    raise ValueError("no kallsyms")
+
+
+def _find_names(image: bytes, end: int) -> Optional[tuple[int, int, int]]:
+    """Places of kallsyms_num_syms and kallsyms_names, and the number of symbols, where the markers end at ``end``.
+
+    The markers are the places of every 256th record, the first of which is 0. All parts are aligned to 4 or 8 bytes.
+    """
+    words = array("I", image[max(0, end - limits.KALLSYMS_SYMBOLS // 64) & ~3 : end & ~3])[::-1]
+    if words and not words[0]:
+        words, end = words[1:], end - 4  # padding
+    full = next((number for number, word in enumerate(words) if not word), 0)
+    if not full:
+        return None
+    last, end = words[0], end - 4 * (full + 1)
+    for names_at in range(end - last & ~3, max(8, end - last - 256 * limits.SYMBOL_NAME_BYTES), -4):
+        # In 8 bytes with padding, or in 4.
+        size, (count,) = 4, struct.unpack_from("<I", image, names_at - 4)
+        if not count:
+            size, (count,) = 8, struct.unpack_from("<I", image, names_at - 8)
+        if 256 * full < count <= 256 * (full + 1):
+            at, left = names_at + last, count - 256 * full
+            while left and at < end:
+                length = image[at]
+                at += 2 + (length & 0x7F | image[at + 1] << 7) if length & 0x80 else 1 + length
+                left -= 1
+            if not left and end - 8 < at <= end:
+                return names_at - size, names_at, count
+    return None

@@ -9,8 +9,8 @@ describes.
 
 A guest that dies in its first second has no VMCOREINFO, because an initcall writes it. (A kernel that cannot accept
 memory panics with the first allocation.) But its page tables are there, and QEMU notes the registers that lead to them
-(``struct QEMUCPUState``, target/i386/arch_dump.c in QEMU). With a vmlinux, the place of ``linux_banner`` in them tells
-by how much KASLR moved the kernel.
+(``struct QEMUCPUState``, target/i386/arch_dump.c in QEMU), so that its symbols can be read from kallsyms in its memory.
+For a kernel without kallsyms, the place of ``linux_banner`` of a vmlinux tells by how much KASLR moved it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Optional
 
-from drgn import Architecture, FaultError, Platform, Program, Symbol
+from drgn import Architecture, FaultError, Platform, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
@@ -30,6 +30,7 @@ from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.kernel.elf import build_id, parse_notes
 from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.kallsyms import Kallsyms, find_kallsyms
 from drgn_unaccepted.kernel.memory import FileMemory
 from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
@@ -51,6 +52,8 @@ _CR4_LA57 = 1 << 12
 #: KASLR moves the kernel by a multiple of CONFIG_PHYSICAL_ALIGN, which is at least this, within KERNEL_IMAGE_SIZE.
 _KASLR_ALIGN = 2 << 20
 _KASLR_END = 1 << 30
+#: Where kernels are linked: CONFIG_PHYSICAL_START is 16 MiB.
+_LINKED = START_KERNEL_MAP + (16 << 20)
 #: Symbols whose addresses VMCOREINFO has under the same names.
 _PLAIN_SYMBOLS = (
     *("_stext", "init_uts_ns", "kallsyms_names", "kallsyms_num_syms", "kallsyms_offsets", "kallsyms_relative_base"),
@@ -105,18 +108,13 @@ def vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
         raise TargetError(one_line(error)) from None
     except Unavailable as error:
         lack += str(error)
-    if not symbols:
-        raise TargetError(
-            f"{lack}; a guest that died before it wrote one needs its vmlinux, with -s; else give the text with "
-            "--vmcoreinfo FILE"
-        )
     try:
-        text, cpu, vmlinux = work_out_vmcoreinfo(core, symbols)
+        text, cpu, source = work_out_vmcoreinfo(core, symbols)
     except OSError as error:
         raise TargetError(one_line(error, error.filename)) from None
     except Unavailable as error:
-        raise TargetError(f"{lack}; {error}") from None
-    return text, f"no VMCOREINFO; addresses are from the registers of CPU {cpu} and {vmlinux}"
+        raise TargetError(f"{lack}; {error}; give the text with --vmcoreinfo FILE") from None
+    return text, f"no VMCOREINFO; addresses are from the registers of CPU {cpu} and {source}"
 
 
 def read_vmcoreinfo(path: str) -> bytes:
@@ -200,61 +198,90 @@ def _maps(tables: PageTables, virtual: int, physical: int) -> bool:
 
 
 def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, int, str]:
-    """VMCOREINFO from the registers of a CPU and the symbols of ``vmlinux``, checked against the memory.
+    """VMCOREINFO from the registers of a CPU and the kernel's symbols, checked against the memory.
 
     It has the entries that drgn and this program read.
 
-    :param vmlinux: files; the first one with these symbols is used
-    :return: the text, the number of the CPU, the file
-    :raises Unavailable: no CPU was in this kernel, or the files belong to another one
+    :param vmlinux: files, of which the first one that has the symbols is used; else kallsyms in the memory is
+    :return: the text, the number of the CPU, where the symbols are from
+    :raises Unavailable: no CPU was in this kernel, or nothing has its symbols
     :raises OSError: a file cannot be read
     """
-    path, symbols = _first_with_symbols(vmlinux)
+    path, linked = next(filter(None, map(_symbols_of, vmlinux)), (None, {}))
     number = None
     with FileMemory(core.pieces) as memory:
         for number, tables in cpu_page_tables(core, memory):
-            for offset in range(0, _KASLR_END, _KASLR_ALIGN):
+            for offset in range(0, _KASLR_END, _KASLR_ALIGN) if path else ():
                 with suppress(FaultError):
-                    lines = _entries(memory, tables, symbols, offset)
-                    if lines:
-                        return ("\n".join(lines) + "\n").encode("latin-1"), number, path
+                    moved = {name: address + offset for name, address in linked.items()}
+                    return _text(memory, tables, moved, offset), number, str(path)
+            with suppress(FaultError, ValueError, LookupError):
+                own = _own_symbols(tables)
+                return _text(memory, tables, own, own["_stext"] - _LINKED), number, "kallsyms in the memory"
     if number is None:
         raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
-    raise Unavailable(f"no CPU of it was in the kernel of {path}")
+    lack = (
+        f"in the kernel of {path}" if path else "in a kernel with kallsyms, and no vmlinux with symbols is given (-s)"
+    )
+    raise Unavailable(f"no CPU of it was {lack}")
 
 
-def _first_with_symbols(vmlinux: Sequence[str]) -> tuple[str, Mapping[str, Symbol]]:
-    for path in vmlinux:
-        prog = Program(Platform(Architecture.X86_64))
-        with open_dump(path):
-            prog.extra_module("vmlinux", create=True).try_file(path, force=True)
-        found = {name: prog.symbols(name)[:1] for name in (*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS)}
-        if all(found[name] for name in _NEEDED_SYMBOLS):
-            return path, {name: symbols[0] for name, symbols in found.items() if symbols}
-    raise Unavailable(f"{', '.join(vmlinux)}: not the symbol table of an x86-64 kernel")
+def _symbols_of(path: str) -> Optional[tuple[str, dict[str, int]]]:
+    """The addresses in a vmlinux before KASLR; None where it does not have them all."""
+    prog = Program(Platform(Architecture.X86_64))
+    with open_dump(path):
+        prog.extra_module("vmlinux", create=True).try_file(path, force=True)
+    found = {name: prog.symbols(name)[:1] for name in (*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS)}
+    if not all(found[name] for name in _NEEDED_SYMBOLS):
+        return None
+    return path, {name: symbols[0].address for name, symbols in found.items() if symbols}
 
 
-def _entries(memory: FileMemory, tables: PageTables, symbols: Mapping[str, Symbol], offset: int) -> list[str]:
-    """The entries for a kernel that KASLR moved by ``offset``; none if these page tables map no such kernel there."""
-    address = {name: symbol.address + offset for name, symbol in symbols.items()}
+def _own_symbols(tables: PageTables) -> dict[str, int]:
+    """The addresses in the kernel that these page tables map.
+
+    :raises ValueError: it has no kallsyms
+    """
+    pieces: list[bytes] = []
+    start = 0
+    for address in range(START_KERNEL_MAP, START_KERNEL_MAP + limits.KERNEL_SEARCH_BYTES, _KASLR_ALIGN):
+        try:
+            pieces.append(tables.read(address, _KASLR_ALIGN))
+        except FaultError:
+            if pieces:
+                break  # the kernel ends here
+        else:
+            start = start or address
+    # _text and _stext are the first byte of the kernel.
+    found = {**find_kallsyms(b"".join(pieces), start), "_stext": start}
+    text = "".join(f"SYMBOL({name})={address:x}\n" for name, address in found.items())
+    kallsyms = Kallsyms(tables.read, parse_vmcoreinfo(text.encode()))
+    return {**found, **{symbol.name: symbol.address for symbol in kallsyms.find((*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS))}}
+
+
+def _text(memory: FileMemory, tables: PageTables, address: Mapping[str, int], offset: int) -> bytes:
+    """VMCOREINFO of a kernel that has these symbols and that KASLR moved by ``offset``.
+
+    :raises FaultError: these page tables map no such kernel there
+    """
     physical = tables.translate(address["linux_banner"]).start
     phys_base = physical - (address["linux_banner"] - START_KERNEL_MAP)
     banner = re.match(rb"Linux version (\S+) ", memory.read(physical, limits.BANNER_BYTES))
     # A kernel's own page tables, which are in its image, map it as well.
     own = PageTables(memory.read, address["init_top_pgt"] - START_KERNEL_MAP + phys_base, tables.levels)
     if banner is None or not _maps(own, address["linux_banner"], physical):
-        return []
+        raise FaultError("no kernel", physical)
     # From the image in memory, so that a vmlinux of another build is noticed.
     size = min(max(0, address["__stop_notes"] - address["__start_notes"]), limits.ELF_NOTE_BYTES)
     found = build_id(parse_notes(memory.read(address["__start_notes"] - START_KERNEL_MAP + phys_base, size)))
-    return [
+    lines = [
         f"OSRELEASE={banner[1].decode('latin-1')}",
         "PAGESIZE=4096",
         f"SYMBOL(swapper_pg_dir)={address['init_top_pgt']:x}",
         f"NUMBER(phys_base)={phys_base}",
         f"KERNELOFFSET={offset:x}",
         f"NUMBER(pgtable_l5_enabled)={int(tables.levels == 5)}",
-        *(f"SYMBOL({name})={address[name]:x}" for name in _PLAIN_SYMBOLS if name in symbols),
-        *([f"LENGTH(node_data)={symbols['node_data'].size // 8}"] if "node_data" in symbols else []),
+        *(f"SYMBOL({name})={address[name]:x}" for name in _PLAIN_SYMBOLS if name in address),
         *([] if found is None else [f"BUILD-ID={found}"]),
     ]
+    return ("\n".join(lines) + "\n").encode("latin-1")
