@@ -34,6 +34,7 @@ E820_ENTRIES = 128 + 3 * 1024
 
 ELF_SEGMENTS = 1 << 20  #: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
 ELF_NOTE_BYTES = 16 << 20  #: Bytes of an ELF dump's notes: registers of each CPU, about 1 KiB, and VMCOREINFO.
+KERNEL_FILE_BYTES = 512 << 20  #: Bytes of a kernel image, packed and unpacked; a distribution's has 60 MB unpacked.
 ELF_SECTION_NAMES_BYTES = 4 << 20  #: Bytes of the sections' names.
 VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's has some hundred.
 

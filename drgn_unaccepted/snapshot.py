@@ -49,6 +49,7 @@ class Target:
     taken_at: str  #: When the target was read, ISO 8601 in UTC.
     boot_id: Optional[str] = None  #: ``sysctl_bootid``; ``None`` if nobody ever read /proc/sys/kernel/random/boot_id.
     snapshot_path: Optional[str] = None  #: The snapshot file that this was read from.
+    debug_info_path: Optional[str] = None  #: The file given with ``-s`` that has the types.
     crashed_at: Optional[str] = None  #: When the kernel crashed (``CRASHTIME`` of VMCOREINFO), like ``taken_at``.
 
     @property

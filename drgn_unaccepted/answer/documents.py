@@ -38,6 +38,8 @@ class TargetRequired(TypedDict):
 
 
 class TargetDocument(TargetRequired, total=False):
+    #: The file given with ``-s`` that has the types.
+    debug_info_path: Optional[str]
     crashed_at: Optional[str]
 
 

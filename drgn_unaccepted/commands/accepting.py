@@ -31,8 +31,11 @@ class Accepting(Question[AcceptingAnswer]):
             None: " (addresses unknown: phys_base is in the table, which was not captured)",
         }.get(answer["phys_base_from"], "")
         yield from wrap(f"accepting_list: {count(len(entries), 'accept')} in flight{note}")
+        units = 8 * (answer["table"]["bitmap_bytes"] or 0)
         for entry in entries:
-            yield from wrap(f"{where(entry)}: {who(entry)}")
+            is_dead = answer["target"]["kind"] == "vmcore" and entry["start_unit"] >= entry["end_unit"] < units
+            note = "; its stack is dead: an oops rewound it, or it is in use again" if is_dead else ""
+            yield from wrap(f"{where(entry)}: {who(entry)}{note}")
 
 
 def accepting(snapshot: Snapshot, judgement: Judgement) -> AcceptingAnswer:

@@ -97,7 +97,9 @@ def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
     target, platform = answer["target"], answer["platform"]
     release = "of unknown release" if target["release"] is None else safe(target["release"])
     ram = "" if answer["ram_bytes"] is None else f", {size(answer['ram_bytes'])} RAM"
-    types = {"dwarf": "DWARF", "btf": "its own BTF", "none": "no debug info"}[target["debug_info"]]
+    given = target.get("debug_info_path")
+    of_btf = f"BTF of {safe(given)}" if given else "its own BTF"
+    types = {"dwarf": "DWARF", "btf": of_btf, "none": "no debug info"}[target["debug_info"]]
     if platform is None:
         yield "guest", f"Linux {release}{ram}, platform unknown: {safe(answer['missing']['platform'])}"
     else:

@@ -314,6 +314,7 @@ def _describe(opened: Opened, taken_at: datetime) -> Target:
         release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
         build_id=vmcoreinfo_of(prog).get("BUILD-ID"),
         debug_info=opened.debug_info,
+        debug_info_path=opened.debug_info_path,
         taken_at=taken_at.isoformat(timespec="milliseconds"),
         boot_id=table_reader.boot_id(prog),
         crashed_at=_crashed_at(vmcoreinfo_of(prog).get("CRASHTIME")),

@@ -15,6 +15,7 @@ from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel import btf_finder
 from drgn_unaccepted.kernel.elf import ElfSections, build_id
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
+from drgn_unaccepted.kernel.formats import vmlinux_in
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
 GIVE_VMLINUX = "; give a vmlinux with -s"
@@ -33,14 +34,14 @@ class _File(NamedTuple):
     btf: Optional[bytes]
 
 
-def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -> str:
-    """Make types and symbols of ``prog`` resolve; returns ``dwarf`` or ``btf``.
+def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -> tuple[str, Optional[str]]:
+    """Make types and symbols of ``prog`` resolve; returns ``dwarf`` or ``btf``, and the file that has the types.
 
     ``auto`` takes DWARF if a given file has it, else BTF if a given file has it, else what the target holds. ``dwarf``
     without a file searches where drgn does; ``btf`` prefers a file's BTF to the target's own.
 
-    :param symbols: paths of vmlinux, its debug file, or files with BTF alone: a stripped vmlinux, a copy of
-        ``/sys/kernel/btf/vmlinux``
+    :param symbols: paths of vmlinux, its debug file, or files with BTF alone: a stripped vmlinux, a kernel image, a
+        copy of ``/sys/kernel/btf/vmlinux``
     :param wanted: ``auto``, ``dwarf`` or ``btf``
     :raises TargetError: nothing was found, or a file belongs to another kernel
     """
@@ -54,9 +55,8 @@ def attach_debug_info(prog: drgn.Program, symbols: Sequence[str], wanted: str) -
             raise TargetError(f"{file.path}: of another kernel: build-id {file.build_id}, the target's is {expected}")
     if wanted == "dwarf" or (wanted == "auto" and any(file.has_dwarf for file in files)):
         _load_dwarf(prog, symbols)
-        return "dwarf"
-    _load_btf(prog, files)
-    return "btf"
+        return "dwarf", next((file.path for file in files if file.has_dwarf), None)
+    return "btf", _load_btf(prog, files)
 
 
 def _look_into(path: str, wanted: str) -> _File:
@@ -65,7 +65,8 @@ def _look_into(path: str, wanted: str) -> _File:
             if file.read(2) == _BTF_MAGIC:
                 file.seek(0)
                 return _File(path, None, False, file.read(limits.BTF_BYTES + 1))  # one more than Btf takes
-            sections = ElfSections(file)
+            file.seek(0)
+            sections = ElfSections(vmlinux_in(file))
             has_dwarf = ".debug_info" in sections.named
             use_btf = wanted == "btf" or not has_dwarf
             btf = sections.data(".BTF", limits.BTF_BYTES) if use_btf else None
@@ -91,7 +92,8 @@ def _load_dwarf(prog: drgn.Program, symbols: Sequence[str]) -> None:
         raise TargetError(f"{', '.join(symbols)}: no DWARF in it; try --debug-info btf") from None
 
 
-def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
+def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> Optional[str]:
+    """Returns the file that it is from; None for the target itself."""
     file = next((file for file in files if file.btf is not None), None)
     if files and file is None:
         raise TargetError(f"{', '.join(file.path for file in files)}: neither DWARF nor BTF in it")
@@ -103,6 +105,7 @@ def _load_btf(prog: drgn.Program, files: Sequence[_File]) -> None:
         raise TargetError(f"no types: {error}{GIVE_VMLINUX}") from None
     if file is not None and file.build_id is None:
         _check_layout(prog, file.path)
+    return None if file is None else file.path
 
 
 def _check_layout(prog: drgn.Program, path: str) -> None:

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Files that are no dump that can be read, known by their first bytes, each with the way to one that can.
 
-A dump that is one compressed file is unpacked into a file without a name, which is gone when this process ends.
+A dump that is one compressed file is unpacked into a file without a name, which is gone when this process ends; the
+vmlinux in a kernel image, into memory.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import struct
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Optional
+from typing import IO, BinaryIO, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.errors import TargetError
+from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.words import safe, size
 
 _DUMP_AGAIN = "let it run and take a dump with dump-guest-memory without -p, or virsh dump --memory-only"
@@ -27,8 +32,18 @@ _UNPACKED = {
     b"\x28\xb5\x2f\xfd": "zstd -dcq",
     b"BZh": "bzip2 -dc",
     b"\x04\x22\x4d\x18": "lz4 -dc",
+    b"\x02\x21\x4c\x18": "lz4 -dc",  # kernel images
     b"\x89LZO\0\r\n": "lzop -dc",
 }
+#: What of Python's library unpacks a kernel image that begins so: module, class, its error and arguments.
+_LIBRARIES = {
+    b"\x1f\x8b": ("zlib", "decompressobj", "error", 31),
+    b"\xfd7zXZ\0": ("lzma", "LZMADecompressor", "LZMAError", 0, limits.XZ_MEMORY_BYTES),
+    b"]\0\0": ("lzma", "LZMADecompressor", "LZMAError", 0, limits.XZ_MEMORY_BYTES),
+    b"\x28\xb5\x2f\xfd": ("compression.zstd", "ZstdDecompressor", "ZstdError"),  # Python 3.14
+}
+#: ``struct setup_header`` (Documentation/arch/x86/boot.rst): setup_sects, header, payload_offset, payload_length.
+_SETUP = struct.Struct("<497xB16x4s66xII")
 #: Where a file has these bytes, what it then is, and what makes it readable.
 _KNOWN = (
     (0, b"PK\3\4", "a zip archive: unpack it with unzip"),
@@ -46,7 +61,7 @@ _KNOWN = (
     (0, b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "LKCD, of kernels before unaccepted memory"),
     (0, b"DISKDUMP", "diskdump, of kernels before unaccepted memory"),
     (0, b'{"schema": "drgn-unaccepted-snapshot/', "a file written by snapshot, and no dump: give it with --snapshot"),
-    (514, b"HdrS", "a kernel image (bzImage), and no dump"),
+    (514, b"HdrS", "a kernel image (bzImage), and no dump: it is given with -s, beside a dump"),
 )
 _X86_64, _ARM64, _ET_CORE = 62, 183, 4
 ONLY_X86_64 = "unaccepted memory is known of x86-64 alone"
@@ -113,10 +128,10 @@ def _unpack(path: str, command: str) -> IO[bytes]:
     import tempfile
 
     directory = os.environ.get("TMPDIR", "/var/tmp")
-    program, *options = command.split()
-    if shutil.which(program) is None:
-        raise TargetError(f"{path}: compressed, and there is no program {program} here: unpack it elsewhere")
-    argv = (program, *options)
+    try:
+        argv = _argv(command)
+    except Unavailable as error:
+        raise TargetError(f"{path}: {error}") from None
     kept = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
     pipe = subprocess.PIPE
     with open_dump(path) as file, subprocess.Popen(argv, stdin=file, stdout=pipe, stderr=pipe) as process:
@@ -153,3 +168,57 @@ def _copy(path: str, source: IO[bytes], kept: IO[bytes], directory: str) -> None
         print(file=sys.stderr)
     kept.truncate(done)
     kept.flush()
+
+
+def vmlinux_in(file: BinaryIO) -> BinaryIO:
+    """The unpacked vmlinux of a kernel image; another file as it is, at its beginning.
+
+    :raises Unavailable: it cannot be unpacked
+    """
+    sectors, magic, offset, length = _SETUP.unpack(file.read(_SETUP.size).ljust(_SETUP.size, b"\0"))
+    file.seek(0)
+    if magic != b"HdrS":
+        return file
+    start, most = ((sectors or 4) + 1) * 512 + offset, limits.KERNEL_FILE_BYTES
+    packed = os.pread(file.fileno(), min(length, most), start)
+    data = _by_library(packed, most + 1)
+    if data is None:
+        command = next((command for begin, command in _UNPACKED.items() if packed.startswith(begin)), None)
+        if command is None:
+            raise Unavailable("a kernel image, compressed in a way that is not known here")
+        data = _by_program(_argv(command), file, start, most + 1)
+    if len(data) > most:
+        raise Unavailable(f"a kernel image of more than {most} bytes")
+    return io.BytesIO(data)
+
+
+def _by_library(packed: bytes, most: int) -> Optional[bytes]:
+    for begin, (module, name, its_error, *arguments) in _LIBRARIES.items():
+        if packed.startswith(begin):
+            with suppress(ImportError):
+                library = import_module(module)
+                try:
+                    data: bytes = getattr(library, name)(*arguments).decompress(packed, most)
+                except getattr(library, its_error) as error:
+                    raise Unavailable(f"a kernel image, damaged: {error}") from None
+                return data
+    return None
+
+
+def _by_program(argv: list[str], file: BinaryIO, start: int, most: int) -> bytes:
+    """What a program makes of a file from ``start`` on. It complains of what follows, which nobody asked for."""
+    import subprocess
+
+    os.lseek(file.fileno(), start, os.SEEK_SET)
+    with subprocess.Popen(argv, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        data = process.stdout.read(most)
+        process.kill()
+    return data
+
+
+def _argv(command: str) -> list[str]:
+    program, *options = command.split()
+    if shutil.which(program) is None:
+        raise Unavailable(f"compressed, and there is no program {program} here: unpack it elsewhere")
+    return [program, *options]

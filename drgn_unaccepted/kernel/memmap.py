@@ -140,6 +140,8 @@ class PageTypes:
 
     From v6.12 on it is a number in the highest byte (Linux kernel commit 4ffca5a96678 ("mm: support only one page_type
     per page")). Before, each type cleared bits of its own; VMCOREINFO exports the values of the free and offline ones.
+    For a kernel that died before it wrote VMCOREINFO they are those of include/linux/page-flags.h, whose last kernels
+    before v6.12 have an enumeration of these bits ("mm: convert page type macros to enum").
     """
 
     def __init__(self, prog: Program) -> None:
@@ -158,10 +160,11 @@ class PageTypes:
                 self.unaccepted = types["PGTY_unaccepted"] << 24
         else:
             vmcoreinfo = vmcoreinfo_of(prog)
-            buddy = vmcoreinfo.number("PAGE_BUDDY_MAPCOUNT_VALUE")
-            offline = vmcoreinfo.number("PAGE_OFFLINE_MAPCOUNT_VALUE")
-            if buddy is None or offline is None:
-                raise Unavailable("neither PGTY_buddy nor PAGE_BUDDY_MAPCOUNT_VALUE: free pages cannot be told")
+            buddy, offline = (
+                ~types.get(f"PG_{name}", bit) if value is None else value
+                for name, bit in (("buddy", 0x80), ("offline", 0x100))
+                for value in (vmcoreinfo.number(f"PAGE_{name.upper()}_MAPCOUNT_VALUE"),)
+            )
             self.mask = 0xFFFFFFFF
             self.buddy, self.offline = buddy & self.mask, offline & self.mask
 

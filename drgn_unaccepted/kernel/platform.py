@@ -135,6 +135,10 @@ def _fixed_cma(prog: Program) -> Optional[tuple[Range, ...]]:
 
 
 def _system_state(prog: Program) -> Optional[str]:
+    with suppress(*DAMAGED):
+        # "booting" is 0, as what is not in a dump reads.
+        if not any(prog.read(prog["system_state"].address_ & -PAGE_SIZE, PAGE_SIZE)):
+            return None
     name = _constant(prog, "system_state", "system_states")
     return name.removeprefix("SYSTEM_").lower().replace("_", "-") if name and not name.isdecimal() else None
 

@@ -48,6 +48,8 @@ class Opened:
     path: Optional[str]
     #: ``dwarf`` or ``btf``.
     debug_info: str
+    #: The file given with ``-s`` that has the types; None for the target itself, or where drgn found one.
+    debug_info_path: Optional[str]
     #: The segments of an ELF dump or of raw memory; None for another format and for a running kernel.
     elf: Optional[ElfCore]
     #: What the user should know although an answer may be possible.
@@ -82,7 +84,7 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
         if not _is_of_drgn(error):
             raise
         raise TargetError(f"/proc/kcore: {_why_no_kcore(error)}") from None
-    return Opened(prog, "live", None, attach_debug_info(prog, symbols, debug_info), None)
+    return Opened(prog, "live", None, *attach_debug_info(prog, symbols, debug_info), None)
 
 
 def _why_no_kcore(error: Exception) -> str:
@@ -121,7 +123,7 @@ def open_qemu(
                 f"{socket}: no VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver): "
                 "give the text with --vmcoreinfo FILE"
             )
-        return Opened(prog, "remote", socket, attach_debug_info(prog, symbols, debug_info), None)
+        return Opened(prog, "remote", socket, *attach_debug_info(prog, symbols, debug_info), None)
     except Exception as error:
         if not _is_of_drgn(error):
             raise
@@ -188,7 +190,7 @@ def open_vmcore(
         prog = _set_memory(core, text) if core is not None and own else _set_core_dump(place, core, text)
         prog.cache[_UNPACKED_KEY] = unpacked  # the file is gone when it is closed
         _complete(prog, core)
-        return Opened(prog, "vmcore", path, attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
+        return Opened(prog, "vmcore", path, *attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
 
     try:
         if core is not None and text is None and lacks_vmcoreinfo(core):
@@ -233,9 +235,9 @@ def adopt(prog: drgn.Program) -> Opened:
         prog.type("struct page")
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
     except LookupError:
-        found = attach_debug_info(prog, (), "btf")
+        found, _ = attach_debug_info(prog, (), "btf")
     kind = "vmcore" if not live else "live" if prog.flags & drgn.ProgramFlags.IS_LOCAL else "remote"
-    return Opened(prog, kind, path, found, core, tuple(_warnings(str(path), flaw)))
+    return Opened(prog, kind, path, found, None, core, tuple(_warnings(str(path), flaw)))
 
 
 def _warnings(path: str, flaw: Optional[str]) -> list[str]:

@@ -19,7 +19,7 @@ from tests.kernel.elf_dump import SAMPLES
 
 
 def opened(kind: str) -> Opened:
-    return Opened(drgn.Program(drgn.Platform(drgn.Architecture.X86_64)), kind, None, "btf", None)
+    return Opened(drgn.Program(drgn.Platform(drgn.Architecture.X86_64)), kind, None, "btf", None, None)
 
 
 def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,7 +278,6 @@ def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, pat
         f"NUMBER(phys_base)={kernel.phys_base}",
         f"NUMBER(pgtable_l5_enabled)={int(kernel.levels == 5)}",
         f"KERNELOFFSET={kernel.offset:x}",
-        "LENGTH(node_data)=64",
     } <= set(lines)
 
 
@@ -288,7 +287,7 @@ def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, pat
         ({"linux_banner": LINKED + 0x24000}, "no CPU of it was in the kernel of"),
         ({"linux_banner": LINKED + 0x2400000}, "no CPU of it was in the kernel of"),
         ({"init_top_pgt": LINKED + 0x8000}, "no CPU of it was in the kernel of"),
-        ({"init_top_pgt": None}, "not the symbol table of an x86-64 kernel"),
+        ({"init_top_pgt": None}, "in a kernel with kallsyms, and no vmlinux with symbols is given"),
     ),
     ids=("another banner", "beyond memory", "other page tables", "no kernel"),
 )

@@ -166,7 +166,7 @@ def test_the_boot_id_is_the_kernels(tmp_path: Path) -> None:
 def run_keep(directory: Path, flags: ProgramFlags, path: Optional[str] = None) -> int:
     args = argparse.Namespace(directory=str(directory), boots=3, crash_kernel=False, output=None)
     prog: Any = SimpleNamespace(flags=flags)
-    return command.COMMAND.run(args, lambda: Opened(prog, "live", path, "btf", None))
+    return command.COMMAND.run(args, lambda: Opened(prog, "live", path, "btf", None, None))
 
 
 @pytest.mark.parametrize("flags", (ProgramFlags(0), ProgramFlags.IS_LIVE), ids=("a dump", "another machine's"))
