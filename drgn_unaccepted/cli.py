@@ -117,7 +117,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--raw", metavar="RAM", action="append", help=help_)
     which.add_argument("--sos", metavar="DIR", help="an unpacked sos report: its dmesg, and what /proc said")
     group.add_argument(
-        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, its debug file, or BTF (may be repeated)"
+        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, debug file, bzImage or BTF (repeatable)"
     )
     group.add_argument(
         "--debug-info",

@@ -46,10 +46,8 @@ SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searche
 VMCOREINFO_SEARCH_BYTES = 256 << 30
 
 VMCOREINFO_COPIES = 64  #: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
-
-#: Bytes from the lowest address of kernel images on in which kallsyms is sought: KERNEL_IMAGE_SIZE with KASLR.
-KERNEL_SEARCH_BYTES = 1 << 30
-
+KERNEL_SEARCH_BYTES = 256 << 20  #: Bytes of a kernel's memory that are searched for kallsyms.
+KERNEL_SEARCHES = 4  #: Kernels that are searched; all CPUs are in one, unless their registers are damaged.
 BANNER_BYTES = 256  #: Bytes of ``linux_banner`` that are read.
 COMMAND_LINE_BYTES = 4096  #: Bytes of the kernel's command line; COMMAND_LINE_SIZE of x86 is 2048.
 FUNCTION_BYTES = 16 << 10  #: Bytes of a kernel function that is searched for a call.

@@ -35,12 +35,11 @@ _UNPACKED = {
     b"\x02\x21\x4c\x18": "lz4 -dc",  # kernel images
     b"\x89LZO\0\r\n": "lzop -dc",
 }
-#: What of Python's library unpacks a kernel image that begins so: module, class, its error and arguments.
-_LIBRARIES = {
-    b"\x1f\x8b": ("zlib", "decompressobj", "error", 31),
-    b"\xfd7zXZ\0": ("lzma", "LZMADecompressor", "LZMAError", 0, limits.XZ_MEMORY_BYTES),
-    b"]\0\0": ("lzma", "LZMADecompressor", "LZMAError", 0, limits.XZ_MEMORY_BYTES),
-    b"\x28\xb5\x2f\xfd": ("compression.zstd", "ZstdDecompressor", "ZstdError"),  # Python 3.14
+#: What of Python's library unpacks a kernel image that begins so: module, class, its arguments and error.
+_LIBRARIES: dict[bytes, tuple[str, str, tuple[int, ...], str]] = {
+    b"\x1f\x8b": ("zlib", "decompressobj", (31,), "error"),
+    **dict.fromkeys((b"\xfd7zXZ\0", b"]\0\0"), ("lzma", "LZMADecompressor", (0, limits.XZ_MEMORY_BYTES), "LZMAError")),
+    b"\x28\xb5\x2f\xfd": ("compression.zstd", "ZstdDecompressor", (), "ZstdError"),  # Python 3.14
 }
 #: ``struct setup_header`` (Documentation/arch/x86/boot.rst): setup_sects, header, payload_offset, payload_length.
 _SETUP = struct.Struct("<497xB16x4s66xII")
@@ -193,7 +192,7 @@ def vmlinux_in(file: BinaryIO) -> BinaryIO:
 
 
 def _by_library(packed: bytes, most: int) -> Optional[bytes]:
-    for begin, (module, name, its_error, *arguments) in _LIBRARIES.items():
+    for begin, (module, name, arguments, its_error) in _LIBRARIES.items():
         if packed.startswith(begin):
             with suppress(ImportError):
                 library = import_module(module)

@@ -161,11 +161,10 @@ class Kallsyms:
         raise ValueError("kallsyms and VMCOREINFO disagree about _stext")
 
 
-def find_kallsyms(image: bytes, start: int) -> dict[str, int]:
-    """Addresses of the parts of the symbol table, in the order of Linux 6.4 and later.
+def find_kallsyms(image: bytes, start: int) -> Optional[dict[str, int]]:
+    """Addresses of the parts of the symbol table, in the order of Linux 6.4 and later; None where it is not.
 
     :param image: kernel memory from address ``start`` on
-    :raises ValueError: it is not there
     """
     for match in islice(re.finditer(_DIGITS, image), limits.KALLSYMS_TABLES):
         # 48 tokens come before "0", and a byte of zero before them.
@@ -184,7 +183,7 @@ def find_kallsyms(image: bytes, start: int) -> dict[str, int]:
             # Since Linux 7.0 something else lies there, which Kallsyms finds out.
             found["relative_base"] = found["offsets"] + (4 * count + 7 & ~7)
             return {f"kallsyms_{part}": start + place for part, place in found.items()}
-    raise ValueError("no kallsyms")
+    return None
 
 
 def _find_names(image: bytes, end: int) -> Optional[tuple[int, int, int]]:

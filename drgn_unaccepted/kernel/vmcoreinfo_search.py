@@ -19,7 +19,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import groupby, islice
 from typing import Optional
 
 from drgn import Architecture, FaultError, Platform, Program
@@ -208,16 +208,19 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
     :raises OSError: a file cannot be read
     """
     path, linked = next(filter(None, map(_symbols_of, vmlinux)), (None, {}))
-    number = None
+    number, searched = None, set[tuple[int, int]]()
     with FileMemory(core.pieces) as memory:
         for number, tables in cpu_page_tables(core, memory):
             for offset in range(0, _KASLR_END, _KASLR_ALIGN) if path else ():
                 with suppress(FaultError):
                     moved = {name: address + offset for name, address in linked.items()}
                     return _text(memory, tables, moved, offset), number, str(path)
-            with suppress(FaultError, ValueError, LookupError):
-                own = _own_symbols(tables)
-                return _text(memory, tables, own, own["_stext"] - _LINKED), number, "kallsyms in the memory"
+            kernel = _kernel(tables)
+            if kernel is not None and kernel not in searched and len(searched) < limits.KERNEL_SEARCHES:
+                searched.add(kernel)
+                with suppress(FaultError, ValueError, LookupError):
+                    own = _own_symbols(tables, kernel[0])
+                    return _text(memory, tables, own, kernel[0] - _LINKED), number, "kallsyms in the memory"
     if number is None:
         raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
     lack = (
@@ -237,26 +240,34 @@ def _symbols_of(path: str) -> Optional[tuple[str, dict[str, int]]]:
     return path, {name: symbols[0].address for name, symbols in found.items() if symbols}
 
 
-def _own_symbols(tables: PageTables) -> dict[str, int]:
-    """The addresses in the kernel that these page tables map.
+def _kernel(tables: PageTables) -> Optional[tuple[int, int]]:
+    """The virtual and physical address of the kernel's first byte, _text and _stext, where it is mapped."""
+    for address in range(START_KERNEL_MAP, START_KERNEL_MAP + _KASLR_END, _KASLR_ALIGN):
+        with suppress(FaultError):
+            return address, tables.translate(address).start
+    return None
 
-    :raises ValueError: it has no kallsyms
+
+def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
+    """The addresses in a kernel that begins here, from its kallsyms.
+
+    :raises ValueError: it has none
     """
-    pieces: list[bytes] = []
-    start = 0
-    for address in range(START_KERNEL_MAP, START_KERNEL_MAP + limits.KERNEL_SEARCH_BYTES, _KASLR_ALIGN):
-        try:
-            pieces.append(tables.read(address, _KASLR_ALIGN))
-        except FaultError:
-            if pieces:
-                break  # the kernel ends here
-        else:
-            start = start or address
-    # _text and _stext are the first byte of the kernel.
-    found = {**find_kallsyms(b"".join(pieces), start), "_stext": start}
-    text = "".join(f"SYMBOL({name})={address:x}\n" for name, address in found.items())
-    kallsyms = Kallsyms(tables.read, parse_vmcoreinfo(text.encode()))
-    return {**found, **{symbol.name: symbol.address for symbol in kallsyms.find((*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS))}}
+
+    def read(address: int) -> bytes:
+        with suppress(FaultError):
+            return tables.read(address, _KASLR_ALIGN)
+        return b""
+
+    pieces = ((address, read(address)) for address in range(stext, START_KERNEL_MAP + _KASLR_END, _KASLR_ALIGN))
+    for _, group in groupby(pieces, lambda piece: bool(piece[1])):
+        run = list(islice(group, limits.KERNEL_SEARCH_BYTES // _KASLR_ALIGN))
+        found = find_kallsyms(b"".join(data for _, data in run), run[0][0])
+        if found:
+            text = "".join(f"SYMBOL({name})={address:x}\n" for name, address in {**found, "_stext": stext}.items())
+            symbols = Kallsyms(tables.read, parse_vmcoreinfo(text.encode())).find((*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS))
+            return {**found, **{symbol.name: symbol.address for symbol in symbols}}
+    raise ValueError("no kallsyms")
 
 
 def _text(memory: FileMemory, tables: PageTables, address: Mapping[str, int], offset: int) -> bytes:

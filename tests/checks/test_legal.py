@@ -69,6 +69,13 @@ legal(
     c.pages(0x103000000, 0x103C00000, "in-use"),
 )
 legal(
+    "it died before its page allocator had zones, counters or memory sections",
+    c.part("kernel", system_state="booting"),
+    c.put(zones=()),
+    c.without("counters", "vm_zone_stat reads as zeros: not captured, or the kernel had no memory yet"),
+    c.without("pages", "mem_section[0] reads as zeros: not captured"),
+)
+legal(
     "nothing was given to the page allocator yet, and every struct page has a reference",
     c.zones(free_pages=0, buddy_pages=0, unaccepted_pages=0, listed=listed(())),
     c.part("counters", unaccepted_pages=0, free_pages=0),

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 from typing import Any, Optional
 
+import pytest
+
 from drgn_unaccepted.answer.history import Sample
+from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.commands import accepting
 from drgn_unaccepted.commands.progress import Progress
 from drgn_unaccepted.views.watch import by_node
+from tests.checks import changes
 from tests.checks.build import BITMAP, clean
 
 UNIT = 2 << 20
@@ -74,3 +80,14 @@ def test_nodes_are_the_sums_of_their_zones() -> None:
     got = by_node(zones)
     assert [tuple(node[name] for name in names) for node in got] == [(0, 30, 9, 3.0), (1, 7, None, None)]
     assert got[0]["listed_chunks"] == 4 and got[0]["name"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "dead"), [("vmcore", (0, 0), 1), ("live", (0, 0), 0), ("vmcore", (32, 32), 0)]
+)
+def test_an_accept_whose_stack_was_rewound_says_so(kind: str, entry: tuple[int, int], dead: int) -> None:
+    """One of memory above the bitmap, of 32 units, has no units either."""
+    snapshot = changes.accepting(entry)(clean())
+    snapshot = replace(snapshot, target=replace(snapshot.target, kind=kind))
+    lines = "\n".join(accepting.COMMAND.text(accepting.accepting(snapshot, judge(snapshot)), Namespace()))
+    assert lines.count("stack is dead") == dead

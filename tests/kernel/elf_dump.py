@@ -101,6 +101,11 @@ def note(name: bytes, type_: int, desc: bytes) -> bytes:
     return struct.pack("<III", len(name), len(desc), type_) + _pad(name) + _pad(desc)
 
 
+def cpu_note(cr3: int, cr4: int) -> bytes:
+    """What QEMU notes of a CPU (``struct QEMUCPUState``)."""
+    return note(b"QEMU", 0, struct.pack("<II384x5Q8x", 1, 440, 0x80050033, 0, 0, cr3, cr4))
+
+
 def _pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
@@ -182,6 +187,15 @@ def vmcoreinfo_note(vmcoreinfo: bytes) -> bytes:
 
 def every(sequence: Sequence[int], step: int) -> list[int]:
     return [*sequence[::step], sequence[-1]]
+
+
+def kernel_image(payload: bytes) -> bytes:
+    """A bzImage of one sector of setup code (Documentation/arch/x86/boot.rst), and something behind its payload."""
+    setup = bytearray(1024)
+    setup[0x1F1], setup[0x202:0x206] = 1, b"HdrS"
+    struct.pack_into("<H", setup, 0x206, 0x20F)
+    struct.pack_into("<II", setup, 0x248, 0x30, len(payload) + 4)
+    return bytes(setup) + bytes(0x30) + payload + struct.pack("<I", 60 << 20) + b"\x90" * 5000
 
 
 def gnu_build_id(name: str) -> bytes:

@@ -23,6 +23,7 @@ from tests.kernel.elf_dump import (
     PT_LOAD,
     PT_NOTE,
     SAMPLES,
+    cpu_note,
     elf,
     gnu_build_id,
     note,
@@ -46,7 +47,7 @@ FIELDS = {
     "link": ("<I", 40),
     "entsize": ("<Q", 56),
 }
-QEMU = note(b"QEMU", 0, struct.pack("<II376xQ5Q", 1, 440, 0, 0, 0, 0, 0x2000, 0))
+QEMU = cpu_note(0x2000, 0)
 
 # Sections, of what is given with -s
 

@@ -45,7 +45,7 @@ def header(bits: int = 2, order: int = 1, kind: int = 4, machine: int = 62) -> b
         (struct.pack("<II", 0x75646173, 0x706D), "sadump", "makedumpfile"),
         (struct.pack("<Q", 0xA8190173618F23ED), "LKCD", "before unaccepted memory"),
         (b"DISKDUMP", "diskdump", "before unaccepted memory"),
-        (bytes(510) + b"\x55\xaa\xeb\x6aHdrS", "kernel image", "no dump"),
+        (bytes(510) + b"\x55\xaa\xeb\x6aHdrS", "kernel image", "-s"),
         (b"[    0.000000] Linux version 6.12.1 (gcc)\n", "kernel log", "--log"),
         (header(kind=2), "no dump", "-s"),
         (header(bits=1, machine=3), "32-bit", "x86-64"),

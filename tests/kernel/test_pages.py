@@ -29,7 +29,6 @@ from tests.kernel.allocator_program import (
     UNACCEPTED,
     ZONE_ID_SHIFT,
     live,
-    said,
 )
 from tests.kernel.pages_guest import END, START, UNIT_PAGES, make, old
 
@@ -190,10 +189,20 @@ def test_one_page_before_6_12(state: str, members: dict[str, int]) -> None:
     assert state_of(guest.read(), PFN) == state
 
 
-def test_page_types_that_cannot_be_told() -> None:
+BITS = {"PG_buddy": 0x40000000, "PG_offline": 0x20000000}
+
+
+@pytest.mark.parametrize(("names", "buddy", "offline"), [({}, 0x80, 0x100), (BITS, 0x40000000, 0x20000000)])
+def test_page_types_of_a_kernel_that_died_before_vmcoreinfo(names: dict[str, int], buddy: int, offline: int) -> None:
+    """include/linux/page-flags.h of Linux 6.5 to 6.10, and of 6.11, which names them."""
     guest = old()
-    del guest.vmcoreinfo["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"]
-    assert "PAGE_BUDDY_MAPCOUNT_VALUE" in said(guest.read)
+    for name in ("BUDDY", "OFFLINE"):
+        del guest.vmcoreinfo[f"NUMBER(PAGE_{name}_MAPCOUNT_VALUE)"]
+    if names:
+        guest.enums["pagetype"] = names
+    guest.set_page(PFN, page_type=buddy ^ 0xFFFFFFFF)
+    guest.set_page(PFN + 1, page_type=offline ^ 0xFFFFFFFF, refcount=1)
+    assert [state_of(guest.read(), PFN + n) for n in range(2)] == ["buddy", "offline"]
 
 
 @pytest.mark.parametrize("order", [0, 1, 9, 10])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,8 +20,10 @@ from tests.kernel.elf_dump import (
     PAGE,
     Load,
     Sample,
+    cpu_note,
     every,
     gnu_build_id,
+    kernel_image,
     note,
     read_sample,
     runs,
@@ -310,6 +314,31 @@ def test_a_sample_without_its_note_and_with_its_text(capsys: Capsys, tmp_path: P
     assert units(document) == set(truth(name)["unaccepted_units"])
 
 
+@pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
+def test_a_guest_that_died_before_it_wrote_vmcoreinfo(name: str, capsys: Capsys, tmp_path: Path) -> None:
+    """It says where its symbols are all the same: addresses from a base, and from the offset's own place."""
+    sample = read_sample(name)
+    _, (start, end, banner) = found_by_drgn(name, "_stext", "_end", "linux_banner")
+    first = sample.physical("_stext")
+    for page in range(first // PAGE, (first + end - start) // PAGE + 512):
+        sample.pages.setdefault(page, bytes(PAGE))  # of the image no sample has more than is read
+    sample.write(first + banner - start, b"Linux version %s (" % truth(name)["kernel_release"].encode())
+    state = cpu_note(
+        sample.physical("swapper_pg_dir"), 0x1020 if b"pgtable_l5_enabled)=1" in sample.vmcoreinfo else 0x20
+    )
+    path = write_elf(tmp_path / "dump", runs(sample.pages), state)
+    status, document, err = ask(capsys, "-c", path, "ranges")
+    assert status == 0 and err.endswith(
+        ": no VMCOREINFO; addresses are from the registers of CPU 0 and kallsyms in the memory\n"
+    )
+    assert units(document) == set(truth(name)["unaccepted_units"])
+    # Where its tokens are not, nothing else is taken for them.
+    tokens = sample.physical("kallsyms_token_table")
+    sample.write(tokens, b"\xff" * 8)
+    err = refused(capsys, "-c", write_elf(path, runs(sample.pages), state), "ranges")
+    assert "no CPU of it was in a kernel with kallsyms" in err and "(-s)" in err
+
+
 @pytest.mark.parametrize("key", ["SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "OSRELEASE"])
 def test_a_note_that_is_not_this_kernels(capsys: Capsys, tmp_path: Path, key: str) -> None:
     """It names other addresses; the kernel's own text is in its memory."""
@@ -396,7 +425,10 @@ XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))
 
 @pytest.mark.parametrize(
     ("way", "debug_info"),
-    (("bare", "auto"), ("section", "btf"), ("stripped vmlinux", "auto"), ("with an empty vmlinux before", "btf")),
+    (
+        *(("bare", "auto"), ("section", "btf"), ("stripped vmlinux", "auto"), ("with an empty vmlinux before", "btf")),
+        *((f"{program} image", "auto") for program in ("gzip", "xz", "xz --format=lzma", "zstd", "bzip2", "lz4 -l")),
+    ),
 )
 def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
     name = "6.12-fill"
@@ -409,12 +441,18 @@ def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], cap
         section_elf(file, {".BTF": btf[name]})
     else:
         section_elf(file, {".notes": XEN + gnu_build_id(name), ".BTF": btf[name]})
-        if way != "stripped vmlinux":
+        if way.endswith("image"):
+            program = way.split()[:-1]
+            if shutil.which(program[0]) is None:
+                pytest.skip(f"no {program[0]} here")
+            packed = subprocess.run((*program, "-c"), input=file.read_bytes(), capture_output=True, check=True).stdout
+            file.write_bytes(kernel_image(packed))
+        elif way != "stripped vmlinux":
             bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
             files = ["-s", str(bare), *files]
     status, document, err = ask(capsys, "-c", dump, *files, "--debug-info", debug_info, "ranges")
     assert (status, err) == (0, "")
-    assert document["target"]["debug_info"] == "btf"
+    assert (document["target"]["debug_info"], document["target"]["debug_info_path"]) == ("btf", str(file))
     assert units(document) == set(truth(name)["unaccepted_units"])
 
 
@@ -432,6 +470,9 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
     assert truth("7.3-fill")["build_id"] in words({".notes": XEN + other, ".BTF": btf["7.3-fill"]})
     assert f"{file}: BTF: " in words({".notes": this, ".BTF": b"not BTF at all"})
     assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
+    for payload, why in ((b"\x1f\x8b" + bytes(99), "damaged"), (bytes(99), "a way that is not known")):
+        file.write_bytes(kernel_image(payload))
+        assert f"{file}: a kernel image, " in refused(capsys, "-c", dump, "-s", str(file)) and why
     # Without a build-id the sizes of structures tell.
     file.write_bytes(btf["7.3-fill"])
     assert "of another kernel: " in refused(capsys, "-c", dump, "-s", str(file))

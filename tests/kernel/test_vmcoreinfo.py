@@ -14,7 +14,7 @@ from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
-from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, note, runs, section_elf, write_elf
+from tests.kernel.elf_dump import PAGE, START_KERNEL_MAP, cpu_note, note, runs, section_elf, write_elf
 
 MIB = 1 << 20
 FLAGS = 0x63
@@ -90,10 +90,6 @@ class Kernel(NamedTuple):
         """What QEMU notes of a CPU that runs this kernel, or a program under it."""
         cr3 = self.physical_of("init_top_pgt") + (PAGE if user else 0) + 5  # PCID
         return cpu_note(cr3, 0x1020 if self.levels == 5 else 0x20)
-
-
-def cpu_note(cr3: int, cr4: int) -> bytes:
-    return note(b"QEMU", 0, struct.pack("<II384x5Q8x", 1, 440, 0x80050033, 0, 0, cr3, cr4))
 
 
 IDLE_CPU = cpu_note(0, 0)
