@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import struct
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from .image import Range
 from .shell import LabError
 
 _MAP = re.compile(r"lab-map-begin (0x\w+) (0x\w+) (0x\w+)\n(.*?)lab-map-end \1\n", re.DOTALL)
@@ -19,19 +16,14 @@ _DESCRIPTOR = re.compile(r"lab-map (0x\w+) (0x\w+) (0x\w+) (0x\w+)\n")
 _STUB_ACCEPT = re.compile(r"lab-stub-accept: (0x\w+) (0x\w+)")
 
 
-def loader_account(console: str, ranges: Sequence[Range]) -> dict[str, object]:
-    """Return the ranges given as type 15, all maps that GetMemoryMap() returned, and the ranges that the stub accepted.
-
-    The last map is the one at ExitBootServices(), which boot_params describes. Ends are exclusive.
-    """
+def loader_account(console: str) -> dict[str, object]:
+    """Return the last map of GetMemoryMap(), the one at ExitBootServices(), and the ranges that the stub accepted."""
     text = console.replace("\r\n", "\n").replace("\r", "")
-    maps = [_memory_map(match) for match in _MAP.finditer(text)]
+    maps = list(_MAP.finditer(text))
     if not maps:
         raise LabError("the loader printed no memory map")
     return {
-        "ranges": [{"start": item.start, "end": item.end, "fake": item.fake} for item in ranges],
-        "final_map": maps[-1],
-        "earlier_maps": maps[:-1],
+        "final_map": _memory_map(maps[-1]),
         "stub_accepted": [
             {"start": int(match[1], 16), "end": int(match[2], 16)} for match in _STUB_ACCEPT.finditer(text)
         ],
@@ -73,11 +65,3 @@ def noted_accepts(record: Path, out: Path) -> None:
     calls = list(struct.iter_unpack("<QQ", data[: len(data) // 16 * 16]))
     head = f"# calls {len(calls)} kept {len(calls)} bytes {sum(end - start for start, end in calls)}\n"
     out.write_text(head + "".join(f"{start:#x} {end:#x}\n" for start, end in calls))
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

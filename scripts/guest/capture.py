@@ -116,7 +116,7 @@ def _finish(built: kernel.Kernel, scenario: Scenario, work: Path, how: Mapping[s
             raise LabError(f"{work}: the guest left no {needed}")
     for path in work.glob("kdump.elf"):
         dig_holes(path)
-    loaded = account.loader_account((work / "serial.log").read_text(errors="replace"), scenario.ranges)
+    loaded = account.loader_account((work / "serial.log").read_text(errors="replace"))
     (work / "loader.json").write_text(json.dumps(loaded, indent=1) + "\n")
     about = {
         "scenario": scenario.name,
@@ -126,11 +126,6 @@ def _finish(built: kernel.Kernel, scenario: Scenario, work: Path, how: Mapping[s
         "do": scenario.do,
         **how,
         **({"failed": failed.splitlines()[0]} if failed else {}),
-        "sha256": {
-            path.name: account.sha256(path)
-            for path in sorted(work.iterdir())
-            if path.name.startswith(("dump.", "kdump."))
-        },
     }
     (work / "scenario.json").write_text(json.dumps(about, indent=1) + "\n")
     if failed and final.exists():

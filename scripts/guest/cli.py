@@ -79,12 +79,13 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("run", help="boot one scenario and capture it")
     one.add_argument("scenario", choices=SCENARIOS, metavar="SCENARIO", help="one that `scripts/lab list` shows")
-    one.add_argument("--image", metavar="FILE", help="boot this bzImage or EFI image, unmodified, 6.6 or later")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--image", metavar="FILE", help="boot this bzImage or EFI image, unmodified, 6.6 or later")
     one.add_argument("--modules", metavar="DIR", help="the image's modules (default: found by its release)")
     one.add_argument("--vmlinux", metavar="FILE", help="the image's symbols, for tests that compare DWARF and BTF")
-    one.add_argument("--package", metavar="NAME", help="boot this linux-image-* of Debian's archive, unmodified")
+    which.add_argument("--package", metavar="NAME", help="boot this linux-image-* of Debian's archive, unmodified")
     one.add_argument("--symbols", action="store_true", help="with --package: also fetch its vmlinux, 400 MiB")
-    one.add_argument("--tree", metavar="DIR", help="build this kernel source, outside it, and boot it")
+    which.add_argument("--tree", metavar="DIR", help="build this kernel source, outside it, and boot it")
     one.add_argument("--cpus", type=int, metavar="N", help="CPUs of the guest (default: the scenario's)")
     one.set_defaults(run=_run)
 
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     guest.add_argument("--layer", metavar="DIR", help="overlay the files of DIR on this machine's file system")
     guest.add_argument("--crash", action="store_true", help="with --booted: crash afterwards and save /share/kdump.*")
     guest.add_argument("words", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
-    guest.set_defaults(run=_live)
+    guest.set_defaults(run=live.main)
 
     for command in (setup, everything):
         command.add_argument("--kernel", action="append", choices=kernel.SERIES, help="default: every series")
@@ -166,13 +167,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if sum(map(bool, (options.image, options.package, options.tree))) > 1:
-        raise LabError("only one of --image, --package and --tree")
     if options.image:
         modules, vmlinux = (path and Path(path) for path in (options.modules, options.vmlinux))
-        built = kernel.unmodified(stock.from_image(Path(options.image), modules, vmlinux))
+        built = kernel.Kernel(stock.from_image(Path(options.image), modules, vmlinux))
     elif options.package:
-        built = kernel.unmodified(stock.from_package(options.package, options.symbols))
+        built = kernel.Kernel(stock.from_package(options.package, options.symbols))
     elif options.tree:
         built = kernel.from_tree(Path(options.tree))
     else:
@@ -200,8 +199,3 @@ def _all(options: argparse.Namespace) -> int:
     if failed:
         raise LabError(f"failed: {', '.join(failed)}")
     return 0
-
-
-def _live(options: argparse.Namespace) -> int:
-    how = live.How(options.share, options.timeout, options.append.split(), options.booted, options.layer, options.crash)
-    return live.run(options.kernel, options.scenario, options.words, how)

@@ -28,10 +28,19 @@ SYSTEMD_FRAGMENT = patch.SOURCES / "systemd/fragment.config"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel in the cache: bzImage, build-id, kernel.json, maybe vmlinux (DWARF and BTF), config, patch, modules."""
+    """A kernel in the cache: bzImage, kernel.json, maybe vmlinux (DWARF and BTF), config, patch, modules."""
 
-    series: str
     directory: Path
+
+    @property
+    def about(self) -> dict[str, str]:
+        about: dict[str, str] = json.loads((self.directory / "kernel.json").read_text())
+        return about
+
+    @property
+    def series(self) -> str:
+        """Of the lab's own kernels; of others it is the release."""
+        return self.about["series"]
 
     @property
     def vmlinux(self) -> Optional[Path]:
@@ -64,30 +73,20 @@ class Kernel:
 
     @property
     def build_id(self) -> str:
-        return (self.directory / "build-id").read_text().strip()
-
-    @property
-    def about(self) -> dict[str, str]:
-        about: dict[str, str] = json.loads((self.directory / "kernel.json").read_text())
-        return about
+        return self.about["build_id"]
 
 
 def get(series: str) -> Kernel:
     """Return the lab's kernel of this series. Build it if it is not in the cache."""
     fragments = [FRAGMENT, SYSTEMD_FRAGMENT] if series == SYSTEMD else [FRAGMENT]
     source = sources.locate(series.removeprefix("systemd-"))
-    kernel = Kernel(series, cache_dir() / "kernels" / f"{series}-{_key(source, fragments)}")
+    kernel = Kernel(cache_dir() / "kernels" / f"{series}-{_key(source, fragments)}")
     if not (kernel.directory / "kernel.json").exists():
         with lock(f"build-{series}"):
             if not (kernel.directory / "kernel.json").exists():
                 need_packages()
                 _build(source, kernel, fragments)
     return kernel
-
-
-def unmodified(directory: Path) -> Kernel:
-    """Return a kernel that :mod:`stock` put into the cache."""
-    return Kernel(json.loads((directory / "kernel.json").read_text())["series"], directory)
 
 
 def _key(source: sources.Source, fragments: Sequence[Path]) -> str:
@@ -117,8 +116,8 @@ def from_tree(tree: Path) -> Kernel:
         about = _make(source, work / "objects", out)
         (out / "patch").write_text(binary.patch(out / "vmlinux"))
         final = cache_dir() / "kernels" / f"{about['release']}-{work.name}"
-        stock.finish(out, final, {"series": about["release"], "source": str(tree), **about}, about["build_id"])
-    return Kernel(about["release"], final)
+        stock.finish(out, final, {"series": about["release"], "source": str(tree), **about})
+    return Kernel(final)
 
 
 def _clean(tree: Path, copy: Path) -> Path:
@@ -144,7 +143,7 @@ def _build(source: sources.Source, kernel: Kernel, fragments: Sequence[Path]) ->
     configure(tree, work / "objects", fragments)
     about = _make(tree, work / "objects", work / "out")
     about = {"series": source.series, "source": source.version, **about}
-    stock.finish(work / "out", kernel.directory, about, about["build_id"])
+    stock.finish(work / "out", kernel.directory, about)
     shutil.rmtree(work)
 
 

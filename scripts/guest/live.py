@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import BinaryIO
 
 from . import capture, kernel
 from .qemu import Guest
@@ -29,53 +28,39 @@ BOOTED = (
 LAYER = "local,path={},mount_tag=layer,security_model=none,readonly=on,multidevs=remap"
 
 
-@dataclass(frozen=True)
-class How:
-    """The options of `scripts/lab live`."""
-
-    share: Optional[str] = None
-    timeout: float = 900
-    append: Sequence[str] = ()
-    #: Run the command under systemd; uses the kernel :data:`kernel.SYSTEMD`.
-    booted: bool = False
-    #: A directory to overlay on the host's file system.
-    layer: Optional[str] = None
-    #: Crash the guest afterwards, and let its crash kernel save a dump.
-    crash: bool = False
-
-
-def run(series: str, name: str, words: Sequence[str], how: How) -> int:
-    """Boot the scenario, run the command and return its exit status. `how.share` is /share in the guest."""
-    scenario = _live(SCENARIOS[name], how)
-    built = kernel.get(kernel.SYSTEMD if how.booted else series)
-    extra = ["-virtfs", HOST, *(["-virtfs", LAYER.format(Path(how.layer).resolve())] if how.layer else [])]
+def main(options: argparse.Namespace) -> int:
+    """Boot the scenario, run the command and return its exit status. `options.share` is /share in the guest."""
+    scenario = _live(SCENARIOS[options.scenario], options)
+    built = kernel.get(kernel.SYSTEMD if options.booted else options.kernel)
+    layer = ["-virtfs", LAYER.format(Path(options.layer).resolve())] if options.layer else []
     with tempfile.TemporaryDirectory(prefix="lab-share-") as temporary:
-        work = Path(how.share or temporary).resolve()
+        work = Path(options.share or temporary).resolve()
         for stale in ("live.status", "live.out", "live.err"):
             (work / stale).unlink(missing_ok=True)
         (work / "ask").mkdir(exist_ok=True)
-        (work / "live").write_text(f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}\n")
-        with capture.boot(built, scenario, work, extra) as guest:
+        (work / "live").write_text(f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(options.words)}\n")
+        with capture.boot(built, scenario, work, ["-virtfs", HOST, *layer]) as guest:
             guest.wait_for_words("lab: live\n", scenario.seconds, never=PANIC)
-            status = _serve(guest, work, how.timeout)
-            if how.crash:
+            status = _serve(guest, work, options.timeout)
+            if options.crash:
                 capture.kdump(guest, scenario, work)
         capture.tidy(work)
     return status
 
 
-def _live(scenario: Scenario, how: How) -> Scenario:
+def _live(scenario: Scenario, options: argparse.Namespace) -> Scenario:
     if scenario.ready != READY:
         raise LabError(f"{scenario.name}: this guest dies or is stopped early and cannot run a command")
     verbs = scenario.do.split(",")
     if "kexec" in verbs:
         raise LabError(f"{scenario.name}: live does not support kexec")
-    if how.crash and not (how.booted and scenario.kdump):
+    if options.crash and not (options.booted and scenario.kdump):
         raise LabError(f"{scenario.name}: --crash needs --booted and a scenario with kdump")
-    left = CAPTURE_VERBS - {"kdump"} if how.crash else CAPTURE_VERBS
-    do = ",".join([verb for verb in verbs if verb not in left] + ["booted" if how.booted else "live"])
-    options = [*scenario.options, *(BOOTED if how.booted else ()), *(["lab.layer=yes"] if how.layer else [])]
-    return dataclasses.replace(scenario, do=do, options=[*options, *how.append])
+    left = CAPTURE_VERBS - {"kdump"} if options.crash else CAPTURE_VERBS
+    do = ",".join([verb for verb in verbs if verb not in left] + ["booted" if options.booted else "live"])
+    booted, layer = BOOTED if options.booted else (), ["lab.layer=yes"] if options.layer else []
+    line = (*scenario.options, *booted, *layer, *options.append.split())
+    return dataclasses.replace(scenario, do=do, options=line)
 
 
 def _serve(guest: Guest, work: Path, timeout: float) -> int:

@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
             if results.get(package, {}).get("guests", {}).get(name, {}).get("failed") == 0 and not options.again:
                 continue
         try:
-            built = kernel.unmodified(stock.from_package(package))
+            built = kernel.Kernel(stock.from_package(package))
             result = _guest(built, name, options)
             why = result.pop("why", "")
         except binary.CannotPatch as err:

@@ -10,7 +10,7 @@ from . import archive
 from .shell import LabError, apt_line, cache_dir, run
 
 #: Series that come from another suite than the machine's own.
-FETCHED = ("7.3", "7.2")
+FETCHED = ("7.3",)
 
 
 @dataclass(frozen=True)
@@ -30,32 +30,23 @@ def missing_package(series: str) -> str | None:
 
 
 def locate(series: str) -> Source:
-    """Return the newest source of this series that was fetched or is installed. Fetch it if there is none."""
-    if series in FETCHED:
-        return _fetched(series) or _fetch(series)
-    tarball = _installed_tarball(series)
-    if not tarball.exists():
-        raise LabError(f"no {tarball}; run as root: {apt_line([f'linux-source-{series}'])} (or `scripts/lab setup`)")
-    version = run(["dpkg-query", "-W", "-f", "${Version}", f"linux-source-{series}"], timeout=30)
-    return Source(series, version.strip(), tarball)
+    """Return the source of this series that is installed or was fetched, the newest one. Fetch it if there is none."""
+    package = f"linux-source-{series}"
+    if series not in FETCHED:
+        tarball = _installed_tarball(series)
+        if not tarball.exists():
+            raise LabError(f"no {tarball}; run as root: {apt_line([package])} (or `scripts/lab setup`)")
+        version = run(["dpkg-query", "-W", "-f", "${Version}", package], timeout=30).strip()
+        return Source(series, version, tarball)
+    there = cache_dir() / "sources" / series
+    if not (fetched := list(there.glob("*/usr/src/*.tar.xz"))):
+        into = there / archive.field(package, "Version")
+        into.mkdir(parents=True, exist_ok=True)
+        archive.fetch(package, into, lambda name: name.endswith(".tar.xz"))
+        fetched = list(into.glob("usr/src/*.tar.xz"))
+    tarball = max(fetched, key=lambda path: path.stat().st_mtime)
+    return Source(series, tarball.parents[2].name, tarball)
 
 
 def _installed_tarball(series: str) -> Path:
     return Path(f"/usr/src/linux-source-{series}.tar.xz")
-
-
-def _fetched(series: str) -> Source | None:
-    found = sorted((cache_dir() / "sources" / series).glob(f"*/usr/src/linux-source-{series}.tar.xz"))
-    if not found:
-        return None
-    tarball = max(found, key=lambda path: path.stat().st_mtime)
-    return Source(series, tarball.parents[2].name, tarball)
-
-
-def _fetch(series: str) -> Source:
-    package = f"linux-source-{series}"
-    version = archive.field(package, "Version")
-    into = cache_dir() / "sources" / series / version
-    into.mkdir(parents=True, exist_ok=True)
-    archive.fetch(package, into, lambda name: name.endswith(".tar.xz"))
-    return Source(series, version, into / f"usr/src/{package}.tar.xz")

@@ -56,14 +56,13 @@ def from_image(image: Path, modules: Optional[Path], vmlinux: Optional[Path]) ->
         _copy_modules(modules or _modules_of(image, release), work / "modules")
         disks = disks or any((work / "modules").glob("*virtio_blk.ko"))
         about = {"series": release, "source": str(image), "release": release}
-        finish(work, out, {**about, "share": "no", "disks": "yes" if disks else "no"}, id_)
+        finish(work, out, {**about, "share": "no", "disks": "yes" if disks else "no", "build_id": id_})
     return out
 
 
-def finish(work: Path, out: Path, about: Mapping[str, str], id_: str) -> None:
+def finish(work: Path, out: Path, about: Mapping[str, str]) -> None:
     """Write what describes a kernel, and put it into the cache in one step."""
-    (work / "build-id").write_text(id_ + "\n")
-    (work / "kernel.json").write_text(json.dumps({**about, "build_id": id_}, indent=2) + "\n")
+    (work / "kernel.json").write_text(json.dumps(about, indent=2) + "\n")
     if out.exists():
         shutil.rmtree(out)
     work.rename(out)
