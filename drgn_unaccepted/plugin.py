@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -129,17 +130,19 @@ def _register() -> None:
     }
     linux_kernel_custom_command(**declaration)(partial(_run, "%unaccepted"))
     try:
-        # Private: drgn has no way yet to add a command to its crash mode, or words to what Tab completes.
+        # Private: drgn has no way yet to add a command to its crash mode.
         from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
 
         linux_kernel_custom_command(**declaration, namespace=CRASH_COMMAND_NAMESPACE)(partial(_run, "unaccepted"))
+    except (ImportError, TypeError, AttributeError) as error:
+        logging.getLogger("drgn").warning("crash mode has no command unaccepted: unknown version of drgn: %s", error)
+    with suppress(ImportError, AttributeError):
+        # Private as well: drgn has no way to add words to what Tab completes.
         from drgn.commands._crash import _CrashCompleter
         from drgn.internal import repl, rlcompleter
 
         _complete("%unaccepted", rlcompleter.Completer, repl.readline)
         _complete("unaccepted", _CrashCompleter, repl.readline)
-    except (ImportError, TypeError, AttributeError) as error:
-        logging.getLogger("drgn").warning("crash mode has no command unaccepted: unknown version of drgn: %s", error)
 
 
 def _complete(shown: str, completer: Any, readline: Any) -> None:
