@@ -14,19 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from drgn_unaccepted import __version__, commands
+from drgn_unaccepted import __version__, commands, errors
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.base import Arguments
-from drgn_unaccepted.errors import (
-    EXIT_ANSWERED,
-    EXIT_CANNOT,
-    EXIT_INTERRUPTED,
-    CommandError,
-    SnapshotFileError,
-    TargetError,
-    internal_error,
-    one_line,
-)
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.header import HEADER
@@ -63,21 +53,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         command, args = commands.parse(parser(words), words, **_TARGET_DEFAULTS)
         return run(command, args, _CommandLine(args))
-    except (CommandError, TargetError) as error:
-        _say(one_line(error))
-        return EXIT_CANNOT
+    except (errors.CommandError, errors.TargetError) as error:
+        _say(errors.one_line(error))
+        return errors.EXIT_CANNOT
     except BrokenPipeError:
         # The reader of the output went away (| head): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ANSWERED
+        return errors.EXIT_ANSWERED
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return errors.EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001
         # A defect of this program is no finding: check defines 1 and 2.
         if debug:
             traceback.print_exc()
-        _say(internal_error(error))
-        return EXIT_CANNOT
+        _say(errors.internal_error(error))
+        return errors.EXIT_CANNOT
 
 
 def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> commands.Parser:
@@ -110,20 +100,15 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     which = group.add_mutually_exclusive_group()
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
     which.add_argument("-c", "--core", metavar="PATH", help="a vmcore: ELF, kdump-compressed, flattened, QEMU's ELF")
-    help_ = "a file written by the command snapshot (- is standard input)"
-    which.add_argument("--snapshot", metavar="PATH", help=help_)
+    which.add_argument("--snapshot", metavar="PATH", help="a file written by snapshot (- is standard input)")
     which.add_argument("--qemu", metavar="QMP", help="the kernel of a running QEMU guest, through its QMP socket")
     help_ = "guest RAM as a file (may be repeated): FILE@ADDR[-END|+LEN], or the name of a LiME file"
     which.add_argument("--raw", metavar="RAM", action="append", help=help_)
     which.add_argument("--sos", metavar="DIR", help="an unpacked sos report: its dmesg, and what /proc said")
-    group.add_argument(
-        "-s", "--symbols", metavar="PATH", action="append", help="vmlinux, debug file, bzImage or BTF (repeatable)"
-    )
-    group.add_argument(
-        "--debug-info",
-        choices=("auto", "dwarf", "btf"),
-        help="where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms",
-    )
+    help_ = "vmlinux, debug file, bzImage or BTF (repeatable)"
+    group.add_argument("-s", "--symbols", metavar="PATH", action="append", help=help_)
+    help_ = "where types come from; auto: DWARF if -s gives it, else the target's own BTF and kallsyms"
+    group.add_argument("--debug-info", choices=("auto", "dwarf", "btf"), help=help_)
     help_ = "a kernel log (console, dmesg, journalctl -k): a target of its own, or what a dump's own log has lost"
     group.add_argument("--log", metavar="FILE", help=help_)
     group.add_argument("--table", metavar="FILE@ADDR|SNAPSHOT", help="a table saved earlier in this boot")
@@ -138,28 +123,26 @@ class _CommandLine:
         self._args = args
 
     def open(self) -> Any:
-        args = self._args
-        for option in ("snapshot", "table", "log", "sos"):
-            if getattr(args, option) is not None:
-                raise CommandError(f"{args.command} reads a kernel or a dump anew each time: it takes no --{option}")
+        why = f"{self._args.command} reads a kernel or a dump anew each time: it takes no {{}}"
+        self._refuse(why, "snapshot", "table", "log", "sos")
         return self._open()
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
-        args = self._args
+        args, how = self._args, ("table", "symbols", "vmcoreinfo", "debug_info")
         if args.snapshot is not None:
-            self._refuse("--snapshot was read from its target already: {} is for the command snapshot")
+            self._refuse("--snapshot was read from its target already: {} is for the command snapshot", *how, "log")
             return iter((_read_snapshot(args.snapshot),))
         if args.sos is not None:
             from drgn_unaccepted.text.sos import sos_snapshot
 
-            self._refuse("--sos is a target that is text: {} is for a kernel or a dump")
+            self._refuse("--sos is a target that is text: {} is for a kernel or a dump", *how, "log")
             return iter((sos_snapshot(args.sos),))
         logs: Sequence[Any] = ()
         if args.log is not None:
             from drgn_unaccepted.text.target import log_snapshot, read_logs
 
             if not (args.core or args.kernel or args.qemu or args.raw):
-                self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", alone=True)
+                self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", *how)
                 return iter((log_snapshot(args.log, _warn),))
             logs = read_logs(args.log, every=True)
         # drgn is optional: a snapshot file needs none.
@@ -180,21 +163,17 @@ class _CommandLine:
         elif args.qemu is not None:
             opened = open_qemu(args.qemu, *types, args.vmcoreinfo)
         elif args.vmcoreinfo is not None:
-            raise CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
+            raise errors.CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
         else:
             opened = open_kernel(*types)
         for warning in opened.warnings:
             _warn(warning)
         return opened
 
-    def _refuse(self, why: str, alone: bool = False) -> None:
-        """Refuse options about how a kernel or a dump is read."""
-        args = self._args
-        given = [("--table", args.table), ("-s", args.symbols), ("--vmcoreinfo", args.vmcoreinfo)]
-        given.append(("--debug-info", None if args.debug_info == _TARGET_DEFAULTS["debug_info"] else args.debug_info))
-        for option, value in [*given, ("--log", None if alone else args.log)]:
-            if value is not None:
-                raise CommandError(why.format(option))
+    def _refuse(self, why: str, *names: str) -> None:
+        for name in names:
+            if getattr(self._args, name) != _TARGET_DEFAULTS[name]:
+                raise errors.CommandError(why.format("-s" if name == "symbols" else f"--{name.replace('_', '-')}"))
 
 
 def _read_saved_table(text: str) -> Any:
@@ -203,32 +182,33 @@ def _read_saved_table(text: str) -> Any:
 
     bare = re.fullmatch(r"(.*)@(0x[0-9a-f]+)", text, re.IGNORECASE | re.DOTALL)
     if bare is not None and int(bare[2], 16) >= PHYSICAL_END:
-        raise CommandError(f"--table {text}: {bare[2]} is no physical address")
-    try:
-        if bare is None:
+        raise errors.CommandError(f"--table {text}: {bare[2]} is no physical address")
+    with errors.concerning():
+        if bare is not None:
+            with open_input(bare[1]) as file:
+                return SavedTable(bare[1], int(bare[2], 16), file.read(HEADER.size + BITMAP_BYTES))
+        try:
             snapshot = read(text)
-            doubt = judge(snapshot, "bitmap").doubt
-            if doubt is not None:
-                raise CommandError(f"{text}: its table is not to be believed: {doubt}")
-            return saved_table_from_snapshot(text, snapshot)
-        with open_input(bare[1]) as file:
-            return SavedTable(bare[1], int(bare[2], 16), file.read(HEADER.size + BITMAP_BYTES))
-    except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}") from None
-    except SnapshotFileError as error:
-        raise CommandError(f"{text}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
+        except errors.SnapshotFileError as error:
+            raise errors.CommandError(f"{text}: neither FILE@0xADDRESS nor a snapshot file: {error}") from None
+    doubt = judge(snapshot, "bitmap").doubt
+    if doubt is not None:
+        raise errors.CommandError(f"{text}: its table is not to be believed: {doubt}")
+    return saved_table_from_snapshot(text, snapshot)
 
 
 def _read_snapshot(path: str) -> Snapshot:
     try:
         return read(path, lambda text: _warn(f"{path}: {text}"))
-    except (OSError, SnapshotFileError) as error:
+    except (OSError, errors.SnapshotFileError) as error:
         # A pipe cannot be read again.
-        if isinstance(error, SnapshotFileError) and Path(path).is_file():
+        if isinstance(error, errors.SnapshotFileError) and Path(path).is_file():
             with Path(path).open("rb") as file:
                 if file.read(12).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile")):
-                    raise CommandError(f"{path}: a dump, not a file written by snapshot: give it with -c") from None
-        raise CommandError(one_line(error, path)) from None
+                    raise errors.CommandError(
+                        f"{path}: a dump, not a file written by snapshot: give it with -c"
+                    ) from None
+        raise errors.CommandError(errors.one_line(error, path)) from None
 
 
 def _warn(text: str) -> None:

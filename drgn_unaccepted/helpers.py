@@ -58,9 +58,9 @@ def efi_unaccepted_table(prog: Program) -> Table:
     >>> efi_unaccepted_table(prog).state
     'present'
 
-    It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 (in v6.5)) and read whole. A table that
-    is absent or not captured raises nothing: see :attr:`Table.state`. :attr:`Table.is_doubted` is true if something
-    else that was read contradicts the bitmap; :attr:`Table.reason` then says what.
+    It is located through ``efi.unaccepted`` (Linux kernel commit 745e3ed85f71 (in v6.5)) and read whole. If it is
+    absent or not captured, :attr:`Table.state` says so. If :attr:`Table.is_doubted`, :attr:`Table.reason` says what
+    contradicts the bitmap.
     """
     judgement = _judged(prog)
     return dataclasses.replace(judgement.snapshot.table, reason=judgement.doubt or judgement.snapshot.table.reason)
@@ -118,8 +118,7 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
     guard for ``load_unaligned_zeropad()``).
 
     True whenever the kernel's function of any version is, and for the last unit that its walk can miss: it steps by
-    units from where the range starts, and misses the last one if the range ends less far into its unit than it started
-    (blocks of the page allocator never do). The range is rounded outwards to whole pages, as by Linux kernel commit
+    units from where the range starts. The range is rounded outwards to whole pages, as by Linux kernel commit
     948a013a54c4 (in v7.0); before, a range that ended inside a page had no guard.
 
     :param start: ``phys_addr_t``
@@ -131,15 +130,13 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
         raise ValueError(f"{start:#x}, {size:#x} bytes: not a physical range below 2^52")
     first, end = start // PAGE_SIZE * PAGE_SIZE, -(-max(start + size, start + 1) // PAGE_SIZE) * PAGE_SIZE
     judgement = _judged(prog, Range(first, min(end + 1, PHYSICAL_END)))
-    unit = judgement.evidence.unit
     # A range that ends on a unit boundary has a guard.
-    pieces = list(judgement.pieces(first, min(end + 1 if end % unit == 0 else end, PHYSICAL_END)))
-    if any(piece.state == UNACCEPTED for piece in pieces):
-        return True
-    for piece in pieces:
-        if piece.state == UNKNOWN:
-            raise Unavailable(f"{piece.start:#x}-{piece.end:#x}: {piece.reason}")
-    return False
+    pieces = list(judgement.pieces(first, min(end + (end % judgement.evidence.unit == 0), PHYSICAL_END)))
+    unknown = next((piece for piece in pieces if piece.state == UNKNOWN), None)
+    is_unaccepted = any(piece.state == UNACCEPTED for piece in pieces)
+    if unknown is not None and not is_unaccepted:
+        raise Unavailable(f"{unknown.start:#x}-{unknown.end:#x}: {unknown.reason}")
+    return is_unaccepted
 
 
 @takes_program_or_default
@@ -178,8 +175,8 @@ def phys_to_unit(prog: Program, address: int) -> int | None:
 @takes_program_or_default
 def efi_memory_map(prog: Program) -> EfiMap:
     """
-    Get the EFI memory map from the best source: the map that the stub handed over, the kernel's log (``efi=debug``), or
-    the runtime map. :attr:`EfiMap.provenance` and :attr:`EfiMap.complete` say what it is.
+    Get the EFI memory map: the one that the stub handed over, that of the kernel's log (``efi=debug``), or the runtime
+    map. :attr:`EfiMap.provenance` and :attr:`EfiMap.complete` say which.
 
     :raises Unavailable: none of them is in this target
     """
@@ -194,9 +191,9 @@ def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
     :param which: ``current`` (``e820_table``), ``kexec``, ``firmware`` or ``boot_params``
     :raises Unavailable: it is not in this target
     """
-    if which not in ("current", "kexec", "firmware", "boot_params"):
-        raise ValueError(f"no such e820 table: {which}")
     tables, missing = _part(prog, read_e820)
+    if which not in vars(tables):
+        raise ValueError(f"no such e820 table: {which}")
     entries: tuple[E820Entry, ...] | None = getattr(tables, which)
     if entries is None:
         raise Unavailable(missing[f"e820.{which}"])

@@ -41,7 +41,7 @@ COMMANDS = {
 #: Commands that read files of their own.
 OF_FILES = ("replay", "scan", "merge")
 
-#: An example of each command, if it is more than its name.
+#: Examples of commands, where their name is not enough.
 _EXAMPLES = {
     "resolve": "-c vmcore resolve 0x125a00000 ffff888125a00008",
     "check": "-c vmcore check --format nagios",
@@ -64,17 +64,16 @@ _DEFAULTS = {"command": "summary", "source": "auto", "format": "text", "verbose"
 class Parser(argparse.ArgumentParser):
     """Says in one plain line which word is wrong, and which one may have been meant."""
 
-    #: By name.
     commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
 
     def error(self, message: str) -> NoReturn:
-        command = self.prog.partition(" ")[2]
-        raise CommandError(f"{command}{command and ': '}{message.removeprefix('argument ')} (try --help)")
+        command = "".join(f"{name}: " for name in self.prog.split(" ")[1:])
+        raise CommandError(f"{command}{message.removeprefix('argument ')} (try --help)")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            name = "" if action.dest == "command" else f"{'/'.join(action.option_strings)}: "
-            self.error(name + no_such(value, "command" if not name else "choice", action.choices))
+            option = "".join(f"{name}: " for name in action.option_strings[:1])
+            self.error(option + no_such(value, "choice" if option else "command", action.choices))
 
 
 def load(name: str) -> Command:
@@ -89,15 +88,14 @@ def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], men
     :param mentioned: words of the command line; only commands among them are imported and get their options
     """
     commands: Any = parser.add_subparsers(metavar="COMMAND", dest="command", prog=parser.prog)
+    parser.commands = commands.choices
     for name, text in COMMANDS.items():
         if not parents and name in OF_FILES:
             continue
         if name not in mentioned:
             commands.add_parser(name, help=text, add_help=False)
             continue
-        command = load(name)
-        formats = common_options(("text", "json", *command.formats))
-        example = _EXAMPLES.get(name, f"-c vmcore {name}")
+        command, example = load(name), _EXAMPLES.get(name, f"-c vmcore {name}")
         epilog = f"example: {parser.prog} {example}\n\ntarget options (-c, --snapshot, ...): {parser.prog} --help"
         if not parents:
             epilog = f"example: {parser.prog} {example.removeprefix('-c vmcore ')}"
@@ -109,10 +107,9 @@ def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], men
             description=fill(text, WIDTH),
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[*parents, formats],
+            parents=[*parents, common_options(("text", "json", *command.formats))],
         )
         command.add_arguments(of_command)
-    parser.commands = commands.choices
 
 
 def completions(parser: Parser, before: Sequence[str]) -> list[str]:
@@ -127,12 +124,8 @@ def completions(parser: Parser, before: Sequence[str]) -> list[str]:
 def common_options(formats: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of every command, as a parent; they may stand before and after its name."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument(
-        "--source",
-        metavar="SOURCE",
-        choices=("auto", *SOURCES),
-        help=f"where the state of memory comes from: {', '.join(SOURCES)}, or auto (default): the best of them",
-    )
+    text = f"where the state of memory comes from: {', '.join(SOURCES)}, or auto (default): the best of them"
+    common.add_argument("--source", metavar="SOURCE", choices=("auto", *SOURCES), help=text)
     common.add_argument("-v", "--verbose", action="store_true", help="the reasons in full, too")
     text = f"{', '.join(formats)} (default: text)" if formats else "text (default), json, or another of the command's"
     common.add_argument("--format", metavar="FORMAT", choices=formats or None, help=text)

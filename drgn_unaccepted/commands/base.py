@@ -27,21 +27,20 @@ A = TypeVar("A")
 class Question(Generic[A]):
     """A command that one snapshot answers. ``A`` is the type of the answer, in general a document."""
 
-    def __init__(self, document: Optional[Callable[[Snapshot, Judgement], A]] = None) -> None:
-        """:param document: makes the answer, where no argument of the command changes it"""
-        self._document = document
-
     #: Parts of the snapshot that the answer needs, beside the table.
     parts: frozenset[str] = STATE
     #: Formats beside text and json, each with its view.
     formats: Mapping[str, Callable[[A], Iterable[str]]] = {}
+
+    def __init__(self, document: Optional[Callable[[Snapshot, Judgement], A]] = None) -> None:
+        """:param document: makes the answer, where no argument of the command changes it"""
+        self._document = document
 
     def add_arguments(self, parser: Parser) -> None:
         """Declare the options of this command alone."""
 
     def offline(self, args: Arguments) -> Optional[str]:
         """The text that answers without a target; None where a target is needed."""
-        return None
 
     def wanted(self, args: Arguments) -> Wanted:
         """What the answer needs of the target.
@@ -60,15 +59,14 @@ class Question(Generic[A]):
 
     def lack(self, answer: A) -> Optional[str]:
         """Why the answer answers nothing; None where it does."""
-        return None
 
     def is_suspect(self, answer: A) -> bool:
         """Whether a second sample of a live kernel has to confirm the answer."""
         return False
 
     def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> A:
-        """The answer of two samples of a live kernel."""
-        return self.answer(now, judgement, args)
+        """The answer of two samples of a live kernel, if the first is suspect."""
+        raise NotImplementedError
 
     def exit_status(self, answer: A) -> int:
         return EXIT_ANSWERED

@@ -28,6 +28,9 @@ _BLOCK = 1 << 20
 _Kind = tuple[str, Optional[bool]]
 
 
+_TOO_LONG = f"more than {ADDRESS_TEXT_BYTES} characters without a blank"
+
+
 class Bulk:
     """The state of any number of addresses."""
 
@@ -47,18 +50,15 @@ class Bulk:
         :raises ValueError: one line that says what is no address, and where
         """
         for data, line in _blocks(text):
-            words = data.decode("ascii", "backslashreplace").split()
+            block = data.decode("ascii", "backslashreplace")
+            words = block.split()
             addresses = _plain(data, words)
             if addresses is not None:
                 yield "\n".join(self._lines(words, addresses))
                 continue
-            for number, row in enumerate(data.decode("ascii", "backslashreplace").split("\n"), line):
+            for number, row in enumerate(block.split("\n"), line):
                 for word in row.split():
-                    try:
-                        address = _address(word)
-                    except ValueError as error:
-                        raise ValueError(f"line {number}: {error}") from None
-                    yield self._line(word, address)
+                    yield self._line(word, number)
 
     def _lines(self, words: Sequence[str], addresses: Sequence[int]) -> list[str]:
         if self._starts is None:
@@ -70,21 +70,28 @@ class Bulk:
         heads = (f'{{"address": {address}' for address in addresses) if self._as_json else words
         return [head + ends[kind] for head, kind in zip(heads, kinds)]
 
-    def _line(self, word: str, query: Query) -> str:
-        try:
-            address = physical(self._snapshot, query).start
-        except ValueError as error:
-            reason = str(error).removeprefix(f"{word}: ")
-            if self._as_json:
-                nothing = {"address": None, "state": UNKNOWN, "covered": None}
-                return json.dumps({**nothing, "asked": word, "reason": reason})
-            return f"{word}  {UNKNOWN:>{len(UNACCEPTED)}}  ({reason})"
-        return self._lines([f"{word}={address:#x}" if query.is_virtual else word], [address])[0]
-
     def _ending(self, state: str, covered: Optional[bool]) -> str:
         if self._as_json:
             return f', "state": "{state}", "covered": {json.dumps(covered)}}}'
         return f"  {state:>{len(UNACCEPTED)}}{f'  {self._outside}' if covered is False else ''}"
+
+    def _line(self, word: str, number: int) -> str:
+        """Of a word in any form: ``0x`` and digits as it is, others with the physical address too."""
+        try:
+            if len(word) > ADDRESS_TEXT_BYTES:
+                raise ValueError(_TOO_LONG)
+            query = bounded(Query(parse_address(word), None, word))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        try:
+            address = physical(self._snapshot, query).start
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{word}: ")
+            if not self._as_json:
+                return f"{word}{self._ending(UNKNOWN, None)}  ({reason})"
+            nothing = {"address": None, "state": UNKNOWN, "covered": None}
+            return json.dumps({**nothing, "asked": word, "reason": reason})
+        return self._lines([f"{word}={address:#x}" if query.is_virtual else word], [address])[0]
 
 
 def _blocks(text: BufferedReader) -> Iterator[tuple[bytes, int]]:
@@ -96,28 +103,19 @@ def _blocks(text: BufferedReader) -> Iterator[tuple[bytes, int]]:
         end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
         if len(data) - end > ADDRESS_TEXT_BYTES:
             line += data.count(b"\n")
-            raise ValueError(f"line {line}: more than {ADDRESS_TEXT_BYTES} characters without a blank")
-        block, rest = data[:end], data[end:]
-        if block.strip():
-            yield block, line
-        line += block.count(b"\n")
-    if rest.strip():
-        yield rest, line
+            raise ValueError(f"line {line}: {_TOO_LONG}")
+        yield data[:end], line
+        rest, line = data[end:], line + data.count(b"\n", 0, end)
+    yield rest, line
 
 
 def _plain(data: bytes, words: Sequence[str]) -> Optional[list[int]]:
-    """The physical addresses, where all are written in the usual form."""
-    # 0x and digits show in a count; int() takes signs and underscores, too.
-    if data.count(b"0x") != len(words) or any(mark in data for mark in (b"_", b"-", b"+")):
+    """Physical addresses in the usual form, 0x and digits; None where one is in another."""
+    # int() takes signs and underscores, too.
+    if not words or data.count(b"0x") != len(words) or any(mark in data for mark in (b"_", b"-", b"+")):
         return None
     try:
         addresses = list(map(int, words, repeat(16)))
     except ValueError:
         return None
     return addresses if max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES else None
-
-
-def _address(word: str) -> Query:
-    if len(word) > ADDRESS_TEXT_BYTES:
-        raise ValueError(f"more than {ADDRESS_TEXT_BYTES} characters without a blank")
-    return bounded(Query(parse_address(word), None, word))

@@ -13,7 +13,7 @@ from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument, Platf
 from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import confirm, explain, run_checks
-from drgn_unaccepted.checks.rule import RULES, Rule, rules
+from drgn_unaccepted.checks.rule import RULES, rules
 from drgn_unaccepted.commands import drawing, lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, concerning
@@ -23,9 +23,6 @@ from drgn_unaccepted.views.junit import junit
 from drgn_unaccepted.views.nagios import nagios
 from drgn_unaccepted.views.prometheus import prometheus
 from drgn_unaccepted.words import count, safe, wrap
-
-#: The rule that finds the accept in which a kernel died.
-_DIED = "accepting-ranges-sane"
 
 #: What rules need, by the reason for which it is missing.
 _NEEDED = {
@@ -44,17 +41,17 @@ class Check(Question[CheckAnswer]):
     formats = cast("Any", {"nagios": nagios, "prometheus": prometheus, "junit": junit})
 
     def add_arguments(self, parser: Parser) -> None:
-        help_ = "run this rule only (may be repeated)"
-        parser.add_argument("--rule", metavar="RULE", type=_rule, choices=[*RULES], action="append", help=help_)
+        is_rule: dict[str, Any] = {"metavar": "RULE", "type": _rule, "choices": [*RULES]}
+        parser.add_argument("--rule", **is_rule, action="append", help="run this rule only (may be repeated)")
         parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all")
         parser.add_argument("--all", action="store_true", help="the rules that passed or were skipped too")
         parser.add_argument("--list", action="store_true", help="list the rules")
-        help_ = "a rule by name or C number: reason, next step"
-        parser.add_argument("--explain", metavar="RULE", type=_rule, choices=[*RULES], help=help_)
+        parser.add_argument("--explain", **is_rule, help="a rule by name or C number: reason, next step")
 
     def offline(self, args: Arguments) -> Optional[str]:
         if args.list:
-            return "\n".join("\n".join(wrap(rule.texts[0], f"{_number(rule):4} {rule.name}: ")) for rule in rules())
+            heads = (f"{f'C{rule.number}' if rule.number else '':4} {rule.name}: " for rule in rules())
+            return "\n".join(line for rule, head in zip(rules(), heads) for line in wrap(rule.texts[0], head))
         return None if args.explain is None else explain(args.explain)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
@@ -81,18 +78,23 @@ class Check(Question[CheckAnswer]):
         yield ""
         paint = drawing.is_colored() and args.output is None
         everything = args.all or args.rule
-        shown = [f for f in answer["findings"] if everything or f["status"] in ("critical", "warning", "info")]
+        shown = [f for status in (_WORST_FIRST if everything else _WORST_FIRST[:3]) for f in by_status[status]]
         # An accept that the kernel died in is the answer, whatever else is wrong.
-        for finding in sorted(shown, key=lambda f: (_WORST_FIRST.index(f["status"]), f["rule"] != _DIED)):
-            status = f"{finding['status'].upper():8}"
-            color = _COLORS.get(finding["status"]) if paint else None
+        for finding in sorted(shown, key=lambda f: f["status"] != "critical" or f["rule"] != "accepting-ranges-sane"):
+            color, status = _COLORS.get(finding["status"]) if paint else None, f"{finding['status'].upper():8}"
             yield f"\x1b[{color}m{status}\x1b[0m  {finding['rule']}" if color else f"{status}  {finding['rule']}"
             yield from wrap(safe(lines.brief(shortened(answer, finding["message"]))), " " * 10)
             if finding["status"] in ("critical", "warning"):
                 yield from wrap(re.split(r"\.(?: |$)|(?<=\?) ", RULES[finding["rule"]].texts[2])[0], "    next: ")
-        if not everything:
-            yield from [""] if shown else []
-            yield from _folded(by_status["pass"], by_status["skip"])
+        if everything:
+            return
+        if shown:
+            yield ""
+        passed, skipped = by_status["pass"], by_status["skip"]
+        yield f"{count(len(passed), 'rule')} passed" + (f", {len(skipped)} skipped:" if skipped else "")
+        for cause, number in Counter(_cause(lines.brief(f["message"])) for f in skipped).most_common():
+            yield from wrap(safe(cause), f"  {number:2} ")
+        yield "each of them: --all; meaning of a rule: --explain RULE"
 
     def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
         # What was found is printed even where the status is unknown.
@@ -106,15 +108,6 @@ class Check(Question[CheckAnswer]):
         return ()
 
 
-def _folded(passed: list[FindingDocument], skipped: list[FindingDocument]) -> Iterator[str]:
-    """How many rules passed, and how many were skipped for which cause."""
-    causes = Counter(_cause(lines.brief(finding["message"])) for finding in skipped)
-    yield f"{count(len(passed), 'rule')} passed" + (f", {len(skipped)} skipped:" if skipped else "")
-    for cause, number in causes.most_common():
-        yield from wrap(safe(cause), f"  {number:2} ")
-    yield "each of them: --all; meaning of a rule: --explain RULE"
-
-
 def _cause(message: str) -> str:
     """Why a rule was skipped: what it needs, without names of parts of a snapshot."""
     reasons = dict.fromkeys(each.partition(": ")[2] or each for each in message.split("; "))
@@ -122,13 +115,9 @@ def _cause(message: str) -> str:
     return f"need {' and '.join(needed)}" if len(needed) == len(reasons) else "; ".join(reasons)
 
 
-def _number(rule: Rule) -> str:
-    return f"C{rule.number}" if rule.number else ""
-
-
 def _rule(text: str) -> str:
     """A rule by its name, or by its number in the interface: ``table-aligned``, ``C5``."""
-    by_number = {_number(rule): rule.name for rule in rules() if rule.number}
+    by_number = {f"C{rule.number}": rule.name for rule in rules() if rule.number}
     name = by_number.get(text.upper(), text)
     if name not in RULES:
         near = get_close_matches(text.lower(), [*RULES, *by_number], 3, 0.5)

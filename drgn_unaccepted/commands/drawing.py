@@ -23,13 +23,11 @@ _NARROWEST = 40
 def add_style_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write a figure to FILE (.svg, or .png with cairosvg)")
     # argparse converts a default that is text, so that the width is that of the moment.
-    parser.add_argument(
-        "--width", metavar="COLUMNS", type=_width, default="terminal", help="default: the terminal's width"
-    )
+    help_ = "default: the terminal's width"
+    parser.add_argument("--width", metavar="COLUMNS", type=_width, default="terminal", help=help_)
     parser.add_argument("--ascii", action="store_true", help="7-bit characters only")
-    parser.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal only"
-    )
+    colors = ("auto", "always", "never")
+    parser.add_argument("--color", choices=colors, default="auto", help="default: on a terminal only")
 
 
 def _width(text: str) -> int:

@@ -9,8 +9,8 @@ from typing import Optional, cast
 from drgn_unaccepted.answer.documents import E820Answer, E820Difference, E820Tables, TypedRange, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, extent, table
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -19,7 +19,7 @@ from drgn_unaccepted.words import count, safe, size, wrap
 class E820(Question[E820Answer]):
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("--dmesg", action="store_true", help="all tables in the words of dmesg")
-        add_all_argument(parser)
+        lines.add_all_argument(parser)
 
     def lack(self, answer: E820Answer) -> Optional[str]:
         if any(table is not None for table in answer["tables"].values()):
@@ -36,34 +36,28 @@ class E820(Question[E820Answer]):
                     word = e820_model.PRINTED.get(e["type"], f"type {e['type']}")
                     yield f"{who}: [mem {e['start']:#018x}-{e['end'] - 1:#018x}] {word}"
             return
-        yield _difference(answer)
+        differences = answer["differences"]
+        if differences is None:
+            yield "e820: firmware's and current table: one of the two was not captured; all: --all"
+        else:
+            how = f"differ in {count(len(differences), 'range')}" if differences else "are the same"
+            yield f"e820: firmware's and current table {how}; all tables: --all"
         for name, found in list(captured.items())[: None if args.all else 1]:
-            rows = [(*extent(entry), entry["name"]) for entry in found]
             ram = sum(e["end"] - e["start"] for e in found if e["type"] == e820_model.RAM)
-            yield ""
-            yield f"{_title(name)}: {size(ram)} of RAM"
-            yield from table(rows, ("start", "end", "size", "type"), args.all, 16)
+            yield from ("", f"{_title(name)}: {size(ram)} of RAM")
+            rows = [(*lines.extent(entry), entry["name"]) for entry in found]
+            yield from lines.table(rows, ("start", "end", "size", "type"), args.all, 16)
         for name, reason in answer["missing"].items():
             yield from wrap(f"{_title(name)}: {safe(reason)}")
-        if answer["differences"] and args.all:
-            rows = [
-                (f"{d['start']:#x}", f"{d['end']:#x}", d["firmware"] or "absent", d["current"] or "absent")
-                for d in answer["differences"]
-            ]
+        if differences and args.all:
             yield ""
-            yield from table(rows, ("start", "end", "firmware", "current"))
+            kinds = ((d["firmware"] or "absent", d["current"] or "absent") for d in differences)
+            rows = [(f"{d['start']:#x}", f"{d['end']:#x}", *kind) for d, kind in zip(differences, kinds)]
+            yield from lines.table(rows, ("start", "end", "firmware", "current"))
 
 
 def _title(name: str) -> str:
     return {"current": "e820_table", "boot_params": "boot_params.e820_table"}.get(name, f"e820_table_{name}")
-
-
-def _difference(answer: E820Answer) -> str:
-    if answer["differences"] is None:
-        return "e820: firmware's and current table: one of the two was not captured; all: --all"
-    number = len(answer["differences"])
-    same = "are the same" if not number else f"differ in {count(number, 'range')}"
-    return f"e820: firmware's and current table {same}; all tables: --all"
 
 
 def e820(snapshot: Snapshot, judgement: Judgement) -> E820Answer:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import starmap
-from typing import Any, Optional, cast
+from typing import Optional, cast
 
 from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, extent, table
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import Snapshot
@@ -23,7 +23,7 @@ class Efi(Question[EfiAnswer]):
         help_ = "the descriptors of type N (default: 15, unaccepted)"
         parser.add_argument("--type", type=int, metavar="N", default=UNACCEPTED, help=help_)
         parser.add_argument("--dmesg", action="store_true", help="all descriptors in the words of efi=debug")
-        add_all_argument(parser)
+        lines.add_all_argument(parser)
 
     def lack(self, answer: EfiAnswer) -> Optional[str]:
         return None if answer["descriptors"] is not None else f"EFI memory map: {answer['note']}"
@@ -42,8 +42,8 @@ class Efi(Question[EfiAnswer]):
         which = "all types" if args.all else one
         yield f"{size(sum(d['end'] - d['start'] for d in shown))} in {count(len(shown), 'descriptor')} of {which}"
         yield ""
-        rows = [(*extent(d), d["type"], d["name"], _attributes(d["attribute"])) for d in shown]
-        yield from table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
+        rows = [(*lines.extent(d), d["type"], d["name"], _attributes(d["attribute"])) for d in shown]
+        yield from lines.table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
 
 
 def _attributes(attribute: Optional[int]) -> str:
@@ -54,9 +54,9 @@ def _dmesg(number: int, d: DescriptorDocument) -> str:
     """As efi_print_memmap() prints a descriptor, with the attributes of efi_md_typeattr_format()."""
     attribute, known = d["attribute"] or 0, sum(efi_model.ATTRIBUTES.values())
     columns = [f"{name if attribute & bit else '':{len(name)}}" for name, bit in efi_model.ATTRIBUTES.items()]
-    attributes = f"attr={attribute:#018x}" if attribute & ~known else "|".join(columns)
-    if d["attribute"] is None:
-        attributes = "unknown"
+    attributes = "unknown" if d["attribute"] is None else "|".join(columns)
+    if attribute & ~known:
+        attributes = f"attr={attribute:#018x}"
     last, mib = d["end"] - 1, (d["end"] - d["start"]) >> 20
     return f"efi: mem{number:02}: [{d['name']:12}|{attributes}] range=[{d['start']:#018x}-{last:#018x}] ({mib}MB)"
 
@@ -67,13 +67,9 @@ def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:
     if efi_map is None:
         note = snapshot.missing.get("efi_map")
         return {**shared, "provenance": "none", "complete": False, "note": note, "descriptors": None}
-    return {
-        **shared,
-        "provenance": cast("Any", efi_map.provenance),
-        "complete": efi_map.complete,
-        "note": efi_map.note,
-        "descriptors": [document(DescriptorDocument, descriptor) for descriptor in efi_map.descriptors],
-    }
+    descriptors = [document(DescriptorDocument, descriptor) for descriptor in efi_map.descriptors]
+    about = {"provenance": efi_map.provenance, "complete": efi_map.complete, "note": efi_map.note}
+    return cast(EfiAnswer, {**shared, **about, "descriptors": descriptors})
 
 
 COMMAND = Efi(efi)

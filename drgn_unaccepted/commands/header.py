@@ -19,20 +19,15 @@ from drgn_unaccepted.words import count, safe, size, span
 class Header(Question[HeaderAnswer]):
     def lack(self, answer: HeaderAnswer) -> Optional[str]:
         table = answer["table"]
-        if table["version"] is None and table["state"] != "absent":
-            return table_reason(table)
-        return None
+        return table_reason(table) if table["version"] is None and table["state"] != "absent" else None
 
     def text(self, answer: HeaderAnswer, args: Arguments) -> Iterator[str]:
-        table, fields = answer["table"], answer["header"]
-        reason = table_reason(table)
+        table, fields, reason = answer["table"], answer["header"], table_reason(answer["table"])
         is_said = reason is None or self.lack(answer) is not None
         rows = [("state", table["state"] if is_said else f"{table['state']}: {safe(reason or '')}")]
         if table["address"] is not None:
             how = f", read through {table['read_through']}" if table["read_through"] else ""
             rows.append(("address", f"{table['address']:#x}, page offset {fields['page_offset']:#x}{how}"))
-        if table["unit_size"] is None and table["state"] != "absent":
-            rows.append(("missing", "version, unit_size, phys_base, size, bitmap"))
         if table["unit_size"] is not None:
             rows += [
                 ("version", str(table["version"])),
@@ -46,6 +41,8 @@ class Header(Question[HeaderAnswer]):
             if fields["set_bits"] is not None:
                 unaccepted = size(fields["set_bits"] * table["unit_size"])
                 rows.append(("set bits", f"{fields['set_bits']}, {unaccepted} unaccepted"))
+        elif table["state"] != "absent":
+            rows.append(("missing", "version, unit_size, phys_base, size, bitmap"))
         return lines.pairs(rows)
 
     def output(self, answer: HeaderAnswer, args: Arguments) -> Iterable[str]:

@@ -21,15 +21,10 @@ from drgn_unaccepted.words import count, safe, span
 class Keep(Action):
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("--directory", default=DIRECTORY, help="where to keep it (default: %(default)s)")
-        parser.add_argument(
-            "--boots", metavar="N", type=from_1, default=BOOTS, help="number of boots to keep (default: %(default)s)"
-        )
-
-        parser.add_argument(
-            "--crash-kernel",
-            action="store_true",
-            help="in a crash kernel: save the table of the kernel that crashed into FILE, VMCORE.unaccepted-table",
-        )
+        help_ = "number of boots to keep (default: %(default)s)"
+        parser.add_argument("--boots", metavar="N", type=from_1, default=BOOTS, help=help_)
+        help_ = "in a crash kernel: save the table of the kernel that crashed into FILE, VMCORE.unaccepted-table"
+        parser.add_argument("--crash-kernel", action="store_true", help=help_)
         parser.add_argument("-o", "--output", metavar="FILE", help="with --crash-kernel: beside the dump")
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
@@ -60,8 +55,7 @@ def _keep_at_crash(running: Opened, path: str) -> int:
     snapshot = capture_at_crash(running, open_vmcore(DUMP))
     with concerning(path):
         write(snapshot, path)
-    geometry = snapshot.table.geometry
-    own = own_memory(running)
+    geometry, own = snapshot.table.geometry, own_memory(running)
     units = 0 if geometry is None else sum(len(units_of(geometry, *range_)) for range_ in own)
     where = ", ".join(span(*range_) for range_ in own) or "unknown"
     print(f"{path}: {count(units, 'unit')} in the crash kernel's own memory, {where}")

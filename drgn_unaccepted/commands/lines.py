@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Lines that several commands print: pairs, tables, the source of an answer, the target."""
+"""Lines that several commands print: pairs, tables, the source of an answer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Optional
+from typing import Optional, Union
 
-from drgn_unaccepted.answer.documents import Document
+from drgn_unaccepted.answer.documents import Document, Extent
 from drgn_unaccepted.answer.head import reasons
-from drgn_unaccepted.words import safe, size, wrap
+from drgn_unaccepted.commands.base import Parser
+from drgn_unaccepted.words import WIDTH, count, safe, size, wrap
 
 #: Of the sources that count chunks.
 CAVEATS = {
@@ -17,8 +18,43 @@ CAVEATS = {
     "counters": "NR_UNACCEPTED counts chunks, which can hold a unit accepted as a guard",
 }
 
+_EVIDENCE = {
+    "bitmap": "the bitmap of the table",
+    "reconstructed": "bits at boot, page lists, struct pages: reconstructed",
+}
 
 NO_EFI_MAP = "no EFI memory map (see efi)"
+
+#: Rows of a long table that leave room for the rest of a screen of 24 lines.
+_SHOWN = 12
+
+#: Columns of text.
+_LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "current"))
+
+
+def add_all_argument(parser: Parser) -> None:
+    parser.add_argument("--all", action="store_true", help="all of a long list")
+
+
+def extent(of: Extent) -> tuple[str, str, str]:
+    """Start, end and size."""
+    return f"{of['start']:#x}", f"{of['end']:#x}", size(of["end"] - of["start"])
+
+
+def table(
+    rows: Sequence[Sequence[Union[str, int]]], headers: Sequence[str], everything: bool = True, shown: int = _SHOWN
+) -> Iterator[str]:
+    """Columns under their headers; of many rows the first unless ``everything`` is wanted, and the number of others."""
+    # Commands without a table do not wait for it.
+    from tabulate import tabulate
+
+    align = ["left" if name in _LEFT else "right" for name in headers]
+    cut = rows if everything or len(rows) <= shown + 1 else rows[:shown]
+    text = tabulate(cut, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+    for line in map(str.rstrip, text.splitlines()):
+        yield from wrap(line) if len(line) > WIDTH else [line]
+    if len(cut) < len(rows):
+        yield f"and {count(len(rows) - len(cut), 'more row')}: --all"
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -26,12 +62,6 @@ def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         yield from wrap(value, f"{name:{width}}  ")
-
-
-_EVIDENCE = {
-    "bitmap": "the bitmap of the table",
-    "reconstructed": "bits at boot, page lists, struct pages: reconstructed",
-}
 
 
 def verdict(answer: Document) -> list[tuple[str, str]]:

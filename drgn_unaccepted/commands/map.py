@@ -26,9 +26,8 @@ class Map(Question[MapAnswer]):
     formats = cast("Any", dict.fromkeys(drawing.FIGURES))
 
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "--range", dest="window", metavar="START-END", type=_window, help="only these addresses, finer if they fit"
-        )
+        help_ = "only these addresses, finer if they fit"
+        parser.add_argument("--range", dest="window", metavar="START-END", type=_window, help=help_)
         drawing.add_style_arguments(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:

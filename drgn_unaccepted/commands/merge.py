@@ -22,12 +22,8 @@ class Merge(Action):
     formats = ("csv",)
 
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "results",
-            metavar="FILE",
-            nargs="+",
-            help="records of scan, or answers of check in JSON kept as HOST.json; or a directory of *.json and *.jsonl",
-        )
+        help_ = "records of scan, or answers of check in JSON kept as HOST.json; or a directory of *.json and *.jsonl"
+        parser.add_argument("results", metavar="FILE", nargs="+", help=help_)
         parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: standard output)")
         parser.add_argument("--quiet", action="store_true", help="print no progress, and no skipped files")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
@@ -17,22 +18,15 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
 RATE_SECONDS = 10.0
 
 
-class Progress:
-    """Turns samples, in their order, into documents.
+def progress(samples: Iterable[Sample], command: str, source: str) -> Iterator[ProgressAnswer]:
+    """A document for each sample.
 
     Rates are bytes accepted in a second, over the last :data:`RATE_SECONDS` or what there is of them.
     """
-
-    def __init__(self, command: str, source: str = "auto") -> None:
-        self._command = command
-        self._wanted = source
-        self._before: deque[ProgressAnswer] = deque()
-
-    def document(self, sample: Sample) -> ProgressAnswer:
-        snapshot, before = sample.snapshot, self._before
-        judgement = judge(snapshot, self._wanted)
-        shared, zones = head(snapshot, judgement, self._command), snapshot.zones
-        flight = accepting(snapshot, judgement)
+    before: deque[ProgressAnswer] = deque()
+    for sample in samples:
+        snapshot, judgement = sample.snapshot, judge(sample.snapshot, source)
+        shared, zones, flight = head(snapshot, judgement, command), snapshot.zones, accepting(snapshot, judgement)
         # Compare with the last sample that is old enough, or the oldest.
         while len(before) > 1 and sample.elapsed - before[1]["elapsed_seconds"] >= RATE_SECONDS:
             before.popleft()
@@ -42,27 +36,26 @@ class Progress:
         if then is not None and then["source"] == judgement.name:
             speed = rate(then["unaccepted_bytes"], left, seconds or 0)
         zones_then = {(one["node"], one["name"]): one["unaccepted_bytes"] for one in (then and then["zones"]) or ()}
-        now: ProgressAnswer = {
-            **shared,
-            "sample": sample.number,
-            "elapsed_seconds": sample.elapsed,
-            "cost_seconds": sample.cost,
-            "rate_bytes_per_second": speed,
-            "rate_seconds": seconds,
-            "seconds_left": left / speed if left is not None and speed is not None and speed > 0 else None,
-            "managed_bytes": None if zones is None else sum(zone.managed_pages for zone in zones) * PAGE_SIZE,
-            "zones": None
-            if zones is None
-            else [_zone(zone, zones_then.get((zone.node, zone.name)), seconds or 0) for zone in zones],
-            "missing": {part: why for part, why in snapshot.missing.items() if part in ("zones", "accepting")},
-            "accepting": flight["accepting"],
-            "accepting_problems": flight["problems"],
-        }
-        before.append(now)
-        return now
+        before.append(
+            {
+                **shared,
+                "sample": sample.number,
+                "elapsed_seconds": sample.elapsed,
+                "cost_seconds": sample.cost,
+                "rate_bytes_per_second": speed,
+                "rate_seconds": seconds,
+                "seconds_left": left / speed if left is not None and speed is not None and speed > 0 else None,
+                "managed_bytes": None if zones is None else sum(zone.managed_pages for zone in zones) * PAGE_SIZE,
+                "zones": None if zones is None else [_zone(zone, zones_then, seconds or 0) for zone in zones],
+                "missing": {part: why for part, why in snapshot.missing.items() if part in ("zones", "accepting")},
+                "accepting": flight["accepting"],
+                "accepting_problems": flight["problems"],
+            }
+        )
+        yield before[-1]
 
 
-def _zone(zone: Zone, before: Optional[int], seconds: float) -> ZoneProgress:
+def _zone(zone: Zone, before: Mapping[tuple[int, str], Optional[int]], seconds: float) -> ZoneProgress:
     unaccepted = None if zone.unaccepted_pages is None else zone.unaccepted_pages * PAGE_SIZE
     return {
         "node": zone.node,
@@ -71,5 +64,5 @@ def _zone(zone: Zone, before: Optional[int], seconds: float) -> ZoneProgress:
         "free_bytes": zone.free_pages * PAGE_SIZE,
         "unaccepted_bytes": unaccepted,
         "listed_chunks": None if zone.listed is None else len(zone.listed.pfns),
-        "rate_bytes_per_second": rate(before, unaccepted, seconds),
+        "rate_bytes_per_second": rate(before.get((zone.node, zone.name)), unaccepted, seconds),
     }

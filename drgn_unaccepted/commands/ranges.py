@@ -13,7 +13,6 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, extent, table
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot
@@ -22,7 +21,7 @@ from drgn_unaccepted.words import safe, span, together, wrap
 
 class Ranges(Question[RangesAnswer]):
     def add_arguments(self, parser: Parser) -> None:
-        add_all_argument(parser)
+        lines.add_all_argument(parser)
 
     def lack(self, answer: RangesAnswer) -> Optional[str]:
         return lines.no_addresses(answer) if answer["ranges"] is None else None
@@ -32,23 +31,20 @@ class Ranges(Question[RangesAnswer]):
         found = answer["ranges"] or []
         # Neighbours of one state differ in their reason, which JSON has.
         parts = joined(Piece(r["start"], r["end"], r["state"], None, "") for r in found)
-        rows = [(*extent({"start": p.start, "end": p.end}), p.state) for p in parts]
+        rows = [(*lines.extent({"start": p.start, "end": p.end}), p.state) for p in parts]
         if rows:
-            yield from table(rows, ("start", "end", "size", "state"), args.all)
+            yield from lines.table(rows, ("start", "end", "size", "state"), args.all)
         for reason in sorted({r["reason"] for r in found if r["state"] == UNKNOWN}):
             yield from wrap(f"unknown: {safe(reason)}")
-        if answer["possible_guards"]:
-            few = answer["possible_guards"][: None if args.all else 4]
-            more = len(answer["possible_guards"]) - len(few)
-            spans = together(span(*guard) for guard in few) + (f" and {more} more: --all" if more else "")
-            yield from wrap(f"perhaps accepted already, as guards: {spans}")
+        guards = answer["possible_guards"]
+        if guards:
+            few = guards[: None if args.all else 4]
+            more = f" and {len(guards) - len(few)} more: --all" if few != guards else ""
+            yield from wrap(f"perhaps accepted already, as guards: {together(span(*guard) for guard in few)}{more}")
 
 
 def ranges(snapshot: Snapshot, judgement: Judgement) -> RangesAnswer:
-    """The known ranges; None where the source knows no addresses.
-
-    From the bitmap and a reconstruction they tile what the bitmap covers, from page lists they are what is known.
-    ``possible_guards`` are the units of listed chunks that may be accepted already; only page lists have any.
+    """The known ranges, which tile what the bitmap covers if that is known; None if the source knows no addresses.
 
     :raises CommandError: there are more than :data:`limits.DOCUMENT_RANGES`
     """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Callable
 
 from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
@@ -26,20 +27,16 @@ class Record(Action):
 
 def add_sampling_arguments(parser: Parser) -> None:
     """The options of commands that take samples."""
-    parser.add_argument(
-        "--interval", metavar="SECONDS", type=_seconds, default=1.0, help="from one sample to the next (default: 1)"
-    )
+    help_ = "from one sample to the next (default: 1)"
+    parser.add_argument("--interval", metavar="SECONDS", type=_seconds, default=1.0, help=help_)
     parser.add_argument("--count", metavar="N", type=from_1, help="stop after so many samples (default: never)")
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        refuse(f"{text}: not a number of seconds")
-    return seconds
+    with suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    refuse(f"{text}: not a number of seconds")
 
 
 COMMAND = Record()

@@ -13,7 +13,7 @@ from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
-from drgn_unaccepted.commands.progress import Progress
+from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
 from drgn_unaccepted.record.file import Recording
@@ -58,9 +58,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
         raise CommandError("--report and a figure: one of them at a time")
     with concerning(args.recording):
         if args.report is None and not is_figure and not args.map:
-            progress = Progress("replay", args.source)
-            for sample in recording:
-                document = progress.document(sample)
+            for document in progress(recording, "replay", args.source):
                 yield json.dumps(document) if args.format == "json" else line(document)
             return
         columns, lines = (bins_for(args.width), _LINES) if args.report is None and not is_figure else _FIGURE

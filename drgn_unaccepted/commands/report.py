@@ -35,9 +35,8 @@ class Report(Question[PageDocument]):
     parts = ALL_PARTS
 
     def add_arguments(self, parser: Parser) -> None:
-        parser.add_argument(
-            "-o", "--output", metavar="FILE.html", required=True, help="a page that needs no other file"
-        )
+        help_ = "a page that needs no other file"
+        parser.add_argument("-o", "--output", metavar="FILE.html", required=True, help=help_)
 
     def output(self, answer: PageDocument, args: Arguments) -> Iterable[str]:
         return (write_page(answer, args.output, args.format),)
@@ -50,9 +49,9 @@ def write_page(answer: PageDocument, path: str, format_: str) -> str:
     """
     page = report_page(answer)
     drawing.save(path, page)
-    shared = cast(Document, {key: value for key, value in answer.items() if key in Document.__annotations__})
     size, status = len(page.encode()), answer["checks"]["status"]
-    written: ReportAnswer = {**shared, "file": path, "file_bytes": size, "status": status}
+    shared = {key: value for key, value in answer.items() if key in Document.__annotations__}
+    written = cast(ReportAnswer, {**shared, "file": path, "file_bytes": size, "status": status})
     return json.dumps(written) if format_ == "json" else f"{path}: {size} bytes; checks: {status}"
 
 

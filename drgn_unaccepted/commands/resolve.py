@@ -60,10 +60,7 @@ class _Queries(argparse.Action):
 
 class Resolve(Question[Resolved]):
     def add_arguments(self, parser: Parser) -> None:
-        help_ = (
-            "the state of every address in FILE (- is standard input), one line each; with --format json, JSON "
-            "lines after a first one without addresses"
-        )
+        help_ = "the state of every address in FILE (- is standard input), one line each; in JSON after a first line"
         parser.add_argument("-f", "--file", metavar="FILE", help=help_)
         help_ = (
             "physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
@@ -101,9 +98,8 @@ class Resolve(Question[Resolved]):
             yield json.dumps(answer.document)
         elif answer.bulk is None:
             yield from _text(answer.document)
-        elif self.lack(answer) is None:
-            yield from lines.preface(answer.document)
         if answer.bulk is not None and self.lack(answer) is None:
+            yield from lines.preface(answer.document) if args.format == "text" else ()
             try:
                 with open_input(args.file) as text:
                     yield from answer.bulk.lines(text)
@@ -135,7 +131,7 @@ def _why(answer: ResolveAnswer, entry: AddressDocument) -> str:
 def _rows(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[tuple[str, str]]:
     missing = {name: f"unknown: {reason}" for name, reason in answer["missing"].items()}
     is_range = "end" in entry
-    single = "single " if is_range else ""
+    none = "in no single" if is_range else "in no"
     if entry["state"] != NO_RAM:
         yield "why" if entry["state"] == UNKNOWN else "proof", _why(answer, entry)
     if entry["address"] is None:
@@ -151,18 +147,17 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[tuple[str, 
         if unit["bit"] is None and answer["table"]["state"] == "present":
             bit = ", its bit reads as 0, which is not believed"
         yield "first unit" if is_range else "unit", f"{unit['index']}, {span(unit['start'], unit['end'])}{bit}"
-    for name, holder in (("EFI", entry["efi"]), ("e820", entry["e820"])):
-        text = missing.get(name.lower(), f"in no {single}{'descriptor' if name == 'EFI' else 'entry'}")
+    for name, holder, printed in (("EFI", entry["efi"], {}), ("e820", entry["e820"], e820_model.PRINTED)):
         if holder is not None:
-            kind = f"{holder['name']} ({holder['type']})"
-            kind = kind if name == "EFI" else e820_model.PRINTED.get(holder["type"], kind)
-            text = f"{kind:18}{span(holder['start'], holder['end'])}"
-        yield name, text
-    text = missing.get("zone", f"in no {single}zone")
+            kind = printed.get(holder["type"], f"{holder['name']} ({holder['type']})")
+            yield name, f"{kind:18}{span(holder['start'], holder['end'])}"
+        else:
+            yield name, missing.get(name.lower(), f"{none} {'descriptor' if name == 'EFI' else 'entry'}")
     if entry["zone"] is not None:
         listed = {True: "listed", False: "not listed", None: missing.get("listed", "a part of it listed")}
-        text = f"node {entry['node']} {entry['zone']}, {listed[entry['listed']]}"
-    yield "zone", text
+        yield "zone", f"node {entry['node']} {entry['zone']}, {listed[entry['listed']]}"
+    else:
+        yield "zone", missing.get("zone", f"{none} zone")
     if entry["in_flight"] and entry["state"] != UNKNOWN:
         yield "in flight", "being accepted: see accepting"
     elif entry["in_flight"] is None:

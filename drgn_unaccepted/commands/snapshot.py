@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from drgn_unaccepted.answer.documents import SnapshotAnswer
 from drgn_unaccepted.answer.head import head
@@ -17,31 +15,22 @@ from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.words import safe
 
 
-class Taken(NamedTuple):
-    document: SnapshotAnswer
-    snapshot: Snapshot
-
-
-class WriteSnapshot(Question[Taken]):
+class WriteSnapshot(Question[SnapshotAnswer]):
     parts = ALL_PARTS
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("-o", "--output", metavar="FILE", required=True, help="written whole or not at all")
 
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Taken:
-        shared = head(snapshot, judgement, "snapshot")
-        return Taken({**shared, "file": args.output, "missing": dict(snapshot.missing)}, snapshot)
-
-    def output(self, answer: Taken, args: Arguments) -> Iterable[str]:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SnapshotAnswer:
         with concerning(args.output):
-            write(answer.snapshot, args.output)
-        if args.format == "json":
-            return (json.dumps(answer.document),)
-        missing = sorted(answer.document["missing"].items())
-        return (
-            f"{args.output}: table {answer.document['table']['state']}",
-            *(f"without {safe(part)}: {safe(reason)}" for part, reason in missing),
-        )
+            write(snapshot, args.output)
+        shared = head(snapshot, judgement, "snapshot")
+        return {**shared, "file": args.output, "missing": dict(snapshot.missing)}
+
+    def text(self, answer: SnapshotAnswer, args: Arguments) -> Iterator[str]:
+        yield f"{answer['file']}: table {answer['table']['state']}"
+        for part, reason in sorted(answer["missing"].items()):
+            yield f"without {safe(part)}: {safe(reason)}"
 
 
 COMMAND = WriteSnapshot()

@@ -21,7 +21,7 @@ from drgn_unaccepted.commands.base import STATE, Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
-from drgn_unaccepted.words import count, safe, size, span
+from drgn_unaccepted.words import KEPT_SPACE, count, safe, size, span
 
 #: Ranges that the screen has room for.
 _FEW = 6
@@ -45,39 +45,28 @@ class Summary(Question[SummaryAnswer]):
 
 def rows(answer: SummaryAnswer) -> list[tuple[str, str]]:
     """What the screen and the page of ``report`` say first: names and values; without a name, more of the same."""
-    found = lines.verdict(answer)
-    found[1:1] = [("", _range(entry)) for entry in answer["ranges"] or ()]
+    return [*_death(answer), *_memory(answer), *_end(answer), *_state(answer), *_guest(answer)]
+
+
+def _death(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
+    if answer["died_in_accept"]:
+        yield "DIED IN ACCEPT", safe(answer["panic"] or "")
+    for entry in answer["died_in_accept"]:
+        yield "", f"{who(entry)}, accepting {where(entry).partition(' (')[0]}"
+
+
+def _memory(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
+    total, *evidence = lines.verdict(answer)
+    yield total
     if answer["ranges"] is None and answer["unaccepted_span"] is not None:
         number = count(answer["unaccepted_runs"] or 0, "range")
-        found.insert(1, ("", f"{number} in {span(*answer['unaccepted_span'])}: see ranges, map"))
-    if answer["died_in_accept"]:
-        accepts = [f"{who(entry)}, accepting {where(entry).partition(' (')[0]}" for entry in answer["died_in_accept"]]
-        found[:0] = [("DIED IN ACCEPT", safe(answer["panic"] or "")), *(("", accept) for accept in accepts)]
-    found += _end(answer)
-    counter = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}"
-    if answer["nr_unaccepted_bytes"] is None:
-        counter = f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"
-    elif answer["listed_chunks"] is not None:
-        counter += f", {count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])} listed"
-    found.append(("counters", counter))
-    if answer["in_flight"] and not answer["died_in_accept"]:
-        found.append(("in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"))
-    elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
-        found.append(("in flight", "unknown: accepting_list is damaged, see accepting"))
-    found += [("torn", safe(note)) for note in answer["torn"]]
-    if answer["target"]["kind"] in ("log", "sos") and answer["command_line"]:
-        found.append(("command line", safe(answer["command_line"])))
-    found += _guest(answer)
-    if answer["findings"] is not None:
-        found.append(("check", _check(answer["findings"])))
-    return found
-
-
-def _range(entry: StateRange) -> str:
-    # The reason is in ranges.
-    undecided = "  undecided" + (", being accepted" if "in flight" in entry["reason"] else "")
-    undecided = undecided if entry["state"] == UNKNOWN else ""
-    return f"{span(entry['start'], entry['end']):23}  {size(entry['end'] - entry['start']):>8}{undecided}"
+        yield "", f"{number} in {span(*answer['unaccepted_span'])}: see ranges, map"
+    for entry in answer["ranges"] or ():
+        # The reason is in ranges.
+        undecided = "  undecided" + (", being accepted" if "in flight" in entry["reason"] else "")
+        undecided = undecided if entry["state"] == UNKNOWN else ""
+        yield "", f"{span(entry['start'], entry['end']):23}  {size(entry['end'] - entry['start']):>8}{undecided}"
+    yield from evidence
 
 
 def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
@@ -93,31 +82,47 @@ def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
         yield "panic", words
 
 
+def _state(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
+    chunks, of = answer["listed_chunks"], size(answer["chunk_bytes"])
+    listed = "" if chunks is None else f", {count(chunks, 'chunk')} of {of} listed"
+    counter = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}{listed}"
+    if answer["nr_unaccepted_bytes"] is None:
+        counter = f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"
+    yield "counters", counter
+    if answer["in_flight"] and not answer["died_in_accept"]:
+        yield "in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"
+    elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
+        yield "in flight", "unknown: accepting_list is damaged, see accepting"
+    for note in answer["torn"]:
+        yield "torn", safe(note)
+    if answer["target"]["kind"] in ("log", "sos") and answer["command_line"]:
+        yield "command line", safe(answer["command_line"])
+
+
 def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
-    target, platform = answer["target"], answer["platform"]
-    release = "of unknown release" if target["release"] is None else safe(target["release"])
-    ram = "" if answer["ram_bytes"] is None else f", {size(answer['ram_bytes'])} RAM"
-    given = target.get("debug_info_path")
-    of_btf = f"BTF of {safe(given)}" if given else "its own BTF"
-    types = {"dwarf": "DWARF", "btf": of_btf, "none": "no debug info"}[target["debug_info"]]
+    target, platform, findings = answer["target"], answer["platform"], answer["findings"]
+    guest = f"Linux {safe(target['release'] or 'of unknown release')}"
+    if answer["ram_bytes"] is not None:
+        guest += f", {size(answer['ram_bytes'])} RAM"
     if platform is None:
-        yield "guest", f"Linux {release}{ram}, platform unknown: {safe(answer['missing']['platform'])}"
+        yield "guest", f"{guest}, platform unknown: {safe(answer['missing']['platform'])}"
     else:
         policy = {True: "lazy", False: "eager", None: "unknown"}[platform["lazy"]]
-        yield "guest", f"Linux {release}{ram}, {_PLATFORMS[platform['kind']]}"
+        given = target.get("debug_info_path")
+        of_btf = f"BTF of {safe(given)}" if given else "its own BTF"
+        types = {"dwarf": "DWARF", "btf": of_btf, "none": "no debug info"}[target["debug_info"]]
+        yield "guest", f"{guest}, {_PLATFORMS[platform['kind']].replace(' ', KEPT_SPACE)}"
         yield "", f"accept_memory={policy}, types from {types}"
     # When a dump was read tells nothing.
     when = "" if target["kind"] == "vmcore" else f", {_time(target['taken_at'])}"
     yield "target", f"{safe(target['path'] or 'the running kernel')}{when}"
+    if findings is not None:
+        bad = ", ".join(f"{findings[status]} {status}" for status in ("critical", "warning") if status in findings)
+        yield "check", f"{bad or 'nothing wrong'}, {count(findings.get('pass', 0), 'rule')} passed: see check"
 
 
 def _time(iso: str) -> str:
-    return f"{safe(iso[:19]).replace('T', ' ')} UTC"
-
-
-def _check(findings: dict[str, int]) -> str:
-    bad = ", ".join(f"{findings[status]} {status}" for status in ("critical", "warning") if status in findings)
-    return f"{bad or 'nothing wrong'}, {count(findings.get('pass', 0), 'rule')} passed: see check"
+    return f"{safe(iso[:19])} UTC".replace("T", " ", 1).replace(" ", KEPT_SPACE)
 
 
 def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) -> SummaryAnswer:
@@ -128,8 +133,7 @@ def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) 
         assert table.bitmap is not None and geometry is not None
         extent = bits.extent(table.bitmap)
         runs = 0 if extent is None else extent.runs
-        if extent is not None:
-            span = [geometry.unit(extent.first).start, geometry.unit(extent.end - 1).end]
+        span = extent and [geometry.unit(extent.first).start, geometry.unit(extent.end - 1).end]
     if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
     waiting = (p for p in known(judgement) if p.state in (UNACCEPTED, UNKNOWN))

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
 from drgn_unaccepted.commands.base import Action, Arguments, Parser
-from drgn_unaccepted.commands.progress import Progress
+from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.record import add_sampling_arguments
 from drgn_unaccepted.errors import EXIT_ANSWERED
 from drgn_unaccepted.kernel.capture import sampler
@@ -38,16 +38,21 @@ class Watch(Action):
 
 def watch(take: Callable[[], Snapshot], args: Arguments, stop: Stop) -> None:
     """Take samples and show them until ``q``, a signal or ``--count``: on the screen if there is one, else in lines."""
-    progress = Progress("watch", args.source)
+
+    def on_screen(window: Any) -> Optional[ProgressAnswer]:
+        shown = _Screen(window, stop)
+        for answer in progress(samples(take, args.interval, args.count, shown), "watch", args.source):
+            shown.answer = answer
+        return shown.answer
+
     if args.format == "text" and _has_screen():
         locale.setlocale(locale.LC_ALL, "")
         # wrapper() restores the terminal, whatever ends the function.
-        last = curses.wrapper(_on_screen, take, args, stop, progress)
+        last = curses.wrapper(on_screen)
         if last is not None:
             print(line(last))
         return
-    for sample in samples(take, args.interval, args.count, stop):
-        answer = progress.document(sample)
+    for answer in progress(samples(take, args.interval, args.count, stop), "watch", args.source):
         print(json.dumps(answer) if args.format == "json" else line(answer), flush=True)
 
 
@@ -61,22 +66,14 @@ def _has_screen() -> bool:
     return curses.tigetstr("cup") is not None
 
 
-def _on_screen(
-    window: Any, take: Callable[[], Snapshot], args: Arguments, stop: Stop, progress: Progress
-) -> Optional[ProgressAnswer]:
-    shown = _Screen(window, stop)
-    for sample in samples(take, args.interval, args.count, shown):
-        shown.answer = progress.document(sample)
-    return shown.answer
-
-
 class _Screen(Stop):
     """Waits at the keyboard, where ``q`` stops, and draws the last sample."""
+
+    answer: Optional[ProgressAnswer] = None
 
     def __init__(self, window: Any, signals: Stop) -> None:
         super().__init__()
         self._window, self._signals = window, signals
-        self.answer: Optional[ProgressAnswer] = None
         # Some terminals cannot hide the cursor.
         with suppress(curses.error):
             curses.curs_set(0)
@@ -103,11 +100,10 @@ class _Screen(Stop):
         height, width = self._window.getmaxyx()
         has_blocks = "utf" in (sys.stdout.encoding or "").lower()
         self._window.erase()
-        for row, text in enumerate(screen(self.answer, width - 1, height, not has_blocks)):
-            try:
+        # The window may have just become smaller.
+        with suppress(curses.error):
+            for row, text in enumerate(screen(self.answer, width - 1, height, not has_blocks)):
                 self._window.addnstr(row, 0, text, max(0, width - 1))
-            except curses.error:
-                break  # the window has just become smaller
         self._window.refresh()
 
 

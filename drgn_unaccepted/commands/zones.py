@@ -11,7 +11,6 @@ from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import lines
 from drgn_unaccepted.commands.base import Arguments, Parser, Question
-from drgn_unaccepted.commands.tables import add_all_argument, table
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -19,7 +18,7 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 class Zones(Question[ZonesAnswer]):
     def add_arguments(self, parser: Parser) -> None:
-        add_all_argument(parser)
+        lines.add_all_argument(parser)
 
     def lack(self, answer: ZonesAnswer) -> Optional[str]:
         return None if answer["zones"] is not None else f"zones: {answer['missing']}"
@@ -29,7 +28,7 @@ class Zones(Question[ZonesAnswer]):
         found = answer["zones"] or []
         # JSON has the promotion watermark too.
         names = ("managed", "free", "unaccepted", "min", "low", "high")
-        yield from table([(_name(z), *map(size, _sizes(z))) for z in found], ("zone", *names), args.all)
+        yield from lines.table([(_name(z), *map(size, _sizes(z))) for z in found], ("zone", *names), args.all)
         sums = [size(None if None in column else sum(column)) for column in zip(*map(_sizes, found))]
         yield f"total: {', '.join(f'{nbytes} {name}' for name, nbytes in zip(names[:3], sums))}"
         rows = []
@@ -45,7 +44,7 @@ class Zones(Question[ZonesAnswer]):
             chunks = sum(zone["listed_chunks"] or 0 for zone in found)
             yield ""
             yield f"on zone->unaccepted_pages: {count(chunks, 'chunk')} of {size(answer['chunk_bytes'])}"
-            yield from table(rows, ("zone", "start", "end", "size"), args.all, 6)
+            yield from lines.table(rows, ("zone", "start", "end", "size"), args.all, 6)
 
 
 def _name(zone: ZoneDocument) -> str:
@@ -69,7 +68,8 @@ def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
 
 
 def _zone(zone: Zone, chunk: int) -> ZoneDocument:
-    marks = zone.watermarks
+    marks, lists = zone.watermarks, [] if zone.listed is None else [zone.listed]
+    runs = [list(run) for listed in lists for run in chunk_ranges(chunk // PAGE_SIZE, listed.pfns)]
     return {
         "node": zone.node,
         "name": zone.name,
@@ -79,25 +79,19 @@ def _zone(zone: Zone, chunk: int) -> ZoneDocument:
         "managed_bytes": zone.managed_pages * PAGE_SIZE,
         "free_bytes": zone.free_pages * PAGE_SIZE,
         "buddy_bytes": zone.buddy_pages * PAGE_SIZE,
-        "unaccepted_bytes": _bytes(zone.unaccepted_pages),
-        "listed_chunks": None if zone.listed is None else len(zone.listed.pfns),
-        "listed": None
-        if zone.listed is None
-        else [list(run) for run in chunk_ranges(chunk // PAGE_SIZE, zone.listed.pfns)],
-        "list_problems": [] if zone.listed is None else list(zone.listed.problems),
+        "unaccepted_bytes": zone.unaccepted_pages and zone.unaccepted_pages * PAGE_SIZE,
+        "listed_chunks": sum(len(listed.pfns) for listed in lists) if lists else None,
+        "listed": runs if lists else None,
+        "list_problems": [problem for listed in lists for problem in listed.problems],
         "watermarks": {
             "min": marks.min * PAGE_SIZE,
             "low": marks.low * PAGE_SIZE,
             "high": marks.high * PAGE_SIZE,
-            "promo": _bytes(marks.promo),
+            "promo": marks.promo and marks.promo * PAGE_SIZE,
             "boost": marks.boost * PAGE_SIZE,
         },
         "locked": zone.locked,
     }
-
-
-def _bytes(pages: Optional[int]) -> Optional[int]:
-    return None if pages is None else pages * PAGE_SIZE
 
 
 COMMAND = Zones(zones)

@@ -12,7 +12,7 @@ import pytest
 from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands import accepting
-from drgn_unaccepted.commands.progress import Progress
+from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.views.watch import by_node
 from tests.checks import changes
 from tests.checks.build import BITMAP, clean
@@ -34,10 +34,9 @@ def at(elapsed: float, bitmap: Optional[bytes], nr_unaccepted: int) -> Sample:
 
 
 def test_a_rate_is_what_was_accepted_over_the_last_ten_seconds() -> None:
-    progress = Progress("watch")
     full, half, none = b"\xff\xff\xff\xff", b"\x00\x00\xff\xff", bytes(4)
     samples = (at(0, full, 16384), at(4, half, 8192), at(12, half, 8192), at(14, half, 8192), at(22, none, 0))
-    answers = [progress.document(sample) for sample in samples]
+    answers = list(progress(samples, "watch", "auto"))
     assert [(a["rate_bytes_per_second"], a["rate_seconds"], a["seconds_left"]) for a in answers] == [
         (None, None, None),
         (16 * UNIT / 4, 4, 4.0),
@@ -52,20 +51,18 @@ def test_a_rate_is_what_was_accepted_over_the_last_ten_seconds() -> None:
 
 
 def test_a_rate_over_two_sources_is_unknown() -> None:
-    progress = Progress("replay")
-    progress.document(at(0, BITMAP, 9216))
-    answer = progress.document(at(1, None, 9216))
+    _, answer = progress((at(0, BITMAP, 9216), at(1, None, 9216)), "replay", "auto")
     assert answer["source"] == "page-lists" and answer["exact"] is False
     assert answer["rate_bytes_per_second"] is None and answer["rate_seconds"] == 1
     assert answer["zones"][-1]["rate_bytes_per_second"] == 0, "counters do not change with the source"
-    assert Progress("replay", "counters").document(at(0, BITMAP, 9216))["source"] == "counters"
+    assert next(progress([at(0, BITMAP, 9216)], "replay", "counters"))["source"] == "counters"
 
 
 def test_what_is_missing_is_null() -> None:
     sample = at(0, None, 0)
     missing = {"zones": "z", "accepting": "a", "counters": "c"}
     bare = replace(sample.snapshot, zones=None, counters=None, accepting=None, missing=missing)
-    answer = Progress("watch").document(sample._replace(snapshot=bare))
+    (answer,) = progress([sample._replace(snapshot=bare)], "watch", "auto")
     assert answer["source"] == "none"
     assert [answer[key] for key in ("unaccepted_bytes", "zones", "managed_bytes", "accepting")] == [None] * 4
     assert answer["missing"] == {"zones": "z", "accepting": "a"}

@@ -21,7 +21,7 @@ import pytest
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
 from drgn_unaccepted.answer.history import Sample
-from drgn_unaccepted.commands.progress import Progress
+from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
 from drgn_unaccepted.views.watch import line, screen
 from tests.checks.build import clean, live
@@ -43,12 +43,11 @@ def guest() -> Snapshot:
 
 def document() -> ProgressAnswer:
     """Ten seconds ago units 8 and 9 were unaccepted too: 4 MiB in 10 s, and 34 MiB are left."""
-    progress = Progress("watch")
     before = with_bitmap(guest(), bytes([0, 0b11100011, 0xFF, 0b00111111]))
     zone = before.zones[-1]  # type: ignore[index]
     before = replace(before, zones=(before.zones[0], replace(zone, unaccepted_pages=10240)))  # type: ignore[index]
-    progress.document(Sample(0, 0.0, 0.04, before))
-    return progress.document(Sample(7, 10.0, 0.0415, guest()))
+    _, last = progress((Sample(0, 0.0, 0.04, before), Sample(7, 10.0, 0.0415, guest())), "watch", "auto")
+    return last
 
 
 def test_the_screen() -> None:
@@ -104,7 +103,8 @@ def test_what_is_not_known_is_said() -> None:
     snapshot = replace(guest(), zones=None, counters=None, accepting=None, efi_map=None, torn=())
     table = replace(snapshot.table, state="not-captured", reason="bpf: no", bitmap=None)
     why = {"zones": "no zones", "counters": "no counters", "accepting": "no list"}
-    answer = Progress("watch").document(Sample(0, 0.0, 0.1, replace(snapshot, table=table, missing=why)))
+    sample = Sample(0, 0.0, 0.1, replace(snapshot, table=table, missing=why))
+    (answer,) = progress([sample], "watch", "auto")
     lines = screen(answer, 80, 50)
     assert lines[3].startswith("unaccepted   unknown: the table was not captured: bpf: no; reconstructed: no EFI")
     assert {
