@@ -108,7 +108,7 @@ def test_the_legend_names_no_lane_that_is_not_drawn() -> None:
 
 def test_page_lists_say_what_they_do_not_know() -> None:
     lines = drawn(guests.lists())
-    assert lines[0].startswith("total   96 MiB to 1152 MiB unaccepted, 388 MiB listed in 194 units, RAM ")
+    assert lines[0].startswith("total   96 MiB to 1152 MiB unaccepted, 388 MiB listed in 194 units, RAM")
     assert lines[2] == "source  page-lists, not exact; the table is not in this dump: kdump omits ACPI"
     # 4 GiB to 128 MiB above is in use; then nothing is known up to 256 MiB but the one chunk; then free pages.
     # Both units of that chunk are at an edge of its run.
