@@ -125,6 +125,8 @@ def _text(answer: ResolveAnswer) -> Iterator[str]:
 
 def _why(answer: ResolveAnswer, entry: AddressDocument) -> str:
     """The proof of a state, or why there is none; the reason for a source that knows none in short."""
+    if entry["in_flight"] and entry["state"] == UNKNOWN:
+        return "an accept of it is in flight (see accepting)"
     return "; ".join(reasons(answer)) if entry["reason"] == answer["source_reason"] else entry["reason"]
 
 
@@ -271,8 +273,6 @@ class _Context:
         reason = piece.reason
         if listed and piece.state == ACCEPTED:
             reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)"
-        if in_flight and piece.state == UNKNOWN:
-            reason = "an accept of it is in flight (see accepting)"
         return {
             "address": piece.start,
             "state": piece.state,
