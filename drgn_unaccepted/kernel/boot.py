@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple, Optional
 
-from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
+from drgn import FaultError, Object, Program, ProgramFlags, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
@@ -21,34 +22,14 @@ from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries
 from drgn_unaccepted.snapshot import E820Tables, KexecSegment, NamedRange
 
 # enum in arch/x86/include/uapi/asm/setup_data.h
-_SETUP_E820_EXT = 1
-SETUP_EFI = 4
-_SETUP_INDIRECT = 1 << 31
-_SETUP_NAMES = {
-    _SETUP_E820_EXT: "SETUP_E820_EXT",
-    2: "SETUP_DTB",
-    3: "SETUP_PCI",
-    SETUP_EFI: "SETUP_EFI",
-    5: "SETUP_APPLE_PROPERTIES",
-    6: "SETUP_JAILHOUSE",
-    7: "SETUP_CC_BLOB",
-    8: "SETUP_IMA",
-    9: "SETUP_RNG_SEED",
-    10: "SETUP_KEXEC_KHO",
-    _SETUP_INDIRECT: "SETUP_INDIRECT",
-}
+_SETUP_E820_EXT, SETUP_EFI, _SETUP_INDIRECT = 1, 4, 1 << 31
+_SETUP_NAMES = "E820_EXT DTB PCI EFI APPLE_PROPERTIES JAILHOUSE CC_BLOB IMA RNG_SEED KEXEC_KHO".split()
 # struct setup_data: u64 next, u32 type, u32 len, u8 data[len]. It is ABI between boot loader and kernel.
 _SETUP_DATA = struct.Struct("<QII")
 # struct setup_indirect: u32 type, u32 reserved, u64 len, u64 addr.
 _INDIRECT = struct.Struct("<8xQQ")
 # struct e820_entry and struct boot_e820_entry, packed: u64 addr, u64 size, u32 type.
 _E820_ENTRY = 20
-_E820_TABLES = {
-    "current": "e820_table",
-    "kexec": "e820_table_kexec",
-    "firmware": "e820_table_firmware",
-    "boot_params": "",
-}
 
 
 class SetupData(NamedTuple):
@@ -59,13 +40,16 @@ class SetupData(NamedTuple):
     data: int
     length: int
 
+    @property
+    def name(self) -> str:
+        known = {_SETUP_INDIRECT: "INDIRECT", **dict(enumerate(_SETUP_NAMES, 1))}.get(self.type)
+        return f"setup_data SETUP_{known}" if known else f"setup_data type {self.type}"
+
 
 def read_boot_params(prog: Program) -> Object:
     """Return a copy of ``struct boot_params boot_params``. It lies in .bss, so that every capture has it.
 
     :raises Unavailable: it reads as zeros
-    :raises LookupError: the target has no such variable (not x86)
-    :raises drgn.FaultError: it is not in the target
     """
     params = prog["boot_params"].read_()
     if not any(params.to_bytes_()):
@@ -101,11 +85,7 @@ def read_setup_data(prog: Program, params: Object) -> tuple[list[SetupData], Opt
 
 
 def read_physical(prog: Program, address: int, size: int, name: str) -> bytes:
-    """Read physical memory that need not be in the target.
-
-    :param name: what lies there, with its address, for the reason
-    :raises Unavailable: it is not in the target
-    """
+    """Read physical memory that may not be in the target: then Unavailable names it."""
     if not 0 <= address <= limits.PHYSICAL_END - size:
         raise Unavailable(f"{name}: no physical address")
     try:
@@ -125,35 +105,34 @@ def read_e820(prog: Program) -> tuple[E820Tables, dict[str, str]]:
     :raises Unavailable: none of them can be read
     """
     missing: dict[str, str] = {}
-    tables: dict[str, Optional[tuple[E820Entry, ...]]] = {}
-    for key, name in _E820_TABLES.items():
+    tables: list[Optional[tuple[E820Entry, ...]]] = []
+    for key, name in zip(E820Tables.__annotations__, ("e820_table", "e820_table_kexec", "e820_table_firmware", "")):
         try:
-            tables[key] = _e820_table(prog, name) if name else _boot_params_e820(prog)
+            tables.append(_e820_table(prog, name) if name else _boot_params_e820(prog))
         except UNREADABLE as error:
-            tables[key], missing[f"e820.{key}"] = None, one_line(error)
+            tables.append(None)
+            missing[f"e820.{key}"] = one_line(error)
     if len(missing) == len(tables):
         raise Unavailable("; ".join(dict.fromkeys(missing.values())))
-    return E820Tables(**tables), missing
+    return E820Tables(*tables), missing
 
 
 def _e820_table(prog: Program, name: str) -> tuple[E820Entry, ...]:
     """``struct e820_table *name``: ``u32 nr_entries``, then the entries, of which only those in use are allocated."""
     pointer = prog[name].read_()
-    address = pointer.value_()
-    if not address:
+    if not pointer:
         raise Unavailable(f"{name} is NULL")
-    table_type = pointer.type_.type
-    array = table_type.member("entries").type
-    if array.length is None or sizeof(array) != array.length * _E820_ENTRY:
+    entries, what = pointer.entries, f"{name} {pointer.value_():#x}"
+    length = entries.type_.length
+    if length is None or sizeof(entries) != length * _E820_ENTRY:
         raise Unavailable(f"{name}: its entries are not of {_E820_ENTRY} bytes")
-    what = f"{name} {address:#x}"
     try:
         number = pointer.nr_entries.value_()
         if not number:
             raise Unavailable(f"{what}: reads as zeros, not captured")
-        if number > min(array.length, limits.E820_ENTRIES):
-            raise Unavailable(f"{what}: {number} entries in an array of {array.length}")
-        data = prog.read(address + offsetof(table_type, "entries"), number * _E820_ENTRY)
+        if number > min(length, limits.E820_ENTRIES):
+            raise Unavailable(f"{what}: {number} entries in an array of {length}")
+        data = prog.read(entries.address_, number * _E820_ENTRY)
     except (FaultError, OSError) as error:
         raise Unavailable(f"{what}: not in this target") from error
     return _whole(decode_e820_entries(data, number), what)
@@ -191,27 +170,20 @@ def _whole(entries: list[E820Entry], what: str) -> tuple[E820Entry, ...]:
 def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str, str]]:
     """Return the memory that the kernel uses from its first instruction on, which cannot be unaccepted.
 
-    The kernel image, the crash kernel's memory, the initrd, the setup_data entries and the EFI memory map's buffer,
-    physical, as they were at boot: what was freed since (init sections, initrd) stays accepted. An initrd or a map that
-    does not exist is not listed.
+    Physical, as it was at boot: what was freed since (init sections, initrd) stays accepted.
 
     :return: the ranges, and the reasons for what cannot be told, for example by ``kernel_memory.image``
     :raises Unavailable: nothing can be told
     """
     ranges: list[NamedRange] = []
     missing: dict[str, str] = {}
-    for key, read in (
-        ("image", _image),
-        ("crash_kernel", _crash_kernel),
-        ("boot_params", _boot_params_memory),
-        ("setup_data", _setup_data_memory),
-    ):
+    for read in (_image, _crash_kernel, _boot_params, _setup_data):
         try:
-            for found in read(prog):
+            for found in read(prog):  # what comes before an error is kept
                 ranges.append(found)
         except UNREADABLE as error:
-            missing[f"kernel_memory.{key}"] = one_line(error)
-            if key == "boot_params":
+            missing[f"kernel_memory.{read.__name__[1:]}"] = one_line(error)
+            if read is _boot_params:
                 break  # it has the head of the chain, too
     if not ranges:
         raise Unavailable("; ".join(missing.values()))
@@ -240,7 +212,7 @@ def _crash_kernel(prog: Program) -> Iterator[NamedRange]:
         yield _credible("crash kernel", start, last + 1 - start, limits.PHYSICAL_END)
 
 
-def _boot_params_memory(prog: Program) -> Iterator[NamedRange]:
+def _boot_params(prog: Program) -> Iterator[NamedRange]:
     params = read_boot_params(prog)
     hdr, efi = params.hdr, params.efi_info
     start = hdr.ramdisk_image.value_() | params.ext_ramdisk_image.value_() << 32
@@ -252,17 +224,16 @@ def _boot_params_memory(prog: Program) -> Iterator[NamedRange]:
         yield _credible("EFI memory map", start, size, limits.EFI_DESCRIPTORS * limits.EFI_DESCRIPTOR_BYTES)
 
 
-def _setup_data_memory(prog: Program) -> Iterator[NamedRange]:
+def _setup_data(prog: Program) -> Iterator[NamedRange]:
     entries, problem = read_setup_data(prog, read_boot_params(prog))
     for entry in entries:
-        name = f"setup_data {_SETUP_NAMES.get(entry.type, f'type {entry.type}')}"
-        yield NamedRange(name, entry.address, entry.data + entry.length)
+        yield NamedRange(entry.name, entry.address, entry.data + entry.length)
         if entry.type != _SETUP_INDIRECT or entry.length < _INDIRECT.size:
             continue
         try:
             data = read_physical(prog, entry.data, _INDIRECT.size, f"setup_data {entry.address:#x}")
             length, start = _INDIRECT.unpack(data)
-            yield _credible(f"{name} target", start, length, limits.SETUP_DATA_BYTES)
+            yield _credible(f"{entry.name} target", start, length, limits.SETUP_DATA_BYTES)
         except Unavailable as error:
             problem = str(error)
     if problem is not None:
@@ -278,9 +249,8 @@ def _credible(name: str, start: int, size: int, most: int) -> NamedRange:
 def read_kexec_segments(prog: Program) -> tuple[KexecSegment, ...]:
     """Return the destinations of ``struct kimage *kexec_image`` and ``kexec_crash_image``; empty if none is loaded.
 
-    ``segment[i].mem`` is a physical address, ``memsz`` bytes. Before Linux kernel commit caeb8ba598f0 ("kexec_core:
-    accept unaccepted kexec segments' destination addresses") (in v6.15) kexec could copy a segment into unaccepted
-    memory.
+    Before Linux kernel commit caeb8ba598f0 ("kexec_core: accept unaccepted kexec segments' destination addresses") (in
+    v6.15) kexec could copy a segment into unaccepted memory.
 
     :raises Unavailable: an image is not in the target, or a count or an address in it is out of bounds
     :raises LookupError: the kernel was built without CONFIG_KEXEC_CORE
@@ -298,11 +268,9 @@ def read_kexec_segments(prog: Program) -> tuple[KexecSegment, ...]:
         count = image.nr_segments.value_()
         if count > min(limits.KEXEC_SEGMENTS, len(image.segment)):
             raise Unavailable(f"{name}->nr_segments is {count}: at most {limits.KEXEC_SEGMENTS} are possible")
-        for index in range(count):
-            segment = image.segment[index]
-            start = segment.mem.value_()
-            end = start + segment.memsz.value_()
-            if end > limits.PHYSICAL_END:
-                raise Unavailable(f"{name}->segment[{index}] {start:#x}-{end:#x}: no physical range")
-            segments.append(KexecSegment(name, start, end))
+        for index, segment in enumerate(islice(image.segment, count)):
+            start, size = segment.mem.value_(), segment.memsz.value_()
+            if start + size > limits.PHYSICAL_END:
+                raise Unavailable(f"{name}->segment[{index}] {start:#x}-{start + size:#x}: no physical range")
+            segments.append(KexecSegment(name, start, start + size))
     return tuple(segments)

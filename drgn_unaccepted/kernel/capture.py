@@ -9,27 +9,26 @@ set bit is a fault and no race.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import islice
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from itertools import count, islice
+from typing import Any, Callable, Optional, TypeVar
 
 import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel import table as table_reader
-from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.page_tables import translate
-from drgn_unaccepted.kernel.pages import masked_pages, read_pages, written_pages
+from drgn_unaccepted.kernel.pages import are_zeros, read_pages
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
 from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.kernel.target import Opened
-from drgn_unaccepted.kernel.tasks import read_reclaiming
+from drgn_unaccepted.kernel.tasks import read_accepting, read_reclaiming
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
@@ -45,7 +44,6 @@ from drgn_unaccepted.snapshot import (
     NOT_ASKED,
     PAGE_SHIFT,
     PAGE_SIZE,
-    Counters,
     EfiMap,
     KernelBuild,
     Pages,
@@ -73,15 +71,15 @@ class _Reading:
 
     def part(self, name: str, read: Callable[[], T]) -> Optional[T]:
         """``read()``, kept under ``name``; or None, with the reason kept."""
-        if name not in self._parts:
-            self.missing[name] = NOT_ASKED
-            return None
-        try:
-            value = self.found[name] = read()
-        except UNREADABLE as error:
-            self.missing[name] = one_line(error)
-            return None
-        return value
+        self.missing[name] = NOT_ASKED
+        if name in self._parts:
+            try:
+                value = self.found[name] = read()
+                del self.missing[name]
+                return value
+            except UNREADABLE as error:
+                self.missing[name] = one_line(error)
+        return None
 
     def noted(self, found: tuple[T, dict[str, str]]) -> T:
         """A part some of which may be missing."""
@@ -91,9 +89,7 @@ class _Reading:
 
 def samples(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTable] = None) -> Iterator[Snapshot]:
     """Snapshots of a target: of a live kernel as many as are asked for, of anything else one."""
-    yield capture(opened, wanted, saved)
-    while opened.is_running:
-        yield capture(opened, wanted, saved)
+    return (capture(opened, wanted, saved) for _ in (count() if opened.is_running else range(1)))
 
 
 def sampler(opened: Opened) -> Callable[[], Snapshot]:
@@ -124,10 +120,9 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     taken_at = datetime.now(timezone.utc)
     readers = table_readers(opened)
     table = table_reader.read_table(prog, readers, saved)
-    parts = wanted.parts | {"pages"} if wanted.where else wanted.parts
     if "pages" in wanted.parts:
         table = dataclasses.replace(table, unmapped=table_reader.unmapped_pages(prog, table))
-    reading = _Reading(parts)
+    reading = _Reading(wanted.parts | {"pages"} if wanted.where else wanted.parts)
     # Read constants first, so that volatile parts are read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     reading.part("platform", lambda: read_platform(prog))
@@ -144,26 +139,39 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     counters = reading.part("counters", lambda: read_counters(prog))
     zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     reading.part("accepting", lambda: read_accepting(prog))
-    reading.part("pages", lambda: _read_pages(opened, wanted, _Found(table, efi_map, zones or (), _need(kernel))))
+    reading.part("pages", lambda: _Look(opened, wanted, table, efi_map, zones or (), _need(kernel)).read())
     reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
     if opened.is_running:
         table = _bitmap_last(prog, readers, table, torn)
-        _compare_counters(counters, reading.part("counters", lambda: read_counters(prog)), torn)
+        after = reading.part("counters", lambda: read_counters(prog))
         reading.found["counters"] = counters
-    return Snapshot(
-        target=_describe(opened, taken_at),
-        table=table,
-        missing=reading.missing,
-        torn=tuple(torn),
-        translations=translate(prog, wanted.virtual),
-        **reading.found,
+        if counters is not None and after is not None and counters.unaccepted_pages != after.unaccepted_pages:
+            torn.append(
+                f"counters: NR_UNACCEPTED went from {counters.unaccepted_pages} to {after.unaccepted_pages} pages "
+                "while the lists and the bitmap were read"
+            )
+    vmcoreinfo = vmcoreinfo_of(prog)
+    crashed = vmcoreinfo.get("CRASHTIME") or ""  # crash_save_vmcoreinfo() adds it in a crash
+    is_time = crashed.isdecimal() and len(crashed) < 12
+    target = Target(
+        kind=opened.kind,
+        path=opened.path,
+        release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
+        build_id=vmcoreinfo.get("BUILD-ID"),
+        debug_info=opened.debug_info,
+        debug_info_path=opened.debug_info_path,
+        taken_at=taken_at.isoformat(timespec="milliseconds"),
+        boot_id=table_reader.boot_id(prog),
+        crashed_at=datetime.fromtimestamp(int(crashed), timezone.utc).isoformat() if is_time else None,
     )
+    reading.found.update(missing=reading.missing, torn=tuple(torn), translations=translate(prog, wanted.virtual))
+    return Snapshot(target, table, **reading.found)
 
 
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
     """The ways to read the table's bytes, best first."""
-    readers = [("physical", table_reader.physical_reader(opened.prog, opened.elf))]
+    readers = [("physical", table_reader.physical_reader(opened.prog))]
     if opened.kind == "live":
         # Nothing else needs ctypes, and every start would pay for it.
         from drgn_unaccepted.kernel.bpf import direct_map_reader
@@ -176,109 +184,112 @@ def _bitmap_last(
     prog: drgn.Program, readers: list[tuple[str, table_reader.Reader]], table: Table, torn: list[str]
 ) -> Table:
     """The table once more, after the pages and lists that its bits are compared with."""
-    if table.state != "present" or table.is_saved:
-        return table
-    again = table_reader.read_table(prog, readers)
-    if again.state == "present" and again.geometry == table.geometry:
-        return dataclasses.replace(again, unmapped=table.unmapped)
-    torn.append(f"table: read as {again.state} the second time: {again.reason or 'another header'}")
+    if table.state == "present" and not table.is_saved:
+        again = table_reader.read_table(prog, readers)
+        if again.state == "present" and again.geometry == table.geometry:
+            return dataclasses.replace(again, unmapped=table.unmapped)
+        torn.append(f"table: read as {again.state} the second time: {again.reason or 'another header'}")
     return table
 
 
-def _compare_counters(before: Optional[Counters], after: Optional[Counters], torn: list[str]) -> None:
-    if before is not None and after is not None and before.unaccepted_pages != after.unaccepted_pages:
-        torn.append(
-            f"counters: NR_UNACCEPTED went from {before.unaccepted_pages} to {after.unaccepted_pages} pages while the "
-            "lists and the bitmap were read"
-        )
+class _Look:
+    """Whose ``struct page`` are worth a look, by the other parts."""
 
+    def __init__(
+        self,
+        opened: Opened,
+        wanted: Wanted,
+        table: Table,
+        efi_map: Optional[EfiMap],
+        zones: Sequence[Zone],
+        kernel: KernelBuild,
+    ) -> None:
+        self._opened, self._wanted, self._table = opened, wanted, table
+        self._zones, self._kernel, self._chunk = zones, kernel, kernel.chunk_pages * PAGE_SIZE
+        self._for_checks = "pages" in wanted.parts
+        #: Whether a unit is unaccepted where its bit is set, and nowhere else.
+        self._bitmap_decides = wanted.bitmap and table.bitmap is not None and not (table.is_doubted or table.is_saved)
+        #: The chunks on ``zone->unaccepted_pages``.
+        lists = (zone.listed.pfns for zone in zones if zone.listed is not None)
+        self._listed = [] if self._bitmap_decides else rng.chunk_ranges(kernel.chunk_pages, *lists)
+        self._whole_map = efi_map if efi_map is not None and efi_map.is_whole else None
+        #: Memory of EFI type 15; None without the whole map: then it may be any memory.
+        self._once = None if self._whole_map is None else self._whole_map.memory(UNACCEPTED)
 
-class _Found(NamedTuple):
-    """The parts that tell whose ``struct page`` are worth a look."""
+    def read(self) -> Pages:
+        prog, table = self._opened.prog, self._table
+        if not self._for_checks and self._bitmap_decides:
+            raise Unavailable("not looked at: the bitmap decides")
+        units, edges = self._units_that_matter()
+        if self._kernel.is_booting is not False:
+            # Pages that were never freed have a reference all the same: each one has to be looked at.
+            units, edges = [], rng.merge([*units, *edges])
+        pages = read_pages(prog, [*self._ranges_for_checks(), *edges], self._kernel, self._zones, units)
+        if not self._bitmap_decides and _shows_unaccepted_as_zeros(self._opened, table):
+            written = (page for page, zeros in are_zeros(prog, self._untold(pages)) if not zeros)
+            pages = dataclasses.replace(pages, written=tuple(rng.merge((page, page + PAGE_SIZE) for page in written)))
+        if not self._for_checks or table.geometry is None or table.bitmap is None:
+            return pages
+        # /proc/kcore and /proc/vmcore return zeros for the last page before an unaccepted unit, whatever is in it:
+        # pfn_is_unaccepted_memory() looks at the guard unit too (Linux kernel commits e538a5820978 and 7cd34dd3c9bf
+        # (in v6.7)). A page that is not in the target is not among them.
+        guards = (start for start, _ in bits.guard_pages(table.geometry, table.bitmap))
+        masked = tuple(page >> PAGE_SHIFT for page, zeros in are_zeros(prog, guards) if zeros)
+        pages = dataclasses.replace(pages, masked_pfns=masked)
+        runs = bits.extent(table.bitmap)
+        if runs is None or runs.runs <= limits.CHECKED_RANGES:
+            return pages
+        note = f"pages were looked at under the first {limits.CHECKED_RANGES} of {runs.runs} ranges of the bitmap"
+        return dataclasses.replace(pages, limited="; ".join(filter(None, (pages.limited, note))))
 
-    table: Table
-    efi_map: Optional[EfiMap]
-    zones: Sequence[Zone]
-    kernel: KernelBuild
+    def _ranges_for_checks(self) -> list[Range]:
+        """Physical ranges of unaccepted memory, with the pages before it, and of the table."""
+        if not self._for_checks:
+            return []
+        table, geometry, ranges = self._table, self._table.geometry, [*self._listed]
+        if self._wanted.bitmap and geometry is not None and table.bitmap is not None:
+            # No check looks at more of them; there can be 2^30.
+            ranges += islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
+        # The page before a set unit is the one that needs the guard.
+        ranges = [Range(max(0, start - PAGE_SIZE), end) for start, end in ranges]
+        if geometry is None and self._whole_map is not None:
+            geometry = allocate_unaccepted_bitmap(self._whole_map.descriptors, X86_UNIT_SIZE)
+        if table.address is not None and geometry is not None:
+            end = min(geometry.bitmap_bytes, limits.BITMAP_BYTES) + HEADER.size + table.address
+            ranges.append(Range(table.address, min(end, limits.PHYSICAL_END)))
+        return ranges
 
-    @property
-    def listed(self) -> list[Range]:
-        """The chunks on ``zone->unaccepted_pages``."""
-        lists = (zone.listed.pfns for zone in self.zones if zone.listed is not None)
-        return rng.chunk_ranges(self.kernel.chunk_pages, *lists)
+    def _units_that_matter(self) -> tuple[list[Range], list[Range]]:
+        """Physical ranges whose units a command asks for, and the pages among them before listed chunks."""
+        if self._bitmap_decides:
+            return [], []
+        where, listed = self._wanted.where, self._listed
+        if where == ALL_MEMORY:
+            # All pages that there can be are those that the zones span.
+            spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in self._zones)
+            asked = rng.intersect(where, rng.merge(spans))
+        else:
+            asked = self._from_chunk_before(where)
+        edges = (Range(max(0, start - PAGE_SIZE), start) for start, _ in rng.clip(listed, 0, limits.PHYSICAL_END))
+        if self._once is not None:
+            # Other memory was never unaccepted; the page before it may have its guard there.
+            asked = rng.intersect(asked, self._from_chunk_before(self._once))
+        # Listed chunks speak for themselves.
+        return rng.subtract(asked, listed), rng.intersect(asked, rng.merge(edges))
 
-    def bitmap_decides(self, wanted: Wanted) -> bool:
-        """Whether a unit is unaccepted where its bit is set, and nowhere else."""
-        return wanted.bitmap and self.table.bitmap is not None and not (self.table.is_doubted or self.table.is_saved)
+    def _from_chunk_before(self, ranges: Iterable[Range]) -> list[Range]:
+        """The page before a chunk tells whether its first unit is a guard."""
+        return rng.merge((max(0, start - self._chunk), end) for start, end in ranges)
 
-    @property
-    def once_unaccepted(self) -> Optional[list[Range]]:
-        """Memory of EFI type 15; None without the whole map: then it may be any memory."""
-        return None if self.efi_map is None or not self.efi_map.is_whole else self.efi_map.memory(UNACCEPTED)
-
-
-def _read_pages(opened: Opened, wanted: Wanted, found: _Found) -> Pages:
-    prog, table, kernel = opened.prog, found.table, found.kernel
-    for_checks = "pages" in wanted.parts
-    if not for_checks and found.bitmap_decides(wanted):
-        raise Unavailable("not looked at: the bitmap decides")
-    units, edges = _units_that_matter(wanted, found, kernel.chunk_pages * PAGE_SIZE)
-    if kernel.is_booting is not False:
-        # Pages that were never freed have a reference all the same: each one has to be looked at.
-        units, edges = [], rng.merge([*units, *edges])
-    pages = read_pages(prog, [*_pages_for_checks(wanted, found), *edges], kernel, found.zones, units)
-    if not found.bitmap_decides(wanted) and _shows_unaccepted_as_zeros(opened, table):
-        pages = dataclasses.replace(pages, written=written_pages(prog, _untold(pages, found)))
-    if not for_checks or table.geometry is None or table.bitmap is None:
-        return pages
-    guards = (start >> PAGE_SHIFT for start, _ in bits.guard_pages(table.geometry, table.bitmap))
-    pages = dataclasses.replace(pages, masked_pfns=masked_pages(prog, guards))
-    runs = bits.extent(table.bitmap)
-    if runs is None or runs.runs <= limits.CHECKED_RANGES:
-        return pages
-    note = f"pages were looked at under the first {limits.CHECKED_RANGES} of {runs.runs} ranges of the bitmap"
-    return dataclasses.replace(pages, limited=note if pages.limited is None else f"{pages.limited}; {note}")
-
-
-def _pages_for_checks(wanted: Wanted, found: _Found) -> list[Range]:
-    """Physical ranges of unaccepted memory, with the pages before it, and of the table."""
-    if "pages" not in wanted.parts:
-        return []
-    ranges: list[Range] = []
-    table, geometry = found.table, found.table.geometry
-    if wanted.bitmap and geometry is not None and table.bitmap is not None:
-        # No check looks at more of them; there can be 2^30.
-        ranges += islice(bits.unaccepted_ranges(geometry, table.bitmap), limits.CHECKED_RANGES)
-    if not found.bitmap_decides(wanted):
-        ranges += found.listed
-    # The page before a set unit is the one that needs the guard.
-    ranges = [Range(max(0, start - PAGE_SIZE), end) for start, end in ranges]
-    if geometry is None and found.efi_map is not None and found.efi_map.is_whole:
-        geometry = allocate_unaccepted_bitmap(found.efi_map.descriptors, X86_UNIT_SIZE)
-    if table.address is not None and geometry is not None:
-        end = min(geometry.bitmap_bytes, limits.BITMAP_BYTES) + HEADER.size + table.address
-        ranges.append(Range(table.address, min(end, limits.PHYSICAL_END)))
-    return ranges
-
-
-def _units_that_matter(wanted: Wanted, found: _Found, chunk: int) -> tuple[list[Range], list[Range]]:
-    """Physical ranges whose units a command asks for, and the pages among them before listed chunks."""
-    if found.bitmap_decides(wanted):
-        return [], []
-    if wanted.where == ALL_MEMORY:
-        # All pages that there can be are those that the zones span.
-        spans = ((z.start_pfn * PAGE_SIZE, (z.start_pfn + z.spanned_pages) * PAGE_SIZE) for z in found.zones)
-        asked = rng.intersect(wanted.where, rng.merge(spans))
-    else:
-        # The page before a chunk tells whether its first unit is a guard.
-        asked = rng.merge((max(0, start - chunk), end) for start, end in wanted.where)
-    listed = found.listed
-    edges = (Range(max(0, start - PAGE_SIZE), start) for start, _ in rng.clip(listed, 0, limits.PHYSICAL_END))
-    if found.once_unaccepted is not None:
-        # Other memory was never unaccepted; the page before it may have its guard there.
-        asked = rng.intersect(asked, rng.merge((max(0, start - chunk), end) for start, end in found.once_unaccepted))
-    # Listed chunks speak for themselves.
-    return rng.subtract(asked, listed), rng.intersect(asked, rng.merge(edges))
+    def _untold(self, pages: Pages) -> Iterator[int]:
+        """The first page, and one amid it, of each unit of type 15 that lists and struct pages do not tell."""
+        given = ((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in pages.runs if r.state in GIVEN_STATES)
+        unit = X86_UNIT_SIZE
+        told = rng.merge([*rng.outwards(given, unit), *self._listed])
+        for start, end in rng.subtract(self._once or (), told):
+            for address in range(-(-start // unit) * unit, end - unit + 1, unit):
+                yield address
+                yield address + unit // 2
 
 
 def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
@@ -286,46 +297,12 @@ def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
 
     Since Linux kernel commit 7cd34dd3c9bf (in v6.7). QEMU reads RAM past the kernel, and has the table too.
     """
-    prog = opened.prog
-    own = table.state == "present" and not table.is_saved
-    if opened.kind != "vmcore" or own or vmcoreinfo_of(prog).get("CRASHTIME") is None:
+    prog, notes = opened.prog, () if opened.elf is None else opened.elf.notes()
+    if opened.is_running or (table.state == "present" and not table.is_saved):
         return False
-    if opened.elf is not None and any(note.name == b"QEMU" for note in opened.elf.notes()):
+    if vmcoreinfo_of(prog).get("CRASHTIME") is None or any(note.name == b"QEMU" for note in notes):
         return False
     return has_symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram")
-
-
-def _untold(pages: Pages, found: _Found) -> Iterator[int]:
-    """The first page, and one amid it, of each unit of type 15 that lists and struct pages do not tell."""
-    given = ((r.start_pfn * PAGE_SIZE, r.end_pfn * PAGE_SIZE) for r in pages.runs if r.state in GIVEN_STATES)
-    unit = X86_UNIT_SIZE
-    told = rng.merge([*((low // unit * unit, -(-high // unit) * unit) for low, high in given), *(found.listed)])
-    for start, end in rng.subtract(found.once_unaccepted or (), told):
-        for address in range(-(-start // unit) * unit, end - unit + 1, unit):
-            yield address
-            yield address + unit // 2
-
-
-def _describe(opened: Opened, taken_at: datetime) -> Target:
-    prog = opened.prog
-    return Target(
-        kind=opened.kind,
-        path=opened.path,
-        release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
-        build_id=vmcoreinfo_of(prog).get("BUILD-ID"),
-        debug_info=opened.debug_info,
-        debug_info_path=opened.debug_info_path,
-        taken_at=taken_at.isoformat(timespec="milliseconds"),
-        boot_id=table_reader.boot_id(prog),
-        crashed_at=_crashed_at(vmcoreinfo_of(prog).get("CRASHTIME")),
-    )
-
-
-def _crashed_at(seconds: Optional[str]) -> Optional[str]:
-    """``CRASHTIME``, which crash_save_vmcoreinfo() adds in a crash, as text; None where it is no time."""
-    if seconds is None or not seconds.isdecimal() or len(seconds) > 11:
-        return None
-    return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat()
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:

@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple, Optional
+from itertools import accumulate
+from typing import Callable, NamedTuple, Optional
 
 from drgn import FaultError, Object, Program
 
@@ -40,13 +42,12 @@ class _NotEfi(Unavailable):
 
 
 class _BootMap(NamedTuple):
-    """``boot_params.efi_info``, and whether the kernel was started by kexec."""
+    """``boot_params.efi_info``."""
 
     buffer: Range
-    #: Descriptors, as efi_memmap_init_early() counts them, and bytes from one to the next.
-    nr_map: int
+    nr_map: int  #: Descriptors, as efi_memmap_init_early() counts them, and bytes from one to the next.
     stride: int
-    kexec: bool
+    kexec: bool  #: The kernel was started by kexec.
 
 
 def read_efi_map(prog: Program, logs: Sequence[BootLog] = (), table_address: Optional[int] = None) -> EfiMap:
@@ -62,14 +63,17 @@ def read_efi_map(prog: Program, logs: Sequence[BootLog] = (), table_address: Opt
     boot: Optional[_BootMap] = None
     damaged: Optional[str] = None
 
-    def from_file(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
-        return _of_log(log_of_this_boot(prog, logs, table_address), boot)
-
-    sources = [("boot-map", _from_buffer), ("kernel-log", _from_log), ("runtime-map", _from_runtime_map)]
-    for name, read in [*sources[:2], *([("--log", from_file)] if logs else []), sources[2]]:
+    sources: list[tuple[str, Callable[[Program, Optional[_BootMap]], EfiMap]]] = [
+        ("boot-map", _from_buffer),
+        # The first map that efi_print_memmap() printed: in efi_init(), before any merge.
+        ("kernel-log", lambda prog, boot: _of_log(read_log(prog), boot)),
+        ("--log", lambda prog, boot: _of_log(log_of_this_boot(prog, logs, table_address), boot)),
+        ("runtime-map", _from_runtime_map),
+    ]
+    for name, read in sources:
         # The log is read too where the buffer is whole: to compare them.
-        if name == "runtime-map" and any(efi_map.is_whole for efi_map in found):
-            break
+        if (name == "--log" and not logs) or (name == "runtime-map" and any(efi_map.is_whole for efi_map in found)):
+            continue
         try:
             if name == "boot-map":
                 boot = _read_efi_info(prog)
@@ -95,10 +99,9 @@ def read_efi_map(prog: Program, logs: Sequence[BootLog] = (), table_address: Opt
 
 def _conflict(found: Sequence[EfiMap]) -> Optional[str]:
     """How the buffer and a whole log of the same map differ; the kernel's own edits of the buffer are undone by now."""
-    logs = [efi_map for efi_map in found if efi_map.provenance == "kernel-log" and efi_map.complete]
-    if not logs:
-        return None
-    buffer, log = found[0].descriptors, logs[0].descriptors
+    buffer = found[0].descriptors
+    logs = (efi_map for efi_map in found if efi_map.provenance == "kernel-log" and efi_map.complete)
+    log = next((efi_map.descriptors for efi_map in logs), buffer)
     differing = [n for n, (a, b) in enumerate(zip(buffer, log)) if (a.type, a.start, a.end) != (b.type, b.start, b.end)]
     if not differing and len(buffer) == len(log):
         return None
@@ -114,14 +117,17 @@ def _read_efi_info(prog: Program) -> _BootMap:
         raise _NotEfi("not booted through EFI (boot_params.efi_info has no signature)")
     start, size = info.efi_memmap.value_() | info.efi_memmap_hi.value_() << 32, info.efi_memmap_size.value_()
     stride = _stride(info.efi_memdesc_size, "boot_params.efi_info.efi_memdesc_size")
-    return _BootMap(Range(start, start + size), size // stride, stride, _started_by_kexec(prog, params))
+    # What kexec leaves for this kernel: efi_setup, and the setup_data entry that it points to.
+    kexec = any(entry.type == SETUP_EFI for entry in read_setup_data(prog, params)[0])
+    with suppress(LookupError, FaultError):
+        kexec = kexec or bool(prog["efi_setup"].value_())
+    return _BootMap(Range(start, start + size), size // stride, stride, kexec)
 
 
 def _stride(value: Object, what: str) -> int:
-    stride = int(value)
-    if not 40 <= stride <= limits.EFI_DESCRIPTOR_BYTES:
-        raise Unavailable(f"{what} is {stride}")
-    return stride
+    if not 40 <= value <= limits.EFI_DESCRIPTOR_BYTES:
+        raise Unavailable(f"{what} is {value.value_()}")
+    return int(value)
 
 
 def _read_descriptors(prog: Program, address: int, count: int, stride: int, what: str) -> list[EfiDescriptor]:
@@ -129,16 +135,6 @@ def _read_descriptors(prog: Program, address: int, count: int, stride: int, what
     if not any(data):
         raise Unavailable(f"{what}: reads as zeros, not captured")
     return decode_memory_map(data, stride)
-
-
-def _started_by_kexec(prog: Program, params: Object) -> bool:
-    """Whether kexec left EFI data for this kernel: ``efi_setup``, or the setup_data entry that it points to."""
-    try:
-        if prog["efi_setup"].value_():
-            return True
-    except (LookupError, FaultError):
-        pass  # the setup_data chain says the same
-    return any(entry.type == SETUP_EFI for entry in read_setup_data(prog, params)[0])
 
 
 def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -152,15 +148,13 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     descriptors = undo_reserve_boot_services(unmerged)
 
     notes = []
-    complete = True
-    zeros = sum(1 for entry in edited if entry == (0, 0, 0, 0))
+    zeros = edited.count(EfiDescriptor(0, 0, 0, 0))
     if zeros:
-        complete = False
         notes.append(f"{zeros} of {boot.nr_map} descriptors read as zeros, not captured")
     # Every boot map has EFI_CONVENTIONAL_MEMORY, no runtime map does.
     if boot.kexec or not any(entry.type == CONVENTIONAL for entry in descriptors):
-        complete = False
         notes.append(KEXEC_NOTE)
+    complete = not notes
     for function, before, after in (
         ("efi_merge_regions", edited, unmerged),
         ("efi_reserve_boot_services", unmerged, descriptors),
@@ -168,15 +162,12 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
         entries = sum(a != b for a, b in zip(before, after))
         if entries:
             notes.append(f"{entries} of {boot.nr_map} entries that {function}() changed were restored")
-    overlap = _first_overlap(descriptors)
-    if overlap is not None:
-        notes.append(f"ambiguous: entries overlap at {overlap:#x}")
-    return EfiMap("boot-map", complete, "; ".join(notes) or None, tuple(descriptors), ambiguous=overlap is not None)
-
-
-def _from_log(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
-    """The first map that efi_print_memmap() printed: in efi_init(), before any merge."""
-    return _of_log(read_log(prog), boot)
+    # By a merge that was not undone, or a fault of the firmware.
+    spans = sorted((entry.start, entry.end) for entry in descriptors if entry.start < entry.end)
+    ends = accumulate((end for _, end in spans), max)
+    overlaps = [start for (start, _), last in zip(spans[1:], ends) if start < last]
+    notes += [f"ambiguous: entries overlap at {start:#x}" for start in overlaps[:1]]
+    return EfiMap("boot-map", complete, "; ".join(notes) or None, tuple(descriptors), ambiguous=bool(overlaps))
 
 
 def _of_log(log: BootLog, boot: Optional[_BootMap]) -> EfiMap:
@@ -199,13 +190,3 @@ def _from_runtime_map(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     descriptors = _read_descriptors(prog, address, count, _stride(memmap.desc_size, "efi.memmap.desc_size"), what)
     note = "holds only what EFI services use: no free and no unaccepted memory"
     return EfiMap("runtime-map", False, note, tuple(descriptors))
-
-
-def _first_overlap(descriptors: Sequence[EfiDescriptor]) -> Optional[int]:
-    """Where two entries overlap, by a merge that was not undone or a fault of the firmware."""
-    last = 0
-    for start, end in sorted((entry.start, entry.end) for entry in descriptors if entry.start < entry.end):
-        if start < last:
-            return start
-        last = end
-    return None

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Callable, Literal, Optional, cast
 
-from drgn import Object, Program, ProgramFlags, Type, offsetof, sizeof
+from drgn import Object, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
-from drgn_unaccepted.kernel.percpu import possible_cpus
-from drgn_unaccepted.kernel.probe import U64_MAX, enumerators
+from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, possible_cpus
 from drgn_unaccepted.text.log import BootLog, is_telling, read_boots
 
 # enum desc_state, in the two highest bits of prb_desc.state_var; the rest is the descriptor's ID.
@@ -52,15 +51,14 @@ def read_log(prog: Program) -> BootLog:
 def read_log_lines(
     prog: Program, telling: Optional[Callable[[bytes], bool]] = None, stamped: bool = False
 ) -> list[str]:
-    """Return the lines of the kernel's own records in its log, oldest first.
+    """Return the lines of the kernel's own records in its log, oldest first; with their times as dmesg prints them.
 
-    ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the
-    lockless ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read,
-    are omitted. A record that could still be continued is returned: a dead kernel continues nothing, although
-    ``/dev/kmsg`` would wait for it. Bytes that are not UTF-8 are replaced.
+    ``struct printk_ringbuffer *prb`` as it is since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless
+    ringbuffer") (in v5.10). Records that are being written, or are overwritten while they are read, are omitted. A
+    record that could still be continued is returned: a dead kernel continues nothing, although ``/dev/kmsg`` would
+    wait for it.
 
     :param telling: leave out lines for which it is false
-    :param stamped: each line with its time, as dmesg prints it
     :raises Unavailable: a size in the target is out of bounds, or the log has more lines than records can be
     :raises drgn.FaultError: the buffer is not in the target
     """
@@ -84,17 +82,25 @@ def read_log_lines(
     if used > count:
         raise Unavailable(f"prb: {used} records in a ring of {count}")
 
-    desc_type = prog.type("struct prb_desc")
-    descs = prog.read(desc_ring.descs.value_(), count * sizeof(desc_type))
-    states = _column(descs, desc_type, "state_var", "Q")
-    begins = _column(descs, desc_type, "text_blk_lpos.begin", "Q")
-    ends = _column(descs, desc_type, "text_blk_lpos.next", "Q")
-    info_type = prog.type("struct printk_info")
-    infos = prog.read(desc_ring.infos.value_(), count * sizeof(info_type))
-    lengths = _column(infos, info_type, "text_len", "H")
-    facilities = _column(infos, info_type, "facility", "B")
-    times = _column(infos, info_type, "ts_nsec", "Q") if stamped else None
+    def array_of(name: str, pointer: Object) -> Callable[[str, Literal["B", "H", "Q"]], memoryview[int]]:
+        """Columns of an array of structures, without a Python object for each."""
+        type_ = prog.type(name)
+        data = memoryview(prog.read(pointer.value_(), count * sizeof(type_)))
 
+        def column(member: str, format_: Literal["B", "H", "Q"]) -> memoryview[int]:
+            width = struct.calcsize(format_)
+            stride, offset = sizeof(type_), offsetof(type_, member)
+            if stride % width or offset % width:
+                raise Unavailable(f"{type_.type_name()}.{member} is not aligned")
+            return data.cast(format_)[offset // width :: stride // width]
+
+        return column
+
+    desc = array_of("struct prb_desc", desc_ring.descs)
+    info = array_of("struct printk_info", desc_ring.infos)
+    states, begins, ends = (desc(name, "Q") for name in ("state_var", "text_blk_lpos.begin", "text_blk_lpos.next"))
+    lengths, facilities = info("text_len", "H"), info("facility", "B")
+    times = info("ts_nsec", "Q") if stamped else None
     lines: list[str] = []
     total = 0
     for current in range(tail, tail + used):
@@ -143,10 +149,8 @@ def log_of_this_boot(prog: Program, logs: Sequence[BootLog], table_address: Opti
         elif log.started is None or started is None:
             why = "no lines with their time of printk are in both, and the RTC's line of the boot is not in it"
         elif abs(log.started - started) > _CLOCK_SECONDS:
-            dates = [
-                datetime.fromtimestamp(at, timezone.utc).isoformat(" ", "seconds") for at in (log.started, started)
-            ]
-            why = f"its kernel started at {dates[0]}, the target's at {dates[1]}"
+            its, own_date = (datetime.fromtimestamp(at, timezone.utc) for at in (log.started, started))
+            why = f"its kernel started at {its:%F %T+00:00}, the target's at {own_date:%F %T+00:00}"
         else:
             return log
     raise TargetError(f"--log is not of the target's boot: {why}")
@@ -161,18 +165,6 @@ def _started(prog: Program) -> Optional[float]:
         return float(base.offset.value_()) / 1e9 or None
     except UNREADABLE:
         return None
-
-
-def _column(data: bytes, type_: Type, member: str, format_: Literal["B", "H", "Q"]) -> memoryview[int]:
-    """One member of an array of structures, without a Python object for each.
-
-    :param format_: the member's, as in the struct module
-    """
-    width = struct.calcsize(format_)
-    stride, offset = sizeof(type_), offsetof(type_, member)
-    if stride % width or offset % width:
-        raise Unavailable(f"{type_.type_name()}.{member} is not aligned")
-    return memoryview(data).cast(format_)[offset // width :: stride // width]
 
 
 def _block(begin: int, end: int, size: int) -> tuple[int, int]:

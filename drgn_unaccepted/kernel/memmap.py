@@ -7,18 +7,20 @@ memory sections that exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Optional
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, member_offset
+from drgn_unaccepted.kernel.probe import U64_MAX, Entries, ListWalk, column, enumerators, member_offset
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE
+from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks
 
 # Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
 _SECTION_HAS_MEM_MAP = 1 << 1
@@ -61,13 +63,26 @@ def page_layout(prog: Program) -> PageLayout:
     size = sizeof(prog.type("struct page"))
     if size % 8 or not 56 <= size <= limits.PAGE_STRUCT_BYTES:
         raise Unavailable(f"struct page has {size} bytes: not supported")
-    zones = enumerators(prog, "zone_type")
-    zone_bits = zone_id_bits(zones)
     reserved = enumerators(prog, "pageflags")["PG_reserved"]
     if not 0 <= reserved < 64:
         raise Unavailable(f"PG_reserved is {reserved}: no bit of struct page.flags")
+    zones = enumerators(prog, "zone_type")
+    # ZONES_SHIFT, and NODES_SHIFT by the length of node_data[MAX_NUMNODES], which there is with CONFIG_NUMA.
+    zone_bits = _bits(zones["__MAX_NR_ZONES"], limits.ZONES, "__MAX_NR_ZONES is {}: at most {} are possible")
+    nodes = vmcoreinfo_of(prog).length("node_data")
+    if nodes is None:
+        nodes = 1
+        with suppress(LookupError):
+            nodes = len(prog["node_data"])
+    node_bits = _bits(nodes, limits.NODES, "node_data has {} elements: at most {} are possible")
+    # Without CONFIG_DYNAMIC_MEMORY_LAYOUT it is a constant of the preprocessor.
+    base = vmcoreinfo_of(prog).symbol("vmemmap")
+    with suppress(LookupError):
+        base = int(prog["vmemmap_base"].value_())
+    if base is None:
+        raise Unavailable("neither vmemmap_base nor SYMBOL(vmemmap): not SPARSEMEM_VMEMMAP")
     layout = PageLayout(
-        base=_vmemmap(prog),
+        base=base,
         size=size,
         # memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce memdesc_flags_t") (in v6.18)
         flags=member_offset(prog, "struct page", "flags", size=8),
@@ -79,7 +94,7 @@ def page_layout(prog: Program) -> PageLayout:
         refcount=member_offset(prog, "struct page", "_refcount", size=4),
         private=member_offset(prog, "struct page", "private", size=8),
         reserved_flag=1 << reserved,
-        zone_shift=64 - _node_bits(prog) - zone_bits,
+        zone_shift=64 - node_bits - zone_bits,
         zone_mask=(1 << zone_bits) - 1,
         zone_device=zones.get("ZONE_DEVICE"),
     )
@@ -102,84 +117,47 @@ def checked_page_layout(prog: Program) -> PageLayout:
     return layout
 
 
-def zone_id_bits(zones: Mapping[str, int]) -> int:
-    """ZONES_SHIFT: bits that tell the zones of a node apart, from the constants of ``enum zone_type``."""
-    count = zones["__MAX_NR_ZONES"]
-    if not 0 < count <= limits.ZONES:
-        raise Unavailable(f"__MAX_NR_ZONES is {count}: at most {limits.ZONES} are possible")
+def _bits(count: int, most: int, problem: str) -> int:
+    """Bits that tell so many apart."""
+    if not 0 < count <= most:
+        raise Unavailable(problem.format(count, most))
     return (count - 1).bit_length()
 
 
-def _vmemmap(prog: Program) -> int:
-    try:
-        return int(prog["vmemmap_base"].value_())
-    except LookupError:
-        # Without CONFIG_DYNAMIC_MEMORY_LAYOUT it is a constant of the preprocessor.
-        address = vmcoreinfo_of(prog).symbol("vmemmap")
-        if address is None:
-            raise Unavailable("neither vmemmap_base nor SYMBOL(vmemmap): not SPARSEMEM_VMEMMAP") from None
-        return address
-
-
-def _node_bits(prog: Program) -> int:
-    """NODES_SHIFT, from the length of ``node_data[MAX_NUMNODES]``."""
-    nodes = vmcoreinfo_of(prog).length("node_data")
-    if nodes is None:
-        try:
-            nodes = len(prog["node_data"])
-        except LookupError:
-            # Without CONFIG_NUMA there is no node in the flags.
-            nodes = 1
-    if not 0 < nodes <= limits.NODES:
-        raise Unavailable(f"node_data has {nodes} elements: at most {limits.NODES} are possible")
-    return (nodes - 1).bit_length()
-
-
-class PageTypes:
-    """``page_type``, which tells what a page is while it is not mapped.
-
-    From v6.12 on it is a number in the highest byte (Linux kernel commit 4ffca5a96678 ("mm: support only one page_type
-    per page")). Before, each type cleared bits of its own; VMCOREINFO exports the values of the free and offline ones.
-    For a kernel that died before it wrote VMCOREINFO they are those of include/linux/page-flags.h, whose last kernels
-    before v6.12 have an enumeration of these bits ("mm: convert page type macros to enum").
-    """
-
-    def __init__(self, prog: Program) -> None:
-        types = enumerators(prog, "pagetype")
-        self.unaccepted: Optional[int] = None
-        self.guard: Optional[int] = None
-        #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
-        self.others = range(0)
-        if "PGTY_buddy" in types:
-            self.others = range(0x80 << 24, 0xFF << 24)
-            self.mask = 0xFF << 24
-            self.buddy = types["PGTY_buddy"] << 24
-            self.offline = types["PGTY_offline"] << 24
-            self.guard = types["PGTY_guard"] << 24
-            if "PGTY_unaccepted" in types:
-                self.unaccepted = types["PGTY_unaccepted"] << 24
-        else:
-            vmcoreinfo = vmcoreinfo_of(prog)
-            buddy, offline = (
-                ~types.get(f"PG_{name}", bit) if value is None else value
-                for name, bit in (("buddy", 0x80), ("offline", 0x100))
-                for value in (vmcoreinfo.number(f"PAGE_{name.upper()}_MAPCOUNT_VALUE"),)
-            )
-            self.mask = 0xFFFFFFFF
-            self.buddy, self.offline = buddy & self.mask, offline & self.mask
-
-
 class PageStates(dict[tuple[int, int, int, int], str]):
-    """The state that a page's own structure shows, by flags, low byte of the compound word, page_type and _refcount.
+    """The state that a page's own structure shows, by flags, compound word, page_type and _refcount.
 
-    ``guard`` is a free block of debug_guardpage_minorder. Pages have few combinations of these, so the states are
-    remembered.
+    The compound word is 0, 1 for a tail page, or 2. ``guard`` is a free block of debug_guardpage_minorder. Pages have
+    few combinations of these, so the states are remembered.
+
+    ``page_type`` tells what a page is while it is not mapped. From v6.12 on it is a number in the highest byte (Linux
+    kernel commit 4ffca5a96678 ("mm: support only one page_type per page")). Before, each type cleared bits of its own;
+    VMCOREINFO exports the values of the free and offline ones. For a kernel that died before it wrote VMCOREINFO they
+    are those of include/linux/page-flags.h, whose last kernels before v6.12 have an enumeration of these bits ("mm:
+    convert page type macros to enum").
     """
 
-    def __init__(self, layout: PageLayout, types: PageTypes) -> None:
+    def __init__(self, prog: Program, layout: PageLayout) -> None:
         super().__init__()
         self._layout = layout
-        self._types = types
+        types, vmcoreinfo = enumerators(prog, "pagetype"), vmcoreinfo_of(prog)
+        self._guard: Optional[int] = None
+        self.unaccepted: Optional[int] = None
+        #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
+        self._others = range(0)
+        if "PGTY_buddy" in types:
+            self.mask, self._others = 0xFF << 24, range(0x80 << 24, 0xFF << 24)
+            self.buddy, self._offline, self._guard = (
+                types[f"PGTY_{name}"] << 24 for name in ("buddy", "offline", "guard")
+            )
+            if "PGTY_unaccepted" in types:
+                self.unaccepted = types["PGTY_unaccepted"] << 24
+            return
+        self.mask, found = 0xFFFFFFFF, []
+        for name, bit in (("buddy", 0x80), ("offline", 0x100)):
+            value = vmcoreinfo.number(f"PAGE_{name.upper()}_MAPCOUNT_VALUE")
+            found.append((~types.get(f"PG_{name}", bit) if value is None else value) & self.mask)
+        self.buddy, self._offline = found
 
     def __missing__(self, key: tuple[int, int, int, int]) -> str:
         if len(self) >= limits.PAGE_STATES:
@@ -188,25 +166,25 @@ class PageStates(dict[tuple[int, int, int, int], str]):
         return state
 
     def _state(self, flags: int, compound: int, page_type: int, refcount: int) -> str:
-        layout, types = self._layout, self._types
+        layout = self._layout
         if flags == POISON:
             return "uninitialised"
         if flags & layout.reserved_flag:
             return "reserved"
         if layout.zone_device is not None and flags >> layout.zone_shift & layout.zone_mask == layout.zone_device:
             return "device"
-        if compound & 1:
+        if compound == 1:
             return "in-use"
-        kind = page_type & types.mask
-        if kind == types.buddy:
+        kind = page_type & self.mask
+        if kind == self.buddy:
             return "buddy"
-        if kind == types.offline:
+        if kind == self._offline:
             return "offline"
-        if kind == types.unaccepted:
+        if kind == self.unaccepted:
             return "unaccepted"
-        if kind == types.guard:
+        if kind == self._guard:
             return "guard"
-        if page_type in types.others:
+        if page_type in self._others:
             # Slabs and others are allocated without a reference in v6.15 and later ("frozen").
             return "in-use"
         if page_type == flags == compound == refcount == 0:
@@ -312,3 +290,25 @@ class Sections:
                 raise Unavailable(f"mem_section[{index}] {address:#x} reads as zeros: not captured")
             self._roots[index] = root
         return self._roots[index]
+
+
+def walk_page_list(prog: Program, layout: PageLayout, head: int, most: int) -> ListedChunks:
+    """Follow a list of pages linked through ``page->lru`` or ``page->buddy_list``, which are at the same place."""
+    base, size, pfn_end = layout.base + layout.lru, layout.size, limits.PHYSICAL_END >> PAGE_SHIFT
+
+    def pfns_of(links: array[int]) -> array[int]:
+        pfns = [(link - base) // size for link in links]
+        # All links are those of pages if the sums are the same.
+        if min(pfns) < 0 or max(pfns) >= pfn_end or sum(pfns) * size + len(pfns) * base != sum(links):
+            pages = zip(pfns, links)
+            pfns = [pfn for pfn, _ in takewhile(lambda p: 0 <= p[0] < pfn_end and p[0] * size + base == p[1], pages)]
+        return array("Q", pfns)
+
+    walk = ListWalk(prog, head, Entries(size, layout.lru, pfns_of, "struct page of ", "in no struct page"), most)
+    listed = ListedChunks(array("Q"), array("Q"), array("i"), array("I"))
+    for pfns, data in walk.blocks():
+        listed.pfns.extend(pfns)
+        listed.flags.extend(column(array("Q", data), layout.flags, size))
+        listed.page_types.extend(column(array("I", data), layout.page_type, size))
+        listed.refcounts.extend(column(array("i", data), layout.refcount, size))
+    return replace(listed, problems=tuple(walk.problems))

@@ -7,7 +7,6 @@ import io
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Optional
 
 from drgn import Architecture, Platform, Program, __version__
@@ -105,13 +104,10 @@ class FileMemory:
     def __init__(self, pieces: Iterable[Piece], prog: Optional[Program] = None) -> None:
         #: A program that reads this memory; by default one of no kernel.
         self.prog = Program(Platform(Architecture.X86_64)) if prog is None else prog
-        self._files: dict[str, io.FileIO] = {}
         self._pieces = [piece for piece in pieces if piece.size > 0]
+        self._files = {path: io.FileIO(path) for path in {piece.path for piece in self._pieces}}
         for piece in self._pieces:
-            if piece.path not in self._files:
-                self._files[piece.path] = io.FileIO(piece.path)
-            size = min(piece.size, _SPACE_END - piece.address)
-            self.prog.add_memory_segment(piece.address, size, partial(self._read, piece), physical=True)
+            self._add(piece, piece.address, physical=True)
 
     def __enter__(self) -> FileMemory:
         return self
@@ -120,8 +116,13 @@ class FileMemory:
         for file in self._files.values():
             file.close()
 
-    def _read(self, piece: Piece, address: int, count: int, offset: int, physical: bool) -> bytes:
-        return os.pread(self._files[piece.path].fileno(), count, piece.offset + offset)
+    def _add(self, piece: Piece, address: int, physical: bool = False) -> None:
+        file = self._files[piece.path]
+
+        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+            return os.pread(file.fileno(), count, piece.offset + offset)
+
+        self.prog.add_memory_segment(address, min(piece.size, _SPACE_END - address), read, physical)
 
     def open_kernel(self, vmcoreinfo: bytes) -> None:
         """Make the program one of the kernel in this memory.
@@ -133,8 +134,7 @@ class FileMemory:
         self.prog.set_linux_kernel_custom(vmcoreinfo, is_live=False)
         for piece in self._pieces:
             if piece.virtual:
-                size = min(piece.size, _SPACE_END - piece.virtual)
-                self.prog.add_memory_segment(piece.virtual, size, partial(self._read, piece))
+                self._add(piece, piece.virtual)
 
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, groupby, islice
 from typing import Optional
 
@@ -16,27 +17,19 @@ from drgn import FaultError, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.kernel.lists import column
-from drgn_unaccepted.kernel.memmap import POISON, PageStates, PageTypes, Sections, checked_page_layout
+from drgn_unaccepted.kernel.memmap import POISON, PageStates, Sections, checked_page_layout
+from drgn_unaccepted.kernel.probe import column
 from drgn_unaccepted.kernel.zones import nodes, per_cpu_pages
+from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
-from drgn_unaccepted.model.ranges import (
-    Range,
-    chunk_ranges,
-    chunk_runs,
-    clip,
-    find,
-    intersect,
-    merge,
-    outwards,
-    subtract,
-    total,
-)
-from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
-# Chunks whose structures are read at once.
+# Chunks whose structures are read at once, and whose units are looked at together.
 _READ_CHUNKS = 16
 _UNIT_PAGES = X86_UNIT_SIZE >> PAGE_SHIFT
+# What tells of the low byte of the compound word: 0, 1 for a tail page, 2 for anything else.
+_COMPOUND = bytes(1 if byte & 1 else 2 * (byte > 0) for byte in range(256))
 
 
 def read_pages(
@@ -60,71 +53,53 @@ def read_pages(
     chunk = build.chunk_pages * PAGE_SIZE
 
     def widened(ranges: Iterable[Range]) -> list[Range]:
-        return list(clip(outwards(ranges, chunk), 0, limits.PHYSICAL_END))
+        return list(rng.clip(rng.outwards(ranges, chunk), 0, limits.PHYSICAL_END))
 
-    lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
-    scan = _Scan(prog, build, lists, zones)
+    scan = _Scan(prog, build, zones)
     whole = widened(ranges)
-    units = scan.present(subtract(widened(units), whole))
+    units = scan.present(rng.subtract(widened(units), whole))
     present = scan.present(whole)
     beyond = []
-    if total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
+    if rng.total(present) > limits.PAGES_SCANNED * PAGE_SIZE:
         # A listed page that is not the first of a chunk proves nothing about its neighbours.
-        runs = chain.from_iterable(chunk_runs(pfns, build.chunk_pages) for pfns in lists)
-        beyond = intersect(merge(run for run in runs if not run[0] % chunk), present)
-        present = subtract(present, beyond)
+        runs = chain.from_iterable(rng.chunk_runs(pfns, build.chunk_pages) for pfns in scan.lists)
+        beyond = rng.intersect(rng.merge(run for run in runs if not run[0] % chunk), present)
+        present = rng.subtract(present, beyond)
         scan.notes.append(
-            f"of {total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
+            f"of {rng.total(beyond) // chunk} chunks on zone->unaccepted_pages only the first page was looked at: "
             f"there are more than {limits.PAGES_SCANNED} pages"
         )
     # In ascending order: a block of the buddy allocator shows in its first page.
     for start, end in sorted([*units, *present]):
-        judge = scan.look if find(units, start) is not None else scan.judge
+        judge = scan.look if rng.find(units, start) is not None else scan.judge
         judge(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
-    return scan.result([PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "unaccepted") for start, end in beyond])
+    return scan.result(_runs(beyond, "unaccepted"))
 
 
-def masked_pages(prog: Program, pfns: Iterable[int]) -> tuple[int, ...]:
-    """Those of these pages that read as zeros; at most :data:`limits.MASKED_PAGES` of them are read.
+def are_zeros(prog: Program, pages: Iterable[int]) -> Iterator[tuple[int, bool]]:
+    """Each of these pages (physical addresses) that is in the target, and whether it reads as zeros.
 
-    ``/proc/kcore`` and ``/proc/vmcore`` return zeros for the last page before an unaccepted unit, whatever is in it:
-    ``pfn_is_unaccepted_memory()`` looks at the guard unit too (Linux kernel commits e538a5820978 and 7cd34dd3c9bf
-    (in v6.7)). A page that is not in the target is not among them.
+    At most :data:`limits.MASKED_PAGES` of them are read.
     """
-    return tuple(page >> PAGE_SHIFT for page, zeros in _are_zeros(prog, (pfn << PAGE_SHIFT for pfn in pfns)) if zeros)
-
-
-def written_pages(prog: Program, pages: Iterable[int]) -> tuple[Range, ...]:
-    """Those of these pages (physical addresses) that are not all zeros; of :data:`limits.MASKED_PAGES` at most."""
-    return tuple(merge((page, page + PAGE_SIZE) for page, zeros in _are_zeros(prog, pages) if not zeros))
-
-
-def _are_zeros(prog: Program, pages: Iterable[int]) -> Iterator[tuple[int, bool]]:
-    """Each of these pages (physical addresses) that is in the target, and whether it reads as zeros."""
     for page in islice(pages, limits.MASKED_PAGES):
-        try:
-            data = prog.read(page, PAGE_SIZE, physical=True)
-        except FaultError:
-            continue
-        yield page, data == bytes(PAGE_SIZE)
+        with suppress(FaultError):
+            yield page, prog.read(page, PAGE_SIZE, physical=True) == bytes(PAGE_SIZE)
 
 
 class _Scan:
     """Judges structures in ascending order and keeps the runs."""
 
-    def __init__(
-        self, prog: Program, build: KernelBuild, lists: Sequence[Sequence[int]], zones: Sequence[Zone]
-    ) -> None:
+    def __init__(self, prog: Program, build: KernelBuild, zones: Sequence[Zone]) -> None:
         self._prog = prog
-        self._zones = [zone for zone in zones if zone.zone_id is not None]
+        self._zones = zones
+        self.lists = [zone.listed.pfns for zone in zones if zone.listed is not None]
         self._layout = checked_page_layout(prog)
-        self._types = PageTypes(prog)
-        self._states = PageStates(self._layout, self._types)
+        self._states = PageStates(prog, self._layout)
         self._chunk_pages = build.chunk_pages
         # Before PGTY_unaccepted only the list tells a listed chunk.
-        self._listed = frozenset(chain.from_iterable(lists)) if self._types.unaccepted is None else frozenset()
-        chunk_bytes = build.chunk_pages * self._layout.size
-        self._uninitialised = (bytes(chunk_bytes), b"\xff" * chunk_bytes)
+        self._listed = frozenset(chain.from_iterable(self.lists)) if self._states.unaccepted is None else frozenset()
+        # Structures in one page of the memmap.
+        self._together = max(1, PAGE_SIZE // self._layout.size)
         # Ends of the free block and of the unaccepted chunk whose first page was seen last.
         self._block_end, self._block_state = 0, ""
         self._unaccepted_end = 0
@@ -148,17 +123,25 @@ class _Scan:
                         self._runs.append(PageRun(first, after, "absent"))
             except Unavailable as error:
                 self.notes.append(f"{start:#x}-{end:#x}: {error}")
-        deferred = intersect(present, _deferred(self._prog))
-        self._runs += [PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, "uninitialised") for start, end in deferred]
+        deferred = []
+        with suppress(AttributeError):  # CONFIG_DEFERRED_STRUCT_PAGE_INIT
+            for _node, pgdat in nodes(self._prog):
+                low = pgdat.node_start_pfn.value_()
+                high = min(low + pgdat.node_spanned_pages.value_(), limits.PHYSICAL_END >> PAGE_SHIFT)
+                # ULONG_MAX as soon as a kernel thread initialises the rest.
+                low = min(max(pgdat.first_deferred_pfn.value_(), low), high)
+                deferred.append(Range(low << PAGE_SHIFT, high << PAGE_SHIFT))
+        deferred = rng.intersect(present, rng.merge(deferred))
+        self._runs += _runs(deferred, "uninitialised")
         self._looked_at += self._runs
-        return subtract(present, deferred)
+        return rng.subtract(present, deferred)
 
     def result(self, more: Iterable[PageRun]) -> Pages:
         if self._not_looked_at:
             self.notes.append(f"{self._not_looked_at} pages were not looked at: more than {limits.PAGES_SCANNED}")
         if self._lost:
             lost = _memory(self._lost)
-            pages = total(lost) // PAGE_SIZE
+            pages = rng.total(lost) // PAGE_SIZE
             self.notes.append(f"struct page of {pages} pages is not in this target, the first at {lost[0].start:#x}")
         runs: list[PageRun] = []
         for run in sorted([*self._with_per_cpu_lists(self._runs), *more]):
@@ -170,69 +153,88 @@ class _Scan:
         listed: list[Range] = []
         if any(run.state == "free" for run in runs):
             try:
-                listed = chunk_ranges(1, per_cpu_pages(self._prog, self._layout))
+                listed = rng.chunk_ranges(1, per_cpu_pages(self._prog, self._layout))
             except UNREADABLE as error:
                 self.notes.append(f"zone->per_cpu_pageset: {one_line(error)}")
         for run in runs:
-            if run.state != "free":
-                yield run
-                continue
-            whole = Range(run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT)
-            of_cpus = list(clip(listed, *whole))
-            for ranges, state in ((of_cpus, "per-cpu"), (subtract([whole], of_cpus), "free")):
-                for start, end in ranges:
-                    yield PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, state)
+            whole = _memory([run])
+            of_cpus = list(rng.clip(listed, *whole[0])) if run.state == "free" else []
+            yield from _runs(of_cpus, "per-cpu")
+            yield from _runs(rng.subtract(whole, of_cpus), run.state)
 
     def look(self, start: int, end: int) -> None:
         """Look at the first page of each unit from PFN ``start`` to ``end``, at the others where it tells nothing."""
-        pfn = start
-        while pfn < end:
-            upto = min(pfn - pfn % _UNIT_PAGES + _UNIT_PAGES, end)
-            run = self._first_look(pfn) if upto - pfn == _UNIT_PAGES else None
-            if run is None or run.end_pfn > end:
-                self.judge(pfn, upto)
-                pfn = upto
-            else:
-                _append(self._runs, run)
-                _append(self._looked_at, PageRun(pfn, run.end_pfn, ""))
-                pfn = run.end_pfn
+        step = self._chunk_pages * _READ_CHUNKS
+        for pfn in range(start - start % step, end, step):
+            if self._is_full(pfn):
+                return
+            self._look(max(pfn, start), min(pfn + step, end))
 
-    def _first_look(self, pfn: int) -> Optional[PageRun]:
-        """What the first page of a unit tells of the whole unit, or of its chunk; None if nothing."""
-        layout = self._layout
-        size = layout.size
-        try:
-            # Its neighbours too: they show whether this page of the memmap is damaged.
-            data = self._prog.read(layout.address(pfn), max(1, PAGE_SIZE // size) * size)
-        except FaultError:
-            return None
-        flags, private = (_int(data, at, 8) for at in (layout.flags, layout.private))
-        page_type, refcount = (_int(data, at, 4) for at in (layout.page_type, layout.refcount))
-        state = self._states[flags, data[layout.compound], page_type, refcount]
-        if state == "buddy":
-            pages = 1 << min(private, 64)
-            if pages > self._chunk_pages or pfn % pages:
-                return None
-            if pages == self._chunk_pages:
-                return PageRun(pfn, pfn + pages, state)
-        elif state != "in-use":
-            return None
-        if any(self._damaged(pfn, column(array("Q", data), layout.flags, size))):
-            return None
-        return PageRun(pfn, pfn + _UNIT_PAGES, "given")
+    def _look(self, start: int, end: int) -> None:
+        looks = list(self._first_looks(start, end))
+        flags = [column(array("Q", data), self._layout.flags, self._layout.size) for _, data in looks]
+        are_sane = self._may_be(start, end, chain.from_iterable(flags))
+        for (run, _), of_page in zip(looks, flags):
+            if run.state and (are_sane or not any(self._damaged(run.start_pfn, of_page))):
+                _append(self._looked_at, run._replace(state=""))
+            else:
+                # Its pages are of no interest where one of them proves the unit.
+                before, self._runs = self._runs, []
+                self.judge(run.start_pfn, run.end_pfn)
+                found, self._runs = self._runs, before
+                states = {each.state for each in found}
+                if not states & {*GIVEN_STATES} or states - {*GIVEN_STATES, "free"}:
+                    for each in found:
+                        _append(self._runs, each)
+                    continue
+            _append(self._runs, run._replace(state=run.state or "given"))
+
+    def _first_looks(self, start: int, end: int) -> Iterator[tuple[PageRun, bytes]]:
+        """What the first page of each unit tells of it, or of its chunk, with the structures beside that page.
+
+        They show whether this page of the memmap is damaged. The state is empty where the page tells nothing.
+        """
+        layout, read, states = self._layout, self._prog.read, self._states
+        pfn, size = start, layout.size * self._together
+        while pfn < end:
+            upto, data, state = min(pfn - pfn % _UNIT_PAGES + _UNIT_PAGES, end), b"", ""
+            if upto - pfn == _UNIT_PAGES:
+                with suppress(FaultError):
+                    data = read(layout.address(pfn), size)
+            if data:
+                flags, private = (_int(data, at, 8) for at in (layout.flags, layout.private))
+                page_type, refcount = (_int(data, at, 4) for at in (layout.page_type, layout.refcount))
+                state = states[flags, _COMPOUND[data[layout.compound]], page_type, refcount]
+                pages = 1 << min(private, 64)
+                if state != "buddy":
+                    state = "given" if state == "in-use" else ""
+                elif pages > self._chunk_pages or pfn % pages:
+                    state = ""
+                elif pages < self._chunk_pages:
+                    state = "given"
+                elif pfn + pages <= end:
+                    upto, data = pfn + pages, b""
+                else:
+                    state = ""
+            yield PageRun(pfn, upto, state), data
+            pfn = upto
+
+    def _is_full(self, pfn: int) -> bool:
+        if len(self._runs) <= limits.PAGE_RUNS:
+            return False
+        self.notes.append(f"from {pfn << PAGE_SHIFT:#x} on: more than {limits.PAGE_RUNS} runs of pages")
+        return True
 
     def judge(self, start: int, end: int) -> None:
         """Read and judge structures that exist, from PFN ``start`` to ``end``."""
         step = self._chunk_pages * _READ_CHUNKS
-        page = max(1, PAGE_SIZE // self._layout.size)
         upto = min(end, start + self._pages_left)
         self._pages_left -= upto - start
         self._not_looked_at += end - upto
         for pfn in range(start, upto, step):
-            if len(self._runs) > limits.PAGE_RUNS:
-                self.notes.append(f"from {pfn << PAGE_SHIFT:#x} on: more than {limits.PAGE_RUNS} runs of pages")
+            if self._is_full(pfn):
                 return
-            self._read(pfn, min(pfn + step, upto), (self._chunk_pages, page))
+            self._read(pfn, min(pfn + step, upto), (self._chunk_pages, self._together))
 
     def _read(self, start: int, end: int, smaller: tuple[int, ...]) -> None:
         """Read structures, in smaller and smaller parts where a part is not in the target."""
@@ -256,46 +258,56 @@ class _Scan:
         """Judge the structures of one chunk, or of a part of one, from PFN ``start`` on."""
         layout, size = self._layout, self._layout.size
         end = start + len(data) // size
-        if data in self._uninitialised:
+        if data in (bytes(len(data)), b"\xff" * len(data)):
             _append(self._runs, PageRun(start, end, "uninitialised"))
             return
-        page_types = column(array("I", data), layout.page_type, size)
-        orders = column(array("Q", data), layout.private, size)
+        words, halves = array("Q", data), array("I", data)
+        flags, orders = column(words, layout.flags, size), column(words, layout.private, size)
+        page_types, refcounts = column(halves, layout.page_type, size), column(halves, layout.refcount, size)
         is_whole = end - start == self._chunk_pages == 1 << min(orders[0], 64)
-        if is_whole and page_types[0] & self._types.mask == self._types.buddy:
+        if is_whole and page_types[0] & self._states.mask == self._states.buddy:
             _append(self._runs, PageRun(start, end, "buddy"))
             return
         if start in self._listed and start % self._chunk_pages == 0:
             self._unaccepted_end = end
-        flags = column(array("Q", data), layout.flags, size)
-        refcounts = column(array("I", data), layout.refcount, size)
-        states = list(map(self._states.__getitem__, zip(flags, data[layout.compound :: size], page_types, refcounts)))
-        for at in self._damaged(start, flags):
-            states[at] = "damaged"
+        columns = (flags, data[layout.compound :: size].translate(_COMPOUND), page_types, refcounts)
+        # In most chunks all pages but the first are alike.
+        alike = all(each[1:-1] == each[2:] for each in columns)
+        states = list(map(self._states.__getitem__, islice(zip(*columns), 2 if alike else None)))
+        states += states[-1:] * (end - start - len(states))
+        if not self._may_be(start, end, flags[:2] if alike else flags):
+            for at in self._damaged(start, flags):
+                states[at] = "damaged"
         pfn = group_end = start
         for state, group in groupby(states):
             group_end += len(list(group))
             while pfn < group_end:
                 run = self._run(pfn, group_end, state, orders[pfn - start])
-                run = run._replace(end_pfn=min(run.end_pfn, end))
-                _append(self._runs, run)
-                pfn = run.end_pfn
+                pfn = min(run.end_pfn, end)
+                _append(self._runs, run._replace(end_pfn=pfn))
 
-    def _damaged(self, start: int, flags: Sequence[int]) -> Iterable[int]:
+    def _over(self, start: int, end: int) -> list[tuple[Optional[int], int, int]]:
+        """Node and zone, first PFN and end of the zones that have pages from PFN ``start`` to ``end``."""
+        spans = ((zone.zone_id, zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in self._zones)
+        return [span for span in spans if span[1] < end and start < span[2]]
+
+    def _may_be(self, start: int, end: int, flags: Iterable[int]) -> bool:
+        """Whether all pages from PFN ``start`` to ``end`` are in one zone, and these flags of theirs say that one."""
+        over = self._over(start, end)
+        ids = {flag >> self._layout.zone_shift for flag in set(flags) - {0, POISON}}
+        return not over or (len(over) == 1 and ids <= {over[0][0]} and over[0][1] <= start and end <= over[0][2])
+
+    def _damaged(self, start: int, flags: Sequence[int]) -> Iterator[int]:
         """Places of structures in a page of the memmap with one whose node and zone cannot be those of its page."""
-        shift, end, step = self._layout.zone_shift, start + len(flags), max(1, PAGE_SIZE // self._layout.size)
-        spans = [(zone, zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in self._zones]
-        over = [(zone.zone_id, low, high) for zone, low, high in spans if low < end and start < high]
-        ids = {flag >> shift for flag in set(flags) - {0, POISON}}
-        if not over or (len(over) == 1 and ids <= {over[0][0]} and over[0][1] <= start and end <= over[0][2]):
-            return
-        for at in range(0, len(flags), step):
-            for place in range(at, min(at + step, len(flags))):
+        shift, over = self._layout.zone_shift, self._over(start, start + len(flags))
+        for at in range(0, len(flags), self._together):
+            together = range(at, min(at + self._together, len(flags)))
+            for place in together:
                 pfn, flag = start + place, flags[place]
                 here = [id_ for id_, low, high in over if low <= pfn < high]
                 zone = flag >> shift & self._layout.zone_mask
                 if flag not in (0, POISON) and here and flag >> shift not in here and zone != self._layout.zone_device:
-                    yield from range(at, min(at + step, len(flags)))
+                    yield from together
                     break
 
     def _run(self, pfn: int, end: int, state: str, order: int) -> PageRun:
@@ -326,23 +338,9 @@ def _append(runs: list[PageRun], run: PageRun) -> None:
     runs.append(run)
 
 
+def _runs(ranges: Iterable[Range], state: str) -> list[PageRun]:
+    return [PageRun(start >> PAGE_SHIFT, end >> PAGE_SHIFT, state) for start, end in ranges]
+
+
 def _memory(runs: Iterable[PageRun]) -> list[Range]:
-    return merge((run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in runs)
-
-
-def _deferred(prog: Program) -> list[Range]:
-    """Memory whose structures CONFIG_DEFERRED_STRUCT_PAGE_INIT has not initialised yet.
-
-    ``first_deferred_pfn`` is ULONG_MAX as soon as a kernel thread initialises the rest.
-    """
-    deferred = []
-    for _node, pgdat in nodes(prog):
-        try:
-            first = pgdat.first_deferred_pfn.value_()
-        except AttributeError:
-            return []
-        start = pgdat.node_start_pfn.value_()
-        end = min(start + pgdat.node_spanned_pages.value_(), limits.PHYSICAL_END >> PAGE_SHIFT)
-        if first < end:
-            deferred.append(Range(max(first, start) << PAGE_SHIFT, end << PAGE_SHIFT))
-    return merge(deferred)
+    return rng.merge((run.start_pfn << PAGE_SHIFT, run.end_pfn << PAGE_SHIFT) for run in runs)

@@ -13,11 +13,9 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
-from drgn_unaccepted.kernel.percpu import cpus_in
-from drgn_unaccepted.kernel.probe import enumerators, has_symbol, read_string
+from drgn_unaccepted.kernel.probe import cpus_in, enumerators, has_symbol, read_string
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.addresses import on_command_line
-from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, Image, KernelBuild, Platform
 
 # arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8 from v5.17 on. Word 8 is Linux's own.
@@ -39,7 +37,8 @@ def read_platform(prog: Program) -> Platform:
     """
     feature_word = _integer(prog, lambda prog: prog["boot_cpu_data"].x86_capability[_TDX_GUEST_WORD])
     sev_status = _integer(prog, lambda prog: prog["sev_status"])
-    cc_vendor = _constant(prog, "cc_vendor", "cc_vendor")
+    number = _integer(prog, lambda prog: prog["cc_vendor"])
+    cc_vendor = _constant(prog, "cc_vendor", "cc_vendor") or (None if number is None else str(number))
     lazy = _integer(prog, lambda prog: prog["lazy_accept"])
     if feature_word is not None and feature_word & _TDX_GUEST_BIT:
         kind: Optional[str] = "tdx"
@@ -69,6 +68,19 @@ def read_kernel_build(prog: Program) -> KernelBuild:
     layout, vmcoreinfo = page_layout(prog), vmcoreinfo_of(prog)
     page_type = enumerators(prog, "pagetype").get("PGTY_unaccepted")
     efi_setup = _integer(prog, lambda prog: prog["efi_setup"])
+    state = _constant(prog, "system_state", "system_states")
+    with suppress(*DAMAGED):
+        # "booting" is 0, as what is not in a dump reads.
+        if not any(prog.read(prog["system_state"].address_ & -PAGE_SIZE, PAGE_SIZE)):
+            state = None
+    cpus: Optional[int] = 1  # without CONFIG_SMP there is no mask
+    with suppress(LookupError):
+        try:
+            cpus = len(cpus_in(prog, "__cpu_present_mask"))
+        except FaultError:
+            cpus = None
+    # cma=SIZE@BASE of the command line; None where that is not known.
+    line = _command_line(prog) if has_symbol(prog, "cma_areas") else ""
     return KernelBuild(
         unaccepted_memory=zone.has_member("unaccepted_pages"),
         # Linux kernel commit 310183de7bb2 ("mm: introduce PageUnaccepted() page type") (in v6.12)
@@ -79,11 +91,14 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         static_key=_integer(prog, lambda prog: prog["zones_with_unaccepted_pages"].key.enabled.counter),
         vmcoreinfo_unaccepted=vmcoreinfo.number("PAGE_UNACCEPTED_MAPCOUNT_VALUE") is not None,  # v6.16
         kexec_booted=None if efi_setup is None else efi_setup != 0,
-        unaccepts=_unaccepts(prog),
-        fixed_cma=_fixed_cma(prog),
-        system_state=_system_state(prog),
+        # A function that sets bits again; None where functions cannot be looked up.
+        unaccepts=any(has_symbol(prog, f"unaccept_{what}memory") for what in ("", "hotplug_"))
+        if has_symbol(prog, "accept_memory")
+        else None,
+        fixed_cma=None if line is None else tuple(on_command_line(line, "cma", "@")),
+        system_state=state and state.removeprefix("SYSTEM_").lower().replace("_", "-"),
         reserved_flag=layout.reserved_flag,
-        cpus=_present_cpus(prog),
+        cpus=cpus,
         zone_id_shift=layout.zone_shift,
         page_offset_base=_direct_map(prog),
         vmalloc_base=_integer(prog, lambda prog: prog["vmalloc_base"]),
@@ -113,43 +128,9 @@ def _direct_map(prog: Program) -> Optional[int]:
 
 
 def _constant(prog: Program, name: str, enum: str) -> Optional[str]:
-    """The name of the value of a variable of type ``enum``; its number where it has none."""
+    """The name of the value of a variable of type ``enum``; None where it has none."""
     value = _integer(prog, lambda prog: prog[name])
-    names = (constant for constant, number in enumerators(prog, enum).items() if number == value)
-    return next(names, None if value is None else str(value))
-
-
-def _unaccepts(prog: Program) -> Optional[bool]:
-    """Whether the kernel has a function that sets bits again. None where functions cannot be looked up."""
-    if not has_symbol(prog, "accept_memory"):
-        return None
-    return has_symbol(prog, "unaccept_memory") or has_symbol(prog, "unaccept_hotplug_memory")
-
-
-def _fixed_cma(prog: Program) -> Optional[tuple[Range, ...]]:
-    """``cma=SIZE@BASE`` of the command line; None where that is not known."""
-    if not has_symbol(prog, "cma_areas"):
-        return ()
-    line = _command_line(prog)
-    return None if line is None else tuple(on_command_line(line, "cma", "@"))
-
-
-def _system_state(prog: Program) -> Optional[str]:
-    with suppress(*DAMAGED):
-        # "booting" is 0, as what is not in a dump reads.
-        if not any(prog.read(prog["system_state"].address_ & -PAGE_SIZE, PAGE_SIZE)):
-            return None
-    name = _constant(prog, "system_state", "system_states")
-    return name.removeprefix("SYSTEM_").lower().replace("_", "-") if name and not name.isdecimal() else None
-
-
-def _present_cpus(prog: Program) -> Optional[int]:
-    try:
-        return len(cpus_in(prog, "__cpu_present_mask"))
-    except LookupError:
-        return 1  # without CONFIG_SMP there is no mask
-    except FaultError:
-        return None
+    return next((constant for constant, number in enumerators(prog, enum).items() if number == value), None)
 
 
 def read_image(prog: Program) -> Image:

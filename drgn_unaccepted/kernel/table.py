@@ -16,7 +16,6 @@ import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.elf_core import ElfCore
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
 from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
 from drgn_unaccepted.kernel.probe import U64_MAX, has_symbol
@@ -25,7 +24,6 @@ from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
 
-_NO_TABLE = U64_MAX  #: EFI_INVALID_TABLE_ADDR: no such configuration table.
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"
 )
@@ -40,10 +38,8 @@ class SavedTable(NamedTuple):
     path: str
     address: int  #: Physical address that it was read from.
     data: bytes  #: Header and bitmap.
-    #: Of the boot in which it was saved; None where the file does not say.
-    boot_id: Optional[str] = None
-    #: The crash kernel saved it in the crash that made the dump: it is that dump's own.
-    at_crash: bool = False
+    boot_id: Optional[str] = None  #: Of the boot in which it was saved; None where the file does not say.
+    at_crash: bool = False  #: The crash kernel saved it in the crash that made the dump: it is that dump's own.
 
 
 def saved_table_from_snapshot(path: str, snapshot: Snapshot) -> SavedTable:
@@ -63,7 +59,7 @@ def saved_table_from_snapshot(path: str, snapshot: Snapshot) -> SavedTable:
 
 
 def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Optional[SavedTable] = None) -> Table:
-    """The table of ``prog``.
+    """The target's table.
 
     :param readers: ways to read its bytes, best first, each with its name
     :param saved: bytes to take instead
@@ -81,8 +77,8 @@ def read_table(prog: drgn.Program, readers: list[tuple[str, Reader]], saved: Opt
 def _take_saved(saved: SavedTable, located: Union[int, Table], boot: Optional[str]) -> Table:
     """The saved table, for a target of ``boot`` whose own table was ``located``."""
     if saved.boot_id is None or boot is None:
-        side = f"{saved.path} does not say" if saved.boot_id is None else "the target does not say"
-        said = f"whether it was saved in this boot is not known: {side}"
+        side = saved.path if saved.boot_id is None else "the target"
+        said = f"whether it was saved in this boot is not known: {side} does not say"
     elif saved.boot_id != boot:
         raise TargetError(f"{saved.path}: saved in another boot, {saved.boot_id}; this target is of {boot}")
     else:
@@ -92,9 +88,8 @@ def _take_saved(saved: SavedTable, located: Union[int, Table], boot: Optional[st
             raise TargetError(f"{saved.path}: this target has no such table: {located.reason}")
         said = f"{said}; nor is it known that its address is that of this target: {located.reason}"
     elif saved.address != located:
-        raise TargetError(
-            f"{saved.path}: another table: saved from {saved.address:#x}, efi.unaccepted of this target is {located:#x}"
-        )
+        other = f"saved from {saved.address:#x}, efi.unaccepted of this target is {located:#x}"
+        raise TargetError(f"{saved.path}: another table: {other}")
 
     def read(address: int, size: int) -> bytes:
         offset = address - saved.address
@@ -137,7 +132,7 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
         return Table("absent", "struct efi has no member unaccepted")
     except DAMAGED as error:
         raise Unavailable(f"efi.unaccepted: {one_line(error)}") from None
-    if address == _NO_TABLE:
+    if address == U64_MAX:  # EFI_INVALID_TABLE_ADDR
         return Table("absent", "efi.unaccepted is ~0: no table was found at boot, or one of another version than 1")
     if address == 0:
         feature = _feature(prog)
@@ -163,12 +158,8 @@ def _feature(prog: drgn.Program) -> Optional[str]:
     return "accept_memory()" if has_symbol(prog, "accept_memory") else None
 
 
-def physical_reader(prog: drgn.Program, core: Optional[ElfCore]) -> Reader:
-    """Reads physically. Refuses what an ELF dump has no bytes for, which drgn would fill with zeros."""
-
+def physical_reader(prog: drgn.Program) -> Reader:
     def read(address: int, size: int) -> bytes:
-        if core is not None and not core.holds(address, address + size):
-            raise Unavailable(f"{address:#x}-{address + size:#x} is not in this dump")
         try:
             return bytes(prog.read(address, size, physical=True))
         except (drgn.FaultError, OSError) as error:
@@ -218,20 +209,11 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
         if state == "not-captured":
             lacking.append(f"{name}: {reason}")
             continue
-        fields = {
-            "address": address,
-            "version": header.version,
-            "unit_size": header.unit_size,
-            "phys_base": header.phys_base,
-            "bitmap_bytes": header.bitmap_bytes,
-            "read_through": name,
-        }
+        fields = {"address": address, "read_through": name, **header._asdict()}
         if state != "present":
             return Table(state, reason, **fields)
         try:
-            bitmap = reader(address + HEADER.size, header.bitmap_bytes)
+            return Table(state, bitmap=reader(address + HEADER.size, header.bitmap_bytes), **fields)
         except Unavailable as error:
             lacking.append(f"header read, bitmap not: {name}: {error}")
-            continue
-        return Table("present", None, bitmap=bitmap, **fields)
     return Table("not-captured", f"{'; '.join(lacking)}. {_WHY_NOT_CAPTURED}", **fields)

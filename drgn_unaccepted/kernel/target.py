@@ -7,10 +7,11 @@ import logging
 import os
 import select
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Optional, Union
+from typing import IO, Callable, Optional, Union
 
 import drgn
 
@@ -43,19 +44,14 @@ class Opened:
     """An open target."""
 
     prog: drgn.Program
-    #: ``live``, ``remote`` (the running kernel of a guest, from its host) or ``vmcore``.
-    kind: str
+    kind: str  #: ``live``, ``remote`` (the running kernel of a guest, from its host) or ``vmcore``.
     path: Optional[str]
-    #: ``dwarf`` or ``btf``.
-    debug_info: str
+    debug_info: str  #: ``dwarf`` or ``btf``.
     #: The file given with ``-s`` that has the types; None for the target itself, or where drgn found one.
-    debug_info_path: Optional[str]
-    #: The segments of an ELF dump or of raw memory; None for another format and for a running kernel.
-    elf: Optional[ElfCore]
-    #: What the user should know although an answer may be possible.
-    warnings: tuple[str, ...] = ()
-    #: The boots in a log file, of which one is this one.
-    logs: Sequence[BootLog] = ()
+    debug_info_path: Optional[str] = None
+    elf: Optional[ElfCore] = None  #: The segments of an ELF dump or of raw memory.
+    warnings: tuple[str, ...] = ()  #: What the user should know although an answer may be possible.
+    logs: Sequence[BootLog] = ()  #: The boots in a log file, of which one is this one.
 
     @property
     def is_running(self) -> bool:
@@ -78,13 +74,9 @@ def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened
     :raises TargetError: with the reason and the fix
     """
     prog = _program()
-    try:
+    with _refusing(lambda error: f"/proc/kcore: {_why_no_kcore(error)}"):
         prog.set_kernel()
-    except Exception as error:
-        if not _is_of_drgn(error):
-            raise
-        raise TargetError(f"/proc/kcore: {_why_no_kcore(error)}") from None
-    return Opened(prog, "live", None, *attach_debug_info(prog, symbols, debug_info), None)
+    return Opened(prog, "live", None, *attach_debug_info(prog, symbols, debug_info))
 
 
 def _why_no_kcore(error: Exception) -> str:
@@ -114,23 +106,21 @@ def open_qemu(
     prog = _program()
     if not hasattr(prog, "set_qemu_qmp"):
         raise TargetError(f"drgn {drgn.__version__} knows no QMP: update it to 0.2.0 or later")
-    try:
+    with _refusing(lambda error: one_line(error, socket)):
         prog.set_qemu_qmp(_connect(socket) if Path(socket).is_socket() else socket)
         if text is not None:
-            prog = _with_vmcoreinfo(prog, text)
+            # drgn 0.3.0 takes no VMCOREINFO for a guest that has none: a program that reads the other one's memory.
+            guest, prog = prog, _program(_X86_64)
+            prog.add_memory_segment(
+                0, limits.PHYSICAL_END, lambda address, count, *_: guest.read(address, count, physical=True), True
+            )
+            prog.set_linux_kernel_custom(text, is_live=True)
         if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
             raise TargetError(
                 f"{socket}: no VMCOREINFO (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver): "
                 "give the text with --vmcoreinfo FILE"
             )
-        return Opened(prog, "remote", socket, *attach_debug_info(prog, symbols, debug_info), None)
-    except Exception as error:
-        if not _is_of_drgn(error):
-            raise
-        raise TargetError(one_line(error, socket)) from None
-
-
-_REFUSED: tuple[type[Exception], ...] = (TargetError, *DAMAGED)
+        return Opened(prog, "remote", socket, *attach_debug_info(prog, symbols, debug_info))
 
 
 def _connect(path: str) -> int:
@@ -147,16 +137,7 @@ def _connect(path: str) -> int:
     return connection.detach()
 
 
-def _with_vmcoreinfo(guest: drgn.Program, text: bytes) -> drgn.Program:
-    """A program that reads another one's memory. drgn 0.3.0 takes no VMCOREINFO for a guest that has none."""
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return bytes(guest.read(address, count, physical=True))
-
-    prog = _program(_X86_64)
-    prog.add_memory_segment(0, limits.PHYSICAL_END, read, physical=True)
-    prog.set_linux_kernel_custom(text, is_live=True)
-    return prog
+_REFUSED: tuple[type[Exception], ...] = (TargetError, *DAMAGED)
 
 
 def open_vmcore(
@@ -172,6 +153,7 @@ def open_vmcore(
     :raises TargetError: with the reason and the fix
     """
     unpacked: Optional[IO[bytes]] = None
+    core: Optional[ElfCore]
     if isinstance(source, str):
         path = source
         try:
@@ -186,8 +168,14 @@ def open_vmcore(
     text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
 
     def with_text(text: Optional[bytes]) -> Opened:
-        own = core is not None and _needs_reader(core)
-        prog = _set_memory(core, text) if core is not None and own else _set_core_dump(place, core, text)
+        # libelf takes the size of a block device for 0.
+        if core is not None and (core.raw or stat.S_ISBLK(Path(core.path).stat().st_mode)):
+            memory = FileMemory(core.pieces, _program(_X86_64))
+            notes = (note.data for note in core.notes() if note.name == b"VMCOREINFO")
+            memory.open_kernel((next(notes) if text is None else text).rstrip(b"\0"))
+            prog = memory.prog
+        else:
+            prog = _set_core_dump(place, core, text)
         prog.cache[_UNPACKED_KEY] = unpacked  # the file is gone when it is closed
         _complete(prog, core)
         return Opened(prog, "vmcore", path, *attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
@@ -211,9 +199,9 @@ def open_vmcore(
     except TargetError as error:
         # What is missing is no fault of the types.
         words = str(error) if flaw is None else f"{flaw}: {str(error).removesuffix(GIVE_VMLINUX)}"
-        raise TargetError(f"{path}: {words}") from None
     except DAMAGED as error:
-        raise TargetError(f"{path}: damaged: {one_line(error)}") from None
+        words = f"damaged: {one_line(error)}"
+    raise TargetError(f"{path}: {words}")
 
 
 def adopt(prog: drgn.Program) -> Opened:
@@ -275,20 +263,6 @@ def _program(platform: Optional[drgn.Platform] = None, vmcoreinfo: Optional[byte
     return drgn.Program(platform, vmcoreinfo=vmcoreinfo)
 
 
-def _needs_reader(core: ElfCore) -> bool:
-    """Whether it is not an ELF file that drgn opens: libelf takes the size of a block device for 0."""
-    return bool(core.raw) or stat.S_ISBLK(Path(core.path).stat().st_mode)
-
-
-def _set_memory(core: ElfCore, vmcoreinfo: Optional[bytes]) -> drgn.Program:
-    """A program over memory that drgn does not open by itself."""
-    if vmcoreinfo is None:
-        vmcoreinfo = next(note.data for note in core.notes() if note.name == b"VMCOREINFO")
-    memory = FileMemory(core.pieces, _program(_X86_64))
-    memory.open_kernel(vmcoreinfo.rstrip(b"\0"))
-    return memory.prog
-
-
 def _set_core_dump(
     path: str, core: Optional[ElfCore], vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None
 ) -> drgn.Program:
@@ -300,15 +274,18 @@ def _set_core_dump(
     if core is None and vmcoreinfo is not None:
         platform = _X86_64
     prog = _program(platform, vmcoreinfo)
-    try:
-        prog.set_core_dump(path)
-    except Exception as error:
-        if not _is_of_drgn(error):
-            raise
-        if platform is None and "KDUMP_ATTR_ARCH_NAME" in str(error):
-            return _set_core_dump(path, core, vmcoreinfo, _X86_64)
+
+    def why(error: Exception) -> str:
         words = one_line(error)
-        raise TargetError(next((why.format(words) for part, why in _REASONS.items() if part in words), words)) from None
+        return next((reason.format(words) for part, reason in _REASONS.items() if part in words), words)
+
+    try:
+        with _refusing(why):
+            prog.set_core_dump(path)
+    except TargetError as error:
+        if platform is not None or "KDUMP_ATTR_ARCH_NAME" not in str(error):
+            raise
+        return _set_core_dump(path, core, vmcoreinfo, _X86_64)
     if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError("not a dump of a Linux kernel (no VMCOREINFO, and not from a hypervisor)")
     if prog.platform is None or prog.platform.arch != drgn.Architecture.X86_64:
@@ -316,9 +293,15 @@ def _set_core_dump(
     return prog
 
 
-def _is_of_drgn(error: Exception) -> bool:
-    """Whether drgn raised it about the file that it was given. For libkdumpfile's errors it raises Exception itself."""
-    return type(error) is Exception or isinstance(error, DAMAGED)
+@contextmanager
+def _refusing(why: Callable[[Exception], str]) -> Iterator[None]:
+    """Give the reason for what drgn raises about its file. For libkdumpfile's errors it raises Exception itself."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, DAMAGED):
+            raise
+        raise TargetError(why(error)) from None
 
 
 #: The reason for the user, by a part of drgn's own words.

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All tasks of a kernel, threads included, and on whose kernel stack an address lies."""
+"""All tasks of a kernel, threads included, and the accepts in flight, whose entries are on the stacks of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.lists import settled
-from drgn_unaccepted.kernel.percpu import per_cpu_pointer, possible_cpus
-from drgn_unaccepted.kernel.probe import U64_MAX, member_offset
-from drgn_unaccepted.snapshot import Task
+from drgn_unaccepted.kernel.probe import U64_MAX, Entries, ListWalk, member_offset, per_cpu_word, possible_cpus, settled
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Task
 
 # include/linux/sched.h
 _PF_KSWAPD = 0x00020000
@@ -29,12 +28,8 @@ class TaskRecord(NamedTuple):
     stack: int  #: Lowest address of the kernel stack.
     reclaim_state: int
     signal: int
-    next_task: int
-    next_thread: int
-
-    @property
-    def task(self) -> Task:
-        return Task(self.pid, self.comm, self.cpu)
+    tasks: int  #: ``tasks.next``, and ``thread_node.next``.
+    thread_node: int
 
 
 class TaskReader:
@@ -43,8 +38,7 @@ class TaskReader:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._offsets = {
-            name: member_offset(prog, "struct task_struct", name)
-            for name in ("pid", "comm", "flags", "stack", "reclaim_state", "signal", "tasks", "thread_node")
+            name: member_offset(prog, "struct task_struct", name) for name in TaskRecord._fields if name != "cpu"
         }
         with suppress(LookupError):  # no CONFIG_SMP
             self._offsets["cpu"] = member_offset(prog, "struct task_struct", "thread_info.cpu", "cpu")
@@ -60,23 +54,13 @@ class TaskReader:
         :raises drgn.FaultError: not in the target
         """
         data = self._prog.read(address + self._start & U64_MAX, self._size)
-
-        def number(name: str, size: int) -> int:
-            offset = self._offsets[name] - self._start
-            return int.from_bytes(data[offset : offset + size], "little")
-
+        found: dict[str, Any] = {"cpu": None}
+        for name, offset in self._offsets.items():
+            at = offset - self._start
+            found[name] = int.from_bytes(data[at : at + (4 if name in ("pid", "cpu", "flags") else 8)], "little")
         comm = self._offsets["comm"] - self._start
-        return TaskRecord(
-            pid=number("pid", 4),
-            comm=data[comm : comm + _TASK_COMM_LEN].split(b"\0")[0].decode("utf-8", "backslashreplace"),
-            cpu=number("cpu", 4) if "cpu" in self._offsets else None,
-            flags=number("flags", 4),
-            stack=number("stack", 8),
-            reclaim_state=number("reclaim_state", 8),
-            signal=number("signal", 8),
-            next_task=number("tasks", 8),
-            next_thread=number("thread_node", 8),
-        )
+        found["comm"] = data[comm : comm + _TASK_COMM_LEN].split(b"\0")[0].decode("utf-8", "backslashreplace")
+        return TaskRecord(**found)
 
     def walk(self) -> Iterator[TaskRecord]:
         """``init_task``, then every thread of every process.
@@ -92,14 +76,14 @@ class TaskReader:
         seen = {init}
         yield leader
         while True:
-            address = leader.next_task - self._offsets["tasks"] & U64_MAX
+            address = leader.tasks - self._offsets["tasks"] & U64_MAX
             if address == init:
                 return
             leader = thread = self._next(address, leader, seen)
             yield leader
             head = leader.signal + self._thread_head & U64_MAX
-            while thread.next_thread != head:
-                thread = self._next(thread.next_thread - self._offsets["thread_node"] & U64_MAX, thread, seen)
+            while thread.thread_node != head:
+                thread = self._next(thread.thread_node - self._offsets["thread_node"] & U64_MAX, thread, seen)
                 yield thread
 
     def _next(self, address: int, before: TaskRecord, seen: set[int]) -> TaskRecord:
@@ -111,9 +95,8 @@ class TaskReader:
         try:
             return self.read(address)
         except FaultError:
-            raise Unavailable(
-                f"task list: task {address:#x}, which follows pid {before.pid}, is not in this target"
-            ) from None
+            where = f"task {address:#x}, which follows pid {before.pid}"
+            raise Unavailable(f"task list: {where}, is not in this target") from None
 
 
 def read_reclaiming(prog: Program) -> tuple[Task, ...]:
@@ -124,38 +107,69 @@ def read_reclaiming(prog: Program) -> tuple[Task, ...]:
     """
     reader = TaskReader(prog)
 
-    def read() -> tuple[list[Task], list[Unavailable]]:
+    def read() -> tuple[list[TaskRecord], list[Unavailable]]:
         try:
-            walk = list(reader.walk())
+            return list(reader.walk()), []
         except Unavailable as error:
             # On a live kernel a task can exit while the walk is at it.
             return [], [error]
-        return [record.task for record in walk if record.reclaim_state and not record.flags & _PF_KSWAPD], []
 
-    tasks, problems = settled(prog, read, lambda found: found[1])
+    records, problems = settled(prog, read, lambda found: found[1])
     if problems:
         raise problems[0]
-    return tuple(tasks)
+    return tuple(Task(*record[:3]) for record in records if record.reclaim_state and not record.flags & _PF_KSWAPD)
 
 
-def owners_of(prog: Program, addresses: Iterable[int]) -> tuple[dict[int, Task], Optional[str]]:
-    """The task on whose stack each address lies, and what ended the search while some were not found.
+def read_accepting(prog: Program) -> AcceptingList:
+    """The entries of ``static LIST_HEAD(accepting_list)``, ``struct accept_range`` on the stacks of their tasks.
 
-    On an interrupt stack it is the task that was interrupted there. An address that is on no stack is left out.
+    Linux kernel commit 50e782a86c98 ("efi/unaccepted: Fix soft lockups caused by parallel memory acceptance") (in v6.6,
+    6.5.9) introduced the list. The accepting task has interrupts off, so it is the current task of a CPU, except with
+    PREEMPT_RT. An allocation in a softirq accepts on the interrupt stack of its CPU: then it is the interrupted task.
+
+    :raises Unavailable: the kernel has no such list
+    :raises drgn.FaultError: its head is not in the target
     """
-    owners: dict[int, Task] = {}
-    wanted = set(addresses)
-    if not wanted:
-        return owners, None
     try:
-        for start, end, task in _stacks(prog):
+        head = prog["accepting_list"].address_
+    except LookupError:
+        reason = "no accepting_list: this kernel does not have unaccepted memory, or is 6.5.0 to 6.5.8"
+        raise Unavailable(reason) from None
+    assert head is not None
+    if struct.unpack("<QQ", prog.read(head, 16)) == (head, head):
+        # The usual case. The structure is one of the last in BTF, which is read up to what is asked for.
+        return AcceptingList((), ())
+    entries, problems = settled(prog, lambda: _walk(prog, head), lambda found: found[1])
+    owners: dict[int, Task] = {}
+    wanted = {address for address, _, _ in entries}
+    try:
+        stacks = _stacks(prog) if wanted else iter(())
+        for start, end, task in stacks:
             owners.update((address, task) for address in wanted if start <= address < end)
             wanted -= owners.keys()
             if not wanted:
                 break
     except (Unavailable, FaultError, LookupError) as error:
-        return owners, f"tasks of {len(wanted)} entries not found: {error}"
-    return owners, None
+        problems.append(f"tasks of {len(wanted)} entries not found: {error}")
+    return AcceptingList(
+        tuple(Accept(address, start, end, owners.get(address)) for address, start, end in entries), tuple(problems)
+    )
+
+
+def _walk(prog: Program, head: int) -> tuple[list[tuple[int, int, int]], list[str]]:
+    """Address, start and end of each entry, and what is wrong with the list."""
+    size = sizeof(prog.type("struct accept_range"))
+    link, start, end = (member_offset(prog, "struct accept_range", name) for name in ("list", "start", "end"))
+    if link or size % 8 or not max(start, end, 8) + 8 <= size <= limits.ACCEPT_RANGE_BYTES:
+        raise Unavailable("struct accept_range is not laid out as expected")
+    entries = Entries(size, link, lambda links: links[: (*links, 0).index(0)], "", "NULL")
+    walk = ListWalk(prog, head, entries, limits.ACCEPTING_ENTRIES)
+    found = [
+        (address, *struct.unpack_from("<Q", data, at + start), *struct.unpack_from("<Q", data, at + end))
+        for addresses, data in walk.blocks()
+        for address, at in zip(addresses, range(0, len(data), size))
+    ]
+    return found, walk.problems
 
 
 def _stacks(prog: Program) -> Iterator[tuple[int, int, Task]]:
@@ -163,31 +177,22 @@ def _stacks(prog: Program) -> Iterator[tuple[int, int, Task]]:
 
     :return: start, end (exclusive) and task of each
     """
-    size = _thread_size(prog)
+    # THREAD_SIZE: the linker script reserves as much for the first stack. The symbols have other names before v6.10.
+    try:
+        size = prog.symbol("__end_init_stack").address - prog.symbol("__start_init_stack").address
+    except LookupError:
+        size = prog.symbol("__end_init_task").address - prog.symbol("__start_init_task").address
+    if not 0 < size <= limits.STACK_BYTES:
+        raise Unavailable(f"kernel stacks have {size} bytes: at most {limits.STACK_BYTES} are expected")
     reader = TaskReader(prog)
     for number, offset in possible_cpus(prog).items():
         # A CPU that never came up has no current task.
         with suppress(FaultError):
-            record = reader.read(per_cpu_pointer(prog, "current_task", offset))
+            record = reader.read(per_cpu_word(prog, "current_task", offset))
             task = Task(record.pid, record.comm, number)
             yield record.stack, record.stack + size, task
             # irq_init_percpu_irqstack() stores the address of the stack's last word.
-            end = per_cpu_pointer(prog, "hardirq_stack_ptr", offset) + 8
+            end = per_cpu_word(prog, "hardirq_stack_ptr", offset) + 8
             yield end - sizeof(prog.type("struct irq_stack")), end, task
     for record in reader.walk():
-        yield record.stack, record.stack + size, record.task
-
-
-def _thread_size(prog: Program) -> int:
-    """THREAD_SIZE, bytes of a kernel stack: the linker script reserves as much for the first one.
-
-    Before v6.10 the symbols around it are ``__start_init_task`` and ``__end_init_task``.
-    """
-    try:
-        start, end = prog.symbol("__start_init_stack"), prog.symbol("__end_init_stack")
-    except LookupError:
-        start, end = prog.symbol("__start_init_task"), prog.symbol("__end_init_task")
-    size = int(end.address - start.address)
-    if not 0 < size <= limits.STACK_BYTES:
-        raise Unavailable(f"kernel stacks have {size} bytes: at most {limits.STACK_BYTES} are expected")
-    return size
+        yield record.stack, record.stack + size, Task(*record[:3])

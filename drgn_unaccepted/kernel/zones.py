@@ -16,10 +16,8 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.lists import settled, walk_page_list
-from drgn_unaccepted.kernel.memmap import PageLayout, checked_page_layout, zone_id_bits
-from drgn_unaccepted.kernel.percpu import possible_cpus
-from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, read_string
+from drgn_unaccepted.kernel.memmap import PageLayout, checked_page_layout, walk_page_list
+from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, possible_cpus, read_string, settled
 from drgn_unaccepted.model.ranges import chunk_runs, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
 
@@ -56,11 +54,7 @@ def populated_zones(prog: Program) -> Iterator[tuple[int, int, Object]]:
 
 
 def read_zones(prog: Program, build: KernelBuild) -> tuple[Zone, ...]:
-    """All populated zones, in the kernel's order, with the chunks on their ``unaccepted_pages``.
-
-    :raises Unavailable: what the kernel says of itself cannot be
-    :raises drgn.FaultError: the zones are not in the target
-    """
+    """All populated zones, in the kernel's order, with the chunks on their ``unaccepted_pages``."""
     reader = _ZoneReader(prog, build)
     return tuple(reader.read(*found) for found in populated_zones(prog))
 
@@ -78,8 +72,7 @@ def per_cpu_pages(prog: Program, layout: PageLayout) -> list[int]:
         for cpu_offset in possible_cpus(prog).values():
             for number in range(min(count, limits.PER_CPU_LISTS)):
                 head = base + cpu_offset + number * (size // count) & U64_MAX
-                most = limits.PER_CPU_PAGES - len(pfns)
-                listed = walk_page_list(prog, layout, head, most)
+                listed = walk_page_list(prog, layout, head, limits.PER_CPU_PAGES - len(pfns))
                 if not listed.problems:
                     pfns += listed.pfns
     return pfns
@@ -95,8 +88,8 @@ def read_counters(prog: Program) -> Counters:
     :raises drgn.FaultError: not in the target
     """
     items = enumerators(prog, "zone_stat_item")
-    totals = prog["vm_zone_stat"].read_()
-    if not any(total.counter.value_() for total in totals):
+    totals = [each.counter.value_() for each in prog["vm_zone_stat"].read_()]
+    if not any(totals):
         raise Unavailable("vm_zone_stat reads as zeros: not captured, or the kernel had no memory yet")
     unaccepted = items.get("NR_UNACCEPTED")
     diff: Optional[int] = None
@@ -106,8 +99,8 @@ def read_counters(prog: Program) -> Counters:
         if not any(problem for _value, problem in sums):
             diff = sum(value for value, _problem in sums)
     return Counters(
-        free_pages=totals[items["NR_FREE_PAGES"]].counter.value_(),
-        unaccepted_pages=None if unaccepted is None else totals[unaccepted].counter.value_(),
+        free_pages=totals[items["NR_FREE_PAGES"]],
+        unaccepted_pages=None if unaccepted is None else totals[unaccepted],
         unaccepted_diff=diff,
     )
 
@@ -142,10 +135,9 @@ class _PerCpuDiffs:
                 diff += (self._prog.read_u8(address + cpu_offset & U64_MAX) ^ 0x80) - 0x80
             except FaultError:
                 lost.append(number)
-        return (
-            diff,
-            f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})" if lost else None,
-        )
+        if not lost:
+            return diff, None
+        return diff, f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})"
 
 
 class _ZoneReader:
@@ -155,22 +147,35 @@ class _ZoneReader:
         self._layout = checked_page_layout(prog)
         self._diffs = _PerCpuDiffs(prog)
         self._items = enumerators(prog, "zone_stat_item")
-        self._marks = enumerators(prog, "zone_watermarks")
+        marks = enumerators(prog, "zone_watermarks")
+        self._marks = sorted(marks, key=marks.__getitem__)
         self._isolate = enumerators(prog, "migratetype").get("MIGRATE_ISOLATE")
-        self._zone_bits = zone_id_bits(enumerators(prog, "zone_type"))
         self._budget = limits.LISTED_CHUNKS  #: Entries that may still be read, all lists together.
 
     def read(self, node: int, index: int, zone: Object) -> Zone:
         """One populated zone. ``zone`` is a reference into the target."""
         copy = zone.read_()
         name = read_string(copy.prog_, copy.name.value_(), limits.ZONE_NAME_BYTES + 1)
-        if len(name) > limits.ZONE_NAME_BYTES:
-            name = name[: limits.ZONE_NAME_BYTES] + b"..."
-        # zone_page_state_snapshot(zone, NR_FREE_PAGES)
-        item = self._items["NR_FREE_PAGES"]
+        name = name[: limits.ZONE_NAME_BYTES] + b"..." * (len(name) > limits.ZONE_NAME_BYTES)
+        item = self._items["NR_FREE_PAGES"]  # as zone_page_state_snapshot()
         diff, problem = self._diffs.sum(copy, item)
         buddy, isolate_problem = self._buddy_pages(zone, copy)
         unaccepted = self._items.get("NR_UNACCEPTED")
+        marks = {name: mark.value_() for name, mark in zip(self._marks, copy._watermark)}
+        # Linux kernel commit c574bbe91703 ("NUMA balancing: optimize page placement for memory tiering system") (in
+        # v5.18) added WMARK_PROMO.
+        min_, low, high = (marks[f"WMARK_{name}"] for name in ("MIN", "LOW", "HIGH"))
+        locked = listed = None
+        with suppress(AttributeError):
+            locked = bool(copy.lock.rlock.raw_lock.val.counter.value_())  # struct qspinlock; without SMP there is none
+        with suppress(AttributeError):
+            locked = bool(copy.lock.lock.owner.value_())  # CONFIG_PREEMPT_RT: struct rt_mutex_base
+        if self._build.unaccepted_memory:
+            head = zone.unaccepted_pages.address_ or 0
+            # One more than the zone has room for is enough to see that there are too many.
+            most = copy.spanned_pages.value_() // self._build.chunk_pages + 1
+            # Accepting takes chunks off the list's head and can lead a walk away.
+            listed = settled(self._prog, lambda: self._walk(head, most), lambda listed: listed.problems)
         return Zone(
             node=node,
             name=name.decode("ascii", "backslashreplace"),
@@ -181,24 +186,11 @@ class _ZoneReader:
             free_pages=copy.vm_stat[item].counter.value_() + diff,
             unaccepted_pages=None if unaccepted is None else copy.vm_stat[unaccepted].counter.value_(),
             buddy_pages=buddy,
-            watermarks=self._watermarks(copy),
-            locked=_is_locked(copy.lock),
-            listed=self._listed(zone, copy),
-            zone_id=node << self._zone_bits | index,
+            watermarks=Watermarks(min_, low, high, marks.get("WMARK_PROMO"), copy.watermark_boost.value_()),
+            locked=locked,
+            listed=listed,
+            zone_id=node << self._layout.zone_mask.bit_length() | index,
             problems=tuple(filter(None, (problem and f"free pages: {problem}", isolate_problem))),
-        )
-
-    def _watermarks(self, zone: Object) -> Watermarks:
-        marks = zone._watermark
-        promo = self._marks.get("WMARK_PROMO")
-        return Watermarks(
-            min=marks[self._marks["WMARK_MIN"]].value_(),
-            low=marks[self._marks["WMARK_LOW"]].value_(),
-            high=marks[self._marks["WMARK_HIGH"]].value_(),
-            # Linux kernel commit c574bbe91703 ("NUMA balancing: optimize page placement for memory tiering system")
-            # (in v5.18)
-            promo=None if promo is None else marks[promo].value_(),
-            boost=zone.watermark_boost.value_(),
         )
 
     def _buddy_pages(self, zone: Object, copy: Object) -> tuple[int, Optional[str]]:
@@ -210,53 +202,25 @@ class _ZoneReader:
             if self._isolate is None:
                 continue
             head = zone.free_area[order].free_list[self._isolate].address_
-            assert head is not None
             if area.free_list[self._isolate].next.value_() == head:
                 continue
+            assert head is not None
             listed = self._walk(head, int(area.nr_free))
             pages -= len(listed.pfns) << order
             if listed.problems:
                 problem = f"buddy pages: isolated blocks of order {order}: {listed.problems[0]}"
         return pages, problem
 
-    def _listed(self, zone: Object, copy: Object) -> Optional[ListedChunks]:
-        if not self._build.unaccepted_memory:
-            return None
-        head = zone.unaccepted_pages.address_
-        assert head is not None
-        # One more than the zone has room for is enough to see that there are too many.
-        most = copy.spanned_pages.value_() // self._build.chunk_pages + 1
-        # Accepting takes chunks off the list's head and can lead a walk away.
-        return settled(self._prog, lambda: self._walk(head, most), lambda listed: listed.problems)
-
     def _walk(self, head: int, most: int) -> ListedChunks:
         listed = walk_page_list(self._prog, self._layout, head, min(most, self._budget))
         self._budget -= len(listed.pfns)
-        return _first_runs(listed, self._build.chunk_pages)
-
-
-def _first_runs(listed: ListedChunks, chunk_pages: int) -> ListedChunks:
-    """The list, as far as it has no more runs than are looked at one by one."""
-    if len(listed.pfns) <= limits.LISTED_RUNS:
-        return listed
-    runs = chunk_runs(listed.pfns, chunk_pages)
-    kept = total(islice(runs, limits.LISTED_RUNS)) // (chunk_pages * PAGE_SIZE)
-    if next(runs, None) is None:
-        return listed
-    pfns, flags, refcounts, page_types = (
-        column[:kept] for column in (listed.pfns, listed.flags, listed.refcounts, listed.page_types)
-    )
-    problem = f"more than {limits.LISTED_RUNS} runs of chunks: what follows entry {kept} is left out"
-    return ListedChunks(pfns, flags, refcounts, page_types, (*listed.problems, problem))
-
-
-def _is_locked(lock: Object) -> Optional[bool]:
-    """Whether a ``spinlock_t`` is held: a ``struct qspinlock``, or a ``struct rt_mutex_base`` with CONFIG_PREEMPT_RT.
-
-    None where the kernel has no such thing (no SMP).
-    """
-    with suppress(AttributeError):
-        return bool(lock.rlock.raw_lock.val.counter.value_())
-    with suppress(AttributeError):
-        return bool(lock.lock.owner.value_())
-    return None
+        if len(listed.pfns) <= limits.LISTED_RUNS:
+            return listed
+        # As far as it has no more runs than are looked at one by one.
+        runs = chunk_runs(listed.pfns, self._build.chunk_pages)
+        kept = total(islice(runs, limits.LISTED_RUNS)) // (self._build.chunk_pages * PAGE_SIZE)
+        if next(runs, None) is None:
+            return listed
+        problem = f"more than {limits.LISTED_RUNS} runs of chunks: what follows entry {kept} is left out"
+        columns = {name: getattr(listed, name)[:kept] for name in ("pfns", "flags", "refcounts", "page_types")}
+        return ListedChunks(**columns, problems=(*listed.problems, problem))

@@ -8,7 +8,7 @@ import pytest
 from drgn import TypeMember
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.accepting import read_accepting
+from drgn_unaccepted.kernel.tasks import read_accepting
 from drgn_unaccepted.snapshot import Task
 from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, AllocatorProgram, said, walked_again
 

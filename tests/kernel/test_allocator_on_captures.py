@@ -12,12 +12,11 @@ from pathlib import Path
 import drgn
 import pytest
 
-from drgn_unaccepted.kernel.accepting import read_accepting
 from drgn_unaccepted.kernel.capture import capture as take
 from drgn_unaccepted.kernel.pages import read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.kernel.tasks import TaskReader
+from drgn_unaccepted.kernel.tasks import TaskReader, read_accepting
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, Wanted

@@ -10,9 +10,8 @@ import pytest
 from drgn import Architecture, FaultError, Platform, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel import lists
-from drgn_unaccepted.kernel.lists import walk_page_list
-from drgn_unaccepted.kernel.memmap import PageLayout
+from drgn_unaccepted.kernel import probe
+from drgn_unaccepted.kernel.memmap import PageLayout, walk_page_list
 
 BASE = 0xFFFFEA0000000000
 HEAD = 0xFFFF888000001000
@@ -88,7 +87,7 @@ def order(rng: random.Random) -> list[int]:
 @pytest.fixture(params=(1, 3, 4096))
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     size: int = request.param
-    monkeypatch.setattr(lists, "_BLOCK", size)
+    monkeypatch.setattr(probe, "_BLOCK", size)
     return size
 
 

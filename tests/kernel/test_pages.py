@@ -9,7 +9,7 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.memmap import page_layout
-from drgn_unaccepted.kernel.pages import masked_pages
+from drgn_unaccepted.kernel.pages import are_zeros
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import GIVEN_STATES, PageRun, Pages
 from tests.kernel.allocator_program import (
@@ -368,11 +368,13 @@ def test_states_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[:CHUNK_PAGES] == ["in-use" if index % 50 else "free" for index in range(CHUNK_PAGES)]
 
 
-def test_masked_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     guest = make()
     guest.write_physical(10, bytes(PAGE))
     guest.write_physical(11, bytes(PAGE - 1) + b"\1")
     guest.write_physical(13, bytes(PAGE))
-    assert masked_pages(guest.prog, [10, 11, 12, 13]) == (10, 13)
+    pages = [pfn * PAGE for pfn in (10, 11, 12, 13)]
+    found = [(pages[0], True), (pages[1], False), (pages[3], True)]
+    assert list(are_zeros(guest.prog, pages)) == found
     monkeypatch.setattr(limits, "MASKED_PAGES", 3)
-    assert masked_pages(guest.prog, [10, 11, 12, 13]) == (10,)
+    assert list(are_zeros(guest.prog, pages)) == found[:2]

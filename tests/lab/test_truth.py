@@ -74,7 +74,7 @@ def test_a_kdump_has_no_table_and_says_so(capture: Capture, format_: str, capsys
     assert answer["table"]["state"] == "not-captured"
     assert answer["table"]["address"] == capture.table_address()
     assert answer["ranges"] is None and answer["unaccepted_bytes"] is None
-    assert "is not in this dump" in err or "Excluded page" in err
+    assert "is not in this " in err
     assert "kdump" in err and len(err.splitlines()) == 1
 
 
