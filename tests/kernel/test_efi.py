@@ -249,7 +249,7 @@ def test_boot_params_of_zeros() -> None:
     program.memory[program.boot_params_at] = bytes(4096)
     efi_map = read_efi_map(program.prog)
     assert efi_map.provenance == "kernel-log" and not efi_map.complete
-    assert efi_map.note is not None and "the log lacks the beginning of the boot" in efi_map.note
+    assert efi_map.note is not None and "the log has no BIOS-e820 lines" in efi_map.note
     assert efi_map.buffer is None
 
 
