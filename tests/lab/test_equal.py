@@ -68,8 +68,6 @@ def test_a_log_knows_what_was_unaccepted_at_boot(
 
 # DWARF and the target's own BTF
 
-#: Stopped before there was a VMCOREINFO: the addresses come from vmlinux, also where types come from BTF.
-EARLY = ("early", "stock-panic")
 DUMPS = [
     pytest.param(capture, path.name, id=f"{capture.name}-{path.name}")
     for capture in all_captures()
@@ -79,7 +77,7 @@ DUMPS = [
 
 
 def read_all(capture_: Capture, name: str, debug_info: str) -> Snapshot:
-    symbols = [capture_.vmlinux] if debug_info == "dwarf" or capture_.path.name in EARLY else []
+    symbols = [capture_.vmlinux] if debug_info == "dwarf" else []
     opened = open_vmcore(str(capture_.path / name), symbols, debug_info)
     snapshot = take(opened, Wanted(ALL_PARTS, ALL_MEMORY))
     assert snapshot.target.debug_info == debug_info
