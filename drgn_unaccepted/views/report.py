@@ -163,7 +163,7 @@ def _finding(one: FindingDocument, texts: Sequence[str]) -> str:
     text = f'<span class="pill {one["status"]}">{one["status"]}</span> <code>{one["rule"]}</code>'
     text += f"<p>{_html(one['message'])}</p>"
     if texts:
-        says, why, fix = map(_html, texts)
+        says, why, fix = (re.sub("`(.+?)`", r"<code>\1</code>", _html(one)) for one in texts)
         text += f"<p><strong>Next:</strong> {fix}</p><details><summary>Why</summary><p>{says}</p><p>{why}</p></details>"
     ranges = [{"start": start, "end": end} for start, end in one["ranges"]]
     if not ranges:
@@ -208,7 +208,8 @@ def _sections(answer: PageDocument) -> Iterator[str]:
         entries += [{**one, "table": titles.get(name, name)} for one in cast("list[TypedRange]", of_name or [])]
     notes = [f"{titles.get(name, name)} not captured: {reason}" for name, reason in e820["missing"].items()]
     if e820["differences"] is not None:
-        notes.append(f"e820_table and e820_table_firmware differ in {count(len(e820['differences']), 'range')}")
+        differ = f"differ in {count(len(e820['differences']), 'range')}" if e820["differences"] else "are the same"
+        notes.append(f"e820_table and e820_table_firmware {differ}")
     table = _table("e820", (*_EXTENT, "name", "table"), entries, "table", "e820_table")
     yield _section("e820", "e820 tables", "; ".join(notes), table)
 

@@ -31,10 +31,10 @@ const widest = (name) => Math.max(...Array.from(document.querySelectorAll(`#stri
 return ["unknown", "guard", "unaccepted"].map(widest);
 """
 
-#: How far the page and the table of zones are wider than what can be seen.
+#: How far the page, and what scrolls on it, are wider than what can be seen.
 BEYOND = """
-const zones = document.querySelector("#zones .scroll");
-return [document.documentElement.scrollWidth - window.innerWidth, zones.scrollWidth - zones.clientWidth];
+const scrolls = Array.from(document.querySelectorAll(".scroll"), (one) => one.scrollWidth - one.clientWidth);
+return [document.documentElement.scrollWidth - window.innerWidth, ...scrolls];
 """
 
 
@@ -178,9 +178,9 @@ def test_everybody_can_use_it(show: Callable[..., Any], width: int, dark: bool) 
         with width_of(driver, width):
             driver.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
             assert_accessible(driver)
-            page, zones = driver.execute_script(BEYOND)
+            page, *tables = driver.execute_script(BEYOND)
             assert page <= 0, "the page scrolls sideways"
-            assert width < 1280 or snapshot.zones[0].name == guests.HOSTILE or zones <= 0
+            assert width < 1280 or snapshot.zones[0].name == guests.HOSTILE or max(tables) <= 0
     background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(15, 20, 26)" if dark else "rgb(246, 247, 249)")
 
@@ -206,6 +206,10 @@ def test_print(show: Callable[..., Any]) -> None:
     assert not css(driver, "#closeup").is_displayed() and css(driver, "#map svg").is_displayed()
     fill = driver.execute_script("return getComputedStyle(document.querySelector('#map .accepted')).fill")
     assert fill == "rgb(168, 207, 232)", "light on paper"
+    folded = driver.execute_script("return document.querySelector('details p').getBoundingClientRect().height")
+    assert folded > 0, "nobody can open it on paper"
+    with width_of(driver, 718):  # A4 within Chromium's margins
+        assert max(driver.execute_script(BEYOND)) <= 0
     assert base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", {})["data"]).startswith(b"%PDF")
 
 
