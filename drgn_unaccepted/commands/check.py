@@ -19,9 +19,7 @@ from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
-from drgn_unaccepted.views.junit import junit
-from drgn_unaccepted.views.nagios import nagios
-from drgn_unaccepted.views.prometheus import prometheus
+from drgn_unaccepted.views.monitoring import junit, nagios, prometheus
 from drgn_unaccepted.words import count, safe, wrap
 
 #: What rules need, by the reason for which it is missing.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from drgn_unaccepted.views.prometheus import prometheus
+from drgn_unaccepted.views.monitoring import prometheus
 from tests.fleet.tools import INTEGRATIONS, check_document, finding, run, tool
 
 RULES = INTEGRATIONS / "prometheus" / "unaccepted.rules.yml"

@@ -17,8 +17,7 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.codec import Context
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.record import file as recording_file
-from drgn_unaccepted.record.change import apply, change
-from drgn_unaccepted.record.file import Recording, Writer
+from drgn_unaccepted.record.file import Recording, Writer, apply, change
 from drgn_unaccepted.snapshot import Counters, Snapshot
 from tests.checks.build import BITMAP, LISTED, clean
 from tests.samples_over_time import listed, series, with_bitmap, with_list, write_recording

@@ -8,8 +8,7 @@ from typing import Any, Optional
 
 import pytest
 
-from drgn_unaccepted.views.junit import junit
-from drgn_unaccepted.views.nagios import nagios
+from drgn_unaccepted.views.monitoring import junit, nagios
 from tests.fleet.tools import check_document
 from tests.fleet.tools import finding as found
 
