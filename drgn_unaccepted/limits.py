@@ -7,44 +7,26 @@ memory is allocated or the pointer is followed. An answer that reached a bound s
 
 from __future__ import annotations
 
-#: Bytes of bitmap. 256 MiB cover 4 PiB in units of 2 MiB, which the kernel's documentation calls the worst case.
-BITMAP_BYTES = 256 << 20
-
+BITMAP_BYTES = 256 << 20  #: Bytes of bitmap: 4 PiB in units of 2 MiB, the worst case in the kernel's documentation.
 PHYSICAL_END = 1 << 52  #: End (exclusive) of the physical addresses of x86-64, which have 52 bits.
-
-#: Bytes of BTF. A distribution's vmlinux has 3 to 7 MB; the kernel itself takes no more than 16 MiB of strings and a
-#: million types (include/uapi/linux/btf.h BTF_MAX_NAME_OFFSET, BTF_MAX_TYPE).
-BTF_BYTES = 32 << 20
-
-#: Types in a chain: typedefs, qualifiers, pointers, arrays, anonymous members. The kernel's own bound for resolving one
-#: is 32 (kernel/bpf/btf.c MAX_RESOLVE_DEPTH).
-BTF_NESTING = 64
-
-#: Members of a structure, those of anonymous members included. The largest one of a kernel has some hundreds.
-BTF_MEMBERS = 1 << 12
-
+BTF_BYTES = 32 << 20  #: Bytes of BTF. Distributions have 3 to 7 MB; BTF_MAX_NAME_OFFSET allows 16 MiB of names.
+BTF_NESTING = 64  #: Types in a chain: typedefs, qualifiers, pointers, ...; the kernel's MAX_RESOLVE_DEPTH is 32.
+BTF_MEMBERS = 1 << 12  #: Members of a structure, with those of anonymous members. Kernels have some hundreds.
 BTF_TYPE_BYTES = 16 << 20  #: Bytes of a structure or an array. The largest array of a kernel has 4 MiB.
 BTF_MATCHES = 1 << 20  #: Matches of one name in BTF's type section.
 BTF_SAME_STRINGS = 16  #: Copies of one string in BTF's string section. libbpf stores each once.
 EFI_DESCRIPTORS = 1 << 16  #: Entries of an EFI memory map. Firmware gives some hundreds.
 EFI_DESCRIPTOR_BYTES = 256  #: Bytes from one EFI memory descriptor to the next. The structure has 40, OVMF uses 48.
-
-#: Entries of an e820 table: E820_MAX_ENTRIES with the most nodes that x86 can be built for (1,024).
-E820_ENTRIES = 128 + 3 * 1024
-
+E820_ENTRIES = 128 + 3 * 1024  #: Entries of an e820 table: E820_MAX_ENTRIES with the 1,024 nodes that x86 can have.
 ELF_SEGMENTS = 1 << 20  #: Program headers of an ELF dump. QEMU and the kernel write one for each RAM range.
 ELF_NOTE_BYTES = 16 << 20  #: Bytes of an ELF dump's notes: registers of each CPU, about 1 KiB, and VMCOREINFO.
 KERNEL_FILE_BYTES = 512 << 20  #: Bytes of a kernel image, packed and unpacked; a distribution's has 60 MB unpacked.
 ELF_SECTION_NAMES_BYTES = 4 << 20  #: Bytes of the sections' names.
 VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's has some hundred.
-
 UNPACKED_BYTES = 16 << 40  #: Bytes of a compressed dump when unpacked; room on the disk ends it before.
 XZ_MEMORY_BYTES = 1 << 30  #: Bytes of memory for unpacking .xz. ``xz -9`` needs 65 MiB.
 SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searched.
-
-#: Bytes of a dump that are searched for VMCOREINFO, without holes. 256 GiB take some minutes.
-VMCOREINFO_SEARCH_BYTES = 256 << 30
-
+VMCOREINFO_SEARCH_BYTES = 256 << 30  #: Bytes of a dump that are searched for VMCOREINFO, without holes: minutes.
 VMCOREINFO_COPIES = 64  #: VMCOREINFO texts of different kernels in one memory: each kexec may leave one behind.
 KERNEL_SEARCH_BYTES = 256 << 20  #: Bytes of a kernel's memory that are searched for kallsyms.
 KERNEL_SEARCHES = 4  #: Kernels that are searched; all CPUs are in one, unless their registers are damaged.
@@ -53,10 +35,7 @@ COMMAND_LINE_BYTES = 4096  #: Bytes of the kernel's command line; COMMAND_LINE_S
 FUNCTION_BYTES = 16 << 10  #: Bytes of a kernel function that is searched for a call.
 PAGE_TABLES_KEPT = 2048  #: Page tables that are cached, 4 KiB each.
 VMCOREINFO_BYTES = 64 << 10  #: Bytes of a VMCOREINFO note. The kernel's own has one page.
-
-#: Bytes of text in the printk ring buffer. CONFIG_LOG_BUF_SHIFT goes up to 25; ``log_buf_len=`` may ask for more.
-LOG_BYTES = 1 << 25
-
+LOG_BYTES = 1 << 25  #: Bytes of text in the printk ring buffer. CONFIG_LOG_BUF_SHIFT goes up to 25.
 LOG_LINE_BYTES = 1 << 11  #: Bytes of a line of a log file; the rest of a longer one counts as another.
 SOS_FILE_BYTES = 16 << 20  #: Bytes of one file of an sos report.
 LOG_SHARED = 1 << 14  #: Last lines of each boot in a log file that are compared with those in a dump.
@@ -73,54 +52,33 @@ KALLSYMS_TOKEN_BYTES = 64 << 10  #: Bytes of kallsyms' token table; its 256 stri
 KALLSYMS_TABLES = 64  #: Places in a kernel's memory that look like kallsyms' token table; there are about 6.
 SYMBOL_NAME_BYTES = 512  #: Bytes of the name of a symbol or type, with the NUL: the kernel's KSYM_NAME_LEN.
 KALLSYMS_ALIASES = 64  #: Symbols at one address that are skipped to find the next address.
-
-#: Ranges of a bitmap that are checked. A guest accepts from one end of each zone, so its bitmap has few ranges; 2 TiB
-#: with every second chunk accepted have this many.
-CHECKED_RANGES = 250_000
-
-#: Ranges that ``ranges`` lists: 512 GiB with every second unit accepted. Real guests have some hundreds.
-DOCUMENT_RANGES = 1 << 18
-
-#: Pieces of one state that ``resolve -f`` keeps in memory; in a bitmap with more, each address is looked up alone.
-BULK_PIECES = 1 << 18
-
+CHECKED_RANGES = 250_000  #: Ranges of a bitmap that are checked: 2 TiB with every second chunk accepted.
+DOCUMENT_RANGES = 1 << 18  #: Ranges that ``ranges`` lists: 512 GiB with every second unit accepted.
+BULK_PIECES = 1 << 18  #: Pieces of one state that ``resolve -f`` keeps; of more, each address is looked up alone.
 RESOLVED_PIECES = 1 << 14  #: Pieces into which ``resolve`` splits ranges.
 FINDING_RANGES = 1_000  #: Ranges that one finding lists.
 
 #: Bytes of a snapshot file; a quarter of it if there are characters beyond ASCII. Real bitmaps compress a hundredfold;
 #: one for 4 PiB fits if it compresses to a third. Reading takes several times as much memory.
 SNAPSHOT_FILE_BYTES = 128 << 20
-
-PER_CPU_LISTS = 64  #: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14.
-PER_CPU_PAGES = 1 << 20  #: Pages on all per-CPU lists together: 4 GiB.
 SNAPSHOT_FILE_VALUES = 3 << 20  #: JSON values in a snapshot file: enough for PAGE_RUNS.
 FILE_WARNINGS = 8  #: Unknown fields of a file that are reported by name.
-
-#: Elements of a global array whose length comes from the target: node_data, __per_cpu_offset. The most that x86-64 can
-#: be configured for is 8192 CPUs (CONFIG_MAXSMP) and 1024 nodes.
-GLOBAL_ARRAY_LENGTH = 8192
-
+PER_CPU_LISTS = 64  #: Lists of one ``struct per_cpu_pages``: NR_PCP_LISTS is 12 to 14.
+PER_CPU_PAGES = 1 << 20  #: Pages on all per-CPU lists together: 4 GiB.
+GLOBAL_ARRAY_LENGTH = 8192  #: Elements of node_data and __per_cpu_offset: x86-64 has 8192 CPUs at most (CONFIG_MAXSMP).
 PAGE_STRUCT_BYTES = 256  #: Bytes of ``struct page``: 64, and more with KMSAN.
 NODES = 1024  #: NUMA nodes: MAX_NUMNODES of the largest configuration.
 SECTION_PAGES = 1 << 20  #: Pages of one memory section. x86 has 32768, which are 128 MiB.
 PAGE_ORDERS = 20  #: Elements of ``zone->free_area[]``. x86 has 11.
 LISTED_CHUNKS = 4 << 20  #: Chunks on all ``zone->unaccepted_pages`` together: 16 TiB in chunks of 4 MiB.
-
-#: Runs of neighbouring chunks in one list. The kernel lists memory in order of address and takes it from one end.
-LISTED_RUNS = 250_000
-
-#: Bytes of a snapshot file's compressed parts when unpacked: the largest bitmap, and 24 bytes for each listed chunk.
-SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS
-
+LISTED_RUNS = 250_000  #: Runs of neighbouring chunks in one list. The kernel lists by address and takes from one end.
+SNAPSHOT_UNPACKED_BYTES = BITMAP_BYTES + 24 * LISTED_CHUNKS  #: Bytes of compressed parts when unpacked.
 LIST_PROBLEMS = 8  #: Wrong links of one list that are reported one by one.
 ZONE_NAME_BYTES = 16  #: Bytes of a zone's name.
 ZONE_STATS = 256  #: ``NR_VM_ZONE_STAT_ITEMS``: counters of one zone. Kernels have 10 to 30.
 PER_CPU_READS = 1 << 20  #: Reads of per-CPU counters: populated zones times CPUs.
 LIVE_ATTEMPTS = 3  #: Reads of a live list before it counts as damaged.
-
-#: Entries of ``accepting_list``: each belongs to a task with interrupts off, so each CPU has at most one.
-ACCEPTING_ENTRIES = GLOBAL_ARRAY_LENGTH
-
+ACCEPTING_ENTRIES = GLOBAL_ARRAY_LENGTH  #: Entries of ``accepting_list``: one for each CPU, since interrupts are off.
 ACCEPT_RANGE_BYTES = 256  #: Bytes of ``struct accept_range``, which has 32.
 TASKS = 1 << 19  #: Tasks, threads included. The kernel itself allows 2^22.
 TASK_STRUCT_BYTES = 64 << 10  #: Bytes of ``struct task_struct``, which has 3 to 12 KiB.
@@ -132,26 +90,16 @@ PAGE_STATES = 1 << 14  #: Cached combinations of members of ``struct page``.
 SECTIONS = 1 << 20  #: Memory sections that are looked up: 128 TiB.
 ZONES = 8  #: Zones of a node: ZONES_SHIFT is 3 at most.
 ZONE_BYTES = 64 << 10  #: Bytes of ``struct zone``, which has 1 to 3 KiB.
-
-#: Changes of state that ``report`` describes: 8 TiB with every second unit accepted. Real guests have some hundreds.
-REPORT_PIECES = 1 << 22
-
+REPORT_PIECES = 1 << 22  #: Changes of state that ``report`` describes: 8 TiB with every second unit accepted.
 REPORT_BYTES = 2_000_000  #: Bytes of packed ranges in the page of ``report``, in which its script looks addresses up.
 REPORT_ROWS = 500  #: Rows of each table of the page of ``report``.
 REPORT_CHOICES = 20  #: Choices that filter such a table, and ranges of one finding.
-
-#: Runs in which the bitmap, or a list of chunks, differs from the sample before. With more, all of it is written.
-RECORDED_RUNS = 1024
-
+RECORDED_RUNS = 1024  #: Runs in which a bitmap or list differs from the sample before; of more, all is written.
 RECORDING_LINE_BYTES = SNAPSHOT_FILE_BYTES  #: Bytes of one line of a recording; its first sample is a whole snapshot.
 RECORDING_SECONDS = 100 * 366 * 86400  #: Seconds of a recording: a hundred years.
 RECORDING_HEADER_BYTES = 4096  #: Bytes of a recording's header line.
 FLEET_TARGETS = 1 << 22  #: Targets of one scan, and records of one merge.
-
-#: Bytes of one line of a fleet's files: a record, or an entry of a manifest. Each of about 50 findings lists up to
-#: FINDING_RANGES ranges of 30 bytes.
-FLEET_LINE_BYTES = 4 << 20
-
+FLEET_LINE_BYTES = 4 << 20  #: Bytes of a line of a fleet's files: 50 findings of FINDING_RANGES ranges, 30 bytes each.
 FLEET_LAST_WORDS_BYTES = 4096  #: Bytes that are kept of a dying target process's stderr.
 FLEET_ROWS = 1000  #: Releases, and platforms, that a summary has a row for; the others share one.
 FLEET_TEXT = 4096  #: Characters of a text that a summary repeats.
