@@ -59,8 +59,7 @@ class Context:
 
 class Hint(NamedTuple):
     optional: bool
-    #: A scalar type, a dataclass, a named tuple, ``tuple``, ``Mapping``, or the type code of a column.
-    kind: Any
+    kind: Any  #: A scalar type, a dataclass, a named tuple, ``tuple``, ``Mapping``, or the type code of a column.
     json: type  #: The type of the value in JSON.
     bounds: Union[Bounds, Choices, None]
     item: Optional[Hint]  #: The elements of a tuple, which are alike.

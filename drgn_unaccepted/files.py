@@ -19,11 +19,9 @@ from typing import BinaryIO, Optional, Union
 
 from drgn_unaccepted import limits
 
-#: The suffix of the table that a crash kernel saved beside a dump.
-TABLE = ".unaccepted-table"
+TABLE = ".unaccepted-table"  #: The suffix of the table that a crash kernel saved beside a dump.
 
-#: As the kernel follows at most, see path_resolution(7).
-_MOST_LINKS = 40
+_MOST_LINKS = 40  #: As the kernel follows at most, see path_resolution(7).
 
 
 def open_input(path: str) -> BufferedReader:

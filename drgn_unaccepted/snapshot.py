@@ -180,8 +180,7 @@ class Zone:
     locked: Optional[bool]  #: ``zone->lock`` was held: lists and counters may be between two states.
     listed: Optional[ListedChunks]  #: ``None`` on a kernel without ``zone->unaccepted_pages``.
     zone_id: Optional[U64] = None  #: ``flags >> KernelBuild.zone_id_shift`` of this zone's pages.
-    #: What a count lacks, for example the difference of a CPU that is not in the dump.
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  #: What a count lacks, for example the difference of a CPU that is not in the dump.
 
 
 @dataclass(frozen=True)
@@ -289,8 +288,7 @@ class KexecSegment(NamedTuple):
     end: Edge
 
 
-#: States of pages that were given to the buddy allocator once.
-GIVEN_STATES = ("buddy", "in-use", "per-cpu", "given")
+GIVEN_STATES = ("buddy", "in-use", "per-cpu", "given")  #: States of pages that were given to the buddy allocator once.
 _OTHER_STATES = ("unaccepted", "reserved", "offline", "free", "uninitialised", "device", "absent", "damaged")
 
 

@@ -36,8 +36,7 @@ from drgn_unaccepted.snapshot import ListedChunks, Snapshot
 
 SCHEMA = "drgn-unaccepted-recording/1"
 
-#: Seconds between two fdatasync(2), and at most lost when a guest dies.
-_SYNC_SECONDS = 1.0
+_SYNC_SECONDS = 1.0  #: Seconds between two fdatasync(2), and at most lost when a guest dies.
 
 
 class Writer:
@@ -48,8 +47,7 @@ class Writer:
     """
 
     def __init__(self, path: str, interval: float) -> None:
-        #: Number of samples written.
-        self.samples = 0
+        self.samples = 0  #: Number of samples written.
         self._path = path
         self._last: Optional[Snapshot] = None
         self._synced = time.monotonic()
@@ -110,8 +108,7 @@ class Recording:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        #: Why the end of the file was dropped; set when the samples have been read.
-        self.dropped: Optional[str] = None
+        self.dropped: Optional[str] = None  #: Why the end of the file was dropped; set when the samples have been read.
         #: Fields that this version does not know; complete when the samples have been read.
         self.warnings: dict[str, None] = {}
         with open_dump(path) as file:

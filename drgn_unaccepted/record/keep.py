@@ -23,11 +23,9 @@ from drgn_unaccepted.files import open_directory, write_atomically
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import dump
 
-#: Default directory, which the systemd unit uses.
-DIRECTORY = "/var/lib/drgn-unaccepted"
+DIRECTORY = "/var/lib/drgn-unaccepted"  #: Default directory, which the systemd unit uses.
 
-#: Default number of boots to keep, this one included.
-BOOTS = 3
+BOOTS = 3  #: Default number of boots to keep, this one included.
 
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABLE = r"table-0x[0-9a-f]+\.bin"
@@ -38,10 +36,8 @@ _LEFT = re.compile(rf"({_OURS.pattern})\.new|\.({_OURS.pattern})\.\w{{8}}")
 
 class Kept(NamedTuple):
     snapshot: str
-    #: The table's file; None if the table could not be read this time.
-    table: Optional[str]
-    #: Argument of ``--table`` for a dump of this boot; None if no table of it was ever kept.
-    option: Optional[str]
+    table: Optional[str]  #: The table's file; None if the table could not be read this time.
+    option: Optional[str]  #: Argument of ``--table`` for a dump of this boot; None if no table of it was ever kept.
 
 
 def boot_id(path: str = "/proc/sys/kernel/random/boot_id") -> str:

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import Kind, level
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
+from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.views.map import GLYPHS, Style, glyph, glyphs, legend, say
 from drgn_unaccepted.words import count, size, span
 
-#: Columns before the addresses: time, unaccepted bytes, rate.
-_LEFT = 9 + 1 + 11 + 1 + 13
-
-#: The most groups of neighbouring bins that a bar separates.
-_GROUPS = 5
+_LEFT = 9 + 1 + 11 + 1 + 13  #: Columns before the addresses: time, unaccepted bytes, rate.
+_GROUPS = 5  #: The most groups of neighbouring bins that a bar separates.
 
 _LEGEND: tuple[tuple[Kind, str], ...] = ((ACCEPTED, "accepted"), (4, "half"), (8, "unaccepted"), (UNKNOWN, "unknown"))
 
@@ -28,7 +27,7 @@ def bins_for(width: int) -> int:
 
 def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
     yield from say("source", source_name(answer), style)
-    groups = _groups(answer)
+    groups = merge((start, start + answer["bytes_per_bin"]) for start in answer["bins"])
     scale = f"1 character is {size(answer['bytes_per_bin'])}, {count(answer['units_per_bin'], 'unit')}; "
     scale += f"{count(answer['samples'], 'sample')} in {answer['elapsed_seconds']:.1f} seconds"
     yield from say("scale", scale, style)
@@ -49,19 +48,8 @@ def bin_kind(now: HistorySlice, index: int, bytes_per_bin: int) -> Kind:
     return UNKNOWN if unaccepted is None else (level(unaccepted, bytes_per_bin) or ACCEPTED)
 
 
-def _groups(answer: HistoryAnswer) -> list[tuple[int, int]]:
-    groups: list[tuple[int, int]] = []
-    for start in answer["bins"]:
-        first = groups.pop()[0] if groups and groups[-1][1] == start else start
-        groups.append((first, start + answer["bytes_per_bin"]))
-    return groups
-
-
-def _strip(answer: HistoryAnswer, now: HistorySlice, groups: list[tuple[int, int]], style: Style) -> str:
-    kinds = [bin_kind(now, index, answer["bytes_per_bin"]) for index in range(len(answer["bins"]))]
-    texts, at = [], 0
-    for start, end in groups:
-        length = (end - start) // answer["bytes_per_bin"]
-        texts.append(glyphs(kinds[at : at + length], style))
-        at += length
+def _strip(answer: HistoryAnswer, now: HistorySlice, groups: Sequence[Range], style: Style) -> str:
+    bin_ = answer["bytes_per_bin"]
+    kinds = (bin_kind(now, index, bin_) for index in range(len(answer["bins"])))
+    texts = [glyphs(islice(kinds, (end - start) // bin_), style) for start, end in groups]
     return f"|{('|' if len(groups) <= _GROUPS else '').join(texts)}|"

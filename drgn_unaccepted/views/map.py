@@ -18,19 +18,15 @@ from drgn_unaccepted.words import count, safe, size, span, together, wrap
 
 
 class Style(NamedTuple):
-    #: Columns of the terminal.
-    width: int
-    #: 7-bit characters only.
-    ascii: bool
+    width: int  #: Columns of the terminal.
+    ascii: bool  #: 7-bit characters only.
     color: bool
 
 
 class Glyph(NamedTuple):
     text: str
-    #: For terminals without block elements.
-    ascii: str
-    #: Select Graphic Rendition, from the 256-colour palette.
-    color: str
+    ascii: str  #: For terminals without block elements.
+    color: str  #: Select Graphic Rendition, from the 256-colour palette.
     meaning: str
 
 
@@ -48,8 +44,7 @@ GLYPHS: dict[Kind, Glyph] = {
     HOLE: Glyph("·", ".", _FAINT, "no RAM"),
 }
 
-#: Stands for all levels between none and all of a bin.
-_PART = 1
+_PART = 1  #: Stands for all levels between none and all of a bin.
 
 #: Letters below a bin that the glyph for unaccepted memory has no room for.
 MARKS = {
@@ -65,17 +60,16 @@ _LETTERS = {
 }
 _OTHER, _SEVERAL = "#", "*"
 
-#: The widest usual address, 0xfffffffffff (16 TiB less one), and the frame on its right.
-_GUTTER = 13
+_RAM_FROM = {
+    "efi": "from the EFI memory map: no e820 table was captured",
+    "zones": "from the spans of the zones: no e820 table was captured",
+    None: "no e820 table, EFI map or zone says what is RAM here",
+}
 
-#: Columns of the word before the legend and before other sentences.
-_LABEL = 8
-
-#: Characters from one tick of the axis to the next.
-_TICK = 16
-
-#: Above the numbers on the right of rows: unaccepted units, and units of RAM.
-_HEADING = "units/RAM"
+_GUTTER = 13  #: The widest usual address, 0xfffffffffff (16 TiB less one), and the frame on its right.
+_LABEL = 8  #: Columns of the word before the legend and before other sentences.
+_TICK = 16  #: Characters from one tick of the axis to the next.
+_HEADING = "units/RAM"  #: Above the numbers on the right of rows: unaccepted units, and units of RAM.
 
 
 def bins_for(width: int) -> int:
@@ -91,7 +85,7 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     if not answer["rows"]:
         yield "no RAM and no unaccepted memory here"
         return
-    gutter = max(11, max(len(f"{row['start']:#x}") for row in answer["rows"]))
+    gutter = max(11, *(len(f"{row['start']:#x}") for row in answer["rows"]))
     totals = _row_totals(answer, gutter, style)
     yield from _axis(answer, gutter, bool(totals))
     lanes = {name: _lane(answer, name, of_lane) for name, of_lane in segments(answer).items()}
@@ -112,8 +106,7 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
             if row["start"] in drawn:
                 yield f"{name:>{gutter}}|{drawn[row['start']][:asked]}|"
     yield ""
-    meanings = {name: of_lane for name, (drawn, of_lane) in lanes.items() if drawn}
-    yield from _legend(answer, meanings, marked, seen, style)
+    yield from _legend(answer, {name: means for name, (drawn, means) in lanes.items() if drawn}, marked, seen, style)
     if len(answer["rows"]) > 1 and lanes:
         yield from say("lanes", "are drawn where they differ from the row above", style)
 
@@ -129,18 +122,16 @@ def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
     yield from say("source", "; ".join([source_name(answer), *map(safe, reasons(answer))]), style)
     for note in answer["torn"]:
         yield from say("torn", safe(note), style)
-    units, assumed = answer["units_per_bin"], "" if answer["unit_size_from"] == "table" else " (assumed)"
-    in_bytes = f"{count(units // 8, 'byte')} of the bitmap, " if answer["covered"] is not None and units >= 8 else ""
-    scale = f"1 character is {size(answer['bytes_per_bin'])}, {in_bytes}{count(units, 'unit')} of "
-    scale += f"{size(answer['unit_size'])}{assumed}, 1 row is {size(answer['bytes_per_bin'] * answer['bins_per_row'])}"
+    units, covered, bin_ = answer["units_per_bin"], answer["covered"], answer["bytes_per_bin"]
+    in_bytes = f"{count(units // 8, 'byte')} of the bitmap, " if covered is not None and units >= 8 else ""
+    unit = size(answer["unit_size"]) + ("" if answer["unit_size_from"] == "table" else " (assumed)")
+    row = size(bin_ * answer["bins_per_row"])
+    scale = f"1 character is {size(bin_)}, {in_bytes}{count(units, 'unit')} of {unit}, 1 row is {row}"
     yield from say("scale", scale, style)
-    if answer["covered"] is not None:
-        yield from say("bitmap", f"covers {span(*answer['covered'])}, {size(answer['covered_bytes'])}", style)
-    if answer["memory_from"] is None:
-        yield from say("RAM", "no e820 table, EFI map or zone says what is RAM here", style)
-    elif answer["memory_from"] != "e820":
-        map_ = "EFI memory map" if answer["memory_from"] == "efi" else "spans of the zones"
-        yield from say("RAM", f"from the {map_}: no e820 table was captured", style)
+    if covered is not None:
+        yield from say("bitmap", f"covers {span(*covered)}, {size(answer['covered_bytes'])}", style)
+    if answer["memory_from"] != "e820":
+        yield from say("RAM", _RAM_FROM[answer["memory_from"]], style)
 
 
 def _axis(answer: MapAnswer, gutter: int, heads_totals: bool) -> Iterator[str]:
@@ -178,18 +169,15 @@ def gap_words(gap: MapGap) -> str:
 class Segment(NamedTuple):
     start: int
     end: int
-    #: Of a zone its place among the zones.
-    type: int
+    type: int  #: Of a zone its place among the zones.
     name: str
 
 
 def segments(answer: MapAnswer) -> dict[str, list[Segment]]:
-    maps = answer["lanes"]
-    found = {
-        name: [Segment(one["start"], one["end"], one["type"], one["name"]) for one in entries]
-        for name, entries in (("EFI", maps["efi"]), ("e820", maps["e820"]))
-        if entries is not None
-    }
+    maps, found = answer["lanes"], {}
+    for name, entries in (("EFI", maps["efi"]), ("e820", maps["e820"])):
+        if entries is not None:
+            found[name] = [Segment(one["start"], one["end"], one["type"], one["name"]) for one in entries]
     if maps["zones"] is not None:
         zones = sorted((one["start"], one["end"], f"{one['node']} {safe(one['name'])}") for one in maps["zones"])
         found["zone"] = [Segment(start, end, place, name) for place, (start, end, name) in enumerate(zones)]
@@ -221,12 +209,12 @@ def _lane(answer: MapAnswer, name: str, of_lane: Sequence[Segment]) -> tuple[dic
 
 def _marks(answer: MapAnswer, row: MapRow) -> Iterator[tuple[str, str]]:
     """The lines of :data:`MARKS` under a row, where they are not empty."""
-    bins = list(zip(row["unaccepted_bytes"], row["guard_bytes"], row["unknown_bytes"]))
     flight = [(start, end, "a") for start, end in answer["lanes"]["accepting"] or ()]
     accepting = _values(flight, row["start"], answer["bytes_per_bin"], answer["bins_per_row"])
+    here = row["unaccepted_bytes"]
     marks = {
-        "guard": "".join("g" if 0 < guard < here else " " for here, guard, _ in bins),
-        "unknown": "".join("?" if here and unknown else " " for here, _, unknown in bins),
+        "guard": "".join("g" if 0 < guard < there else " " for there, guard in zip(here, row["guard_bytes"])),
+        "unknown": "".join("?" if there and unknown else " " for there, unknown in zip(here, row["unknown_bytes"])),
         "accepting": "".join(value or " " for value in accepting),
     }
     return ((name, text) for name, text in marks.items() if text.strip())
@@ -261,7 +249,13 @@ def _legend(
     entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of in drawn and of != _PART]
     if _PART in drawn:
         levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
-        entries.append((levels, GLYPHS[_PART]._replace(meaning=_parts(answer, levels[0]))))
+        whole_units = answer["totals"]["unaccepted_bytes"] % answer["unit_size"] == 0
+        meaning = (
+            "1 to 7 units unaccepted" if whole_units and answer["units_per_bin"] == 8 else "1 to 7 eighths unaccepted"
+        )
+        if answer["units_per_bin"] > 8:
+            meaning = f"eighths unaccepted, {levels[0]} from one unit on"
+        entries.append((levels, GLYPHS[_PART]._replace(meaning=meaning)))
     yield from legend([(text, entry.color, entry.meaning) for text, entry in entries], style)
     if marked:
         yield from say("marks", together(text for name, text in MARKS.items() if name in marked), style)
@@ -279,15 +273,6 @@ def legend(entries: Iterable[tuple[str, str, str]], style: Style) -> Iterator[st
         yield line
 
 
-def _parts(answer: MapAnswer, least: str) -> str:
-    """The meaning of the glyphs between none and all of a bin."""
-    if answer["units_per_bin"] == 8 and answer["totals"]["unaccepted_bytes"] % answer["unit_size"] == 0:
-        return "1 to 7 units unaccepted"
-    if answer["units_per_bin"] > 8:
-        return f"eighths unaccepted, {least} from one unit on"
-    return "1 to 7 eighths unaccepted"
-
-
 def _totals(answer: MapAnswer, style: Style) -> Iterator[str]:
     totals = answer["totals"]
     in_units = f" in {count(totals['units'], 'unit')}" if totals["units"] else ""
@@ -295,13 +280,9 @@ def _totals(answer: MapAnswer, style: Style) -> Iterator[str]:
     if answer["source"] == "page-lists":
         parts.append(f"{size(totals['unaccepted_bytes'])} listed{in_units}")
     parts.append(f"RAM {size(totals['ram_bytes'])}")
-    for nbytes, words in (
-        (totals["unknown_bytes"], "of it unknown"),
-        (totals["uncovered_bytes"], "of it outside the bitmap"),
-        (totals["reserved_bytes"], "reserved"),
-    ):
-        if nbytes:
-            parts.append(f"{size(nbytes)} {words}")
+    amounts = (totals["unknown_bytes"], totals["uncovered_bytes"], totals["reserved_bytes"])
+    words = ("of it unknown", "of it outside the bitmap", "reserved")
+    parts += [f"{size(nbytes)} {what}" for nbytes, what in zip(amounts, words) if nbytes]
     yield from say("shown" if answer["window"] else "total", ", ".join(parts), style)
     if answer["window"]:
         most = answer["unaccepted_bytes"] if answer["exact"] else answer["unaccepted_bytes_max"]

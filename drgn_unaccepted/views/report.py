@@ -59,22 +59,19 @@ _EXTENT = ("start", "end", "size")
 #: An address of kernel memory, with 4 or 5 levels of page tables. It tells where KASLR put the kernel; a page travels.
 _KERNEL_ADDRESS = re.compile(r"(?<![0-9a-f])(0x)?ff[0-9a-f]{14}(?![0-9a-f])", re.IGNORECASE)
 
-#: State, covered, reason.
-Said = tuple[State, Optional[bool], str]
+Said = tuple[State, Optional[bool], str]  #: State, covered, reason.
 
 Ranges = Iterable[tuple[int, int]]
 
 
 class PageDocument(Document):
-    #: What ``summary`` says, as names and values; without a name, more of the same.
-    facts: list[tuple[str, str]]
+    facts: list[tuple[str, str]]  #: What ``summary`` says, as names and values; without a name, more of the same.
     missing: dict[str, str]
     checks: CheckAnswer
     #: The sentence that must hold, the reason, and the next step of each rule that found something.
     rules: dict[str, list[str]]
     map: MapAnswer
-    #: The largest unaccepted ranges, by address, and the number of all.
-    ranges: list[Range]
+    ranges: list[Range]  #: The largest unaccepted ranges, by address, and the number of all.
     range_count: int
     efi: EfiAnswer
     e820: E820Answer
@@ -95,6 +92,10 @@ def report_page(answer: PageDocument) -> str:
         style += f'section:has([value="{choice}"]:checked) tbody tr:not(.{choice}) {{ display: none; }}\n'
     faults = [one for one in answer["checks"]["findings"] if one["status"] in ("critical", "warning")]
     data = lookup(answer)
+    missing = _by_reason((reason, part) for part, reason in answer["missing"].items())
+    notes = [_html(f"Without {', '.join(parts)}: {reason}") for reason, parts in missing.items()]
+    if not data:
+        notes.append("No address can be looked up on this page: there is too much to look up. The command resolve can.")
     facts: dict[str, list[str]] = {}
     for name, value in answer["facts"]:
         facts.setdefault(name or [*facts][-1], []).append(_html(value))
@@ -113,7 +114,7 @@ def report_page(answer: PageDocument) -> str:
         "verdict": f"Unaccepted memory: {verdict}",
         "checked": _checked(answer["checks"]),
         "facts": "".join(f"<dt>{name}</dt><dd>{'<br>'.join(facts[name])}</dd>" for name in shown if facts[name]),
-        "notes": _list(map(_html, _notes(answer, data)), "notes"),
+        "notes": _list(notes, "notes"),
         "findings": _findings(answer),
         "map": map_svg(answer["map"], sorted(chain.from_iterable(one["ranges"] for one in faults))),
         "tables": tables,
@@ -128,13 +129,6 @@ def _checked(checks: CheckAnswer) -> str:
     words = ", ".join(one for one in found if not one.startswith("0 ")) or "no rule found anything"
     status = f'Check: <span class="pill {checks["status"]}">{checks["status"]}</span>'
     return f"{status} {words}; {count(numbers['pass'], 'rule')} passed, {numbers['skip']} could not run."
-
-
-def _notes(answer: PageDocument, data: str) -> Iterator[str]:
-    for reason, parts in _by_reason((reason, part) for part, reason in answer["missing"].items()).items():
-        yield f"Without {', '.join(parts)}: {reason}"
-    if not data:
-        yield "No address can be looked up on this page: there is too much to look up. The command resolve can."
 
 
 def _by_reason(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -301,47 +295,47 @@ def lookup(answer: PageDocument) -> str:
     """JSON in which the script looks addresses up, deflated, in base64; empty: over :data:`limits.REPORT_BYTES`."""
     if answer["states"] is None:
         return ""
-    said = sorted(answer["states"].items(), key=lambda item: [*_STATES].index(item[0][0]))
     states: list[tuple[str, str, Ranges]] = []
-    for (state, covered, reason), edges in said:
-        outside = state == "accepted" and covered is False
-        states.append(
-            (_masked(f"{state}: {reason}"), "outside" if outside else _STATES[state], zip(edges[::2], edges[1::2]))
-        )
+    for (state, covered, reason), edges in sorted(
+        answer["states"].items(), key=lambda one: [*_STATES].index(one[0][0])
+    ):
+        class_ = "outside" if state == "accepted" and covered is False else _STATES[state]
+        states.append((_masked(f"{state}: {reason}"), class_, zip(edges[::2], edges[1::2])))
     accepts = [Range(start, end) for start, end in answer["map"]["lanes"]["accepting"] or ()]
-    tracks = [_track("state", "", states)]
+    tracks: list[tuple[str, str, list[tuple[str, str, Ranges]]]] = [("state", "", states)]
     for name, words, class_, ranges in (
         ("page lists", "on zone->unaccepted_pages", "unaccepted", answer["listed"]),
         ("guard", "listed, perhaps accepted", "guard", answer["guards"]),
         ("in flight", "being accepted", "accepting", accepts),
     ):
-        tracks.append(_track(name, "", [(words, class_, ranges)] if ranges else []))
+        tracks.append((name, "", [(words, class_, ranges)] if ranges else []))
     known = segments(answer["map"])
     for name in ("EFI", "e820", "zone"):
         of_name: dict[tuple[str, str], list[Range]] = {}
         for one in known.get(name, ()):
-            words = f"node {one.name}" if name == "zone" else one.name
-            extent = (min(edge, limits.PHYSICAL_END) for edge in (one.start, one.end))
-            of_name.setdefault((words, lane_class(name, one)), []).append(Range(*extent))
+            key = f"node {one.name}" if name == "zone" else one.name, lane_class(name, one)
+            of_name.setdefault(key, []).append(Range(*(min(edge, limits.PHYSICAL_END) for edge in one[:2])))
         none = "in none" if name in known else "not captured"
-        tracks.append(_track(name, none, [(*key, merge(ranges)) for key, ranges in of_name.items()]))
+        tracks.append((name, none, [(*key, merge(ranges)) for key, ranges in of_name.items()]))
     unit, rows = answer["map"]["unit_size"], answer["map"]["rows"]
     data = {
         "unit": unit,
         "base": (answer["table"]["phys_base"] or 0) % unit,
         "top": rows[-1]["start"] + answer["map"]["bytes_per_bin"] * answer["map"]["bins_per_row"] if rows else 0,
-        "tracks": tracks,
+        # What is known of addresses by words, with the colour of each; ``none`` is said of all others.
+        "tracks": [
+            {
+                "name": name,
+                "none": none,
+                "entries": [
+                    {"words": one[0], "class": one[1], "fill": fill(one[1]), "ranges": steps(one[2])} for one in found
+                ],
+            }
+            for name, none, found in tracks
+        ],
     }
     packed = base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode("ascii")
     return packed if len(packed) <= limits.REPORT_BYTES else ""
-
-
-def _track(name: str, none: str, found: Iterable[tuple[str, str, Ranges]]) -> dict[str, object]:
-    """What is known of addresses by words, with the colour of each; ``none`` is said of all others."""
-    entries = [
-        {"words": words, "class": class_, "fill": fill(class_), "ranges": steps(r)} for words, class_, r in found
-    ]
-    return {"name": name, "none": none, "entries": entries}
 
 
 def steps(ranges: Ranges) -> list[int]:

@@ -19,8 +19,7 @@ from drgn_unaccepted.views.history import bin_kind
 from drgn_unaccepted.views.map import GLYPHS, Segment, gap_words, segments, unaccepted
 from drgn_unaccepted.words import count, safe, share, size, span
 
-#: Bins of a row: a row of 1 GiB shows each unit.
-COLUMNS = 512
+COLUMNS = 512  #: Bins of a row: a row of 1 GiB shows each unit.
 
 #: Widths: labels, bars, shares; and the height of a line of text.
 LEFT, PLOT, RIGHT, LINE = 124, 1024, 52, 18
@@ -30,9 +29,8 @@ _ABOVE, _BAR, _MARK, _LANE, _FREE = 5, 18, 6, 9, 11
 
 #: Widths: of a column of bars beside a recording, and of a mark that points at what is narrower.
 _COLUMN, _SEEN = 130, 6
-
-#: With more rows there is no room for the lanes.
-_ROWS_WITH_LANES = 20
+_ROWS_WITH_LANES = 20  #: With more rows there is no room for the lanes.
+_ALWAYS: tuple[Kind, ...] = (8, ACCEPTED)  #: Kinds that the legend has in any case.
 
 _COLORS = {
     ACCEPTED: "#a8cfe8",
@@ -43,7 +41,7 @@ _COLORS = {
     # The map of the firmware is about the boot and not about now, so it has colours of its own.
     **{"usable": "#e2ddd3", "boot-unaccepted": "#f5dca5", "loader": "#56b4e9", "boot": "#7cc4ad", "runtime": "#cc79a7"},
     **{"acpi": "#f0e442", "nvs": "#c9b300", "mmio": "#6b7480", "bad": "#8c1c13", "other": "#8f7dbd"},
-    **{"zone-a": "#c8dcc6", "zone-b": "#94bd91", "ink": "#1a2129", "muted": "#566270"},
+    **{"zone-a": "#c8dcc6", "zone-b": "#94bd91", "ink": "#1a2129", "muted": "#566270", "dark": "#1a2129"},
 }
 #: Hatched kinds: ground and lines.
 _HATCHED = {
@@ -58,11 +56,9 @@ _TYPES = {
     "e820": {1: "usable", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 128: "loader"},
 }
 
-#: Start and end on the drawing, and the attributes.
-Bar = tuple[float, float, str]
+Bar = tuple[float, float, str]  #: Start and end on the drawing, and the attributes.
 
-#: Meanings with their attributes, by what they are about.
-Legend = dict[str, dict[str, str]]
+Legend = dict[str, dict[str, str]]  #: Meanings with their attributes, by what they are about.
 
 
 def map_svg(answer: MapAnswer, faults: Sequence[Span] = ()) -> str:
@@ -72,7 +68,7 @@ def map_svg(answer: MapAnswer, faults: Sequence[Span] = ()) -> str:
     """
     lanes = segments(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else {}
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
-    legend = _legend()
+    legend: Legend = {"state": dict(_meanings(_ALWAYS))}
     parts, y = list(_heading(answer)), 4 * LINE
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     for row in answer["rows"]:
@@ -81,7 +77,7 @@ def map_svg(answer: MapAnswer, faults: Sequence[Span] = ()) -> str:
             parts.append(_text(LEFT, y + 10, gap_words(gaps[start]), "muted"))
             y += LINE
         kinds = [kind(row, index, answer["bytes_per_bin"]) for index in range(answer["bins_per_row"])]
-        legend["state"].update((_meaning(of), _style(of)) for of in kinds)
+        legend["state"].update(_meanings(kinds))
         parts.append(_bars(_places(faults, start, row_bytes, "finding", _SEEN), y, _ABOVE - 1))
         top = y + _ABOVE
         parts.append(_states(kinds, top, _BAR))
@@ -111,16 +107,16 @@ def map_svg(answer: MapAnswer, faults: Sequence[Span] = ()) -> str:
 def history_svg(answer: HistoryAnswer) -> str:
     """A recording: time goes down, addresses go across; beside them are the unaccepted bytes and the rate as bars."""
     bins, slices, bin_ = answer["bins"], answer["slices"], answer["bytes_per_bin"]
-    tall, plot, legend = max(2, min(16, 640 // len(slices))), PLOT - 2 * _COLUMN, _legend()
+    tall, plot = max(2, min(16, 640 // len(slices))), PLOT - 2 * _COLUMN
+    legend: Legend = {"state": dict(_meanings(_ALWAYS))}
     samples = f"{answer['samples'] / len(slices):.3g} of {count(answer['samples'], 'sample')}"
-    words = f"{answer['elapsed_seconds']:.1f} seconds; source: {source_name(answer)}; "
-    words += f"a column is {size(bin_)}, a row {samples}"
+    scale = f"a column is {size(bin_)}, a row {samples}"
+    words = f"{answer['elapsed_seconds']:.1f} seconds; source: {source_name(answer)}; {scale}"
     parts, y = [_text(LEFT, LINE, words, "muted")], 3 * LINE
     amounts = [(now["unaccepted_bytes"] or 0, max(0, now["rate_bytes_per_second"] or 0)) for now in slices]
     most = [max(1, *column) for column in zip((0, 0), *amounts)]
     rights = (LEFT + plot + 12, LEFT + plot + _COLUMN + 12)
-    for x, words in zip(rights, (f"at most {size(most[0])}", f"at most {size(most[1])}/s")):
-        parts.append(_text(x, y - 8, words, "muted"))
+    parts += [_text(x, y - 8, f"at most {size(of)}{per}", "muted") for x, of, per in zip(rights, most, ("", "/s"))]
     labelled, free = -LINE, 0
     for index, start in enumerate(bins):
         x = LEFT + index * plot // len(bins)
@@ -129,9 +125,10 @@ def history_svg(answer: HistoryAnswer) -> str:
             free = x + 110
     for now, both in zip(slices, amounts):
         kinds = [bin_kind(now, index, bin_) for index in range(len(bins))]
-        legend["state"].update((_meaning(of), _style(of)) for of in kinds)
+        legend["state"].update(_meanings(kinds))
         when = f"{now['elapsed_seconds']:.1f} s"
-        said = f"{when}: {size(now['unaccepted_bytes'])} unaccepted, {size(both[1])}/s accepted"
+        speed = "rate unknown" if now["rate_bytes_per_second"] is None else f"{size(both[1])}/s accepted"
+        said = f"{when}: {size(now['unaccepted_bytes'])} unaccepted, {speed}"
         if y - labelled >= LINE:
             parts.append(_text(LEFT - 10, y + 10, when, "ink", 'text-anchor="end" font-family="monospace"'))
             labelled = y
@@ -155,35 +152,33 @@ def _svg(parts: Iterable[str], y: float, legend: Legend, title: str) -> str:
             ground = _fill(ACCEPTED) if "opacity" in style else style
             entries += [_bars([(x, x + 14, ground), (x, x + 14, style)], y - 11, 12), _text(x + 20, y, text, "muted")]
             x += width
-    height = f"{y + LINE:g}"
     hatches = "".join(
         f'<pattern id="{name}" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         f'<rect class="{name}-ground" width="5" height="5" fill="{ground}"/>'
         f'<rect class="{name}-lines" width="2" height="5" fill="{lines}"/></pattern>'
         for name, (ground, lines) in _HATCHED.items()
     )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-    return "\n".join(
-        (
-            f'{head} role="img" aria-label="{title}" font-family="system-ui, DejaVu Sans, sans-serif" font-size="12">',
-            f'<defs>{hatches}</defs><rect class="back" width="100%" height="100%" fill="#fff"/>',
-            '<g shape-rendering="crispEdges">',
-            *filter(None, (*parts, *entries)),
-            "</g></svg>\n",
-        )
-    )
+    extent = f'viewBox="0 0 {WIDTH} {y + LINE:g}" width="{WIDTH}" height="{y + LINE:g}"'
+    font = 'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12"'
+    shapes = "\n".join(filter(None, (*parts, *entries)))
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" {extent} role="img" aria-label="{title}" {font}>
+<defs>{hatches}</defs><rect class="back" width="100%" height="100%" fill="#fff"/>
+<g shape-rendering="crispEdges">
+{shapes}
+</g></svg>
+"""
 
 
 def _heading(answer: MapAnswer) -> Iterator[str]:
-    ram, release = answer["totals"]["ram_bytes"], answer["target"]["release"]
-    text = f"{unaccepted(answer, size, of=f' of {size(ram)} RAM')}; source: {source_name(answer)}"
+    of_ram, release = f" of {size(answer['totals']['ram_bytes'])} RAM", answer["target"]["release"]
+    text = f"{unaccepted(answer, size, of_ram)}; source: {source_name(answer)}"
     yield _text(LEFT, LINE, text, "ink", 'font-size="15"')
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
-    words = [f"Linux {safe(release)}"] if release is not None else []
-    words += [f"a row is {size(row_bytes)}", f"a unit is {size(answer['unit_size'])}"]
-    if answer["covered"] is not None:
-        words.append(f"the bitmap covers {span(*answer['covered'])}")
-    yield _text(LEFT, 2 * LINE, "; ".join(words), "muted")
+    words = "" if release is None else f"Linux {safe(release)}; "
+    words += f"a row is {size(row_bytes)}; a unit is {size(answer['unit_size'])}"
+    words += "" if answer["covered"] is None else f"; the bitmap covers {span(*answer['covered'])}"
+    yield _text(LEFT, 2 * LINE, words, "muted")
     for tick in range(8 if answer["rows"] else 0):
         x = LEFT + tick * PLOT // 8
         yield _text(x, 4 * LINE - 6, f"+{size(row_bytes * tick // 8) if tick else 0}", "muted", 'font-size="10"')
@@ -236,23 +231,20 @@ def _places(ranges: Iterable[Sequence[int]], start: int, row_bytes: int, name: s
 
 
 def _lane(name: str, of_lane: Sequence[Segment], start: int, row_bytes: int, y: float, legend: Legend) -> Iterator[str]:
-    classes: dict[str, list[tuple[int, int]]] = {}
-    names = []
+    classes: dict[str, list[Segment]] = {}
     for one in of_lane:
         if one.start < start + row_bytes and one.end > start:
-            class_ = lane_class(name, one)
-            classes.setdefault(class_, []).append((one.start, one.end))
+            classes.setdefault(lane_class(name, one), []).append(one)
             if name in _TYPES:
                 meaning = one.name if one.type in _TYPES[name] else "another type"
-                legend.setdefault(name, {})[meaning] = _fill(class_)
-                continue
-            # Zones are named where they are, if there is room.
-            ((low, high, _),) = _places([(one.start, one.end)], start, row_bytes, class_)
-            if high - low > 6 * len(one.name) + 30:
-                names.append(_text(low + 4, y + 8, f"node {one.name}", "dark", 'font-size="9"'))
+                legend.setdefault(name, {})[meaning] = _fill(lane_class(name, one))
     for class_, ranges in classes.items():
-        yield _bars(_places(ranges, start, row_bytes, class_), y, _LANE)
-    yield from names
+        yield _bars(_places((one[:2] for one in ranges), start, row_bytes, class_), y, _LANE)
+        # Zones are named where they are, if there is room.
+        for one in () if name in _TYPES else ranges:
+            ((low, high, _),) = _places([one[:2]], start, row_bytes, class_)
+            if high - low > 6 * len(one.name) + 30:
+                yield _text(low + 4, y + 8, f"node {one.name}", "dark", 'font-size="9"')
 
 
 def lane_class(name: str, one: Segment) -> str:
@@ -260,12 +252,10 @@ def lane_class(name: str, one: Segment) -> str:
     return _TYPES[name].get(one.type, "other") if name in _TYPES else ("zone-a", "zone-b")[one.type % 2]
 
 
-def _legend() -> Legend:
-    return {"state": {_meaning(8): _style(8), _meaning(ACCEPTED): _style(ACCEPTED)}}
-
-
-def _meaning(of: Kind) -> str:
-    return "partly unaccepted, the less the bluer" if of in range(1, 8) else GLYPHS[of].meaning
+def _meanings(kinds: Iterable[Kind]) -> Iterator[tuple[str, str]]:
+    for of in kinds:
+        meaning = "partly unaccepted, the less the bluer" if of in range(1, 8) else GLYPHS[of].meaning
+        yield meaning, _style(of)
 
 
 def _style(of: Kind) -> str:
@@ -292,5 +282,6 @@ def _bars(bars: Iterable[Bar], y: float, height: float) -> str:
 
 
 def _text(x: float, y: float, text: str, name: str, how: str = "") -> str:
-    color = _COLORS["ink"] if name == "dark" else _COLORS[name]
-    return f'<text class="{name}" x="{x:g}" y="{y:g}" fill="{color}"{" " * bool(how)}{how}>{escape(text)}</text>'
+    return (
+        f'<text class="{name}" x="{x:g}" y="{y:g}" fill="{_COLORS[name]}"{" " * bool(how)}{how}>{escape(text)}</text>'
+    )

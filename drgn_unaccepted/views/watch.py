@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Optional, TypeVar, cast
+from typing import Any, Optional, TypeVar, cast
 
 from tabulate import tabulate
 
@@ -15,8 +15,8 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 N = TypeVar("N", int, float)
 
-#: Accepts that the screen shows. Each one occupies a CPU.
-_ACCEPTS_SHOWN = 16
+_AMOUNTS = ("managed_bytes", "free_bytes", "unaccepted_bytes", "listed_chunks", "rate_bytes_per_second")
+_ACCEPTS_SHOWN = 16  #: Accepts that the screen shows. Each one occupies a CPU.
 
 
 def screen(answer: ProgressAnswer, width: int, height: int, ascii_only: bool = False) -> list[str]:
@@ -112,19 +112,12 @@ def _zones(answer: ProgressAnswer) -> list[str]:
     if zones is None:
         return [f"zones: {safe(answer['missing']['zones'])}"]
     nodes = by_node(zones)
-    rows = [("node", "zone", "managed", "free", "unaccepted", "chunks", "rate")]
-    rows += [
-        (
-            str(zone["node"]),
-            safe(zone["name"]),
-            size(zone["managed_bytes"]),
-            size(zone["free_bytes"]),
-            size(zone["unaccepted_bytes"]),
-            "unknown" if zone["listed_chunks"] is None else str(zone["listed_chunks"]),
-            "" if zone["rate_bytes_per_second"] is None else f"{size(zone['rate_bytes_per_second'])}/s",
-        )
-        for zone in ([*zones, *nodes] if len(nodes) > 1 else zones)
-    ]
+    rows: list[tuple[object, ...]] = [("node", "zone", "managed", "free", "unaccepted", "chunks", "rate")]
+    for zone in [*zones, *nodes] if len(nodes) > 1 else zones:
+        amounts = (size(zone["managed_bytes"]), size(zone["free_bytes"]), size(zone["unaccepted_bytes"]))
+        chunks = "unknown" if zone["listed_chunks"] is None else zone["listed_chunks"]
+        speed = "" if zone["rate_bytes_per_second"] is None else f"{size(zone['rate_bytes_per_second'])}/s"
+        rows.append((zone["node"], safe(zone["name"]), *amounts, chunks, speed))
     align = ("left", "left", *("right",) * 5)
     return tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
@@ -145,20 +138,15 @@ def _accepting(answer: ProgressAnswer) -> Iterator[str]:
 
 def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
     """The zones added up by node; None where a zone of the node has None."""
-    nodes: dict[int, list[ZoneProgress]] = {}
+    nodes: dict[int, list[Any]] = {}
     for zone in zones:
         nodes.setdefault(zone["node"], []).append(zone)
     return [
-        {
-            "node": node,
-            "name": "all",
-            "managed_bytes": sum(zone["managed_bytes"] for zone in of_node),
-            "free_bytes": sum(zone["free_bytes"] for zone in of_node),
-            "unaccepted_bytes": _sum(zone["unaccepted_bytes"] for zone in of_node),
-            "listed_chunks": _sum(zone["listed_chunks"] for zone in of_node),
-            "rate_bytes_per_second": _sum(zone["rate_bytes_per_second"] for zone in of_node),
-        }
-        for node, of_node in nodes.items()
+        cast(
+            "ZoneProgress",
+            {"node": node, "name": "all", **{key: _sum(zone[key] for zone in found) for key in _AMOUNTS}},
+        )
+        for node, found in nodes.items()
     ]
 
 
