@@ -18,7 +18,7 @@ from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.run import to_stdout
-from drgn_unaccepted.views.history import bins_for, history_lines
+from drgn_unaccepted.views.map import history_bins_for, history_lines
 from drgn_unaccepted.views.svg import history_svg
 from drgn_unaccepted.views.watch import line
 from drgn_unaccepted.words import safe
@@ -61,7 +61,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
             for document in progress(recording, "replay", args.source):
                 yield json.dumps(document) if args.format == "json" else line(document)
             return
-        columns, lines = (bins_for(args.width), _LINES) if args.report is None and not is_figure else _FIGURE
+        columns, lines = (history_bins_for(args.width), _LINES) if args.report is None and not is_figure else _FIGURE
         past = history(recording, args.source, columns, lines)
         if args.report is not None:
             last = deque(recording, maxlen=1).pop().snapshot

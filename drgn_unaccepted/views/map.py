@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``map`` on a terminal: one character a bin, axes, scale, the maps beside it, legend and totals.
+"""``map`` on a terminal: one character a bin, axes, scale, the maps beside it, legend and totals; and a recording.
 
 Characters say everything. Colour only repeats it, in orange and blue, which everyone can tell apart.
 """
@@ -7,13 +7,14 @@ Characters say everything. Colour only repeats it, in orange and blue, which eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Callable, NamedTuple, Optional
+from itertools import groupby, islice
+from typing import NamedTuple, Optional
 
-from drgn_unaccepted.answer.documents import MapAnswer, MapGap, MapRow
+from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice, MapAnswer, MapGap, MapRow
 from drgn_unaccepted.answer.head import reasons, source_name
-from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
+from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind, level
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
+from drgn_unaccepted.model.ranges import merge
 from drgn_unaccepted.words import count, safe, size, span, together, wrap
 
 
@@ -35,7 +36,7 @@ _MEMORY, _BESIDE, _STRONG, _FAINT = "38;5;214;48;5;24", "38;5;117;48;5;24", "1",
 
 GLYPHS: dict[Kind, Glyph] = {
     ACCEPTED: Glyph(" ", "0", _MEMORY, "all accepted"),
-    **{level: Glyph(" ▁▂▃▄▅▆▇"[level], str(level), _MEMORY, f"{level}/8 unaccepted") for level in range(1, 8)},
+    **{n: Glyph(" ▁▂▃▄▅▆▇"[n], str(n), _MEMORY, f"{n}/8 unaccepted") for n in range(1, 8)},
     8: Glyph("█", "8", _MEMORY, "all unaccepted"),
     GUARD: Glyph("▒", "g", _MEMORY, "listed, perhaps accepted (guard)"),
     OUTSIDE: Glyph("-", "-", _BESIDE, "outside the bitmap, taken as accepted"),
@@ -70,6 +71,7 @@ _GUTTER = 13  #: The widest usual address, 0xfffffffffff (16 TiB less one), and 
 _LABEL = 8  #: Columns of the word before the legend and before other sentences.
 _TICK = 16  #: Characters from one tick of the axis to the next.
 _HEADING = "units/RAM"  #: Above the numbers on the right of rows: unaccepted units, and units of RAM.
+_GROUPS = 5  #: The most groups of neighbouring bins that a bar separates in a recording.
 
 
 def bins_for(width: int) -> int:
@@ -92,11 +94,13 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
     marked: set[str] = set()
     seen: set[Kind] = set()
+    columns, bin_ = answer["bins_per_row"], answer["bytes_per_bin"]
+    end = answer["window"][1] if answer["window"] else answer["rows"][-1]["start"] + columns * bin_
     for row in answer["rows"]:
         if row["start"] in gaps:
             yield f"{'':{gutter}} {gap_words(gaps[row['start']])}"
-        asked = _asked(answer, row)
-        kinds = [kind(row, index, answer["bytes_per_bin"]) for index in range(asked)]
+        asked = min(columns, -((row["start"] - end) // bin_))
+        kinds = [kind(row, index, bin_) for index in range(asked)]
         seen.update(_PART if of in range(1, 8) else of for of in kinds)
         yield f"{row['start']:#{gutter}x}|{glyphs(kinds, style)}|{totals.get(row['start'], '')}"
         for name, marks in _marks(answer, row):
@@ -109,13 +113,6 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     yield from _legend(answer, {name: means for name, (drawn, means) in lanes.items() if drawn}, marked, seen, style)
     if len(answer["rows"]) > 1 and lanes:
         yield from say("lanes", "are drawn where they differ from the row above", style)
-
-
-def _asked(answer: MapAnswer, row: MapRow) -> int:
-    """The bins of a row up to the end of the window."""
-    if answer["window"] is None:
-        return answer["bins_per_row"]
-    return min(answer["bins_per_row"], -((row["start"] - answer["window"][1]) // answer["bytes_per_bin"]))
 
 
 def _head(answer: MapAnswer, style: Style) -> Iterator[str]:
@@ -246,17 +243,15 @@ def _names(values: Sequence[Optional[str]], begins: set[int]) -> str:
 def _legend(
     answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str], drawn: set[Kind], style: Style
 ) -> Iterator[str]:
-    entries = [(glyph(of, style), entry) for of, entry in GLYPHS.items() if of in drawn and of != _PART]
+    entries = [(glyph(of, style), of, entry.meaning) for of, entry in GLYPHS.items() if of in drawn and of != _PART]
     if _PART in drawn:
-        levels = "1-7" if style.ascii else "".join(GLYPHS[level].text for level in range(1, 8))
-        whole_units = answer["totals"]["unaccepted_bytes"] % answer["unit_size"] == 0
-        meaning = (
-            "1 to 7 units unaccepted" if whole_units and answer["units_per_bin"] == 8 else "1 to 7 eighths unaccepted"
-        )
+        levels = "1-7" if style.ascii else "".join(GLYPHS[n].text for n in range(1, 8))
+        what = "eighths" if answer["totals"]["unaccepted_bytes"] % answer["unit_size"] else "units"
+        meaning = f"1 to 7 {what if answer['units_per_bin'] == 8 else 'eighths'} unaccepted"
         if answer["units_per_bin"] > 8:
             meaning = f"eighths unaccepted, {levels[0]} from one unit on"
-        entries.append((levels, GLYPHS[_PART]._replace(meaning=meaning)))
-    yield from legend([(text, entry.color, entry.meaning) for text, entry in entries], style)
+        entries.append((levels, _PART, meaning))
+    yield from legend(entries, style)
     if marked:
         yield from say("marks", together(text for name, text in MARKS.items() if name in marked), style)
     for name, meanings in lanes.items():
@@ -265,18 +260,18 @@ def _legend(
         yield from say("", f"the EFI map is incomplete, from the {answer['lanes']['efi_provenance']}", style)
 
 
-def legend(entries: Iterable[tuple[str, str, str]], style: Style) -> Iterator[str]:
-    shown = [("' '" if text == " " else text, color, meaning) for text, color, meaning in entries]
+def legend(entries: Iterable[tuple[str, Kind, str]], style: Style) -> Iterator[str]:
+    shown = [("' '" if text == " " else text, of, meaning) for text, of, meaning in entries]
     for line in say("legend", together(f"{text} {meaning}" for text, _, meaning in shown), style):
-        for text, color, meaning in shown:
-            line = line.replace(f"{text} {meaning}", f"{paint(text, color, style)} {meaning}")
+        for text, of, meaning in shown:
+            line = line.replace(f"{text} {meaning}", f"{paint(text, GLYPHS[of].color, style)} {meaning}")
         yield line
 
 
 def _totals(answer: MapAnswer, style: Style) -> Iterator[str]:
     totals = answer["totals"]
     in_units = f" in {count(totals['units'], 'unit')}" if totals["units"] else ""
-    parts = [unaccepted(answer, size) + (in_units if answer["exact"] else "")]
+    parts = [unaccepted(answer) + (in_units if answer["exact"] else "")]
     if answer["source"] == "page-lists":
         parts.append(f"{size(totals['unaccepted_bytes'])} listed{in_units}")
     parts.append(f"RAM {size(totals['ram_bytes'])}")
@@ -290,17 +285,17 @@ def _totals(answer: MapAnswer, style: Style) -> Iterator[str]:
         yield from say("guest", f"{up_to}{size(most)} unaccepted in all", style)
 
 
-def unaccepted(answer: MapAnswer, in_words: Callable[[int], str], of: str = "") -> str:
+def unaccepted(answer: MapAnswer, of: str = "") -> str:
     """How much of the shown memory is unaccepted, and ``of`` how much, where a number is known."""
     if answer["source"] == "none" and answer["table"]["state"] == "absent":
         return "no table, nothing for the kernel to accept"
     total, least, most = (answer[key] for key in ("unaccepted_bytes", "unaccepted_bytes_min", "unaccepted_bytes_max"))
     if not answer["exact"] and answer["window"] is None and least is not None and most is not None:
-        return f"{in_words(least)} to {in_words(most)} unaccepted{of}"
+        return f"{size(least)} to {size(most)} unaccepted{of}"
     # A source that may lack some has no total; what is listed or undecided may be accepted.
     bound = "at least " if total is None else "" if answer["exact"] else "up to "
     nbytes = answer["totals"]["unaccepted_bytes"] + (answer["totals"]["unknown_bytes"] if bound == "up to " else 0)
-    return f"{bound}{in_words(nbytes)} unaccepted{of}"
+    return f"{bound}{size(nbytes)} unaccepted{of}"
 
 
 def glyph(of: Kind, style: Style) -> str:
@@ -313,3 +308,40 @@ def paint(text: str, color: str, style: Style) -> str:
 
 def say(name: str, text: str, style: Style) -> Iterator[str]:
     return iter(wrap(text, f"{name:{_LABEL}}", style.width))
+
+
+def history_bins_for(width: int) -> int:
+    """Bins of a recording that fit a terminal, with a bar between groups of neighbours."""
+    return max(8, width - len(_history_head("", "", "")) - _GROUPS - 1)
+
+
+def history_lines(answer: HistoryAnswer, style: Style) -> Iterator[str]:
+    """A recording: time goes down, addresses go across, unaccepted bytes and their rate are on the left."""
+    yield from say("source", source_name(answer), style)
+    bin_ = answer["bytes_per_bin"]
+    groups = merge((start, start + bin_) for start in answer["bins"])
+    scale = f"1 character is {size(bin_)}, {count(answer['units_per_bin'], 'unit')}; "
+    scale += f"{count(answer['samples'], 'sample')} in {answer['elapsed_seconds']:.1f} seconds"
+    yield from say("scale", scale, style)
+    yield from say("across", ", ".join(span(start, end) for start, end in groups) or "no memory", style)
+    yield ""
+    yield _history_head("seconds", "unaccepted", "rate")
+    for now in answer["slices"]:
+        rate, kinds = now["rate_bytes_per_second"], iter(bin_kinds(answer, now))
+        in_words = "" if rate is None else f"{rate / (1 << 20):.1f} MiB/s"
+        left = _history_head(f"{now['elapsed_seconds']:.1f}", size(now["unaccepted_bytes"]), in_words)
+        strips = (glyphs(islice(kinds, (end - start) // bin_), style) for start, end in groups)
+        yield f"{left}|{('|' if len(groups) <= _GROUPS else '').join(strips)}|"
+    yield ""
+    meanings: dict[Kind, str] = {ACCEPTED: "accepted", 4: "half", 8: "unaccepted", UNKNOWN: "unknown"}
+    yield from legend([(glyph(of, style), of, meaning) for of, meaning in meanings.items()], style)
+
+
+def _history_head(seconds: str, unaccepted: str, rate: str) -> str:
+    return f"{seconds:>9} {unaccepted:>11} {rate:>13}"
+
+
+def bin_kinds(answer: HistoryAnswer, now: HistorySlice) -> list[Kind]:
+    """The bins at the end of a slice of time."""
+    bins = now["bins_unaccepted_bytes"] or [None] * len(answer["bins"])
+    return [UNKNOWN if one is None else level(one, answer["bytes_per_bin"]) or ACCEPTED for one in bins]

@@ -15,8 +15,7 @@ from drgn_unaccepted.answer.documents import HistoryAnswer, MapAnswer, MapRow, S
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
-from drgn_unaccepted.views.history import bin_kind
-from drgn_unaccepted.views.map import GLYPHS, Segment, gap_words, segments, unaccepted
+from drgn_unaccepted.views.map import GLYPHS, Segment, bin_kinds, gap_words, segments, unaccepted
 from drgn_unaccepted.words import count, safe, share, size, span
 
 COLUMNS = 512  #: Bins of a row: a row of 1 GiB shows each unit.
@@ -124,7 +123,7 @@ def history_svg(answer: HistoryAnswer) -> str:
             parts.append(_text(x, y - 8, f"{start:#x}", "ink", 'font-family="monospace"'))
             free = x + 110
     for now, both in zip(slices, amounts):
-        kinds = [bin_kind(now, index, bin_) for index in range(len(bins))]
+        kinds = bin_kinds(answer, now)
         legend["state"].update(_meanings(kinds))
         when = f"{now['elapsed_seconds']:.1f} s"
         speed = "rate unknown" if now["rate_bytes_per_second"] is None else f"{size(both[1])}/s accepted"
@@ -172,7 +171,7 @@ def _svg(parts: Iterable[str], y: float, legend: Legend, title: str) -> str:
 
 def _heading(answer: MapAnswer) -> Iterator[str]:
     of_ram, release = f" of {size(answer['totals']['ram_bytes'])} RAM", answer["target"]["release"]
-    text = f"{unaccepted(answer, size, of_ram)}; source: {source_name(answer)}"
+    text = f"{unaccepted(answer, of_ram)}; source: {source_name(answer)}"
     yield _text(LEFT, LINE, text, "ink", 'font-size="15"')
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     words = "" if release is None else f"Linux {safe(release)}; "

@@ -19,8 +19,7 @@ from drgn_unaccepted.answer.history import Sample, history
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.record.file import Recording, Writer
 from drgn_unaccepted.snapshot import Snapshot
-from drgn_unaccepted.views.history import bins_for, history_lines
-from drgn_unaccepted.views.map import Style
+from drgn_unaccepted.views.map import Style, history_bins_for, history_lines
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB
 
@@ -127,7 +126,7 @@ def test_sources_are_not_compared_with_each_other() -> None:
 
 def test_lines_fit_and_say_their_scale() -> None:
     for width in (80, 132):
-        lines = list(history_lines(history(sweep(100), columns=bins_for(width)), Style(width, True, False)))
+        lines = list(history_lines(history(sweep(100), columns=history_bins_for(width)), Style(width, True, False)))
         text = " ".join(lines)
         assert max(map(len, lines)) <= width and text.isascii()
         assert "100 samples in 49.5 seconds" in text and "0x100000000-0x140000000" in text
