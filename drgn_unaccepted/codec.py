@@ -17,6 +17,7 @@ import sys
 import typing
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple, Optional, Union
@@ -227,11 +228,10 @@ def _pack(data: bytes) -> str:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in made:
-            raise ValueError(f"{reprlib.repr(key)} is there twice")
-        made[key] = value
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{reprlib.repr(key)} is there twice")
     return made
 
 

@@ -71,18 +71,15 @@ def open_directory(path: str, start: Optional[int] = None, private: bool = False
     :param private: refuse a directory that others can change
     :raises OSError: it cannot be opened, or there is such a link; ``filename`` is ``path``
     """
-    todo, links, here = [*reversed((Path(path).absolute() if start is None else Path(path)).parts)], 0, start
+    todo, links, here = [".", *reversed((Path(path).absolute() if start is None else Path(path)).parts)], 0, start
     with ExitStack() as stack:
-
-        def enter(name: str, flags: int) -> tuple[int, os.stat_result]:
-            descriptor = os.open(name, flags | os.O_CLOEXEC, dir_fd=here)
-            stack.callback(os.close, descriptor)
-            return descriptor, os.fstat(descriptor)
-
         try:
             while todo:
                 part = todo.pop()
-                there, status = enter(part, os.O_PATH | os.O_NOFOLLOW)
+                flags = os.O_PATH | os.O_NOFOLLOW if todo else os.O_RDONLY | os.O_DIRECTORY
+                there = os.open(part, flags | os.O_CLOEXEC, dir_fd=here)
+                stack.callback(os.close, there)
+                status = os.fstat(there)
                 if not stat.S_ISLNK(status.st_mode):
                     here = there
                     continue
@@ -92,14 +89,13 @@ def open_directory(path: str, start: Optional[int] = None, private: bool = False
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 todo += reversed(Path(os.readlink("", dir_fd=there)).parts)
-            opened, status = enter(".", os.O_RDONLY | os.O_DIRECTORY)
             if private and not is_mine(status):
                 who = f"of user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
                 raise OSError(errno.EPERM, f"others than this user can change what is in it ({who})")
         except OSError as error:
             error.filename = path
             raise
-        yield opened
+        yield there
 
 
 def is_mine(status: os.stat_result, root_too: bool = False) -> bool:

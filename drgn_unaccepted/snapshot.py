@@ -25,11 +25,9 @@ from drgn_unaccepted.model.ranges import Range, merge
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
-
 _PFN_END = limits.PHYSICAL_END >> PAGE_SHIFT
 
-#: How the table beside a dump was read: by the crash kernel, so that its bits are those of the crash.
-CRASH_KERNEL = "crash-kernel"
+CRASH_KERNEL = "crash-kernel"  #: How the table beside a dump was read: its bits are those of the crash.
 
 Pfn = Annotated[int, Bounds(0, _PFN_END - 1)]
 PfnEnd = Annotated[int, Bounds(0, _PFN_END)]
@@ -65,16 +63,14 @@ class Table:
     state: Annotated[str, Choices(("present", "absent", "not-captured", "unsupported", "invalid"))]
     #: Why the state is not ``present``. If it is: why not to believe the bitmap, or what is known about a saved one.
     reason: Optional[str] = None
-    #: ``efi.unaccepted``, the table's physical address. ``None`` where there is no table.
-    address: Optional[U64] = None
+    address: Optional[U64] = None  #: ``efi.unaccepted``, a physical address; ``None`` where there is no table.
     version: Optional[U32] = None
     unit_size: Optional[U32] = None
     phys_base: Optional[U64] = None  #: Physical address of bit 0.
     bitmap_bytes: Optional[U64] = None  #: The C field ``size``: bytes of bitmap, not of memory.
     bitmap: Optional[bytes] = None  #: The bitmap, whole; ``None`` unless the state is ``present``.
     read_through: Optional[Annotated[str, Choices(("physical", "direct-map", "bpf", "file", CRASH_KERNEL))]] = None
-    #: Pages without a translation in the direct map; ``None``: not examined.
-    unmapped: Optional[tuple[Range, ...]] = None
+    unmapped: Optional[tuple[Range, ...]] = None  #: Pages that the direct map does not map; ``None``: not examined.
     same_boot: Optional[bool] = None  #: Whether boot IDs prove that a saved table is from the target's boot.
 
     @property
@@ -103,8 +99,7 @@ class Table:
         return Geometry(self.phys_base, self.bitmap_bytes, self.unit_size)
 
 
-#: In :attr:`Snapshot.missing`, of a part that was not wanted; it tells nothing of the target.
-NOT_ASKED = "not asked for"
+NOT_ASKED = "not asked for"  #: In :attr:`Snapshot.missing`, of a part that was not wanted.
 
 
 @dataclass(frozen=True)
@@ -114,11 +109,9 @@ class EfiMap:
     provenance: Annotated[str, Choices(("boot-map", "kernel-log", "runtime-map"))]
     complete: bool  #: Whether this is the whole final map. Never compare anything with an incomplete one.
     note: Optional[str]  #: Why it is incomplete, or which changes of the kernel were undone to complete it.
-    #: In map order, perhaps not sorted.
-    descriptors: Annotated[tuple[EfiDescriptor, ...], Bounds(0, limits.EFI_DESCRIPTORS)]
+    descriptors: Annotated[tuple[EfiDescriptor, ...], Bounds(0, limits.EFI_DESCRIPTORS)]  #: Perhaps not sorted.
     buffer: Optional[Range] = None  #: Where the map itself lies.
-    #: Some merged entries could not be split again, so the replayed bitmap may have too many bits set.
-    ambiguous: bool = False
+    ambiguous: bool = False  #: Merged entries could not be split again: a replayed bitmap may have too many bits.
     conflict: Optional[str] = None  #: How the map in memory differs from the one in the log.
 
     @property
@@ -211,7 +204,7 @@ class Accept:
 
     @property
     def is_empty(self) -> bool:
-        """As of memory above the bitmap."""
+        """Whether its memory is above the bitmap."""
         return self.start_unit >= self.end_unit
 
 
@@ -236,12 +229,10 @@ class KernelBuild:
     """Properties of the kernel, probed and not derived from its version. ``None``: unknown."""
 
     unaccepted_memory: Optional[bool]  #: CONFIG_UNACCEPTED_MEMORY.
-    #: ``PGTY_unaccepted``, shifted to its place in ``page_type`` (Linux 6.12 and later).
-    unaccepted_page_type: Optional[U64]
+    unaccepted_page_type: Optional[U64]  #: ``PGTY_unaccepted`` at its place in ``page_type`` (Linux 6.12 and later).
     #: Pages of one chunk: ``1 << MAX_PAGE_ORDER``.
     chunk_pages: Annotated[int, Choices(tuple(1 << order for order in range(limits.PAGE_ORDERS)))]
-    #: Count of the static key ``zones_with_unaccepted_pages``, which is gone in Linux 6.15.
-    static_key: Optional[Count]
+    static_key: Optional[Count]  #: Count of ``zones_with_unaccepted_pages``, which is gone in Linux 6.15.
     vmcoreinfo_unaccepted: bool  #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
     kexec_booted: Optional[bool]  #: ``efi_setup`` is not 0.
     unaccepts: Optional[bool]  #: Has functions of an unmerged series that set bits again.
@@ -250,13 +241,10 @@ class KernelBuild:
     #: Present CPUs. A panic takes all but one off the online mask.
     cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None
     zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None  #: ZONEID_PGSHIFT.
-    #: Where the direct map begins, and vmalloc memory behind it; None without CONFIG_DYNAMIC_MEMORY_LAYOUT.
-    page_offset_base: Optional[U64] = None
-    vmalloc_base: Optional[U64] = None
-    #: What the kernel image was moved by in physical memory, from where it is linked; it may be negative.
-    phys_base: Optional[Count] = None
-    #: ``cma=SIZE@BASE``: reserved without an accept, and given to the buddy allocator.
-    fixed_cma: Optional[tuple[Range, ...]] = ()
+    page_offset_base: Optional[U64] = None  #: The direct map; ``None`` without CONFIG_DYNAMIC_MEMORY_LAYOUT.
+    vmalloc_base: Optional[U64] = None  #: Where vmalloc memory begins, behind the direct map.
+    phys_base: Optional[Count] = None  #: How far the image is from where it is linked, in physical memory; signed.
+    fixed_cma: Optional[tuple[Range, ...]] = ()  #: ``cma=SIZE@BASE``: given to the buddy allocator unaccepted.
 
     @property
     def is_booting(self) -> Optional[bool]:
@@ -270,9 +258,8 @@ class Image:
 
     banner: Optional[Name] = None  #: The release in ``linux_banner``.
     command_line: Optional[Annotated[str, Bounds(0, limits.COMMAND_LINE_BYTES)]] = None  #: ``saved_command_line``.
-    #: Commits of fixes whose code or symbols are in the kernel, and of those whose code is not.
-    fixes: tuple[Name, ...] = ()
-    lacks: tuple[Name, ...] = ()
+    fixes: tuple[Name, ...] = ()  #: Commits of fixes whose code or symbols are in the kernel.
+    lacks: tuple[Name, ...] = ()  #: Commits of fixes whose code is not.
 
 
 @hexadecimal
@@ -345,8 +332,7 @@ class Snapshot:
     pages: Optional[Pages] = None
     kexec_segments: Optional[tuple[KexecSegment, ...]] = None
     reclaiming: Optional[tuple[Task, ...]] = None  #: Tasks in direct reclaim.
-    #: The words after the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
-    panic: Optional[str] = None
+    panic: Optional[str] = None  #: What follows the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
     image: Image = Image()
     panic_task: Optional[Task] = None  #: The task whose stack the kernel printed with the panic.
     #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
@@ -381,8 +367,8 @@ class Snapshot:
 
 
 #: The parts that may be None, apart from the table.
-_NO_PARTS = {"target", "table", "missing", "torn", "translations", "panic_task"}
-ALL_PARTS = frozenset(part.name for part in fields(Snapshot)) - _NO_PARTS
+ALL_PARTS = frozenset(part.name for part in fields(Snapshot))
+ALL_PARTS -= {"target", "table", "missing", "torn", "translations", "panic_task"}
 
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.codec import Context, check_size, decode, encode, hint, parse_json
@@ -36,11 +36,6 @@ def dump(snapshot: Snapshot) -> str:
     return text
 
 
-def load(text: str, warn: Optional[Callable[[str], None]] = None) -> Snapshot:
-    """The snapshot in JSON text; see :func:`read`."""
-    return _load(bytearray(text.encode()), warn)
-
-
 def write(snapshot: Snapshot, path: str) -> None:
     """Write a snapshot file atomically.
 
@@ -62,12 +57,13 @@ def read(path: str, warn: Optional[Callable[[str], None]] = None) -> Snapshot:
         # read() allocates what it is asked for, however small the file is.
         while len(data) <= limits.SNAPSHOT_FILE_BYTES and (piece := file.read(_PIECE_BYTES)):
             data += piece
-    snapshot = _load(data, warn)
+    snapshot = load(data, warn)
     return dataclasses.replace(snapshot, target=dataclasses.replace(snapshot.target, snapshot_path=path))
 
 
-def _load(data: bytearray, warn: Optional[Callable[[str], None]]) -> Snapshot:
-    document = parse_json(data, SCHEMA)
+def load(data: Union[str, bytearray], warn: Optional[Callable[[str], None]] = None) -> Snapshot:
+    """The snapshot in JSON; see :func:`read`. A bytearray is emptied."""
+    document = parse_json(bytearray(data.encode()) if isinstance(data, str) else data, SCHEMA)
     context = Context()
     context.unknown("file", document.keys() - {"schema", "snapshot"})
     snapshot: Snapshot = decode(document.pop("snapshot", None), hint(Snapshot), "snapshot", context)

@@ -32,9 +32,22 @@ def checker(kind: Any) -> Callable[[Any], bool]:
             return lambda value: isinstance(value, list) and items.issuperset(map(type, value))
         item = checker(arguments[0])
         return lambda value: isinstance(value, list) and all(map(item, value))
-    if hasattr(kind, "__required_keys__"):
-        return _object_checker(kind)
-    raise TypeError(f"not out of JSON: {kind}")
+    if not hasattr(kind, "__required_keys__"):
+        raise TypeError(f"not out of JSON: {kind}")
+    keys = {name: checker(hint) for name, hint in typing.get_type_hints(kind).items()}
+    nullable = [name for name in keys if name in kind.__required_keys__ and keys[name](None)]
+    needed = kind.__required_keys__.difference(nullable)
+
+    def is_object(value: Any) -> bool:
+        if not isinstance(value, dict) or not needed <= value.keys():
+            return False
+        if not all(holds(value[name]) for name, holds in keys.items() if name in value):
+            return False
+        for name in nullable:
+            value.setdefault(name)
+        return True
+
+    return is_object
 
 
 def _scalars(kind: Any) -> frozenset[type]:
@@ -43,24 +56,3 @@ def _scalars(kind: Any) -> frozenset[type]:
         parts = [_scalars(part) for part in typing.get_args(kind)]
         return frozenset().union(*parts) if all(parts) else frozenset()
     return frozenset((int, float) if kind is float else (kind,) if kind in (str, int, bool, type(None)) else ())
-
-
-def _object_checker(kind: Any) -> Callable[[Any], bool]:
-    checks = {name: checker(hint) for name, hint in typing.get_type_hints(kind).items()}
-    required = kind.__required_keys__
-    nullable = {name for name in required if checks[name](None)}
-
-    def check(value: Any) -> bool:
-        if not isinstance(value, dict):
-            return False
-        for name, holds in checks.items():
-            if name in value:
-                if not holds(value[name]):
-                    return False
-            elif name in nullable:
-                value[name] = None
-            elif name in required:
-                return False
-        return True
-
-    return check

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Optional
+from typing import Optional, Union
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from drgn_unaccepted.answer.documents import CheckAnswer
@@ -15,6 +15,16 @@ from drgn_unaccepted.words import count, safe, size, span
 _NUMBERS = {"pass": 0, "info": 0, "warning": 1, "critical": 2, "skip": 3}  #: The status of a rule as a number.
 
 _FAILED = ("warning", "critical")
+
+_HELP = {
+    "memory_bytes": "Memory that the guest has not accepted yet.",
+    "coverage_bytes": "Address space that the bitmap of unaccepted memory has bits for.",
+    "unit_bytes": "Memory that one bit stands for.",
+    "table_info": "State of the table of unaccepted memory, the source of the figures and whether it is exact.",
+    "overall_status": "Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown.",
+    "check_status": "Finding of one check: 0 passed, 1 warning, 2 critical, 3 could not be told.",
+    "last_run_timestamp_seconds": "When the target was read.",
+}
 
 
 def prometheus(answer: CheckAnswer) -> Iterator[str]:
@@ -35,29 +45,19 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
         release=answer["target"]["release"],
     )
     taken_at = datetime.fromisoformat(answer["target"]["taken_at"]).timestamp()
-    statuses = {_labels(check=found["rule"]): _NUMBERS[found["status"]] for found in answer["findings"]}
-    for name, help_, samples in (
-        ("memory_bytes", "Memory that the guest has not accepted yet.", {"": answer["unaccepted_bytes"]}),
-        (
-            "coverage_bytes",
-            "Address space that the bitmap of unaccepted memory has bits for.",
-            {"": answer["covered_bytes"]},
-        ),
-        ("unit_bytes", "Memory that one bit stands for.", {"": table["unit_size"]}),
-        (
-            "table_info",
-            "State of the table of unaccepted memory, the source of the figures and whether it is exact.",
-            {info: 1},
-        ),
-        (
-            "overall_status",
-            "Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown.",
-            {"": EXIT_STATUS[answer["status"]]},
-        ),
-        ("check_status", "Finding of one check: 0 passed, 1 warning, 2 critical, 3 could not be told.", statuses),
-        ("last_run_timestamp_seconds", "When the target was read.", {"": taken_at}),
-    ):
-        lines = [f"efi_unaccepted_{name}{labels} {value}" for labels, value in samples.items() if value is not None]
+    samples: dict[str, Mapping[str, Union[int, float, None]]] = {
+        "memory_bytes": {"": answer["unaccepted_bytes"]},
+        "coverage_bytes": {"": answer["covered_bytes"]},
+        "unit_bytes": {"": table["unit_size"]},
+        "table_info": {info: 1},
+        "overall_status": {"": EXIT_STATUS[answer["status"]]},
+        "check_status": {_labels(check=found["rule"]): _NUMBERS[found["status"]] for found in answer["findings"]},
+        "last_run_timestamp_seconds": {"": taken_at},
+    }
+    for name, help_ in _HELP.items():
+        lines = [
+            f"efi_unaccepted_{name}{labels} {value}" for labels, value in samples[name].items() if value is not None
+        ]
         if lines:
             yield f"# HELP efi_unaccepted_{name} {help_}"
             yield f"# TYPE efi_unaccepted_{name} gauge"

@@ -23,19 +23,7 @@ from itertools import chain
 from typing import Any, Optional, cast
 
 from drgn_unaccepted import __version__, limits
-from drgn_unaccepted.answer.documents import (
-    AcceptingAnswer,
-    CheckAnswer,
-    Document,
-    E820Answer,
-    EfiAnswer,
-    FindingDocument,
-    HistoryAnswer,
-    MapAnswer,
-    State,
-    TypedRange,
-    ZonesAnswer,
-)
+from drgn_unaccepted.answer import documents
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.views.map import segments
@@ -59,25 +47,25 @@ _EXTENT = ("start", "end", "size")
 #: An address of kernel memory, with 4 or 5 levels of page tables. It tells where KASLR put the kernel; a page travels.
 _KERNEL_ADDRESS = re.compile(r"(?<![0-9a-f])(0x)?ff[0-9a-f]{14}(?![0-9a-f])", re.IGNORECASE)
 
-Said = tuple[State, Optional[bool], str]  #: State, covered, reason.
+Said = tuple[documents.State, Optional[bool], str]  #: documents.State, covered, reason.
 
 Ranges = Iterable[tuple[int, int]]
 
 
-class PageDocument(Document):
+class PageDocument(documents.Document):
     facts: list[tuple[str, str]]  #: What ``summary`` says, as names and values; without a name, more of the same.
     missing: dict[str, str]
-    checks: CheckAnswer
+    checks: documents.CheckAnswer
     #: The sentence that must hold, the reason, and the next step of each rule that found something.
     rules: dict[str, list[str]]
-    map: MapAnswer
-    ranges: list[Range]  #: The largest unaccepted ranges, by address, and the number of all.
+    map: documents.MapAnswer
+    ranges: list[Range]  #: The largest unaccepted ranges, by address; ``range_count`` is the number of all.
     range_count: int
-    efi: EfiAnswer
-    e820: E820Answer
-    zones: ZonesAnswer
-    accepting: AcceptingAnswer
-    past: Optional[HistoryAnswer]
+    efi: documents.EfiAnswer
+    e820: documents.E820Answer
+    zones: documents.ZonesAnswer
+    accepting: documents.AcceptingAnswer
+    past: Optional[documents.HistoryAnswer]
     #: Starts and ends in turns of what is said of all addresses; None: there are too many.
     states: Optional[dict[Said, array[int]]]
     listed: list[Range]
@@ -87,7 +75,12 @@ class PageDocument(Document):
 def report_page(answer: PageDocument) -> str:
     """The page for the answer of ``report``; its size is bounded, whatever the target says."""
     style, script = _part("style.css"), '"use strict";\n' + "\n".join(map(_part, _SCRIPTS))
-    tables = "\n".join(_sections(answer))
+    tables = "\n".join(
+        f'<section id="{name}" class="card" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
+        + (f'<p class="muted">{_html(note)}</p>' if note else "")
+        + f"{content}</section>"
+        for name, title, note, content in _sections(answer)
+    )
     for choice in sorted({*re.findall(r'value="(t\d+)"', tables)}):
         style += f'section:has([value="{choice}"]:checked) tbody tr:not(.{choice}) {{ display: none; }}\n'
     faults = [one for one in answer["checks"]["findings"] if one["status"] in ("critical", "warning")]
@@ -123,7 +116,7 @@ def report_page(answer: PageDocument) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
 
 
-def _checked(checks: CheckAnswer) -> str:
+def _checked(checks: documents.CheckAnswer) -> str:
     numbers = Counter(str(one["status"]) for one in checks["findings"])
     found = [count(numbers[name], name) if name == "warning" else f"{numbers[name]} {name}" for name in _WORST_FIRST]
     words = ", ".join(one for one in found if not one.startswith("0 ")) or "no rule found anything"
@@ -145,48 +138,48 @@ def _findings(answer: PageDocument) -> str:
     passed = [one["rule"] for one in findings if one["status"] == "pass"]
     skipped = [(one["message"], one["rule"]) for one in findings if one["status"] == "skip"]
     causes = (f"{_html(cause)}: {', '.join(names)}" for cause, names in _by_reason(skipped).items())
-    folded = ((passed, "passed", f"<p>{', '.join(passed)}</p>"), (skipped, "could not run", _list(causes, "")))
-    return (shown or "<p>No rule found anything.</p>") + "".join(
-        f"<details><summary>{count(len(rules), 'rule')} {words}</summary>{text}</details>"
-        for rules, words, text in folded
-        if rules
-    )
+    text = shown or "<p>No rule found anything.</p>"
+    if passed:
+        text += _details(f"{count(len(passed), 'rule')} passed", f"<p>{', '.join(passed)}</p>")
+    return text + _details(f"{count(len(skipped), 'rule')} could not run", _list(causes, "")) if skipped else text
 
 
-def _finding(one: FindingDocument, texts: Sequence[str]) -> str:
+def _details(summary: str, text: str) -> str:
+    return f"<details><summary>{summary}</summary>{text}</details>"
+
+
+def _finding(one: documents.FindingDocument, texts: Sequence[str]) -> str:
     text = f'<span class="pill {one["status"]}">{one["status"]}</span> <code>{one["rule"]}</code>'
     text += f"<p>{_html(one['message'])}</p>"
     if texts:
         says, why, fix = (re.sub("`(.+?)`", r"<code>\1</code>", _html(one)) for one in texts)
-        text += f"<p><strong>Next:</strong> {fix}</p><details><summary>Why</summary><p>{says}</p><p>{why}</p></details>"
+        text += f"<p><strong>Next:</strong> {fix}</p>" + _details("Why", f"<p>{says}</p><p>{why}</p>")
     ranges = [{"start": start, "end": end} for start, end in one["ranges"]]
-    if not ranges:
-        return text
     table = _table(one["rule"], _EXTENT, ranges, most=limits.REPORT_CHOICES)
-    return f"{text}<details><summary>{count(len(ranges), 'range')}</summary>{table}</details>"
+    return text + _details(count(len(ranges), "range"), table) if ranges else text
 
 
-def _sections(answer: PageDocument) -> Iterator[str]:
+def _sections(answer: PageDocument) -> Iterator[tuple[str, str, str, str]]:
+    """Each part of the page with its name, title and note."""
     past, flight, zones, efi, e820 = answer["past"], answer["accepting"], answer["zones"], answer["efi"], answer["e820"]
     if past is not None:
-        words = (
-            f"{count(past['samples'], 'sample')} in {past['elapsed_seconds']:.1f} seconds; a sweep is to be expected"
-        )
-        yield _section("recording", "Over time", words, _region("Recording", history_svg(past)))
+        words = f"{count(past['samples'], 'sample')} in {past['elapsed_seconds']:.1f} seconds"
+        words += "; a sweep is to be expected"
+        yield ("recording", "Over time", words, _region("Recording", history_svg(past)))
     number, shown = answer["range_count"], [{"start": start, "end": end} for start, end in answer["ranges"]]
     largest = f"; these are the largest {len(shown)}" if len(shown) < number else ""
     table = _table("Ranges", _EXTENT, shown)
-    yield _section("ranges", "Unaccepted ranges", f"{count(number, 'range')}, {source_name(answer)}{largest}", table)
+    yield ("ranges", "Unaccepted ranges", f"{count(number, 'range')}, {source_name(answer)}{largest}", table)
 
     accepts = [{**one, **(one["task"] or dict.fromkeys(("pid", "comm", "cpu")))} for one in flight["accepting"] or ()]
     note = f"not captured: {flight['missing']}" if flight["accepting"] is None else "; ".join(flight["problems"])
     table = _table("Accepts", ("start", "end", "start_unit", "end_unit", "pid", "comm", "cpu"), accepts)
-    yield _section("accepting", "Accepts in flight", note or f"{len(accepts)} in flight", table)
+    yield ("accepting", "Accepts in flight", note or f"{len(accepts)} in flight", table)
 
     amounts = ("managed_bytes", "free_bytes", "unaccepted_bytes", "listed_chunks", "min", "low", "high")
     marked = [{**zone, "zone": zone["name"], **zone["watermarks"]} for zone in zones["zones"] or ()]
     note = f"not captured: {zones['missing']}" if zones["zones"] is None else ""
-    yield _section("zones", "Zones", note, _table("Zones", ("node", "zone", "start", "end", *amounts), marked))
+    yield ("zones", "Zones", note, _table("Zones", ("node", "zone", "start", "end", *amounts), marked))
 
     descriptors = efi["descriptors"]
     note = f"not captured: {efi['note']}"
@@ -194,24 +187,20 @@ def _sections(answer: PageDocument) -> Iterator[str]:
         note = f"{count(len(descriptors), 'descriptor')} from the {efi['provenance']}"
         note += ("" if efi["complete"] else ", incomplete") + (f": {efi['note']}" if efi["note"] else "")
     table = _table("EFI", (*_EXTENT, "name", "attribute"), descriptors or (), "name", "Unaccepted")
-    yield _section("efi", "EFI memory map", note, table)
+    yield ("efi", "EFI memory map", note, table)
 
     titles = {"current": "e820_table", "kexec": "e820_table_kexec", "firmware": "e820_table_firmware"}
     entries: list[dict[str, Any]] = []
     for name, of_name in e820["tables"].items():
-        entries += [{**one, "table": titles.get(name, name)} for one in cast("list[TypedRange]", of_name or [])]
+        entries += [
+            {**one, "table": titles.get(name, name)} for one in cast("list[documents.TypedRange]", of_name or [])
+        ]
     notes = [f"{titles.get(name, name)} not captured: {reason}" for name, reason in e820["missing"].items()]
     if e820["differences"] is not None:
         differ = f"differ in {count(len(e820['differences']), 'range')}" if e820["differences"] else "are the same"
         notes.append(f"e820_table and e820_table_firmware {differ}")
     table = _table("e820", (*_EXTENT, "name", "table"), entries, "table", "e820_table")
-    yield _section("e820", "e820 tables", "; ".join(notes), table)
-
-
-def _section(name: str, title: str, note: str, content: str) -> str:
-    said = f'<p class="muted">{_html(note)}</p>' if note else ""
-    text = f'<section id="{name}" class="card" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
-    return f"{text}{said}{content}</section>"
+    yield ("e820", "e820 tables", "; ".join(notes), table)
 
 
 def _region(label: str, content: str, more: str = "") -> str:
