@@ -133,7 +133,7 @@ class _CommandLine:
             self._refuse("--snapshot was read from its target already: {} is for the command snapshot", *how, "log")
             return iter((_read_snapshot(args.snapshot),))
         if args.sos is not None:
-            from drgn_unaccepted.text.sos import sos_snapshot
+            from drgn_unaccepted.text.target import sos_snapshot
 
             self._refuse("--sos is a target that is text: {} is for a kernel or a dump", *how, "log")
             return iter((sos_snapshot(args.sos),))

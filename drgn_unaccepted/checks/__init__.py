@@ -7,9 +7,8 @@ package registers all rules.
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks import known_bugs, lists, maps, pages, runtime, table  # noqa: F401
+from drgn_unaccepted.checks import known_bugs, lists, maps, runtime, table  # noqa: F401
 from drgn_unaccepted.checks.engine import Report, confirm, run_checks
-from drgn_unaccepted.checks.finding import Finding
-from drgn_unaccepted.checks.rule import explain, rule_names
+from drgn_unaccepted.checks.rule import Finding, explain, rule_names
 
 __all__ = ["Finding", "Report", "confirm", "explain", "rule_names", "run_checks"]

@@ -11,9 +11,7 @@ from typing import Literal, Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Finding, Pass, Severity, Skip, some
-from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import RULES, Rule, rules
+from drgn_unaccepted.checks.rule import CRITICAL, INFO, RULES, WARNING, Fault, Finding, Pass, Rule, Skip, rules, some
 from drgn_unaccepted.model.ranges import intersect
 from drgn_unaccepted.snapshot import Snapshot
 
@@ -24,8 +22,7 @@ _OF_TABLE = {"table", "bitmap", "unaccepted"}
 @dataclass(frozen=True)
 class Report:
     status: Literal["ok", "warning", "critical", "unknown"]
-    #: In the order of the interface's table; known bugs last.
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  #: In the order of the interface's table; known bugs last.
 
 
 def run_checks(
@@ -66,73 +63,67 @@ def _confirm(earlier: Optional[Finding], later: Finding) -> Finding:
     rule = RULES[later.rule]
     if later.status != WARNING or rule.live != WARNING:
         return later
-    seen = earlier is not None and earlier.status in (WARNING, CRITICAL)
-    if seen and earlier is not None and earlier.ranges and later.ranges:
-        seen = bool(intersect(earlier.ranges, later.ranges))
-    if not seen:
-        return replace(later, status=INFO, message=f"{later.message} (in one of two samples)")
-    return replace(later, status=rule.confirmed or WARNING)
+    places = [finding.ranges for finding in (earlier, later) if finding and finding.ranges]
+    if earlier and earlier.status in (WARNING, CRITICAL) and (len(places) < 2 or intersect(*places)):
+        return replace(later, status=rule.confirmed or WARNING)
+    return replace(later, status=INFO, message=f"{later.message} (in one of two samples)")
 
 
 def _run(rule: Rule, facts: Facts) -> Optional[Finding]:
     """The finding of a rule; None where it has nothing to say."""
     if rule.fixed_by and facts.has_fix(rule.fixed_by):
         return None
-    lacks = lacking(facts, *rule.needs)
+    lacks = facts.lacking(*rule.needs)
     outcome = Skip("; ".join(lacks)) if lacks else rule.function(facts)
     if outcome is None:
         return None
-    by_lists = any(need.startswith("unaccepted") for need in rule.needs) and (
-        not facts.has_bits or (facts.snapshot.table.is_saved and "unaccepted.now" in rule.needs)
-    )
+    is_older = facts.snapshot.table.is_saved and "unaccepted.now" in rule.needs
+    by_lists = (is_older or not facts.has_bits) and any(need.startswith("unaccepted") for need in rule.needs)
     by_bits = not by_lists and any(need.startswith(("bitmap", "unaccepted")) for need in rule.needs)
     if isinstance(outcome, Pass) and by_bits and facts.judgement.doubt is not None:
         # A set bit that is wrong is a fault all the same, but a zero proves nothing.
         outcome = Skip("the bitmap cannot be trusted: see table-captured")
     if isinstance(outcome, Skip):
         return Finding(rule.name, "skip", outcome.message, needs=rule.needs)
-    examined = f"in the first {limits.CHECKED_RANGES} ranges of the bitmap" if by_bits and facts.bitmap_cut else ""
+    note = "by the lists, without the bitmap" if by_lists else ""
+    if by_bits and facts.bitmap_cut:
+        note = f"in the first {limits.CHECKED_RANGES} ranges of the bitmap"
     if isinstance(outcome, Pass):
-        note = examined or ("by the lists, without the bitmap" if by_lists else "")
         return Finding(rule.name, "pass", outcome.message + (f" ({note})" if note else ""), needs=rule.needs)
-    faults = [outcome] if isinstance(outcome, Fault) else outcome
-    weighed = [_weigh(rule, facts, fault) for fault in faults]
+    faults = [_weigh(rule, facts, fault) for fault in ([outcome] if isinstance(outcome, Fault) else outcome)]
     ranges = merged(range_ for fault in faults for range_ in fault.ranges)
-    message = some(weighed, lambda fault: fault[1], "; ")
+    message = some(faults, lambda fault: fault.message, "; ")
     if len(ranges) > limits.FINDING_RANGES:
         message += f" (ranges: the first {limits.FINDING_RANGES} of {len(ranges)})"
-    if examined:
-        message += f" (at least: {examined})"
-    if by_lists:
-        message += " (by the lists, without the bitmap)"
-    severity = max((severity for severity, _ in weighed), key=(INFO, WARNING, CRITICAL).index)
+    if note:
+        message += f" ({note})" if by_lists else f" (at least: {note})"
+    severity = max((fault.severity or INFO for fault in faults), key=(INFO, WARNING, CRITICAL).index)
     return Finding(rule.name, severity, message, tuple(ranges[: limits.FINDING_RANGES]), rule.needs)
 
 
-def _weigh(rule: Rule, facts: Facts, fault: Fault) -> tuple[Severity, str]:
+def _weigh(rule: Rule, facts: Facts, fault: Fault) -> Fault:
+    """The fault with its severity, and what it depends on."""
     severity = fault.severity or (rule.live if facts.live else rule.severity)
+    doubt = facts.unsettled(fault.zone) if rule.settled and severity != INFO else None
     if rule.fixed_by and facts.has_fix(rule.fixed_by) is None:
         doubt = "unknown for a backport, which" if facts.backports else "its release is not known, and it"
-        return INFO, f"{fault.message} ({doubt} may have the fix)"
-    unsettled = facts.unsettled(fault.zone) if rule.settled and severity != INFO else None
-    if unsettled is None:
-        return severity, fault.message
-    return INFO if facts.live else WARNING, f"{fault.message} ({unsettled})"
+        doubt, severity = f"{doubt} may have the fix", INFO
+    elif doubt is not None:
+        severity = INFO if facts.live else WARNING
+    return fault._replace(severity=severity, message=fault.message + (f" ({doubt})" if doubt else ""))
 
 
 def _is_blind(facts: Facts, findings: Sequence[Finding]) -> bool:
     """Neither the table nor the lists could be read, or no rule of those that were asked for had its evidence."""
-    snapshot, table, kernel = facts.snapshot, facts.snapshot.table, facts.snapshot.kernel
+    zones, table, kernel = facts.snapshot.zones, facts.snapshot.table, facts.snapshot.kernel
     if table.state == "absent":
-        of_table = [finding for finding in findings if {need.partition(".")[0] for need in finding.needs} & _OF_TABLE]
-        findings = [finding for finding in findings if finding not in of_table]
+        findings = [each for each in findings if not {need.partition(".")[0] for need in each.needs} & _OF_TABLE]
     if findings and all(finding.status == "skip" for finding in findings):
         return True
     if table.state == "absent" or (table.bitmap is not None and facts.judgement.doubt is None):
         return False
     # The lists of a booting kernel are not complete.
-    booting = kernel is not None and bool(kernel.is_booting)
-    return not snapshot.zones or booting or any(zone.listed is None for zone in snapshot.zones)
+    return not zones or bool(kernel and kernel.is_booting) or any(zone.listed is None for zone in zones)
 
 
 def _worst(findings: Sequence[Finding]) -> Literal["ok", "warning", "critical"]:

@@ -7,9 +7,7 @@ Where the fix left nothing that tells, the release does, and a message says "lik
 from __future__ import annotations
 
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, spans
-from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Rule, spans
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import efi, stub
 from drgn_unaccepted.model.addresses import on_command_line
@@ -22,9 +20,7 @@ ONE_TIB = 1 << 40
 
 def _unaccepted_bytes(facts: Facts) -> int:
     """Unaccepted memory according to the bitmap, else to the counters."""
-    if not lacking(facts, "bitmap"):
-        return total(facts.unaccepted)
-    return facts.evidence.nr_unaccepted_bytes or 0
+    return (facts.evidence.nr_unaccepted_bytes or 0) if facts.lacking("bitmap") else total(facts.unaccepted)
 
 
 @Rule(WARNING, fixed_by="0862438c9048 (7.0, 6.19.4, 6.18.14, 6.12.75)")
@@ -36,17 +32,16 @@ def reservation_short(facts: Facts) -> Outcome:
     4049 to 4072 bytes (modulo 4096), 63.3 to 63.6 GiB of address space. The page is often PageReserved nevertheless, as
     memory of no zone, but not in the direct map: the kernel dies in accept_memory() with its address in CR2. Where
     that cannot be read, it is a note.
-
     Fix: Update the kernel, or give the guest a little more or less memory.
     """
     table = facts.evidence.table_range
-    tail = None if table is None else unreserved_tail(table)
+    tail = table and unreserved_tail(table)
     if tail is None or (facts.version or ())[:2] == (6, 5):
         return None
     message = f"{span(*tail)} of the table ending at {tail.end:#x} is likely not reserved by {facts.release}"
     if facts.finding("table-reserved", WARNING, CRITICAL):
         return Fault(f"{message}, and table-reserved fails", [tail])
-    return Fault(f"{message}; whether it is mapped cannot be read", [tail], severity=INFO)
+    return Fault(f"{message}; whether it is mapped cannot be read", [tail], INFO)
 
 
 @Rule(WARNING, fixed_by="fefc07518227 (6.15, 6.14.8, 6.12.30, 6.6.92)")
@@ -55,13 +50,10 @@ def static_key_race(facts: Facts) -> Outcome:
 
     zones_with_unaccepted_pages was counted up and down outside zone->lock; two CPUs could leave it at 0 while a list
     has entries. The guest then runs out of memory with gigabytes still to be accepted.
-
     Fix: Update the kernel; until then boot with accept_memory=eager.
     """
-    finding = facts.finding("static-key-matches-lists", WARNING, CRITICAL)
-    if finding is None:
-        return None
-    return Fault(f"likely the race of the static key: {finding.message}", finding.ranges)
+    found = facts.finding("static-key-matches-lists", WARNING, CRITICAL)
+    return Fault(f"likely the race of the static key: {found.message}", found.ranges) if found else None
 
 
 @Rule(INFO, fixed_by="800f1059c99e (6.15, 6.12.21)")
@@ -70,17 +62,13 @@ def watermark_zero(facts: Facts) -> Outcome:
 
     cond_accept_memory() accepts up to a watermark. Before init_per_zone_wmark_min() the watermarks are 0, and nothing
     was accepted: the first allocations could find no memory while chunks were waiting.
-
     Fix: Update the kernel.
     """
-    panic = facts.snapshot.panic
-    if facts.live or not facts.listed_pfns or any(zone.watermarks.high for zone in facts.zones):
+    panic, chunks = facts.snapshot.panic, len(facts.listed_pfns)
+    if facts.live or not chunks or any(zone.watermarks.high for zone in facts.zones):
         return None
-    if panic is not None and "memory" not in panic.lower():
-        return None
-    waiting = f"{count(len(facts.listed_pfns), 'chunk')} waiting"
-    message = f"all watermarks are 0 with {waiting}: likely not accepted when memory ran out"
-    return Fault(message, severity=WARNING if panic else INFO)
+    message = f"all watermarks are 0 with {count(chunks, 'chunk')} waiting: likely not accepted when memory ran out"
+    return Fault(message, severity=WARNING if panic else INFO) if panic is None or "memory" in panic.lower() else None
 
 
 @Rule(WARNING, fixed_by="caeb8ba598f0 (6.15)")
@@ -89,13 +77,10 @@ def kexec_unaccepted(facts: Facts) -> Outcome:
 
     kexec takes its destinations from the memory map and not from the page allocator, so nothing accepted them. The copy
     ends the guest.
-
     Fix: Do not run this kexec; update the kernel and load the image again.
     """
-    finding = facts.finding("kexec-segments-accepted", WARNING, CRITICAL)
-    if finding is None:
-        return None
-    return Fault(f"{facts.release} likely does not accept the destinations of kexec", finding.ranges)
+    found = facts.finding("kexec-segments-accepted", WARNING, CRITICAL)
+    return Fault(f"{facts.release} likely does not accept the destinations of kexec", found.ranges) if found else None
 
 
 @Rule(WARNING, fixed_by="807174a93d24 (6.11, 6.10.7)")
@@ -104,12 +89,10 @@ def endless_reclaim(facts: Facts) -> Outcome:
 
     The watermark checks took unaccepted memory as unusable, but cond_accept_memory() was called only once the free
     lists were empty: the guest reclaims and swaps with gigabytes "available".
-
     Fix: Update the kernel, or boot with accept_memory=eager.
     """
-    if facts.finding("watermark-starvation", INFO) is None:
-        return None
-    return Fault(f"{facts.release} likely reclaims instead of accepting")
+    found = facts.finding("watermark-starvation", INFO)
+    return Fault(f"{facts.release} likely reclaims instead of accepting") if found else None
 
 
 @Rule(INFO, fixed_by="948a013a54c4 (7.0)")
@@ -118,13 +101,10 @@ def guard_skipped(facts: Facts) -> Outcome:
 
     accept_memory() takes the guard unit only if a range ends on a unit boundary. A range of memblock that ends a few
     bytes before it, within the unit's last page, got no guard.
-
     Fix: Update the kernel.
     """
-    finding = facts.finding("guard-unit-accepted", WARNING, CRITICAL)
-    if finding is None:
-        return None
-    return Fault(f"{facts.release} likely skips the guard of unaligned ranges", finding.ranges)
+    found = facts.finding("guard-unit-accepted", WARNING, CRITICAL)
+    return Fault(f"{facts.release} likely skips the guard of unaligned ranges", found.ranges) if found else None
 
 
 @Rule(INFO, fixed_by="50e782a86c98 (6.6, 6.5.9)")
@@ -133,7 +113,6 @@ def accept_lock_held(facts: Facts) -> Outcome:
 
     6.5.0 to 6.5.8 hold unaccepted_memory_lock, with interrupts off, across arch_accept_memory(). With many CPUs in
     _raw_spin_lock() that causes soft lockups.
-
     Fix: Update the kernel, or boot with accept_memory=eager.
     """
     unaccepted = _unaccepted_bytes(facts)
@@ -147,7 +126,6 @@ def accept_overlap_spin(facts: Facts) -> Outcome:
 
     accept_memory() took ranges that only touch for overlapping ones, so a CPU spins, with interrupts off, until its
     neighbour's accept is done.
-
     Fix: Update the kernel.
     """
     ends = {entry.end_unit for entry in facts.accepts if not entry.is_empty}
@@ -162,12 +140,10 @@ def accept_softlockup(facts: Facts) -> Outcome:
 
     Interrupts stay off for the whole of a large accept. Without touch_softlockup_watchdog() at its end the watchdog
     reports a guest that is only slow, and with softlockup_panic ends it.
-
     Fix: Update the kernel; until then do not set kernel.softlockup_panic.
     """
-    if "lockup" not in (facts.snapshot.panic or "") or not facts.accepts:
-        return None
-    return Fault(f"{count(len(facts.accepts), 'accept')} in flight at a lockup panic: likely a long accept")
+    message = f"{count(len(facts.accepts), 'accept')} in flight at a lockup panic: likely a long accept"
+    return Fault(message) if facts.accepts and "lockup" in (facts.snapshot.panic or "") else None
 
 
 @Rule(INFO, fixed_by="e538a5820978 and 7cd34dd3c9bf (6.7)")
@@ -175,7 +151,6 @@ def kcore_touches_unaccepted(facts: Facts) -> Outcome:
     """Reading /proc/kcore or /proc/vmcore touches unaccepted memory.
 
     Before 6.7 they do not call pfn_is_unaccepted_memory(): a dump of all memory ends the guest.
-
     Fix: Do not copy /proc/kcore or /proc/vmcore on this kernel while memory is unaccepted.
     """
     if facts.version is None or facts.platform not in ("tdx", "snp"):
@@ -190,7 +165,6 @@ def snp_high_memory(facts: Facts) -> Outcome:
     """SEV-SNP accepts the wrong pages above 1 TiB.
 
     pfn_to_kaddr() lost the upper bits of page numbers of 40 bits, so PVALIDATE went to another address.
-
     Fix: Update the kernel, or give the guest less than 1 TiB.
     """
     if facts.platform != "snp" or facts.geometry is None or facts.geometry.end <= ONE_TIB:
@@ -198,7 +172,7 @@ def snp_high_memory(facts: Facts) -> Outcome:
     accepting = list(clip(facts.snapshot.in_flight() or (), ONE_TIB, facts.geometry.end))
     if accepting:
         message = f"accepting above 1 TiB: {spans(accepting)}; {facts.release} likely validates other pages"
-        return Fault(message, accepting, severity=WARNING)
+        return Fault(message, accepting, WARNING)
     return Fault(f"the bitmap ends at {facts.geometry.end:#x}; {facts.release} likely cannot accept above 1 TiB")
 
 
@@ -208,7 +182,6 @@ def type_15_reserved(facts: Facts) -> Outcome:
 
     do_add_efi_memmap() (`add_efi_memmap`, or any descriptor with EFI_MEMORY_SP while soft reservation is on) does not
     know type 15 and enters it as Reserved over the RAM that the stub reported. The memory is lost.
-
     Fix: Boot without add_efi_memmap, or with efi=nosoftreserve.
     """
     line, through = facts.snapshot.image.command_line, "add_efi_memmap or EFI_MEMORY_SP"
@@ -226,7 +199,6 @@ def specific_purpose_ignored(facts: Facts) -> Outcome:
     """Special-purpose memory that is unaccepted becomes ordinary RAM.
 
     The stub's setup_e820() checks EFI_MEMORY_SP for conventional memory only, and not for type 15.
-
     Fix: Let the firmware accept special-purpose memory before it hands it over.
     """
     special = [d for d in facts.descriptors if (d.attribute or 0) & efi.ATTRIBUTES["SP"]]
@@ -242,7 +214,6 @@ def stub_beyond_bitmap(facts: Facts) -> Outcome:
     If an earlier boot stage made a table that is too small, and a type 15 descriptor starts above everything that it
     covers, process_unaccepted_memory() accepts from the end of the bitmap to the end of the descriptor and then clears
     and sets bits with a negative count.
-
     Fix: Fix the earlier stage: its table has to cover all type 15 memory, or it should install none.
     """
     efi_map = facts.snapshot.efi_map
@@ -259,7 +230,6 @@ def crash_kernel_below_table(facts: Facts) -> Outcome:
 
     A crash kernel of 6.6 whose memory ends below the table has no mapping of the table, and page-faults in
     accept_memory() at the table + 8. Later kernels map it.
-
     Fix: Reserve the crash kernel above the table (`crashkernel=SIZE,high`) and test kdump, or update the kernel.
     """
     table, used = facts.evidence.table_range, facts.snapshot.kernel_memory or ()

@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from typing import Optional
 
 from drgn_unaccepted.answer.allocator import FEW_CHUNKS, impossible, untyped, zone_name
 from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, given, some, spans
-from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, given, some, spans
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.model.ranges import Range, subtract, total
-from drgn_unaccepted.snapshot import PAGE_SHIFT, Zone
+from drgn_unaccepted.model.ranges import clip, subtract, total
+from drgn_unaccepted.snapshot import PAGE_SHIFT
 from drgn_unaccepted.words import count, size
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
@@ -27,7 +23,6 @@ def structures_undamaged(facts: Facts) -> Outcome:
     A part that was not captured is no fault: the rules that need it are skipped. But every kernel has a zone, none has
     more pages than it spans, and no pointer lies between the physical addresses and the kernel's: where one does, its
     structure was overwritten. A dump that has the table, which lies outside System RAM, has the zones too.
-
     Fix: Look at the structure that is named and at its neighbours. Do not draw conclusions from the parts it leads to.
     """
     missing = facts.snapshot.missing
@@ -63,7 +58,6 @@ def list_entries_sane(facts: Facts) -> Outcome:
     __free_unaccepted() lists only pages of order MAX_PAGE_ORDER: the PFN is a multiple of the chunk, in the zone (its
     span, and page_zone()), without references, not PageReserved. (From 6.12 on list-page-type checks the page type;
     before, such a page has none.) __accept_page() takes the first entry, frees it, and follows its links.
-
     Fix: The list or its pages were overwritten, or the page was freed twice: inspect `struct page` of the entries named
     here and of their neighbours. The next accept in this zone would follow it.
     """
@@ -85,29 +79,24 @@ def list_page_type(facts: Facts) -> Outcome:
     Since Linux 6.12 (310183de7bb2) __free_unaccepted() and __accept_page() set and clear PGTY_unaccepted of a chunk's
     first page together with its place on the list, under zone->lock. Isolation and CMA find unaccepted chunks by this
     type, and makedumpfile (1.7.8) excludes them by it.
-
     Fix: A listed page of another type was overwritten or is used twice; a typed page on no list is lost to the guest.
     Inspect `struct page` of both, and see list-entries-sane for damaged links.
     """
-    wanted = given(facts.snapshot.kernel).unaccepted_page_type
-    if wanted is None:
+    kernel, faults = given(facts.snapshot.kernel), []
+    if kernel.unaccepted_page_type is None:
         return Pass("this kernel has no PageUnaccepted")
-    faults = [fault for zone in facts.zones if (fault := _untyped(facts, zone, wanted)) is not None]
-    if not any(zone.listed and zone.listed.problems for zone in facts.zones):
-        lost = subtract(facts.evidence.pages("unaccepted"), facts.evidence.listed)
-        if lost:
-            faults.append(Fault(f"{size(total(lost))} PageUnaccepted on no list: {spans(lost)}", lost))
+    for zone in facts.zones:
+        pfns, types = given(zone.listed).pfns, given(zone.listed).page_types
+        wrong = untyped(given(zone.listed), kernel)
+        if wrong:
+            at = some(wrong, lambda index: f"{pfns[index] << PAGE_SHIFT:#x} ({types[index]:#010x})")  # noqa: B023
+            what = f"{count(len(wrong), 'listed page')} without PageUnaccepted ({kernel.unaccepted_page_type:#010x})"
+            message = f"{zone_name(zone)}: {what}: {at}"
+            faults.append(Fault(message, facts.chunks(pfns[index] for index in wrong), zone=zone))
+    lost = subtract(facts.evidence.pages("unaccepted"), facts.evidence.listed)
+    if lost and not any(zone.listed and zone.listed.problems for zone in facts.zones):
+        faults.append(Fault(f"{size(total(lost))} PageUnaccepted on no list: {spans(lost)}", lost))
     return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
-
-
-def _untyped(facts: Facts, zone: Zone, wanted: int) -> Optional[Fault]:
-    listed = given(zone.listed)
-    wrong = untyped(listed, given(facts.snapshot.kernel))
-    if not wrong:
-        return None
-    at = some(wrong, lambda index: f"{listed.pfns[index] << PAGE_SHIFT:#x} ({listed.page_types[index]:#010x})")
-    what = f"{count(len(wrong), 'listed page')} without PageUnaccepted ({wanted:#010x})"
-    return Fault(f"{zone_name(zone)}: {what}: {at}", facts.chunks(listed.pfns[index] for index in wrong), zone=zone)
 
 
 @Rule(
@@ -124,52 +113,28 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
     kexec segments (6.15, caeb8ba598f0), so a few chunks without bits are no fault. Where no accept explains them
     (table-captured), the bitmap differs from what the kernel had. An all-zero bitmap under a valid header while chunks
     wait to be accepted is critical: read literally, it would mean that everything is accepted.
-
     Fix: For info: nothing. Else do not trust the bitmap; take the answer from the page lists
     (`--source page-lists`) and find out why the table's bytes are wrong (filtered dump, wrong address, overwritten).
     """
-    if lacking(facts, "zones.listed"):
-        return _counted_without_bits(facts)
-    pfns = facts.listed_pfns
-    if facts.bitmap_cut:
-        pfns = pfns[: bisect_left(pfns, facts.under_bits[-1].end >> PAGE_SHIFT)]
-    bare = _chunks_without_bits(facts, pfns)
-    listed = count(len(pfns), "listed chunk")
-    if not bare:
-        return Pass(f"{listed}, all with a set bit")
-    message = f"{len(bare)} of {listed} without a set bit in own units or guard"
-    ranges = facts.chunks(bare)
-    return Fault(message, ranges) if facts.judgement.doubt is None else _disbelieve(facts, message, ranges)
-
-
-def _counted_without_bits(facts: Facts) -> Outcome:
-    """The same by ``NR_UNACCEPTED`` alone, without the lists."""
-    nbytes = given(facts.evidence.nr_unaccepted_bytes)
-    counted = f"NR_UNACCEPTED is {size(nbytes)}"
-    if facts.under_bits:
-        return Pass(f"{counted}, and the bitmap has {size(total(facts.under_bits))}")
-    if facts.judgement.doubt is None or nbytes < FEW_CHUNKS * facts.evidence.chunk:
-        return Pass(f"{counted}, and no bit is set")
-    return _disbelieve(facts, counted, [])
-
-
-def _disbelieve(facts: Facts, message: str, ranges: list[Range]) -> Fault:
-    if facts.under_bits:
-        return Fault(f"{message}: the bitmap differs from what the page allocator saw", ranges, severity=WARNING)
-    return Fault(f"{message}: the bitmap is all zero and cannot be trusted", ranges, severity=CRITICAL)
-
-
-def _chunks_without_bits(facts: Facts, pfns: list[int]) -> list[int]:
-    """PFNs of listed chunks of which neither an own unit nor the guard unit is unaccepted."""
-    chunk_bytes = facts.evidence.chunk
-    bare: list[int] = []
-    done = 0
-    for start, end in facts.under_bits:
-        # The chunks that see this run start before its end, and end at its start or later.
-        first = bisect_left(pfns, -(-(start - chunk_bytes) >> PAGE_SHIFT), done)
-        bare += pfns[done:first]
-        done = bisect_left(pfns, -(-end >> PAGE_SHIFT), first)
-    return bare + pfns[done:]
+    doubted, bits, nbytes = facts.judgement.doubt is not None, facts.under_bits, facts.evidence.nr_unaccepted_bytes
+    bare, message = [], f"NR_UNACCEPTED is {size(nbytes)}"
+    if not facts.lacking("zones.listed"):
+        chunk, listed = facts.evidence.chunk, facts.evidence.listed
+        if facts.bitmap_cut:
+            listed = list(clip(listed, 0, bits[-1].end))
+        bare, chunks = subtract(listed, facts.evidence.listable(bits)), count(total(listed) // chunk, "listed chunk")
+        message = f"{total(bare) // chunk} of {chunks} without a set bit in own units or guard"
+        if not bare:
+            return Pass(f"{chunks}, all with a set bit")
+        if not doubted:
+            return Fault(message, bare)
+    elif bits:
+        return Pass(f"{message}, and the bitmap has {size(total(bits))}")
+    elif not doubted or given(nbytes) < FEW_CHUNKS * facts.evidence.chunk:
+        return Pass(f"{message}, and no bit is set")
+    if bits:
+        return Fault(f"{message}: the bitmap differs from what the page allocator saw", bare, severity=WARNING)
+    return Fault(f"{message}: the bitmap is all zero and cannot be trusted", bare, severity=CRITICAL)
 
 
 @Rule(CRITICAL, ("zones.listed", "zones.nr_unaccepted"), number=21, settled=True)
@@ -178,7 +143,6 @@ def zone_counter_matches_list(facts: Facts) -> Outcome:
 
     __free_unaccepted() and __accept_page() change list and counter together under zone->lock, by whole chunks. A step
     of 1024 pages exceeds every per-CPU threshold, so the zone's own counter is exact.
-
     Fix: If the counter is too high, the allocator expects memory that it cannot get, and may stall before it reclaims.
     If it is too low, the allocator has memory that it does not count. See list-entries-sane first: a damaged list is
     short.
@@ -200,7 +164,6 @@ def global_counter_matches_zones(facts: Facts) -> Outcome:
 
     zone_page_state_add() adds to `zone->vm_stat[]` and `vm_zone_stat[]` alike. Steps of 1024 pages exceed every per-CPU
     threshold, so `vm_stat_diff[NR_UNACCEPTED]` is always folded to 0. /proc/meminfo shows the global counter.
-
     Fix: The counters were overwritten, or a CPU died within the update: look for __mod_zone_page_state() on the CPUs'
     stacks.
     """
@@ -229,7 +192,6 @@ def free_pages_include_unaccepted(facts: Facts) -> Outcome:
     NR_FREE_PAGES is never less than NR_UNACCEPTED. With the per-CPU differences and without isolated blocks it is the
     sum of both. Isolation can skew the sum, and free pages of a live kernel change at any time, so the sum is compared
     in a vmcore only.
-
     Fix: A counter was overwritten or leaked: compare `zones` with /proc/zoneinfo of a healthy guest, and look for
     earlier warnings of the page allocator in the log.
     """
@@ -255,7 +217,6 @@ def eager_means_empty(facts: Facts) -> Outcome:
 
     With `accept_memory=eager` `lazy_accept` is false, and __free_unaccepted() lists nothing: memory is accepted at
     boot, when it is given to the page allocator.
-
     Fix: `lazy_accept` or the lists were overwritten: the command line sets it once, before the first page is freed.
     """
     if given(facts.snapshot.platform).lazy:
@@ -282,7 +243,6 @@ def static_key_matches_lists(facts: Facts) -> Outcome:
     by removing it: fefc07518227, Linux 6.15, 6.14.8, 6.12.30, 6.6.92). With the key off, unaccepted memory is never
     accepted, and the guest runs out of memory with gigabytes on its lists. A key that stays on costs nothing: it is
     switched off only after the last chunk was accepted, so this is only info.
-
     Fix: Update to a kernel with fefc07518227. Until then `accept_memory=eager` avoids the lists.
     """
     key = given(given(facts.snapshot.kernel).static_key)

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, some, spans
-from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, some, spans
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
 from drgn_unaccepted.model.bitmap import unaccepted_ranges
-from drgn_unaccepted.model.ranges import Range, clip, intersect, subtract, total
+from drgn_unaccepted.model.ranges import Range, clip, intersect, outwards, subtract, total
 from drgn_unaccepted.words import count, size, span
 
 FOUR_GIB = 4 << 30
 
 
 def _of(ranges: list[Range]) -> str:
-    """The size, and the place: ``4 MiB (0x...-0x...)``."""
     return f"{size(total(ranges))} ({spans(ranges)})"
 
 
@@ -33,14 +29,12 @@ def padding_bits_clear(facts: Facts) -> Outcome:
     `size` is rounded up to whole bytes, so up to 7 bits follow the last unit, and the final map may end lower than the
     one that the bitmap was sized by. The stub clears the bitmap and sets bits for type 15 memory only, so nothing sets
     the bits above it.
-
     Fix: A bit set there does no harm while there is no RAM at its address, but something other than the accept code set
     it. The bitmap may have been overwritten; see table-reserved.
     """
     if not facts.efi_unaccepted:
         return Pass("the EFI memory map has no type 15 memory")
-    unit = facts.covered.unit_size
-    end = -(-facts.efi_unaccepted[-1].end // unit) * unit
+    end = outwards(facts.efi_unaccepted, facts.covered.unit_size)[-1].end
     where = f"set at or above {end:#x}, the end of type 15 memory"
     stray = list(clip(facts.unaccepted, max(end, facts.covered.phys_base), facts.covered.end))
     return Fault(f"{_bits(facts, stray)} {where}: {spans(stray)}", stray) if stray else Pass(f"no bit is {where}")
@@ -55,7 +49,6 @@ def bits_within_initial_map(facts: Facts) -> Outcome:
     can be set. There is a doubt if entries that efi_merge_regions() merged cannot be separated, if the table's geometry
     differs from what this map gives (an earlier boot stage may have made the table, and the stub uses it unchanged),
     and on a kernel with unaccept_memory() or unaccept_hotplug_memory() (unmerged series).
-
     Fix: Something other than the kernel's accept code wrote these bits. With a short reservation (table-reserved) the
     table's last page has another owner; otherwise look for a stray write near the table's address.
     """
@@ -66,9 +59,16 @@ def bits_within_initial_map(facts: Facts) -> Outcome:
     stray = subtract(facts.unaccepted, initial)
     if not stray:
         return Pass(f"every set bit was set at boot ({size(total(initial))})")
-    doubt = _doubt_about_initial_map(facts)
-    message = f"{_bits(facts, stray)} set that the EFI stub did not set: {spans(stray)}"
-    return Fault(f"{message} ({doubt})", stray, severity=WARNING) if doubt else Fault(message, stray)
+    kernel, message = facts.snapshot.kernel, f"{_bits(facts, stray)} set that the EFI stub did not set: {spans(stray)}"
+    if given(facts.snapshot.efi_map).ambiguous:
+        doubt = "merged entries of the map could not be separated"
+    elif kernel is not None and kernel.unaccepts:
+        doubt = "this kernel can set bits again"
+    elif stub.allocate_unaccepted_bitmap(facts.descriptors, facts.covered.unit_size) != facts.covered:
+        doubt = "the table's geometry differs from what this map gives: an earlier boot stage may have made the table"
+    else:
+        return Fault(message, stray)
+    return Fault(f"{message} ({doubt})", stray, WARNING)
 
 
 def _listed_within_initial_map(facts: Facts) -> Outcome:
@@ -82,17 +82,6 @@ def _listed_within_initial_map(facts: Facts) -> Outcome:
     return Pass(f"every listed chunk has a bit that was set at boot ({size(total(initial.unaccepted))})")
 
 
-def _doubt_about_initial_map(facts: Facts) -> Optional[str]:
-    kernel = facts.snapshot.kernel
-    if given(facts.snapshot.efi_map).ambiguous:
-        return "merged entries of the map could not be separated"
-    if kernel is not None and kernel.unaccepts:
-        return "this kernel can set bits again"
-    if stub.allocate_unaccepted_bitmap(facts.descriptors, facts.covered.unit_size) != facts.covered:
-        return "the table's geometry differs from what this map gives: an earlier boot stage may have made the table"
-    return None
-
-
 @Rule(WARNING, ("table.geometry", "efi_map.complete"), number=10)
 def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     """The bitmap covers all unaccepted memory of the EFI memory map.
@@ -100,7 +89,6 @@ def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     allocate_unaccepted_bitmap() spans the lowest to the highest type 15 descriptor, rounded outwards to units. The
     kernel takes memory outside the bitmap as accepted; the stub accepts it up front, which makes booting slow. The stub
     reuses a table from an earlier boot stage unchanged, whatever it covers.
-
     Fix: Compare `header` with `efi`: either the table is not of this boot, or an earlier stage (a shim, a boot loader)
     made one that is too small for this map.
     """
@@ -122,7 +110,6 @@ def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     table of a version other than 1). If it is not RAM, the memory is lost: the kernel has no CONFIG_UNACCEPTED_MEMORY,
     or a boot loader built the e820 table itself (GRUB's `linux` without the stub: "Unknown memory type 15, considering
     reserved").
-
     Fix: Boot through the EFI stub (GRUB's `chainloader`, or a GRUB that uses LoadImage) and with a kernel built with
     CONFIG_UNACCEPTED_MEMORY; or let the firmware accept all memory.
     """
@@ -132,13 +119,11 @@ def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     if facts.snapshot.table.state != "absent":
         return Pass(f"the EFI memory map has {size(total(unaccepted))} of type 15, and there is a table")
     what = f"the EFI memory map has {_of(unaccepted)} of type 15, and there is no table"
-    ram = facts.used_ram
-    if ram is None:
-        return Fault(f"{what}; unknown whether the kernel uses it", unaccepted, severity=WARNING)
-    used = intersect(unaccepted, ram)
+    used = intersect(unaccepted, facts.used_ram or [])
     if used:
         return Fault(f"{what}: the kernel uses {_of(used)} of it without accepting it", used)
-    return Fault(f"{what}: it is lost to the kernel", unaccepted, severity=WARNING)
+    use = "; unknown whether the kernel uses it" if facts.used_ram is None else ": it is lost to the kernel"
+    return Fault(f"{what}{use}", unaccepted, WARNING)
 
 
 @Rule(
@@ -153,7 +138,6 @@ def bits_within_firmware_ram(facts: Facts) -> Outcome:
     The stub's setup_e820() makes an E820_TYPE_RAM entry of every type 15 descriptor before it sets bits for the whole
     units in it, and e820_table_firmware keeps the table as the stub gave it. A kernel started by kexec got its e820
     table from the previous kernel, which may have changed it.
-
     Fix: The bitmap and the e820 table are of different boots, or one was overwritten: see bits-within-initial-map and
     table-reserved.
     """
@@ -164,8 +148,7 @@ def bits_within_firmware_ram(facts: Facts) -> Outcome:
     kexec_booted = facts.snapshot.kernel and facts.snapshot.kernel.kexec_booted
     if kexec_booted is False:
         return Fault(message, stray)
-    how = "started by kexec" if kexec_booted else "possibly started by kexec"
-    return Fault(f"{message} ({how})", stray, severity=WARNING)
+    return Fault(f"{message} ({'' if kexec_booted else 'possibly '}started by kexec)", stray, WARNING)
 
 
 @Rule(INFO, ("unaccepted", "e820.current", "e820.firmware"), number=13)
@@ -174,13 +157,11 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
 
     `mem=`, `memmap=`, add_efi_memmap and the import of EFI_MEMORY_SP memory remove RAM from e820_table;
     e820_table_firmware still has it. The bits of such memory stay set for ever, and nothing touches it.
-
     Fix: If the memory was not removed on purpose, check the kernel's command line, and compare the tables with `e820`;
     add_efi_memmap turns type 15 into Reserved.
     """
-    trimmed = intersect(
-        subtract(facts.unaccepted, e820_model.memory(facts.e820.current)), e820_model.memory(facts.e820.firmware)
-    )
+    lost = subtract(facts.unaccepted, e820_model.memory(facts.e820.current))
+    trimmed = intersect(lost, e820_model.memory(facts.e820.firmware))
     if not trimmed:
         return Pass("no unaccepted RAM of the firmware is missing from e820_table")
     entry = e820_model.find_entry(facts.e820.current or (), trimmed[0].start)
@@ -199,7 +180,6 @@ def table_expected(facts: Facts) -> Outcome:
     kernel did not tell it otherwise before ExitBootServices() (AllowUnacceptedMemory on SNP), or because OVMF accepts
     all memory below 4 GiB anyway. That is correct, but slow to boot. Without the EFI memory map nobody knows: what a
     firmware left unaccepted is lost to a kernel without CONFIG_UNACCEPTED_MEMORY, and in none of its tables.
-
     Fix: If the guest boots too slowly, use a firmware that leaves memory unaccepted (OVMF's
     PcdLazyAcceptPartialMemorySize) and a kernel built with CONFIG_UNACCEPTED_MEMORY, started through the EFI stub.
     """
@@ -227,7 +207,6 @@ def hot_added_memory_accepted(facts: Facts) -> Outcome:
 
     The bitmap covers what the firmware reported as unaccepted. The kernel takes memory that is added later as accepted,
     and up to Linux 7.3 nothing accepts it: its first touch ends the guest. (Unmerged series of hotplug do.)
-
     Fix: Do not add memory to a confidential guest: give it all its memory at boot.
     """
     if facts.platform not in ("tdx", "snp"):
@@ -235,8 +214,10 @@ def hot_added_memory_accepted(facts: Facts) -> Outcome:
     tables = (facts.e820.current, facts.e820.firmware, facts.e820.boot_params)
     known = merged((entry.start, entry.end) for entries in tables for entry in entries or ())
     added = subtract(facts.evidence.hot_added, known)
-    if not added or (facts.snapshot.kernel is not None and facts.snapshot.kernel.unaccepts):
-        return Pass("no zone has memory beyond the firmware's" if not added else "this kernel accepts added memory")
+    if not added:
+        return Pass("no zone has memory beyond the firmware's")
+    if given(facts.snapshot.kernel).unaccepts:
+        return Pass("this kernel accepts added memory")
     return Fault(f"{_of(added)} was added later, and nobody accepted it", added)
 
 
@@ -246,7 +227,6 @@ def efi_map_sane(facts: Facts) -> Outcome:
 
     With `efi=debug` the kernel prints the map before anything can overwrite it. Edits of the kernel itself are undone
     before the two are compared. A difference is damage in the buffer, which lies near the table.
-
     Fix: Find out what wrote over the buffer. The log's map is used in its place.
     """
     efi_map = given(facts.snapshot.efi_map)
@@ -266,7 +246,6 @@ def kernel_memory_accepted(facts: Facts) -> Outcome:
     The kernel image, the initrd, setup_data, the EFI memory map and the table itself were written before the kernel
     ran, so their memory was accepted (the stub takes only EFI_CONVENTIONAL_MEMORY, the decompressor accepts what it
     writes to), and bits are never set again. A bit set here was never valid.
-
     Fix: The bitmap was overwritten, read from the wrong place, or is of another boot. See table-reserved and
     bits-within-initial-map. Do not draw conclusions from this bitmap.
     """
@@ -288,7 +267,6 @@ def kexec_segments_accepted(facts: Facts) -> Outcome:
     kexec copies its segments to physical memory without asking the page allocator. Since Linux 6.15 (caeb8ba598f0)
     sanity_check_segment_list() accepts their destinations when the image is loaded; before, the copy touched unaccepted
     memory and ended the guest.
-
     Fix: Do not run this kexec. Update to a kernel with caeb8ba598f0, or accept all memory first
     (`accept_memory=eager`). A crash kernel's segments lie in the crashkernel reservation, which is accepted.
     """

@@ -8,50 +8,141 @@ A rule is a function in a module of its subject::
         '''The sentence that must hold.
 
         Why it must hold, with the kernel commit or the specification.
-
         Fix: what to do when it fails.
         '''
 
 Its name is ``name-of-the-rule``. It runs only where everything that it needs was captured, and returns
-:class:`~drgn_unaccepted.checks.finding.Pass`, ``Skip``, or its ``Fault`` or several. A rule that looks for one known
+:class:`Pass`, ``Skip``, or its ``Fault`` or several. A rule that looks for one known
 kernel bug names the fix in ``fixed_by``, and its own name begins with ``advisory-``; it may build on the findings of
 other rules (:meth:`Facts.finding`) and returns None where nothing points to the bug.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Final, Literal, NamedTuple, Optional, TypeVar, Union
 
-from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.finding import WARNING, Outcome, Severity
-from drgn_unaccepted.checks.needs import NEEDS
-from drgn_unaccepted.words import wrap
+from drgn_unaccepted.model.bitmap import PAGE_SIZE
+from drgn_unaccepted.model.ranges import Range, total
+from drgn_unaccepted.snapshot import Zone
+from drgn_unaccepted.words import count, span, wrap
 
-Function = Callable[[Facts], Outcome]
+T = TypeVar("T")
+
+#: The weight of a fault. ``critical``: it cannot be in a correct kernel. ``warning``: it should not be, but has rare
+#: legal reasons, or is a hazard. ``info``: worth knowing.
+Severity = Literal["info", "warning", "critical"]
+
+INFO: Final = "info"
+WARNING: Final = "warning"
+CRITICAL: Final = "critical"
+
+#: Ranges and other parts that a message spells out; it counts the rest.
+SHOWN = 3
+
+
+class Pass(NamedTuple):
+    message: str
+
+
+class Skip(NamedTuple):
+    """The rule itself found that it cannot tell."""
+
+    message: str
+
+
+class Fault(NamedTuple):
+    message: str
+    ranges: Sequence[Range] = ()  #: Physical addresses at fault, sorted and merged.
+    severity: Optional[Severity] = None  #: By default that of the rule.
+    zone: Optional[Zone] = None  #: The zone whose lock guards the data at fault, if any.
+
+
+Outcome = Union[Pass, Skip, Fault, Sequence[Fault], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    rule: str  #: Its name.
+    status: Literal["skip", "pass", "info", "warning", "critical"]
+    message: str
+    ranges: tuple[Range, ...] = ()  #: As of :class:`Fault`, at most :data:`limits.FINDING_RANGES`.
+    needs: tuple[str, ...] = ()  #: What the rule needs; names of :data:`NEEDS`.
+
+
+def some(parts: Sequence[T], write: Callable[[T], str] = str, separator: str = ", ") -> str:
+    """The first parts in full, the others as a number."""
+    shown = separator.join(map(write, parts[:SHOWN]))
+    return shown if len(parts) <= SHOWN else f"{shown} and {len(parts) - SHOWN} more"
+
+
+def spans(ranges: Sequence[Range]) -> str:
+    return some(ranges, lambda range_: span(*range_))
+
+
+def pages(ranges: Sequence[Range]) -> str:
+    return count(total(ranges) // PAGE_SIZE, "page")
+
+
+def given(part: Optional[T]) -> T:
+    """A part that is there because the rule needs it."""
+    assert part is not None
+    return part
+
+
+#: What rules need, by name, for --explain; :meth:`Facts.lacking` has the reasons for what is missing.
+NEEDS = {
+    "table.address": "`efi.unaccepted`, the table's physical address",
+    "table.header": "the table's header",
+    "table.layout": "the table's header, of version 1",
+    "table.geometry": "a valid header",
+    "table.place": "the table's address, and its size by the header or by the EFI memory map",
+    "bitmap": "the bitmap",
+    "bitmap.now": "the bitmap, read together with the rest and not from an older file",
+    "unaccepted": "the bitmap, or the lists in its place",
+    "unaccepted.now": "the bitmap, or the lists in its place, read together with the rest",
+    "efi_map.complete": "the complete final EFI memory map",
+    "efi_map": "the EFI memory map",
+    "e820.firmware": "`e820_table_firmware`",
+    "e820.current": "`e820_table`",
+    "e820": "`e820_table` or `e820_table_firmware`",
+    "zones": "the zones and their counters",
+    "zones.listed": "`zone->unaccepted_pages`",
+    "zones.listed.whole": "`zone->unaccepted_pages`, followed to its end",
+    "zones.nr_unaccepted": "`zone->vm_stat[NR_UNACCEPTED]`",
+    "nr_unaccepted": "the lists, or `NR_UNACCEPTED`",
+    "counters": "`vm_zone_stat[NR_UNACCEPTED]`",
+    "accepting": "`accepting_list`",
+    "image.banner": "the banner in the kernel's image",
+    "platform.kind": "whether the guest is TDX or SNP",
+    "platform.lazy": "`lazy_accept`",
+    "kernel_memory": "the memory that the kernel itself uses",
+    "kernel.static_key": "the static key `zones_with_unaccepted_pages`",
+    "pages": "the states of the struct pages",
+    "kexec_segments": "the segments of loaded kexec images",
+    "reclaiming": "the tasks in direct reclaim",
+}
+
+
+Function = Callable[[Any], Outcome]  #: It gets the :class:`~drgn_unaccepted.checks.facts.Facts`.
 
 
 @dataclass
 class Rule:
     """The decorator of a rule, and all that is known of it."""
 
-    #: Severity in a vmcore.
-    severity: Severity
-    #: Names of :data:`drgn_unaccepted.checks.needs.NEEDS`; without one of these the rule is skipped.
-    needs: tuple[str, ...] = ()
-    #: Place in the interface's table (C1 to C32).
-    number: Optional[int] = None
+    severity: Severity  #: In a vmcore.
+    needs: tuple[str, ...] = ()  #: Names of :data:`NEEDS`; without one of these the rule is skipped.
+    number: Optional[int] = None  #: Place in the interface's table (C1 to C32).
     #: The data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free and no accept
     #: was in flight; else a fault is a warning there. On a live kernel it is a warning, or info if the zone is known to
     #: have been changing.
     settled: bool = False
-    #: Severity on a live kernel where two samples agree; by default that of one sample.
-    confirmed: Optional[Severity] = None
-    #: Where a fault has another severity.
-    nuance: str = ""
-    #: For a known kernel bug: the commit of the fix and the releases that have it.
-    fixed_by: str = ""
+    confirmed: Optional[Severity] = None  #: Severity on a live kernel where two samples agree, if another.
+    nuance: str = ""  #: Where a fault has another severity.
+    fixed_by: str = ""  #: For a known kernel bug: the commit of the fix and the releases that have it.
     name: str = field(init=False)
     function: Function = field(init=False)
 
@@ -69,15 +160,15 @@ class Rule:
     @property
     def texts(self) -> list[str]:
         """The sentence that must hold, the reason, and what to do when it fails; Python -OO drops them."""
-        paragraphs = (self.function.__doc__ or "\n\n\n\nFix:").split("\n\n")
-        return [" ".join(paragraph.split()).removeprefix("Fix:").lstrip() for paragraph in paragraphs]
+        parts = re.split(r"\n\n|\n +Fix:", self.function.__doc__ or "\n\n\n Fix:")
+        return [" ".join(part.split()) for part in parts]
 
     def details(self) -> list[tuple[str, str]]:
         """The other parts of the explanation, each with its title."""
         fix = ("What to do", self.texts[2])
         if self.fixed_by:
             return [("Fixed by", self.fixed_by), fix]
-        needs = "; ".join(NEEDS[need].what for need in self.needs)
+        needs = "; ".join(NEEDS[need] for need in self.needs)
         return [("When it fails", self._severities()), ("Needs", needs or "nothing"), fix]
 
     def _severities(self) -> str:

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Optional
+from itertools import accumulate
+from operator import attrgetter
 
 from drgn_unaccepted.answer.accepts import accept_document, where, who
 from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Severity, Skip, given, some
-from drgn_unaccepted.checks.needs import lacking
-from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, some
 from drgn_unaccepted.model.ranges import intersect, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Accept
 from drgn_unaccepted.words import count, size
@@ -24,7 +23,6 @@ def release_matches_banner(facts: Facts) -> Outcome:
 
     Both are UTS_RELEASE of the build: OSRELEASE in VMCOREINFO, and `linux_banner` in the kernel's image. Where they
     differ, one was overwritten or is of another kernel, and no known bug is told by the release.
-
     Fix: Compare both with the first line of the boot log. If VMCOREINFO is wrong, other values in it may be, too.
     """
     release, banner = facts.snapshot.target.release, facts.snapshot.image.banner
@@ -47,7 +45,6 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     memory. An accept of memory above the bitmap has start >= end, both at the end of the bitmap or above; that is
     legal. An entry in a vmcore means that the kernel stopped in the middle of an accept: its units may be accepted
     while their bits are still set. On a live kernel entries disappear while they are read: info.
-
     Fix: After a panic in an accept or a lockup look at the host's log of that time: was it short of memory, or slow to
     provide it? For an accept in flight look at the task's stack; panics of arch_accept_memory() end there. For an entry
     without a task, or beyond the bitmap: the list led into a stack that was in use again.
@@ -56,54 +53,40 @@ def accepting_ranges_sane(facts: Facts) -> Outcome:
     faults = [Fault(f"accepting_list: {problem}") for problem in given(facts.snapshot.accepting).problems]
     overlapping = _overlapping(entries)
     if overlapping:
-        one, other = overlapping[0]
         more = f" and {count(len(overlapping) - 1, 'more pair')}" if len(overlapping) > 1 else ""
-        message = f"{write(one)} and {write(other)} overlap{more}"
+        message = f"{' and '.join(map(write, overlapping[0]))} overlap{more}"
         faults.append(Fault(message, severity=INFO if facts.live else CRITICAL))
     insane = [entry for entry in entries if _is_insane(facts, entry)]
-    ownerless = [entry for entry in entries if entry.task is None]
     # An oops starts at the top of the stack again: rewind_stack_and_make_dead().
-    dead = [entry for entry in insane if entry.start_unit >= entry.end_unit and not facts.live]
-    insane = [entry for entry in insane if entry not in dead]
-    for wrong, what in (
-        (dead, "no range, its stack is dead (an oops rewound it, or it is in use again)"),
-        (insane, "not a range of the bitmap"),
-        (ownerless, "on no task's stack"),
-    ):
-        if wrong:
-            faults.append(Fault(f"{what}: {some(wrong, write)}"))
+    dead = [entry for entry in insane if entry.is_empty and not facts.live]
+    kinds = {
+        "no range, its stack is dead (an oops rewound it, or it is in use again)": dead,
+        "not a range of the bitmap": [entry for entry in insane if entry not in dead],
+        "on no task's stack": [entry for entry in entries if entry.task is None],
+    }
+    faults += [Fault(f"{what}: {some(wrong, write)}") for what, wrong in kinds.items() if wrong]
     in_flight = f"{count(len(entries), 'accept')} in flight"
     if entries and not facts.live and not faults:
         panic = facts.snapshot.panic or ""
         host = "; an accept waits for the host: look there next" if "lockup" in panic else ""
-        died: Optional[Severity] = CRITICAL if "accept memory" in panic else WARNING if host else None
         message = f"{in_flight}: {some(entries, write)}" + (f"; panic: {panic}{host}" if panic else "")
-        if died == CRITICAL:
-            message = f"the kernel died in an accept, {message}"
-        return Fault(message, severity=died)
+        if "accept memory" in panic:
+            return Fault(f"the kernel died in an accept, {message}", severity=CRITICAL)
+        return Fault(message, severity=WARNING if host else None)
     return faults or Pass(in_flight)
 
 
 def _is_insane(facts: Facts, entry: Accept) -> bool:
-    if facts.geometry is None:
-        # Without the end of the bitmap, an entry that starts at its own end or above may be legal.
-        return False
-    units = facts.geometry.units
-    above = entry.start_unit >= entry.end_unit == units
-    return not above and not entry.start_unit < entry.end_unit <= units
+    # Without the end of the bitmap, an entry that starts at its own end or above may be legal.
+    units = entry.end_unit if facts.geometry is None else facts.geometry.units
+    return entry.end_unit > units or (entry.is_empty and entry.end_unit != units)
 
 
 def _overlapping(entries: Sequence[Accept]) -> list[tuple[Accept, Accept]]:
     """Pairs of entries that overlap, as the kernel compares them; each entry with the furthest one before it."""
-    pairs = []
-    furthest = None
-    legal = (entry for entry in entries if entry.start_unit < entry.end_unit)
-    for entry in sorted(legal, key=lambda entry: (entry.start_unit, entry.end_unit)):
-        if furthest is not None and furthest.end_unit > entry.start_unit:
-            pairs.append((furthest, entry))
-        if furthest is None or entry.end_unit > furthest.end_unit:
-            furthest = entry
-    return pairs
+    legal = sorted((each for each in entries if not each.is_empty), key=attrgetter("start_unit", "end_unit"))
+    furthest: Iterator[Accept] = accumulate(legal, partial(max, key=attrgetter("end_unit")))
+    return [(one, other) for one, other in zip(furthest, legal[1:]) if one.end_unit > other.start_unit]
 
 
 def _entry(facts: Facts, entry: Accept) -> str:
@@ -122,7 +105,6 @@ def platform_can_accept(facts: Facts) -> Outcome:
     memory: unknown platform". A table alone is harmless until a set bit is touched; with unaccepted RAM it is a
     warning if the first accept panicked, or is known to be still to come. If memory was accepted since boot, the
     platform can, and was not recognised here.
-
     Fix: The firmware reports type 15 to a guest that cannot accept it, or the platform was not recognised (cc_vendor,
     sev_status, X86_FEATURE_TDX_GUEST): look for "Memory Encryption Features" in the first lines of the boot log.
     """
@@ -132,10 +114,10 @@ def platform_can_accept(facts: Facts) -> Outcome:
     if table.state == "absent":
         return Pass("there is no table")
     # RAM that may be accepted later: by the bitmap, or if that shows none by the lists.
-    if facts.unaccepted and facts.judgement.doubt is None and not lacking(facts, "bitmap.now"):
+    if facts.unaccepted and facts.judgement.doubt is None and not facts.lacking("bitmap.now"):
         ram = facts.unaccepted if facts.used_ram is None else intersect(facts.unaccepted, facts.used_ram)
     else:
-        ram = [] if lacking(facts, "zones.listed") else facts.evidence.listed
+        ram = [] if facts.lacking("zones.listed") else facts.evidence.listed
     waiting, accepted = total(ram), facts.accepted_since_boot
     died = "annot accept memory" in (facts.snapshot.panic or "")
     if accepted and not died:
@@ -159,7 +141,6 @@ def watermark_starvation(facts: Facts) -> Outcome:
     watermark that cond_accept_memory() accepts up to (promo, before 6.12 high) and tasks are in direct reclaim, the
     allocator may loop instead of accepting: fixed by 807174a93d24 (6.11, 6.10.7). A task that is bound to a node gets
     nothing from the others: a node below its minimum with nothing left to accept starves while they have plenty.
-
     Fix: If memory is "available" and the guest still stalls, update the kernel, or boot with `accept_memory=eager`. If
     it accepts (see `accepting`), it is only busy.
     """

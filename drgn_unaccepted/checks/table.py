@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The table itself: was it captured, is its header valid, and does its memory belong to nobody else?"""
+"""The table: was it captured, is its header valid, is its memory its own; and do its bits fit the pages under them?"""
 
 from __future__ import annotations
 
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.finding import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Skip, given, pages, spans
-from drgn_unaccepted.checks.rule import Rule
+from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, pages, spans
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model.bitmap import PAGE_SIZE
+from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
 from drgn_unaccepted.model.header import INVALID, X86_UNIT_SIZE, is_unit_size, unreserved_tail
-from drgn_unaccepted.model.ranges import intersect, outwards, subtract
+from drgn_unaccepted.model.ranges import Range, intersect, outwards, subtract, total
 from drgn_unaccepted.words import count, size, span
+
+#: States of pages that explain set bits of memory on no list.
+_EXPLAINED = {
+    "reserved": "PageReserved",
+    "absent": "without struct page",
+    "offline": "PageOffline",
+    "device": "of ZONE_DEVICE",
+    "uninitialised": "not initialised yet",
+}
+
+_BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
 
 
 @Rule(INFO, number=1, nuance="warning if its bitmap was read but cannot be trusted")
@@ -23,7 +33,6 @@ def table_captured(facts: Facts) -> Outcome:
     and every kdump omit, so "not captured" is the normal case and no error. A header that reads as zeros was filtered
     out of the dump: it is no evidence of an empty table. A bitmap that memory maps, lists, pages or counters contradict
     is no evidence either: then no rule that needs the bitmap passes.
-
     Fix: Answers come from the page lists instead. For the bitmap itself take a whole-RAM dump (QEMU's
     dump-guest-memory), read it from the running guest as root, or give a table saved earlier with `--table FILE@ADDR`.
     """
@@ -48,14 +57,13 @@ def header_version(facts: Facts) -> Outcome:
     another version, and efi_config_parse_tables() drops one (`efi.unaccepted` becomes ~0). Another number here means
     damaged memory, or a kernel with an unmerged series: version 2 of the TDX memory hotplug RFC has a second bitmap
     behind the first.
-
     Fix: The bitmap is not interpreted. If the kernel carries such a series, use the tool that comes with it. If not,
     the table was overwritten: see table-reserved, and find the owner of the pages around the table.
     """
     version = facts.snapshot.table.version
-    if version != 1:
-        return Fault(f"version is {version}, not 1: the bitmap is not interpreted")
-    return Pass("version is 1")
+    return (
+        Pass("version is 1") if version == 1 else Fault(f"version is {version}, not 1: the bitmap is not interpreted")
+    )
 
 
 @Rule(CRITICAL, ("table.layout",), number=3, nuance="warning for a power of two other than 2 MiB")
@@ -64,7 +72,6 @@ def unit_size_valid(facts: Facts) -> Outcome:
 
     `unit_size` is EFI_UNACCEPTED_UNIT_SIZE of the kernel that made the table, PMD_SIZE on x86. accept_memory() divides
     by it. Other powers of two are possible (an earlier boot stage may have made the table) and only a warning.
-
     Fix: Any other size is damage: no address can be looked up, and the kernel itself divides by it at its next accept.
     For another power of two, find out which boot stage made the table.
     """
@@ -83,7 +90,6 @@ def bitmap_geometry(facts: Facts) -> Outcome:
     The stub's allocate_unaccepted_bitmap() rounds `phys_base` down to a unit and takes `size` (bytes of bitmap) from
     the span of type 15 memory, which firmware reports only where x86 can address it. Bit i stands for
     phys_base + i * unit_size; with a wrong base every answer is shifted.
-
     Fix: The header is damaged or not a header, and the bitmap is not read. Compare `Unaccepted=0x...` in the boot log
     with the address used here, and look at the memory around it.
     """
@@ -104,16 +110,14 @@ def table_aligned(facts: Facts) -> Outcome:
     The stub allocates the table from the EFI pool, which returns multiples of 8. The kernel's bitmap operations work on
     8-byte words from the start of the bitmap, 24 bytes behind the start of the header. The table is not page aligned:
     OVMF's pool gives page offset 0x18.
-
     Fix: `efi.unaccepted` was overwritten, or the types do not match the kernel. Check that the debug information is of
     this kernel (build-id), and compare the address with `Unaccepted=0x...` in the boot log.
     """
     address = given(facts.snapshot.table.address)
-    if address >= PHYSICAL_END:
-        return Fault(f"efi.unaccepted is {address:#x}, which is not a physical address")
-    if address % 8:
-        return Fault(f"efi.unaccepted is {address:#x}, not a multiple of 8")
-    return Pass(f"{address:#x} is a multiple of 8")
+    if address % 8 == 0 and address < PHYSICAL_END:
+        return Pass(f"{address:#x} is a multiple of 8")
+    what = "not a multiple of 8" if address < PHYSICAL_END else "which is not a physical address"
+    return Fault(f"efi.unaccepted is {address:#x}, {what}")
 
 
 @Rule(CRITICAL, ("table.place", "pages"), number=6)
@@ -125,7 +129,6 @@ def table_reserved(facts: Facts) -> Outcome:
     first page, so the last page of the table is left out where ((pa & 0xfff) + 24 + size) > PAGE_ALIGN(24 + size).
     Then that page either gets another owner, who overwrites bits, or is not mapped, and the kernel dies in
     accept_memory() with its address in CR2 ("certain memory sizes over 64 GiB").
-
     Fix: Update the kernel to one with 0862438c9048. Until then give the guest a little more or less memory, so that the
     bitmap has another size. Do not trust bits on the page that is not reserved.
     """
@@ -155,7 +158,6 @@ def table_in_acpi_memory(facts: Facts) -> Outcome:
     Since Linux 6.6 (e7761d827e99) the stub allocates the table as EFI_ACPI_RECLAIM_MEMORY, which becomes
     E820_TYPE_ACPI, so it survives kexec and a crash kernel finds it. Linux 6.5 allocated it as loader data, which is
     RAM. A table that an earlier boot stage installed may lie elsewhere.
-
     Fix: In RAM, a kernel started by kexec or after a crash can overwrite the table or miss it. In no entry at all, the
     e820 table or `efi.unaccepted` is damaged: compare the address with the boot log.
     """
@@ -163,10 +165,150 @@ def table_in_acpi_memory(facts: Facts) -> Outcome:
     if not subtract([table], e820_model.memory(entries, e820_model.ACPI)):
         return Pass("the table lies in ACPI memory")
     if not subtract([table], e820_model.memory(entries)):
-        if (facts.version or ())[:2] == (6, 5):
-            return Pass("the table lies in RAM, as in every Linux 6.5")
-        return Fault(f"the table at {span(*table)} lies in RAM, not in ACPI memory", [table])
+        message = f"the table at {span(*table)} lies in RAM, not in ACPI memory"
+        is_old = (facts.version or ())[:2] == (6, 5)
+        return Pass("the table lies in RAM, as in every Linux 6.5") if is_old else Fault(message, [table])
     entry = e820_model.find_entry(entries, table.start)
     where = "no entry" if entry is None else e820_model.type_name(entry.type)
     message = f"the table at {span(*table)} is not in ACPI memory: it starts in {where} of e820_table_firmware"
     return Fault(message, [table])
+
+
+@Rule(CRITICAL, ("unaccepted.now", "pages"), number=15)
+def buddy_pages_accepted(facts: Facts) -> Outcome:
+    """No page in a buddy list is unaccepted.
+
+    __free_pages_core() and __accept_page() accept memory before they free it, and bits are never set again, so this
+    holds at every instant. The next allocation of such a page touches unaccepted memory: a TD is killed by the
+    hypervisor, an SNP guest panics.
+    Fix: Find out how the page got into the list without being accepted. `cma=SIZE@BASE` and hot-added memory do not
+    accept (open in 7.3). An overwritten bitmap has bits that were never valid (bits-within-initial-map,
+    table-reserved).
+    """
+    return _none_unaccepted(facts, "buddy", "in a buddy list")
+
+
+@Rule(CRITICAL, ("unaccepted.now", "pages"), number=16)
+def allocated_pages_accepted(facts: Facts) -> Outcome:
+    """No allocated page is unaccepted.
+
+    An allocated page (references, neither PageReserved nor PageOffline) came from a buddy list, into which it was freed
+    after it was accepted. While the kernel boots the rule is skipped: until the page allocator has its memory, every
+    struct page has a reference.
+    Fix: As for buddy-pages-accepted. If the guest died, compare the address that it touched last with these ranges
+    (`resolve ADDR`).
+    """
+    if facts.booting:
+        return Skip(f"pages: {_BOOTING}")
+    return _none_unaccepted(facts, "in-use", "allocated")
+
+
+def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
+    unaccepted = facts.unaccepted_now
+    if unaccepted and not intersect(unaccepted, facts.scanned):
+        return Skip(f"pages: no unaccepted memory was scanned{facts.limited}")
+    wrong = intersect(facts.evidence.pages(state), unaccepted)
+    if wrong:
+        return Fault(f"{pages(wrong)} {words} and unaccepted: {spans(wrong)}", wrong)
+    unseen = total(subtract(unaccepted, facts.scanned))
+    but = f"; {size(unseen)} not scanned{facts.limited}" if unseen else ""
+    return Pass(f"no unaccepted page is {words}{but}")
+
+
+@Rule(WARNING, ("bitmap.now", "pages"), number=17)
+def guard_unit_accepted(facts: Facts) -> Outcome:
+    """The unit behind a page in use that ends on a unit boundary is accepted.
+
+    load_unaligned_zeropad() may read past the end of a page into the next one and relies on a fault to recover, which
+    unaccepted memory does not give: a TD exits to the hypervisor. So accept_memory() accepts one more unit if a range
+    ends on a unit boundary. Memory that memblock gave out with an unaligned end before 7.0 (948a013a54c4) lacks that
+    guard, and so does memory that the firmware accepted, that was reserved and that free_reserved_area() later gave to
+    the page allocator. A hazard, not damage.
+    Fix: Update to a kernel with 948a013a54c4. A guest that dies without a message while it handles strings or file
+    names at the end of a page may have met this: look for the page in the last call traces.
+    """
+    if facts.booting:
+        return Skip(f"pages: {_BOOTING}")
+    guards = [Range(run.start - PAGE_SIZE, run.start) for run in facts.unaccepted if run.start >= PAGE_SIZE]
+    if guards and not intersect(guards, facts.scanned):
+        return Skip(f"pages: none before unaccepted memory was scanned{facts.limited}")
+    exposed = intersect(facts.evidence.pages("buddy", "in-use"), guards)
+    message = f"{pages(exposed)} in use right before an unaccepted unit: {spans(exposed)}"
+    return Fault(message, exposed) if exposed else Pass("no page in use ends where unaccepted memory starts")
+
+
+@Rule(INFO, ("bitmap.now", "zones.listed.whole"), number=25, nuance="warning for memory without a known reason")
+def orphan_bits(facts: Facts) -> Outcome:
+    """All unaccepted memory is on a zone's list, or there is a known reason why not.
+
+    Once the kernel has booted, memory under set bits waits on `zone->unaccepted_pages` to be accepted. Known reasons
+    for not being there: removed from e820_table (`mem=`, `memmap=`), PageReserved and never touched, without struct
+    page, hot-removed, not initialised yet (deferred init), or in limbo between __accept_page() taking it off the list
+    and the end of accept_memory(). Such memory is lost to the guest but harmless. Without a known reason it is a
+    warning.
+    Fix: For the known reasons see `e820` and the command line. Otherwise the page allocator has lost chunks: see
+    list-entries-sane, zone-counter-matches-list and static-key-matches-lists, and find out what last handled the pages.
+    """
+    orphans = subtract(facts.unaccepted, merged(facts.evidence.listed + facts.evidence.in_flight))
+    if not orphans:
+        return Pass("all unaccepted memory is on a list or being accepted")
+    reasons, unknown = _sort_out(facts, orphans)
+    shares = ", ".join(f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes)
+    message = f"{size(total(orphans))} unaccepted on no list{shares and ': '}{shares}"
+    if facts.booting:
+        return Fault(f"{message} ({_BOOTING})", orphans)
+    if unknown:
+        message += f"; {size(total(unknown))} without a known reason: {spans(unknown)}"
+        doubt = facts.torn("zones", "counters", "accepting", "pages") if facts.live else None
+        if doubt is None:
+            return Fault(message, unknown, severity=WARNING)
+        message += f" ({doubt})"
+    return Fault(message, orphans)
+
+
+def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[Range]]:
+    """Bytes by known reason, and the ranges that have none."""
+    reasons: dict[str, int] = {}
+    rest = orphans
+
+    def explain(reason: str, by: list[Range]) -> None:
+        nonlocal rest
+        reasons[reason] = total(intersect(rest, by))
+        rest = subtract(rest, by)
+
+    if facts.e820.current is not None:
+        explain("not RAM in e820_table", subtract(rest, e820_model.memory(facts.e820.current)))
+    for state, reason in _EXPLAINED.items():
+        explain(reason, facts.evidence.pages(state))
+    explain("whose pages were not scanned", subtract(rest, facts.scanned))
+    # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
+    explain("in use", facts.evidence.pages("buddy", "in-use"))
+    explain("in limbo", _limbo(facts, rest))
+    return reasons, rest
+
+
+def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
+    """The chunks that are between their list and accept_memory(): at most one for each CPU."""
+    chunk, cpus = facts.evidence.chunk, given(facts.snapshot.kernel).cpus
+    chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in ranges)
+    free = not subtract(ranges, facts.evidence.pages("free"))
+    return ranges if free and chunks <= (cpus or 8) else []
+
+
+@Rule(INFO, ("bitmap.now", "pages"), number=31)
+def masked_pages_in_use(facts: Facts) -> Outcome:
+    """No page in use is shown as zeros because unaccepted memory follows it.
+
+    /proc/kcore and /proc/vmcore show a page as zeros if pfn_is_unaccepted_memory() is true for it (e538a5820978 and
+    7cd34dd3c9bf, Linux 6.7). Because of the guard logic that includes the last page before every unaccepted unit,
+    although it is accepted. A page in use there reads as zeros in the capture, whatever it contains.
+    Fix: Do not trust zeros at these addresses: the capture lacks the structures that lie there. A whole-RAM dump has
+    them.
+    """
+    pfns = given(facts.snapshot.pages).masked_pfns
+    masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pfns)
+    # A guard page within a listed chunk, or one that `memmap=` took away, has no user; its zeros hide nothing.
+    used = intersect(facts.evidence.pages("reserved"), masked if facts.used_ram is None else facts.used_ram)
+    masked = intersect(masked, merged([*facts.evidence.pages("in-use"), *used]))
+    message = f"{pages(masked)} in use before unaccepted memory shown as zeros: {spans(masked)}"
+    return Fault(message, masked) if masked else Pass("no page in use is shown as zeros because of a guard")

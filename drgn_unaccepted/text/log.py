@@ -54,25 +54,17 @@ _PANIC = "Kernel panic - not syncing: "
 class BootLog:
     """What the log of one boot says."""
 
-    #: None where the log lost its beginning.
-    release: Optional[str] = None
+    release: Optional[str] = None  #: None where the log lost its beginning.
     command_line: Optional[str] = None
-    #: The words after "Memory Encryption Features active: ".
-    encryption: Optional[str] = None
+    encryption: Optional[str] = None  #: The words after "Memory Encryption Features active: ".
     e820: list[E820Entry] = field(default_factory=list)
-    #: Records that start with "efi: ".
-    efi: list[str] = field(default_factory=list)
-    #: Why records before the end of the EFI memory map are lost.
-    lost: Optional[str] = None
-    #: Where the RAM of e820 ends.
-    ram_end: int = 0
-    #: Seconds since 1970 at the start, by the RTC.
-    started: Optional[float] = None
-    #: The words after the last ``Kernel panic - not syncing: ``; empty: no panic.
-    panic: str = ""
+    efi: list[str] = field(default_factory=list)  #: Records that start with "efi: ".
+    lost: Optional[str] = None  #: Why records before the end of the EFI memory map are lost.
+    ram_end: int = 0  #: Where the RAM of e820 ends.
+    started: Optional[float] = None  #: Seconds since 1970 at the start, by the RTC.
+    panic: str = ""  #: The words after the last ``Kernel panic - not syncing: ``; empty: no panic.
     panic_task: Optional[Task] = None
-    #: An oops was printed, and no task yet.
-    oops: bool = False
+    oops: bool = False  #: An oops was printed, and no task yet.
     #: The last records with their time of printk, from the first second on: no two boots share them.
     stamped: deque[str] = field(default_factory=partial(deque, maxlen=limits.LOG_SHARED))
 

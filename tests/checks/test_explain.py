@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.checks import explain, rule_names
-from drgn_unaccepted.checks.needs import NEEDS
-from drgn_unaccepted.checks.rule import RULES
+from drgn_unaccepted.checks.rule import NEEDS, RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from drgn_unaccepted.checks import run_checks
-from drgn_unaccepted.checks.finding import Finding
+from drgn_unaccepted.checks.rule import Finding
 from drgn_unaccepted.snapshot import KexecSegment, NamedRange
 from tests.answer.test_judgement import KDUMPS, UNIT, snapshot_of, truth
 
