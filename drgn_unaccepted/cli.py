@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from drgn_unaccepted import __version__, commands, errors
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.commands.base import Arguments
+from drgn_unaccepted.commands import Arguments
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.model.header import HEADER

@@ -4,12 +4,12 @@ Unaccepted Memory
 -----------------
 
 Helpers on a :class:`drgn.Program`, named after the kernel's functions where there are such functions. Each takes
-``prog`` first or uses drgn's default program, and reads the target at each call. To ask several questions about one
-state, take a snapshot.
+``prog`` first or uses drgn's default program, and reads the target at each call; :func:`take_snapshot` is for several
+questions about one state.
 
 Addresses are physical and in bytes, ends exclusive. A part that is not in the target raises
-:class:`~drgn_unaccepted.kernel.errors.Unavailable` with the reason, except in :func:`resolve_address`, which answers on
-any target. A missing table, as in a kdump of Linux 6.6 and later, is no evidence that memory is accepted.
+:class:`~drgn_unaccepted.kernel.errors.Unavailable` with the reason; only :func:`resolve_address` answers on any target.
+A missing table, as in a kdump of Linux 6.6 and later, is no evidence that memory is accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN, Piece
-from drgn_unaccepted.commands.base import STATE
+from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.capture import capture, samples, table_readers
@@ -72,8 +72,8 @@ def load_types(prog: Program) -> str:
     Make types, variables and symbols resolve without debuginfo, out of the target's own BTF and kallsyms; return
     ``btf``, or ``dwarf`` where the program has debuginfo.
 
-    All helpers do this first. After it ``prog["efi"]``, drgn's helpers and its commands (``%crash log``) work too, as
-    far as they use no variable whose type is unknown: BTF has types, and none for variables.
+    All helpers do this first. After it ``prog["efi"]``, drgn's helpers and its commands (``%crash log``) work too,
+    except with variables of unknown type: BTF has none for them.
 
     :raises TargetError: the target does not describe itself
     """
@@ -107,8 +107,7 @@ def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
     judgement = _judged(prog, *ALL_MEMORY)
     if not judgement.exact:
         raise Unavailable(judgement.reason or "not every unit of memory is proven to be accepted or unaccepted")
-    pieces = judgement.pieces(0, PHYSICAL_END)
-    return iter(merge((piece.start, piece.end) for piece in pieces if piece.state == UNACCEPTED))
+    return iter(merge(piece.range for piece in judgement.pieces(0, PHYSICAL_END) if piece.state == UNACCEPTED))
 
 
 @takes_program_or_default
@@ -117,8 +116,8 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
     Return whether any unit of a range is unaccepted, or the unit after it where the range ends on a unit boundary (the
     guard for ``load_unaligned_zeropad()``).
 
-    True whenever the kernel's function of any version is, and for the last unit that its walk can miss: it steps by
-    units from where the range starts. The range is rounded outwards to whole pages, as by Linux kernel commit
+    True whenever the kernel's function of any version is, and for the last unit that its walk, which steps by units
+    from where the range starts, can miss. The range is rounded outwards to whole pages, as since Linux kernel commit
     948a013a54c4 (in v7.0); before, a range that ended inside a page had no guard.
 
     :param start: ``phys_addr_t``
@@ -142,8 +141,7 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
 @takes_program_or_default
 def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
     """
-    Return what the kernel's function of this name would, guard included: the last page of an accepted unit before an
-    unaccepted one also counts.
+    Return what the kernel's function would: the last page of an accepted unit before an unaccepted one counts, too.
 
     :param pfn: ``unsigned long``
     :raises ValueError: the page is not below 2^52
@@ -157,8 +155,7 @@ def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
 @takes_program_or_default
 def phys_to_unit(prog: Program, address: int) -> int | None:
     """
-    Get the unit (the bit's index) of a physical address; ``None`` outside the bitmap, where the kernel takes memory as
-    accepted.
+    Get the unit (the bit's index) of an address; ``None`` outside the bitmap, where the kernel takes it as accepted.
 
     :param address: ``phys_addr_t``
     :raises ValueError: the address is not below 2^52
@@ -203,9 +200,8 @@ def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
 @takes_program_or_default
 def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
     """
-    Iterate over ``zone->unaccepted_pages`` of all zones: the PFN of the first page of each chunk, in list order.
-
-    A chunk is ``1 << MAX_PAGE_ORDER`` pages (4 MiB on x86); one of its units can be accepted already, as a guard.
+    Iterate over ``zone->unaccepted_pages`` of all zones: the PFN of the first page of each chunk, in list order. Of the
+    ``1 << MAX_PAGE_ORDER`` pages of a chunk (4 MiB on x86) one unit can be accepted already, as a guard.
 
     :raises Unavailable: the zones are not in this target, or a list is damaged
     """
@@ -252,10 +248,9 @@ def _judged(prog: Program, *where: Range) -> Judgement:
     """The judgement of the table as it is now. What could contradict its bits is read when the table is first read."""
     opened = adopt(prog)
     kept: Judgement | None = prog.cache.get(_judged)
-    if kept is not None:
-        again = kept.again(read_table(prog, table_readers(opened)), where)
-        if again is not None:
-            return again
+    again = kept and kept.again(read_table(prog, table_readers(opened)), where)
+    if again is not None:
+        return again
     judgement = look(lambda wanted: samples(opened, wanted), Wanted(STATE, where))[0]
     prog.cache[_judged] = judgement if judgement.by_bits else None
     return judgement

@@ -116,9 +116,8 @@ def _register() -> None:
         "usage": "**unaccepted** [*COMMAND*] [*OPTIONS*]",
         "long_description": (
             "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., "
-            "map, check, efi, e820, zones, accepting; write it to a file: report, snapshot, record, keep; show it over "
-            "time: watch. The same words as after drgn-unaccepted on the command line; --help after each of them says "
-            "more."
+            "map, check, efi, e820, zones, accepting, watch; write it to a file: report, snapshot, record, keep. "
+            "--help after each of them says more."
         ),
         "arguments": (
             argument("COMMAND", nargs="?", help="see above"),

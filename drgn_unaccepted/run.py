@@ -8,29 +8,21 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
-from drgn_unaccepted.commands.base import Action, Arguments, Command
+from drgn_unaccepted.commands import Action, Arguments, Command
 from drgn_unaccepted.commands.lines import in_full
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, TargetError, one_line
 from drgn_unaccepted.files import TABLE
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 
-class Door(Protocol):
-    """Where targets come from: the command line's options, or the program of drgn's prompt."""
-
-    def open(self) -> Any:
-        """The target (:class:`kernel.target.Opened`), for a command that reads it by itself."""
-
-    def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
-        """Snapshots of the target: of a live kernel as many as are asked for, of anything else one."""
-
-
-def run(command: Command, args: Arguments, door: Door) -> int:
+def run(command: Command, args: Arguments, door: Any) -> int:
     """Carry out a command and return its exit status.
 
+    :param door: has the target (:class:`kernel.target.Opened`) by ``open()``, and by ``samples(wanted)`` snapshots of
+        it: of a live kernel as many as are asked for, of anything else one
     :raises CommandError: it has no answer; the reason
     :raises TargetError: the target cannot be read
     """
@@ -97,10 +89,9 @@ def _progress() -> Iterator[None]:
         thread.join()
 
 
-Samples = Callable[[Wanted], Iterator[Snapshot]]
-
-
-def look(samples: Samples, wanted: Wanted, source: str = "auto") -> tuple[Judgement, Iterator[Snapshot]]:
+def look(
+    samples: Callable[[Wanted], Iterator[Snapshot]], wanted: Wanted, source: str = "auto"
+) -> tuple[Judgement, Iterator[Snapshot]]:
     """Take a sample and judge it; return further samples too.
 
     Where the table that was read cannot be believed, the pages that tell the state without it are read as well.

@@ -21,8 +21,7 @@ import pytest
 
 import drgn_unaccepted
 from drgn_unaccepted.cli import main, parser
-from drgn_unaccepted.commands import COMMANDS, OF_FILES, load, parse
-from drgn_unaccepted.commands.base import Question
+from drgn_unaccepted.commands import COMMANDS, OF_FILES, Question, load, parse
 from drgn_unaccepted.run import run as run_command
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from tests.asking import Capsys

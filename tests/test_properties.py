@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.commands import COMMANDS
+from drgn_unaccepted.commands import COMMANDS, Question
 from drgn_unaccepted.commands import load as load_command
-from drgn_unaccepted.commands.base import Question
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 from drgn_unaccepted.snapshot_file import write
 from tests.schemas import violation

@@ -10,7 +10,7 @@ from drgn_unaccepted.answer.accepts import accept_document, where, who
 from drgn_unaccepted.answer.documents import AcceptingAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import Arguments, Question
+from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, wrap
 

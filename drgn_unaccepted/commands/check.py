@@ -14,8 +14,7 @@ from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, t
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, rules
-from drgn_unaccepted.commands import drawing, lines
-from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
+from drgn_unaccepted.commands import Arguments, Parser, Question, drawing, lines, refuse
 from drgn_unaccepted.errors import EXIT_STATUS, concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot

@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import Union
 
-from drgn_unaccepted.commands.base import Arguments, Parser, refuse
+from drgn_unaccepted.commands import Arguments, Parser, refuse
 from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.map import GLYPHS, Style

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable
 
-from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1
+from drgn_unaccepted.commands import Action, Arguments, Parser, from_1
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.crash import DUMP, capture_at_crash, own_memory

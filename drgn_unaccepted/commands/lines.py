@@ -9,7 +9,7 @@ from typing import Optional, Union
 
 from drgn_unaccepted.answer.documents import Document, Extent
 from drgn_unaccepted.answer.head import reasons
-from drgn_unaccepted.commands.base import Parser
+from drgn_unaccepted.commands import Parser
 from drgn_unaccepted.words import WIDTH, count, safe, size, wrap
 
 #: Of the sources that count chunks.

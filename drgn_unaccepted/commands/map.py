@@ -10,8 +10,7 @@ from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.translation import physical
-from drgn_unaccepted.commands import drawing, lines
-from drgn_unaccepted.commands.base import Arguments, Parser, Question, refuse
+from drgn_unaccepted.commands import Arguments, Parser, Question, drawing, lines, refuse
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.snapshot import Snapshot

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Callable
 
-from drgn_unaccepted.commands.base import Action, Arguments, Parser
+from drgn_unaccepted.commands import Action, Arguments, Parser
 from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
 from drgn_unaccepted.files import replacing
 from drgn_unaccepted.fleet.merge import Merged

@@ -11,8 +11,7 @@ from drgn_unaccepted.answer.documents import RangesAnswer, StateRange, document
 from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
-from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.commands import Arguments, Parser, Question, lines
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot

@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Callable
 
-from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
+from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import record, stopped_by_signals

@@ -11,8 +11,7 @@ from typing import Any, Callable
 
 from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.commands import drawing
-from drgn_unaccepted.commands.base import Action, Arguments, Parser
+from drgn_unaccepted.commands import Action, Arguments, Parser, drawing
 from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning

@@ -17,9 +17,8 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.checks.rule import RULES
-from drgn_unaccepted.commands import drawing
+from drgn_unaccepted.commands import Arguments, Parser, Question, drawing
 from drgn_unaccepted.commands.accepting import accepting
-from drgn_unaccepted.commands.base import Arguments, Parser, Question
 from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.commands.e820 import e820
 from drgn_unaccepted.commands.efi import efi

@@ -22,8 +22,7 @@ from drgn_unaccepted.answer.head import head, reasons, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
-from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.commands import Arguments, Parser, Question, lines
 from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
@@ -51,7 +50,9 @@ class Resolved(NamedTuple):
 class _Queries(argparse.Action):
     """Words, of which those of one ``[mem 0xa-0xb]`` belong together, to queries."""
 
-    def __call__(self, parser: Parser, args: Arguments, words: Any, option: Optional[str] = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: Arguments, words: Any, option: Optional[str] = None
+    ) -> None:
         try:
             args.queries = [parse_query(text) for text in split_queries(words)]
         except ValueError as error:

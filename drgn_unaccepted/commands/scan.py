@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from drgn_unaccepted.answer.documents import SCHEMA
-from drgn_unaccepted.commands.base import Action, Arguments, Parser, from_1, refuse
+from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus

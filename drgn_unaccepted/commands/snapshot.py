@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from drgn_unaccepted.answer.documents import SnapshotAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.snapshot_file import write

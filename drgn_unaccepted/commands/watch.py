@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.commands.base import Action, Arguments, Parser
+from drgn_unaccepted.commands import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.record import add_sampling_arguments
 from drgn_unaccepted.errors import EXIT_ANSWERED

@@ -9,8 +9,7 @@ from typing import Optional
 from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import lines
-from drgn_unaccepted.commands.base import Arguments, Parser, Question
+from drgn_unaccepted.commands import Arguments, Parser, Question, lines
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import count, safe, size, wrap

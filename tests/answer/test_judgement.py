@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.commands.base import STATE
+from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.target import Opened, open_vmcore

@@ -19,7 +19,7 @@ import drgn
 
 from drgn_unaccepted import helpers
 from drgn_unaccepted.answer.judgement import SOURCES
-from drgn_unaccepted.commands.base import STATE
+from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.kernel import target
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
