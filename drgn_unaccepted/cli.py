@@ -52,7 +52,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     debug = "--debug" in words
     try:
         command, args = commands.parse(parser(words), words, **_TARGET_DEFAULTS)
-        return run(command, args, _CommandLine(args))
+        target = _CommandLine(args)
+        return run(command, args, target.open, target.samples)
     except (errors.CommandError, errors.TargetError) as error:
         _say(errors.one_line(error))
         return errors.EXIT_CANNOT

@@ -11,7 +11,7 @@ import re
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import drgn
 
@@ -22,31 +22,38 @@ except ImportError:
     # Before drgn 0.1.0 no plugin can add a command.
     linux_kernel_custom_command = None
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from drgn_unaccepted.kernel.target import Opened
-    from drgn_unaccepted.model.addresses import Query
-    from drgn_unaccepted.snapshot import Snapshot, Wanted
-
 
 def _run(shown: str, prog: drgn.Program, name: str, words: list[str], **kwargs: Any) -> None:
     # Each user of drgn imports this module; the rest is for those who use the command.
-    from drgn_unaccepted import commands
-    from drgn_unaccepted.errors import CommandError as NoAnswer
-    from drgn_unaccepted.errors import TargetError
-    from drgn_unaccepted.run import run
+    from drgn_unaccepted import commands, errors
+    from drgn_unaccepted.kernel.capture import samples
+    from drgn_unaccepted.kernel.target import adopt
+    from drgn_unaccepted.run import run, table_beside
+    from drgn_unaccepted.words import safe
+
+    def warn(text: str) -> None:
+        print(f"{shown}: warning: {safe(text)}", file=sys.stderr)
+
+    def open_target() -> Any:
+        opened = adopt(prog)
+        for warning in opened.warnings:
+            warn(warning)
+        return opened
+
+    def take(wanted: Any) -> Any:
+        opened = open_target()
+        return samples(opened, wanted, table_beside(opened, warn))
 
     asked = [word for word in words if word != "--drgn"]
     try:
         command, args = commands.parse(_parser(shown, asked), asked)
         if asked != words:
-            print(_code(args.command, args.queries if args.command == "resolve" else ()))
+            print(_code(args.command, [query.start for query in getattr(args, "queries", ())]))
         else:
-            run(command, args, _Prompt(prog, shown))
+            run(command, args, open_target, take)
     except SystemExit:
         return  # --help
-    except (TargetError, NoAnswer) as error:
+    except (errors.TargetError, errors.CommandError) as error:
         raise CommandError(str(error)) from None
 
 
@@ -72,41 +79,13 @@ _CODE = {
 }
 
 
-def _code(command: str, queries: Iterable[Query]) -> str:
+def _code(command: str, addresses: list[int]) -> str:
     """The code that does the same with the helpers, as ``--drgn`` of drgn's own commands prints it."""
-    addresses = (f"{query.start:#x}" for query in queries)
-    text = _CODE.get(command, "judge(take_snapshot())").format(", ".join(addresses))
+    text = _CODE.get(command, "judge(take_snapshot())").format(", ".join(map(hex, addresses)))
     modules = {"judge": ".answer.judgement", "list": None, "run_checks": ".checks"}
     found = ((name, modules.get(name, "")) for name in re.findall(r"(\w+)\(", text))
     imports = [f"from drgn_unaccepted{module} import {name}\n" for name, module in found if module is not None]
     return f"{''.join(imports)}\n{command} = {text}"
-
-
-class _Prompt:
-    """The program of drgn's prompt."""
-
-    def __init__(self, prog: drgn.Program, name: str) -> None:
-        self._prog, self._name = prog, name
-
-    def _warn(self, text: str) -> None:
-        from drgn_unaccepted.words import safe
-
-        print(f"{self._name}: warning: {safe(text)}", file=sys.stderr)
-
-    def open(self) -> Opened:
-        from drgn_unaccepted.kernel.target import adopt
-
-        opened = adopt(self._prog)
-        for warning in opened.warnings:
-            self._warn(warning)
-        return opened
-
-    def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
-        from drgn_unaccepted.kernel.capture import samples
-        from drgn_unaccepted.run import table_beside
-
-        opened = self.open()
-        return samples(opened, wanted, table_beside(opened, self._warn))
 
 
 def _register() -> None:

@@ -17,23 +17,25 @@ from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, TargetError, one
 from drgn_unaccepted.files import TABLE
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 
+Take = Callable[[Wanted], Iterator[Snapshot]]
 
-def run(command: Command, args: Arguments, door: Any) -> int:
+
+def run(command: Command, args: Arguments, open_target: Callable[[], Any], take: Take) -> int:
     """Carry out a command and return its exit status.
 
-    :param door: has the target (:class:`kernel.target.Opened`) by ``open()``, and by ``samples(wanted)`` snapshots of
-        it: of a live kernel as many as are asked for, of anything else one
+    :param open_target: opens the target (:class:`kernel.target.Opened`)
+    :param take: takes snapshots of it: of a live kernel as many as are asked for, of anything else one
     :raises CommandError: it has no answer; the reason
     :raises TargetError: the target cannot be read
     """
     if isinstance(command, Action):
-        return command.run(args, door.open)
+        return command.run(args, open_target)
     text = command.offline(args)
     if text is not None:
         to_stdout((text,))
         return EXIT_ANSWERED
     with _progress():
-        judgement, samples = look(door.samples, command.wanted(args), args.source)
+        judgement, samples = look(take, command.wanted(args), args.source)
         answer = command.answer(judgement.snapshot, judgement, args)
         if command.is_suspect(answer):
             again = next(samples, None)
@@ -89,18 +91,16 @@ def _progress() -> Iterator[None]:
         thread.join()
 
 
-def look(
-    samples: Callable[[Wanted], Iterator[Snapshot]], wanted: Wanted, source: str = "auto"
-) -> tuple[Judgement, Iterator[Snapshot]]:
+def look(take: Take, wanted: Wanted, source: str = "auto") -> tuple[Judgement, Iterator[Snapshot]]:
     """Take a sample and judge it; return further samples too.
 
     Where the table that was read cannot be believed, the pages that tell the state without it are read as well.
     """
     wanted = dataclasses.replace(wanted, bitmap=source in ("auto", "bitmap"))
-    taken = samples(wanted)
+    taken = take(wanted)
     judgement = judge(next(taken), source)
     if wanted.bitmap and wanted.where and judgement.doubt is not None:
-        taken = samples(dataclasses.replace(wanted, bitmap=False))
+        taken = take(dataclasses.replace(wanted, bitmap=False))
         judgement = judge(next(taken), source)
     return judgement, taken
 

@@ -216,6 +216,7 @@ def test_a_damaged_accepting_list_says_of_no_address_that_it_is_not_in_flight(as
     chunk = hex(listed_chunk(snapshot))
     assert ask(snapshot, "resolve", chunk)[1]["addresses"][0]["in_flight"] is None
     assert ask(snapshot, "summary")[1]["in_flight"] is None
+    assert "empty" not in ask(snapshot, "accepting", text="text")[1]
     snapshot = sample("6.12-panic")
     assert snapshot.accepting is not None and snapshot.accepting.entries
     chunk = hex(listed_chunk(snapshot))

@@ -107,7 +107,7 @@ def test_a_live_kernel_is_asked_twice_before_an_alarm(capsys: Capsys) -> None:
     command, args = parse(parser(("check",)), ["check"])
     for samples, status, left in (((torn, sane), 0, 0), ((torn, torn), 1, 0), ((sane, torn), 0, 1)):
         target = _Live(*samples)
-        assert run_command(command, args, target) == status, capsys.readouterr().out
+        assert run_command(command, args, target.open, target.samples) == status, capsys.readouterr().out
         assert len(target.left) == left
 
 
@@ -136,7 +136,8 @@ def test_a_target_that_takes_long_shows_progress(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sys, "stderr", terminal)
     command, args = parse(parser(("ranges",)), ["ranges"])
-    assert run_command(command, args, Slow(clean())) == 0
+    target = Slow(clean())
+    assert run_command(command, args, target.open, target.samples) == 0
     assert "reading the target: 2 s" in terminal.getvalue() and terminal.getvalue().endswith("\r\x1b[K")
     assert capsys.readouterr().out.startswith("unaccepted  34 MiB")
 

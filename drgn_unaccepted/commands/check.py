@@ -61,9 +61,8 @@ class Check(Question[CheckAnswer]):
         return check(now, judgement, args.rule, before)
 
     def lack(self, answer: CheckAnswer) -> Optional[str]:
-        if answer["status"] != "unknown":
-            return None
-        return "; ".join(reasons(answer) or [str(table_reason(answer["table"]))])
+        why = reasons(answer) or [str(table_reason(answer["table"]))]
+        return "; ".join(why) if answer["status"] == "unknown" else None
 
     def exit_status(self, answer: CheckAnswer) -> int:
         return EXIT_STATUS[answer["status"]]
@@ -85,8 +84,7 @@ class Check(Question[CheckAnswer]):
                 yield from wrap(re.split(r"\.(?: |$)|(?<=\?) ", RULES[finding["rule"]].texts[2])[0], "    next: ")
         if everything:
             return
-        if shown:
-            yield ""
+        yield from [""] if shown else []
         passed, skipped = by_status["pass"], by_status["skip"]
         yield f"{count(len(passed), 'rule')} passed" + (f", {len(skipped)} skipped:" if skipped else "")
         for cause, number in Counter(_cause(lines.brief(f["message"])) for f in skipped).most_common():
@@ -139,8 +137,8 @@ def check(
         "platform": None if snapshot.platform is None else document(PlatformDocument, snapshot.platform),
         "status": report.status,
         "findings": [
-            document(FindingDocument, finding, ranges=[*map(list, finding.ranges)], needs=list(finding.needs))
-            for finding in report.findings
+            document(FindingDocument, one, ranges=[*map(list, one.ranges)], needs=list(one.needs))
+            for one in report.findings
         ],
     }
 

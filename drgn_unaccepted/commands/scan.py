@@ -40,10 +40,7 @@ class Scan(Action):
         where.add_argument("--beside", action="store_true", help=help_)
         help_ = "targets at a time (default: the CPUs this process may use)"
         parser.add_argument("-j", "--jobs", metavar="N", type=from_1, help=help_)
-        help_ = (
-            "only part I of N, from 0 (default: from SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, or "
-            "JOB_COMPLETION_INDEX and JOB_COMPLETION_COUNT)"
-        )
+        help_ = "only part I of N, from 0 (default: as SLURM_ARRAY_TASK_* or JOB_COMPLETION_* say)"
         parser.add_argument("--shard", metavar="I/N", type=parse_shard, help=help_)
         help_ = "for each target (default: %(default)s)"
         parser.add_argument("--timeout", metavar="SECONDS", type=from_1, default=600, help=help_)
@@ -99,13 +96,13 @@ class Scan(Action):
         if not args.quiet:
             print(said(), file=sys.stderr)
         left = len(mine) - earlier - sum(counts.values())
-        gone = [place for place in args.places if place != "-" and not Path(place).exists()]
         if left:
             again = "" if args.output is None else "; the same command continues"
             print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
             return EXIT_INTERRUPTED
-        if gone:
-            raise CommandError(f"{gone[0]}: No such file or directory; all else is done")
+        for place in args.places:
+            if place != "-" and not Path(place).exists():
+                raise CommandError(f"{place}: No such file or directory; all else is done")
         return EXIT_ANSWERED
 
 

@@ -44,17 +44,14 @@ class Summary(Question[SummaryAnswer]):
 
 def rows(answer: SummaryAnswer) -> list[tuple[str, str]]:
     """What the screen and the page of ``report`` say first: names and values; without a name, more of the same."""
-    return [*_death(answer), *_memory(answer), *_end(answer), *_state(answer), *_guest(answer)]
-
-
-def _death(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
-    if answer["died_in_accept"]:
-        yield "DIED IN ACCEPT", safe(answer["panic"] or "")
-    for entry in answer["died_in_accept"]:
-        yield "", f"{who(entry)}, accepting {where(entry).partition(' (')[0]}"
+    return [*_memory(answer), *_end(answer), *_guest(answer)]
 
 
 def _memory(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
+    if answer["died_in_accept"]:
+        yield "DIED IN ACCEPT", safe(answer["panic"] or "")
+    for accept in answer["died_in_accept"]:
+        yield "", f"{who(accept)}, accepting {where(accept).partition(' (')[0]}"
     total, *evidence = lines.verdict(answer)
     yield total
     if answer["ranges"] is None and answer["unaccepted_span"] is not None:
@@ -69,33 +66,26 @@ def _memory(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
 
 
 def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
-    """When the kernel crashed, and its last words where they are not the first row."""
+    """When the kernel crashed, its last words where they are not the first row, and what it was doing."""
     words = "" if answer["died_in_accept"] else safe(answer["panic"] or "")
-    task = answer["panic_task"]
+    task, crashed_at = answer["panic_task"], answer["target"]["crashed_at"]
     # The task is beside the point where someone asked for the crash, and an idle task was only interrupted.
     if words and task is not None and task["pid"] and not words.startswith("sysrq"):
         words += f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
-    if answer["target"]["crashed_at"]:
-        yield "crashed", f"{_time(answer['target']['crashed_at'])}{': ' if words else ''}{words}"
-    elif words:
-        yield "panic", words
-
-
-def _state(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
-    chunks, of = answer["listed_chunks"], size(answer["chunk_bytes"])
-    listed = "" if chunks is None else f", {count(chunks, 'chunk')} of {of} listed"
-    counter = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}{listed}"
+    if words or crashed_at:
+        name, when = ("crashed", [_time(crashed_at)]) if crashed_at else ("panic", [])
+        yield name, ": ".join([*when, *([words] if words else [])])
+    counter = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}"
     if answer["nr_unaccepted_bytes"] is None:
         counter = f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"
+    elif answer["listed_chunks"] is not None:
+        counter += f", {count(answer['listed_chunks'], 'chunk')} of {size(answer['chunk_bytes'])} listed"
     yield "counters", counter
     if answer["in_flight"] and not answer["died_in_accept"]:
         yield "in flight", f"{count(answer['in_flight'], 'accept')}: see accepting"
     elif answer["in_flight"] is None and "accepting" not in answer["missing"]:
         yield "in flight", "unknown: accepting_list is damaged, see accepting"
-    for note in answer["torn"]:
-        yield "torn", safe(note)
-    if answer["target"]["kind"] in ("log", "sos") and answer["command_line"]:
-        yield "command line", safe(answer["command_line"])
+    yield from (("torn", safe(note)) for note in answer["torn"])
 
 
 def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
@@ -112,6 +102,8 @@ def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
         types = {"dwarf": "DWARF", "btf": of_btf, "none": "no debug info"}[target["debug_info"]]
         yield "guest", f"{guest}, {_PLATFORMS[platform['kind']].replace(' ', KEPT_SPACE)}"
         yield "", f"accept_memory={policy}, types from {types}"
+    if target["kind"] in ("log", "sos") and answer["command_line"]:
+        yield "command line", safe(answer["command_line"])
     # When a dump was read tells nothing.
     when = "" if target["kind"] == "vmcore" else f", {_time(target['taken_at'])}"
     yield "target", f"{safe(target['path'] or 'the running kernel')}{when}"
@@ -137,6 +129,7 @@ def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) 
         listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
     waiting = (p for p in known(judgement) if p.state in (UNACCEPTED, UNKNOWN))
     few = list(islice(joined(p if p.state == UNKNOWN else p._replace(reason="") for p in waiting), _FEW + 1))
+    is_few = len(few) <= _FEW and judgement.name not in ("counters", "none")
     findings = None
     if with_checks and snapshot.target.kind != "live":
         # The others take longer than all else, and a live kernel two samples.
@@ -146,9 +139,7 @@ def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) 
         **head(snapshot, judgement, "summary"),
         "died_in_accept": died_in(snapshot),
         "ram_bytes": rng.total(memory_of(snapshot)[0]) or None,
-        "ranges": None
-        if len(few) > _FEW or judgement.name in ("counters", "none")
-        else [document(StateRange, piece) for piece in few],
+        "ranges": [document(StateRange, piece) for piece in few] if is_few else None,
         "findings": findings,
         "covered": None if geometry is None else [geometry.phys_base, geometry.end],
         "unaccepted_runs": runs,
