@@ -180,8 +180,10 @@ def find_kallsyms(image: bytes, start: int) -> Optional[dict[str, int]]:
             num_syms_at, names_at, count = names
             found = {"num_syms": num_syms_at, "names": names_at, "token_table": tokens_at, "token_index": index_at}
             found["offsets"] = index_at + 512
-            # Since Linux 7.0 something else lies there, which Kallsyms finds out.
-            found["relative_base"] = found["offsets"] + (4 * count + 7 & ~7)
+            base_at = found["offsets"] + (4 * count + 7 & ~7)
+            # A kernel address; since Linux 7.0 there is none.
+            if image[base_at + 4 : base_at + 8] == b"\xff" * 4:
+                found["relative_base"] = base_at
             return {f"kallsyms_{part}": start + place for part, place in found.items()}
     return None
 
