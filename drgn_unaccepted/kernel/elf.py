@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Notes, and the sections of a vmlinux, its debug file or another ELF file given with ``-s``.
+"""ELF files: the memory and notes of a dump, and sections of a vmlinux or another file given with ``-s``.
 
-pyelftools reads the sections, and believes their headers: a section, or a name, as long as the file. So the headers
-are checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of
-a dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
+drgn fills with zeros what a PT_LOAD does not have in the file (``p_filesz < p_memsz``, which makedumpfile writes for
+the pages that it leaves out), and zeros decode as "all accepted". The program headers tell the difference.
+
+pyelftools reads sections, and believes their headers: a section, or a name, as long as the file. So the headers are
+checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of a
+dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
 """
 
 from __future__ import annotations
@@ -11,20 +14,32 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
 
-#: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_shoff, e_shentsize, e_shnum, e_shstrndx.
-_EHDR = struct.Struct("<6s34xQ10xHHH")
-#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size.
-_SHDR = struct.Struct("<II16xQQ24x")
+_IDENT = b"\x7fELF\x02\x01"
+#: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_type, e_phoff, e_shoff, e_phentsize, e_phnum, e_shentsize, e_shnum,
+#: e_shstrndx.
+_EHDR = struct.Struct("<6s10xH14xQQ6xHHHHH")
+#: ``Elf64_Phdr`` without p_flags and p_align.
+_PHDR = struct.Struct("<I4xQQQQQ8x")
+#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_info.
+_SHDR = struct.Struct("<II16xQQ4xI16x")
 #: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 _NHDR = struct.Struct("<III")
-
+PT_LOAD, PT_NOTE = 1, 4
+_PN_XNUM = 0xFFFF
+_ET_CORE = 4
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
 _NT_GNU_BUILD_ID = 3
+
+_SPACE_END = 1 << 64
 
 
 class Note(NamedTuple):
@@ -49,6 +64,119 @@ def parse_notes(data: bytes) -> Iterator[Note]:
 def build_id(notes: Iterator[Note]) -> Optional[str]:
     """GNU build-id in hexadecimal. Other owners have notes of the same type: Xen's 3 is an address."""
     return next((note.data.hex() for note in notes if (note.name, note.type) == (b"GNU", _NT_GNU_BUILD_ID)), None)
+
+
+class Segment(NamedTuple):
+    """The members of ``Elf64_Phdr`` that are of use here."""
+
+    type: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+
+
+class Piece(NamedTuple):
+    """Bytes of a file that are physical memory."""
+
+    path: str
+    offset: int
+    address: int
+    size: int
+    #: Virtual address where a PT_LOAD maps it; 0 for none.
+    virtual: int = 0
+
+
+class ElfCore(NamedTuple):
+    """The segments of an ELF core file, or of other files of memory, which then are :attr:`raw`."""
+
+    path: str
+    #: Physical memory whose bytes are in the file, sorted and merged.
+    backed: list[Range]
+    #: Physical memory that a PT_LOAD names without bytes for it, sorted and merged.
+    lacking: list[Range]
+    #: The same in virtual memory.
+    lacking_virtual: list[Range]
+    #: File offset after the last byte that a program header names.
+    needed_size: int
+    #: Bytes that the file has.
+    size: int
+    #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
+    headers: bytes
+    #: Memory in files that have neither headers nor notes.
+    raw: tuple[Piece, ...] = ()
+
+    def holds(self, start: int, end: int) -> bool:
+        """Whether all of physical ``[start, end)`` is in the file."""
+        return rng.total(rng.intersect(self.backed, [Range(start, end)])) == end - start
+
+    def virtual(self) -> list[Range]:
+        """Virtual memory that the PT_LOADs describe, sorted and merged."""
+        return rng.merge((s.vaddr, min(s.vaddr + s.memsz, _SPACE_END)) for s in self.segments(PT_LOAD))
+
+    def segments(self, p_type: int) -> Iterator[Segment]:
+        return (Segment(*fields) for fields in _PHDR.iter_unpack(self.headers) if fields[0] == p_type)
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """The memory that is in files."""
+        yield from self.raw
+        for s in self.segments(PT_LOAD):
+            yield Piece(self.path, s.offset, s.paddr, min(s.filesz, self.size - s.offset), s.vaddr)
+
+    def notes(self) -> Iterator[Note]:
+        """The whole notes among the first :data:`limits.ELF_NOTE_BYTES` of notes."""
+        left = limits.ELF_NOTE_BYTES
+        with Path(self.path).open("rb") as file:
+            # Each of a million segments may name the same bytes.
+            for segment in self.segments(PT_NOTE):
+                file.seek(min(segment.offset, self.size))
+                data = file.read(min(segment.filesz, left))
+                left -= len(data)
+                yield from parse_notes(data)
+                if not left:
+                    return
+
+
+def read_elf_core(path: str) -> Optional[ElfCore]:
+    """The segments of a 64-bit little-endian ELF core file; None for any other file.
+
+    :raises OSError: the file cannot be read
+    :raises ValueError: the program headers are damaged
+    """
+    if Path(path).name == "kcore" and path.startswith("/proc/"):
+        return None
+    with open_dump(path) as file:
+        header = file.read(_EHDR.size).ljust(_EHDR.size, b"\0")
+        ident, e_type, phoff, shoff, phentsize, count, *_ = _EHDR.unpack(header)
+        if ident != _IDENT or e_type != _ET_CORE:
+            return None
+        if phentsize != _PHDR.size:
+            raise ValueError(f"program headers of {phentsize} bytes instead of {_PHDR.size}")
+        size = file.seek(0, io.SEEK_END)
+        if count == _PN_XNUM:
+            # sh_info of section 0, of no section, is the number.
+            file.seek(min(shoff, size))
+            *_, count = _SHDR.unpack(file.read(_SHDR.size).ljust(_SHDR.size, b"\0"))
+        if count > limits.ELF_SEGMENTS:
+            raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
+        file.seek(min(phoff, size))
+        headers = file.read(count * _PHDR.size)
+    needed, backed, lacking, lacking_virtual = phoff + count * _PHDR.size, [], [], []
+    headers = headers[: len(headers) // _PHDR.size * _PHDR.size]
+    for p_type, offset, vaddr, paddr, filesz, memsz in _PHDR.iter_unpack(headers):
+        needed = max(needed, offset + filesz)
+        in_file = min(filesz, memsz, max(0, size - offset)) if p_type == PT_LOAD else 0
+        if in_file:
+            backed.append(Range(paddr, paddr + in_file))
+        if p_type == PT_LOAD and in_file < memsz:
+            lacking.append(Range(paddr + in_file, paddr + memsz))
+            lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))
+    # Where segments overlap, drgn reads the last one; what any of them lacks may read as zeros.
+    absent = rng.merge(lacking)
+    present = rng.subtract(rng.merge(backed), absent)
+    return ElfCore(path, present, absent, rng.merge(lacking_virtual), needed, size, headers)
 
 
 class ElfSections:
@@ -113,8 +241,9 @@ def _check(file: BinaryIO) -> tuple[list[int], dict[str, int]]:
         file.seek(offset)
         return file.read(count)
 
-    ident, offset, entry_size, count, names_at = _EHDR.unpack(read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0"))
-    if ident != b"\x7fELF\x02\x01":
+    header = read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0")
+    ident, _, _, offset, _, _, entry_size, count, names_at = _EHDR.unpack(header)
+    if ident != _IDENT:
         raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
     if not offset or not count:
         return [], {}
@@ -126,7 +255,7 @@ def _check(file: BinaryIO) -> tuple[list[int], dict[str, int]]:
     of_use = [n for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_NOTE)]
     for n in (*of_use, names_at):
         read(headers[n][2] + headers[n][3], 0)
-    _, _, start, length = headers[names_at]
+    _, _, start, length, _ = headers[names_at]
     if length > limits.ELF_SECTION_NAMES_BYTES:
         raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
     names, named = read(start, length), {}

@@ -14,7 +14,7 @@ from drgn import Architecture, Platform, Program, __version__
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf_core import ElfCore, Piece
+from drgn_unaccepted.kernel.elf import ElfCore, Piece
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import parse_query

@@ -17,7 +17,7 @@ from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.elf_core import ElfCore
+from drgn_unaccepted.kernel.elf import ElfCore
 from drgn_unaccepted.kernel.errors import UNREADABLE
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 from drgn_unaccepted.model import ranges as rng

@@ -18,7 +18,7 @@ import drgn
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, attach_debug_info
-from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
 from drgn_unaccepted.kernel.formats import ONLY_X86_64, readable
 from drgn_unaccepted.kernel.kdump import read_kdump

@@ -10,7 +10,7 @@ describes.
 A guest that dies in its first second has no VMCOREINFO, because an initcall writes it. (A kernel that cannot accept
 memory panics with the first allocation.) But its page tables are there, and QEMU notes the registers that lead to them
 (``struct QEMUCPUState``, target/i386/arch_dump.c in QEMU), so that its symbols can be read from kallsyms in its memory.
-For a kernel without kallsyms, the place of ``linux_banner`` of a vmlinux tells by how much KASLR moved it.
+For a kernel without kallsyms, where it begins in them tells by how much KASLR moved a vmlinux.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from drgn import Architecture, FaultError, Platform, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump, open_input
-from drgn_unaccepted.kernel.elf import build_id, parse_notes
-from drgn_unaccepted.kernel.elf_core import PT_LOAD, ElfCore
+from drgn_unaccepted.kernel.elf import PT_LOAD, ElfCore, build_id, parse_notes
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.kallsyms import Kallsyms, find_kallsyms
 from drgn_unaccepted.kernel.memory import FileMemory
@@ -59,7 +58,8 @@ _PLAIN_SYMBOLS = (
     *("_stext", "init_uts_ns", "kallsyms_names", "kallsyms_num_syms", "kallsyms_offsets", "kallsyms_relative_base"),
     *("kallsyms_token_index", "kallsyms_token_table", "node_data"),
 )
-_NEEDED_SYMBOLS = ("__start_notes", "__stop_notes", "init_top_pgt", "linux_banner")
+_NEEDED_SYMBOLS = ("__start_notes", "__stop_notes", "_stext", "init_top_pgt", "linux_banner")
+_SYMBOLS = (*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS)
 
 
 def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, PageTables]]:
@@ -208,19 +208,23 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
     :raises OSError: a file cannot be read
     """
     path, linked = next(filter(None, map(_symbols_of, vmlinux)), (None, {}))
-    number, searched = None, set[tuple[int, int]]()
+    number, seen = None, set[Optional[tuple[int, int]]]()
     with FileMemory(core.pieces) as memory:
         for number, tables in cpu_page_tables(core, memory):
-            for offset in range(0, _KASLR_END, _KASLR_ALIGN) if path else ():
-                with suppress(FaultError):
-                    moved = {name: address + offset for name, address in linked.items()}
-                    return _text(memory, tables, moved, offset), number, str(path)
             kernel = _kernel(tables)
-            if kernel is not None and kernel not in searched and len(searched) < limits.KERNEL_SEARCHES:
-                searched.add(kernel)
-                with suppress(FaultError, ValueError, LookupError):
-                    own = _own_symbols(tables, kernel[0])
-                    return _text(memory, tables, own, kernel[0] - _LINKED), number, "kallsyms in the memory"
+            if kernel is None or kernel in seen or len(seen) >= limits.KERNEL_SEARCHES:
+                continue
+            seen.add(kernel)
+            moved = kernel[0] - linked.get("_stext", 0)
+            with suppress(FaultError, LookupError):
+                return (
+                    _text(memory, tables, {name: at + moved for name, at in linked.items()}, moved),
+                    number,
+                    str(path),
+                )
+            with suppress(FaultError, LookupError, ValueError):
+                own = _own_symbols(tables, kernel[0])
+                return _text(memory, tables, own, kernel[0] - _LINKED), number, "kallsyms in the memory"
     if number is None:
         raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
     lack = (
@@ -234,10 +238,8 @@ def _symbols_of(path: str) -> Optional[tuple[str, dict[str, int]]]:
     prog = Program(Platform(Architecture.X86_64))
     with open_dump(path):
         prog.extra_module("vmlinux", create=True).try_file(path, force=True)
-    found = {name: prog.symbols(name)[:1] for name in (*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS)}
-    if not all(found[name] for name in _NEEDED_SYMBOLS):
-        return None
-    return path, {name: symbols[0].address for name, symbols in found.items() if symbols}
+    found = {name: symbol.address for name in _SYMBOLS for symbol in prog.symbols(name)[:1]}
+    return (path, found) if found.keys() >= {*_NEEDED_SYMBOLS} else None
 
 
 def _kernel(tables: PageTables) -> Optional[tuple[int, int]]:
@@ -251,7 +253,8 @@ def _kernel(tables: PageTables) -> Optional[tuple[int, int]]:
 def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
     """The addresses in a kernel that begins here, from its kallsyms.
 
-    :raises ValueError: it has none
+    :raises LookupError: it has none
+    :raises ValueError: it is damaged
     """
 
     def read(address: int) -> bytes:
@@ -265,9 +268,9 @@ def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
         found = find_kallsyms(b"".join(data for _, data in run), run[0][0])
         if found:
             text = "".join(f"SYMBOL({name})={address:x}\n" for name, address in {**found, "_stext": stext}.items())
-            symbols = Kallsyms(tables.read, parse_vmcoreinfo(text.encode())).find((*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS))
+            symbols = Kallsyms(tables.read, parse_vmcoreinfo(text.encode())).find(_SYMBOLS)
             return {**found, **{symbol.name: symbol.address for symbol in symbols}}
-    raise ValueError("no kallsyms")
+    raise LookupError("kallsyms")
 
 
 def _text(memory: FileMemory, tables: PageTables, address: Mapping[str, int], offset: int) -> bytes:

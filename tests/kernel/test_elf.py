@@ -13,8 +13,7 @@ import pytest
 from drgn import FaultError
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.elf import ElfSections
-from drgn_unaccepted.kernel.elf_core import read_elf_core
+from drgn_unaccepted.kernel.elf import ElfSections, read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memory import FileMemory
 from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_page_tables

@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.elf_core import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
@@ -254,7 +254,7 @@ def vmlinux(path: Path, symbols: Optional[dict[str, int]] = None) -> str:
     (
         (Kernel(), False),
         (Kernel(offset=32 * MIB), False),
-        (Kernel(physical=5 << 40, offset=1022 * MIB), False),
+        (Kernel(physical=5 << 40, offset=1006 * MIB), False),
         (Kernel(levels=5, offset=2 * MIB), False),
         (Kernel(isolated=True, offset=2 * MIB), True),
     ),

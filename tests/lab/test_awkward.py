@@ -11,7 +11,7 @@ from typing import Any
 import drgn
 import pytest
 
-from drgn_unaccepted.kernel.elf_core import read_elf_core
+from drgn_unaccepted.kernel.elf import read_elf_core
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
 from tests.lab.captures import Capture, all_captures, captures, find, note_of, set_units, units
