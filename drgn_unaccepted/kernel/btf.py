@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """drgn types from BTF, a kernel's description of its own types (Documentation/bpf/btf.rst).
 
-A distribution's kernel has 3 to 6 MB of BTF, 70 to 150 thousand types, of which we want a dozen, so nothing is parsed
-before it is asked for:
+A distribution's kernel has 70 to 150 thousand types in 3 to 6 MB, of which we want a dozen, so nothing is parsed before
+it is asked for. A name is found by a search of the string section for its bytes, and its records by a search of the
+type section for the name's offset, both at memchr's speed. Records have no fixed size and refer to each other by
+number; the table from number to offset grows only to the highest number that was needed.
 
-* A name is found by a search of the string section for its bytes, and its records by a search of the type section for
-  the name's offset. Both run at memchr's speed.
-* Records have no fixed size and refer to each other by number. The table from number to offset grows only to the
-  highest number that was needed (about 0.1 us for each record).
-
-Of two types with one kind and name, which BTF has where compilation units differ, the one with the lower number is
-taken, as in libbpf's ``btf__find_by_name_kind()``. Names are found whole: a linker that merges string tails would hide
-names from us, but pahole does not.
-
-The bytes of a target are not trusted: whatever does not fit together raises ValueError.
+Of two types with one kind and name the one with the lower number is taken, as in libbpf's
+``btf__find_by_name_kind()``. Names are found whole: a linker that merges string tails would hide names from us, but
+pahole does not. Whatever does not fit together raises ValueError.
 """
 
 from __future__ import annotations
@@ -52,8 +47,6 @@ _SIGNED, _BOOL = 1, 4
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _RECORD = struct.Struct("<III")
-_WORD = struct.Struct("<I")
-_KIND_FLAG = 0x80
 
 #: Bytes of each of the vlen elements of a record.
 _ELEMENT_BYTES: dict[int, int] = {
@@ -86,25 +79,18 @@ class Record(NamedTuple):
     id: int
     kind: Kind
     kind_flag: bool
-    #: Number of members, enumerators, parameters or section entries; for FUNC its linkage.
-    vlen: int
-    #: Empty for an anonymous type.
-    name: str
-    #: The C union of ``size`` (bytes) and ``type`` (number of the type referred to, or returned).
-    size_or_type: int
-    #: Where the data after the record begins in the type section.
-    data: int
+    vlen: int  #: Number of members, enumerators, parameters or section entries; for FUNC its linkage.
+    name: str  #: Empty for an anonymous type.
+    size_or_type: int  #: The C union of ``size`` (bytes) and ``type`` (number of the type referred to, or returned).
+    data: int  #: Where the data after the record begins in the type section.
 
 
 class Btf:
     """The BTF of one kernel (vmlinux). Types are numbered from 1; 0 is ``void``.
 
-    Each drgn type is made when it is asked for, and the types of its members when they are looked at. Every method
-    raises ValueError where BTF does not fit together.
+    Each drgn type is made when it is asked for, and the types of its members when they are looked at.
 
-    :param data: the whole ``.BTF`` section
-    :raises ValueError: not BTF, another version, more than :data:`limits.BTF_BYTES`, sections outside of the data, or
-        the split BTF of a module, which is of no use without its vmlinux
+    :param data: the whole ``.BTF`` section, not the split BTF of a module, which is of no use without its vmlinux
     """
 
     def __init__(self, prog: Program, data: bytes) -> None:
@@ -284,7 +270,7 @@ class Btf:
 
     def find(self, name: str, kinds: Collection[Kind]) -> Optional[int]:
         """Number of the type with this name and one of these kinds, the lowest if there are several."""
-        kind_bytes = bytes(kind | flag for kind in kinds for flag in (0, _KIND_FLAG))
+        kind_bytes = bytes(kind | kind_flag << 7 for kind in kinds for kind_flag in (0, 1))
         for offset in self._places(name, b"...[" + re.escape(kind_bytes) + b"]"):
             type_id = self._number_at(offset)
             if self._offsets[type_id] == offset:
@@ -336,7 +322,7 @@ class Btf:
             strings += 1
             if strings > limits.BTF_SAME_STRINGS:
                 raise ValueError(f"BTF string section holds {name!r} more than {limits.BTF_SAME_STRINGS} times")
-            search = re.compile(re.escape(_WORD.pack(at + 1)) + behind, re.DOTALL).search
+            search = re.compile(re.escape((at + 1).to_bytes(4, "little")) + behind, re.DOTALL).search
             match = search(self._section)
             while match is not None:
                 matches += 1

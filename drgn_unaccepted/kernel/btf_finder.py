@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Types, variables and symbols without debuginfo: drgn finders over the target's own BTF and kallsyms.
 
-drgn 0.3.0 reads no BTF, and kallsyms only on request. After :func:`load_btf`, ``prog.type("struct zone")``,
-``prog["efi"]`` and ``prog.symbol("_text")`` work on a vmcore or a live kernel without debuginfo. The finders have the
-names of the BTF support that is pending in drgn, so that this module can go once drgn has it:
-
-``btf``
-    Types. As an object finder: enumeration constants.
-``btf_symbol``
-    Variables and functions: the address from the symbol finders, the type from BTF. The kernel's BTF describes
-    functions and per-CPU variables, but no other variables; :data:`GLOBALS` declares those that we use.
-``kallsyms``
-    Symbols.
+drgn 0.3.0 reads no BTF, and kallsyms only on request. The finders have the names of the BTF support that is pending in
+drgn, so that this module can go once drgn has it. The kernel's BTF describes functions and per-CPU variables, but no
+other variables; :data:`GLOBALS` declares those that we use.
 
 Answers differ from DWARF's in three ways: an array has one dimension (pahole multiplies them), ``x[0]`` at the end of a
 structure is taken for ``x[]``, which BTF writes alike, and a lookup with a file name finds nothing, because BTF knows
@@ -24,18 +16,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Optional
 
-from drgn import (
-    FaultError,
-    FindObjectFlags,
-    Object,
-    Program,
-    Symbol,
-    SymbolBinding,
-    SymbolIndex,
-    Type,
-    TypeKindSet,
-    sizeof,
-)
+from drgn import FaultError, FindObjectFlags, Object, Program, Symbol, SymbolBinding, SymbolIndex, Type, TypeKindSet
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
@@ -101,7 +82,7 @@ SYMBOLS = (
 
 
 def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
-    """Register the symbol finder ``kallsyms`` and the finders of :func:`attach`.
+    """Make types, variables and symbols resolve.
 
     :param data: BTF of the program's kernel; None for the BTF in the target
     :raises Unavailable: this target does not describe itself, with the reason
@@ -112,9 +93,8 @@ def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
 
 
 def attach(prog: Program, data: bytes) -> None:
-    """Register the type finder ``btf`` and the object finders ``btf_symbol`` and ``btf``, after all others.
+    """Register the finders of types, constants, and variables and functions, after all others.
 
-    :param data: BTF of the program's kernel
     :raises ValueError: the data is not BTF of a known form, or the program has finders with these names
     """
     btf = Btf(prog, data)
@@ -138,9 +118,8 @@ def attach(prog: Program, data: bytes) -> None:
         return None if declared is None or symbol is None else Object(prog, declared, address=symbol.address)
 
     def find_constant(prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]) -> Optional[Object]:
-        if filename is not None or not flags & FindObjectFlags.CONSTANT or name in GLOBALS:
-            return None
-        return btf.find_constant(name)
+        is_wanted = filename is None and flags & FindObjectFlags.CONSTANT and name not in GLOBALS
+        return btf.find_constant(name) if is_wanted else None
 
     prog.register_type_finder("btf", find_type, enable_index=-1)
     prog.register_object_finder("btf_symbol", find_symbol, enable_index=-1)
@@ -156,42 +135,37 @@ def _only_symbol(prog: Program, name: str) -> Optional[Symbol]:
 
 def _declared_type(prog: Program, declaration: str, symbol: Symbol) -> Optional[Type]:
     """The type that a declaration in :data:`GLOBALS` names; None if this kernel does not have it."""
-    base, bracket, length = declaration.rstrip("]").partition("[")
+    base, _, length = declaration.rstrip("]").partition("[")
     try:
         element = prog.type(base.rstrip())
-        if not bracket:
+        if not length:
             return element
-        if length != "*":
-            count = int(prog.constant(length).value_())
-        else:
-            known = vmcoreinfo_of(prog).length(symbol.name)
-            count = symbol.size // sizeof(element) if known is None else known
+        count = vmcoreinfo_of(prog).length(symbol.name) if length == "*" else int(prog.constant(length).value_())
     except LookupError:
         return None
+    if count is None:
+        count = symbol.size // element.size
     return prog.array_type(element, max(0, min(count, limits.GLOBAL_ARRAY_LENGTH)))
 
 
 def attach_kallsyms(prog: Program) -> None:
-    """Register the symbol finder ``kallsyms``: the kernel's own symbol table, in the target's memory.
+    """Register a finder of symbols: the kernel's own table, in the target's memory.
 
-    The symbols that we use are read at once, all symbols when another one is asked for. ``/proc/kallsyms`` of a live
-    kernel is not used: the kernel takes longer to print it than we to search its table, and with
-    ``kernel.kptr_restrict`` it prints zeros.
+    The symbols that we use are read at once, all symbols when another one is asked for. ``/proc/kallsyms`` takes the
+    kernel longer to print than we need to search its table, and has zeros with ``kernel.kptr_restrict``.
 
     :raises Unavailable: no table, or it cannot be read
     """
     names = frozenset((*GLOBALS, *SYMBOLS))
     try:
-        table = Kallsyms(prog.read, vmcoreinfo_of(prog))
+        table = Kallsyms(prog.read, vmcoreinfo_of(prog).symbol)
         ours = SymbolIndex(table.find(names))
     except (ValueError, FaultError, LookupError) as error:
         raise Unavailable(f"kallsyms: {one_line(error)}") from error
     all_symbols = cache(lambda: SymbolIndex(table.all()))
 
     def find(prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
-        index = ours if name in names and address is None else all_symbols()
-        found: Sequence[Symbol] = index(prog, name, address, one)
-        return found
+        return [*(ours if name in names and address is None else all_symbols())(prog, name, address, one)]
 
     prog.register_symbol_finder("kallsyms", find, enable_index=-1)
 

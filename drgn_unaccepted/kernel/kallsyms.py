@@ -2,16 +2,15 @@
 """Symbols from the kernel's own symbol table, read in its memory without debuginfo.
 
 The table (kernel/kallsyms.c, scripts/kallsyms.c) is a sequence of length-prefixed records, one for each symbol: its
-type letter and name in a byte-pair code of at most 256 tokens. A distribution's kernel has 100 to 250 thousand symbols,
-and to decode all of them takes as long as the rest of a start. We know most names that we want, so each name is
-*encoded* as the kernel's build did it, and the table is searched for the encoded bytes in one pass. The build replaced
-the most frequent pair of adjacent bytes with token 255, then the next one with token 254, and so on: for each token, in
-this order, its expansion in the code so far is the pair that it stands for.
+type letter and name in a byte-pair code of at most 256 tokens. To decode all 100 to 250 thousand of them takes as long
+as the rest of a start. We know most names that we want, so each name is *encoded* as the kernel's build did it, and the
+table is searched for the encoded bytes in one pass. The build replaced the most frequent pair of adjacent bytes with
+token 255, then the next one with token 254, and so on: for each token, in this order, its expansion in the code so far
+is the pair that it stands for.
 
 VMCOREINFO says where the tables are since Linux 6.0 (commit f09bddbd8661 ("vmcoreinfo: add kallsyms_num_syms symbol")
-and the ones before it). In the memory of a guest that died before it wrote one, :func:`find_kallsyms` finds them. The
-length of a record is one byte, or two where bit 7 is set since Linux 6.1 (commit 73bbb94466fd ("kallsyms: support "big"
-kernel symbols")).
+and the ones before it); :func:`find_kallsyms` finds them without it. The length of a record is one byte, or two where
+bit 7 is set since Linux 6.1 (commit 73bbb94466fd ("kallsyms: support "big" kernel symbols")).
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from typing import Callable, Optional
 from drgn import Symbol, SymbolBinding, SymbolKind
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo
 
 #: nm(1)'s letters, as in /proc/kallsyms: G and S are for sections that x86 does not have; the build omits N.
 _TYPE_LETTERS = "ABDRTVWabdrtvw"
@@ -42,12 +40,13 @@ class Kallsyms:
     """The symbol table of one kernel.
 
     :param read: ``read(address, size)`` reads the target's virtual memory; its exceptions pass through
-    :raises ValueError: no table (CONFIG_KALLSYMS=n, or Linux before 6.0), or one in an unknown format
+    :param place: tells the addresses of the table's parts and of ``_stext``: :meth:`Vmcoreinfo.symbol`
+    :raises ValueError: no table, or one in an unknown format
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo) -> None:
+    def __init__(self, read: Callable[[int, int], bytes], place: Callable[[str], Optional[int]]) -> None:
         self._read = read
-        self._vmcoreinfo = vmcoreinfo
+        self._place = place
         self._count = int.from_bytes(read(self._known("kallsyms_num_syms"), 4), "little")
         if not 0 < self._count <= limits.KALLSYMS_SYMBOLS:
             raise ValueError(f"kallsyms_num_syms is {self._count}, the limit is {limits.KALLSYMS_SYMBOLS}")
@@ -72,7 +71,7 @@ class Kallsyms:
             yield self._symbol(index, text)
 
     def _known(self, name: str) -> int:
-        address = self._vmcoreinfo.symbol(name)
+        address = self._place(name)
         if address is None:
             raise ValueError(f"VMCOREINFO does not say where kallsyms is: no SYMBOL({name})")
         return address
@@ -147,7 +146,7 @@ class Kallsyms:
         # Since Linux 7.0 relative to the offset's own place, commit a081b5789255 ("kallsyms: Get rid of kallsyms
         # relative base").
         ways: list[Callable[[int], int]] = [lambda index: offsets_at + 4 * index + offsets[index]]
-        base_at = self._vmcoreinfo.symbol("kallsyms_relative_base")
+        base_at = self._place("kallsyms_relative_base")
         if base_at is not None:
             base = int.from_bytes(self._read(base_at, 8), "little")
             # Unsigned from the base; but with CONFIG_KALLSYMS_ABSOLUTE_PERCPU (x86-64 before Linux 6.15) negative

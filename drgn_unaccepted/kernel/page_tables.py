@@ -10,7 +10,7 @@ per-CPU and vmalloc memory need them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Callable, Optional
 
 from drgn import FaultError, Program
@@ -27,13 +27,10 @@ from drgn_unaccepted.snapshot import Translation
 
 _PAGE_SHIFT = 12
 _PAGE_SIZE = 1 << _PAGE_SHIFT
-#: Bits of an address that one level translates.
-_LEVEL_BITS = 9
+_LEVEL_BITS = 9  #: Bits of an address that one level translates.
 _PRESENT = 1 << 0
-#: PS: the entry maps memory itself, 2 MiB or 1 GiB of it.
-_LARGE = 1 << 7
-#: Bits 12 to 51: a physical address.
-_ADDRESS = (1 << 52) - _PAGE_SIZE
+_LARGE = 1 << 7  #: PS: the entry maps memory itself, 2 MiB or 1 GiB of it.
+_ADDRESS = (1 << 52) - _PAGE_SIZE  #: Bits 12 to 51: a physical address.
 
 
 class NotMapped(FaultError):  # type: ignore[misc]
@@ -99,23 +96,21 @@ class PageTables:
         return b"".join(pieces)
 
 
-def kernel_page_tables(read: Callable[[int, int], bytes], vmcoreinfo: Vmcoreinfo) -> Optional[PageTables]:
-    """The kernel's own page tables as VMCOREINFO describes them; None if it does not.
-
-    :param read: as for :class:`PageTables`
-    """
+def kernel_page_tables(prog: Program, vmcoreinfo: Optional[Vmcoreinfo] = None) -> Optional[PageTables]:
+    """The kernel's own page tables as VMCOREINFO, by default the program's, describes them; None if it does not."""
+    vmcoreinfo = vmcoreinfo or vmcoreinfo_of(prog)
     root, phys_base = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.number("phys_base")
     if root is None or phys_base is None:
         return None
     levels = 5 if vmcoreinfo.number("pgtable_l5_enabled") else 4
     mask = vmcoreinfo.number("sme_mask") or 0
+    read = partial(prog.read, physical=True)
     return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
 
 
 def translate(prog: Program, addresses: Iterable[int]) -> tuple[Translation, ...]:
     """Kernel virtual addresses through the kernel's own page tables, or why they cannot be translated."""
-    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo_of(prog))
-    found = []
+    tables, found = kernel_page_tables(prog), []
     for address in addresses:
         try:
             if tables is None:
@@ -131,10 +126,7 @@ def reach_encrypted(prog: Program, core: ElfCore) -> None:
 
     Adds memory segments only where no PT_LOAD describes memory; drgn's other reads stay as they were.
     """
-    vmcoreinfo = vmcoreinfo_of(prog)
-    if not vmcoreinfo.number("sme_mask"):
-        return
-    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo)
+    tables = kernel_page_tables(prog) if vmcoreinfo_of(prog).number("sme_mask") else None
     if tables is None:
         return
 

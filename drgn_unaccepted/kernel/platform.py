@@ -117,7 +117,7 @@ def _integer(prog: Program, read: Callable[[Program], Object]) -> Optional[int]:
 def _direct_map(prog: Program) -> Optional[int]:
     """``page_offset_base``; None where it cannot be: KASLR moves it by 1 GiB, and it maps the page tables too."""
     base = _integer(prog, lambda prog: prog["page_offset_base"])
-    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo_of(prog))
+    tables = kernel_page_tables(prog)
     if base is None or base % (1 << 30):
         return None
     try:

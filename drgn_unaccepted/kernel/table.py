@@ -19,7 +19,6 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
 from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
 from drgn_unaccepted.kernel.probe import U64_MAX, has_symbol
-from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
@@ -181,7 +180,7 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
         base = index(prog["page_offset_base"].value_())
     except DAMAGED:
         return None
-    tables = kernel_page_tables(lambda address, size: prog.read(address, size, physical=True), vmcoreinfo_of(prog))
+    tables = kernel_page_tables(prog)
     if tables is None:
         return None
     first = table.address // PAGE_SIZE * PAGE_SIZE

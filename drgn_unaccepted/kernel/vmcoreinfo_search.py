@@ -174,7 +174,7 @@ def _kernel_at(memory: FileMemory, address: int) -> Optional[tuple[Vmcoreinfo, i
     try:
         found = parse_vmcoreinfo(memory.read(address, _PAGE_SIZE).partition(b"\0")[0])
         virtual, phys_base = found.symbol("init_uts_ns"), found.number("phys_base")
-        tables = kernel_page_tables(memory.read, found)
+        tables = kernel_page_tables(memory.prog, found)
         whole = found.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
         if not whole or virtual is None or phys_base is None or tables is None:
             return None
@@ -267,9 +267,11 @@ def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
         run = list(islice(group, limits.KERNEL_SEARCH_BYTES // _KASLR_ALIGN))
         found = find_kallsyms(b"".join(data for _, data in run), run[0][0])
         if found:
-            text = "".join(f"SYMBOL({name})={address:x}\n" for name, address in {**found, "_stext": stext}.items())
-            symbols = Kallsyms(tables.read, parse_vmcoreinfo(text.encode())).find(_SYMBOLS)
-            return {**found, **{symbol.name: symbol.address for symbol in symbols}}
+            found["_stext"] = stext
+            return {
+                **found,
+                **{symbol.name: symbol.address for symbol in Kallsyms(tables.read, found.get).find(_SYMBOLS)},
+            }
     raise LookupError("kallsyms")
 
 

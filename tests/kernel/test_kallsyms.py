@@ -59,7 +59,7 @@ def table(of: Known, changed: dict[int, bytes], **moved: int) -> Kallsyms:
     text = of.text.decode()
     for part, at in moved.items():
         text = re.sub(rf"SYMBOL\({part}\)=\w+\n", "" if at < 0 else f"SYMBOL({part})={at:x}\n", text)
-    return Kallsyms(read, parse_vmcoreinfo(text.encode()))
+    return Kallsyms(read, parse_vmcoreinfo(text.encode()).symbol)
 
 
 @pytest.mark.parametrize("name", NAMES)
