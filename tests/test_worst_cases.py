@@ -18,7 +18,7 @@ from drgn import Platform as Machine
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.btf_finder import find_btf
+from drgn_unaccepted.kernel.debug_info import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_log

@@ -40,15 +40,10 @@ _FUNC_PROBE_READ_KERNEL = 113
 _LD_IMM64, _LDX_DW, _MOV_IMM, _JGT_IMM, _CALL, _EXIT = 0x18, 0x79, 0xB7, 0x25, 0x85, 0x95
 
 _SYSCALL_BPF = 321  # of x86-64
-
 # The kernel lends the helper to GPL-compatible programs only. Section 3 of the LGPL 2.1 lets a copy of this file be
 # under the GPL.
 _LICENSE = ctypes.create_string_buffer(b"GPL")
-
 _VERIFIER_LOG_BYTES = 64 << 10
-
-_CONTEXT = struct.Struct("=QQ")  #: What the program gets: the address and the number of bytes.
-
 _PROBE_REASONS = {
     -errno.EFAULT: "not mapped (EFAULT)",
     -errno.ERANGE: "no address of kernel memory (ERANGE)",
@@ -79,29 +74,22 @@ class KernelReader:
             os.close(descriptor)
 
     def read(self, address: int, size: int) -> bytes:
-        """``size`` bytes at kernel virtual address ``address``; not atomic, in chunks of :data:`CHUNK`.
-
-        :raises Unavailable: one of them is not mapped, or is no kernel address
-        """
+        """``size`` bytes at a kernel virtual address, in chunks; Unavailable: one is not mapped, or no kernel's."""
         parts = []
         for start in range(address, address + size, CHUNK):
             length = min(CHUNK, address + size - start)
-            status = self._run(start, length)
+            # struct { u64 address; u64 size; }, what the program gets
+            context = ctypes.create_string_buffer(struct.pack("=QQ", start, length), 16)
+            # fd, retval, data_size_in and _out, data_in, data_out, repeat, duration, ctx_size_in and _out, ctx_in
+            fields = self._descriptors[1], 0, 0, 0, 0, 0, 0, 0, len(context), 0, ctypes.addressof(context)
+            attributes = bytearray(struct.pack("=IIIIQQIIIIQ", *fields))
+            _call("BPF_PROG_TEST_RUN", attributes)
+            (status,) = struct.unpack_from("=i", attributes, 4)
             if status:
                 reason = _PROBE_REASONS.get(status, status)
                 raise Unavailable(f"BPF probe read of {length} bytes at {start:#x}: {reason}")
             parts.append(self._value[:length])
         return b"".join(parts)
-
-    def _run(self, address: int, size: int) -> int:
-        """Run the program once; what it returned: 0 or a negative errno."""
-        context = ctypes.create_string_buffer(_CONTEXT.pack(address, size), _CONTEXT.size)
-        # fd, retval, data_size_in and _out, data_in, data_out, repeat, duration, ctx_size_in and _out, ctx_in
-        fields = self._descriptors[1], 0, 0, 0, 0, 0, 0, 0, _CONTEXT.size, 0, ctypes.addressof(context)
-        attributes = bytearray(struct.pack("=IIIIQQIIIIQ", *fields))
-        _call("BPF_PROG_TEST_RUN", attributes)
-        (status,) = struct.unpack_from("=i", attributes, 4)
-        return int(status)
 
 
 class AcpiMemory(NamedTuple):
@@ -116,10 +104,7 @@ class AcpiMemory(NamedTuple):
     reader: KernelReader
 
     def read(self, address: int, size: int) -> bytes:
-        """``size`` bytes at physical address ``address``.
-
-        :raises Unavailable: not all ACPI memory, or not in the direct map
-        """
+        """``size`` bytes at a physical address; Unavailable: not all ACPI memory, or not in the direct map."""
         holder = find(self.ranges, address)
         if holder is None or address + size > holder.end:
             raise Unavailable(f"{address:#x}-{address + size:#x} is not ACPI memory by the e820 table")
@@ -130,10 +115,10 @@ _CACHE_KEY = "drgn_unaccepted.kernel.bpf"
 
 
 def direct_map_reader(prog: drgn.Program) -> Callable[[int, int], bytes]:
-    """A function that reads ``size`` bytes of ACPI memory of the running kernel at a physical address.
+    """:meth:`AcpiMemory.read` of the running kernel; Unavailable also where BPF cannot be used.
 
-    It raises Unavailable where BPF cannot be used, the range is not ACPI memory, or it is not mapped. The BPF program
-    is made by the first read and lives as long as ``prog``. What forbids it does not change while a process runs.
+    The BPF program is made by the first read and lives as long as ``prog``. What forbids it does not change while a
+    process runs.
     """
 
     def read(address: int, size: int) -> bytes:
@@ -193,11 +178,7 @@ def _load_program(map_: int) -> int:
 
 
 def _call(command: str, attributes: bytearray, log: Optional[ctypes.Array[ctypes.c_char]] = None) -> int:
-    """bpf(2), with the reason where it fails.
-
-    :param log: where the verifier writes
-    :raises Unavailable: it failed
-    """
+    """bpf(2), or the reason why it failed; the verifier writes into ``log``."""
     try:
         return _bpf(_COMMANDS[command], attributes)
     except OSError as error:
@@ -208,10 +189,7 @@ def _call(command: str, attributes: bytearray, log: Optional[ctypes.Array[ctypes
 
 
 def _bpf(command: int, attributes: bytearray) -> int:
-    """bpf(2); the kernel may write into ``attributes``.
-
-    :raises OSError: it failed
-    """
+    """bpf(2); the kernel may write into ``attributes``."""
     if os.uname().machine != "x86_64":
         raise Unavailable(f"BPF: the number of its system call on {os.uname().machine} is not known here")
     view = (ctypes.c_char * len(attributes)).from_buffer(attributes)

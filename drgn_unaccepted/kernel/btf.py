@@ -42,8 +42,7 @@ _QUALIFIERS = {
 _COMPOUNDS = (Kind.STRUCT, Kind.UNION)
 _ENUMS = (Kind.ENUM, Kind.ENUM64)
 
-#: BTF_INT_SIGNED and BTF_INT_BOOL.
-_SIGNED, _BOOL = 1, 4
+_SIGNED, _BOOL = 1, 4  #: BTF_INT_SIGNED and BTF_INT_BOOL.
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _RECORD = struct.Struct("<III")
@@ -60,14 +59,9 @@ _RECORD_BYTES: dict[int, int] = {
     Kind.ARRAY: 24,
 }
 
-_DRGN_KINDS = {
-    TypeKind.INT: (Kind.INT,),
-    TypeKind.BOOL: (Kind.INT,),
-    TypeKind.FLOAT: (Kind.FLOAT,),
-    TypeKind.STRUCT: (Kind.STRUCT,),
-    TypeKind.UNION: (Kind.UNION,),
-    TypeKind.ENUM: _ENUMS,
-    TypeKind.TYPEDEF: (Kind.TYPEDEF,),
+_DRGN_KINDS: dict[TypeKind, tuple[Kind, ...]] = {
+    **{TypeKind[name]: (Kind[name],) for name in ("INT", "FLOAT", "STRUCT", "UNION", "TYPEDEF")},
+    **{TypeKind.BOOL: (Kind.INT,), TypeKind.ENUM: _ENUMS},
 }
 # The integer types that compilers choose for an enumeration, by its size; BTF does not name it.
 _ENUM_INTEGER = {1: "char", 2: "short", 4: "int", 8: "long"}

@@ -300,7 +300,7 @@ def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
     prog, notes = opened.prog, () if opened.elf is None else opened.elf.notes()
     if opened.is_running or (table.state == "present" and not table.is_saved):
         return False
-    if vmcoreinfo_of(prog).get("CRASHTIME") is None or any(note.name == b"QEMU" for note in notes):
+    if vmcoreinfo_of(prog).entries.get("CRASHTIME") is None or any(note.name == b"QEMU" for note in notes):
         return False
     return has_symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram")
 

@@ -24,10 +24,7 @@ from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import load
 
-#: The dump that the crash kernel offers.
-DUMP = "/proc/vmcore"
-
-
+DUMP = "/proc/vmcore"  #: The dump that the crash kernel offers.
 _NOTHING = Wanted(frozenset())
 
 

@@ -27,12 +27,9 @@ _IDENT = b"\x7fELF\x02\x01"
 #: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_type, e_phoff, e_shoff, e_phentsize, e_phnum, e_shentsize, e_shnum,
 #: e_shstrndx.
 _EHDR = struct.Struct("<6s10xH14xQQ6xHHHHH")
-#: ``Elf64_Phdr`` without p_flags and p_align.
-_PHDR = struct.Struct("<I4xQQQQQ8x")
-#: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_info.
-_SHDR = struct.Struct("<II16xQQ4xI16x")
-#: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
-_NHDR = struct.Struct("<III")
+_PHDR = struct.Struct("<I4xQQQQQ8x")  #: ``Elf64_Phdr`` without p_flags and p_align.
+_SHDR = struct.Struct("<II16xQQ4xI16x")  #: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_info.
+_NHDR = struct.Struct("<III")  #: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 PT_LOAD, PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
 _ET_CORE = 4
@@ -84,28 +81,20 @@ class Piece(NamedTuple):
     offset: int
     address: int
     size: int
-    #: Virtual address where a PT_LOAD maps it; 0 for none.
-    virtual: int = 0
+    virtual: int = 0  #: Virtual address where a PT_LOAD maps it; 0 for none.
 
 
 class ElfCore(NamedTuple):
     """The segments of an ELF core file, or of other files of memory, which then are :attr:`raw`."""
 
     path: str
-    #: Physical memory whose bytes are in the file, sorted and merged.
-    backed: list[Range]
-    #: Physical memory that a PT_LOAD names without bytes for it, sorted and merged.
-    lacking: list[Range]
-    #: The same in virtual memory.
-    lacking_virtual: list[Range]
-    #: File offset after the last byte that a program header names.
-    needed_size: int
-    #: Bytes that the file has.
-    size: int
-    #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
-    headers: bytes
-    #: Memory in files that have neither headers nor notes.
-    raw: tuple[Piece, ...] = ()
+    backed: list[Range]  #: Physical memory whose bytes are in the file, sorted and merged.
+    lacking: list[Range]  #: Physical memory that a PT_LOAD names without bytes for it, sorted and merged.
+    lacking_virtual: list[Range]  #: The same in virtual memory.
+    needed_size: int  #: File offset after the last byte that a program header names.
+    size: int  #: Bytes that the file has.
+    headers: bytes  #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
+    raw: tuple[Piece, ...] = ()  #: Memory in files that have neither headers nor notes.
 
     def holds(self, start: int, end: int) -> bool:
         """Whether all of physical ``[start, end)`` is in the file."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import drgn
 
-from drgn_unaccepted.errors import TargetError
-
-__all__ = ["DAMAGED", "UNREADABLE", "TargetError", "Unavailable"]
+from drgn_unaccepted.errors import TargetError as TargetError
 
 
 class Unavailable(Exception):
     """A part cannot be read from this target; the text is the reason that the user sees.
 
-    One line without a full stop, which names what is missing and where: ``boot_params.efi_info.efi_memmap
-    0x7fb70040: not in this dump``. It goes into :attr:`drgn_unaccepted.snapshot.Snapshot.missing`.
+    One line without a full stop, which names what is missing and where. It goes into ``Snapshot.missing``.
     """
 
 
@@ -35,5 +32,4 @@ DAMAGED: tuple[type[Exception], ...] = (
     ValueError,
 )
 
-#: What the reader of one part raises.
-UNREADABLE: tuple[type[Exception], ...] = (Unavailable, *DAMAGED)
+UNREADABLE: tuple[type[Exception], ...] = (Unavailable, *DAMAGED)  #: What the reader of one part raises.

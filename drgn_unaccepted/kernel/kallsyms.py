@@ -188,9 +188,9 @@ def find_kallsyms(image: bytes, start: int) -> Optional[dict[str, int]]:
 
 
 def _find_names(image: bytes, end: int) -> Optional[tuple[int, int, int]]:
-    """Places of kallsyms_num_syms and kallsyms_names, and the number of symbols, where the markers end at ``end``.
+    """Places of kallsyms_num_syms and kallsyms_names, and the number of symbols, before the markers, which end here.
 
-    The markers are the places of every 256th record, the first of which is 0. All parts are aligned to 4 or 8 bytes.
+    Markers are the places of every 256th record, the first of which is 0. All parts are aligned to 4 or 8 bytes.
     """
     words = array("I", image[max(0, end - limits.KALLSYMS_SYMBOLS // 64) & ~3 : end & ~3])[::-1]
     if words and not words[0]:

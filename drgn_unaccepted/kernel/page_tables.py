@@ -2,9 +2,8 @@
 """Walk x86-64 page tables, for what drgn cannot reach through them.
 
 In a guest with AMD SEV every page-table entry for private memory carries the C-bit, which is not part of the address
-(AMD64 Architecture Programmer's Manual, volume 2, 15.34.5). drgn 0.3.0 does not mask it, and looks for memory where
-there is none. In an ELF vmcore the direct map and kernel text have PT_LOADs and need no page tables; ``struct page``,
-per-CPU and vmalloc memory need them.
+(AMD64 Architecture Programmer's Manual, volume 2, 15.34.5). drgn 0.3.0 does not mask it. In an ELF vmcore the direct
+map and kernel text have PT_LOADs and need no page tables; ``struct page``, per-CPU and vmalloc memory need them.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ class PageTables:
 
         :raises FaultError: a part is not mapped, or not in the target
         """
-        pieces = []
-        end = virtual + size
+        pieces, end = [], virtual + size
         while virtual < end:
             start, stop = self.translate(virtual)
             count = min(stop - start, end - virtual)

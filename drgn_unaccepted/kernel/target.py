@@ -20,8 +20,7 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, attach_debug_info
 from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
-from drgn_unaccepted.kernel.formats import ONLY_X86_64, readable
-from drgn_unaccepted.kernel.kdump import read_kdump
+from drgn_unaccepted.kernel.formats import ONLY_X86_64, read_kdump, readable
 from drgn_unaccepted.kernel.memory import FileMemory, read_lime, read_raw
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
 from drgn_unaccepted.kernel.privileges import lacking, lockdown_mode

@@ -21,11 +21,7 @@ class Vmcoreinfo(NamedTuple):
     """The entries of one kernel's VMCOREINFO. A malformed value counts as absent."""
 
     text: bytes
-    #: Values by key, for example ``SYMBOL(_stext)``. The last of equal keys wins, as in drgn.
-    entries: Mapping[str, str]
-
-    def get(self, key: str) -> Optional[str]:
-        return self.entries.get(key)
+    entries: Mapping[str, str]  #: Values by key, as ``SYMBOL(_stext)``. The last of equal keys wins, as in drgn.
 
     def symbol(self, name: str) -> Optional[int]:
         """``SYMBOL(name)``: a virtual address."""

@@ -36,13 +36,11 @@ from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 
 _PAGE_SIZE = 4096
-#: Two members of __NEW_UTS_LEN + 1 bytes precede ``utsname.release``.
-_UTS_LENGTH = 65
+_UTS_LENGTH = 65  #: Two members of __NEW_UTS_LEN + 1 bytes precede ``utsname.release``.
 #: What tells one kernel from another.
 _IDENTITY = ("OSRELEASE", "SYMBOL(init_uts_ns)", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "KERNELOFFSET")
 
-#: version, cr[3] and cr[4] of ``struct QEMUCPUState``.
-_STATE = struct.Struct("<I412xQQ")
+_STATE = struct.Struct("<I412xQQ")  #: version, cr[3] and cr[4] of ``struct QEMUCPUState``.
 _CR3_ADDRESS = (1 << 52) - 4096
 #: PTI_USER_PGTABLE_BIT: under page table isolation the user's page tables follow right after the kernel's.
 _PTI_USER_TABLES = 1 << 12
@@ -51,8 +49,7 @@ _CR4_LA57 = 1 << 12
 #: KASLR moves the kernel by a multiple of CONFIG_PHYSICAL_ALIGN, which is at least this, within KERNEL_IMAGE_SIZE.
 _KASLR_ALIGN = 2 << 20
 _KASLR_END = 1 << 30
-#: Where kernels are linked: CONFIG_PHYSICAL_START is 16 MiB.
-_LINKED = START_KERNEL_MAP + (16 << 20)
+_LINKED = START_KERNEL_MAP + (16 << 20)  #: Where kernels are linked: CONFIG_PHYSICAL_START is 16 MiB.
 #: Symbols whose addresses VMCOREINFO has under the same names.
 _PLAIN_SYMBOLS = (
     *("_stext", "init_uts_ns", "kallsyms_names", "kallsyms_num_syms", "kallsyms_offsets", "kallsyms_relative_base"),
@@ -63,9 +60,9 @@ _SYMBOLS = (*_PLAIN_SYMBOLS, *_NEEDED_SYMBOLS)
 
 
 def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, PageTables]]:
-    """The page tables of the CPUs that QEMU noted, by their numbers; none in a dump by another program.
+    """The page tables of the CPUs that QEMU noted, by their numbers, and the kernel's for one that may be in user mode.
 
-    For a CPU that may be in user mode under page table isolation, also the kernel's.
+    None in a dump by another program.
     """
     notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
     known = ((cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, cr3, cr4 in notes if version == 1)
@@ -79,10 +76,7 @@ def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, Pa
 
 
 def lacks_vmcoreinfo(core: ElfCore) -> bool:
-    """Whether this is a dump of a machine's memory, by QEMU or another hypervisor, without the note.
-
-    A process's core dump has no physical addresses.
-    """
+    """Whether it is a dump of a machine's memory without the note. A process's has no physical addresses."""
     names = {note.name for note in core.notes()}
     known = core.raw or b"QEMU" in names or any(s.paddr for s in core.segments(PT_LOAD))
     return b"VMCOREINFO" not in names and bool(known)
@@ -102,14 +96,12 @@ def vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
     """VMCOREINFO for a dump without the note, and where it comes from."""
     lack = "no VMCOREINFO note (QEMU without -device vmcoreinfo, or a guest without the fw_cfg driver), and "
     try:
-        text, address = find_vmcoreinfo(core)
-        return text, f"no VMCOREINFO note; it was found in the dumped memory, at {address:#x}"
-    except OSError as error:
-        raise TargetError(one_line(error)) from None
-    except Unavailable as error:
-        lack += str(error)
-    try:
-        text, cpu, source = work_out_vmcoreinfo(core, symbols)
+        try:
+            text, address = find_vmcoreinfo(core)
+            return text, f"no VMCOREINFO note; it was found in the dumped memory, at {address:#x}"
+        except Unavailable as error:
+            lack += str(error)
+            text, cpu, source = work_out_vmcoreinfo(core, symbols)
     except OSError as error:
         raise TargetError(one_line(error, error.filename)) from None
     except Unavailable as error:
@@ -123,7 +115,7 @@ def read_vmcoreinfo(path: str) -> bytes:
             data = file.read(limits.VMCOREINFO_BYTES + 1)
     except OSError as error:
         raise TargetError(one_line(error, path)) from None
-    if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).get("OSRELEASE") is None:
+    if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).entries.get("OSRELEASE") is None:
         raise TargetError(f"{path}: not the text of a VMCOREINFO note (no OSRELEASE= in it)")
     return data
 
@@ -134,8 +126,8 @@ def read_vmcoreinfo(path: str) -> bytes:
 def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
     """The VMCOREINFO of the kernel that ran when the dump was taken, and its physical address.
 
-    This is the first one whose kernel is mapped by a CPU's own page tables. If none is (all CPUs in user mode under
-    page table isolation, or a dump without registers), it is the only one whose kernel is in the memory.
+    This is the first one whose kernel is mapped by a CPU's own page tables. If none is (a dump without registers), it
+    is the only one whose kernel is in the memory.
 
     :raises Unavailable: none, or several and nothing to tell which
     :raises OSError: the file cannot be read
@@ -156,18 +148,17 @@ def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
             plausible[kernel] = vmcoreinfo.text, address
             if len(plausible) > limits.VMCOREINFO_COPIES:
                 raise Unavailable(f"more than {limits.VMCOREINFO_COPIES} different VMCOREINFO are in its memory")
-    if not plausible:
-        raise Unavailable("none is in its memory")
-    if len(plausible) > 1:
-        places = ", ".join(f"{kernel[0]} at {address:#x}" for kernel, (_, address) in plausible.items())
-        raise Unavailable(f"several are in its memory, and nothing tells which kernel ran last: {places}")
-    return next(iter(plausible.values()))
+    if len(plausible) == 1:
+        return next(iter(plausible.values()))
+    places = ", ".join(f"{kernel[0]} at {address:#x}" for kernel, (_, address) in plausible.items())
+    several = f"several are in its memory, and nothing tells which kernel ran last: {places}"
+    raise Unavailable(several if places else "none is in its memory")
 
 
 def _kernel_at(memory: FileMemory, address: int) -> Optional[tuple[Vmcoreinfo, int, int]]:
     """VMCOREINFO, and the virtual and physical address of ``init_uts_ns`` in the kernel that it describes.
 
-    None if the text does not fill a page of its own, is not built like VMCOREINFO, or its kernel is not in the memory.
+    None if the text does not begin a page, is not built like VMCOREINFO, or its kernel is not in the memory.
     """
     if address % _PAGE_SIZE:
         return None
@@ -175,15 +166,15 @@ def _kernel_at(memory: FileMemory, address: int) -> Optional[tuple[Vmcoreinfo, i
         found = parse_vmcoreinfo(memory.read(address, _PAGE_SIZE).partition(b"\0")[0])
         virtual, phys_base = found.symbol("init_uts_ns"), found.number("phys_base")
         tables = kernel_page_tables(memory.prog, found)
-        whole = found.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
+        whole = found.entries.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
         if not whole or virtual is None or phys_base is None or tables is None:
             return None
         physical = virtual - START_KERNEL_MAP + phys_base
-        release_at = int(found.get("OFFSET(uts_namespace.name)") or "0") + 2 * _UTS_LENGTH
+        release_at = int(found.entries.get("OFFSET(uts_namespace.name)") or "0") + 2 * _UTS_LENGTH
         release = memory.read(physical + release_at, _UTS_LENGTH).partition(b"\0")[0].decode("latin-1")
     except (ValueError, FaultError):
         return None
-    is_there = release == found.get("OSRELEASE") and _maps(tables, virtual, physical)
+    is_there = release == found.entries.get("OSRELEASE") and _maps(tables, virtual, physical)
     return (found, virtual, physical) if is_there else None
 
 
@@ -198,9 +189,7 @@ def _maps(tables: PageTables, virtual: int, physical: int) -> bool:
 
 
 def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, int, str]:
-    """VMCOREINFO from the registers of a CPU and the kernel's symbols, checked against the memory.
-
-    It has the entries that drgn and this program read.
+    """VMCOREINFO, as far as it is read, from a CPU's registers and the kernel's symbols, checked against the memory.
 
     :param vmlinux: files, of which the first one that has the symbols is used; else kallsyms in the memory is
     :return: the text, the number of the CPU, where the symbols are from
@@ -251,11 +240,7 @@ def _kernel(tables: PageTables) -> Optional[tuple[int, int]]:
 
 
 def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
-    """The addresses in a kernel that begins here, from its kallsyms.
-
-    :raises LookupError: it has none
-    :raises ValueError: it is damaged
-    """
+    """The addresses in a kernel that begins here, from its kallsyms; LookupError or ValueError: it has none."""
 
     def read(address: int) -> bytes:
         with suppress(FaultError):
@@ -276,10 +261,7 @@ def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
 
 
 def _text(memory: FileMemory, tables: PageTables, address: Mapping[str, int], offset: int) -> bytes:
-    """VMCOREINFO of a kernel that has these symbols and that KASLR moved by ``offset``.
-
-    :raises FaultError: these page tables map no such kernel there
-    """
+    """VMCOREINFO of a kernel with these symbols, which KASLR moved by ``offset``; FaultError: none is mapped there."""
     physical = tables.translate(address["linux_banner"]).start
     phys_base = physical - (address["linux_banner"] - START_KERNEL_MAP)
     banner = re.match(rb"Linux version (\S+) ", memory.read(physical, limits.BANNER_BYTES))

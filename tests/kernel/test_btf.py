@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, attach_kallsyms, find_btf, load_btf
+from drgn_unaccepted.kernel.debug_info import GLOBALS, SYMBOLS, attach, attach_kallsyms, find_btf, load_btf
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.kallsyms import Kallsyms
 from tests.kernel.elf_dump import SAMPLES

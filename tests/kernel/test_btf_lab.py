@@ -12,7 +12,7 @@ import pytest
 from drgn import Program, Type, TypeKind
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf_finder import GLOBALS, SYMBOLS, attach, load_btf
+from drgn_unaccepted.kernel.debug_info import GLOBALS, SYMBOLS, attach, load_btf
 from drgn_unaccepted.kernel.elf import ElfSections
 from tests.lab.captures import Capture, captures
 

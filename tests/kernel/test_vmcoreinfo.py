@@ -120,7 +120,7 @@ def test_entries() -> None:
     )
     found = parse_vmcoreinfo(text)
     assert found.text == text
-    assert (found.get("OSRELEASE"), found.get("BUILD-ID"), found.get("no entry")) == ("6.12.1", None, None)
+    assert tuple(found.entries.get(key) for key in ("OSRELEASE", "BUILD-ID", "no entry")) == ("6.12.1", None, None)
     assert (found.symbol("_stext"), found.number("phys_base"), found.length("node_data")) == (LINKED, -16 * MIB, 64)
     assert found.number("twice") == 2
     for absent in (found.number("text"), found.symbol("text"), found.symbol("long"), found.symbol("phys_base")):
