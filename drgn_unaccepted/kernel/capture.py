@@ -152,13 +152,13 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
                 "while the lists and the bitmap were read"
             )
     vmcoreinfo = vmcoreinfo_of(prog)
-    crashed = vmcoreinfo.get("CRASHTIME") or ""  # crash_save_vmcoreinfo() adds it in a crash
+    crashed = vmcoreinfo.entries.get("CRASHTIME") or ""  # crash_save_vmcoreinfo() adds it in a crash
     is_time = crashed.isdecimal() and len(crashed) < 12
     target = Target(
         kind=opened.kind,
         path=opened.path,
         release=prog["UTS_RELEASE"].string_().decode("ascii", "replace"),
-        build_id=vmcoreinfo.get("BUILD-ID"),
+        build_id=vmcoreinfo.entries.get("BUILD-ID"),
         debug_info=opened.debug_info,
         debug_info_path=opened.debug_info_path,
         taken_at=taken_at.isoformat(timespec="milliseconds"),
