@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules that compare the parts of a snapshot with each other.
-
-A rule is one function with a decorator, in a module by subject (see :mod:`drgn_unaccepted.checks.rule`). Importing this
-package registers all rules.
-"""
+"""Rules that compare the parts of a snapshot with each other; importing this package registers all of them."""
 
 from __future__ import annotations
 

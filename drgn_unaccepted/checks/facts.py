@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
 from typing import Any, Optional
 
 from drgn_unaccepted import limits
@@ -22,8 +21,6 @@ from drgn_unaccepted.model.header import PRESENT, Header, judge_header
 from drgn_unaccepted.model.ranges import Range, chunk_ranges, merge, subtract
 from drgn_unaccepted.snapshot import E820Tables, Snapshot, Zone
 from drgn_unaccepted.words import count
-
-Version = tuple[int, ...]
 
 _TABLE_STATES = {
     "absent": "there is no table",
@@ -41,7 +38,7 @@ def merged(ranges: Iterable[tuple[int, int]]) -> list[Range]:
     return merge((start, end) for start, end in ranges if start < end)
 
 
-def version(release: Optional[str]) -> Optional[Version]:
+def version(release: Optional[str]) -> Optional[tuple[int, ...]]:
     """``6.12.117+deb12-amd64`` as (6, 12, 117); None if the release is unknown or does not start with a version."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?!\d)", release or "")
     return tuple(int(part or 0) for part in match.groups()) if match else None
@@ -88,6 +85,7 @@ class Facts:
         self.e820 = snapshot.e820 or E820Tables(None, None, None, None)
         self.platform = snapshot.platform.kind if snapshot.platform else None  #: ``tdx``, ``snp`` or ``none``.
         self.zones = snapshot.zones or ()
+        self.listed_chunks = sum(len(zone.listed.pfns) for zone in self.zones if zone.listed)
         self.accepts = accepting.entries if accepting else ()
         #: The memory whose struct pages were read, and why that is not all.
         self.scanned = merged(pages.scanned) if pages else []
@@ -187,10 +185,7 @@ class Facts:
 
     @property
     def booting(self) -> bool:
-        """The page allocator does not have all its memory yet.
-
-        Where ``system_state`` is unknown: it has no memory at all, as before memblock_free_all().
-        """
+        """The page allocator does not have all its memory yet, or has none at all, as before memblock_free_all()."""
         kernel = self.snapshot.kernel
         memory = (zone.free_pages or zone.buddy_pages or (zone.listed and zone.listed.pfns) for zone in self.zones)
         return bool(kernel and kernel.is_booting) or (bool(self.zones) and not any(memory))
@@ -241,11 +236,6 @@ class Facts:
         """The memory of chunks with these first PFNs."""
         return chunk_ranges(given(self.snapshot.kernel).chunk_pages, pfns)
 
-    @cached_property
-    def listed_pfns(self) -> list[int]:
-        """First PFNs of all listed chunks, ascending."""
-        return sorted(chain.from_iterable(zone.listed.pfns for zone in self.zones if zone.listed is not None))
-
     def torn(self, *parts: str) -> Optional[str]:
         """How one of ``parts`` changed while it was read, or None."""
         return next((entry for entry in self.snapshot.torn if re.split(r"[:.]", entry)[0] in parts), None)
@@ -253,14 +243,10 @@ class Facts:
     def unsettled(self, zone: Optional[Zone] = None) -> Optional[str]:
         """Why lists and counters (of ``zone``) may have been between two states, or None if they were not."""
         zones = self.zones if zone is None else (zone,)
-        for each in zones:
-            if each.locked:
-                return f"zone->lock of {zone_name(each)} was held"
-        if self.accepts:
-            return f"{count(len(self.accepts), 'accept')} in flight"
+        held = {each.locked: f"zone->lock of {zone_name(each)} was held" for each in reversed(zones)}
+        if held.get(True) or self.accepts:
+            return held.get(True) or f"{count(len(self.accepts), 'accept')} in flight"
         if self.live:
             return self.torn("zones", "counters", "accepting")
-        for each in zones:
-            if each.locked is None:
-                return f"unknown whether zone->lock of {zone_name(each)} was held"
-        return "unknown whether an accept was in flight" if self.snapshot.accepting is None else None
+        unknown = held.get(None) or ("an accept was in flight" if self.snapshot.accepting is None else None)
+        return f"unknown whether {unknown}" if unknown else None

@@ -15,8 +15,6 @@ from drgn_unaccepted.model.header import unreserved_tail
 from drgn_unaccepted.model.ranges import Range, clip, intersect, subtract, total
 from drgn_unaccepted.words import count, size, span
 
-ONE_TIB = 1 << 40
-
 
 def _unaccepted_bytes(facts: Facts) -> int:
     """Unaccepted memory according to the bitmap, else to the counters."""
@@ -64,7 +62,7 @@ def watermark_zero(facts: Facts) -> Outcome:
     was accepted: the first allocations could find no memory while chunks were waiting.
     Fix: Update the kernel.
     """
-    panic, chunks = facts.snapshot.panic, len(facts.listed_pfns)
+    panic, chunks = facts.snapshot.panic, facts.listed_chunks
     if facts.live or not chunks or any(zone.watermarks.high for zone in facts.zones):
         return None
     message = f"all watermarks are 0 with {count(chunks, 'chunk')} waiting: likely not accepted when memory ran out"
@@ -167,9 +165,9 @@ def snp_high_memory(facts: Facts) -> Outcome:
     pfn_to_kaddr() lost the upper bits of page numbers of 40 bits, so PVALIDATE went to another address.
     Fix: Update the kernel, or give the guest less than 1 TiB.
     """
-    if facts.platform != "snp" or facts.geometry is None or facts.geometry.end <= ONE_TIB:
+    if facts.platform != "snp" or facts.geometry is None or facts.geometry.end <= 1 << 40:
         return None
-    accepting = list(clip(facts.snapshot.in_flight() or (), ONE_TIB, facts.geometry.end))
+    accepting = list(clip(facts.snapshot.in_flight() or (), 1 << 40, facts.geometry.end))
     if accepting:
         message = f"accepting above 1 TiB: {spans(accepting)}; {facts.release} likely validates other pages"
         return Fault(message, accepting, WARNING)

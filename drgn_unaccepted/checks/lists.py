@@ -26,8 +26,10 @@ def structures_undamaged(facts: Facts) -> Outcome:
     Fix: Look at the structure that is named and at its neighbours. Do not draw conclusions from the parts it leads to.
     """
     missing = facts.snapshot.missing
-    wild = {name: why for name, why in missing.items() if any(map(_is_wild, _ADDRESS.findall(why)))}
-    faults = [Fault(f"{name}: damaged: {why}") for name, why in wild.items()]
+    addresses = {name: [int(found, 16) for found in _ADDRESS.findall(why)] for name, why in missing.items()}
+    # Neither physical addresses nor the kernel's.
+    wild = {name for name, found in addresses.items() if any(PHYSICAL_END <= each < 0xFF << 56 for each in found)}
+    faults = [Fault(f"{name}: damaged: {why}") for name, why in missing.items() if name in wild]
     if facts.snapshot.zones == () and not facts.booting:
         faults.append(Fault("zones: damaged: no zone is populated"))
     seen = facts.snapshot.pages
@@ -37,21 +39,15 @@ def structures_undamaged(facts: Facts) -> Outcome:
     holes = [name for name, why in reasons.items() if "reads as zeros" in why and name not in later]
     if holes:
         faults.append(Fault(f"the dump has holes that read as zeros: {', '.join(holes)}"))
-    lost = missing.get("zones", "")
-    if facts.snapshot.table.read_through == "physical" and "zones" not in wild and _ADDRESS.search(lost):
-        faults.append(Fault(f"zones: damaged: {lost}, and this dump has all memory"))
+    if facts.snapshot.table.read_through == "physical" and "zones" not in wild and addresses.get("zones"):
+        faults.append(Fault(f"zones: damaged: {missing['zones']}, and this dump has all memory"))
     if not facts.live:
         problems = ((zone, impossible(zone)) for zone in facts.zones)
         faults += [Fault(f"zones: damaged: {zone_name(zone)} {problem}") for zone, problem in problems if problem]
     return faults or Pass("what was captured can be followed")
 
 
-def _is_wild(address: str) -> bool:
-    """Neither a physical address nor one of the kernel's."""
-    return PHYSICAL_END <= int(address, 16) < 0xFF << 56
-
-
-@Rule(CRITICAL, ("zones.listed",), number=18, settled=True, confirmed=CRITICAL)
+@Rule(CRITICAL, ("zones.listed",), 18, settled=True, confirmed=CRITICAL)
 def list_entries_sane(facts: Facts) -> Outcome:
     """Every entry of zone->unaccepted_pages is an aligned, free chunk of its zone, properly linked.
 
@@ -69,10 +65,10 @@ def list_entries_sane(facts: Facts) -> Outcome:
             at = some(pfns, lambda pfn: f"{pfn << PAGE_SHIFT:#x}")
             message = f"{name}: {count(len(pfns), 'listed page')} {what}: {at}"
             faults.append(Fault(message, facts.chunks(pfns), zone=zone))
-    return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')} without fault")
+    return faults or Pass(f"{count(facts.listed_chunks, 'listed chunk')} without fault")
 
 
-@Rule(CRITICAL, ("zones.listed",), number=19, settled=True)
+@Rule(CRITICAL, ("zones.listed",), 19, settled=True)
 def list_page_type(facts: Facts) -> Outcome:
     """A page is on zone->unaccepted_pages if and only if it is PageUnaccepted.
 
@@ -96,15 +92,10 @@ def list_page_type(facts: Facts) -> Outcome:
     lost = subtract(facts.evidence.pages("unaccepted"), facts.evidence.listed)
     if lost and not any(zone.listed and zone.listed.problems for zone in facts.zones):
         faults.append(Fault(f"{size(total(lost))} PageUnaccepted on no list: {spans(lost)}", lost))
-    return faults or Pass(f"{count(len(facts.listed_pfns), 'listed chunk')}, all PageUnaccepted")
+    return faults or Pass(f"{count(facts.listed_chunks, 'listed chunk')}, all PageUnaccepted")
 
 
-@Rule(
-    INFO,
-    ("bitmap.now", "nr_unaccepted"),
-    number=20,
-    nuance="warning if the bitmap is doubted, critical if besides it is all zero",
-)
+@Rule(INFO, ("bitmap.now", "nr_unaccepted"), 20, "warning if the bitmap is doubted, critical if besides it is all zero")
 def list_entries_without_bits(facts: Facts) -> Outcome:
     """Every listed chunk has a set bit in its own units or in the guard unit behind them.
 
@@ -137,7 +128,7 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
     return Fault(f"{message}: the bitmap is all zero and cannot be trusted", bare, severity=CRITICAL)
 
 
-@Rule(CRITICAL, ("zones.listed", "zones.nr_unaccepted"), number=21, settled=True)
+@Rule(CRITICAL, ("zones.listed", "zones.nr_unaccepted"), 21, settled=True)
 def zone_counter_matches_list(facts: Facts) -> Outcome:
     """NR_UNACCEPTED of every zone is the number of pages on its list.
 
@@ -158,7 +149,7 @@ def zone_counter_matches_list(facts: Facts) -> Outcome:
     return faults or Pass(f"NR_UNACCEPTED matches the list in {count(len(facts.zones), 'zone')}")
 
 
-@Rule(CRITICAL, ("counters", "zones.nr_unaccepted"), number=22, settled=True)
+@Rule(CRITICAL, ("counters", "zones.nr_unaccepted"), 22, settled=True)
 def global_counter_matches_zones(facts: Facts) -> Outcome:
     """The global NR_UNACCEPTED is the sum of the zones', and no CPU holds a part of it back.
 
@@ -181,7 +172,7 @@ def global_counter_matches_zones(facts: Facts) -> Outcome:
 @Rule(
     CRITICAL,
     ("zones.nr_unaccepted",),
-    number=23,
+    23,
     settled=True,
     nuance="warning if only the sum is wrong, info if that is by less than a chunk",
 )
@@ -211,7 +202,7 @@ def free_pages_include_unaccepted(facts: Facts) -> Outcome:
     return faults or Pass("NR_FREE_PAGES includes the unaccepted pages of every zone")
 
 
-@Rule(CRITICAL, ("platform.lazy", "zones.nr_unaccepted"), number=24)
+@Rule(CRITICAL, ("platform.lazy", "zones.nr_unaccepted"), 24)
 def eager_means_empty(facts: Facts) -> Outcome:
     """With accept_memory=eager nothing is listed or counted as unaccepted.
 
@@ -230,12 +221,7 @@ def eager_means_empty(facts: Facts) -> Outcome:
     return faults or Pass("accept_memory=eager, and nothing is listed")
 
 
-@Rule(
-    WARNING,
-    ("kernel.static_key", "zones.listed.whole"),
-    number=30,
-    nuance="info if the key is on and nothing is listed",
-)
+@Rule(WARNING, ("kernel.static_key", "zones.listed.whole"), 30, "info if the key is on and nothing is listed")
 def static_key_matches_lists(facts: Facts) -> Outcome:
     """The static key zones_with_unaccepted_pages is enabled if and only if a list has entries.
 
@@ -246,7 +232,7 @@ def static_key_matches_lists(facts: Facts) -> Outcome:
     Fix: Update to a kernel with fefc07518227. Until then `accept_memory=eager` avoids the lists.
     """
     key = given(given(facts.snapshot.kernel).static_key)
-    chunks = len(facts.listed_pfns)
+    chunks = facts.listed_chunks
     message = f"zones_with_unaccepted_pages is {key} ({'on' if key > 0 else 'off'}), {count(chunks, 'listed chunk')}"
     if chunks and key <= 0:
         doubt = facts.unsettled() if facts.live else None

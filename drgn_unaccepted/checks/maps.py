@@ -11,8 +11,6 @@ from drgn_unaccepted.model.bitmap import unaccepted_ranges
 from drgn_unaccepted.model.ranges import Range, clip, intersect, outwards, subtract, total
 from drgn_unaccepted.words import count, size, span
 
-FOUR_GIB = 4 << 30
-
 
 def _of(ranges: list[Range]) -> str:
     return f"{size(total(ranges))} ({spans(ranges)})"
@@ -22,7 +20,7 @@ def _bits(facts: Facts, ranges: list[Range]) -> str:
     return count(total(ranges) // facts.covered.unit_size, "bit")
 
 
-@Rule(WARNING, ("bitmap", "efi_map.complete"), number=8)
+@Rule(WARNING, ("bitmap", "efi_map.complete"), 8)
 def padding_bits_clear(facts: Facts) -> Outcome:
     """The bits above the last unaccepted memory of the EFI memory map are 0.
 
@@ -40,7 +38,7 @@ def padding_bits_clear(facts: Facts) -> Outcome:
     return Fault(f"{_bits(facts, stray)} {where}: {spans(stray)}", stray) if stray else Pass(f"no bit is {where}")
 
 
-@Rule(CRITICAL, ("unaccepted", "efi_map.complete"), number=9, nuance="warning if the map or the kernel leaves a doubt")
+@Rule(CRITICAL, ("unaccepted", "efi_map.complete"), 9, "warning if the map or the kernel leaves a doubt")
 def bits_within_initial_map(facts: Facts) -> Outcome:
     """Every unaccepted unit was unaccepted when the kernel started, according to the EFI memory map.
 
@@ -82,7 +80,7 @@ def _listed_within_initial_map(facts: Facts) -> Outcome:
     return Pass(f"every listed chunk has a bit that was set at boot ({size(total(initial.unaccepted))})")
 
 
-@Rule(WARNING, ("table.geometry", "efi_map.complete"), number=10)
+@Rule(WARNING, ("table.geometry", "efi_map.complete"), 10)
 def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     """The bitmap covers all unaccepted memory of the EFI memory map.
 
@@ -99,9 +97,7 @@ def table_covers_efi_unaccepted(facts: Facts) -> Outcome:
     return Pass(f"the bitmap covers all type 15 memory ({size(total(facts.efi_unaccepted))})")
 
 
-@Rule(
-    CRITICAL, ("efi_map.complete",), number=11, nuance="warning if the memory is lost, or if no e820 table was captured"
-)
+@Rule(CRITICAL, ("efi_map.complete",), 11, "warning if the memory is lost, or if no e820 table was captured")
 def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     """If the EFI memory map has unaccepted memory, the kernel has a table.
 
@@ -126,12 +122,7 @@ def efi_unaccepted_has_table(facts: Facts) -> Outcome:
     return Fault(f"{what}{use}", unaccepted, WARNING)
 
 
-@Rule(
-    CRITICAL,
-    ("unaccepted", "e820.firmware"),
-    number=12,
-    nuance="warning on a kernel that was, or may have been, started by kexec",
-)
+@Rule(CRITICAL, ("unaccepted", "e820.firmware"), 12, "warning on a kernel that was, or may have been, started by kexec")
 def bits_within_firmware_ram(facts: Facts) -> Outcome:
     """Every unaccepted unit lies wholly in RAM of e820_table_firmware.
 
@@ -151,7 +142,7 @@ def bits_within_firmware_ram(facts: Facts) -> Outcome:
     return Fault(f"{message} ({'' if kexec_booted else 'possibly '}started by kexec)", stray, WARNING)
 
 
-@Rule(INFO, ("unaccepted", "e820.current", "e820.firmware"), number=13)
+@Rule(INFO, ("unaccepted", "e820.current", "e820.firmware"), 13)
 def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     """All unaccepted memory is RAM in e820_table, which the kernel uses.
 
@@ -172,7 +163,7 @@ def bits_trimmed_by_kernel(facts: Facts) -> Outcome:
     return Fault(f"{_of(trimmed)} unaccepted: RAM in e820_table_firmware, but {where} in e820_table{how}", trimmed)
 
 
-@Rule(INFO, ("platform.kind", "e820"), number=28, nuance="warning if memory may be lost to the kernel")
+@Rule(INFO, ("platform.kind", "e820"), 28, "warning if memory may be lost to the kernel")
 def table_expected(facts: Facts) -> Outcome:
     """A TDX or SNP guest with RAM above 4 GiB has a table.
 
@@ -194,7 +185,7 @@ def table_expected(facts: Facts) -> Outcome:
     if not whole and kernel is not None and kernel.unaccepted_memory is False:
         lost = "what the firmware left unaccepted is lost to it, and no EFI memory map says how much that is"
         return Fault(f"a kernel without CONFIG_UNACCEPTED_MEMORY in {guest}: {lost}", severity=WARNING)
-    high = subtract(facts.used_ram or [], [Range(0, FOUR_GIB)])
+    high = subtract(facts.used_ram or [], [Range(0, 4 << 30)])
     if not high:
         return Pass("no RAM above 4 GiB")
     who = "all of it was accepted before the kernel started" if whole else "nothing here says who accepted it"
@@ -239,7 +230,7 @@ def efi_map_sane(facts: Facts) -> Outcome:
     return Pass(f"no entry of the {efi_map.provenance} contradicts another")
 
 
-@Rule(CRITICAL, ("unaccepted", "kernel_memory"), number=14)
+@Rule(CRITICAL, ("unaccepted", "kernel_memory"), 14)
 def kernel_memory_accepted(facts: Facts) -> Outcome:
     """No unaccepted unit overlaps memory that the kernel uses from its first instruction on.
 
@@ -260,7 +251,7 @@ def _under(unaccepted: list[Range], used: list[tuple[str, Range]]) -> list[Fault
     return [Fault(f"{where}: unaccepted at {spans(under)}", under) for where, under in found if under]
 
 
-@Rule(WARNING, ("unaccepted.now", "kexec_segments"), number=29)
+@Rule(WARNING, ("unaccepted.now", "kexec_segments"), 29)
 def kexec_segments_accepted(facts: Facts) -> Outcome:
     """The destinations of loaded kexec segments are accepted.
 
@@ -270,10 +261,9 @@ def kexec_segments_accepted(facts: Facts) -> Outcome:
     Fix: Do not run this kexec. Update to a kernel with caeb8ba598f0, or accept all memory first
     (`accept_memory=eager`). A crash kernel's segments lie in the crashkernel reservation, which is accepted.
     """
-    segments = facts.snapshot.kexec_segments
+    segments, nbytes = facts.snapshot.kexec_segments, total(facts.evidence.kexec_segments)
     if not segments:
         return Pass("no kexec image is loaded")
-    nbytes = total(merged((segment.start, segment.end) for segment in segments))
     where = [(f"{segment.image} segment", Range(segment.start, segment.end)) for segment in segments]
     faults = _under(facts.unaccepted_now, where)
     if (not facts.has_bits or facts.snapshot.table.is_saved) and faults and facts.has_fix("caeb8ba598f0 (6.15)"):

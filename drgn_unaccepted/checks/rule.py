@@ -39,9 +39,6 @@ INFO: Final = "info"
 WARNING: Final = "warning"
 CRITICAL: Final = "critical"
 
-#: Ranges and other parts that a message spells out; it counts the rest.
-SHOWN = 3
-
 
 class Pass(NamedTuple):
     message: str
@@ -73,9 +70,9 @@ class Finding:
 
 
 def some(parts: Sequence[T], write: Callable[[T], str] = str, separator: str = ", ") -> str:
-    """The first parts in full, the others as a number."""
-    shown = separator.join(map(write, parts[:SHOWN]))
-    return shown if len(parts) <= SHOWN else f"{shown} and {len(parts) - SHOWN} more"
+    """The first three parts in full, the others as a number."""
+    shown = separator.join(map(write, parts[:3]))
+    return shown if len(parts) <= 3 else f"{shown} and {len(parts) - 3} more"
 
 
 def spans(ranges: Sequence[Range]) -> str:
@@ -136,12 +133,12 @@ class Rule:
     severity: Severity  #: In a vmcore.
     needs: tuple[str, ...] = ()  #: Names of :data:`NEEDS`; without one of these the rule is skipped.
     number: Optional[int] = None  #: Place in the interface's table (C1 to C32).
+    nuance: str = ""  #: Where a fault has another severity.
     #: The data changes under ``zone->lock``: the severity holds only in a vmcore where the lock was free and no accept
     #: was in flight; else a fault is a warning there. On a live kernel it is a warning, or info if the zone is known to
     #: have been changing.
     settled: bool = False
     confirmed: Optional[Severity] = None  #: Severity on a live kernel where two samples agree, if another.
-    nuance: str = ""  #: Where a fault has another severity.
     fixed_by: str = ""  #: For a known kernel bug: the commit of the fix and the releases that have it.
     name: str = field(init=False)
     function: Function = field(init=False)

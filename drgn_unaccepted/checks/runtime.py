@@ -31,12 +31,7 @@ def release_matches_banner(facts: Facts) -> Outcome:
     return Pass(f"both say {banner}")
 
 
-@Rule(
-    INFO,
-    ("accepting",),
-    number=26,
-    nuance="in a vmcore critical if entries overlap or it died accepting, warning for a lockup",
-)
+@Rule(INFO, ("accepting",), 26, "in a vmcore critical if entries overlap or it died accepting, warning for a lockup")
 def accepting_ranges_sane(facts: Facts) -> Outcome:
     """Entries of accepting_list are disjoint ranges of units of the bitmap, each on the stack of a task.
 
@@ -97,7 +92,7 @@ def _entry(facts: Facts, entry: Accept) -> str:
     return f"{where(document)}{by} by {who(document)}"
 
 
-@Rule(INFO, ("platform.kind",), number=27, nuance="warning if the first accept panics")
+@Rule(INFO, ("platform.kind",), 27, "warning if the first accept panics")
 def platform_can_accept(facts: Facts) -> Outcome:
     """A guest with unaccepted memory is a TDX or an SNP guest.
 
@@ -133,7 +128,7 @@ def platform_can_accept(facts: Facts) -> Outcome:
     return Fault("neither TDX nor SEV-SNP, but there is a table")
 
 
-@Rule(INFO, ("zones.nr_unaccepted", "reclaiming"), number=32)
+@Rule(INFO, ("zones.nr_unaccepted", "reclaiming"), 32)
 def watermark_starvation(facts: Facts) -> Outcome:
     """No task reclaims while a zone has unaccepted memory that would lift it over its watermark.
 

@@ -14,11 +14,8 @@ from drgn_unaccepted.words import count, size, span
 
 #: States of pages that explain set bits of memory on no list.
 _EXPLAINED = {
-    "reserved": "PageReserved",
-    "absent": "without struct page",
-    "offline": "PageOffline",
-    "device": "of ZONE_DEVICE",
-    "uninitialised": "not initialised yet",
+    **{"reserved": "PageReserved", "absent": "without struct page", "offline": "PageOffline"},
+    **{"device": "of ZONE_DEVICE", "uninitialised": "not initialised yet"},
 }
 
 _BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
@@ -49,7 +46,7 @@ def table_captured(facts: Facts) -> Outcome:
     return Pass(f"{name} was read")
 
 
-@Rule(CRITICAL, ("table.header",), number=2)
+@Rule(CRITICAL, ("table.header",), 2)
 def header_version(facts: Facts) -> Outcome:
     """The table's version is 1.
 
@@ -66,7 +63,7 @@ def header_version(facts: Facts) -> Outcome:
     )
 
 
-@Rule(CRITICAL, ("table.layout",), number=3, nuance="warning for a power of two other than 2 MiB")
+@Rule(CRITICAL, ("table.layout",), 3, "warning for a power of two other than 2 MiB")
 def unit_size_valid(facts: Facts) -> Outcome:
     """The unit size is a power of two of at least 4096, and 2 MiB on x86.
 
@@ -83,7 +80,7 @@ def unit_size_valid(facts: Facts) -> Outcome:
     return Pass(f"unit_size is {size(unit_size)}")
 
 
-@Rule(CRITICAL, ("table.layout",), number=4)
+@Rule(CRITICAL, ("table.layout",), 4)
 def bitmap_geometry(facts: Facts) -> Outcome:
     """phys_base is unit aligned, the bitmap is not empty, and it covers only addresses of at most 52 bits.
 
@@ -103,7 +100,7 @@ def bitmap_geometry(facts: Facts) -> Outcome:
     return Pass(f"{count(header.bitmap_bytes, 'byte')} of bitmap cover {span(start, end)} ({size(end - start)})")
 
 
-@Rule(CRITICAL, ("table.address",), number=5)
+@Rule(CRITICAL, ("table.address",), 5)
 def table_aligned(facts: Facts) -> Outcome:
     """The table's address is a physical address and a multiple of 8.
 
@@ -120,7 +117,7 @@ def table_aligned(facts: Facts) -> Outcome:
     return Fault(f"efi.unaccepted is {address:#x}, {what}")
 
 
-@Rule(CRITICAL, ("table.place", "pages"), number=6)
+@Rule(CRITICAL, ("table.place", "pages"), 6)
 def table_reserved(facts: Facts) -> Outcome:
     """Every page of the table is PageReserved and mapped.
 
@@ -151,7 +148,7 @@ def table_reserved(facts: Facts) -> Outcome:
     return Pass(f"the table at {span(*table)} is reserved")
 
 
-@Rule(WARNING, ("table.place", "e820.firmware"), number=7)
+@Rule(WARNING, ("table.place", "e820.firmware"), 7)
 def table_in_acpi_memory(facts: Facts) -> Outcome:
     """The table lies in ACPI memory of the firmware's e820 table.
 
@@ -174,7 +171,7 @@ def table_in_acpi_memory(facts: Facts) -> Outcome:
     return Fault(message, [table])
 
 
-@Rule(CRITICAL, ("unaccepted.now", "pages"), number=15)
+@Rule(CRITICAL, ("unaccepted.now", "pages"), 15)
 def buddy_pages_accepted(facts: Facts) -> Outcome:
     """No page in a buddy list is unaccepted.
 
@@ -188,7 +185,7 @@ def buddy_pages_accepted(facts: Facts) -> Outcome:
     return _none_unaccepted(facts, "buddy", "in a buddy list")
 
 
-@Rule(CRITICAL, ("unaccepted.now", "pages"), number=16)
+@Rule(CRITICAL, ("unaccepted.now", "pages"), 16)
 def allocated_pages_accepted(facts: Facts) -> Outcome:
     """No allocated page is unaccepted.
 
@@ -215,7 +212,7 @@ def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
     return Pass(f"no unaccepted page is {words}{but}")
 
 
-@Rule(WARNING, ("bitmap.now", "pages"), number=17)
+@Rule(WARNING, ("bitmap.now", "pages"), 17)
 def guard_unit_accepted(facts: Facts) -> Outcome:
     """The unit behind a page in use that ends on a unit boundary is accepted.
 
@@ -237,7 +234,7 @@ def guard_unit_accepted(facts: Facts) -> Outcome:
     return Fault(message, exposed) if exposed else Pass("no page in use ends where unaccepted memory starts")
 
 
-@Rule(INFO, ("bitmap.now", "zones.listed.whole"), number=25, nuance="warning for memory without a known reason")
+@Rule(INFO, ("bitmap.now", "zones.listed.whole"), 25, "warning for memory without a known reason")
 def orphan_bits(facts: Facts) -> Outcome:
     """All unaccepted memory is on a zone's list, or there is a known reason why not.
 
@@ -268,34 +265,23 @@ def orphan_bits(facts: Facts) -> Outcome:
 
 def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[Range]]:
     """Bytes by known reason, and the ranges that have none."""
-    reasons: dict[str, int] = {}
-    rest = orphans
-
-    def explain(reason: str, by: list[Range]) -> None:
-        nonlocal rest
+    pages_in, current, kernel = facts.evidence.pages, facts.e820.current, given(facts.snapshot.kernel)
+    known = {"not RAM in e820_table": [] if current is None else subtract(orphans, e820_model.memory(current))}
+    known |= {reason: pages_in(state) for state, reason in _EXPLAINED.items()}
+    # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
+    known |= {"whose pages were not scanned": subtract(orphans, facts.scanned), "in use": pages_in("buddy", "in-use")}
+    reasons, rest, chunk = {}, orphans, facts.evidence.chunk
+    for reason, by in known.items():
         reasons[reason] = total(intersect(rest, by))
         rest = subtract(rest, by)
-
-    if facts.e820.current is not None:
-        explain("not RAM in e820_table", subtract(rest, e820_model.memory(facts.e820.current)))
-    for state, reason in _EXPLAINED.items():
-        explain(reason, facts.evidence.pages(state))
-    explain("whose pages were not scanned", subtract(rest, facts.scanned))
-    # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
-    explain("in use", facts.evidence.pages("buddy", "in-use"))
-    explain("in limbo", _limbo(facts, rest))
-    return reasons, rest
+    # Between their list and accept_memory(): at most one chunk for each CPU.
+    chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in rest)
+    if subtract(rest, pages_in("free")) or chunks > (kernel.cpus or 8):
+        return reasons, rest
+    return {**reasons, "in limbo": total(rest)}, []
 
 
-def _limbo(facts: Facts, ranges: list[Range]) -> list[Range]:
-    """The chunks that are between their list and accept_memory(): at most one for each CPU."""
-    chunk, cpus = facts.evidence.chunk, given(facts.snapshot.kernel).cpus
-    chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in ranges)
-    free = not subtract(ranges, facts.evidence.pages("free"))
-    return ranges if free and chunks <= (cpus or 8) else []
-
-
-@Rule(INFO, ("bitmap.now", "pages"), number=31)
+@Rule(INFO, ("bitmap.now", "pages"), 31)
 def masked_pages_in_use(facts: Facts) -> Outcome:
     """No page in use is shown as zeros because unaccepted memory follows it.
 

@@ -116,11 +116,11 @@ def _read(boot: BootLog, record: str, time: float) -> None:
     elif head == "BIOS-e820" and "[mem" in record:
         match = re.fullmatch(_E820, record)
         type_ = None if match is None else e820.parse_type(match[3])
-        start, end = (0, 0) if match is None else (int(match[1], 16), int(match[2], 16) + 1)
-        if type_ is None or start >= end or len(boot.e820) >= limits.E820_ENTRIES:
+        entry = E820Entry(int(match[1], 16), int(match[2], 16) + 1, type_) if match and type_ is not None else None
+        if entry is None or entry.start >= entry.end or len(boot.e820) >= limits.E820_ENTRIES:
             boot.lost = f"the log has an e820 entry that cannot be read: {record[:60]}"
         else:
-            boot.e820.append(E820Entry(start, end, type_))
+            boot.e820.append(entry)
     elif head in ("Command line", "Kernel command line"):
         boot.command_line = boot.command_line or rest
     elif record.startswith("Linux version "):
@@ -170,7 +170,7 @@ def efi_map(log: BootLog, expected: Optional[int], by_kexec: bool = False) -> Un
 
 
 def e820_lacks(log: BootLog, descriptors: Sequence[efi.EfiDescriptor]) -> Optional[str]:
-    """Why the log has not the whole e820 table; None: it has. The EFI stub made RAM of all RAM of the map."""
+    """Why the log has not the whole e820 table; None: it has. The EFI stub made all RAM of the map RAM of it."""
     if log.lost is not None or not log.e820:
         return log.lost or "the log has no BIOS-e820 lines"
     if log.release is None or log.command_line is None:
@@ -183,10 +183,7 @@ def e820_lacks(log: BootLog, descriptors: Sequence[efi.EfiDescriptor]) -> Option
 
 
 def _lacks(log: BootLog, descriptors: list[efi.EfiDescriptor]) -> Optional[str]:
-    """Why the map may lack entries at its end, or have others than the firmware's; None: it is whole.
-
-    The kernel prints e820 before the map, and the EFI stub made all RAM of one RAM of the other.
-    """
+    """Why the map may lack entries at its end, or have others than the firmware's; None: it is whole."""
     lost = e820_lacks(log, descriptors)
     if lost is not None:
         return lost

@@ -43,12 +43,10 @@ _LACKS = {
     **{"kernel_memory": "list of the kernel's memory", "pages": "struct pages", "kexec_segments": "kexec images"},
     "reclaiming": "tasks",
 }
-
 #: e820 types by the names of e820_type_to_string().
 _TYPES = {
-    **{"System RAM": e820.RAM, "Reserved": e820.RESERVED, "ACPI Tables": e820.ACPI, "Soft Reserved": 0xEFFFFFFF},
-    **{"ACPI Non-volatile Storage": e820.NVS, "Unusable memory": 5, "Persistent Memory": 7},
-    "Persistent Memory (legacy)": 12,
+    **{"System RAM": 1, "Reserved": 2, "ACPI Tables": 3, "ACPI Non-volatile Storage": 4, "Unusable memory": 5},
+    **{"Persistent Memory": 7, "Persistent Memory (legacy)": 12, "Soft Reserved": 0xEFFFFFFF},
 }
 _ZONE = re.compile(r"^Node (\d{1,3}), zone +(\S{1,64})\n((?: .*\n)*)", re.MULTILINE)
 _BUDDY = re.compile(r"^Node (\d{1,3}), zone +(\S{1,64})((?: +\d{1,15}){1,20}) *$", re.MULTILINE)
@@ -161,8 +159,7 @@ def sos_snapshot(path: str) -> Snapshot:
     if "panic" in reasons and not (current or counters or zones):
         what = "no report of sos" if root.is_dir() else "no directory: unpack the report first"
         raise CommandError(f"{path}: {what}: {reasons['panic']}")
-    parts = {"kernel": kernel, "zones": zones, "counters": counters}
-    found = _snapshot("sos", path, log, current, **parts)
+    found = _snapshot("sos", path, log, current, kernel=kernel, zones=zones, counters=counters)
     if "panic" in reasons:
         lost = reasons["panic"]
         reasons |= {"efi_map": lost, "platform": lost, "e820" if current is None else "e820.firmware": lost}
@@ -194,7 +191,7 @@ def _text(root: Path, name: str) -> str:
 
 def _boot(text: str, release: Optional[str]) -> BootLog:
     """The last boot in the log, which is of the kernel that uname names."""
-    (log,) = read_boots(text.split("\n"))[-1:] or [BootLog()]
+    log = read_boots(text.split("\n"))[-1]
     if release is not None and log.release not in (None, release):
         raise ValueError(f"it is of {log.release}, and uname says {release}")
     return log
