@@ -79,7 +79,8 @@ def shortened(answer: Document, text: str) -> str:
     full, short = answer["table"]["reason"], table_reason(answer["table"])
     if full is None or short is None:
         return text
-    return text.replace(f"was not captured: {full}", short.removeprefix("the table ")).replace(full, short)
+    long = f"was not captured: {full}"
+    return text.replace(long, short.removeprefix("the table ")) if long in text else text.replace(full, short)
 
 
 def reasons(answer: Document) -> list[str]:

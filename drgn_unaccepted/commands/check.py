@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument, PlatformDocument, document
@@ -23,8 +24,8 @@ from drgn_unaccepted.words import count, safe, wrap
 
 #: What rules need, by the reason for which it is missing.
 _NEEDED = {
-    lines.NO_EFI_MAP: "the EFI memory map (see efi)",
-    "the table was not captured": "the table, which was not captured",
+    "the table was not captured": "need the table, which was not captured",
+    lines.NO_EFI_MAP: "need the EFI memory map (see efi)",
 }
 
 #: Select Graphic Rendition: white on red, black on yellow, faint.
@@ -85,9 +86,11 @@ class Check(Question[CheckAnswer]):
         if everything:
             return
         yield from [""] if shown else []
-        passed, skipped = by_status["pass"], by_status["skip"]
-        yield f"{count(len(passed), 'rule')} passed" + (f", {len(skipped)} skipped:" if skipped else "")
-        for cause, number in Counter(_cause(lines.brief(f["message"])) for f in skipped).most_common():
+        skipped = [_causes(lines.brief(finding["message"])) for finding in by_status["skip"]]
+        several = ", some for several reasons" if any(len(causes) > 1 for causes in skipped) else ""
+        ended = f", {len(skipped)} skipped{several}:" if skipped else ""
+        yield f"{count(len(by_status['pass']), 'rule')} passed{ended}"
+        for cause, number in Counter(chain.from_iterable(skipped)).most_common():
             yield from wrap(safe(cause), f"  {number:2} ")
         yield "each of them: --all; meaning of a rule: --explain RULE"
 
@@ -103,11 +106,11 @@ class Check(Question[CheckAnswer]):
         return ()
 
 
-def _cause(message: str) -> str:
-    """Why a rule was skipped: what it needs, without names of parts of a snapshot."""
-    reasons = dict.fromkeys(each.partition(": ")[2] or each for each in message.split("; "))
-    needed = [name for reason, name in _NEEDED.items() if reason in reasons]
-    return f"need {' and '.join(needed)}" if len(needed) == len(reasons) else "; ".join(reasons)
+def _causes(message: str) -> list[str]:
+    """Why a rule was skipped, without the names of parts of a snapshot, where the reason says enough."""
+    bare = "not in this snapshot"
+    reasons = (each if each.endswith(bare) else each.partition(": ")[2] or each for each in message.split("; "))
+    return list(dict.fromkeys(_NEEDED.get(reason, reason) for reason in reasons))
 
 
 def _rule(text: str) -> str:

@@ -40,9 +40,10 @@ class Efi(Question[EfiAnswer]):
         one = f"type {args.type}, {efi_model.type_name(args.type)}; others: --all, --type N"
         which = "all types" if args.all else one
         yield f"{size(sum(d['end'] - d['start'] for d in shown))} in {count(len(shown), 'descriptor')} of {which}"
-        yield ""
         rows = [(*lines.extent(d), d["type"], d["name"], _attributes(d["attribute"])) for d in shown]
-        yield from lines.table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
+        if rows:
+            yield ""
+            yield from lines.table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
 
 
 def _attributes(attribute: Optional[int]) -> str:

@@ -78,7 +78,7 @@ def amount(answer: Document) -> str:
     total, most = answer["unaccepted_bytes"], answer["unaccepted_bytes_max"]
     if answer["source"] == "none":
         return "nothing for the kernel to accept" if answer["table"]["state"] == "absent" else "unknown"
-    if total is None:
+    if total is None and answer["source"] != "reconstructed":
         return f"unknown: {answer['source']} may lack some"
     least, text = answer["unaccepted_bytes_min"], size(total)
     at_boot, covered, of = answer["initially_unaccepted_bytes"], answer["covered_bytes"], ""

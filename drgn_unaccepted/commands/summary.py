@@ -99,9 +99,9 @@ def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
         policy = {True: "lazy", False: "eager", None: "unknown"}[platform["lazy"]]
         given = target.get("debug_info_path")
         of_btf = f"BTF of {safe(given)}" if given else "its own BTF"
-        types = {"dwarf": "DWARF", "btf": of_btf, "none": "no debug info"}[target["debug_info"]]
+        types = {"dwarf": ", types from DWARF", "btf": f", types from {of_btf}"}.get(target["debug_info"], "")
         yield "guest", f"{guest}, {_PLATFORMS[platform['kind']].replace(' ', KEPT_SPACE)}"
-        yield "", f"accept_memory={policy}, types from {types}"
+        yield "", f"accept_memory={policy}{types}"
     if target["kind"] in ("log", "sos") and answer["command_line"]:
         yield "command line", safe(answer["command_line"])
     # When a dump was read tells nothing.
