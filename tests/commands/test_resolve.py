@@ -82,28 +82,6 @@ def test_what_cannot_be_translated(target: Path, text: str, words: str, snapshot
     assert found["virtual"] == int(text.partition("+")[0], 16)
 
 
-SCREEN = """\
-0x125a00008   unaccepted       (direct map 0xffffa00de5a00008)
-proof         on zone->unaccepted_pages
-unit          301, 0x125a00000-0x125c00000
-EFI           Unaccepted (15)   0x100000000-0x138000000
-e820          usable            0x100000000-0x140000000
-zone          node 0 Normal, listed
-
-0x8000125a00000   no RAM
-hint              without bit 51 (C-bit or shared bit?): 0x125a00000, unaccepted
-EFI               in no descriptor
-e820              in no entry
-zone              in no zone
-"""
-
-
-def test_the_screen(capsys: Capsys) -> None:
-    status, lines, _ = run(capsys, "-c", KDUMP, "resolve", "-v", "ffffa00de5a00008", "0x8000125a00000")
-    assert (status, "\n".join(lines).partition("\n\nsource")[0]) == (0, SCREEN.rstrip())
-    assert max(map(len, lines)) <= 80 and "Excluded page: 0x1f773018" in " ".join("\n".join(lines).split())
-
-
 @pytest.mark.parametrize("source", ("bitmap", "counters"))
 def test_what_is_unknown_has_its_block_too(source: str, capsys: Capsys) -> None:
     status, lines, err = run(capsys, "-c", KDUMP, "--source", source, "resolve", "0x125a00000", "4G")

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,11 +59,6 @@ def test_every_address_has_the_state_that_its_guest_told(tmp_path: Path, capsys:
     assert [line.split()[:2] for line in lines] == [[f"{a:#x}", state_of(a)] for a in addresses]
     outside = [line for line in lines if "outside the bitmap" in line]
     assert outside == [f"{a:#x}  {state_of(a):>10}  (outside the bitmap)" for a in addresses if not BASE <= a < END]
-
-
-def test_json_lines(tmp_path: Path, capsys: Capsys) -> None:
-    addresses = some_addresses()
-    (tmp_path / "addresses").write_text(" ".join(f"{address:#x}" for address in addresses))
     out = answered(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses", "--format", "json")
     first, *entries = map(json.loads, out.splitlines())
     assert (first["schema"], first["command"], first["addresses"]) == ("drgn-unaccepted/1", "resolve", None)
@@ -125,7 +121,6 @@ def test_without_the_table_it_is_what_resolve_says_of_each(source: str, tmp_path
 )
 def test_what_is_no_address_ends_it_and_is_told(text: bytes, words: str, tmp_path: Path, capsys: Capsys) -> None:
     assert words in refused(capsys, tmp_path, text)
-    assert "counters" in refused(capsys, tmp_path, b"0x100000000\n", "--source", "counters")
 
 
 def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
@@ -134,6 +129,7 @@ def test_as_long_a_word_as_is_read(tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "addresses").write_text(f"0x10\n{word}")
     status, out, _ = run(capsys, "-c", SAMPLE, "resolve", "-f", tmp_path / "addresses")
     assert (status, out.splitlines()[-1].split()[:2]) == (0, [word, "accepted"])
+    assert "counters" in refused(capsys, tmp_path, b"0x100000000\n", "--source", "counters")
     words = "line 2: more than 4096 characters without a blank"
     for blank in ("", " ", "\n0x20\n"):
         assert words in refused(capsys, tmp_path, f"0x10\n{word}0{blank}".encode())
@@ -153,35 +149,19 @@ def test_a_pipe_is_answered_as_it_is_written() -> None:
         assert process.wait(60) == 0
 
 
-class _Pieces(io.RawIOBase):
-    """A pipe whose writer has other ideas of where to stop than at the end of a line."""
-
-    def __init__(self, data: bytes, sizes: random.Random) -> None:
-        self._data = data
-        self._sizes = sizes
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        size = self._sizes.randint(1, 7)
-        piece, self._data = self._data[:size], self._data[size:]
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-
-def test_addresses_cut_in_two() -> None:
+@pytest.mark.parametrize("block", range(1, 8))
+def test_addresses_cut_in_two(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe has its own ideas of where to stop than at the end of a line."""
+    monkeypatch.setattr("drgn_unaccepted.commands.bulk._BLOCK", block)
     target = Target("vmcore", None, None, None, "none", "2026-01-01")
-    table = Table("present", None, 0x1000, 1, UNIT, 0, 1, b"\x0a", "physical")
-    snapshot = Snapshot(target, table)
+    snapshot = Snapshot(target, Table("present", None, 0x1000, 1, UNIT, 0, 1, b"\x0a", "physical"))
     addresses = [random.Random(seed).randrange(10 * UNIT) for seed in range(500)]
     text = "".join(f"{address:#x}{' ' if address % 3 else chr(10)}" for address in addresses).rstrip()
-    bulk = Bulk(snapshot, judge(snapshot), True)
     expected = [("unaccepted" if a // UNIT in (1, 3) else "accepted", a < 8 * UNIT) for a in addresses]
-    for seed in range(5):
-        pipe = io.BufferedReader(_Pieces(text.encode(), random.Random(seed)), 16)
-        entries = [json.loads(line) for block in bulk.lines(pipe) for line in block.splitlines()]
-        assert [(e["address"], (e["state"], e["covered"])) for e in entries] == list(zip(addresses, expected))
+    pipe: Any = io.BufferedReader(io.BytesIO(text.encode()))  # type: ignore[arg-type]
+    lines = Bulk(snapshot, judge(snapshot), True).lines(pipe)
+    entries = [json.loads(line) for piece in lines for line in piece.splitlines()]
+    assert [(e["address"], (e["state"], e["covered"])) for e in entries] == list(zip(addresses, expected))
 
 
 def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
