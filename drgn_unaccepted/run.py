@@ -37,14 +37,12 @@ def run(command: Command, args: Arguments, open_target: Callable[[], Any], take:
     with _progress():
         judgement, samples = look(take, command.wanted(args), args.source)
         answer = command.answer(judgement.snapshot, judgement, args)
-        if command.is_suspect(answer):
-            again = next(samples, None)
-            if again is not None:
-                answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
+        again = next(samples, None) if command.is_suspect(answer) else None
+        if again is not None:
+            answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
     to_stdout(command.output(answer, args))
     if args.verbose and args.format == "text":
-        document: Any = getattr(answer, "document", answer)
-        to_stdout(in_full(document))
+        to_stdout(in_full(answer))
     lack = command.lack(answer)
     if lack is not None:
         raise CommandError(lack)

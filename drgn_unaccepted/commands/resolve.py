@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Optional, Union, cast
+from typing import Any, Optional, Union, cast
 
 from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.answer.documents import (
@@ -41,12 +41,6 @@ from drgn_unaccepted.words import safe, span, wrap
 _NAMES = 14
 
 
-class Resolved(NamedTuple):
-    document: ResolveAnswer
-    #: With ``-f``: the states of all addresses.
-    bulk: Optional[Bulk]
-
-
 class _Queries(argparse.Action):
     """Words, of which those of one ``[mem 0xa-0xb]`` belong together, to queries."""
 
@@ -59,7 +53,7 @@ class _Queries(argparse.Action):
             raise CommandError(f"resolve: {error}") from None
 
 
-class Resolve(Question[Resolved]):
+class Resolve(Question[ResolveAnswer]):
     def add_arguments(self, parser: Parser) -> None:
         help_ = "the state of every address in FILE (- is standard input), one line each; in JSON after a first line"
         parser.add_argument("-f", "--file", metavar="FILE", help=help_)
@@ -77,33 +71,33 @@ class Resolve(Question[Resolved]):
         virtual = tuple(query.start for query in args.queries if query.is_virtual and query.end is None)
         return dataclasses.replace(super().wanted(args), virtual=virtual)
 
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> Resolved:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> ResolveAnswer:
         answer = resolve(snapshot, judgement, args.queries)
         if args.file is None:
-            return Resolved(answer, None)
-        return Resolved({**answer, "missing": {}, "addresses": None}, Bulk(snapshot, judgement, args.format == "json"))
+            return answer
+        # What is in the file is answered as it is read.
+        args.bulk = Bulk(snapshot, judgement, args.format == "json")
+        return {**answer, "missing": {}, "addresses": None}
 
-    def lack(self, answer: Resolved) -> Optional[str]:
-        document, addresses = answer.document, answer.document["addresses"]
-        if addresses is None or document["source"] == "counters":
-            return lines.no_addresses(document)
+    def lack(self, answer: ResolveAnswer) -> Optional[str]:
+        addresses = answer["addresses"]
+        if addresses is None or answer["source"] == "counters":
+            return lines.no_addresses(answer)
         if any(entry["state"] != UNKNOWN for entry in addresses):
             return None
-        first = addresses[0]
-        return (
-            _why(document, first) if first["address"] is not None else f"resolve: {first['asked']}: {first['reason']}"
-        )
+        of = "" if addresses[0]["address"] is not None else f"resolve: {addresses[0]['asked']}: "
+        return f"{of}{_why(answer, addresses[0])}"
 
-    def output(self, answer: Resolved, args: Arguments) -> Iterable[str]:
+    def output(self, answer: ResolveAnswer, args: Arguments) -> Iterable[str]:
         if args.format == "json":
-            yield json.dumps(answer.document)
-        elif answer.bulk is None:
-            yield from _text(answer.document)
-        if answer.bulk is not None and self.lack(answer) is None:
-            yield from lines.preface(answer.document) if args.format == "text" else ()
+            yield json.dumps(answer)
+        elif args.file is None:
+            yield from _text(answer)
+        if args.file is not None and self.lack(answer) is None:
+            yield from lines.preface(answer) if args.format == "text" else ()
             try:
                 with open_input(args.file) as text:
-                    yield from answer.bulk.lines(text)
+                    yield from args.bulk.lines(text)
             except (OSError, ValueError) as error:
                 raise CommandError(one_line(error, args.file)) from None
 
