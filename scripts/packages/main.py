@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipapp
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import shtab
@@ -24,24 +23,22 @@ from drgn_unaccepted.cli import parser
 TOP = Path(__file__).resolve().parent.parent.parent
 NAME = "drgn-unaccepted"
 
-#: The time of all files of an archive: 1 January 1980, with which ZIP begins, wherever it is made.
-_EPOCH = 315619200
+#: The minor versions of Python 3 that the one file is for.
+_PYTHONS = range(9, 15)
 
 CONTROL = """\
 Package: {name}
 Version: {version}
 Architecture: all
 Maintainer: drgn-unaccepted
-Depends: python3 (>= 3.9)
-Recommends: python3-drgn (>= 0.0.31)
+Depends: python3 (>= 3.9), python3-drgn (>= 0.0.31)
 Section: admin
 Priority: optional
 Description: show and check the unaccepted memory of confidential guests
  Shows which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a
- running kernel or a vmcore, and whether the kernel's records of it agree. All but
- snapshots needs drgn 0.0.31 or later for Python.
+ running kernel or a vmcore, and whether the kernel's records of it agree; in
+ drgn's prompt as %unaccepted.
 """
-
 
 SPEC = """\
 %global __os_install_post %{{nil}}
@@ -53,17 +50,40 @@ License: LGPL-2.1-or-later
 BuildArch: noarch
 AutoReqProv: no
 Requires: python3 >= 3.9
-Recommends: drgn >= 0.0.31
+Requires: python3dist(drgn) >= 0.0.31
 
 %description
 Shows which memory an Intel TDX or AMD SEV-SNP guest has not accepted yet, in a running kernel or a vmcore, and whether
-the kernel's records of it agree. All but snapshots needs drgn 0.0.31 or later for Python.
+the kernel's records of it agree; in drgn's prompt as %%unaccepted.
 
 %install
 cp -a {tree}/. %{{buildroot}}
 
+%post
+{compile}
+
+%preun
+{clean}
+
 %files
 {files}
+"""
+
+#: What packages do after they are installed, and before they are removed: bytecode for the Python that is there.
+COMPILE = f"python3 -m compileall -q /usr/lib/{NAME} || :"
+CLEAN = f"find /usr/lib/{NAME} -name __pycache__ -prune -exec rm -r {{}} +"
+
+#: The command of the packages.
+COMMAND = f"""\
+#!/usr/bin/python3
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "lib" / "{NAME}"))
+
+from drgn_unaccepted.__main__ import main
+
+sys.exit(main())
 """
 
 
@@ -130,46 +150,77 @@ def wheel_and_sdist(out: Path) -> Path:
 
 
 def contents(cache: Path) -> list[Path]:
-    """The wheels of ``contents.txt``, whose hashes pip verifies. They are downloaded once."""
+    """The wheels of ``contents.txt``, whose hashes pip verifies, for all Pythons. They are downloaded once."""
     cache.mkdir(parents=True, exist_ok=True)
     listed = Path(__file__).parent / "contents.txt"
     with tempfile.TemporaryDirectory() as place:
-        argv = [sys.executable, *"-m pip download --quiet --disable-pip-version-check --require-hashes".split()]
-        argv += ["--no-deps", "--only-binary", ":all:", "--requirement", str(listed), "--dest", place]
-        cached = subprocess.run(
-            [*argv, "--no-index", "--find-links", str(cache)], stderr=subprocess.DEVNULL, check=False
-        )
-        if cached.returncode:
-            subprocess.run(argv, check=True)
+        for minor in _PYTHONS:
+            argv = [sys.executable, *"-m pip download --quiet --disable-pip-version-check --require-hashes".split()]
+            argv += ["--no-deps", "--only-binary", ":all:", "--python-version", f"3.{minor}"]
+            argv += ["--requirement", str(listed), "--dest", place]
+            cached = subprocess.run(
+                [*argv, "--no-index", "--find-links", str(cache)], stderr=subprocess.DEVNULL, check=False
+            )
+            if cached.returncode:
+                subprocess.run(argv, check=True)
         return [Path(shutil.copy(wheel, cache)) for wheel in sorted(Path(place).iterdir())]
 
 
-def archive(wheels: Sequence[Path], to: Path, interpreter: str) -> None:
-    """One file that Python runs: the package and its pure dependencies. The same wheels make the same bytes."""
+def one_file(wheels: Sequence[Path], to: Path) -> None:
+    """Everything, drgn and bytecode too, for any Python of :data:`_PYTHONS`. The same wheels make the same bytes.
+
+    drgn's wheels differ in one library, whose name tells the Python.
+    """
+    (shiv,) = (wheel for wheel in wheels if wheel.name.startswith("shiv-"))
+    sys.path.append(str(shiv))
+    from shiv.bootstrap.environment import Environment
+    from shiv.builder import create_archive
+
     with tempfile.TemporaryDirectory() as staging:
         tree = Path(staging)
         for wheel in wheels:
-            shutil.unpack_archive(wheel, tree, "zip")
-        compiled = [path for path in tree.rglob("*") if path.suffix in (".so", ".pyc")]
-        if compiled:
-            raise SystemExit(f"scripts/package: compiled: {compiled[0].name}")
-        shutil.copy(Path(__file__).parent / "zipapp_main.py", tree / "__main__.py")
-        for path in tree.rglob("*"):
-            os.utime(path, (_EPOCH, _EPOCH))
-        zipapp.create_archive(tree, to, interpreter=interpreter, compressed=True)
+            if wheel != shiv:
+                shutil.unpack_archive(wheel, tree, "zip")
+        program = "drgn_unaccepted.__main__:main"
+        environment = Environment("1980-01-01 00:00:00", shiv.name, entry_point=program, compile_pyc=False)
+        create_archive([tree], to, "/usr/bin/env python3", "start:main", environment)
+        for python in filter(None, (shutil.which(f"python3.{minor}") for minor in _PYTHONS)):
+            # By the time of a file Python would compile again what was unpacked.
+            argv = [python, "-m", "compileall", "-qq", "-s", staging, "--invalidation-mode", "unchecked-hash", staging]
+            subprocess.run(argv, stderr=subprocess.DEVNULL, check=False)
+        added = {f"site-packages/{path.relative_to(tree)}": path for path in sorted(tree.rglob("*.pyc"))}
+        with zipfile.ZipFile(to, "a", zipfile.ZIP_DEFLATED) as archive:
+            for name, path in {"start.py": Path(__file__).parent / "start.py", **added}.items():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def place(share: Path, wheels: Sequence[Path], tree: Path) -> None:
-    """Everything but drgn in its places: the command, the units, the man page and the completion."""
+def place(share: Path, wheels: Sequence[Path], tree: Path, sites: Iterable[str]) -> None:
+    """Everything but drgn in its places: the command, the units, the man page and the completion.
+
+    :param sites: directories of Python's modules: a file in each makes drgn find the plugin
+    """
     shutil.copytree(share, tree / "usr" / "share")
-    command = tree / "usr" / "bin" / NAME
+    command, library = tree / "usr" / "bin" / NAME, tree / "usr" / "lib" / NAME
     command.parent.mkdir()
-    archive(wheels, command, "/usr/bin/python3")
-    theirs, ours = TOP / "drgn_unaccepted" / "integrations", tree / "usr" / "share" / NAME / "integrations"
-    shutil.copytree(theirs, ours, ignore=shutil.ignore_patterns("systemd", "__pycache__"))
-    shutil.copytree(theirs / "systemd", tree / "usr" / "lib" / "systemd" / "system")
+    command.write_text(COMMAND)
+    for wheel in wheels:
+        if not wheel.name.startswith(("drgn-", "shiv-")):
+            shutil.unpack_archive(wheel, library, "zip")
+    for record in library.glob("*.dist-info/RECORD"):
+        # pip leaves alone what has none.
+        record.unlink()
+    for site in sites:
+        path = tree / "usr" / "lib" / site / f"{NAME}.pth"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"../../{NAME}\n")
+    integrations = tree / "usr" / "share" / NAME / "integrations"
+    shutil.move(library / "drgn_unaccepted" / "integrations", integrations)
+    shutil.move(integrations / "systemd", tree / "usr" / "lib" / "systemd" / "system")
     for path in tree.rglob("*"):
-        path.chmod(0o755 if path.is_dir() or path in (command, ours / "kdump" / "unaccepted-table") else 0o644)
+        program = path in (command, integrations / "kdump" / "unaccepted-table")
+        path.chmod(0o755 if path.is_dir() or program else 0o644)
 
 
 def debian(tree: Path, version: str, out: Path) -> None:
@@ -178,22 +229,30 @@ def debian(tree: Path, version: str, out: Path) -> None:
     shutil.move(tree / "usr" / "share" / NAME / "integrations" / "sos", plugins)
     (tree / "DEBIAN").mkdir()
     (tree / "DEBIAN" / "control").write_text(CONTROL.format(name=NAME, version=version))
+    for name, does in (("postinst", COMPILE), ("prerm", CLEAN)):
+        (tree / "DEBIAN" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tree / "DEBIAN" / name).chmod(0o755)
     argv = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(out / f"{NAME}_{version}_all.deb")]
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def rpm(tree: Path, version: str, out: Path) -> None:
     files = "\n".join(f"/{path.relative_to(tree)}" for path in sorted(tree.rglob("*")) if path.is_file())
+    files += f"\n%dir /usr/lib/{NAME}"
     with tempfile.TemporaryDirectory() as top:
         spec = Path(top) / f"{NAME}.spec"
-        spec.write_text(SPEC.format(name=NAME, version=version, tree=tree, files=files))
+        words = {"name": NAME, "version": version, "tree": tree, "files": files, "compile": COMPILE, "clean": CLEAN}
+        spec.write_text(SPEC.format(**words))
         argv = ["rpmbuild", "--quiet", "-bb", "--define", f"_topdir {top}", "--define", f"_rpmdir {top}/out", str(spec)]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         shutil.copy(*Path(top, "out").rglob("*.rpm"), out)
 
 
-#: Name of a package, the program that makes it, and the function that calls the program.
-PACKAGES = (("Debian package", "dpkg-deb", debian), ("RPM", "rpmbuild", rpm))
+#: Name of a package, the program that makes it, the function that calls the program, and where its Pythons look.
+PACKAGES = (
+    ("Debian package", "dpkg-deb", debian, ["python3/dist-packages"]),
+    ("RPM", "rpmbuild", rpm, [f"python3.{minor}/site-packages" for minor in _PYTHONS]),
+)
 
 
 def main() -> int:
@@ -202,19 +261,18 @@ def main() -> int:
         old.unlink()
     wheel = wheel_and_sdist(out)
     version = wheel.name.split("-")[1]
-    zipped = out / f"{NAME}.pyz"
     wheels = [wheel, *contents(Path("~/.cache/drgn-unaccepted-packages").expanduser())]
-    archive(wheels, zipped, "/usr/bin/env python3")
+    one_file(wheels, out / f"{NAME}.pyz")
     with tempfile.TemporaryDirectory() as staging:
         share = Path(staging) / "share"
         share.mkdir()
         documents(share)
         shutil.make_archive(str(out / f"{NAME}-{version}-share"), "gztar", staging, "share")
-        for name, program, make in PACKAGES:
+        for name, program, make, sites in PACKAGES:
             if not shutil.which(program):
                 print(f"scripts/package: no {program} here, so no {name}", file=sys.stderr)
                 continue
-            place(share, wheels, Path(staging) / program)
+            place(share, wheels, Path(staging) / program, sites)
             make(Path(staging) / program, version, out)
     for path in sorted(out.glob("drgn*unaccepted*")):
         print(path)

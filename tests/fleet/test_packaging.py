@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,55 +59,81 @@ def test_wheel_and_sdist_have_the_data_files(dist: Path) -> None:
 
 
 def test_contents_are_those_of_the_lock_file(dist: Path) -> None:
-    """Each file of the zipapp that is not this program's is, byte for byte, that of a wheel whose hash is listed."""
-    locked = dict(re.findall(r"^(\w+)==\S+ --hash=sha256:([0-9a-f]{64})$", LOCK.read_text(), re.M))
+    """What of the one file is not this program's is, byte for byte, that of a wheel whose hash is listed."""
+    names = re.findall(r"^(\w+)==", LOCK.read_text(), re.M)
+    hashes = re.findall("--hash=sha256:([0-9a-f]{64})", LOCK.read_text())
     requirements = metadata.distribution("drgn-unaccepted").requires or []
     needed = {re.split("[>=; ]", requirement)[0] for requirement in requirements if "extra" not in requirement}
-    assert needed - {"drgn"} == locked.keys()
-    wheels = [path for path in CACHE.glob("*.whl") if hashlib.sha256(path.read_bytes()).hexdigest() in locked.values()]
-    assert len(wheels) == len(locked)
-    pinned = {name: zipfile.ZipFile(wheel).read(name) for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
-    archive = zipfile.ZipFile(only(dist, "*.pyz"))
-    others = [name for name in archive.namelist() if not name.startswith("drgn_unaccepted") and not name.endswith("/")]
-    assert {name: archive.read(name) for name in others if name != "__main__.py"} == pinned
+    assert needed | {"shiv"} == set(names)
+    wheels = [path for path in CACHE.glob("*.whl") if hashlib.sha256(path.read_bytes()).hexdigest() in hashes]
+    assert len(wheels) == len(hashes)
+    pinned: dict[str, set[bytes]] = {}
+    for archive in map(zipfile.ZipFile, wheels):
+        for name in archive.namelist():
+            place = f"site-packages/{name}"
+            if name.startswith("shiv/"):
+                place = name.replace("shiv/bootstrap", "_bootstrap")
+            pinned.setdefault(place, set()).add(archive.read(name))
+    one = zipfile.ZipFile(only(dist, "*.pyz"))
+    ours = re.compile(r"site-packages/drgn_unaccepted.*|.*\.pyc|start\.py|__main__\.py|environment\.json")
+    others = [name for name in one.namelist() if not ours.fullmatch(name)]
+    assert len(others) > 200 and not [name for name in others if one.read(name) not in pinned[name]]
 
 
-def test_the_zipapp_needs_no_drgn_for_a_snapshot(dist: Path, tmp_path: Path) -> None:
+def isolated(*argv: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run with the system's Python and nothing else; skips where that has drgn."""
     python = Path("/usr/bin/python3")
-    if not python.exists() or run([python, "-c", "import drgn"]).returncode == 0:
+    if not python.exists() or run([python, "-I", "-c", "import drgn"]).returncode == 0:
         pytest.skip("no Python without drgn here")
+    return run([python, "-I", *argv], cwd="/", env={"PATH": "/usr/bin:/bin"}, **more)
+
+
+def test_the_one_file_needs_python_and_nothing_else(dist: Path, tmp_path: Path) -> None:
+    one = only(dist, "*.pyz")
+    assert "0x125a00000" in isolated(one, "-c", FILL, "ranges").stdout
     plant(FILL, tmp_path / "planted.json")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-
-    def zipped(*argv: object, snapshot: bool = True) -> subprocess.CompletedProcess[str]:
-        target = ("--snapshot", tmp_path / "planted.json") if snapshot else ()
-        return run([python, only(dist, "*.pyz"), *target, *argv], cwd=tmp_path, env=environment)
-
-    done = zipped("check", "--format", "nagios")
+    done = isolated(one, "--snapshot", tmp_path / "planted.json", "check", "--format", "nagios")
     assert done.returncode == 2 and PLANTED in done.stdout, done.stderr
-    # Files that lie in the archive.
-    done = zipped("report", "-o", tmp_path / "r.html")
+    # Files of the package, and child processes.
+    done = isolated(one, "--snapshot", tmp_path / "planted.json", "report", "-o", tmp_path / "r.html")
     assert done.returncode == 0 and "<html" in (tmp_path / "r.html").read_text(), done.stderr
-    # Child processes run from the archive.
-    done = zipped("scan", "--quiet", tmp_path / "planted.json", "-o", tmp_path / "s.jsonl", snapshot=False)
-    assert done.returncode == 0, done.stderr
-    assert json_lines(tmp_path / "s.jsonl")[1]["status"] == "critical"
-    done = zipped("-c", FILL, snapshot=False)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "drgn is not installed" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = isolated(one, "scan", "--quiet", FILL, tmp_path / "planted.json", "-o", tmp_path / "s.jsonl")
+    assert {record.get("status") for record in json_lines(tmp_path / "s.jsonl")} == {None, "ok", "critical"}
+    # The bytecode is that of the file: nothing was compiled.
+    build = json.loads(zipfile.ZipFile(one).read("environment.json"))["build_id"]
+    place = Path("~/.cache/drgn-unaccepted").expanduser() / f"{one.name}_{build}"
+    compiled = {str(path.relative_to(place)) for path in place.rglob("*.pyc")}
+    assert set() < compiled <= set(zipfile.ZipFile(one).namelist())
+    shutil.rmtree(place)
 
 
-def test_the_zipapp_names_a_python_that_is_too_old(dist: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as another user")
+@pytest.mark.parametrize("user", [0, 65534])
+def test_the_one_file_believes_no_environment_and_no_directory_of_others(dist: Path, user: int) -> None:
+    """What it unpacks lies where only this user writes; one without a home gets a directory for one run."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        one = shutil.copy(only(dist, "*.pyz"), place)
+        environment = {"PATH": "/usr/bin:/bin", "SHIV_INTERPRETER": "1"}
+        for name in ("HOME", "SHIV_ROOT", "TMPDIR"):
+            (place / name).mkdir()
+            (place / name).chmod(0o777)
+            environment[name] = str(place / name)
+        done = run(["/usr/bin/python3", one, "--version"], cwd="/", env=environment, user=user)
+        assert done.stdout.startswith("drgn-unaccepted "), done.stderr
+        assert [list((place / name).iterdir()) for name in ("HOME", "SHIV_ROOT", "TMPDIR")] == [[], [], []]
+
+
+def test_the_one_file_names_a_python_that_is_too_old(dist: Path) -> None:
     pretend = "import runpy, sys; sys.version_info = (3, 8, 18); runpy.run_path(sys.argv[1], run_name='__main__')"
     done = run([sys.executable, "-c", pretend, only(dist, "*.pyz")])
     assert done.returncode == 3
     assert done.stderr == "drgn-unaccepted: this is Python 3.8, and at least 3.9 is needed\n"
 
 
-def test_zipapp_and_wheel_with_drgn(dist: Path, tmp_path: Path) -> None:
-    """The Ansible role installs the wheel so; the dependencies are those of this Python: nothing is downloaded."""
-    done = run([sys.executable, only(dist, "*.pyz"), "-c", FILL, "ranges"], cwd=tmp_path)
-    assert done.returncode == 0 and "0x125a00000" in done.stdout, done.stderr
+def test_the_wheel(dist: Path, tmp_path: Path) -> None:
+    """The Ansible role installs it so; the dependencies are those of this Python: nothing is downloaded."""
     place = tmp_path / "venv" / "bin"
     for argv in (
         [sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"],
@@ -170,35 +200,54 @@ zpty -d shell
     assert "found" in run([zsh, "-f", "-c", code]).stdout
 
 
-def test_the_debian_package(dist: Path, tmp_path: Path) -> None:
-    dpkg = tool("dpkg-deb", "dpkg")
-    package = only(dist, "*.deb")
-    assert run([dpkg, "--field", package, "Package"]).stdout.strip() == "drgn-unaccepted"
-    assert run([dpkg, "--extract", package, tmp_path]).returncode == 0
+#: What drgn does to find plugins, with the directory of a package's ``.pth`` file as that of a Python.
+PLUGINS = """import importlib.metadata, site, sys
+site.addsitedir(sys.argv[1])
+found = importlib.metadata.entry_points()
+found = found.select(group="drgn.plugins") if hasattr(found, "select") else found["drgn.plugins"]
+print([(entry.name, entry.value) for entry in found])
+import drgn_unaccepted, tabulate, elftools
+print({module.__file__.startswith(sys.argv[2]) for module in (drgn_unaccepted, tabulate, elftools)})"""
+
+
+def check_unpacked(root: Path, site: str) -> None:
+    """Files of a package below a root of its own, where this Python has nothing of it."""
     for path in (
         "usr/bin/drgn-unaccepted",
         "usr/share/man/man1/drgn-unaccepted.1.gz",
         "usr/share/bash-completion/completions/drgn-unaccepted",
         "usr/lib/systemd/system/drgn-unaccepted-check.timer",
         "usr/share/drgn-unaccepted/integrations/slurm/scan.sbatch",
-        "usr/lib/python3/dist-packages/sos/report/plugins/drgn_unaccepted.py",
     ):
-        assert (tmp_path / path).is_file(), path
-    assert os.access(tmp_path / "usr/share/drgn-unaccepted/integrations/kdump/unaccepted-table", os.X_OK)
-    done = run([tmp_path / "usr" / "bin" / "drgn-unaccepted", "merge", "--help"], cwd=tmp_path)
+        assert (root / path).is_file(), path
+    assert os.access(root / "usr/share/drgn-unaccepted/integrations/kdump/unaccepted-table", os.X_OK)
+    done = isolated("-B", "-c", PLUGINS, root / "usr" / "lib" / site, root)
+    assert done.stdout == "[('unaccepted', 'drgn_unaccepted.plugin')]\n{True}\n", done.stderr
+    done = isolated("-B", root / "usr" / "bin" / "drgn-unaccepted", "merge", "--help")
     assert done.returncode == 0 and "worst findings first" in done.stdout, done.stderr
+    done = isolated("-B", root / "usr" / "bin" / "drgn-unaccepted", "-c", FILL)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "drgn is not installed" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_the_debian_package(dist: Path, tmp_path: Path) -> None:
+    dpkg, package = tool("dpkg-deb", "dpkg"), only(dist, "*.deb")
+    fields = run([dpkg, "--field", package, "Package", "Depends"]).stdout
+    assert fields == "Package: drgn-unaccepted\nDepends: python3 (>= 3.9), python3-drgn (>= 0.0.31)\n"
+    assert run([dpkg, "--extract", package, tmp_path]).returncode == 0
+    check_unpacked(tmp_path, "python3/dist-packages")
+    assert (tmp_path / "usr/lib/python3/dist-packages/sos/report/plugins/drgn_unaccepted.py").is_file()
 
 
 def test_the_rpm(dist: Path, tmp_path: Path) -> None:
     """Installed into a root of its own, and removed."""
     rpm = [tool("rpm", "rpm"), "--root", tmp_path, "--dbpath", "/rpm"]
     tool("rpmbuild", "rpm")
-    done = run([*rpm, "--nodeps", "--install", only(dist, "*.noarch.rpm")])
+    done = run([*rpm, "--nodeps", "--noscripts", "--install", only(dist, "*.noarch.rpm")])
     assert done.returncode == 0, done.stderr
-    assert run([*rpm, "--query", "--requires", "drgn-unaccepted"]).stdout.splitlines()[0] == "python3 >= 3.9"
-    for path in ("usr/lib/systemd/system/drgn-unaccepted-keep.timer", "usr/share/man/man1/drgn-unaccepted.1.gz"):
-        assert (tmp_path / path).is_file(), path
-    done = run([tmp_path / "usr" / "bin" / "drgn-unaccepted", "merge", "--help"], cwd=tmp_path)
-    assert done.returncode == 0 and "worst findings first" in done.stdout, done.stderr
-    assert run([*rpm, "--erase", "drgn-unaccepted"]).returncode == 0
+    needed = run([*rpm, "--query", "--requires", "drgn-unaccepted"]).stdout
+    assert "python3 >= 3.9\npython3dist(drgn) >= 0.0.31\n" in needed
+    for minor in (9, 13, 14):
+        check_unpacked(tmp_path, f"python3.{minor}/site-packages")
+    assert run([*rpm, "--erase", "--noscripts", "drgn-unaccepted"]).returncode == 0
     assert [path for path in (tmp_path / "usr").rglob("*") if path.is_file()] == []

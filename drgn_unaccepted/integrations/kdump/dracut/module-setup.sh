@@ -13,15 +13,15 @@ depends() {
 	return 0
 }
 
-# The files of all modules that the command imports. It can be a zipapp.
+# The files of all modules that the command imports; packages have some of them in a directory of their own.
 FILES='
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path.append("/usr/lib/drgn-unaccepted")
 import encodings.ascii, encodings.latin_1, encodings.utf_8, drgn
 import drgn_unaccepted.cli, drgn_unaccepted.commands.keep, drgn_unaccepted.kernel.bpf
 for module in list(sys.modules.values()):
     path = getattr(module, "__file__", None)
-    if path and not path.startswith(sys.argv[1] + "/"):
+    if path:
         print(path)
 '
 
@@ -31,6 +31,6 @@ install() {
 	while read -r file; do
 		inst_simple "$file"
 		case $file in *.so*) inst_library "$file" ;; esac
-	done < <(python3 -I -c "$FILES" "$(command -v drgn-unaccepted)")
+	done < <(python3 -I -c "$FILES")
 	inst_hook pre-pivot 0900 "$moddir/hook.sh"
 }
