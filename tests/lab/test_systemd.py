@@ -148,15 +148,12 @@ def test_what_it_kept_is_of_use_with_the_kdump_of_the_crash(guest: Booted, capsy
         command = ["-c", str(guest.share / dump), "--table", str(guest.kept("last") / "snapshot.json"), "ranges"]
         assert main([*command, "--format", "json"]) == 0
         answer = json.loads(capsys.readouterr().out)
-        assert answer["source"] == "bitmap" and answer["table"]["read_through"] == "file"
+        assert (answer["source"], answer["table"]["read_through"], answer["exact"]) == ("reconstructed", "file", True)
         assert guest.found["boot_id"] in answer["table"]["reason"]
-        accepted, unaccepted = units(answer, "accepted") & covered, units(answer, "unaccepted")
-        assert covered - kept <= accepted, "what was accepted then is accepted"
+        unaccepted = units(answer, "unaccepted")
+        assert units(answer, "accepted") & covered == covered - unaccepted
         # The guest lived on for a moment after the host had stopped it, and may have accepted a chunk or two.
-        assert len(accepted & at_the_end) <= 4
-        # Listed all the same, and accepted since: the first unit of a run, as the guard of what lies before it.
-        assert {unit for unit in unaccepted - at_the_end if unit - 1 in unaccepted} == set()
-        assert len(unaccepted) > len(at_the_end) // 2
+        assert unaccepted <= at_the_end and len(at_the_end - unaccepted) <= 4
 
 
 def test_without_bpf_what_was_kept_before_stays_and_the_journal_says_so(guest: Booted) -> None:
