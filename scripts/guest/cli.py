@@ -40,8 +40,8 @@ Each capture is a directory, CACHE/captures/SERIES/SCENARIO/, or CACHE/unmodifie
   kdump.elf kdump.z  the same guest by kdump: /proc/vmcore, and `makedumpfile -c -d 31` of it
   guest/             the guest's own account, taken just before the dumps: /proc, /sys/firmware, the log, and
                      lab_accepted (every range that it accepted, with the task)
-  loader.json        the memory given as type 15, the EFI map that the kernel got, and what the EFI stub accepted
-  scenario.json      kernel, path of its vmlinux, QEMU's command line, SHA-256 of the dumps
+  loader.json        the EFI map that the kernel got, and what the EFI stub accepted
+  scenario.json      kernel, path of its vmlinux, QEMU's command line
   serial.log         the console
 """
 EPILOG = "CACHE is $DRGN_UNACCEPTED_LAB, or ~/.cache/drgn-unaccepted-lab. Kernels are in CACHE/kernels."
