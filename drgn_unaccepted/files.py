@@ -32,9 +32,14 @@ def open_input(path: str) -> BufferedReader:
     if path == "-":
         return os.fdopen(0, "rb", closefd=False)
     # The shell has opened the writer of /dev/fd/63, which stands for <(command).
-    if _is_pipe(path) and not os.path.realpath(path).startswith("/proc/"):
-        return _open_pipe(path)
-    return Path(path).open("rb")
+    if not _is_pipe(path) or os.path.realpath(path).startswith("/proc/"):
+        return Path(path).open("rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not select.select([file], [], [], limits.PIPE_SECONDS)[0]:
+        file.close()
+        raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
+    os.set_blocking(file.fileno(), True)
+    return file
 
 
 def open_dump(path: str) -> BufferedReader:
@@ -110,24 +115,20 @@ def check_replaceable(path: str, directory: Optional[int] = None) -> None:
     :param directory: the descriptor that ``path`` is relative to
     :raises OSError: ``path`` exists and is something else
     """
-    try:
+    with suppress(FileNotFoundError):
         mode = os.stat(path, dir_fd=directory).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EEXIST, "not a regular file, and nothing else is replaced", path)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EEXIST, "not a regular file, and nothing else is replaced", path)
 
 
 @contextmanager
 def replacing(path: str, mode: Optional[int] = 0o600, directory: Optional[int] = None) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
 
-    Without a mode it gets that of the umask.
-
-    A failure leaves the old file and nothing else; a process that is killed can leave the temporary file, ``.NAME.``
-    and eight more characters. A link is replaced, and what it names stays.
+    Without a mode it gets that of the umask. A failure leaves the old file and nothing else; a process that is killed
+    can leave the temporary file, ``.NAME.`` and eight more characters. A link is replaced, and what it names stays.
 
     :param directory: the descriptor that ``path`` is relative to
     :raises OSError: it cannot be written, or :func:`check_replaceable` refuses ``path``; ``filename`` is ``path``
@@ -181,12 +182,3 @@ def _is_pipe(path: str) -> bool:
     if stat.S_ISCHR(mode):
         raise OSError(errno.ENODEV, "a device, which is not opened", path)
     return stat.S_ISFIFO(mode)
-
-
-def _open_pipe(path: str) -> BufferedReader:
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not select.select([file], [], [], limits.PIPE_SECONDS)[0]:
-        file.close()
-        raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
-    os.set_blocking(file.fileno(), True)
-    return file

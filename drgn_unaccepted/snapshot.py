@@ -92,11 +92,10 @@ class Table:
     @property
     def geometry(self) -> Optional[Geometry]:
         """The covered range, if the header was read and is sane."""
-        if self.state in ("invalid", "unsupported") or self.phys_base is None:
+        base, nbytes, unit = self.phys_base, self.bitmap_bytes, self.unit_size
+        if self.state in ("invalid", "unsupported") or base is None or nbytes is None or unit is None:
             return None
-        if self.unit_size is None or self.bitmap_bytes is None:
-            return None
-        return Geometry(self.phys_base, self.bitmap_bytes, self.unit_size)
+        return Geometry(base, nbytes, unit)
 
 
 NOT_ASKED = "not asked for"  #: In :attr:`Snapshot.missing`, of a part that was not wanted.
@@ -230,16 +229,14 @@ class KernelBuild:
 
     unaccepted_memory: Optional[bool]  #: CONFIG_UNACCEPTED_MEMORY.
     unaccepted_page_type: Optional[U64]  #: ``PGTY_unaccepted`` at its place in ``page_type`` (Linux 6.12 and later).
-    #: Pages of one chunk: ``1 << MAX_PAGE_ORDER``.
-    chunk_pages: Annotated[int, Choices(tuple(1 << order for order in range(limits.PAGE_ORDERS)))]
+    chunk_pages: Annotated[int, Choices(tuple(1 << n for n in range(limits.PAGE_ORDERS)))]  #: ``1 << MAX_PAGE_ORDER``.
     static_key: Optional[Count]  #: Count of ``zones_with_unaccepted_pages``, which is gone in Linux 6.15.
     vmcoreinfo_unaccepted: bool  #: VMCOREINFO has PAGE_UNACCEPTED_MAPCOUNT_VALUE (Linux 6.16 and later).
     kexec_booted: Optional[bool]  #: ``efi_setup`` is not 0.
     unaccepts: Optional[bool]  #: Has functions of an unmerged series that set bits again.
     system_state: Optional[str] = None  #: ``system_state`` by name without its prefix, in lower case.
     reserved_flag: Optional[U64] = None  #: ``1 << PG_reserved``; the bit moves between versions.
-    #: Present CPUs. A panic takes all but one off the online mask.
-    cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None
+    cpus: Optional[Annotated[int, Bounds(0, limits.GLOBAL_ARRAY_LENGTH)]] = None  #: Present; a panic leaves one online.
     zone_id_shift: Optional[Annotated[int, Bounds(0, 64)]] = None  #: ZONEID_PGSHIFT.
     page_offset_base: Optional[U64] = None  #: The direct map; ``None`` without CONFIG_DYNAMIC_MEMORY_LAYOUT.
     vmalloc_base: Optional[U64] = None  #: Where vmalloc memory begins, behind the direct map.
@@ -335,10 +332,8 @@ class Snapshot:
     panic: Optional[str] = None  #: What follows the last ``Kernel panic - not syncing: `` in the log; empty: no panic.
     image: Image = Image()
     panic_task: Optional[Task] = None  #: The task whose stack the kernel printed with the panic.
-    #: Why a part above is ``None``, by field name, for example ``e820.firmware``.
-    missing: Mapping[str, str] = field(default_factory=dict)
-    #: Parts that changed while they were read, each as ``zones: list of Normal changed while it was walked``.
-    torn: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)  #: Why a part is ``None``, by name: ``e820.firmware``.
+    torn: tuple[str, ...] = ()  #: What changed while it was read: ``zones: list of Normal changed while ...``.
     translations: tuple[Translation, ...] = ()  #: Of :attr:`Wanted.virtual`.
 
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:

@@ -111,8 +111,9 @@ class Recording:
         self.dropped: Optional[str] = None  #: Why the end of the file was dropped; set when the samples have been read.
         #: Fields that this version does not know; complete when the samples have been read.
         self.warnings: dict[str, None] = {}
-        with open_dump(path) as file:
-            self._header(file)
+        with open_dump(path) as file, _in_line(1):
+            header = parse_json(_line(file, limits.RECORDING_HEADER_BYTES), SCHEMA)
+        Context(self.warnings).unknown("header", header.keys() - {"schema", "interval"})
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples.
@@ -122,7 +123,7 @@ class Recording:
         self.dropped = None
         last: Optional[Snapshot] = None
         with open_dump(self.path) as file:
-            self._header(file)
+            _line(file, limits.RECORDING_HEADER_BYTES)
             for number in itertools.count():
                 with _in_line(number + 2):
                     line = _line(file, limits.RECORDING_LINE_BYTES)
@@ -132,15 +133,8 @@ class Recording:
                 last = sample.snapshot
                 yield sample
         if line:
-            self.dropped = (
-                f"line {number + 2} was dropped: it is cut short after {len(line)} bytes, for example because the "
-                "recorder was killed while it wrote"
-            )
-
-    def _header(self, file: BinaryIO) -> None:
-        with _in_line(1):
-            header = parse_json(_line(file, limits.RECORDING_HEADER_BYTES), SCHEMA)
-        Context(self.warnings).unknown("header", header.keys() - {"schema", "interval"})
+            why = "for example because the recorder was killed while it wrote"
+            self.dropped = f"line {number + 2} was dropped: it is cut short after {len(line)} bytes, {why}"
 
     def _sample(self, line: bytearray, number: int, last: Optional[Snapshot]) -> Sample:
         value = parse_json(line)

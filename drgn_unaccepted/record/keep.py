@@ -24,7 +24,6 @@ from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import dump
 
 DIRECTORY = "/var/lib/drgn-unaccepted"  #: Default directory, which the systemd unit uses.
-
 BOOTS = 3  #: Default number of boots to keep, this one included.
 
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -76,7 +75,7 @@ def keep(snapshot: Snapshot, boot: str, directory: str = DIRECTORY, boots: int =
             if data is not None:
                 write_atomically(table, data, directory=inside)
             write_atomically("snapshot.json", text, directory=inside)
-            tables = [name for name in _names(inside) if re.fullmatch(_TABLE, name)]
+            tables = [entry.name for entry in os.scandir(inside) if re.fullmatch(_TABLE, entry.name)]
         _forget(top, boot, boots)
     written = str(place / "snapshot.json")
     if data is not None:
@@ -97,17 +96,11 @@ def _forget(top: int, boot: str, boots: int) -> None:
             others.append((written, entry.name))
     for _, name in sorted(others)[: max(0, len(others) + 1 - boots)]:
         with suppress(OSError), open_directory(name, top, private=True) as inside:
-            _delete(inside, _LEFT)
-            _delete(inside, _OURS)
+            _delete(inside, _LEFT, _OURS)
             os.rmdir(name, dir_fd=top)
 
 
-def _names(directory: int) -> list[str]:
-    with os.scandir(directory) as entries:
-        return [entry.name for entry in entries]
-
-
-def _delete(directory: int, names: re.Pattern[str]) -> None:
-    for name in _names(directory):
-        if names.fullmatch(name):
-            os.unlink(name, dir_fd=directory)
+def _delete(directory: int, *names: re.Pattern[str]) -> None:
+    for entry in [*os.scandir(directory)]:
+        if any(pattern.fullmatch(entry.name) for pattern in names):
+            os.unlink(entry.name, dir_fd=directory)

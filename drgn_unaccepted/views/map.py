@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice, MapAnswer, MapGap, MapRow
+from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice, MapAnswer, MapGap, MapRow, TypedRange
 from drgn_unaccepted.answer.head import reasons, source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind, level
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
@@ -163,28 +163,21 @@ def gap_words(gap: MapGap) -> str:
     return f"{length} without RAM" + (f", {size(gap['reserved_bytes'])} reserved" if gap["reserved_bytes"] else "")
 
 
-class Segment(NamedTuple):
-    start: int
-    end: int
-    type: int  #: Of a zone its place among the zones.
-    name: str
-
-
-def segments(answer: MapAnswer) -> dict[str, list[Segment]]:
-    maps, found = answer["lanes"], {}
-    for name, entries in (("EFI", maps["efi"]), ("e820", maps["e820"])):
-        if entries is not None:
-            found[name] = [Segment(one["start"], one["end"], one["type"], one["name"]) for one in entries]
+def segments(answer: MapAnswer) -> dict[str, list[TypedRange]]:
+    """The other maps that were captured; the type of a zone is its place among the zones."""
+    maps = answer["lanes"]
+    found = {name: entries for name, entries in (("EFI", maps["efi"]), ("e820", maps["e820"])) if entries is not None}
     if maps["zones"] is not None:
         zones = sorted((one["start"], one["end"], f"{one['node']} {safe(one['name'])}") for one in maps["zones"])
-        found["zone"] = [Segment(start, end, place, name) for place, (start, end, name) in enumerate(zones)]
+        found["zone"] = [{"start": low, "end": end, "type": n, "name": one} for n, (low, end, one) in enumerate(zones)]
     return found
 
 
-def _lane(answer: MapAnswer, name: str, of_lane: Sequence[Segment]) -> tuple[dict[int, str], list[str]]:
+def _lane(answer: MapAnswer, name: str, of_lane: Sequence[TypedRange]) -> tuple[dict[int, str], list[str]]:
     """The lane under rows where it differs from the one drawn last, by their starts; and its legend."""
     letters, bin_, columns = _LETTERS.get(name), answer["bytes_per_bin"], answer["bins_per_row"]
-    values = [(one.start, one.end, one.name if letters is None else letters.get(one.type, _OTHER)) for one in of_lane]
+    shown = [one["name"] if letters is None else letters.get(one["type"], _OTHER) for one in of_lane]
+    values = [(one["start"], one["end"], value) for one, value in zip(of_lane, shown)]
     drawn: dict[int, str] = {}
     seen: set[Optional[str]] = set()
     last: Optional[str] = None
@@ -194,14 +187,15 @@ def _lane(answer: MapAnswer, name: str, of_lane: Sequence[Segment]) -> tuple[dic
             continue
         last = bins[-1]
         seen.update(bins)
-        begins = {(one.start - start) // bin_ for one in of_lane if start <= one.start < start + bin_ * columns}
+        begins = {(one["start"] - start) // bin_ for one in of_lane if start <= one["start"] < start + bin_ * columns}
         drawn[start] = _names(bins, begins) if letters is None else "".join(value or " " for value in bins)
     if letters is None:
-        return drawn, [*(f"{one.name} {span(one.start, one.end)}" for one in of_lane if one.name in seen), "[ begins"]
-    meanings = {letters[one.type]: one.name for one in of_lane if one.type in letters}
+        extents = [f"{one['name']} {span(one['start'], one['end'])}" for one in of_lane if one["name"] in seen]
+        return drawn, [*extents, "[ begins"]
+    meanings = {letters[one["type"]]: one["name"] for one in of_lane if one["type"] in letters}
     meanings.update({_OTHER: "another type", _SEVERAL: "several"})
-    shown = sorted((value for value in seen if value), key=lambda letter: (not letter.isalpha(), letter))
-    return drawn, [f"{letter} {meanings[letter]}" for letter in shown]
+    used = sorted((value for value in seen if value), key=lambda letter: (not letter.isalpha(), letter))
+    return drawn, [f"{letter} {meanings[letter]}" for letter in used]
 
 
 def _marks(answer: MapAnswer, row: MapRow) -> Iterator[tuple[str, str]]:

@@ -49,7 +49,8 @@ _KERNEL_ADDRESS = re.compile(r"(?<![0-9a-f])(0x)?ff[0-9a-f]{14}(?![0-9a-f])", re
 
 Said = tuple[documents.State, Optional[bool], str]  #: documents.State, covered, reason.
 
-Ranges = Iterable[tuple[int, int]]
+Ranges = Iterable[Sequence[int]]
+Rows = Sequence[Mapping[str, Any]]
 
 
 class PageDocument(documents.Document):
@@ -208,12 +209,7 @@ def _region(label: str, content: str, more: str = "") -> str:
 
 
 def _table(
-    title: str,
-    keys: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    by: str = "",
-    first: str = "",
-    most: int = limits.REPORT_ROWS,
+    title: str, keys: Sequence[str], rows: Rows, by: str = "", first: str = "", most: int = limits.REPORT_ROWS
 ) -> str:
     """Rows of documents. A value of the column ``by`` filters them, by style alone, ``first`` at first."""
     if not rows:
@@ -221,10 +217,8 @@ def _table(
     text, choices = "", {}
     if by:
         # A hostile map can have any number of types: some of them are choices.
-        numbers = Counter(row[by] for row in rows)
-        names = sorted(
-            (name for name, _ in numbers.most_common(limits.REPORT_CHOICES)), key=lambda one: (one != first, one)
-        )
+        numbers = dict(Counter(row[by] for row in rows).most_common(limits.REPORT_CHOICES))
+        names = sorted(numbers, key=lambda one: (one != first, one))
         choices = {name: f"t{place}" for place, name in enumerate(names)}
         labels = [*((choices[name], f"{name} ({numbers[name]})") for name in names), ("all", f"all ({len(rows)})")]
         for value, label in labels:
@@ -290,20 +284,21 @@ def lookup(answer: PageDocument) -> str:
     ):
         class_ = "outside" if state == "accepted" and covered is False else _STATES[state]
         states.append((_masked(f"{state}: {reason}"), class_, zip(edges[::2], edges[1::2])))
-    accepts = [Range(start, end) for start, end in answer["map"]["lanes"]["accepting"] or ()]
+    # What is known of addresses by words, with the colour of each; the second text is said of all others.
     tracks: list[tuple[str, str, list[tuple[str, str, Ranges]]]] = [("state", "", states)]
     for name, words, class_, ranges in (
         ("page lists", "on zone->unaccepted_pages", "unaccepted", answer["listed"]),
         ("guard", "listed, perhaps accepted", "guard", answer["guards"]),
-        ("in flight", "being accepted", "accepting", accepts),
+        ("in flight", "being accepted", "accepting", answer["map"]["lanes"]["accepting"]),
     ):
         tracks.append((name, "", [(words, class_, ranges)] if ranges else []))
     known = segments(answer["map"])
     for name in ("EFI", "e820", "zone"):
         of_name: dict[tuple[str, str], list[Range]] = {}
         for one in known.get(name, ()):
-            key = f"node {one.name}" if name == "zone" else one.name, lane_class(name, one)
-            of_name.setdefault(key, []).append(Range(*(min(edge, limits.PHYSICAL_END) for edge in one[:2])))
+            key = f"node {one['name']}" if name == "zone" else one["name"], lane_class(name, one)
+            extent = (min(edge, limits.PHYSICAL_END) for edge in (one["start"], one["end"]))
+            of_name.setdefault(key, []).append(Range(*extent))
         none = "in none" if name in known else "not captured"
         tracks.append((name, none, [(*key, merge(ranges)) for key, ranges in of_name.items()]))
     unit, rows = answer["map"]["unit_size"], answer["map"]["rows"]
@@ -311,20 +306,16 @@ def lookup(answer: PageDocument) -> str:
         "unit": unit,
         "base": (answer["table"]["phys_base"] or 0) % unit,
         "top": rows[-1]["start"] + answer["map"]["bytes_per_bin"] * answer["map"]["bins_per_row"] if rows else 0,
-        # What is known of addresses by words, with the colour of each; ``none`` is said of all others.
         "tracks": [
-            {
-                "name": name,
-                "none": none,
-                "entries": [
-                    {"words": one[0], "class": one[1], "fill": fill(one[1]), "ranges": steps(one[2])} for one in found
-                ],
-            }
-            for name, none, found in tracks
+            {"name": name, "none": none, "entries": [_entry(*one) for one in found]} for name, none, found in tracks
         ],
     }
     packed = base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode("ascii")
     return packed if len(packed) <= limits.REPORT_BYTES else ""
+
+
+def _entry(words: str, class_: str, ranges: Ranges) -> dict[str, object]:
+    return {"words": words, "class": class_, "fill": fill(class_), "ranges": steps(ranges)}
 
 
 def steps(ranges: Ranges) -> list[int]:

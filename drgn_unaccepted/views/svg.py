@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from drgn_unaccepted.answer.documents import HistoryAnswer, MapAnswer, MapRow, Span
+from drgn_unaccepted.answer.documents import HistoryAnswer, MapAnswer, MapRow, Span, TypedRange
 from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.answer.map import GUARD, HOLE, OUTSIDE, RESERVED, Kind, kind
 from drgn_unaccepted.answer.truth import ACCEPTED, UNKNOWN
-from drgn_unaccepted.views.map import GLYPHS, Segment, bin_kinds, gap_words, segments, unaccepted
+from drgn_unaccepted.views.map import GLYPHS, bin_kinds, gap_words, segments, unaccepted
 from drgn_unaccepted.words import count, safe, share, size, span
 
 COLUMNS = 512  #: Bins of a row: a row of 1 GiB shows each unit.
@@ -185,17 +185,13 @@ def _heading(answer: MapAnswer) -> Iterator[str]:
 
 def _states(kinds: Sequence[Kind], y: float, height: float, width: int = PLOT) -> str:
     """Bins beside each other; where a part of one is unaccepted, accepted memory shines through."""
-    grounds = [ACCEPTED if of in range(1, 8) else of for of in kinds]
-    bars = [(low, high, _style(of)) for low, high, of in _runs(grounds, width)]
-    bars += [(low, high, _style(of)) for low, high, of in _runs(kinds, width) if of in range(1, 8)]
-    return _bars(bars, y, height)
-
-
-def _runs(kinds: Sequence[Kind], width: int = PLOT) -> Iterator[tuple[float, float, Kind]]:
+    bars: list[Bar] = []
     at, step = 0, width / len(kinds)
     for of, run in groupby(kinds):
-        first, at = at, at + len(list(run))
-        yield round(LEFT + first * step, 1), round(LEFT + at * step, 1), of
+        low, at = at, at + len(list(run))
+        for shown in (ACCEPTED, of) if of in range(1, 8) else (of,):
+            bars.append((round(LEFT + low * step, 1), round(LEFT + at * step, 1), _style(shown)))
+    return _bars(bars, y, height)
 
 
 def _marks(row: MapRow, kinds: Sequence[Kind]) -> Iterator[Bar]:
@@ -229,26 +225,26 @@ def _places(ranges: Iterable[Sequence[int]], start: int, row_bytes: int, name: s
             painted = x1
 
 
-def _lane(name: str, of_lane: Sequence[Segment], start: int, row_bytes: int, y: float, legend: Legend) -> Iterator[str]:
-    classes: dict[str, list[Segment]] = {}
-    for one in of_lane:
-        if one.start < start + row_bytes and one.end > start:
+def _lane(name: str, lane: Sequence[TypedRange], start: int, row_bytes: int, y: float, legend: Legend) -> Iterator[str]:
+    classes: dict[str, list[TypedRange]] = {}
+    for one in lane:
+        if one["start"] < start + row_bytes and one["end"] > start:
             classes.setdefault(lane_class(name, one), []).append(one)
             if name in _TYPES:
-                meaning = one.name if one.type in _TYPES[name] else "another type"
+                meaning = one["name"] if one["type"] in _TYPES[name] else "another type"
                 legend.setdefault(name, {})[meaning] = _fill(lane_class(name, one))
     for class_, ranges in classes.items():
-        yield _bars(_places((one[:2] for one in ranges), start, row_bytes, class_), y, _LANE)
+        yield _bars(_places(((one["start"], one["end"]) for one in ranges), start, row_bytes, class_), y, _LANE)
         # Zones are named where they are, if there is room.
         for one in () if name in _TYPES else ranges:
-            ((low, high, _),) = _places([one[:2]], start, row_bytes, class_)
-            if high - low > 6 * len(one.name) + 30:
-                yield _text(low + 4, y + 8, f"node {one.name}", "dark", 'font-size="9"')
+            ((low, high, _),) = _places([(one["start"], one["end"])], start, row_bytes, class_)
+            if high - low > 6 * len(one["name"]) + 30:
+                yield _text(low + 4, y + 8, f"node {one['name']}", "dark", 'font-size="9"')
 
 
-def lane_class(name: str, one: Segment) -> str:
+def lane_class(name: str, one: TypedRange) -> str:
     """The colour of a segment of a map: its key in ``_COLORS``."""
-    return _TYPES[name].get(one.type, "other") if name in _TYPES else ("zone-a", "zone-b")[one.type % 2]
+    return _TYPES[name].get(one["type"], "other") if name in _TYPES else ("zone-a", "zone-b")[one["type"] % 2]
 
 
 def _meanings(kinds: Iterable[Kind]) -> Iterator[tuple[str, str]]:

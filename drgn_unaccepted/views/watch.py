@@ -72,15 +72,12 @@ def _accepted(answer: ProgressAnswer, width: int, ascii_only: bool) -> Iterator[
         return
     yield f"accepted     {size(managed - waiting)} of {size(managed)} that the page allocator manages"
     if managed > 0 and width >= 25:
-        yield f"{'':13}{_bar((managed - waiting) / managed, width - 13, ascii_only)}"
-
-
-def _bar(part: float, width: int, ascii_only: bool) -> str:
-    percent = f"{100 * part:5.1f}%"
-    cells = width - len(percent) - 3
-    full, eighths = divmod(round(min(max(part, 0), 1) * cells * 8), 8)
-    bar = "#" * full if ascii_only else "█" * full + "▏▎▍▌▋▊▉"[eighths - 1 : eighths]
-    return f"{percent} |{bar:{cells}}|"
+        part = (managed - waiting) / managed
+        percent = f"{100 * part:5.1f}%"
+        cells = width - 16 - len(percent)
+        full, eighths = divmod(round(min(max(part, 0), 1) * cells * 8), 8)
+        bar = "#" * full if ascii_only else "█" * full + "▏▎▍▌▋▊▉"[eighths - 1 : eighths]
+        yield f"{'':13}{percent} |{bar:{cells}}|"
 
 
 def _rate(answer: ProgressAnswer) -> str:
