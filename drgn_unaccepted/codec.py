@@ -36,8 +36,7 @@ class Context:
 
     def __init__(self, warnings: Optional[dict[str, None]] = None) -> None:
         self._bytes_left = limits.SNAPSHOT_UNPACKED_BYTES
-        #: Each once, at most :data:`limits.FILE_WARNINGS`.
-        self.warnings: dict[str, None] = {} if warnings is None else warnings
+        self.warnings: dict[str, None] = {} if warnings is None else warnings  #: At most :data:`limits.FILE_WARNINGS`.
 
     def unknown(self, place: str, names: Iterable[str]) -> None:
         for name in sorted(names)[: limits.FILE_WARNINGS]:

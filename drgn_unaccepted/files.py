@@ -21,8 +21,6 @@ from drgn_unaccepted import limits
 
 TABLE = ".unaccepted-table"  #: The suffix of the table that a crash kernel saved beside a dump.
 
-_MOST_LINKS = 40  #: As the kernel follows at most, see path_resolution(7).
-
 
 def open_input(path: str) -> BufferedReader:
     """Open a file, a pipe, or standard input (``-``), to be read once from its beginning.
@@ -91,7 +89,7 @@ def open_directory(path: str, start: Optional[int] = None, private: bool = False
                 links += 1
                 if status.st_uid not in (0, os.geteuid()):
                     raise OSError(errno.ELOOP, f"{part} is a link of user {status.st_uid}, which is not followed")
-                if links > _MOST_LINKS:
+                if links > 40:  # as the kernel follows at most, see path_resolution(7)
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 todo += reversed(Path(os.readlink("", dir_fd=there)).parts)
             if private and not is_mine(status):

@@ -364,7 +364,6 @@ class Snapshot:
 #: The parts that may be None, apart from the table.
 ALL_PARTS = frozenset(part.name for part in fields(Snapshot))
 ALL_PARTS -= {"target", "table", "missing", "torn", "translations", "panic_task"}
-
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
 

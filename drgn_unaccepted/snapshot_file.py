@@ -19,8 +19,6 @@ from drgn_unaccepted.snapshot import Snapshot
 
 SCHEMA = "drgn-unaccepted-snapshot/1"
 
-_PIECE_BYTES = 1 << 20
-
 
 def dump(snapshot: Snapshot) -> str:
     """The snapshot as JSON text.
@@ -55,7 +53,7 @@ def read(path: str, warn: Optional[Callable[[str], None]] = None) -> Snapshot:
     data = bytearray()
     with open_input(path) as file:
         # read() allocates what it is asked for, however small the file is.
-        while len(data) <= limits.SNAPSHOT_FILE_BYTES and (piece := file.read(_PIECE_BYTES)):
+        while len(data) <= limits.SNAPSHOT_FILE_BYTES and (piece := file.read(1 << 20)):
             data += piece
     snapshot = load(data, warn)
     return dataclasses.replace(snapshot, target=dataclasses.replace(snapshot.target, snapshot_path=path))

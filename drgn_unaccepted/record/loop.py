@@ -58,8 +58,7 @@ def stopped_by_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.set()
 
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heeded}
+    before = {n: signal.signal(n, handle) for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield stop
     finally:

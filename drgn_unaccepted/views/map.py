@@ -48,11 +48,7 @@ GLYPHS: dict[Kind, Glyph] = {
 _PART = 1  #: Stands for all levels between none and all of a bin.
 
 #: Letters below a bin that the glyph for unaccepted memory has no room for.
-MARKS = {
-    "guard": "g perhaps a unit less (guard)",
-    "unknown": "? partly unknown",
-    "accepting": "a an accept in flight",
-}
+MARKS = {"guard": "g perhaps a unit less (guard)", "unknown": "? partly unknown", "accepting": "a an accept in flight"}
 
 #: Letters of the types of each map, by number.
 _LETTERS = {

@@ -13,7 +13,6 @@ from drgn_unaccepted.errors import EXIT_STATUS
 from drgn_unaccepted.words import count, safe, size, span
 
 _NUMBERS = {"pass": 0, "info": 0, "warning": 1, "critical": 2, "skip": 3}  #: The status of a rule as a number.
-
 _FAILED = ("warning", "critical")
 
 _HELP = {

@@ -31,7 +31,6 @@ from drgn_unaccepted.views.svg import fill, history_svg, lane_class, map_svg
 from drgn_unaccepted.words import count, safe, size
 
 _SCRIPTS = ("data.js", "closeup.js", "page.js")
-
 _WORST_FIRST = ("critical", "warning", "info")
 
 #: The colours of states, in the order in which they are drawn: what must not be missed comes last.
@@ -47,8 +46,7 @@ _EXTENT = ("start", "end", "size")
 #: An address of kernel memory, with 4 or 5 levels of page tables. It tells where KASLR put the kernel; a page travels.
 _KERNEL_ADDRESS = re.compile(r"(?<![0-9a-f])(0x)?ff[0-9a-f]{14}(?![0-9a-f])", re.IGNORECASE)
 
-Said = tuple[documents.State, Optional[bool], str]  #: documents.State, covered, reason.
-
+Said = tuple[documents.State, Optional[bool], str]  #: State, covered, reason.
 Ranges = Iterable[Sequence[int]]
 Rows = Sequence[Mapping[str, Any]]
 
@@ -279,9 +277,8 @@ def lookup(answer: PageDocument) -> str:
     if answer["states"] is None:
         return ""
     states: list[tuple[str, str, Ranges]] = []
-    for (state, covered, reason), edges in sorted(
-        answer["states"].items(), key=lambda one: [*_STATES].index(one[0][0])
-    ):
+    order = [*_STATES]
+    for (state, covered, reason), edges in sorted(answer["states"].items(), key=lambda one: order.index(one[0][0])):
         class_ = "outside" if state == "accepted" and covered is False else _STATES[state]
         states.append((_masked(f"{state}: {reason}"), class_, zip(edges[::2], edges[1::2])))
     # What is known of addresses by words, with the colour of each; the second text is said of all others.

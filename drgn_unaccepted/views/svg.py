@@ -56,7 +56,6 @@ _TYPES = {
 }
 
 Bar = tuple[float, float, str]  #: Start and end on the drawing, and the attributes.
-
 Legend = dict[str, dict[str, str]]  #: Meanings with their attributes, by what they are about.
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Optional, TypeVar, cast
+from typing import Any, cast
 
 from tabulate import tabulate
 
@@ -12,8 +12,6 @@ from drgn_unaccepted.answer.accepts import where, who
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import reasons, source_name
 from drgn_unaccepted.words import count, safe, size, wrap
-
-N = TypeVar("N", int, float)
 
 _AMOUNTS = ("managed_bytes", "free_bytes", "unaccepted_bytes", "listed_chunks", "rate_bytes_per_second")
 _ACCEPTS_SHOWN = 16  #: Accepts that the screen shows. Each one occupies a CPU.
@@ -44,16 +42,12 @@ def screen(answer: ProgressAnswer, width: int, height: int, ascii_only: bool = F
 
 def line(answer: ProgressAnswer) -> str:
     """One sample on one line, for a log or a pipe."""
-    in_flight = "?" if answer["accepting"] is None else str(len(answer["accepting"]))
+    in_flight = "?" if answer["accepting"] is None else len(answer["accepting"])
     speed = answer["rate_bytes_per_second"]
-    parts = [
-        answer["target"]["taken_at"][11:19],
-        f"{answer['elapsed_seconds']:7.1f} s",
-        f"{size(answer['unaccepted_bytes']):>10} {answer['source']:13}",
-        f"{'rate unknown' if speed is None else f'{size(speed)}/s':>13}",
-        f"{in_flight:>2} in flight",
-    ]
-    return "  ".join([*parts, "torn"] if answer["torn"] else parts)
+    rate = "rate unknown" if speed is None else f"{size(speed)}/s"
+    text = f"{answer['target']['taken_at'][11:19]}  {answer['elapsed_seconds']:7.1f} s"
+    text += f"  {size(answer['unaccepted_bytes']):>10} {answer['source']:13}  {rate:>13}  {in_flight:>2} in flight"
+    return text + "  torn" * bool(answer["torn"])
 
 
 def _unaccepted(answer: ProgressAnswer) -> str:
@@ -99,9 +93,7 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours >= 48:
         return f"{hours // 24} days"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _zones(answer: ProgressAnswer) -> list[str]:
@@ -147,6 +139,7 @@ def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
     ]
 
 
-def _sum(numbers: Iterable[Optional[N]]) -> Optional[N]:
+def _sum(numbers: Iterable[Any]) -> Any:
+    """None where one of them is None."""
     found = [*numbers]
-    return None if None in found else sum(cast("list[N]", found))
+    return None if None in found else sum(found)
