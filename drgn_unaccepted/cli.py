@@ -72,10 +72,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> commands.Parser:
-    """The command line; man page, completion and docs are generated from it.
-
-    :param mentioned: the commands that get their options; by default all
-    """
+    """The command line, from which man page and completion are generated; only commands ``mentioned`` have options."""
     hidden = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     _add_target_options(hidden)
     for action in hidden._actions:
@@ -182,10 +179,10 @@ def _read_saved_table(text: str) -> Any:
     from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
 
     bare = re.fullmatch(r"(.*)@(0x[0-9a-f]+)", text, re.IGNORECASE | re.DOTALL)
-    if bare is not None and int(bare[2], 16) >= PHYSICAL_END:
-        raise errors.CommandError(f"--table {text}: {bare[2]} is no physical address")
     with errors.concerning():
         if bare is not None:
+            if int(bare[2], 16) >= PHYSICAL_END:
+                raise errors.CommandError(f"--table {text}: {bare[2]} is no physical address")
             with open_input(bare[1]) as file:
                 return SavedTable(bare[1], int(bare[2], 16), file.read(HEADER.size + BITMAP_BYTES))
         try:

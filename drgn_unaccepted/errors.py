@@ -36,10 +36,10 @@ def one_line(error: BaseException, path: Optional[str] = None) -> str:
 
     :param path: the file that it is about
     """
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words: object = error.strerror if isinstance(error, OSError) and error.strerror else error
     if isinstance(error, KeyError) and error.args:
-        words = str(error.args[0])  # str() of a KeyError, for example drgn.ObjectNotFoundError, is a repr
-    text = safe(" ".join(words.split()))
+        words = error.args[0]  # str() of a KeyError, for example drgn.ObjectNotFoundError, is a repr
+    text = safe(" ".join(str(words).split()))
     return text if path is None else f"{safe(path)}: {text}"
 
 

@@ -93,11 +93,9 @@ def _register() -> None:
         "name": "unaccepted",
         "description": "unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
         "usage": "**unaccepted** [*COMMAND*] [*OPTIONS*]",
-        "long_description": (
-            "Show which memory the guest has not accepted yet: summary (default), header, ranges, resolve ADDR..., "
-            "map, check, efi, e820, zones, accepting, watch; write it to a file: report, snapshot, record, keep. "
-            "--help after each of them says more."
-        ),
+        "long_description": "Show which memory the guest has not accepted yet: summary (default), header, ranges, "
+        "resolve ADDR..., map, check, efi, e820, zones, accepting, watch; write it to a file: report, snapshot, "
+        "record, keep. --help after each of them says more.",
         "arguments": (
             argument("COMMAND", nargs="?", help="see above"),
             argument("--source", help="auto, bitmap, reconstructed, page-lists or counters"),

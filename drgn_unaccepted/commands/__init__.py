@@ -43,8 +43,7 @@ COMMANDS = {
     "merge": "the results of scans and checks: the worst findings first, the hosts that stand out",
 }
 
-#: Commands that read files of their own.
-OF_FILES = ("replay", "scan", "merge")
+OF_FILES = ("replay", "scan", "merge")  #: Commands that read files of their own.
 
 #: Examples of commands, where their name is not enough.
 _EXAMPLES = {
@@ -95,9 +94,9 @@ def load(name: str) -> Command:
 
 
 def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], mentioned: Collection[str]) -> None:
-    """Give ``parser`` the commands, each with the options of ``parents``.
+    """Give ``parser`` the commands.
 
-    :param parents: the options of targets; none at a prompt, which has its program
+    :param parents: have the options of targets; none at a prompt, which has its program
     :param mentioned: words of the command line; only commands among them are imported and get their options
     """
     commands: Any = parser.add_subparsers(metavar="COMMAND", dest="command", prog=parser.prog)
@@ -109,9 +108,8 @@ def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], men
             commands.add_parser(name, help=text, add_help=False)
             continue
         command, example = load(name), _EXAMPLES.get(name, f"-c vmcore {name}")
-        epilog = f"example: {parser.prog} {example}\n\ntarget options (-c, --snapshot, ...): {parser.prog} --help"
-        if not parents:
-            epilog = f"example: {parser.prog} {example.removeprefix('-c vmcore ')}"
+        more = f"\n\ntarget options (-c, --snapshot, ...): {parser.prog} --help" if parents else ""
+        epilog = f"example: {parser.prog} {example if parents else example.removeprefix('-c vmcore ')}{more}"
         of_command = commands.add_parser(
             name,
             # argparse cannot print the usage of a group of which all options are hidden.
@@ -169,10 +167,8 @@ def parse(parser: Parser, words: Sequence[str], **defaults: object) -> tuple[Com
 class Question(Generic[A]):
     """A command that one snapshot answers. ``A`` is the type of the answer, in general a document."""
 
-    #: Parts of the snapshot that the answer needs, beside the table.
-    parts: frozenset[str] = STATE
-    #: Formats beside text and json, each with its view.
-    formats: Mapping[str, Callable[[A], Iterable[str]]] = {}
+    parts: frozenset[str] = STATE  #: Parts of the snapshot that the answer needs, beside the table.
+    formats: Mapping[str, Callable[[A], Iterable[str]]] = {}  #: Beside text and json, each with its view.
 
     def __init__(self, document: Optional[Callable[[Snapshot, Judgement], A]] = None) -> None:
         """:param document: makes the answer, where no argument of the command changes it"""
@@ -234,8 +230,7 @@ class Question(Generic[A]):
 class Action:
     """A command that does its own work: over time, over many targets, or on files."""
 
-    #: Formats beside text and json.
-    formats: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()  #: Beside text and json.
 
     def add_arguments(self, parser: Parser) -> None:
         """Declare the options of this command alone."""

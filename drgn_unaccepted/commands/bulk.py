@@ -21,8 +21,7 @@ from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, BULK_PIECES, PHYSICAL_END
 from drgn_unaccepted.model.addresses import Query, bounded, parse_address
 from drgn_unaccepted.snapshot import Snapshot
 
-#: Bytes of text that are read at once.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  #: Bytes of text that are read at once.
 
 #: A state, and whether the bitmap covers it (None: its bounds are not known).
 _Kind = tuple[str, Optional[bool]]
@@ -76,7 +75,6 @@ class Bulk:
         return f"  {state:>{len(UNACCEPTED)}}{f'  {self._outside}' if covered is False else ''}"
 
     def _line(self, word: str, number: int) -> str:
-        """Of a word in any form: ``0x`` and digits as it is, others with the physical address too."""
         try:
             if len(word) > ADDRESS_TEXT_BYTES:
                 raise ValueError(_TOO_LONG)

@@ -34,8 +34,8 @@ class Header(Question[HeaderAnswer]):
                 ("phys_base", f"{table['phys_base']:#x}"),
                 ("size", f"{table['bitmap_bytes']:#x} ({table['bitmap_bytes']} bytes of bitmap)"),
             ]
-            if fields["covered_end"] is not None and table["phys_base"] is not None:
-                covers = span(table["phys_base"], fields["covered_end"])
+            if fields["covered_end"] is not None:
+                covers = span(table["phys_base"] or 0, fields["covered_end"])
                 rows.append(("covers", f"{covers}, {count(fields['units'] or 0, 'unit')}"))
             if fields["set_bits"] is not None:
                 unaccepted = size(fields["set_bits"] * table["unit_size"])

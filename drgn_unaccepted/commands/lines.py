@@ -68,9 +68,8 @@ def verdict(answer: Document) -> list[tuple[str, str]]:
     """Rows for :func:`pairs`: the total, what it rests on, whether that is exact, and why nothing better was used."""
     evidence = _EVIDENCE.get(answer["source"], answer["source"].replace("-", " "))
     exact = "" if answer["source"] == "none" else ", exact" if answer["exact"] else ", not exact"
-    rows = [("unaccepted", amount(answer)), ("evidence", evidence + exact)]
-    rows += [("", safe(reason)) for reason in reasons(answer)]
-    return [*rows, ("", CAVEATS[answer["source"]])] if answer["source"] in CAVEATS else rows
+    more = [*map(safe, reasons(answer)), *(text for name, text in CAVEATS.items() if name == answer["source"])]
+    return [("unaccepted", amount(answer)), ("evidence", evidence + exact), *(("", reason) for reason in more)]
 
 
 def amount(answer: Document) -> str:
@@ -81,11 +80,9 @@ def amount(answer: Document) -> str:
     if total is None and answer["source"] != "reconstructed":
         return f"unknown: {answer['source']} may lack some"
     least, text = answer["unaccepted_bytes_min"], size(total)
-    at_boot, covered, of = answer["initially_unaccepted_bytes"], answer["covered_bytes"], ""
-    if at_boot is not None:
-        of = f" of {size(at_boot)} that were unaccepted at boot"
-    elif covered is not None:
-        of = f" of {size(covered)} that the table covers"
+    at_boot, covered = answer["initially_unaccepted_bytes"], answer["covered_bytes"]
+    of = "" if covered is None else f" of {size(covered)} that the table covers"
+    of = of if at_boot is None else f" of {size(at_boot)} that were unaccepted at boot"
     if not answer["exact"]:
         between = f"at least {size(least)}" if most is None else f"{size(least)} to {size(most)}"
         if answer["source"] == "reconstructed":
@@ -94,9 +91,8 @@ def amount(answer: Document) -> str:
             text = f"{text} listed, {between} possible{',' if of else ''}"
         else:
             text += " (not exact)"
-    text += of
     is_perhaps = answer["table"]["same_boot"] is False and answer["source"] == "bitmap"
-    return f"{text}, if the saved table is of this boot" if is_perhaps else text
+    return f"{text}{of}{', if the saved table is of this boot' if is_perhaps else ''}"
 
 
 def preface(answer: Document) -> Iterator[str]:

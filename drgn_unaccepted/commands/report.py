@@ -60,7 +60,7 @@ def report(
     """What the page shows.
 
     :param checks: the answer of ``check``, by default made here
-    :param past: the answer of :func:`~drgn_unaccepted.answer.history.history` for a recording that ends here
+    :param past: the history of a recording that ends here
     """
     findings = check(snapshot, judgement) if checks is None else checks
     states, is_whole = _states(judgement)

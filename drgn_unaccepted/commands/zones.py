@@ -52,8 +52,14 @@ def _name(zone: ZoneDocument) -> str:
 
 def _sizes(zone: ZoneDocument) -> list[Optional[int]]:
     marks = zone["watermarks"]
-    sizes = zone["managed_bytes"], zone["free_bytes"], zone["unaccepted_bytes"]
-    return [*sizes, marks["min"], marks["low"], marks["high"]]
+    return [
+        zone["managed_bytes"],
+        zone["free_bytes"],
+        zone["unaccepted_bytes"],
+        marks["min"],
+        marks["low"],
+        marks["high"],
+    ]
 
 
 def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
