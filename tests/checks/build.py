@@ -17,29 +17,12 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from drgn_unaccepted import snapshot as s
 from drgn_unaccepted.checks import Finding, run_checks
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import (
-    AcceptingList,
-    Counters,
-    E820Tables,
-    EfiMap,
-    Image,
-    KernelBuild,
-    KexecSegment,
-    ListedChunks,
-    NamedRange,
-    PageRun,
-    Pages,
-    Platform,
-    Snapshot,
-    Table,
-    Target,
-    Watermarks,
-    Zone,
-)
+from drgn_unaccepted.snapshot import Snapshot
 
 UNIT = 0x200000
 CHUNK_PAGES = 1024
@@ -77,9 +60,9 @@ def clean(*changes: Change) -> Snapshot:
         E820Entry(0x100000000, 0x104000000, RAM),
     )
     snapshot = Snapshot(
-        target=Target("vmcore", "vmcore", "6.12.117", None, "dwarf", "2026-01-01T00:00:00+00:00"),
-        table=Table("present", None, TABLE, 1, UNIT, BASE, 4, BITMAP, "physical", unmapped=()),
-        kernel=KernelBuild(
+        target=s.Target("vmcore", "vmcore", "6.12.117", None, "dwarf", "2026-01-01T00:00:00+00:00"),
+        table=s.Table("present", None, TABLE, 1, UNIT, BASE, 4, BITMAP, "physical", unmapped=()),
+        kernel=s.KernelBuild(
             unaccepted_memory=True,
             unaccepted_page_type=PGTY_UNACCEPTED,
             chunk_pages=CHUNK_PAGES,
@@ -92,7 +75,7 @@ def clean(*changes: Change) -> Snapshot:
             cpus=2,
             zone_id_shift=60,
         ),
-        efi_map=EfiMap(
+        efi_map=s.EfiMap(
             "boot-map",
             True,
             None,
@@ -105,33 +88,36 @@ def clean(*changes: Change) -> Snapshot:
                 EfiDescriptor(7, 0x103C00000, 0x104000000, 0xF),
             ),
         ),
-        e820=E820Tables(e820, e820, e820, e820),
+        e820=s.E820Tables(e820, e820, e820, e820),
         zones=(
-            zone("DMA32", (0x1000, 0x7EB00, 0x7E000), 0x40000, Watermarks(1000, 1250, 1500, 1750, 0), listed(()), 1),
-            zone("Normal", (0x100000, 0x4000, 0x3F00), 2048, Watermarks(100, 125, 150, 175, 0), listed(LISTED, 2), 2),
+            zone("DMA32", (0x1000, 0x7EB00, 0x7E000), 0x40000, s.Watermarks(1000, 1250, 1500, 1750, 0), listed(()), 1),
+            zone("Normal", (0x100000, 0x4000, 0x3F00), 2048, s.Watermarks(100, 125, 150, 175, 0), listed(LISTED, 2), 2),
         ),
-        counters=Counters(free_pages=0x40000 + 9216 + 2048, unaccepted_pages=9216, unaccepted_diff=0),
-        accepting=AcceptingList(()),
-        platform=Platform("tdx", "INTEL", 0, True),
-        kernel_memory=(NamedRange("kernel image", 0x2000000, 0x4000000), NamedRange("initrd", 0x70000000, 0x71000000)),
-        pages=Pages(
-            runs=(PageRun(0x7FB73, 0x7FB74, "reserved"), PageRun(0x1019FF, 0x103C00, "unaccepted")),
+        counters=s.Counters(free_pages=0x40000 + 9216 + 2048, unaccepted_pages=9216, unaccepted_diff=0),
+        accepting=s.AcceptingList(()),
+        platform=s.Platform("tdx", "INTEL", 0, True),
+        kernel_memory=(
+            s.NamedRange("kernel image", 0x2000000, 0x4000000),
+            s.NamedRange("initrd", 0x70000000, 0x71000000),
+        ),
+        pages=s.Pages(
+            runs=(s.PageRun(0x7FB73, 0x7FB74, "reserved"), s.PageRun(0x1019FF, 0x103C00, "unaccepted")),
             scanned=(Range(0x7FB73000, 0x7FB74000), Range(0x1019FF000, 0x103C00000)),
             limited=None,
         ),
-        kexec_segments=(KexecSegment("kexec_crash_image", 0x60000000, 0x61000000),),
+        kexec_segments=(s.KexecSegment("kexec_crash_image", 0x60000000, 0x61000000),),
         reclaiming=(),
         panic="",
-        image=Image(banner="6.12.117", command_line="quiet"),
+        image=s.Image(banner="6.12.117", command_line="quiet"),
     )
     return both(*changes)(snapshot)
 
 
-def listed(pfns: Iterable[int], zone_id: int = 0) -> ListedChunks:
+def listed(pfns: Iterable[int], zone_id: int = 0) -> s.ListedChunks:
     """A sane list of these chunks."""
     column = array("Q", pfns)
     number = len(column)
-    return ListedChunks(
+    return s.ListedChunks(
         pfns=column,
         flags=array("Q", [zone_id << 60]) * number,
         refcounts=array("i", [0]) * number,
@@ -140,13 +126,13 @@ def listed(pfns: Iterable[int], zone_id: int = 0) -> ListedChunks:
 
 
 def zone(
-    name: str, pages: tuple[int, int, int], buddy: int, watermarks: Watermarks, chunks: ListedChunks, zone_id: int
-) -> Zone:
+    name: str, pages: tuple[int, int, int], buddy: int, watermarks: s.Watermarks, chunks: s.ListedChunks, zone_id: int
+) -> s.Zone:
     """A zone with sound counters; its first PFN, and its spanned and managed pages."""
     start, spanned, managed = pages
     unaccepted = len(chunks.pfns) * CHUNK_PAGES
     counters = (buddy + unaccepted, unaccepted, buddy)
-    return Zone(0, name, start, spanned, spanned, managed, *counters, watermarks, False, chunks, zone_id)
+    return s.Zone(0, name, start, spanned, spanned, managed, *counters, watermarks, False, chunks, zone_id)
 
 
 def found(snapshot: Snapshot, rule: str) -> Finding:

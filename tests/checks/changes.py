@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -13,19 +14,25 @@ from drgn_unaccepted.snapshot import Accept, AcceptingList, PageRun, Snapshot, T
 from .build import CHUNK_PAGES, Change, both, listed, live
 
 
-def put(**parts: Any) -> Change:
-    """Parts replaced as a whole."""
-    return lambda snapshot: replace(snapshot, **parts)
+def change(made: Callable[..., Snapshot]) -> Callable[..., Change]:
+    """Takes the snapshot away from a function's arguments: what is called with the others is a change."""
+    return lambda *args, **kwargs: lambda snapshot: made(snapshot, *args, **kwargs)
 
 
-def part(name: str, **fields: Any) -> Change:
+#: Parts replaced as a whole.
+put = change(replace)
+
+
+@change
+def part(snapshot: Snapshot, name: str, **fields: Any) -> Snapshot:
     """Fields of one part changed: ``part("kernel", cpus=4)``."""
-    return lambda snapshot: replace(snapshot, **{name: replace(getattr(snapshot, name), **fields)})
+    return replace(snapshot, **{name: replace(getattr(snapshot, name), **fields)})
 
 
-def without(name: str, reason: str = "not in this target") -> Change:
+@change
+def without(snapshot: Snapshot, name: str, reason: str = "not in this target") -> Snapshot:
     """One part missing."""
-    return lambda snapshot: replace(snapshot, **{name: None}, missing={**snapshot.missing, name: reason})
+    return replace(snapshot, **{name: None}, missing={**snapshot.missing, name: reason})
 
 
 def torn(*texts: str) -> Change:
@@ -48,45 +55,35 @@ def not_captured(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, table=Table("not-captured", "not in this dump", address=snapshot.table.address))
 
 
-def bits(first: int, end: int, value: int) -> Change:
+@change
+def bits(snapshot: Snapshot, first: int, end: int, value: int) -> Snapshot:
     """Bits ``first`` to ``end`` (exclusive) all 1 or all 0."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        bitmap = bytearray(snapshot.table.bitmap)
-        for bit in range(first, end):
-            bitmap[bit // 8] = bitmap[bit // 8] & ~(1 << bit % 8) | value << bit % 8
-        return table(bitmap=bytes(bitmap))(snapshot)
-
-    return change
+    bitmap = bytearray(snapshot.table.bitmap)
+    for bit in range(first, end):
+        bitmap[bit // 8] = bitmap[bit // 8] & ~(1 << bit % 8) | value << bit % 8
+    return table(bitmap=bytes(bitmap))(snapshot)
 
 
-def descriptors(*more: Any, first: Optional[int] = None) -> Change:
+@change
+def descriptors(snapshot: Snapshot, *more: Any, first: Optional[int] = None) -> Snapshot:
     """The EFI memory map, or its ``first`` descriptors, and more of them."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        return part("efi_map", descriptors=(*snapshot.efi_map.descriptors[:first], *more))(snapshot)
-
-    return change
+    return part("efi_map", descriptors=(*snapshot.efi_map.descriptors[:first], *more))(snapshot)
 
 
 def without_type_15(snapshot: Snapshot) -> Snapshot:
     """The firmware accepted everything."""
     accepted = (d._replace(type=7) if d.type == 15 else d for d in snapshot.efi_map.descriptors)
-    return part("efi_map", descriptors=tuple(accepted))(snapshot)
+    return descriptors(*accepted, first=0)(snapshot)
 
 
-def trimmed(name: str, start: int, end: int, type_: Optional[int] = None) -> Change:
+@change
+def trimmed(snapshot: Snapshot, name: str, start: int, end: int, type_: Optional[int] = None) -> Snapshot:
     """[start, end) taken out of one e820 table, or made another type."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        entries = getattr(snapshot.e820, name)
-        left = [entry._replace(end=min(entry.end, start)) for entry in entries if entry.start < start]
-        left += [entry._replace(start=max(entry.start, end)) for entry in entries if entry.end > end]
-        if type_ is not None:
-            left.append(entries[0]._replace(start=start, end=end, type=type_))
-        return part("e820", **{name: tuple(left)})(snapshot)
-
-    return change
+    entries = getattr(snapshot.e820, name)
+    left = [entry._replace(end=min(entry.end, start)) for entry in entries if entry.start < start]
+    left += [entry._replace(start=max(entry.start, end)) for entry in entries if entry.end > end]
+    left += [] if type_ is None else [entries[0]._replace(start=start, end=end, type=type_)]
+    return part("e820", **{name: tuple(left)})(snapshot)
 
 
 def the_zone(snapshot: Snapshot) -> Zone:
@@ -94,72 +91,59 @@ def the_zone(snapshot: Snapshot) -> Zone:
     return next(zone for zone in snapshot.zones or () if zone.listed is not None and zone.listed.pfns)
 
 
-def zones(**fields: Any) -> Change:
+@change
+def zones(snapshot: Snapshot, **fields: Any) -> Snapshot:
     """All zones changed alike."""
-    return lambda snapshot: replace(snapshot, zones=tuple(replace(zone, **fields) for zone in snapshot.zones))
+    return replace(snapshot, zones=tuple(replace(zone, **fields) for zone in snapshot.zones))
 
 
-def zone(**fields: Any) -> Change:
+@change
+def zone(snapshot: Snapshot, **fields: Any) -> Snapshot:
     """:func:`the_zone` changed."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        chosen = the_zone(snapshot)
-        changed = (replace(zone, **fields) if zone is chosen else zone for zone in snapshot.zones)
-        return replace(snapshot, zones=tuple(changed))
-
-    return change
+    chosen = the_zone(snapshot)
+    return replace(snapshot, zones=tuple(replace(z, **fields) if z is chosen else z for z in snapshot.zones))
 
 
-def chunks(**columns: Any) -> Change:
+@change
+def chunks(snapshot: Snapshot, **columns: Any) -> Snapshot:
     """Columns of the list of :func:`the_zone` changed."""
-    return lambda snapshot: zone(listed=replace(the_zone(snapshot).listed, **columns))(snapshot)
+    return zone(listed=replace(the_zone(snapshot).listed, **columns))(snapshot)
 
 
-def entry(column: str, value: int, index: int = 0) -> Change:
+@change
+def entry(snapshot: Snapshot, column: str, value: int, index: int = 0) -> Snapshot:
     """One value of one column of that list changed."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        changed = getattr(the_zone(snapshot).listed, column)[:]
-        changed[index] = value
-        return chunks(**{column: changed})(snapshot)
-
-    return change
+    changed = getattr(the_zone(snapshot).listed, column)[:]
+    changed[index] = value
+    return chunks(**{column: changed})(snapshot)
 
 
-def counted(pages: int) -> Change:
+@change
+def counted(snapshot: Snapshot, pages: int) -> Snapshot:
     """That many more pages free and unaccepted, by all counters."""
 
     def more(counts: Any) -> dict[str, int]:
         return {"free_pages": counts.free_pages + pages, "unaccepted_pages": counts.unaccepted_pages + pages}
 
-    return lambda snapshot: both(zone(**more(the_zone(snapshot))), part("counters", **more(snapshot.counters)))(
-        snapshot
-    )
+    return both(zone(**more(the_zone(snapshot))), part("counters", **more(snapshot.counters)))(snapshot)
 
 
-def listing(*pfns: int) -> Change:
+@change
+def listing(snapshot: Snapshot, *pfns: int) -> Snapshot:
     """These chunks listed, and counted, in place of what was."""
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        old = the_zone(snapshot).listed
-        new = replace(listed(pfns), flags=array("Q", [old.flags[0]]) * len(pfns))
-        return both(counted((len(pfns) - len(old.pfns)) * CHUNK_PAGES), zone(listed=new))(snapshot)
-
-    return change
+    old = the_zone(snapshot).listed
+    new = replace(listed(pfns), flags=array("Q", [old.flags[0]]) * len(pfns))
+    return both(counted((len(pfns) - len(old.pfns)) * CHUNK_PAGES), zone(listed=new))(snapshot)
 
 
-def pages(start: int, end: int, state: str) -> Change:
+@change
+def pages(snapshot: Snapshot, start: int, end: int, state: str) -> Snapshot:
     """The pages of [start, end) in one state, and scanned."""
-    first, last = start >> 12, end >> 12
-
-    def change(snapshot: Snapshot) -> Snapshot:
-        old = snapshot.pages
-        runs = [run._replace(end_pfn=min(run.end_pfn, first)) for run in old.runs if run.start_pfn < first]
-        runs += [run._replace(start_pfn=max(run.start_pfn, last)) for run in old.runs if run.end_pfn > last]
-        runs.append(PageRun(first, last, state))
-        return part("pages", runs=tuple(sorted(runs)), scanned=(*old.scanned, Range(start, end)))(snapshot)
-
-    return change
+    first, last, old = start >> 12, end >> 12, snapshot.pages
+    runs = [run._replace(end_pfn=min(run.end_pfn, first)) for run in old.runs if run.start_pfn < first]
+    runs += [run._replace(start_pfn=max(run.start_pfn, last)) for run in old.runs if run.end_pfn > last]
+    runs.append(PageRun(first, last, state))
+    return part("pages", runs=tuple(sorted(runs)), scanned=(*old.scanned, Range(start, end)))(snapshot)
 
 
 def accepting(*units: tuple[int, int]) -> Change:

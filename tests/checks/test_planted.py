@@ -97,12 +97,8 @@ def refused(state: str = "invalid", **fields: int) -> Change:
 wrapping = refused(phys_base=(1 << 64) - (2 << 20), bitmap_bytes=1 << 20)
 plant("table-captured: the table is not in the dump -> info", "was not captured", c.not_captured)
 plant("table-captured: the header reads as zeros -> info", "zeros", c.not_captured, c.table(reason="reads as zeros"))
-plant(
-    "table-captured: listed chunks without bits -> warning",
-    "24 MiB on zone->unaccepted_pages have no bit set",
-    c.bits(13, 25, 0),
-    also=("list-entries-without-bits",),
-)
+_BARE, _24_MIB = ("list-entries-without-bits",), "24 MiB on zone->unaccepted_pages have no bit set"
+plant("table-captured: listed chunks without bits -> warning", _24_MIB, c.bits(13, 25, 0), also=_BARE)
 plant("header-version: version 2 -> critical", "version is 2, not 1", refused("unsupported", version=2))
 for _size in (0, 3, 2048):
     plant(f"unit-size-valid: {_size} -> critical", f"unit_size is {_size},", refused(unit_size=_size))
@@ -126,7 +122,6 @@ _IN_USE = ("buddy-pages-accepted", "allocated-pages-accepted")
 _NOT_SET = "1 bit set that the EFI stub did not set"
 _LAST_BIT = ("bits-within-initial-map", *_STRAY, *_IN_USE)
 _BELOW = EfiDescriptor(15, BASE - (16 << 20), BASE - (8 << 20), 0xF)
-_IMAGE = NamedRange("kernel image", UNIT + 0x1000, UNIT + 0x5000)
 not_ram = both(c.trimmed("current", BASE, END), c.trimmed("firmware", BASE, END))
 plant("bits-within-initial-map: outside type 15 -> critical", _NOT_SET, c.bits(10, 11, 1), also=(*_STRAY, *_IN_USE))
 plant("padding-bits-clear: the last bit -> warning", "1 bit set at or above", c.bits(31, 32, 1), also=_LAST_BIT)
@@ -136,12 +131,8 @@ plant("efi-unaccepted-has-table: lost -> warning", "it is lost", c.absent_table,
 no_firmware_ram = c.trimmed("firmware", UNIT, END)
 plant("bits-within-firmware-ram: not RAM -> critical", "not RAM in e820_table_firmware", no_firmware_ram, also=_DOUBT)
 plant("bits-trimmed-by-kernel: only the kernel's -> info", "but absent in e820_table", c.trimmed("current", UNIT, END))
-plant(
-    "kernel-memory-accepted: a bit over the image -> critical",
-    "kernel image",
-    c.put(kernel_memory=(_IMAGE,)),
-    also=_DOUBT,
-)
+used = c.put(kernel_memory=(NamedRange("kernel image", UNIT + 0x1000, UNIT + 0x5000),))
+plant("kernel-memory-accepted: a bit over the image -> critical", "kernel image", used, also=_DOUBT)
 
 # The pages
 
@@ -150,12 +141,7 @@ masked = both(c.pages(*GUARD, "reserved"), c.part("pages", masked_pfns=(GUARD.st
 _GUARDED = ("advisory-guard-skipped", "masked-pages-in-use")
 lost = both(c.listing(*LISTED[:-3]), c.pages(CHUNK - 0x800000, END, "free"))
 reserved = both(c.listing(*LISTED[:-1]), c.pages(CHUNK, END, "reserved"))
-plant(
-    "buddy-pages-accepted: two pages of a unit -> critical",
-    "2 pages in a buddy list and unaccepted",
-    buddies,
-    also=_DOUBT,
-)
+plant("buddy-pages-accepted: two -> critical", "2 pages in a buddy list and unaccepted", buddies, also=_DOUBT)
 plant("allocated-pages-accepted: a page of a unit -> critical", "1 page allocated", allocated, also=_DOUBT)
 plant("guard-unit-accepted: in use -> warning", "right before an", c.pages(*GUARD, "in-use"), also=_GUARDED)
 plant("masked-pages-in-use: a reserved guard reads as zeros -> info", "1 page in use before unaccepted", masked)
@@ -184,12 +170,7 @@ untyped = c.pages(0x101400000, 0x101800000, "unaccepted")
 plant("list-page-type: type of buddy pages -> critical", "(0xf0000000)", c.entry("page_types", 0xF0000000))
 plant("list-page-type: unlisted -> critical", "PageUnaccepted on no list", untyped)
 plant("list-entries-without-bits: zeros -> critical", "the bitmap is all zero", c.table(bitmap=bytes(4)), also=_DOUBT)
-plant(
-    "list-entries-without-bits: one bit -> warning",
-    "differs from what the page allocator saw",
-    c.bits(0, 29, 0),
-    also=_DOUBT,
-)
+plant("list-entries-without-bits: one -> warning", "differs from what the page", c.bits(0, 29, 0), also=_DOUBT)
 less, held_back = c.part("counters", unaccepted_pages=8192), c.part("counters", unaccepted_diff=-1024)
 plant("zone-counter-matches-list: a chunk more than the list -> critical", "NR_UNACCEPTED is", c.counted(1024))
 plant("global-counter-matches-zones: a chunk less -> critical", "the zones have", less)
@@ -211,19 +192,11 @@ kexec = c.put(kexec_segments=(KexecSegment("kexec_image", UNIT + 0x1000, UNIT + 
 starving = both(c.zone(free_pages=9226, buddy_pages=10), c.put(reclaiming=(Task(7, "kswapd-not", 0),)))
 _LOOP = ("advisory-endless-reclaim",)
 plant("accepting-ranges-sane: two accepts of a unit -> critical", "overlap", c.accepting((0, 3), (2, 5)))
-plant(
-    "accepting-ranges-sane: reversed -> info",
-    "or it is in use again): no unit, 5 to 3 by a",
-    c.accepting((5, 3)),
-)
+plant("accepting-ranges-sane: reversed -> info", "is in use again): no unit, 5 to 3 by a", c.accepting((5, 3)))
 plant("accepting-ranges-sane: no task -> info", "on no task's stack", ownerless)
 slow = both(c.accepting(*((n, n + 1) for n in range(0, 16, 2))), c.put(panic="softlockup: hung tasks"))
 plant("accepting-ranges-sane: eight, and a lockup -> warning", "an accept waits for the host", slow)
-plant(
-    "accepting-ranges-sane: an accept was in flight -> info",
-    "1 accept in flight: 0x100000000-0x100600000",
-    c.accepting((0, 3)),
-)
+plant("accepting-ranges-sane: in flight -> info", "1 accept in flight: 0x100000000-0x100600000", c.accepting((0, 3)))
 plant("platform-can-accept: no TDX or SNP -> info", "nothing here tells whether", ordinary)
 added = c.zone(spanned_pages=0x8000, present_pages=0x8000)
 no_config = both(c.absent_table, c.without("efi_map"), c.part("kernel", unaccepted_memory=False))
@@ -234,9 +207,8 @@ _TWICE = EfiDescriptor(7, 0x101400000, 0x101700000, 0xF)
 plant("efi-map-sane: entries overlap -> warning", "overlap", c.descriptors(_TWICE))
 plant("table-expected: no feature, no map -> warning", "lost to it", no_config)
 plant("table-expected: no type 15 -> info", "all of it was accepted before", c.absent_table, c.without_type_15)
-plant(
-    "kexec-segments-accepted: in unit 29 -> warning", "kexec_image segment", kexec, also=("advisory-kexec-unaccepted",)
-)
+_KEXEC = ("advisory-kexec-unaccepted",)
+plant("kexec-segments-accepted: in unit 29 -> warning", "kexec_image segment", kexec, also=_KEXEC)
 plant("watermark-starvation: below its watermark -> info", "kswapd-not (pid 7)", starving, also=_LOOP)
 
 

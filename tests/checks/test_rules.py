@@ -58,13 +58,10 @@ short_reservation = both(
     c.pages(0x7FB73000, 0x7FB75000, "reserved"),
 )
 SECOND = (0x7FB74000, 0x7FB75000)
-case(
-    "table-reserved: the page left out is named -> critical",
-    both(short_reservation, c.pages(*SECOND, "buddy")),
-    "1 page of the table not PageReserved: 0x7fb74000-0x7fb75000; "
-    "a kernel without 0862438c9048 leaves this page out of its reservation",
-    SECOND,
-)
+LEFT = "1 page of the table not PageReserved: 0x7fb74000-0x7fb75000; "
+LEFT += "a kernel without 0862438c9048 leaves this page out of its reservation"
+left_out = both(short_reservation, c.pages(*SECOND, "buddy"))
+case("table-reserved: the page left out is named -> critical", left_out, LEFT, SECOND)
 # 24 + 24 + 4048 bytes fill one page; the next one was not scanned.
 case("table-reserved: ends on a page -> pass", c.table(bitmap_bytes=4048, bitmap=BITMAP + bytes(4044)))
 unknown_state = both(short_reservation, c.pages(*SECOND, "uninitialised"))
@@ -156,20 +153,11 @@ case("orphan-bits: first chunk is being accepted -> pass", both(unlisted, c.acce
 BARE = " of 9 listed chunks without a set bit in own units or guard"
 unmapped = c.without("efi_map")
 case("list-entries-without-bits: two of nine -> warning", c.bits(26, 30, 0), f"2{BARE}: the bitmap differs from...")
-case(
-    "list-entries-without-bits: cleared -> warning",
-    both(unmapped, c.bits(26, 30, 0)),
-    f"2{BARE}...",
-    (0x103400000, 0x103C00000),
-)
+cleared = both(unmapped, c.bits(26, 30, 0))
+case("list-entries-without-bits: cleared -> warning", cleared, f"2{BARE}...", (0x103400000, 0x103C00000))
 # Unit 14 is in the second chunk, and the guard of the first.
-guarded = both(c.bits(13, 30, 0), c.bits(14, 15, 1))
-case(
-    "list-entries-without-bits: the guard counts -> warning",
-    both(guarded, unmapped),
-    f"7{BARE}...",
-    (0x102000000, 0x103C00000),
-)
+guarded = both(unmapped, c.bits(13, 30, 0), c.bits(14, 15, 1))
+case("list-entries-without-bits: the guard counts -> warning", guarded, f"7{BARE}...", (0x102000000, 0x103C00000))
 # Unit 15 is in the second chunk and nobody's guard.
 eight = both(c.bits(13, 30, 0), c.bits(15, 16, 1))
 DIFFERS = f"8{BARE}: the bitmap differs from what the page allocator saw"
@@ -184,11 +172,9 @@ case("list-entries-without-bits: zeros against the counter -> critical", both(ze
 case("list-entries-without-bits: zeros, no lists -> critical", both(zeros, c.zones(listed=None)), ZEROS)
 case("list-entries-without-bits: zeros, seven -> critical", both(zeros, c.listing(*LISTED[:7])))
 case("list-entries-without-bits: seven counted -> skip", both(zeros, c.listing(*LISTED[:7]), no_zones))
-case(
-    "list-entries-without-bits: an impossible counter -> skip",
-    both(c.zones(listed=None), c.part("counters", unaccepted_pages=1 << 60)),
-    "nr_unaccepted: NR_UNACCEPTED is more than all physical memory",
-)
+too_many = both(c.zones(listed=None), c.part("counters", unaccepted_pages=1 << 60))
+MORE = "nr_unaccepted: NR_UNACCEPTED is more than all physical memory"
+case("list-entries-without-bits: an impossible counter -> skip", too_many, MORE)
 case("list-entries-without-bits: eight counted -> critical", both(zeros, c.listing(*LISTED[:8]), no_zones))
 for _pfns, _pages in ((LISTED[:1], 0), ((), 1024)):
     eager = both(c.zone(listed=listed(_pfns), unaccepted_pages=_pages), c.part("platform", lazy=False))
@@ -232,11 +218,7 @@ case("accepting-ranges-sane: task and panic -> critical", by_dd(1), BY_DD)
 # Without the table the lowest type 15 gives the address of unit 0: here at 4 GiB, too.
 case("accepting-ranges-sane: by the EFI memory map -> critical", both(by_dd(1), c.not_captured), BY_EFI)
 no_base = both(by_dd(1), c.not_captured, c.without("efi_map"))
-case(
-    "accepting-ranges-sane: addresses unknown -> critical",
-    no_base,
-    f"{DIED}3 units from unit 12 by dd (pid 815), CPU 1...",
-)
+case("accepting-ranges-sane: addresses unknown -> critical", no_base, f"{DIED}3 units from unit 12 by dd...")
 case("accepting-ranges-sane: CPU unknown -> info", by_dd(None, ""), "...dd (pid 815), CPU unknown")
 case("accepting-ranges-sane: live -> pass", both(by_dd(1), live), "1 accept in flight")
 for _units, _where in (
@@ -287,12 +269,9 @@ case("platform-can-accept: by the lists, against the bitmap -> info", lost_bits,
 outside = both(ordinary, c.trimmed("current", 0x101800000, 0x104000000))
 case("platform-can-accept: not RAM -> info", outside, "neither TDX nor SEV-SNP, but there is a table")
 _SEGMENTS = (KexecSegment("kexec_image", 0x101000000, 0x101A01000), KexecSegment("kexec_crash_image", 0, 0x1000))
-case(
-    "kexec-segments-accepted: image and place -> warning",
-    c.put(kexec_segments=_SEGMENTS),
-    "kexec_image segment 0x101000000-0x101a01000: unaccepted at 0x101a00000-0x101a01000",
-    (0x101A00000, 0x101A01000),
-)
+IMAGE = "kexec_image segment 0x101000000-0x101a01000: unaccepted at 0x101a00000-0x101a01000"
+images, PLACE = c.put(kexec_segments=_SEGMENTS), (0x101A00000, 0x101A01000)
+case("kexec-segments-accepted: image and place -> warning", images, IMAGE, PLACE)
 
 
 def low(pages: int, *reclaiming: Task, boost: int = 0) -> Change:
