@@ -10,7 +10,8 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted.model.efi import EfiDescriptor
-from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, Table, Task
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.snapshot import Accept, AcceptingList, KexecSegment, Snapshot, Table, Task
 
 from . import changes as c
 from .build import BITMAP, LISTED, Change, both, clean, found, listed, live
@@ -289,3 +290,87 @@ case("watermark-starvation: low -> info", low(174, CC1), f"{LOW}1 task in direct
 case("watermark-starvation: enough -> pass", low(175, CC1))
 # promo_wmark_pages() adds the boost.
 case("watermark-starvation: boosted -> info", low(175, CC1, boost=512), BOOSTED)
+
+# What is missing
+
+GONE = "excluded from the dump"
+for _need, _rule in {
+    **{
+        "pages": "table-reserved",
+        "e820.firmware": "table-in-acpi-memory",
+        "efi_map.complete": "bits-within-initial-map",
+    },
+    **{"kernel_memory": "kernel-memory-accepted", "zones.listed": "list-entries-sane"},
+    **{"counters": "global-counter-matches-zones", "accepting": "accepting-ranges-sane"},
+    **{"platform.kind": "platform-can-accept", "kexec_segments": "kexec-segments-accepted"},
+    "reclaiming": "watermark-starvation",
+}.items():
+    case(f"{_rule}: without its part -> skip", c.without(_need.partition(".")[0], GONE), f"{_need}: {GONE}")
+no_firmware = both(c.part("e820", firmware=None), c.put(missing={"e820.firmware": GONE}))
+case("bits-within-firmware-ram: without that table -> skip", no_firmware, f"e820.firmware: {GONE}")
+one_e820 = both(c.absent_table, c.part("e820", current=None))
+no_e820 = both(one_e820, c.part("e820", firmware=None), c.put(missing={"e820.current": GONE}))
+case("table-expected: either e820 table is enough -> pass", one_e820)
+case("table-expected: neither e820 table -> skip", no_e820, f"e820: {GONE}")
+for _table, _why in (
+    (Table("absent", "efi.unaccepted is ~0"), "there is no table"),
+    (Table("not-captured", "no segment. More", address=0x1000), "the table was not captured"),
+    (Table("unsupported", "version 2", 0x1000, 2, 4096, 0, 1), "the table's version is unknown"),
+    (Table("invalid", "unit_size: 0", 0x1000, 1, 0, 0, 1), "the table's header is invalid"),
+):
+    case(f"padding-bits-clear: {_why} -> skip", c.put(table=_table), f"bitmap: {_why}")
+SHORT = "bitmap: 3 bytes of bitmap where the header says 4"
+case("padding-bits-clear: a short bitmap -> skip", c.table(bitmap=b"\xff\xff\xff"), SHORT)
+SHARED = "zones.listed, zones.nr_unaccepted: not in this target"
+case("zone-counter-matches-list: one reason for two -> skip", c.without("zones"), SHARED)
+part_of_it = c.part("efi_map", complete=False, note="starts at mem07", descriptors=())
+PART = "efi_map.complete: the map is incomplete (starts at mem07)"
+case("bits-within-initial-map: a part of the map -> skip", part_of_it, PART)
+older, THEN = c.table(read_through="file"), (0x103A00000, 0x103A01000)
+OLDER = "bitmap.now: the bitmap comes from a file, and bits may have been cleared since it was saved"
+case("orphan-bits: an older bitmap -> skip", older, OLDER)
+# Memory that can never be unaccepted never was.
+case("kernel-memory-accepted: an older bitmap -> pass", older)
+# Whether it is of this boot is not known: without the EFI memory map, it proves nothing of pages.
+case("allocated-pages-accepted: of some boot -> skip", both(older, c.without("efi_map")))
+this_boot = both(older, c.table(same_boot=True), c.pages(*THEN, "in-use"))
+case("allocated-pages-accepted: saved in this boot -> critical", this_boot)
+unscanned = c.part("pages", runs=(), scanned=(), limited="no vmemmap")
+NONE = "pages: no unaccepted memory was scanned (no vmemmap)"
+case("allocated-pages-accepted: none scanned -> skip", unscanned, NONE)
+ITS_PAGE = "pages: the state of 0x7fb73000-0x7fb74000 is not known (no vmemmap)"
+case("table-reserved: none scanned -> skip", unscanned, ITS_PAGE)
+# All but the last of the 17 unaccepted units.
+scanned = (Range(0x7FB73000, 0x7FB74000), Range(0x1019FF000, 0x103A00000))
+MOST = "no unaccepted page is in a buddy list; 2 MiB not scanned (too many pages)"
+case("buddy-pages-accepted: most -> pass", c.part("pages", scanned=scanned, limited="too many pages"), MOST)
+# One free page in any zone is enough to say that memblock_free_all() ran.
+early = both(c.pages(*THEN, "in-use"), c.part("kernel", system_state=None))
+nothing = c.zones(free_pages=0, buddy_pages=0, listed=listed(()))
+case("allocated-pages-accepted: an allocator without memory -> skip", both(early, nothing))
+for _name, _value in {"free_pages": 1, "buddy_pages": 1, "listed": listed(LISTED)}.items():
+    few = c.put(zones=(clean(nothing).zones[0], replace(clean(nothing).zones[1], **{_name: _value})))
+    case(f"allocated-pages-accepted: {_name} in one zone -> critical", both(early, few))
+
+# What was moving
+
+
+def other_locked(snapshot: Snapshot) -> Snapshot:
+    first, second = snapshot.zones
+    return replace(snapshot, zones=(replace(first, locked=True), second))
+
+
+locked = c.zone(locked=True)
+for _how, _status, _change in (
+    ("vmcore", "critical", c.put()),
+    ("locked", "warning", locked),
+    ("another zone's lock excuses nothing", "critical", other_locked),
+    ("lock unknown", "warning", c.zone(locked=None)),
+    ("accepts unknown", "warning", c.without("accepting")),
+    ("accepting", "warning", c.accepting((0, 3))),
+    ("live", "warning", live),
+    ("live locked", "info", both(locked, live)),
+    ("torn", "info", c.torn("zones: list changed")),
+    ("torn elsewhere", "warning", c.torn("pages: changed")),
+):
+    case(f"zone-counter-matches-list: a chunk more, {_how} -> {_status}", both(c.counted(1024), _change))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Optional
 
@@ -155,6 +156,11 @@ def test_the_task_of_a_panic(lines: list[str], task: Optional[tuple[int, int]]) 
     assert log.panic_task is None or log.panic_task.comm == "kworker/1:2"
 
 
+@cache
+def logged() -> str:
+    return "\n".join(ring.read_log_lines(open_vmcore(str(SAMPLE / "vmcore")).prog, stamped=True))
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -172,16 +178,14 @@ def test_a_log_fills_in_what_the_ring_buffer_lost(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    read = ring.read_log_lines
-    lines = "\n".join(read(open_vmcore(str(SAMPLE / "vmcore")).prog, stamped=True))
-    file = tmp_path / "dmesg"
+    read, file, lines = ring.read_log_lines, tmp_path / "dmesg", logged()
     file.write_text(lines if change is None else lines.replace(*change))
     monkeypatch.setattr(ring, "read_log_lines", lambda *a, **k: [s for s in read(*a, **k) if "efi: mem" not in s])
-    assert ask(capsys, "-c", SAMPLE / "vmcore")[1]["source"] == "page-lists"
     status, answer, err = ask(capsys, "-c", SAMPLE / "vmcore", "--log", file, "ranges")
     if why is not None:
         assert status == 3 and why in err
         return
+    assert ask(capsys, "-c", SAMPLE / "vmcore")[1]["source"] == "page-lists"
     assert units(answer) == set(truth("6.12-fill-kdump")["unaccepted_units"])
     assert (answer["source"], answer["exact"]) == ("reconstructed", True)
 
