@@ -21,7 +21,8 @@ from drgn_unaccepted.kernel.errors import Unavailable
 
 U64_MAX = (1 << 64) - 1
 
-_BLOCK = 4096  #: Entries that are judged together.
+#: Entries that are judged together: few at first, since a damaged head leads anywhere, then more and more.
+_FIRST_BLOCK, _BLOCK = 16, 4096
 
 _LINKS = struct.Struct("<QQ")
 _NEXT = struct.Struct("<Q")
@@ -155,6 +156,7 @@ class ListWalk:
         # An entry that is met twice has a wrong prev at one of the two times: sane lists need no set.
         self._seen: Optional[set[int]] = None
         self._wrong_links = 0
+        self._block = min(_FIRST_BLOCK, _BLOCK)
 
     def blocks(self) -> Iterator[tuple[array[int], bytes]]:
         """Yield the numbers of some entries and their bytes, one entry behind the other, in list order."""
@@ -185,7 +187,7 @@ class ListWalk:
         blocks: list[bytes] = []
         address, more = self._address, True
         try:
-            for _ in range(min(_BLOCK, self._most - len(self._met))):
+            for _ in range(min(self._block, self._most - len(self._met))):
                 block = read(address - link, size)
                 blocks.append(block)
                 (address,) = following(block, link)
@@ -195,7 +197,7 @@ class ListWalk:
             more = False
         data = b"".join(blocks)
         links = array("Q", [self._address]) + column(array("Q", data), link, size)
-        self._address = address
+        self._address, self._block = address, min(8 * self._block, _BLOCK)
         return links[:-1], data, more and address != head
 
     def _judge(self, numbers: array[int], links: array[int], data: bytes) -> int:

@@ -32,6 +32,7 @@ class Pages:
     def __init__(self, order: list[int]) -> None:
         #: lru.next and lru.prev by address of the links.
         self.links = {}
+        self.reads = 0
         entries = [HEAD, *map(link_of, order)]
         for i, entry in enumerate(entries):
             self.links[entry] = [entries[(i + 1) % len(entries)], entries[i - 1]]
@@ -39,6 +40,7 @@ class Pages:
         self.prog.add_memory_segment(0, (1 << 64) - 1, self._read)
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        self.reads += 1
         if address == HEAD:
             return (struct.pack("<QQ", *self.links[HEAD]) + bytes(SIZE))[:count]
         if address + LRU not in self.links:
@@ -118,6 +120,16 @@ def test_a_list_that_cannot_be_followed(seed: int, block: int) -> None:
     assert found == expected
     # Where entries were skipped only what leads backward shows it.
     assert [problem for problem in listed.problems if "prev" not in problem] == [end] * bool(end)
+
+
+def test_a_head_that_leads_elsewhere_costs_few_reads() -> None:
+    """A damaged dump can have thousands of such heads: one for each list of each CPU that it says it had."""
+    pages = Pages([])
+    strays = [link_of(CHUNK) + 8 + 16 * number for number in range(5000)]
+    pages.links.update({entry: [after, entry] for entry, after in zip([HEAD, *strays], strays)})
+    listed = walk_page_list(pages.prog, LAYOUT, HEAD, 1 << 20)
+    assert (list(listed.pfns), pages.reads < 20) == ([], True)
+    assert listed.problems == (f"entry 0: the entry before it points to {strays[0]:#x}, which is in no struct page",)
 
 
 @pytest.mark.parametrize("seed", range(12))
