@@ -16,10 +16,7 @@ from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, Snapshot, Table
 
 
 def check_consistency(snapshot: Snapshot) -> None:
-    """Refuse a snapshot with parts that contradict each other.
-
-    :raises SnapshotFileError: the first contradiction
-    """
+    """Refuse a snapshot with parts that contradict each other, with the first contradiction."""
     for contradiction in _contradictions(snapshot):
         raise SnapshotFileError(contradiction)
 

@@ -11,10 +11,8 @@ from drgn_unaccepted.words import count, safe, span
 
 
 def accept_document(entry: Accept, base: Optional[tuple[int, int]]) -> AcceptDocument:
-    start = end = None
-    if base is not None:
-        start = base[0] + entry.start_unit * base[1]
-        end = base[0] + entry.end_unit * base[1]
+    units = (entry.start_unit, entry.end_unit)
+    start, end = (None, None) if base is None else (base[0] + unit * base[1] for unit in units)
     return {
         "start_unit": entry.start_unit,
         "end_unit": entry.end_unit,

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.model.ranges import are_aligned
 from drgn_unaccepted.snapshot import PAGE_SIZE, KernelBuild, ListedChunks, Snapshot, Zone
 from drgn_unaccepted.words import count, size
 
-#: Chunks by which lists and counters may differ where the capture may have met an accept half done.
-FEW_CHUNKS = 8
+FEW_CHUNKS = 8  #: Chunks by which lists and counters may differ where the capture may have met an accept half done.
 
-#: ``page_type`` of a page without a type that is not mapped.
-_NO_TYPE = 0xFFFFFFFF
+_NO_TYPE = 0xFFFFFFFF  #: ``page_type`` of a page without a type that is not mapped.
 
 
 def zone_name(zone: Zone) -> str:
@@ -31,12 +29,7 @@ def impossible(zone: Zone) -> Optional[str]:
     return None
 
 
-class Insane(NamedTuple):
-    """A kind of fault on the list of a zone, with its PFNs."""
-
-    zone: Zone
-    what: str
-    pfns: list[int]
+Insane = tuple[Zone, str, list[int]]  #: A kind of fault on the list of a zone, with its PFNs.
 
 
 def insane_entries(snapshot: Snapshot) -> Iterator[Insane]:
@@ -44,7 +37,7 @@ def insane_entries(snapshot: Snapshot) -> Iterator[Insane]:
     for zone in snapshot.zones or ():
         if zone.listed is not None and snapshot.kernel is not None:
             found = _insane_entries(zone, zone.listed, snapshot.kernel)
-            yield from (Insane(zone, what, pfns) for what, pfns in found if pfns)
+            yield from ((zone, what, pfns) for what, pfns in found if pfns)
 
 
 def _insane_entries(zone: Zone, listed: ListedChunks, kernel: KernelBuild) -> Iterator[tuple[str, list[int]]]:
@@ -123,8 +116,8 @@ def _damage_of(
         yield f"{where} is damaged: {listed.problems[0]}"
     if not snapshot.target.is_running:
         # Chunks leave the lists of a running kernel while these are walked.
-        of_zone = (fault for fault in insane() if fault.zone is zone)
-        yield from (f"{where} has {count(len(fault.pfns), 'page')} {fault.what}" for fault in of_zone)
+        of_zone = ((what, pfns) for of, what, pfns in insane() if of is zone)
+        yield from (f"{where} has {count(len(pfns), 'page')} {what}" for what, pfns in of_zone)
         wrong = untyped(listed, kernel)
         if wrong:
             yield f"{where} has {count(len(wrong), 'page')} without PageUnaccepted"

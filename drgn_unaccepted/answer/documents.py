@@ -11,11 +11,9 @@ from typing import Literal, Optional, TypedDict, TypeVar, cast
 
 SCHEMA = "drgn-unaccepted/1"
 
-#: ``[start, end]``, physical addresses in bytes.
-Span = list[int]
+Span = list[int]  #: ``[start, end]``, physical addresses in bytes.
 
 State = Literal["unaccepted", "accepted", "unknown", "no-ram"]
-TableState = Literal["present", "absent", "not-captured", "unsupported", "invalid"]
 SourceName = Literal["bitmap", "reconstructed", "page-lists", "counters", "none"]
 Status = Literal["ok", "warning", "critical", "unknown"]
 
@@ -27,39 +25,33 @@ def document(kind: type[D], source: object, /, **others: object) -> D:
     return cast(D, {name: others[name] if name in others else getattr(source, name) for name in kind.__annotations__})
 
 
-class TargetRequired(TypedDict):
+class TargetDocument(TypedDict):
     kind: Literal["live", "remote", "vmcore", "snapshot", "log", "sos"]
     path: Optional[str]
     release: Optional[str]
     build_id: Optional[str]
     debug_info: str
-    #: When the target was read, ISO 8601 with its zone.
-    taken_at: str
-
-
-class TargetDocument(TargetRequired, total=False):
-    #: The file given with ``-s`` that has the types.
-    debug_info_path: Optional[str]
+    taken_at: str  #: When the target was read, ISO 8601 with its zone.
+    debug_info_path: Optional[str]  #: The file given with ``-s`` that has the types.
     crashed_at: Optional[str]
 
 
 class TableDocument(TypedDict):
     """``struct efi_unaccepted_memory``, as far as it was read."""
 
-    state: TableState
+    state: Literal["present", "absent", "not-captured", "unsupported", "invalid"]
     reason: Optional[str]
     address: Optional[int]
     version: Optional[int]
     unit_size: Optional[int]
     phys_base: Optional[int]
     bitmap_bytes: Optional[int]
-    #: ``physical``, ``bpf`` or ``file``.
-    read_through: Optional[str]
+    read_through: Optional[str]  #: ``physical``, ``bpf`` or ``file``.
     #: Of a table that was saved earlier: whether it is of this boot; None where that is not known.
     same_boot: Optional[bool]
 
 
-class DocumentRequired(TypedDict):
+class Document(TypedDict):
     schema: str
     command: str
     target: TargetDocument
@@ -71,9 +63,6 @@ class DocumentRequired(TypedDict):
     unaccepted_bytes: Optional[int]
     nr_unaccepted_bytes: Optional[int]
     torn: list[str]
-
-
-class Document(DocumentRequired, total=False):
     unaccepted_bytes_min: Optional[int]
     unaccepted_bytes_max: Optional[int]
     initially_unaccepted_bytes: Optional[int]
@@ -96,13 +85,11 @@ class TypedRange(Extent):
 
 
 class SummaryAnswer(Document):
-    #: The words after the last ``Kernel panic - not syncing: ``; empty: no panic.
-    panic: Optional[str]
+    panic: Optional[str]  #: The words after the last ``Kernel panic - not syncing: ``; empty: no panic.
     #: The accepts in flight when the kernel panicked because it could not accept memory.
     died_in_accept: list[AcceptDocument]
     ram_bytes: Optional[int]
-    #: The unaccepted and the undecided ranges, where they are few.
-    ranges: Optional[list[StateRange]]
+    ranges: Optional[list[StateRange]]  #: The unaccepted and the undecided ranges, where they are few.
     #: Of the rules of ``check`` that need no scan of pages or tasks, by status; None for a live kernel.
     findings: Optional[dict[str, int]]
     covered: Optional[Span]
@@ -113,8 +100,7 @@ class SummaryAnswer(Document):
     platform: Optional[PlatformDocument]
     in_flight: Optional[int]
     panic_task: Optional[TaskDocument]
-    #: Of a kernel log.
-    command_line: Optional[str]
+    command_line: Optional[str]  #: Of a kernel log.
     missing: dict[str, str]
 
 
@@ -143,8 +129,7 @@ class StateRange(StateRangeRequired, total=False):
 
 class RangesAnswer(Document):
     ranges: Optional[list[StateRange]]
-    #: Units of listed chunks that may be accepted already, as guards.
-    possible_guards: list[Span]
+    possible_guards: list[Span]  #: Units of listed chunks that may be accepted already, as guards.
 
 
 class UnitDocument(Extent):
@@ -168,9 +153,8 @@ class AddressRequired(TypedDict):
 
 
 class AddressDocument(AddressRequired, total=False):
-    #: Of a range: the end of this piece of one state, and the range that was asked for.
-    end: int
-    query: Span
+    end: int  #: Of a range: the end of this piece of one state.
+    query: Span  #: The range that was asked for.
     asked: str
     #: The kernel virtual address that was asked for, and the mapping through which it was translated.
     virtual: Optional[int]
@@ -179,8 +163,7 @@ class AddressDocument(AddressRequired, total=False):
 
 
 class ResolveAnswer(Document):
-    #: None with ``-f``: they follow, as JSON lines.
-    addresses: Optional[list[AddressDocument]]
+    addresses: Optional[list[AddressDocument]]  #: None with ``-f``: they follow, as JSON lines.
     missing: dict[str, str]
 
 
@@ -203,8 +186,7 @@ class E820Tables(TypedDict):
 
 
 class E820Difference(Extent):
-    #: Names of the types; None where the table has no entry.
-    firmware: Optional[str]
+    firmware: Optional[str]  #: The type by name; None where the table has no entry.
     current: Optional[str]
 
 
@@ -222,9 +204,12 @@ class WatermarksDocument(TypedDict):
     boost: int
 
 
-class ZoneDocument(Extent):
+class ZoneSpan(Extent):
     node: int
     name: str
+
+
+class ZoneDocument(ZoneSpan):
     present_bytes: int
     managed_bytes: int
     free_bytes: int
@@ -254,8 +239,7 @@ class AcceptDocument(TypedDict):
     end_unit: int
     start: Optional[int]
     end: Optional[int]
-    #: Virtual address of the ``struct accept_range``.
-    entry: int
+    entry: int  #: Virtual address of the ``struct accept_range``.
     task: Optional[TaskDocument]
 
 
@@ -306,11 +290,6 @@ class MapTotals(TypedDict):
     reserved_bytes: int
     unknown_bytes: int
     uncovered_bytes: int
-
-
-class ZoneSpan(Extent):
-    node: int
-    name: str
 
 
 class Lanes(TypedDict):

@@ -35,7 +35,6 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     snapshot, initial = evidence.snapshot, evidence.initial
     ones = evidence.set_bits
     kernel = snapshot.kernel
-    can_set = kernel is not None and bool(kernel.unaccepts)
     address = snapshot.table.address or 0
     if address % 8:
         yield f"efi.unaccepted is {address:#x}, not a multiple of 8"
@@ -45,7 +44,7 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     if outside:
         yield f"EFI type 15 at {span(*outside[0])} is outside the bitmap"
     for bound, what in (
-        (initial.unaccepted if isinstance(initial, Initial) and not can_set else None, "that the EFI stub did not set"),
+        (initial.unaccepted if isinstance(initial, Initial) else None, "that the EFI stub did not set"),
         (evidence.memory if evidence.firmware_ram else None, "where no RAM is"),
         (evidence.stub_ram, "where e820_table_firmware has no RAM"),
     ):

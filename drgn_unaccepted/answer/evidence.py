@@ -20,15 +20,12 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820, efi, stub
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
-from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, NamedRange, Snapshot
+from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SIZE, E820Tables, NamedRange, Snapshot
 from drgn_unaccepted.words import size
 
-#: EFI types of no RAM: MMIO and MMIO ports.
-_EFI_NO_RAM = (11, 12)
+_EFI_NO_RAM = (11, 12)  #: EFI types of no RAM: MMIO and MMIO ports.
 
 #: EFI types of RAM that the firmware had accepted: loader, boot and runtime services, conventional, ACPI (UEFI
 #: specification, table 7.10).
@@ -47,10 +44,8 @@ class Initial(NamedTuple):
     """The bits as they were at some earlier time of this boot; since then they only cleared."""
 
     geometry: Geometry
-    #: Units whose bit was set.
-    unaccepted: list[Range]
-    #: Memory that was accepted already.
-    accepted: list[Fact]
+    unaccepted: list[Range]  #: Units whose bit was set.
+    accepted: list[Fact]  #: Memory that was accepted already.
     #: Memory that the page allocator got at boot, accepted, in the ordinary way: EFI Conventional.
     conventional: list[Range]
 
@@ -60,20 +55,62 @@ class Evidence:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        kernel, efi_map, geometry = snapshot.kernel, snapshot.efi_map, snapshot.table.geometry
+        #: Bytes of a unit: of the table's header if it is sane, else of x86.
+        self.unit = X86_UNIT_SIZE if geometry is None else geometry.unit_size
+        #: Bytes of a listed chunk, ``PAGE_SIZE << MAX_PAGE_ORDER``.
+        self.chunk = 2 * X86_UNIT_SIZE if kernel is None else kernel.chunk_pages * PAGE_SIZE
+        self.in_flight = snapshot.in_flight(1) or []  #: The units of ``accepting_list``, each with its guard.
+        self.kexec_segments = rng.merge((s.start, s.end) for s in snapshot.kexec_segments or () if s.start < s.end)
+        #: Why nothing is known of any zone, or None.
+        self.no_zones = None if snapshot.zones else "no zone is populated, as where node_data reads as zeros"
+        if snapshot.zones is None:
+            self.no_zones = snapshot.missing.get("zones", "not captured")
+        #: Why no list is known, or None, also of a kernel that has none.
+        self.no_lists = self.no_zones or snapshot.missing.get("zones.listed")
+        #: Why there are no lists, or None.
+        self.lists_lack = self.no_lists
+        if self.no_lists is None and any(zone.listed is None for zone in snapshot.zones or ()):
+            self.lists_lack = "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
+        # The descriptors of a complete EFI memory map, without empty ones.
+        self._efi = [d for d in efi_map.descriptors if d.start < d.end] if efi_map and efi_map.complete else []
+        self._memory_maps()
 
-    # Units and chunks
+    def _memory_maps(self) -> None:
+        tables, kernel = self.snapshot.e820 or E820Tables(None, None, None, None), self.snapshot.kernel
+        entries = [e for e in chain(*(table or () for table in vars(tables).values())) if e.start < e.end]
+        end = limits.PHYSICAL_END // PAGE_SIZE
+        pfns = ((z.start_pfn, z.start_pfn + z.spanned_pages) for z in self.snapshot.zones or () if z.present_pages)
+        spans = ((low * PAGE_SIZE, min(high, end) * PAGE_SIZE) for low, high in pfns)
+        self._zones = rng.merge((low, high) for low, high in spans if low < high)
+        self.type_15 = self._efi_memory(efi.UNACCEPTED)  #: EFI memory of type 15, of a complete map.
+        #: RAM as the firmware reported it: of e820, and of a whole EFI memory map.
+        ram = [(entry.start, entry.end) for entry in entries if entry.type in e820.RAM_TYPES]
+        self.firmware_ram = rng.merge([*ram, *self._efi_memory(*_EFI_ACCEPTED, efi.UNACCEPTED)])
+        self.hot_added = self._above(self.firmware_ram)  #: Memory of zones above all that the firmware reported.
+        #: RAM of ``e820_table``, which the kernel uses; None where it was not captured.
+        self.used_ram = None if tables.current is None else e820.memory(tables.current)
+        #: RAM of ``e820_table_firmware``, in which all type 15 memory is; None where that is not so, or not known.
+        #: kexec gives the next kernel a table of its own.
+        self.stub_ram: Optional[list[Range]] = None
+        if tables.firmware is not None and kernel is not None and kernel.kexec_booted is False:
+            self.stub_ram = e820.memory(tables.firmware)
+        #: All that any map calls memory, reserved memory included; None without a whole map.
+        self.memory: Optional[list[Range]] = None
+        efi_memory = [d for d in self._efi if d.type not in _EFI_NO_RAM]
+        known = rng.merge((entry.start, entry.end) for entry in chain(entries, efi_memory))
+        if known:
+            # Hot-added memory is in no map of the firmware; a zone spans it.
+            self.memory = rng.subtract(rng.merge([*known, *self._above(known)]), self._efi_memory(*_EFI_NO_RAM))
+        #: Addresses that no map knows.
+        self.no_ram = [] if self.memory is None else rng.subtract([Range(0, limits.PHYSICAL_END)], self.memory)
 
-    @property
-    def unit(self) -> int:
-        """Bytes of a unit: of the table's header if it is sane, else of x86."""
-        geometry = self.snapshot.table.geometry
-        return X86_UNIT_SIZE if geometry is None else geometry.unit_size
+    def _efi_memory(self, *types: int) -> list[Range]:
+        return rng.merge((d.start, d.end) for d in self._efi if d.type in types)
 
-    @property
-    def chunk(self) -> int:
-        """Bytes of a listed chunk, ``PAGE_SIZE << MAX_PAGE_ORDER``."""
-        kernel = self.snapshot.kernel
-        return 2 * X86_UNIT_SIZE if kernel is None else kernel.chunk_pages * PAGE_SIZE
+    def _above(self, memory: Sequence[Range]) -> list[Range]:
+        """What zones span above the end of ``memory``."""
+        return rng.subtract(self._zones, [Range(0, memory[-1].end)]) if memory else []
 
     def whole_units(self, ranges: Iterable[tuple[int, int]]) -> list[Range]:
         """The units that the ranges touch."""
@@ -108,80 +145,6 @@ class Evidence:
         whole = rng.outwards([] if self.table_range is None else [self.table_range], PAGE_SIZE)
         # A page of unknown state is no evidence.
         return rng.intersect(whole, self.pages("buddy", "in-use", "unaccepted", "free", "offline", "device", "absent"))
-
-    # Memory
-
-    @cached_property
-    def memory(self) -> Optional[list[Range]]:
-        """All that any map calls memory, reserved memory included; None without a whole map."""
-        found = [(entry.start, entry.end) for entry in self._e820]
-        found += [(d.start, d.end) for d in self._efi if d.type not in _EFI_NO_RAM]
-        if not found:
-            return None
-        # Hot-added memory is in no map of the firmware; a zone spans it.
-        found += rng.subtract(self._zone_spans(), [Range(0, max(end for _, end in found))])
-        return rng.subtract(rng.merge(found), self._efi_memory(*_EFI_NO_RAM))
-
-    @cached_property
-    def _e820(self) -> list[E820Entry]:
-        """The entries of all e820 tables, without empty ones."""
-        tables = self.snapshot.e820
-        each = () if tables is None else (tables.current, tables.firmware, tables.kexec, tables.boot_params)
-        return [entry for entries in each for entry in entries or () if entry.start < entry.end]
-
-    @cached_property
-    def _efi(self) -> list[EfiDescriptor]:
-        """The descriptors of a complete EFI memory map, without empty ones."""
-        efi_map = self.snapshot.efi_map
-        return [d for d in efi_map.descriptors if d.start < d.end] if efi_map and efi_map.complete else []
-
-    def _efi_memory(self, *types: int) -> list[Range]:
-        return rng.merge((d.start, d.end) for d in self._efi if d.type in types)
-
-    @cached_property
-    def no_ram(self) -> list[Range]:
-        """Addresses that no map knows."""
-        return [] if self.memory is None else rng.subtract([Range(0, limits.PHYSICAL_END)], self.memory)
-
-    @cached_property
-    def hot_added(self) -> list[Range]:
-        """Memory of zones above all that the firmware reported."""
-        firmware = self.firmware_ram
-        return rng.subtract(self._zone_spans(), [Range(0, firmware[-1].end)]) if firmware else []
-
-    @cached_property
-    def type_15(self) -> list[Range]:
-        """EFI memory of type 15, of a complete map."""
-        return self._efi_memory(efi.UNACCEPTED)
-
-    @cached_property
-    def firmware_ram(self) -> list[Range]:
-        """RAM as the firmware reported it: of e820, and of a whole EFI memory map."""
-        found = [(entry.start, entry.end) for entry in self._e820 if entry.type in e820.RAM_TYPES]
-        return rng.merge([*found, *self._efi_memory(*_EFI_ACCEPTED, efi.UNACCEPTED)])
-
-    @cached_property
-    def used_ram(self) -> Optional[list[Range]]:
-        """RAM of ``e820_table``, which the kernel uses; None where it was not captured."""
-        tables = self.snapshot.e820
-        return None if tables is None or tables.current is None else e820.memory(tables.current)
-
-    @cached_property
-    def stub_ram(self) -> Optional[list[Range]]:
-        """RAM of ``e820_table_firmware``, in which all type 15 memory is; None where that is not so, or not known.
-
-        kexec gives the next kernel a table of its own.
-        """
-        tables, kernel = self.snapshot.e820, self.snapshot.kernel
-        if tables is None or tables.firmware is None or kernel is None or kernel.kexec_booted is not False:
-            return None
-        return e820.memory(tables.firmware)
-
-    def _zone_spans(self) -> list[Range]:
-        zones = self.snapshot.zones or ()
-        end = limits.PHYSICAL_END // PAGE_SIZE
-        spans = ((z.start_pfn, min(z.start_pfn + z.spanned_pages, end)) for z in zones if z.present_pages)
-        return rng.merge((start * PAGE_SIZE, stop * PAGE_SIZE) for start, stop in spans if start < stop)
 
     # The bits at boot
 
@@ -223,8 +186,7 @@ class Evidence:
             return Initial(geometry, self.type_15, accepted, conventional)
         if table.geometry is not None and table.geometry != geometry:
             return "the table's header has another geometry than the EFI memory map gives: an earlier stage made it"
-        bitmap, at_once = stub.process_unaccepted_memory(efi_map.descriptors, geometry)
-        unaccepted = list(bits.unaccepted_ranges(geometry, bitmap))
+        unaccepted, at_once = stub.process_unaccepted_memory(efi_map.descriptors, geometry)
         stray = [] if self.stub_ram is None else rng.subtract(unaccepted, self.stub_ram)
         if stray:
             return f"EFI type 15 is no RAM in e820_table_firmware, the first at {stray[0].start:#x}: a map is damaged"
@@ -263,14 +225,8 @@ class Evidence:
     @cached_property
     def listed(self) -> list[Range]:
         """The chunks on all ``zone->unaccepted_pages``, merged."""
-        if self.snapshot.zones is None or self.snapshot.kernel is None:
-            return []
-        lists = (zone.listed.pfns for zone in self.snapshot.zones if zone.listed is not None)
-        return rng.chunk_ranges(self.snapshot.kernel.chunk_pages, *lists)
-
-    @cached_property
-    def kexec_segments(self) -> list[Range]:
-        return rng.merge((s.start, s.end) for s in self.snapshot.kexec_segments or () if s.start < s.end)
+        lists = (zone.listed.pfns for zone in self.snapshot.zones or () if zone.listed is not None)
+        return [] if self.snapshot.kernel is None else rng.chunk_ranges(self.snapshot.kernel.chunk_pages, *lists)
 
     def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
         """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.
@@ -290,25 +246,6 @@ class Evidence:
         # An accept clears the bit of a unit that is larger than a chunk, and the other chunks in it stay listed.
         return bare if unit <= chunk or rng.total(bare) > FEW_CHUNKS * unit else []
 
-    @property
-    def no_zones(self) -> Optional[str]:
-        """Why nothing is known of any zone, or None."""
-        if self.snapshot.zones is None:
-            return self.snapshot.missing.get("zones", "not captured")
-        return None if self.snapshot.zones else "no zone is populated, as where node_data reads as zeros"
-
-    @property
-    def no_lists(self) -> Optional[str]:
-        """Why no list is known, or None, also of a kernel that has none."""
-        return self.no_zones or self.snapshot.missing.get("zones.listed")
-
-    @cached_property
-    def lists_lack(self) -> Optional[str]:
-        """Why there are no lists, or None."""
-        if self.no_lists is None and any(zone.listed is None for zone in self.snapshot.zones or ()):
-            return "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
-        return self.no_lists
-
     @cached_property
     def insane_entries(self) -> list[allocator.Insane]:
         """Faults of entries on the lists; a list can have a million."""
@@ -325,16 +262,10 @@ class Evidence:
             return f"{size(rng.total(stray))} are PageUnaccepted on no list, the first at {stray[0].start:#x}"
         return problem
 
-    @cached_property
-    def _pages(self) -> dict[str, list[Range]]:
-        runs: dict[str, list[tuple[int, int]]] = {}
-        for run in () if self.snapshot.pages is None else self.snapshot.pages.runs:
-            runs.setdefault(run.state, []).append((run.start_pfn * PAGE_SIZE, run.end_pfn * PAGE_SIZE))
-        return {state: rng.merge(found) for state, found in runs.items()}
-
     def pages(self, *states: str) -> list[Range]:
         """Where the struct pages are in one of these states (:class:`snapshot.PageRun`)."""
-        return rng.merge(chain.from_iterable(self._pages.get(state, ()) for state in states))
+        runs = () if self.snapshot.pages is None else self.snapshot.pages.runs
+        return rng.merge((run.start_pfn * PAGE_SIZE, run.end_pfn * PAGE_SIZE) for run in runs if run.state in states)
 
     @cached_property
     def given(self) -> list[Range]:
@@ -352,28 +283,12 @@ class Evidence:
         return [] if cma is None else rng.subtract(found, self.whole_units(cma))
 
     @cached_property
-    def given_pages(self) -> list[Range]:
-        """Those of :attr:`given` that were looked at one by one."""
-        return rng.subtract(self.given, self.pages("given"))
-
-    @cached_property
-    def written(self) -> list[Range]:
-        """Units with a page that is not all zeros, although /proc/vmcore shows unaccepted ones as zeros."""
-        pages = self.snapshot.pages
-        return [] if pages is None else self.whole_units(pages.written)
-
-    @cached_property
-    def in_flight(self) -> list[Range]:
-        """The units of ``accepting_list``, each with its guard."""
-        return self.snapshot.in_flight(1) or []
-
-    @cached_property
     def kernel_memory(self) -> list[Fact]:
         """Memory that the kernel itself used from the start: of what it names, all that is memory from end to end."""
         named = [*(self.snapshot.kernel_memory or ())]
         if self.table_range is not None:
             named.append(NamedRange("unaccepted memory table", *self.table_range))
-        memory = self._zone_spans() if self.memory is None else self.memory
+        memory = self._zones if self.memory is None else self.memory
         return sorted(
             Fact(used.start, used.end, f"the kernel's own: {used.name}")
             for used in named

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import SCHEMA, Document, TableDocument, TargetDocument, document
@@ -44,19 +45,13 @@ def source_name(answer: Document) -> str:
 
 
 def table_reason(table: TableDocument) -> Optional[str]:
-    """Why the table says nothing, or is not believed, in one short line; ``table.reason`` has it in full.
-
-    None for a table that was read and that nothing contradicts.
-    """
+    """Why the table says nothing, or is not believed, in one short line; ``table.reason`` has it in full, or None."""
     state, reason = table["state"], table["reason"]
     if reason is None:
         return None if state == "present" else f"the table is {state}"
-    if state == "absent":
-        return f"no table: {reason}"
-    if state == "unsupported":
-        return f"the table is not supported: {reason.partition(', as in ')[0]}"
-    if state == "invalid":
-        return f"the table is invalid: {reason}"
+    words = {"absent": "no table", "unsupported": "the table is not supported", "invalid": "the table is invalid"}
+    if state in words:
+        return f"{words[state]}: {reason.partition(', as in ')[0]}"
     if state == "present":
         if table["read_through"] != "file":
             return f"the table is not believed: {reason}"
@@ -109,12 +104,10 @@ def known(judgement: Judgement) -> Iterator[Piece]:
 def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Neighbours of one state and one reason as one."""
     last: Optional[Piece] = None
-    for piece in pieces:
-        if last is not None and last.end == piece.start and (last.state, last.reason) == (piece.state, piece.reason):
+    for piece in chain(pieces, (None,)):
+        if last and piece and (last.end, last.state, last.reason) == (piece.start, piece.state, piece.reason):
             last = last._replace(end=piece.end)
             continue
         if last is not None:
             yield last
         last = piece
-    if last is not None:
-        yield last

@@ -99,10 +99,8 @@ def _axis(snapshot: Snapshot, judgement: Judgement, columns: int) -> tuple[Grid,
         waiting = [Range(geometry.phys_base, geometry.end)]
     where = rng.intersect(memory_of(snapshot)[0], waiting)
     grid = Grid(origin, UNITS_PER_BYTE * unit, 1)
-    numbers = grid.rows(where, columns)
-    while numbers is None:
+    while (numbers := grid.rows(where, columns)) is None:
         grid = grid._replace(bin=2 * grid.bin)
-        numbers = grid.rows(where, columns)
     return grid, [grid.start(number) for number in numbers]
 
 

@@ -8,17 +8,16 @@ where the initial bits are not known. ``counters``: no addresses.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Callable, Optional, Union
+from typing import Optional, Union
 
 from drgn_unaccepted.answer import truth
 from drgn_unaccepted.answer.documents import SourceName
 from drgn_unaccepted.answer.doubt import doubt_of_table
 from drgn_unaccepted.answer.evidence import Evidence, Initial
-from drgn_unaccepted.answer.truth import ACCEPTED, BIT, HOT_ADDED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
+from drgn_unaccepted.answer.truth import ACCEPTED, BIT, UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry
@@ -30,28 +29,16 @@ from drgn_unaccepted.words import size
 SOURCES: tuple[SourceName, ...] = ("bitmap", "reconstructed", "page-lists", "counters")
 
 
+@dataclass(eq=False)
 class Judgement:
     """What is known of memory, and by which source."""
 
-    def __init__(
-        self,
-        evidence: Evidence,
-        name: SourceName,
-        reason: Optional[str],
-        known: Optional[list[Piece]],
-        geometry: Optional[Geometry],
-        partial: bool = False,
-    ) -> None:
-        self.evidence = evidence
-        #: Where the states come from.
-        self.name = name
-        #: Why no better source was used, or why the answer is not exact; None for the table itself.
-        self.reason = reason
-        #: It may lack unaccepted memory: its total is not known.
-        self.partial = partial
-        self.geometry = geometry
-        #: All pieces that are not unknown, in order; None where the bitmap decides.
-        self._known = known
+    evidence: Evidence
+    name: SourceName  #: Where the states come from.
+    reason: Optional[str]  #: Why no better source was used, or why the answer is not exact; None for the table itself.
+    known: Optional[list[Piece]]  #: All pieces that are not unknown, in order; None where the bitmap decides.
+    geometry: Optional[Geometry]
+    partial: bool = False  #: It may lack unaccepted memory: its total is not known.
 
     @property
     def snapshot(self) -> Snapshot:
@@ -60,14 +47,13 @@ class Judgement:
     @cached_property
     def exact(self) -> bool:
         """Whether every unit is proven."""
-        if self._known is None:
-            return self.name == "bitmap"
-        return self.name == "reconstructed" and not self.partial and not self.undecided and not self._alleged
+        doubtful = self.name != "reconstructed" or self.partial or self.undecided or self._alleged
+        return self.by_bits or not doubtful
 
     @property
     def by_bits(self) -> bool:
         """Whether the bits of the table itself are the states."""
-        return self.name == "bitmap" and self._known is None
+        return self.known is None
 
     @cached_property
     def doubt(self) -> Optional[str]:
@@ -110,50 +96,39 @@ class Judgement:
         """The pieces of ``[start, end)``, without gaps."""
         if self.by_bits:
             assert self.geometry is not None and self.snapshot.table.bitmap is not None
-            return self._without_ram(truth.of_bitmap(self.geometry, self.snapshot.table.bitmap, start, end))
-        return _filled(_clipped(self._known or (), start, end), start, end, self._unknown)
+            return self._with_ram(truth.of_bitmap(self.geometry, self.snapshot.table.bitmap, start, end))
+        return truth.filled(truth.clipped(self.known or (), start, end), start, end, self._unknown)
 
-    def _without_ram(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The same, where accepted memory has to be memory."""
+    def _with_ram(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same, where accepted memory has to be memory, and not hot-added."""
         for piece in pieces:
-            beside = [*_clipped(self._beside, piece.start, piece.end)] if piece.state == ACCEPTED else []
-            known = [each._replace(covered=piece.covered) for each in beside]
-            if known:
-                yield from _filled(known, piece.start, piece.end, lambda *gap, piece=piece: [piece.part(*gap)])
-            else:
-                yield piece
+            beside = truth.clipped(self._outside if piece.state == ACCEPTED else (), piece.start, piece.end)
+            known = (each._replace(covered=piece.covered) for each in beside)
+            yield from truth.filled(known, piece.start, piece.end, lambda *gap, piece=piece: [piece.part(*gap)])
 
     @cached_property
-    def _beside(self) -> list[Piece]:
+    def _outside(self) -> list[Piece]:
         """Addresses without RAM, and hot-added memory."""
-        found = [Piece(start, end, NO_RAM, False, "no RAM here") for start, end in self.evidence.no_ram]
-        found += [Piece(start, end, UNKNOWN, False, HOT_ADDED) for start, end in self.evidence.hot_added]
-        return sorted(found)
+        return truth.overlay(self.evidence, None, truth.maps(self.evidence)[1:])
 
-    def _unknown(self, start: int, end: int) -> Iterator[Piece]:
+    def _unknown(self, start: int, end: int) -> Iterable[Piece]:
         """The pieces of a range that no fact decides, with the reason for each."""
         evidence, pages = self.evidence, self.snapshot.pages
         if self.name in ("counters", "none"):
             reason = "counters know no addresses" if self.name == "counters" else str(self.reason)
-            yield self._unknown_piece(Range(start, end), reason)
-            return
+            return [self._unknown_piece(Range(start, end), reason)]
         lists = "on no list of unaccepted memory"
         if evidence.lists_damaged is not None:
             lists += f" (but {evidence.lists_damaged})"
-        at = start
-        scanned = [] if pages is None else rng.merge(pages.scanned)
-        for run in (*rng.clip(scanned, start, end), Range(end, end)):
-            if at < run.start:
-                why = "no struct page of it was looked at"
-                if pages is not None:
-                    why = pages.limited or "its pages were not looked at"
-                yield self._unknown_piece(Range(at, run.start), f"{lists}; {why}")
-            if run.start < run.end:
-                what = f"{lists}, and no page of its unit is in use or in a free list"
-                if self.evidence.no_table is not False:
-                    what = f"{lists}; without a table pages in use prove nothing"
-                yield self._unknown_piece(run, what)
-            at = run.end
+        proves_nothing = f"{lists}, and no page of its unit is in use or in a free list"
+        if evidence.no_table is not False:
+            proves_nothing = f"{lists}; without a table pages in use prove nothing"
+        why = "no struct page of it was looked at"
+        if pages is not None:
+            why = pages.limited or "its pages were not looked at"
+        scanned = rng.clip([] if pages is None else rng.merge(pages.scanned), start, end)
+        looked_at = (self._unknown_piece(run, proves_nothing) for run in scanned)
+        return truth.filled(looked_at, start, end, lambda *gap: [self._unknown_piece(Range(*gap), f"{lists}; {why}")])
 
     def _unknown_piece(self, where: Range, reason: str) -> Piece:
         return Piece(*where, UNKNOWN, truth.is_covered(self.evidence, self.geometry, where), reason)
@@ -168,7 +143,7 @@ class Judgement:
 
     @cached_property
     def _unaccepted(self) -> list[Piece]:
-        return [piece for piece in self._known or () if piece.state == UNACCEPTED]
+        return [piece for piece in self.known or () if piece.state == UNACCEPTED]
 
     @cached_property
     def undecided(self) -> list[Piece]:
@@ -221,31 +196,6 @@ def _bytes(pieces: Iterable[Piece]) -> int:
     return sum(piece.end - piece.start for piece in pieces)
 
 
-def _clipped(pieces: Sequence[Piece], start: int, end: int) -> Iterator[Piece]:
-    """The parts of sorted pieces in [start, end)."""
-    # A one-element tuple sorts before every piece that starts at its value.
-    for index in range(max(0, bisect_left(pieces, (start + 1,)) - 1), len(pieces)):
-        piece = pieces[index]
-        if piece.start >= end:
-            return
-        if piece.end > start:
-            yield piece.part(max(start, piece.start), min(end, piece.end))
-
-
-def _filled(
-    pieces: Iterable[Piece], start: int, end: int, between: Callable[[int, int], Iterable[Piece]]
-) -> Iterator[Piece]:
-    """The pieces, and what is ``between`` them, from ``start`` to ``end``."""
-    at = start
-    for piece in pieces:
-        if at < piece.start:
-            yield from between(at, piece.start)
-        yield piece
-        at = piece.end
-    if at < end:
-        yield from between(at, end)
-
-
 # Which source
 
 
@@ -257,18 +207,19 @@ def judge(snapshot: Snapshot, wanted: str = "auto") -> Judgement:
         absent = wanted == "auto" and evidence.no_table and by in (_by_lists, _by_counters)
         if absent or wanted not in ("auto", name):
             continue
-        found = by(evidence, wanted, lacking)
+        found = by(evidence, wanted)
         if isinstance(found, Judgement):
+            found.reason = "; ".join([*lacking, *([found.reason] if found.reason else ())]) or None
             return found
         lacking.append(f"{name}: {found}")
     known = truth.overlay(evidence, None, truth.maps(evidence)) if wanted == "auto" else []
     return Judgement(evidence, "none", "; ".join(lacking), known, None, partial=True)
 
 
-# Each returns why it cannot, where it cannot; ``lacking`` says the same of the sources before it.
+# Each returns why it cannot, where it cannot.
 
 
-def _by_bitmap(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+def _by_bitmap(evidence: Evidence, wanted: str) -> Union[Judgement, str]:
     table = evidence.snapshot.table
     if table.bitmap is None or table.geometry is None:
         return f"table {table.state}: {table.reason}"
@@ -293,7 +244,7 @@ def _by_bitmap(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union
     return Judgement(evidence, "bitmap", doubt, known, table.geometry, partial=True)
 
 
-def _by_reconstruction(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+def _by_reconstruction(evidence: Evidence, wanted: str) -> Union[Judgement, str]:
     kernel, initial = evidence.snapshot.kernel, evidence.initial
     if isinstance(initial, str):
         return initial
@@ -310,31 +261,30 @@ def _by_reconstruction(evidence: Evidence, wanted: str, lacking: Sequence[str]) 
     geometry = initial.geometry if initial.geometry.units else None
     known = truth.overlay(evidence, geometry, truth.reconstructed(evidence, initial))
     damaged = None if evidence.no_table else evidence.lists_damaged
-    reason = "; ".join([*lacking, *([] if damaged is None else [damaged])])
-    return Judgement(evidence, "reconstructed", reason or None, known, geometry, partial=damaged is not None)
+    return Judgement(evidence, "reconstructed", damaged, known, geometry, partial=damaged is not None)
 
 
-def _by_lists(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+def _by_lists(evidence: Evidence, wanted: str) -> Union[Judgement, str]:
     kernel, lack, damaged = evidence.snapshot.kernel, evidence.lists_lack, evidence.lists_damaged
     if lack is not None or kernel is None:
         return lack or "how the kernel was built is not known"
     if damaged is not None and not kernel.is_booting:
         return damaged
-    reason = "; ".join([*lacking, *([f"page-lists: {damaged}"] if kernel.is_booting else [])])
+    reason = f"page-lists: {damaged}" if kernel.is_booting else None
     geometry = _geometry(evidence)
     known = truth.overlay(evidence, geometry, truth.lists(evidence, [], bare=wanted == "page-lists"))
-    return Judgement(evidence, "page-lists", reason or None, known, geometry, partial=bool(kernel.is_booting))
+    return Judgement(evidence, "page-lists", reason, known, geometry, partial=bool(kernel.is_booting))
 
 
-def _by_counters(evidence: Evidence, wanted: str, lacking: Sequence[str]) -> Union[Judgement, str]:
+def _by_counters(evidence: Evidence, wanted: str) -> Union[Judgement, str]:
     snapshot, counters, damaged = evidence.snapshot, evidence.snapshot.counters, evidence.lists_damaged
     if evidence.nr_unaccepted_bytes is None:
         if counters is not None and counters.unaccepted_pages is not None:
             return f"NR_UNACCEPTED is {counters.unaccepted_pages} pages"
         return snapshot.missing.get("counters", "no NR_UNACCEPTED: kernel without CONFIG_UNACCEPTED_MEMORY")
     booting = bool(snapshot.kernel is not None and snapshot.kernel.is_booting)
-    reason = "; ".join([*lacking, *([f"counters: {damaged}"] if booting and damaged is not None else [])])
-    return Judgement(evidence, "counters", reason or None, [], _geometry(evidence), partial=booting)
+    reason = f"counters: {damaged}" if booting and damaged is not None else None
+    return Judgement(evidence, "counters", reason, [], _geometry(evidence), partial=booting)
 
 
 def _geometry(evidence: Evidence) -> Optional[Geometry]:

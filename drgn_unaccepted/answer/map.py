@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Callable, Literal, NamedTuple, Optional, Union
+from typing import Any, Callable, Literal, NamedTuple, Optional, Union, cast
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, Span, TypedRange, ZoneSpan
+from drgn_unaccepted.answer.documents import Lanes, MapAnswer, MapGap, MapRow, MapTotals, TypedRange, ZoneSpan
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED, UNKNOWN
@@ -27,8 +27,7 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 
 UNITS_PER_BYTE = 8
 
-#: The most rows of bins that are a byte of the bitmap or more, and of finer bins.
-ROWS, FINE_ROWS = 64, 16
+ROWS, FINE_ROWS = 64, 16  #: The most rows of bins that are a byte of the bitmap or more, and of finer bins.
 
 OUTSIDE, HOLE, RESERVED, GUARD = "outside", "hole", "reserved", "guard"
 #: How a bin is shown: its unaccepted eighths (1 to 8), a word above, :data:`ACCEPTED` or :data:`UNKNOWN`.
@@ -42,15 +41,15 @@ class Layers(NamedTuple):
     reserved: list[Range]
     #: ``zones`` are their spans. None: without a map, all that the bitmap covers counts as RAM.
     memory_from: MemoryFrom
-    #: Empty for an exact source: the bits say it.
-    unaccepted: list[Range]
-    #: RAM of unknown state, and RAM outside the bitmap where the bitmap is the source.
-    unknown: list[Range]
-    uncovered: list[Range]
-    #: Unaccepted units that may be accepted as guards.
-    guards: list[Range]
-    #: RAM and unaccepted memory: what is worth a row.
-    filled: list[Range]
+    unaccepted: list[Range]  #: Empty for an exact source: the bits say it.
+    unknown: list[Range]  #: RAM of unknown state.
+    uncovered: list[Range]  #: RAM outside the bitmap, where the bitmap is the source.
+    guard: list[Range]  #: Unaccepted units that may be accepted as guards.
+    filled: list[Range]  #: RAM and unaccepted memory: what is worth a row.
+
+
+#: Of which a row has the bytes, and the map their sums, but for guards.
+_KINDS = ("unaccepted", "ram", "reserved", "unknown", "uncovered", "guard")
 
 
 class Grid(NamedTuple):
@@ -102,28 +101,22 @@ def map_document(
         finest = UNITS_PER_BYTE if window is None else 1
     phys_base = 0 if geometry is None else geometry.phys_base
     grid, numbers = _grid(filled, unit, phys_base, columns, wide or columns, finest, window)
-    touched, touched_guards = (rng.outwards(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guards))
-    rows: list[MapRow] = []
+    touched, touched_guards = (rng.outwards(ranges, unit, phys_base) for ranges in (shown.unaccepted, shown.guard))
+    kinds: dict[str, list[Range]] = {name: getattr(shown, name) for name in _KINDS}
+    rows: list[Any] = []
     for start in map(grid.start, numbers):
+        row: dict[str, Any] = {
+            "start": start,
+            **{f"{name}_bytes": bytes_inside(kinds[name], grid, start) for name in _KINDS},
+        }
+        row["guard_units"] = [inside // unit for inside in bytes_inside(touched_guards, grid, start)]
         if judgement.by_bits and window is None:
-            units = set_bits(snapshot, grid, start)
-            unaccepted_bytes = [count * unit for count in units]
+            row["unaccepted_units"] = set_bits(snapshot, grid, start)
+            row["unaccepted_bytes"] = [count * unit for count in row["unaccepted_units"]]
         else:
-            units = [inside // unit for inside in bytes_inside(touched, grid, start)]
-            unaccepted_bytes = bytes_inside(shown.unaccepted, grid, start)
-        rows.append(
-            {
-                "start": start,
-                "unaccepted_units": units,
-                "unaccepted_bytes": unaccepted_bytes,
-                "ram_bytes": bytes_inside(shown.ram, grid, start),
-                "reserved_bytes": bytes_inside(shown.reserved, grid, start),
-                "unknown_bytes": bytes_inside(shown.unknown, grid, start),
-                "uncovered_bytes": bytes_inside(shown.uncovered, grid, start),
-                "guard_units": [inside // unit for inside in bytes_inside(touched_guards, grid, start)],
-                "guard_bytes": bytes_inside(shown.guards, grid, start),
-            }
-        )
+            row["unaccepted_units"] = [inside // unit for inside in bytes_inside(touched, grid, start)]
+        rows.append(row)
+    totals = {f"{name}_bytes": sum(sum(row[f"{name}_bytes"]) for row in rows) for name in _KINDS[:-1]}
     return {
         **head(snapshot, judgement, "map"),
         "window": None if window is None else list(window),
@@ -136,14 +129,7 @@ def map_document(
         "bins_per_row": grid.columns,
         "rows": rows,
         "left_out": [] if window is not None else _left_out(grid, numbers, shown),
-        "totals": {
-            "units": sum(sum(row["unaccepted_units"]) for row in rows),
-            "unaccepted_bytes": sum(sum(row["unaccepted_bytes"]) for row in rows),
-            "ram_bytes": sum(sum(row["ram_bytes"]) for row in rows),
-            "reserved_bytes": sum(sum(row["reserved_bytes"]) for row in rows),
-            "unknown_bytes": sum(sum(row["unknown_bytes"]) for row in rows),
-            "uncovered_bytes": sum(sum(row["uncovered_bytes"]) for row in rows),
-        },
+        "totals": cast(MapTotals, {"units": sum(sum(row["unaccepted_units"]) for row in rows), **totals}),
         "lanes": lanes(snapshot),
     }
 
@@ -173,44 +159,37 @@ def layers(snapshot: Snapshot, judgement: Judgement, window: Optional[Range] = N
     ram, reserved, memory_from = memory_of(snapshot)
     if window is not None:
         ram, reserved = rng.intersect(ram, [window]), rng.intersect(reserved, [window])
-    found: dict[str, list[Range]] = {UNACCEPTED: [], UNKNOWN: []}
     by_all_bits = judgement.by_bits and window is None
-    for piece in () if by_all_bits else judgement.pieces(*window or (0, limits.PHYSICAL_END)):
-        if piece.state in found:
-            found[piece.state].append(Range(piece.start, piece.end))
-    unaccepted = rng.merge(found[UNACCEPTED])
+    pieces = [] if by_all_bits else [*judgement.pieces(*window or (0, limits.PHYSICAL_END))]
+    unaccepted, unknown = (rng.merge(p.range for p in pieces if p.state == state) for state in (UNACCEPTED, UNKNOWN))
     return Layers(
         ram,
         reserved,
         memory_from,
         unaccepted,
-        unknown=rng.intersect(ram, rng.merge(found[UNKNOWN])),
+        unknown=rng.intersect(ram, unknown),
         uncovered=rng.subtract(ram, _covered(snapshot)) if judgement.name == "bitmap" else [],
-        guards=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
+        guard=[] if judgement.by_bits else rng.intersect(judgement.guards, unaccepted),
         filled=rng.merge([*ram, *unaccepted, *(_strays(snapshot, ram) if by_all_bits else ())]),
     )
 
 
 def lanes(snapshot: Snapshot) -> Lanes:
     """The other maps as segments of one value, by address, neighbours joined; None where one was not captured."""
-    efi_map, tables = snapshot.efi_map, snapshot.e820
-    zones = None if snapshot.zones is None else [(*_extent(zone), zone) for zone in snapshot.zones]
+    efi_map, tables, accepts = snapshot.efi_map, snapshot.e820, snapshot.in_flight()
+    zones: Optional[list[ZoneSpan]] = None
+    if snapshot.zones is not None:
+        spans = zip(map(_extent, snapshot.zones), snapshot.zones)
+        zones = [{"start": low, "end": high, "node": zone.node, "name": zone.name} for (low, high), zone in spans]
     efi_entries = None if efi_map is None else [E820Entry(d.start, d.end, d.type) for d in efi_map.descriptors]
     return {
         "efi": _segments(efi_entries, efi_model.type_name),
         "efi_provenance": None if efi_map is None else efi_map.provenance,
         "efi_complete": None if efi_map is None else efi_map.complete,
         "e820": _segments(None if tables is None else tables.current, e820_model.type_name),
-        "zones": None
-        if zones is None
-        else [{"start": low, "end": high, "node": one.node, "name": one.name} for low, high, one in zones],
-        "accepting": _accepting(snapshot),
+        "zones": zones,
+        "accepting": None if accepts is None else [list(each) for each in rng.clip(accepts, 0, limits.PHYSICAL_END)],
     }
-
-
-def _zone_span(zone: Zone) -> ZoneSpan:
-    start, end = _extent(zone)
-    return {"start": start, "end": end, "node": zone.node, "name": zone.name}
 
 
 def _segments(entries: Optional[Sequence[E820Entry]], name: Callable[[int], str]) -> Optional[list[TypedRange]]:
@@ -220,34 +199,24 @@ def _segments(entries: Optional[Sequence[E820Entry]], name: Callable[[int], str]
     return None if entries is None else segments
 
 
-def _accepting(snapshot: Snapshot) -> Optional[list[Span]]:
-    """The accepts in flight; None where they, or the address of unit 0, are unknown."""
-    found = snapshot.in_flight()
-    return None if found is None else [list(range_) for range_ in rng.clip(found, 0, limits.PHYSICAL_END)]
-
-
 def memory_of(snapshot: Snapshot) -> tuple[list[Range], list[Range], MemoryFrom]:
     """RAM, reserved memory, and where they are from: the first e820 table, else the EFI map, else the zones."""
     e820, efi_map = snapshot.e820, snapshot.efi_map
     tables = () if e820 is None else (e820.current, e820.firmware, e820.kexec, e820.boot_params)
-    table = next((one for one in tables if one is not None), None)
+    entries: Optional[Sequence[E820Entry]] = next((table for table in tables if table is not None), None)
     memory_from: MemoryFrom = "e820"
-    if table is not None:
-        entries = [(e.start, e.end, e.type in e820_model.RAM_TYPES) for e in table]
-    elif efi_map is not None and efi_map.complete:
-        entries, memory_from = [(d.start, d.end, d.type in efi_model.RAM_TYPES) for d in efi_map.descriptors], "efi"
-    elif snapshot.zones:
-        entries, memory_from = [(*_extent(zone), True) for zone in snapshot.zones], "zones"
-    else:
+    if entries is None and efi_map is not None and efi_map.complete:
+        kinds = (e820_model.RESERVED, e820_model.RAM)
+        entries = [E820Entry(d.start, d.end, kinds[d.type in efi_model.RAM_TYPES]) for d in efi_map.descriptors]
+        memory_from = "efi"
+    elif entries is None and snapshot.zones:
+        entries, memory_from = [E820Entry(*_extent(zone), e820_model.RAM) for zone in snapshot.zones], "zones"
+    if entries is None:
         return _covered(snapshot), [], None
-    kinds: dict[bool, list[Range]] = {True: [], False: []}
-    for start, end, is_ram in entries:
-        end = min(end, limits.PHYSICAL_END)
-        if start < end:
-            kinds[is_ram].append(Range(start, end))
-    # Where entries overlap, the kernel takes the higher type. RAM has the lowest, 1.
-    reserved = rng.merge(kinds[False])
-    return rng.subtract(rng.merge(kinds[True]), reserved), reserved, memory_from
+    ram: dict[bool, list[Range]] = {True: [], False: []}
+    for start, end, kind in e820_model.flatten(entries):
+        ram[kind in e820_model.RAM_TYPES] += rng.clip([Range(start, end)], 0, limits.PHYSICAL_END)
+    return rng.merge(ram[True]), rng.merge(ram[False]), memory_from
 
 
 def _extent(zone: Zone) -> Range:
@@ -272,10 +241,7 @@ def _strays(snapshot: Snapshot, ram: Sequence[Range]) -> Iterator[Range]:
 def _grid(
     filled: Sequence[Range], unit: int, phys_base: int, columns: int, wide: int, units: int, window: Optional[Range]
 ) -> tuple[Grid, list[int]]:
-    """The finest grid that has few enough rows, and their numbers.
-
-    :param units: in the smallest bin
-    """
+    """The finest grid that has few enough rows, and their numbers; its smallest bin has so many units."""
     while True:
         # A larger bin begins where a byte does, which need not be a multiple of its own size.
         step = min(units, UNITS_PER_BYTE) * unit
@@ -307,16 +273,8 @@ def set_bits(snapshot: Snapshot, grid: Grid, start: int) -> list[int]:
     """Set bits of each bin of the row that begins at ``start``."""
     geometry, bitmap = snapshot.table.geometry, snapshot.table.bitmap
     assert geometry is not None and bitmap is not None
-    counts = []
-    for low in range(start, start + grid.row, grid.bin):
-        units = bits.units_of(geometry, low, low + grid.bin)
-        if len(units) >= UNITS_PER_BYTE:
-            # The grid begins where a byte of the bitmap does, and so does each of its bins.
-            counts.append(bits.count(bitmap[units.start >> 3 : units.stop >> 3]))
-        else:
-            of_byte = bitmap[units.start >> 3] >> (units.start & 7) & (1 << len(units)) - 1 if units else 0
-            counts.append(bin(of_byte).count("1"))
-    return counts
+    units = (bits.units_of(geometry, low, low + grid.bin) for low in range(start, start + grid.row, grid.bin))
+    return [bits.count(bitmap, each.start, each.stop) for each in units]
 
 
 def _left_out(grid: Grid, numbers: Sequence[int], shown: Layers) -> list[MapGap]:

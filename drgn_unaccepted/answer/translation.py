@@ -36,11 +36,10 @@ def _translate(snapshot: Snapshot, address: int, text: str) -> tuple[int, str]:
     for name, *image in snapshot.kernel_memory or ():
         if name == "kernel image" and phys_base is not None and image[0] <= in_image < image[1]:
             return in_image, "kernel image"
-    for known in snapshot.translations:
-        if known.virtual == address and known.physical is not None:
-            return known.physical, "page tables"
-        if known.virtual == address:
+    for known in (each for each in snapshot.translations if each.virtual == address):
+        if known.physical is None:
             raise ValueError(f"{text}: {known.reason}")
+        return known.physical, "page tables"
     if base is None and snapshot.target.snapshot_path is not None:
         raise ValueError(f"{text}: this snapshot does not have the place of the direct map")
     raise ValueError(f"{text}: neither in the direct map nor in the kernel image, and no page tables at hand")

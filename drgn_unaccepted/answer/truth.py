@@ -26,8 +26,10 @@ Zeros prove nothing: a table that reads as zeros where lists, pages or counters 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import State
@@ -48,6 +50,7 @@ NO_RAM: State = "no-ram"
 BIT = "its bit is 1"
 _OUTSIDE = "outside the bitmap: the kernel takes it as accepted"
 _LISTED = "on zone->unaccepted_pages"
+_IN_FLIGHT = "an accept of it, or of the unit before it, is in flight"
 _DISPUTED = "on zone->unaccepted_pages, and its bit was 0 in the saved table"
 _EDGE = "on zone->unaccepted_pages, at the edge of a run: perhaps accepted, as a guard"
 HOT_ADDED = "hot-added memory: the kernel takes it as accepted, and nobody accepted it"
@@ -60,10 +63,8 @@ class Piece(NamedTuple):
     start: int
     end: int
     state: State
-    #: Inside the bitmap; None where its bounds are not known.
-    covered: Optional[bool]
-    #: The proof in one phrase, or why there is none.
-    reason: str
+    covered: Optional[bool]  #: Inside the bitmap; None where its bounds are not known.
+    reason: str  #: The proof in one phrase, or why there is none.
 
     @property
     def range(self) -> Range:
@@ -82,22 +83,46 @@ def _facts(ranges: Sequence[Range], proof: str) -> list[Fact]:
 
 def of_bitmap(geometry: Geometry, bitmap: bytes, start: int, end: int) -> Iterator[Piece]:
     """What a table that nothing contradicts says of ``[start, end)``."""
-    if start < geometry.phys_base:
-        yield Piece(start, min(end, geometry.phys_base), ACCEPTED, False, _OUTSIDE)
-    inner = Range(max(start, geometry.phys_base), min(end, geometry.end))
-    if inner.start < inner.end:
-        units = bits.units_of(geometry, *inner)
-        at = inner.start
-        for first, stop in bits.runs(bitmap, units.start, units.stop):
-            run = Range(max(geometry.unit(first).start, inner.start), min(geometry.unit(stop - 1).end, inner.end))
-            if at < run.start:
-                yield Piece(at, run.start, ACCEPTED, True, "its bit is 0")
-            yield Piece(*run, UNACCEPTED, True, BIT)
-            at = run.end
-        if at < inner.end:
-            yield Piece(at, inner.end, ACCEPTED, True, "its bit is 0")
-    if geometry.end < end:
-        yield Piece(max(start, geometry.end), end, ACCEPTED, False, _OUTSIDE)
+    units = bits.units_of(geometry, start, end)
+    runs = bits.runs(bitmap, units.start, units.stop)
+    found = (Range(geometry.unit(first).start, geometry.unit(stop - 1).end) for first, stop in runs)
+    pieces = (Piece(max(low, start), min(high, end), UNACCEPTED, True, BIT) for low, high in found)
+    return filled(pieces, start, end, partial(_zeros, geometry))
+
+
+def _zeros(geometry: Geometry, start: int, end: int) -> Iterator[Piece]:
+    base, top = geometry.phys_base, geometry.end
+    if start < base:
+        yield Piece(start, min(end, base), ACCEPTED, False, _OUTSIDE)
+    if max(start, base) < min(end, top):
+        yield Piece(max(start, base), min(end, top), ACCEPTED, True, "its bit is 0")
+    if top < end:
+        yield Piece(max(start, top), end, ACCEPTED, False, _OUTSIDE)
+
+
+def clipped(pieces: Sequence[Piece], start: int, end: int) -> Iterator[Piece]:
+    """The parts of sorted pieces in [start, end)."""
+    # A one-element tuple sorts before every piece that starts at its value.
+    for index in range(max(0, bisect_left(pieces, (start + 1,)) - 1), len(pieces)):
+        piece = pieces[index]
+        if piece.start >= end:
+            return
+        if piece.end > start:
+            yield piece.part(max(start, piece.start), min(end, piece.end))
+
+
+def filled(
+    pieces: Iterable[Piece], start: int, end: int, between: Callable[[int, int], Iterable[Piece]]
+) -> Iterator[Piece]:
+    """The pieces, and what is ``between`` them, from ``start`` to ``end``."""
+    at = start
+    for piece in pieces:
+        if at < piece.start:
+            yield from between(at, piece.start)
+        yield piece
+        at = piece.end
+    if at < end:
+        yield from between(at, end)
 
 
 def ones(evidence: Evidence) -> list[Fact]:
@@ -126,9 +151,10 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     base, listed = initial.unaccepted, evidence.listed
     inner = [Range(start + evidence.unit, end) for start, end in listed if start + evidence.unit < end]
     firsts = [Range(start, min(start + evidence.unit, end)) for start, end in listed]
-    first_unaccepted, first_accepted, first_unknown = _first_units(evidence, initial, rng.intersect(firsts, base))
-    given = evidence.whole_units(evidence.given) if sound else []
-    free = rng.subtract(rng.intersect(rng.merge([*given, *evidence.written]), base), listed)
+    pages = evidence.snapshot.pages
+    # /proc/vmcore shows unaccepted pages as zeros.
+    accepted = [*(evidence.given if sound else ()), *(() if pages is None else pages.written)]
+    free = rng.subtract(rng.intersect(evidence.whole_units(accepted), base), listed)
     trimmed: list[Range] = []
     if sound and evidence.used_ram is not None and not _is_ram_lost(evidence):
         trimmed = rng.subtract(rng.subtract(base, listed), evidence.used_ram)
@@ -138,12 +164,10 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     kernel = rng.intersect(evidence.whole_units((fact.start, fact.end) for fact in used), base)
     layers: Layers = [
         (UNACCEPTED, ones(evidence)),
-        (UNKNOWN, _in_flight(evidence)),
+        (UNKNOWN, _facts(evidence.in_flight, _IN_FLIGHT)),
         (UNACCEPTED, _facts(rng.intersect(inner, base), _LISTED)),
         (UNKNOWN, _facts(disputed, _DISPUTED)),
-        (UNACCEPTED, first_unaccepted),
-        (ACCEPTED, first_accepted if sound else []),
-        (UNKNOWN, first_unknown if sound else [*first_accepted, *first_unknown]),
+        *_first_units(evidence, initial, rng.intersect(firsts, base)).items(),
         (ACCEPTED, _facts(free, "its pages are in use or in a free list")),
         (ACCEPTED, _facts(kernel, "the kernel's own memory")),
         (UNACCEPTED, _facts(trimmed, "not in e820_table: as it was at boot")),
@@ -161,34 +185,29 @@ def _is_ram_lost(evidence: Evidence) -> bool:
     return present > rng.total(known)
 
 
-def _first_units(
-    evidence: Evidence, initial: Initial, firsts: Sequence[Range]
-) -> tuple[list[Fact], list[Fact], list[Fact]]:
-    """First units of runs of listed chunks: unaccepted, accepted as a guard of the memory before, undecided.
+def _first_units(evidence: Evidence, initial: Initial, firsts: Sequence[Range]) -> dict[State, list[Fact]]:
+    """First units of runs of listed chunks, which may have been accepted as the guard of the memory before.
 
     accept_memory() of a range that ends on a unit boundary accepts the next unit too, and its chunk stays listed.
     Memory that was reserved at boot and freed later (free_reserved_page(): initrd, init sections, boot services) is
     freed without an accept, and pulls no guard.
     """
-    unaccepted, accepted, undecided = [], [], []
-    memory = evidence.firmware_ram
+    found: dict[State, list[Fact]] = {UNACCEPTED: [], ACCEPTED: [], UNKNOWN: []}
+    # Those that were looked at one by one.
+    given = rng.subtract(evidence.given, evidence.pages("given"))
     freed = rng.subtract(initial.conventional, rng.merge((used.start, used.end) for used in evidence.kernel_memory))
     for start, end in firsts:
         before = start - PAGE_SIZE
-        if rng.find(memory, before) is None:
-            unaccepted.append(Fact(start, end, f"{_LISTED}, and no RAM lies before it"))
-        elif rng.find(evidence.given_pages, before) is None:
-            undecided.append(Fact(start, end, f"{_LISTED}, behind memory whose use is not known: a guard or not"))
+        if rng.find(evidence.firmware_ram, before) is None:
+            state, why = UNACCEPTED, f"{_LISTED}, and no RAM lies before it"
+        elif rng.find(given, before) is None:
+            state, why = UNKNOWN, f"{_LISTED}, behind memory whose use is not known: a guard or not"
         elif rng.find(initial.unaccepted, before) is not None or rng.find(freed, before) is not None:
-            accepted.append(Fact(start, end, "guard of a page in use"))
+            state, why = ACCEPTED if evidence.lists_damaged is None else UNKNOWN, "guard of a page in use"
         else:
-            undecided.append(Fact(start, end, f"{_LISTED}, behind memory that was reserved at boot: a guard or not"))
-    return unaccepted, accepted, undecided
-
-
-def _in_flight(evidence: Evidence) -> list[Fact]:
-    why = "an accept of it, or of the unit before it, is in flight"
-    return _facts(evidence.in_flight, why)
+            state, why = UNKNOWN, f"{_LISTED}, behind memory that was reserved at boot: a guard or not"
+        found[state].append(Fact(start, end, why))
+    return found
 
 
 def _kernel_memory(evidence: Evidence) -> list[Fact]:
@@ -211,12 +230,12 @@ def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> 
         (UNACCEPTED, _facts(edges, _EDGE)),
         (UNACCEPTED, _facts(inner, _LISTED)),
         (UNKNOWN, _facts(disputed, _DISPUTED)),
-        (UNKNOWN, _in_flight(evidence)),
+        (UNKNOWN, _facts(evidence.in_flight, _IN_FLIGHT)),
     ]
     if evidence.lists_damaged is None:
         given = rng.subtract(evidence.whole_units(evidence.given), evidence.listed)
-        layers.append((ACCEPTED, _facts(given, "its pages are in use or in a free list")))
-        layers.append((ACCEPTED, [] if bare else _kernel_memory(evidence)))
+        used = _facts(given, "its pages are in use or in a free list")
+        layers += [(ACCEPTED, used), (ACCEPTED, [] if bare else _kernel_memory(evidence))]
     return layers if bare else [*layers, *maps(evidence)]
 
 

@@ -61,7 +61,7 @@ def list_entries_sane(facts: Facts) -> Outcome:
     for zone in facts.zones:
         name, listed = zone_name(zone), given(zone.listed)
         faults += [Fault(f"{name}: {problem}", zone=zone) for problem in listed.problems]
-        for _, what, pfns in (fault for fault in facts.evidence.insane_entries if fault.zone is zone):
+        for _, what, pfns in (fault for fault in facts.evidence.insane_entries if fault[0] is zone):
             at = some(pfns, lambda pfn: f"{pfn << PAGE_SHIFT:#x}")
             message = f"{name}: {count(len(pfns), 'listed page')} {what}: {at}"
             faults.append(Fault(message, facts.chunks(pfns), zone=zone))

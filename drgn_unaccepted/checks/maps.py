@@ -7,7 +7,6 @@ from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, some, spans
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import stub
-from drgn_unaccepted.model.bitmap import unaccepted_ranges
 from drgn_unaccepted.model.ranges import Range, clip, intersect, outwards, subtract, total
 from drgn_unaccepted.words import count, size, span
 
@@ -52,8 +51,7 @@ def bits_within_initial_map(facts: Facts) -> Outcome:
     """
     if not facts.has_bits:
         return _listed_within_initial_map(facts)
-    bitmap, _ = stub.process_unaccepted_memory(facts.descriptors, facts.covered)
-    initial = list(unaccepted_ranges(facts.covered, bitmap))
+    initial, _ = stub.process_unaccepted_memory(facts.descriptors, facts.covered)
     stray = subtract(facts.unaccepted, initial)
     if not stray:
         return Pass(f"every set bit was set at boot ({size(total(initial))})")

@@ -288,7 +288,7 @@ class _Context:
         index = None if geometry is None else geometry.index(address)
         if geometry is None or index is None:
             return None
-        bit = None if bitmap is None else int(bits.test_bit(bitmap, index))
+        bit = None if bitmap is None else bitmap[index >> 3] >> (index & 7) & 1
         start, end = geometry.unit(index)
         return {"index": index, "start": start, "end": end, "bit": None if not bit and self._doubted else bit}
 

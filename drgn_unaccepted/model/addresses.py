@@ -22,10 +22,8 @@ class Query(NamedTuple):
     """An address, or a range of them: physical, or kernel virtual until it is translated."""
 
     start: int
-    #: Exclusive; None for a single address.
-    end: Optional[int]
-    #: As it was written.
-    text: str = ""
+    end: Optional[int]  #: Exclusive; None for a single address.
+    text: str = ""  #: As it was written.
     #: The virtual address that ``start`` is the translation of, and the mapping that it lies in.
     virtual: Optional[int] = None
     mapping: Optional[str] = None

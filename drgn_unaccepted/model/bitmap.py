@@ -22,25 +22,17 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 _U64 = (1 << 64) - 1
 
-# Bytes that are compared with zeros and ones at once: a chunk, then its blocks. Only blocks in which bits change are
-# decoded.
-_CHUNK, _BLOCK = 8 << 10, 512
-_UNIFORM_CHUNK = (bytes(_CHUNK), b"\xff" * _CHUNK)
-_UNIFORM_BLOCK = (bytes(_BLOCK), b"\xff" * _BLOCK)
+_BLOCK = 4096  # bytes that are decoded at once
+_ONES = (1 << 8 * _BLOCK) - 1
 _NONZERO = re.compile(rb"[^\0]+")
 
 
 class Geometry(NamedTuple):
-    """The addresses that a bitmap covers.
+    """The addresses that a bitmap covers."""
 
-    :ivar phys_base: physical address of bit 0 (``u64 phys_base``)
-    :ivar bitmap_bytes: length of the bitmap in bytes (``u64 size``)
-    :ivar unit_size: bytes that one bit stands for (``u32 unit_size``)
-    """
-
-    phys_base: int
-    bitmap_bytes: int
-    unit_size: int
+    phys_base: int  #: Physical address of bit 0.
+    bitmap_bytes: int  #: The C field ``size``.
+    unit_size: int  #: Bytes that one bit stands for.
 
     @property
     def units(self) -> int:
@@ -59,72 +51,53 @@ class Geometry(NamedTuple):
         return None
 
     def unit(self, index: int) -> Range:
-        """The addresses of unit ``index``.
-
-        :raises IndexError: the bitmap has no such bit
-        """
+        """The addresses of unit ``index``; IndexError where the bitmap has no such bit."""
         if not 0 <= index < self.units:
             raise IndexError(f"unit {index} is outside a bitmap of {self.units} bits")
         start = self.phys_base + index * self.unit_size
         return Range(start, start + self.unit_size)
 
 
-def test_bit(bitmap: Bitmap, index: int) -> bool:
-    """Whether bit ``index`` is set.
-
-    :raises IndexError: the bitmap has no such bit
-    """
-    if index < 0:
-        raise IndexError(f"bit {index} of a bitmap")
-    return bool(bitmap[index >> 3] >> (index & 7) & 1)
-
-
-def count(bitmap: Bitmap) -> int:
-    """Number of set bits."""
-    view = memoryview(bitmap)
-    chunks = (bytes(view[offset : offset + _CHUNK]) for offset in range(0, len(view), _CHUNK))
-    return sum(_popcount(int.from_bytes(chunk, "little")) for chunk in chunks if chunk != _UNIFORM_CHUNK[0])
+def count(bitmap: Bitmap, first: int = 0, end: Optional[int] = None) -> int:
+    """Number of set bits from ``first`` up to ``end``, by default all."""
+    return sum(_popcount(bits) for _, bits, _ in _blocks(bitmap, first, 8 * len(bitmap) if end is None else end))
 
 
 class Extent(NamedTuple):
-    #: First set bit, end (exclusive) of the last run, and number of runs.
-    first: int
-    end: int
+    first: int  #: The first set bit.
+    end: int  #: Of the last run.
     runs: int
 
 
 def extent(bitmap: Bitmap) -> Optional[Extent]:
     """Where the set bits are, without listing the runs; None if no bit is set."""
-    view = memoryview(bitmap)
-    first, end, number, before = -1, 0, 0, 0
-    for offset in range(0, len(view), _CHUNK):
-        chunk = bytes(view[offset : offset + _CHUNK])
-        bits = 0 if chunk == _UNIFORM_CHUNK[0] else int.from_bytes(chunk, "little")
+    first, end, number = -1, 0, 0
+    for at, bits, before in _blocks(bitmap, 0, 8 * len(bitmap)):
         if bits:
-            if first < 0:
-                first = 8 * offset + (bits & -bits).bit_length() - 1
-            end = 8 * offset + bits.bit_length()
+            first = at + (bits & -bits).bit_length() - 1 if first < 0 else first
+            end = at + bits.bit_length()
             number += _popcount(bits & ~(bits << 1 | before))
-        before = bits >> (8 * len(chunk) - 1)
     return None if first < 0 else Extent(first, end, number)
 
 
-# int.bit_count() is new in Python 3.10.
-_popcount = getattr(int, "bit_count", lambda number: bin(number).count("1"))
+_popcount = getattr(int, "bit_count", lambda number: bin(number).count("1"))  # int.bit_count() is new in Python 3.10.
 
 
-def runs(bitmap: Bitmap, start_bit: int = 0, end_bit: Optional[int] = None) -> Iterator[tuple[int, int]]:
-    """The runs of set bits as [first, end), longest possible and ascending. Only one block is decoded at a time.
+def runs(
+    bitmap: Bitmap, first: int = 0, end: Optional[int] = None, base: int = 0, unit: int = 1
+) -> Iterator[tuple[int, int]]:
+    """The runs of set bits from ``first`` up to ``end``, ascending. Only one block is decoded at a time.
 
-    :param start_bit: first bit to read
-    :param end_bit: end (exclusive) of the bits to read, by default that of the bitmap
+    Bit ``i`` becomes ``base + i * unit``, so that addresses need no second pass.
+
     :raises ValueError: the bitmap does not have these bits
     """
     bits = 8 * len(bitmap)
-    end = bits if end_bit is None else end_bit
-    if not 0 <= start_bit <= end <= bits:
-        raise ValueError(f"bits {start_bit} to {end} are outside a bitmap of {bits} bits")
-    return _pairs(bitmap, start_bit, end, 0, 1)
+    end = bits if end is None else end
+    if not 0 <= first <= end <= bits:
+        raise ValueError(f"bits {first} to {end} are outside a bitmap of {bits} bits")
+    edges = chain.from_iterable(_edges(bitmap, first, end, base, unit))
+    return zip(edges, edges)
 
 
 def unaccepted_ranges(geometry: Geometry, bitmap: Bitmap) -> Iterator[Range]:
@@ -134,50 +107,38 @@ def unaccepted_ranges(geometry: Geometry, bitmap: Bitmap) -> Iterator[Range]:
     """
     if len(bitmap) != geometry.bitmap_bytes:
         raise ValueError(f"a bitmap of {len(bitmap)} bytes where the geometry says {geometry.bitmap_bytes}")
-    pairs = _pairs(bitmap, 0, geometry.units, geometry.phys_base, geometry.unit_size)
+    pairs = runs(bitmap, base=geometry.phys_base, unit=geometry.unit_size)
     # Range._make() without its check of the length.
     return cast("Iterator[Range]", map(partial(tuple.__new__, Range), pairs))
 
 
-def _pairs(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterator[tuple[int, int]]:
-    edges = chain.from_iterable(_edges(bitmap, first, end, base, unit))
-    return zip(edges, edges)
-
-
 def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterator[list[int]]:
-    """Where bits change, in lists: the start of a run, its end, the start of the next run and so on.
-
-    Bit ``i`` becomes ``base + i * unit``, so that addresses need no second pass.
-    """
+    """Where bits change, in lists: the start of a run, its end, the start of the next run and so on."""
     places = _places(unit)
-    inside = 0  # the bit before the block
-    for offset, block in _blocks(memoryview(bitmap)[: (end + 7) // 8], first // 8):
-        if block == _UNIFORM_BLOCK[inside]:
+    for at, bits, before in _blocks(bitmap, first, end):
+        if before and bits == _ONES:
             continue
-        length = len(block)
-        bits = int.from_bytes(block, "little")
-        if first > 8 * offset:
-            bits = bits >> (first - 8 * offset) << (first - 8 * offset)
-        if end < 8 * (offset + length):
-            bits &= (1 << (end - 8 * offset)) - 1
-        changes = (bits ^ (bits << 1 | inside)) & ((1 << 8 * length) - 1)
-        inside = bits >> (8 * length - 1)
-        for changed in _NONZERO.finditer(changes.to_bytes(length, "little")):
-            start = base + 8 * unit * (offset + changed.start())
+        changes = (bits ^ (bits << 1 | before)) & _ONES
+        for changed in _NONZERO.finditer(changes.to_bytes(_BLOCK, "little")):
+            start = base + unit * (at + 8 * changed.start())
             addresses = range(start, start + 8 * unit * len(changed.group()), 8 * unit)
             yield [address + place for address, byte in zip(addresses, changed.group()) for place in places[byte]]
-    if inside:
-        yield [base + end * unit]
 
 
-def _blocks(view: memoryview, start: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of the blocks, without those that repeat the last bit of the chunk before them."""
-    last = 0
-    for offset in range(start, len(view), _CHUNK):
-        chunk = bytes(view[offset : offset + _CHUNK])
-        if chunk != _UNIFORM_CHUNK[last]:
-            yield from ((offset + at, chunk[at : at + _BLOCK]) for at in range(0, len(chunk), _BLOCK))
-            last = chunk[-1] >> 7
+def _blocks(bitmap: Bitmap, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The number of the first bit of a block, its bits as a number, and the bit before it; not where all are 0."""
+    view, before = memoryview(bitmap)[: -(-end // 8)], 0
+    # One more block where the last run ends with a block.
+    for offset in range(first // 8, end // 8 + 1, _BLOCK):
+        at = 8 * offset
+        bits = int.from_bytes(view[offset : offset + _BLOCK], "little")
+        if first > at:
+            bits = bits >> (first - at) << (first - at)
+        if end < at + 8 * _BLOCK:
+            bits &= (1 << (end - at)) - 1
+        if bits or before:
+            yield at, bits, before
+        before = bits >> (8 * _BLOCK - 1)
 
 
 @lru_cache(maxsize=4)
@@ -239,8 +200,7 @@ def range_contains_unaccepted_memory(
     start = max(start, phys_base)
     if end < phys_base:
         return False
-    start -= phys_base
-    end -= phys_base
+    start, end = start - phys_base, end - phys_base
     if end % unit_size == 0:
         end = (end + unit_size) & _U64
     end = min(end, geometry.units * unit_size)
@@ -255,6 +215,5 @@ def guard_pages(geometry: Geometry, bitmap: Bitmap) -> Iterator[Range]:
     /proc/kcore and /proc/vmcore show them as zeros (e538a5820978 and 7cd34dd3c9bf, Linux 6.7). If bit 0 is set, one
     of them is the page that ends at ``phys_base``, although the bitmap does not cover it.
     """
-    for run in unaccepted_ranges(geometry, bitmap):
-        if run.start >= PAGE_SIZE:
-            yield Range(run.start - PAGE_SIZE, run.start)
+    starts = (run.start for run in unaccepted_ranges(geometry, bitmap))
+    return (Range(start - PAGE_SIZE, start) for start in starts if start >= PAGE_SIZE)

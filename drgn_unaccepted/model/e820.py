@@ -18,21 +18,13 @@ from drgn_unaccepted.model.ranges import Range, merge
 
 RAM, RESERVED, ACPI, NVS = 1, 2, 3, 4
 
-#: RAM, and E820_TYPE_RESERVED_KERN, which Linux before 7.2 makes of the RAM under setup_data.
-RAM_TYPES = (RAM, 128)
+RAM_TYPES = (RAM, 128)  #: RAM, and E820_TYPE_RESERVED_KERN, which Linux before 7.2 makes of the RAM under setup_data.
 
 #: ``enum e820_type`` (arch/x86/include/asm/e820/types.h), by its constants. The kernel's log uses
 #: other words: "usable", "reserved", "ACPI data", "ACPI NVS" in 6.x, "System RAM", "device reserved" in 7.x.
 TYPES = {
-    RAM: "RAM",
-    RESERVED: "Reserved",
-    ACPI: "ACPI",
-    NVS: "NVS",
-    5: "Unusable",
-    7: "PMEM",
-    12: "PRAM",
-    128: "Reserved Kern",  # RAM that the kernel itself uses; gone by 7.2
-    0xEFFFFFFF: "Soft Reserved",
+    **{RAM: "RAM", RESERVED: "Reserved", ACPI: "ACPI", NVS: "NVS", 5: "Unusable", 7: "PMEM", 12: "PRAM"},
+    **{128: "Reserved Kern", 0xEFFFFFFF: "Soft Reserved"},
 }
 
 #: The same by e820_print_type() of Linux 6.x, in the log.
@@ -53,16 +45,9 @@ _ENTRY = struct.Struct("<QQI")
 
 @hexadecimal
 class E820Entry(NamedTuple):
-    """One entry.
-
-    :ivar start: ``u64 addr``
-    :ivar end: end (exclusive), ``addr + size``
-    :ivar type: ``enum e820_type type``, see :func:`type_name`
-    """
-
-    start: Edge
-    end: Edge
-    type: U32
+    start: Edge  #: ``u64 addr``
+    end: Edge  #: Exclusive, ``addr + size``.
+    type: U32  #: ``enum e820_type``
 
     @property
     def name(self) -> str:
@@ -99,8 +84,8 @@ def decode_e820_entries(data: bytes, number: int) -> list[E820Entry]:
 
 def find_entry(entries: Sequence[E820Entry], address: int) -> Optional[E820Entry]:
     """The entry with ``address``, or None. The order does not matter; if entries overlap, the highest type wins."""
-    holding = [entry for entry in entries if entry.start <= address < entry.end]
-    return max(holding, key=lambda entry: entry.type) if holding else None
+    holding = (entry for entry in entries if entry.start <= address < entry.end)
+    return max(holding, key=lambda entry: entry.type, default=None)
 
 
 def flatten(entries: Sequence[E820Entry]) -> list[E820Entry]:

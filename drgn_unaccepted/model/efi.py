@@ -31,27 +31,17 @@ ATTRIBUTES = {
     **{"RP": 1 << 13, "WP": 1 << 12, "RO": 1 << 17, "UCE": 1 << 4, "WB": 1 << 3, "WT": 1 << 2, "WC": 1 << 1, "UC": 1},
 }
 
-#: ``EFI_MEMORY_RUNTIME``
-RUNTIME = ATTRIBUTES["RUN"]
+RUNTIME = ATTRIBUTES["RUN"]  #: ``EFI_MEMORY_RUNTIME``
 
-# u32 type; u32 pad; u64 phys_addr, virt_addr, num_pages, attribute.
-_DESCRIPTOR = struct.Struct("<I4xQQQQ")
+_DESCRIPTOR = struct.Struct("<I4xQQQQ")  # u32 type; u32 pad; u64 phys_addr, virt_addr, num_pages, attribute.
 
 
 @hexadecimal
 class EfiDescriptor(NamedTuple):
-    """One entry of the map.
-
-    :ivar type: ``u32 type``, see :func:`type_name`
-    :ivar start: ``u64 phys_addr``
-    :ivar end: end (exclusive), ``phys_addr + num_pages * 4096``
-    :ivar attribute: ``u64 attribute``; None if a log line has a word unknown here
-    """
-
     type: U32
-    start: Edge
+    start: Edge  #: ``u64 phys_addr``
     end: Edge
-    attribute: Optional[U64]
+    attribute: Optional[U64]  #: None if a log line has a word unknown here.
 
     @property
     def name(self) -> str:
@@ -100,29 +90,20 @@ def undo_merge_regions(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescript
     were absorbed by it: they get its type and attribute back, and it ends where they start. Other entries are left
     alone.
     """
-    restored = list(descriptors)
-    index = 0
-    while index < len(restored):
-        grown = restored[index]
-        following = index + 1
-        while following < len(restored) and _can_be_absorbed(restored, index, following):
-            following += 1
-        if following > index + 1 and restored[following - 1].end == grown.end:
-            restored[index] = grown._replace(end=restored[index + 1].start)
-            for absorbed in range(index + 1, following):
-                restored[absorbed] = restored[absorbed]._replace(type=grown.type, attribute=grown.attribute)
-        index = following
+    restored: list[EfiDescriptor] = []
+    while len(restored) < len(descriptors):
+        at = len(restored)
+        grown, absorbed = descriptors[at], list[EfiDescriptor]()
+        for entry in map(descriptors.__getitem__, range(at + 1, len(descriptors))):
+            touches = entry.start == absorbed[-1].end if absorbed else grown.start <= entry.start
+            if entry.type != RESERVED or entry.attribute != 0 or entry.end > grown.end or not touches:
+                break
+            absorbed.append(entry._replace(type=grown.type, attribute=grown.attribute))
+        if absorbed and absorbed[-1].end == grown.end:
+            restored += [grown._replace(end=absorbed[0].start), *absorbed]
+        else:
+            restored += descriptors[at : at + 1 + len(absorbed)]
     return restored
-
-
-def _can_be_absorbed(descriptors: Sequence[EfiDescriptor], grown: int, index: int) -> bool:
-    """Whether entry ``index`` continues those that entry ``grown`` has absorbed so far."""
-    entry = descriptors[index]
-    if entry.type != RESERVED or entry.attribute != 0 or entry.end > descriptors[grown].end:
-        return False
-    if index == grown + 1:
-        return descriptors[grown].start <= entry.start
-    return entry.start == descriptors[index - 1].end
 
 
 def undo_reserve_boot_services(descriptors: Sequence[EfiDescriptor]) -> list[EfiDescriptor]:
@@ -131,12 +112,8 @@ def undo_reserve_boot_services(descriptors: Sequence[EfiDescriptor]) -> list[Efi
     The kernel marks boot services memory that it must not free in this way. Firmware never sets the attribute there:
     boot services are gone when the operating system runs.
     """
-    return [
-        entry._replace(attribute=entry.attribute & ~RUNTIME)
-        if entry.type in (BOOT_CODE, BOOT_DATA) and entry.attribute is not None
-        else entry
-        for entry in descriptors
-    ]
+    boot = (BOOT_CODE, BOOT_DATA)
+    return [d._replace(attribute=d.attribute and d.attribute & ~RUNTIME) if d.type in boot else d for d in descriptors]
 
 
 # efi_print_memmap(): "efi: mem%02u: %s range=[0x%016llx-0x%016llx] (%lluMB)", where %s is "[%-12s|RUN|HP|..." with an
@@ -146,8 +123,7 @@ _LINE = re.compile(
     r"\befi: mem(\d{2,10}): \[([^|\]]{1,32})\|([^\]]{0,128})\] "
     r"range=\[0x([0-9a-f]{16})-0x([0-9a-f]{16})\] \(\d+MB\)"
 )
-#: The heading of the second map.
-RUNTIME_MAP = "efi: EFI runtime memory map:"
+RUNTIME_MAP = "efi: EFI runtime memory map:"  #: The heading of the second map.
 
 
 def parse_log_lines(lines: Iterable[str]) -> tuple[list[EfiDescriptor], Optional[str]]:
@@ -157,8 +133,6 @@ def parse_log_lines(lines: Iterable[str]) -> tuple[list[EfiDescriptor], Optional
     the runtime entries again, which are not used. A log loses its oldest records first, so the map has a whole
     beginning if it starts at mem00 and has no gap. A kernel started by kexec prints only runtime entries the first time
     too, which the lines do not show.
-
-    :param lines: records of the log, with or without time stamps
     """
     descriptors: list[EfiDescriptor] = []
     first: Optional[int] = None
@@ -200,7 +174,5 @@ def _parse_attribute(columns: str) -> Optional[int]:
     number = re.fullmatch(r"attr=0x([0-9a-f]{16})", columns)
     if number:
         return int(number.group(1), 16)
-    names = [column.strip() for column in columns.split("|") if column.strip()]
-    if not ATTRIBUTES.keys() >= set(names):
-        return None
-    return sum(ATTRIBUTES[name] for name in set(names))
+    names = {*map(str.strip, columns.split("|"))} - {""}
+    return sum(map(ATTRIBUTES.__getitem__, names)) if names <= ATTRIBUTES.keys() else None

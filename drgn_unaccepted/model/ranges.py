@@ -2,7 +2,7 @@
 """Sorted, merged lists of physical address ranges.
 
 All functions but :func:`merge` take lists as :func:`merge` returns them (sorted, disjoint, not adjacent, without
-empty ranges) and return such lists, in time linear in their length.
+empty ranges) and return such lists. None goes through a whole list for each range of another.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from drgn_unaccepted.bounds import Edge, hexadecimal
 
 _PAGE_SHIFT = 12
 
-# Chunks that are compared together.
-_BLOCK = 4096
+_BLOCK = 4096  # Chunks that are compared together.
 
 
 @hexadecimal
@@ -29,23 +28,14 @@ class Range(NamedTuple):
 
 
 def merge(ranges: Iterable[tuple[int, int]]) -> list[Range]:
-    """Sort the ranges, join those that overlap or touch, drop empty ones.
-
-    :raises ValueError: a range ends before it starts
-    """
+    """Sort the ranges, join those that overlap or touch, drop empty ones; ValueError where one is reversed."""
     merged: list[Range] = []
-    last_start = last_end = -1
     for start, end in sorted(ranges):
-        if end <= start:
-            if end < start:
-                raise ValueError(f"range ends before it starts: {start:#x}-{end:#x}")
-            continue
-        if merged and start <= last_end:
-            if end > last_end:
-                last_end = end
-                merged[-1] = Range(last_start, end)
-        else:
-            last_start, last_end = start, end
+        if end < start:
+            raise ValueError(f"range ends before it starts: {start:#x}-{end:#x}")
+        if merged and start <= merged[-1].end:
+            merged[-1] = Range(merged[-1].start, max(end, merged[-1].end))
+        elif start < end:
             merged.append(Range(start, end))
     return merged
 
@@ -88,35 +78,18 @@ def are_aligned(values: Iterable[int], alignment: int) -> bool:
 
 def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
     """The addresses that are in both."""
-    common = []
-    i = j = 0
-    while i < len(a) and j < len(b):
-        start = max(a[i].start, b[j].start)
-        end = min(a[i].end, b[j].end)
-        if start < end:
-            common.append(Range(start, end))
-        if a[i].end <= b[j].end:
-            i += 1
-        else:
-            j += 1
-    return common
+    few, many = sorted((a, b), key=len)
+    return [part for start, end in few for part in clip(many, start, end)]
 
 
 def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
     """The addresses in ``a`` that are not in ``b``."""
     rest = []
-    j = 0
     for start, end in a:
-        while j < len(b) and b[j].end <= start:
-            j += 1
-        k = j
-        while k < len(b) and b[k].start < end:
-            if start < b[k].start:
-                rest.append(Range(start, b[k].start))
-            start = b[k].end
-            k += 1
-        # Only the last of these can reach into the next range of a.
-        j = max(j, k - 1)
+        for hole in clip(b, start, end):
+            if start < hole.start:
+                rest.append(Range(start, hole.start))
+            start = hole.end
         if start < end:
             rest.append(Range(start, end))
     return rest
@@ -142,6 +115,4 @@ def find(ranges: Sequence[Range], address: int) -> Optional[Range]:
     """The range with ``address``, or None."""
     # A one-element tuple sorts before every range that starts at its value.
     after = bisect_left(ranges, (address + 1,))
-    if after and address < ranges[after - 1].end:
-        return ranges[after - 1]
-    return None
+    return next((each for each in ranges[max(after - 1, 0) : after] if address < each.end), None)

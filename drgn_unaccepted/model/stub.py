@@ -11,47 +11,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
-from drgn_unaccepted.model.bitmap import Geometry, from_runs
+from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
 from drgn_unaccepted.model.ranges import Range, merge, subtract
 
 
 def allocate_unaccepted_bitmap(descriptors: Iterable[EfiDescriptor], unit_size: int) -> Optional[Geometry]:
-    """The bitmap that the stub allocates for this map. None without type 15: then there is no table.
+    """The bitmap that the stub allocates for this map, with units of this size; None without type 15: no table.
 
     The stub allocates it before ExitBootServices(), for a map that is not kept; the final map may have less
     unaccepted memory at the edges. If an earlier stage has installed a table, the stub uses that one unchanged.
-
-    :param unit_size: ``EFI_UNACCEPTED_UNIT_SIZE``, bytes, a power of two (2 MiB on x86)
     """
-    unaccepted = [descriptor for descriptor in descriptors if descriptor.type == UNACCEPTED]
+    unaccepted = [each for each in descriptors if each.type == UNACCEPTED]
     if not unaccepted:
         return None
-    start = min(descriptor.start for descriptor in unaccepted) // unit_size * unit_size
-    end = -(-max(descriptor.end for descriptor in unaccepted) // unit_size) * unit_size
+    start = min(each.start for each in unaccepted) // unit_size * unit_size
+    end = -(-max(each.end for each in unaccepted) // unit_size) * unit_size
     return Geometry(start, -(-(end - start) // (unit_size * 8)), unit_size)
 
 
-def process_unaccepted_memory(descriptors: Iterable[EfiDescriptor], geometry: Geometry) -> tuple[bytes, list[Range]]:
-    """The initial bitmap, and the ranges accepted up front (merged).
+def process_unaccepted_memory(
+    descriptors: Iterable[EfiDescriptor], geometry: Geometry
+) -> tuple[list[Range], list[Range]]:
+    """The memory that has bits in the initial bitmap, and the memory accepted up front.
 
     A set bit means that the whole unit was unaccepted. The stub accepts parts of a unit at once, and whole
     descriptors smaller than two units. Descriptors that :func:`beyond_bitmap` returns set no bit here.
-
-    :param descriptors: the final memory map, in map order; types other than 15 are skipped
-    :param geometry: of the table; ``phys_base`` is a multiple of ``unit_size``
     """
-    runs = []
-    accepted = []
-    for descriptor in descriptors:
-        if descriptor.type != UNACCEPTED:
-            continue
-        now, rest = _split(descriptor.start, descriptor.end, geometry)
-        accepted += now
-        if rest:
-            first, end = ((address - geometry.phys_base) // geometry.unit_size for address in rest)
-            runs.append((first, end))
-    return from_runs(runs, geometry.bitmap_bytes), merge(accepted)
+    unit, waiting, accepted = geometry.unit_size, list[Range](), list[Range]()
+    for _, start, end, _ in (each for each in descriptors if each.type == UNACCEPTED):
+        whole = Range(max(-(-start // unit) * unit, geometry.phys_base), min(end // unit * unit, geometry.end))
+        if end - start < 2 * unit:
+            accepted.append(Range(start, end))
+        elif whole.start >= whole.end:
+            # Of a descriptor above the bitmap, what lies between is accepted, too.
+            accepted.append(Range(min(start, geometry.end), end))
+        else:
+            waiting.append(whole)
+            accepted += subtract([Range(start, end)], [whole])
+    return merge(waiting), merge(accepted)
 
 
 def beyond_bitmap(descriptors: Sequence[EfiDescriptor], geometry: Geometry) -> list[EfiDescriptor]:
@@ -61,24 +59,5 @@ def beyond_bitmap(descriptors: Sequence[EfiDescriptor], geometry: Geometry) -> l
     to set is negative, huge for bitmap_set(), and it writes far beyond the bitmap. This takes a table from an
     earlier stage that is too small for this map.
     """
-    return [
-        descriptor
-        for descriptor in descriptors
-        if descriptor.type == UNACCEPTED
-        and descriptor.end - descriptor.start >= 2 * geometry.unit_size
-        and descriptor.start > geometry.end
-    ]
-
-
-def _split(start: int, end: int, geometry: Geometry) -> tuple[list[Range], Optional[Range]]:
-    """Split a descriptor's range into what is accepted at once and the whole units that get a bit."""
-    unit_size = geometry.unit_size
-    if end - start < 2 * unit_size:
-        return [Range(start, end)], None
-    whole = Range(
-        max(-(-start // unit_size) * unit_size, geometry.phys_base), min(end // unit_size * unit_size, geometry.end)
-    )
-    if whole.start >= whole.end:
-        # Of a descriptor above the bitmap, what lies between is accepted, too.
-        return [Range(min(start, geometry.end), end)], None
-    return subtract([Range(start, end)], [whole]), whole
+    above = (each for each in descriptors if each.type == UNACCEPTED and each.start > geometry.end)
+    return [each for each in above if each.end - each.start >= 2 * geometry.unit_size]

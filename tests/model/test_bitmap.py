@@ -65,6 +65,7 @@ def test_runs_between_two_bits(bitmap: bytes, data: st.DataObject) -> None:
     end = data.draw(st.integers(start, 8 * len(bitmap)))
     inside = [(first + start, last + start) for first, last in runs_of(text_of(bitmap)[start:end])]
     assert list(bits.runs(bitmap, start, end)) == inside
+    assert bits.count(bitmap, start, end) == text_of(bitmap)[start:end].count("1")
 
 
 @few
@@ -88,7 +89,6 @@ def test_each_address_has_its_unit_and_bit(bitmap: bytes, base_unit: int) -> Non
         covered = 0 <= unit < len(text)
         assert geometry.index(address) == (unit if covered else None)
         if covered:
-            assert bits.test_bit(bitmap, unit) == (text[unit] == "1")
             assert geometry.unit(unit).start <= address < geometry.unit(unit).end
     assert geometry.units == len(text)
 
@@ -163,8 +163,6 @@ def test_addresses_beyond_63_bits_are_not_lost() -> None:
 def test_what_is_outside_the_bitmap_is_refused() -> None:
     geometry = Geometry(0, 1, UNIT)
     for index in (-1, 8):
-        with pytest.raises(IndexError):
-            bits.test_bit(b"\xff", index)
         with pytest.raises(IndexError):
             geometry.unit(index)
     for start, end in ((-1, 3), (3, 2), (0, 9)):

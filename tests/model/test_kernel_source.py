@@ -171,8 +171,9 @@ def test_stub(kernel: Kernel, reused: bool) -> None:
         address = library.boot(encode(descriptors), len(descriptors), STRIDE, unit)
         header = struct.unpack("<IIQQ", ctypes.string_at(address, 24))
         assert header == (1, unit, geometry.phys_base, geometry.bitmap_bytes)
-        bitmap, accepted = stub.process_unaccepted_memory(descriptors, geometry)
-        assert bitmap == ctypes.string_at(address + 24, geometry.bitmap_bytes)
+        bitmap = ctypes.string_at(address + 24, geometry.bitmap_bytes)
+        unaccepted, accepted = stub.process_unaccepted_memory(descriptors, geometry)
+        assert unaccepted == list(bits.unaccepted_ranges(geometry, bitmap))
         number = ctypes.c_int.in_dll(library, "number_accepted").value
         assert accepted == merge((start, end) for start, end in calls[:number])
         beyond = stub.beyond_bitmap(descriptors, geometry)
