@@ -6,54 +6,50 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Optional, Union, cast
+from io import BufferedReader
+from itertools import islice, repeat
+from typing import Any, Optional, cast
 
+from drgn_unaccepted.answer import documents as doc
 from drgn_unaccepted.answer.allocator import zone_name
-from drgn_unaccepted.answer.documents import (
-    AddressDocument,
-    AddressRequired,
-    ResolveAnswer,
-    TypedRange,
-    UnitDocument,
-    document,
-)
 from drgn_unaccepted.answer.head import head, reasons, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.commands import Arguments, Parser, Question, lines
-from drgn_unaccepted.commands.bulk import Bulk
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
-from drgn_unaccepted.limits import RESOLVED_PIECES
+from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, BULK_PIECES, PHYSICAL_END, RESOLVED_PIECES
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.model.addresses import Query, parse_query, split_queries
-from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.efi import EfiDescriptor
+from drgn_unaccepted.model.addresses import Query, bounded, parse_address, parse_query, split_queries
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Wanted
 from drgn_unaccepted.words import safe, span, wrap
 
-#: Columns of the names before their values.
-_NAMES = 14
+_NAMES = 14  #: Columns of the names before their values.
+_BLOCK = 1 << 20  #: Bytes of text that are read at once.
+
+#: A state, and whether the bitmap covers it (None: its bounds are not known).
+_Kind = tuple[str, Optional[bool]]
+
+_TOO_LONG = f"more than {ADDRESS_TEXT_BYTES} characters without a blank"
 
 
 class _Queries(argparse.Action):
     """Words, of which those of one ``[mem 0xa-0xb]`` belong together, to queries."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, args: Arguments, words: Any, option: Optional[str] = None
-    ) -> None:
+    def __call__(self, parser: Any, args: Arguments, words: Any, option: Optional[str] = None) -> None:
         try:
             args.queries = [parse_query(text) for text in split_queries(words)]
         except ValueError as error:
             raise CommandError(f"resolve: {error}") from None
 
 
-class Resolve(Question[ResolveAnswer]):
+class Resolve(Question[doc.ResolveAnswer]):
     def add_arguments(self, parser: Parser) -> None:
         help_ = "the state of every address in FILE (- is standard input), one line each; in JSON after a first line"
         parser.add_argument("-f", "--file", metavar="FILE", help=help_)
@@ -71,7 +67,7 @@ class Resolve(Question[ResolveAnswer]):
         virtual = tuple(query.start for query in args.queries if query.is_virtual and query.end is None)
         return dataclasses.replace(super().wanted(args), virtual=virtual)
 
-    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> ResolveAnswer:
+    def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> doc.ResolveAnswer:
         answer = resolve(snapshot, judgement, args.queries)
         if args.file is None:
             return answer
@@ -79,7 +75,7 @@ class Resolve(Question[ResolveAnswer]):
         args.bulk = Bulk(snapshot, judgement, args.format == "json")
         return {**answer, "missing": {}, "addresses": None}
 
-    def lack(self, answer: ResolveAnswer) -> Optional[str]:
+    def lack(self, answer: doc.ResolveAnswer) -> Optional[str]:
         addresses = answer["addresses"]
         if addresses is None or answer["source"] == "counters":
             return lines.no_addresses(answer)
@@ -88,7 +84,7 @@ class Resolve(Question[ResolveAnswer]):
         of = "" if addresses[0]["address"] is not None else f"resolve: {addresses[0]['asked']}: "
         return f"{of}{_why(answer, addresses[0])}"
 
-    def output(self, answer: ResolveAnswer, args: Arguments) -> Iterable[str]:
+    def output(self, answer: doc.ResolveAnswer, args: Arguments) -> Iterable[str]:
         if args.format == "json":
             yield json.dumps(answer)
         elif args.file is None:
@@ -102,7 +98,7 @@ class Resolve(Question[ResolveAnswer]):
                 raise CommandError(one_line(error, args.file)) from None
 
 
-def _text(answer: ResolveAnswer) -> Iterator[str]:
+def _text(answer: doc.ResolveAnswer) -> Iterator[str]:
     for entry in answer["addresses"] or ():
         where = entry["asked"] if entry["address"] is None else f"{entry['address']:#x}"
         echo = "" if entry["asked"] == where else f"({safe(entry['asked'])})"
@@ -118,14 +114,14 @@ def _text(answer: ResolveAnswer) -> Iterator[str]:
     yield from wrap(source_name(answer), f"{'source':{_NAMES}}")
 
 
-def _why(answer: ResolveAnswer, entry: AddressDocument) -> str:
+def _why(answer: doc.ResolveAnswer, entry: doc.AddressDocument) -> str:
     """The proof of a state, or why there is none; the reason for a source that knows none in short."""
     if entry["in_flight"] and entry["state"] == UNKNOWN:
         return "an accept of it is in flight (see accepting)"
     return "; ".join(reasons(answer)) if entry["reason"] == answer["source_reason"] else entry["reason"]
 
 
-def _rows(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[tuple[str, str]]:
+def _rows(answer: doc.ResolveAnswer, entry: doc.AddressDocument) -> Iterator[tuple[str, str]]:
     missing = {name: f"unknown: {reason}" for name, reason in answer["missing"].items()}
     is_range = "end" in entry
     none = "in no single" if is_range else "in no"
@@ -161,7 +157,7 @@ def _rows(answer: ResolveAnswer, entry: AddressDocument) -> Iterator[tuple[str, 
         yield "in flight", missing.get("in_flight", "a part of it: see accepting")
 
 
-def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) -> ResolveAnswer:
+def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) -> doc.ResolveAnswer:
     """One entry for an address; for a range one for each piece of one state, with its ``end``.
 
     ``missing`` says why a column is null where it could not be known; a null without a reason there is an answer: no
@@ -171,7 +167,7 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
     :raises CommandError: the ranges are made of more than :data:`limits.RESOLVED_PIECES`
     """
     context = _Context(snapshot, judgement)
-    entries: list[AddressDocument] = []
+    entries: list[doc.AddressDocument] = []
     for asked in queries:
         try:
             query = physical(snapshot, asked)
@@ -192,19 +188,18 @@ def resolve(snapshot: Snapshot, judgement: Judgement, queries: Sequence[Query]) 
     return {**head(snapshot, judgement, "resolve"), "missing": context.missing, "addresses": entries}
 
 
-def _untranslated(asked: Query, why: str) -> AddressDocument:
+def _untranslated(asked: Query, why: str) -> doc.AddressDocument:
     known = {"state": UNKNOWN, "reason": why.removeprefix(f"{asked.text}: "), "asked": asked.text}
-    nothing = dict.fromkeys((*AddressRequired.__annotations__, "mapping", "hint"))
-    return cast(AddressDocument, {**nothing, **known, "virtual": asked.start})
+    nothing = dict.fromkeys((*doc.AddressRequired.__annotations__, "mapping", "hint"))
+    return cast(doc.AddressDocument, {**nothing, **known, "virtual": asked.start})
 
 
 def _hint(judgement: Judgement, piece: Piece) -> Optional[str]:
     """What an address without RAM may be meant for: memory, with a bit that marks it as encrypted or shared."""
-    if piece.state == NO_RAM:
-        for bit in range(51, 35, -1):
-            other = judgement.at(piece.start ^ 1 << bit)
-            if piece.start >> bit & 1 and other.state != NO_RAM:
-                return f"without bit {bit} (C-bit or shared bit?): {other.start:#x}, {other.state}"
+    for bit in range(51, 35, -1) if piece.state == NO_RAM else ():
+        other = judgement.at(piece.start ^ 1 << bit)
+        if piece.start >> bit & 1 and other.state != NO_RAM:
+            return f"without bit {bit} (C-bit or shared bit?): {other.start:#x}, {other.state}"
     return None
 
 
@@ -239,11 +234,8 @@ class _Context:
         elif self._in_flight is None:
             no_accepting = f"accepting_list has units, and the address of unit 0 is not known: {no_table}"
         # Where the walk of a list ended early, the rest of it is not known.
-        damaged = (
-            f"unaccepted_pages of {zone_name(zone)} is damaged: {zone.listed.problems[0]}"
-            for zone in self._zones
-            if zone.listed is not None and zone.listed.problems
-        )
+        walked = ((zone_name(zone), problem) for zone in self._zones if zone.listed for problem in zone.listed.problems)
+        damaged = (f"unaccepted_pages of {name} is damaged: {problem}" for name, problem in walked)
         no_bits = doubt or table.reason if table.is_saved or self._doubted else None
         reasons = {
             "unit": no_table if self._geometry is None else None,
@@ -257,15 +249,13 @@ class _Context:
         #: Why a column cannot be known, by its name.
         self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def entry(self, piece: Piece) -> AddressDocument:
+    def entry(self, piece: Piece) -> doc.AddressDocument:
         where = Range(piece.start, piece.end)
         # The spans of nodes can interleave.
         spans = ((zone, zone.start_pfn * PAGE_SIZE, zone.spanned_pages * PAGE_SIZE) for zone in self._zones)
         zones = [zone for zone, start, size in spans if start <= where.start and where.end <= start + size]
         zone = zones[0] if len(zones) == 1 else None
-        listed = self._within("listed", self._listed, where)
-        in_flight = self._within("in_flight", self._in_flight, where)
-        reason = piece.reason
+        listed, reason = self._within("listed", self._listed, where), piece.reason
         if listed and piece.state == ACCEPTED:
             reason += "; listed all the same, as a chunk with a guard can be (check: list-entries-without-bits)"
         return {
@@ -279,11 +269,11 @@ class _Context:
             "node": None if zone is None else zone.node,
             "zone": None if zone is None else zone.name,
             "listed": listed,
-            "in_flight": in_flight,
+            "in_flight": self._within("in_flight", self._in_flight, where),
             "reason": reason,
         }
 
-    def _unit(self, address: int) -> Optional[UnitDocument]:
+    def _unit(self, address: int) -> Optional[doc.UnitDocument]:
         geometry, bitmap = self._geometry, self._table.bitmap
         index = None if geometry is None else geometry.index(address)
         if geometry is None or index is None:
@@ -294,14 +284,13 @@ class _Context:
 
     def _kernel_predicate(self, where: Range) -> Optional[bool]:
         """range_contains_unaccepted_memory() of its pages; of one page pfn_is_unaccepted_memory()."""
-        table = self._table
-        if table.state == "absent":
-            return None if self._doubted else False
-        if table.geometry is None or table.bitmap is None or table.is_saved:
-            return None
-        start = where.start // PAGE_SIZE * PAGE_SIZE
-        size = -(-where.end // PAGE_SIZE) * PAGE_SIZE - start
-        found = bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
+        table, found = self._table, False
+        if table.state != "absent":
+            if table.geometry is None or table.bitmap is None or table.is_saved:
+                return None
+            start = where.start // PAGE_SIZE * PAGE_SIZE
+            size = -(-where.end // PAGE_SIZE) * PAGE_SIZE - start
+            found = bits.range_contains_unaccepted_memory(table.geometry, table.bitmap, start, size)
         return None if self._doubted and not found else found
 
     def _within(self, name: str, ranges: Optional[Sequence[Range]], where: Range) -> Optional[bool]:
@@ -309,15 +298,103 @@ class _Context:
         if ranges is None:
             return None
         inside = rng.total(rng.intersect(ranges, [where]))
-        if 0 < inside < where.end - where.start or (not inside and name in self.missing):
-            return None
-        return bool(inside)
+        is_part = 0 < inside < where.end - where.start
+        return None if is_part or (not inside and name in self.missing) else bool(inside)
 
 
-def _holder(entries: Sequence[Union[EfiDescriptor, E820Entry]], where: Range) -> Optional[TypedRange]:
+def _holder(entries: Sequence[Any], where: Range) -> Optional[doc.TypedRange]:
     """The one entry that holds all of the range; maps need not be sorted."""
     found = (entry for entry in entries if entry.start <= where.start and where.end <= entry.end)
-    return next((document(TypedRange, entry) for entry in found), None)
+    return next((doc.document(doc.TypedRange, entry) for entry in found), None)
+
+
+class Bulk:
+    """States of any number of addresses, in bounded memory; the columns of the maps take a hundred times as long."""
+
+    def __init__(self, snapshot: Snapshot, judgement: Judgement, as_json: bool) -> None:
+        self._snapshot, self._judgement, self._as_json = snapshot, judgement, as_json
+        self._outside = "(no table)" if judgement.evidence.no_table else "(outside the bitmap)"
+        pieces = list(islice(judgement.pieces(0, PHYSICAL_END), BULK_PIECES + 1))
+        # A bitmap so scattered that its pieces are not for memory is asked for each address.
+        self._starts = [piece.start for piece in pieces] if len(pieces) <= BULK_PIECES else []
+        self._kinds: list[_Kind] = [(piece.state, piece.covered) for piece in pieces]
+
+    def lines(self, text: BufferedReader) -> Iterator[str]:
+        """Each address as it was written, and its state; many lines at a time.
+
+        In JSON ``{"address": 4294967296, "state": "accepted", "covered": true}``.
+
+        :raises ValueError: one line that says what is no address, and where
+        """
+        for data, line in _blocks(text):
+            block = data.decode("ascii", "backslashreplace")
+            words = block.split()
+            addresses = _plain(data, words)
+            if addresses is not None:
+                yield "\n".join(self._lines(words, addresses))
+                continue
+            for number, row in enumerate(block.split("\n"), line):
+                for word in row.split():
+                    yield self._line(word, number)
+
+    def _lines(self, words: Sequence[str], addresses: Sequence[int]) -> list[str]:
+        starts, known = self._starts, self._kinds
+        if starts:
+            kinds = [known[bisect_right(starts, address) - 1] for address in addresses]
+        else:
+            kinds = [(piece.state, piece.covered) for piece in map(self._judgement.at, addresses)]
+        ends = {kind: self._ending(*kind) for kind in set(kinds)}
+        heads = (f'{{"address": {address}' for address in addresses) if self._as_json else words
+        return [head + ends[kind] for head, kind in zip(heads, kinds)]
+
+    def _ending(self, state: str, covered: Optional[bool]) -> str:
+        if self._as_json:
+            return f', "state": "{state}", "covered": {json.dumps(covered)}}}'
+        return f"  {state:>{len(UNACCEPTED)}}{f'  {self._outside}' if covered is False else ''}"
+
+    def _line(self, word: str, number: int) -> str:
+        try:
+            if len(word) > ADDRESS_TEXT_BYTES:
+                raise ValueError(_TOO_LONG)
+            query = bounded(Query(parse_address(word), None, word))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        try:
+            address = physical(self._snapshot, query).start
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{word}: ")
+            if not self._as_json:
+                return f"{word}{self._ending(UNKNOWN, None)}  ({reason})"
+            nothing = {"address": None, "state": UNKNOWN, "covered": None}
+            return json.dumps({**nothing, "asked": word, "reason": reason})
+        return self._lines([f"{word}={address:#x}" if query.is_virtual else word], [address])[0]
+
+
+def _blocks(text: BufferedReader) -> Iterator[tuple[bytes, int]]:
+    """Whole words for as much as can be read at once, and the number of their first line."""
+    rest, line = b"", 1
+    while data := text.read1(_BLOCK):
+        data = rest + data
+        # The last word may continue in the next block.
+        end = max(data.rfind(b"\n"), data.rfind(b" "), data.rfind(b"\t")) + 1
+        last = line + data.count(b"\n")
+        if len(data) - end > ADDRESS_TEXT_BYTES:
+            raise ValueError(f"line {last}: {_TOO_LONG}")
+        yield data[:end], line
+        rest, line = data[end:], last
+    yield rest, line
+
+
+def _plain(data: bytes, words: Sequence[str]) -> Optional[list[int]]:
+    """Physical addresses in the usual form, 0x and digits; None where one is in another."""
+    # int() takes signs and underscores, too.
+    if not words or data.count(b"0x") != len(words) or any(mark in data for mark in (b"_", b"-", b"+")):
+        return None
+    try:
+        addresses = list(map(int, words, repeat(16)))
+    except ValueError:
+        return None
+    return addresses if max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES else None
 
 
 COMMAND = Resolve()

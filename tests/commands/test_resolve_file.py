@@ -16,7 +16,7 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.commands.bulk import Bulk
+from drgn_unaccepted.commands.resolve import Bulk
 from drgn_unaccepted.snapshot import Snapshot, Table, Target
 from tests.asking import Capsys, answered, run
 
@@ -152,7 +152,7 @@ def test_a_pipe_is_answered_as_it_is_written() -> None:
 @pytest.mark.parametrize("block", range(1, 8))
 def test_addresses_cut_in_two(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe has its own ideas of where to stop than at the end of a line."""
-    monkeypatch.setattr("drgn_unaccepted.commands.bulk._BLOCK", block)
+    monkeypatch.setattr("drgn_unaccepted.commands.resolve._BLOCK", block)
     target = Target("vmcore", None, None, None, "none", "2026-01-01")
     snapshot = Snapshot(target, Table("present", None, 0x1000, 1, UNIT, 0, 1, b"\x0a", "physical"))
     addresses = [random.Random(seed).randrange(10 * UNIT) for seed in range(500)]
@@ -171,7 +171,7 @@ def test_a_bitmap_with_more_pieces_than_are_kept(monkeypatch: pytest.MonkeyPatch
     text = "".join(f"{address:#x}\n" for address in range(0, 520 * UNIT, UNIT // 3)).encode()
     said = []
     for most in (limits.BULK_PIECES, 100):
-        monkeypatch.setattr("drgn_unaccepted.commands.bulk.BULK_PIECES", most)
+        monkeypatch.setattr("drgn_unaccepted.commands.resolve.BULK_PIECES", most)
         bulk = Bulk(snapshot, judge(snapshot), False)
         said.append(list(bulk.lines(io.BufferedReader(io.BytesIO(text)))))  # type: ignore[arg-type]
     assert said[0] == said[1] and "unaccepted" in said[0][0]
