@@ -88,7 +88,25 @@ def _code(command: str, addresses: list[int]) -> str:
     return f"{''.join(imports)}\n{command} = {text}"
 
 
-def _register() -> None:
+def _complete(shown: str, completer: Any, readline: Any) -> None:
+    """Let Tab complete the words after ``shown``. A completer of drgn knows Python, or the names of commands."""
+    complete = completer.complete
+
+    def wrapped(self: Any, text: str, state: int) -> Any:
+        line = readline.get_line_buffer()[: readline.get_endidx()]
+        if not line.startswith(f"{shown} "):
+            return complete(self, text, state)
+        from drgn_unaccepted.commands import completions
+
+        *before, word = line.split(" ")[1:]
+        words = [found for found in completions(_parser(shown, before), before) if found.startswith(word)]
+        # readline breaks words at "-", too.
+        return f"{words[state][len(word) - len(text) :]} " if state < len(words) else None
+
+    completer.complete = wrapped
+
+
+if linux_kernel_custom_command is not None:
     declaration: dict[str, Any] = {
         "name": "unaccepted",
         "description": "unaccepted memory of a confidential guest (Intel TDX, AMD SEV-SNP)",
@@ -119,25 +137,3 @@ def _register() -> None:
 
         _complete("%unaccepted", rlcompleter.Completer, repl.readline)
         _complete("unaccepted", _CrashCompleter, repl.readline)
-
-
-def _complete(shown: str, completer: Any, readline: Any) -> None:
-    """Let Tab complete the words after ``shown``. A completer of drgn knows Python, or the names of commands."""
-    complete = completer.complete
-
-    def wrapped(self: Any, text: str, state: int) -> Any:
-        line = readline.get_line_buffer()[: readline.get_endidx()]
-        if not line.startswith(f"{shown} "):
-            return complete(self, text, state)
-        from drgn_unaccepted.commands import completions
-
-        *before, word = line.split(" ")[1:]
-        words = [found for found in completions(_parser(shown, before), before) if found.startswith(word)]
-        # readline breaks words at "-", too.
-        return f"{words[state][len(word) - len(text) :]} " if state < len(words) else None
-
-    completer.complete = wrapped
-
-
-if linux_kernel_custom_command is not None:
-    _register()

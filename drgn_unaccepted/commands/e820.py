@@ -66,18 +66,14 @@ def e820(snapshot: Snapshot, judgement: Judgement) -> E820Answer:
     whole = snapshot.missing.get("e820", "not captured")
     differences: Optional[list[E820Difference]] = None
     if tables["current"] is not None and tables["firmware"] is not None:
-        differences = [
-            {"start": one.range.start, "end": one.range.end, "firmware": _name(one.a), "current": _name(one.b)}
-            for one in e820_model.differences(tables["firmware"], tables["current"])
-        ]
+        differences = []
+        for one in e820_model.differences(tables["firmware"], tables["current"]):
+            old, new = (None if each is None else e820_model.type_name(each) for each in (one.a, one.b))
+            differences.append({"start": one.range.start, "end": one.range.end, "firmware": old, "current": new})
     missing = {name: snapshot.missing.get(f"e820.{name}", whole) for name, found in tables.items() if found is None}
     documents = {name: found and [document(TypedRange, entry) for entry in found] for name, found in tables.items()}
     shared = head(snapshot, judgement, "e820")
     return {**shared, "tables": cast(E820Tables, documents), "missing": missing, "differences": differences}
-
-
-def _name(e820_type: Optional[int]) -> Optional[str]:
-    return None if e820_type is None else e820_model.type_name(e820_type)
 
 
 COMMAND = E820(e820)

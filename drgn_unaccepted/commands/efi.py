@@ -40,14 +40,12 @@ class Efi(Question[EfiAnswer]):
         one = f"type {args.type}, {efi_model.type_name(args.type)}; others: --all, --type N"
         which = "all types" if args.all else one
         yield f"{size(sum(d['end'] - d['start'] for d in shown))} in {count(len(shown), 'descriptor')} of {which}"
-        rows = [(*lines.extent(d), d["type"], d["name"], _attributes(d["attribute"])) for d in shown]
+        masks = (d["attribute"] for d in shown)
+        names = ("unknown" if mask is None else "|".join(efi_model.attribute_names(mask)) for mask in masks)
+        rows = [(*lines.extent(d), d["type"], d["name"], attributes) for d, attributes in zip(shown, names)]
         if rows:
             yield ""
             yield from lines.table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
-
-
-def _attributes(attribute: Optional[int]) -> str:
-    return "unknown" if attribute is None else "|".join(efi_model.attribute_names(attribute))
 
 
 def _dmesg(number: int, d: DescriptorDocument) -> str:

@@ -119,14 +119,14 @@ def _time(iso: str) -> str:
 def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) -> SummaryAnswer:
     """The totals, the policy and the accepts in flight; parts that could not be read are null and named."""
     table, accepting, geometry = snapshot.table, snapshot.accepting, snapshot.table.geometry
-    runs = span = listed = None
+    runs = span = None
     if judgement.by_bits:
         assert table.bitmap is not None and geometry is not None
         extent = bits.extent(table.bitmap)
         runs = 0 if extent is None else extent.runs
         span = extent and [geometry.unit(extent.first).start, geometry.unit(extent.end - 1).end]
-    if snapshot.zones and all(zone.listed is not None and not zone.listed.problems for zone in snapshot.zones):
-        listed = sum(len(zone.listed.pfns) for zone in snapshot.zones if zone.listed is not None)
+    whole = [zone.listed for zone in snapshot.zones or () if zone.listed is not None and not zone.listed.problems]
+    is_whole = bool(whole) and len(whole) == len(snapshot.zones or ())
     waiting = (p for p in known(judgement) if p.state in (UNACCEPTED, UNKNOWN))
     few = list(islice(joined(p if p.state == UNKNOWN else p._replace(reason="") for p in waiting), _FEW + 1))
     is_few = len(few) <= _FEW and judgement.name not in ("counters", "none")
@@ -144,7 +144,7 @@ def summary(snapshot: Snapshot, judgement: Judgement, with_checks: bool = True) 
         "covered": None if geometry is None else [geometry.phys_base, geometry.end],
         "unaccepted_runs": runs,
         "unaccepted_span": span,
-        "listed_chunks": listed,
+        "listed_chunks": sum(len(each.pfns) for each in whole) if is_whole else None,
         "chunk_bytes": None if snapshot.kernel is None else snapshot.kernel.chunk_pages * PAGE_SIZE,
         "platform": None if snapshot.platform is None else document(PlatformDocument, snapshot.platform),
         "in_flight": None if accepting is None else len(accepting.entries) or (None if accepting.problems else 0),
