@@ -52,8 +52,7 @@ _Part = TypeVar("_Part")
 
 @takes_program_or_default
 def efi_unaccepted_table(prog: Program) -> Table:
-    """
-    Get the table of unaccepted memory, ``struct efi_unaccepted_memory``.
+    """Get the table of unaccepted memory, ``struct efi_unaccepted_memory``.
 
     >>> efi_unaccepted_table(prog).state
     'present'
@@ -68,8 +67,7 @@ def efi_unaccepted_table(prog: Program) -> Table:
 
 @takes_program_or_default
 def load_types(prog: Program) -> str:
-    """
-    Make types, variables and symbols resolve without debuginfo, out of the target's own BTF and kallsyms; return
+    """Make types, variables and symbols resolve without debuginfo, out of the target's own BTF and kallsyms; return
     ``btf``, or ``dwarf`` where the program has debuginfo.
 
     All helpers do this first. After it ``prog["efi"]``, drgn's helpers and its commands (``%crash log``) work too,
@@ -82,9 +80,8 @@ def load_types(prog: Program) -> str:
 
 @takes_program_or_default
 def resolve_address(prog: Program, address: int) -> Piece:
-    """
-    Get the state of an address on any target (``unaccepted``, ``accepted``, ``no-ram``, or ``unknown``), its proof or
-    why there is none, and the bounds of the memory around it that has both.
+    """Get the state of an address on any target (``unaccepted``, ``accepted``, ``no-ram``, or ``unknown``), its proof
+    or why there is none, and the bounds of the memory around it that has both.
 
     :param address: ``phys_addr_t``, or a kernel virtual address
     :raises ValueError: it is neither, or cannot be translated; the reason
@@ -98,9 +95,8 @@ def resolve_address(prog: Program, address: int) -> Piece:
 
 @takes_program_or_default
 def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
-    """
-    Iterate over the unaccepted ranges, in order of address, neighbours joined: from the bitmap, or where it is not in
-    this target from what lists, struct pages and the EFI memory map prove together.
+    """Iterate over the unaccepted ranges, in order of address, neighbours joined: from the bitmap, or where it is not
+    in this target from what lists, struct pages and the EFI memory map prove together.
 
     :raises Unavailable: not every unit is proven; the reason
     """
@@ -112,9 +108,8 @@ def for_each_unaccepted_range(prog: Program) -> Iterator[Range]:
 
 @takes_program_or_default
 def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bool:
-    """
-    Return whether any unit of a range is unaccepted, or the unit after it where the range ends on a unit boundary (the
-    guard for ``load_unaligned_zeropad()``).
+    """Return whether any unit of a range is unaccepted, or the unit after it where the range ends on a unit boundary
+    (the guard for ``load_unaligned_zeropad()``).
 
     True whenever the kernel's function of any version is, and for the last unit that its walk, which steps by units
     from where the range starts, can miss. The range is rounded outwards to whole pages, as since Linux kernel commit
@@ -140,8 +135,7 @@ def range_contains_unaccepted_memory(prog: Program, start: int, size: int) -> bo
 
 @takes_program_or_default
 def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
-    """
-    Return what the kernel's function would: the last page of an accepted unit before an unaccepted one counts, too.
+    """Return what the kernel's function would: the last page of an accepted unit before an unaccepted one counts, too.
 
     :param pfn: ``unsigned long``
     :raises ValueError: the page is not below 2^52
@@ -154,8 +148,7 @@ def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
 
 @takes_program_or_default
 def phys_to_unit(prog: Program, address: int) -> int | None:
-    """
-    Get the unit (the bit's index) of an address; ``None`` outside the bitmap, where the kernel takes it as accepted.
+    """Get the unit (the bit's index) of an address; ``None`` outside the bitmap, where the kernel takes it as accepted.
 
     :param address: ``phys_addr_t``
     :raises ValueError: the address is not below 2^52
@@ -171,9 +164,8 @@ def phys_to_unit(prog: Program, address: int) -> int | None:
 
 @takes_program_or_default
 def efi_memory_map(prog: Program) -> EfiMap:
-    """
-    Get the EFI memory map: the one that the stub handed over, that of the kernel's log (``efi=debug``), or the runtime
-    map. :attr:`EfiMap.provenance` and :attr:`EfiMap.complete` say which.
+    """Get the EFI memory map: the one that the stub handed over, that of the kernel's log (``efi=debug``), or the
+    runtime map. :attr:`EfiMap.provenance` and :attr:`EfiMap.complete` say which.
 
     :raises Unavailable: none of them is in this target
     """
@@ -182,10 +174,8 @@ def efi_memory_map(prog: Program) -> EfiMap:
 
 @takes_program_or_default
 def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
-    """
-    Get an e820 table.
+    """Get an e820 table: ``current`` (``e820_table``), ``kexec``, ``firmware`` or ``boot_params``.
 
-    :param which: ``current`` (``e820_table``), ``kexec``, ``firmware`` or ``boot_params``
     :raises Unavailable: it is not in this target
     """
     tables, missing = _part(prog, read_e820)
@@ -199,9 +189,8 @@ def e820_table(prog: Program, which: str = "current") -> tuple[E820Entry, ...]:
 
 @takes_program_or_default
 def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
-    """
-    Iterate over ``zone->unaccepted_pages`` of all zones: the PFN of the first page of each chunk, in list order. Of the
-    ``1 << MAX_PAGE_ORDER`` pages of a chunk (4 MiB on x86) one unit can be accepted already, as a guard.
+    """Iterate over ``zone->unaccepted_pages`` of all zones: the PFN of the first page of each chunk, in list order. Of
+    the ``1 << MAX_PAGE_ORDER`` pages of a chunk (4 MiB on x86) one unit can be accepted already, as a guard.
 
     :raises Unavailable: the zones are not in this target, or a list is damaged
     """
@@ -218,9 +207,8 @@ def for_each_unaccepted_page(prog: Program) -> Iterator[int]:
 
 @takes_program_or_default
 def for_each_accepting_range(prog: Program) -> Iterator[Accept]:
-    """
-    Iterate over ``accepting_list``: the calls of ``accept_memory()`` in flight, in units, each with the task on whose
-    stack its entry lies (Linux kernel commit 50e782a86c98 (in v6.6, 6.5.9)).
+    """Iterate over ``accepting_list``: the calls of ``accept_memory()`` in flight, in units, each with the task on
+    whose stack its entry lies (Linux kernel commit 50e782a86c98 (in v6.6, 6.5.9)).
 
     :raises Unavailable: the list is not in this target, or it is damaged: after the entries that could be followed
     """
