@@ -81,7 +81,7 @@ def read_all(capture_: Capture, name: str, debug_info: str) -> Snapshot:
     opened = open_vmcore(str(capture_.path / name), symbols, debug_info)
     snapshot = take(opened, Wanted(ALL_PARTS, ALL_MEMORY))
     assert snapshot.target.debug_info == debug_info
-    same = dataclasses.replace(snapshot.target, debug_info="either", taken_at="")
+    same = dataclasses.replace(snapshot.target, debug_info="either", debug_info_path=None, taken_at="")
     return dataclasses.replace(snapshot, target=same)
 
 
