@@ -19,7 +19,7 @@ from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
-from tests.lab.asking import NEEDS_CAPTURES, ids
+from tests.lab.asking import NEEDS_CAPTURES
 from tests.lab.captures import CHUNK, MIB, UNIT, Capture, find
 
 pytestmark = NEEDS_CAPTURES
@@ -199,18 +199,3 @@ def test_a_planted_fault_is_found(capture_: Capture, fault: Fault) -> None:
     # A fault that contradicts the table makes it doubted, and with it the evidence that accepts succeeded.
     doubted = {"table-captured", "platform-can-accept"} if "table-captured" in found else set()
     assert set(found) - set(clean) - ({*fault.also, *doubted} - {fault.rule}) == {fault.rule}
-
-
-@pytest.mark.parametrize("capture_", find("big"), ids=ids)
-def test_an_unmapped_page_of_the_table_is_seen(capture_: Capture) -> None:
-    """The other face of the short reservation: the last page has no direct-map address, and the kernel oopses."""
-    target = open_target(capture_)
-    second = capture_.table_address() // PAGE * PAGE + PAGE
-
-    def fault(at: int, count: int, offset: int, is_physical: bool) -> bytes:
-        raise drgn.FaultError("address is not mapped", at)
-
-    target.prog.add_memory_segment(target.prog["page_offset_base"].value_() + second, PAGE, fault)
-    snapshot = capture(target.opened, Wanted(ALL_PARTS))
-    assert snapshot.table.unmapped == ((second, second + PAGE),)
-    assert findings(target)["table-reserved"] == "critical"
