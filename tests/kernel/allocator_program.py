@@ -9,24 +9,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import drgn
-from drgn import (
-    FindObjectFlags,
-    Object,
-    Platform,
-    Program,
-    ProgramFlags,
-    Symbol,
-    Type,
-    TypeEnumerator,
-    TypeMember,
-    offsetof,
-    sizeof,
-)
+from drgn import Object, Program, Type, TypeMember, offsetof, sizeof
 
-from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.errors import Unavailable
 
 PAGE = 4096
@@ -115,21 +102,19 @@ def _enumerators(constants: list[str]) -> dict[str, int]:
     return values
 
 
-def _member(declaration: str) -> tuple[str, str]:
-    type_name, _, name = declaration.rpartition(" ")
-    return name, type_name
-
-
 ENUMS = {name: _enumerators(constants) for name, constants in _declared(_ENUMS).items()}
 #: Name and type of each member.
-STRUCTS = {name: list(map(_member, members)) for name, members in _declared(_STRUCTS).items()}
+STRUCTS = {
+    name: [declaration.rpartition(" ")[::-2] for declaration in members]
+    for name, members in _declared(_STRUCTS).items()
+}
 
 
 class MadeProgram:
     """A drgn program with these types, globals and symbols; a subclass gives it memory."""
 
     def __init__(self) -> None:
-        self.prog = Program(Platform(drgn.Architecture.X86_64))
+        self.prog = Program(drgn.Platform(drgn.Architecture.X86_64))
         self.vmcoreinfo = {"OSRELEASE": "6.12.0"}
         self.symbols: dict[str, int] = {}
         #: Type and address.
@@ -146,10 +131,6 @@ class MadeProgram:
         if name not in self._types:
             self._types[name] = self._make(name)
         return self._types[name]
-
-    def use(self, name: str, type_: Type) -> None:
-        """Have this type under the name from now on."""
-        self._types[name] = type_
 
     def _make_struct(self, name: str, members: Any) -> Type:
         raise NotImplementedError
@@ -168,7 +149,7 @@ class MadeProgram:
         if name in self.structs:
             return self._make_struct(name, self.structs[name])
         if name.startswith("enum "):
-            constants = [TypeEnumerator(*item) for item in self.enums[name[5:]].items()]
+            constants = [drgn.TypeEnumerator(*item) for item in self.enums[name[5:]].items()]
             return prog.enum_type(name[5:], prog.int_type("unsigned int", 4, False), constants)
         if name == "void":
             return prog.void_type()
@@ -182,7 +163,7 @@ class MadeProgram:
         return self.type(name) if name in self.structs and drgn.TypeKind.STRUCT in kinds else None
 
     def _find_object(
-        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
+        self, prog: Program, name: str, flags: drgn.FindObjectFlags, filename: Optional[str]
     ) -> Optional[Object]:
         if name == "VMCOREINFO":
             text = "".join(f"{key}={value}\n" for key, value in self.vmcoreinfo.items()).encode()
@@ -192,10 +173,10 @@ class MadeProgram:
         type_name, address = self.globals[name]
         return Object(prog, self.type(type_name), address=address)
 
-    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[Symbol]:
+    def _find_symbol(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> list[drgn.Symbol]:
         if name not in self.symbols:
             return []
-        return [Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
+        return [drgn.Symbol(name, self.symbols[name], 0, drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT)]
 
 
 class AllocatorProgram(MadeProgram):
@@ -216,8 +197,6 @@ class AllocatorProgram(MadeProgram):
         self.set_global("vmemmap_base", "unsigned long", struct.pack("<Q", VMEMMAP))
         self.mem_section = self.place(8 * 2048)
         self.set_global("mem_section", "mem_section**", struct.pack("<Q", self.mem_section))
-
-    # --- memory ---
 
     def place(self, size: int, align: int = PAGE) -> int:
         """Zeroed memory somewhere."""
@@ -257,8 +236,6 @@ class AllocatorProgram(MadeProgram):
             raise drgn.FaultError("not in this dump", address)
         return self._physical[pfn][address % PAGE :][:count]
 
-    # --- structures and globals ---
-
     def new(self, type_name: str, **members: int) -> int:
         """A ``struct type_name`` with these members."""
         address = self.place(sizeof(self.type(type_name)), 64)
@@ -267,10 +244,8 @@ class AllocatorProgram(MadeProgram):
         return address
 
     def set(self, type_name: str, address: int, member: str, value: int) -> None:
-        member_object = Object(self.prog, self.type(type_name), address=address)
-        for name, index in re.findall(r"(\w+)|\[(\d+)\]", member):
-            member_object = member_object.member_(name) if name else member_object[int(index)]
-        self.write(member_object.address_, (value & ULONG_MAX).to_bytes(8, "little")[: sizeof(member_object)])
+        size = sizeof(Object(self.prog, self.type(type_name), address=address).subobject_(member))
+        self.write(self.at(type_name, address, member), (value & ULONG_MAX).to_bytes(8, "little")[:size])
 
     def at(self, type_name: str, address: int, member: str) -> int:
         """The address of a member."""
@@ -288,8 +263,6 @@ class AllocatorProgram(MadeProgram):
         ring = [head, *entries]
         for index, address in enumerate(ring):
             self.write(address, struct.pack("<QQ", ring[(index + 1) % len(ring)], ring[index - 1]))
-
-    # --- pages ---
 
     def page(self, pfn: int) -> int:
         return self.vmemmap + pfn * 64
@@ -330,8 +303,6 @@ class AllocatorProgram(MadeProgram):
         first = lru if compound is None else compound
         return struct.pack("<QQQQQQIIQ", flags, first, lru, 0, 0, private, page_type, refcount, 0)
 
-    # --- zones ---
-
     def add_node(self, number: int, start_pfn: int = 0, spanned_pages: int = 0) -> int:
         """A ``struct pglist_data``; the lists of its zones are NULL as in a zone that was never populated."""
         pgdat = self.new("pglist_data", node_start_pfn=start_pfn, node_spanned_pages=spanned_pages)
@@ -370,8 +341,6 @@ class AllocatorProgram(MadeProgram):
             self.set_page(pfn, flags=flags, page_type=page_type)
         self.link(self.at("zone", zone, "unaccepted_pages"), [self.lru(pfn) for pfn in pfns])
 
-    # --- CPUs and tasks ---
-
     def add_cpus(self, offsets: Sequence[int], possible: Optional[int] = None) -> None:
         mask = (1 << len(offsets)) - 1 if possible is None else possible
         data = struct.pack("<64Q", *offsets, *bytes(64 - len(offsets)))
@@ -399,8 +368,6 @@ class AllocatorProgram(MadeProgram):
             head = self.at("signal_struct", signal, "thread_head")
             self.link(head, [self.at("task_struct", thread, "thread_node") for thread in threads])
 
-    # --- types ---
-
     def _make_struct(self, name: str, members: list[tuple[str, str]]) -> Type:
         offset = 0
         made = []
@@ -421,48 +388,6 @@ class AllocatorProgram(MadeProgram):
         if name in self.structs:
             return max(self._align(type_name) for _member, type_name in self.structs[name])
         return int(sizeof(self.type(name)))
-
-
-class _Live:
-    def __init__(self, prog: Program, seen: Callable[[int], None]) -> None:
-        self._prog, self._seen = prog, seen
-        self.flags = prog.flags | ProgramFlags.IS_LIVE
-
-    def read(self, address: int, size: int, physical: bool = False) -> bytes:
-        self._seen(address)
-        data: bytes = self._prog.read(address, size, physical)
-        return data
-
-    def __getitem__(self, name: str) -> Object:
-        return self._prog[name]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._prog, name)
-
-
-def live(prog: Program, seen: Callable[[int], None]) -> Program:
-    """A program as of a running kernel, which drgn makes of /proc/kcore only; ``seen`` is called before each read."""
-    return cast(Program, _Live(prog, seen))
-
-
-def walked_again(
-    prog: Program, start: int, broken: int, mend: Callable[[], None], read: Callable[[Program], Any]
-) -> Any:
-    """What is read of a running kernel of which so many walks, each from ``start``, find what ``mend()`` then repairs.
-
-    It walks as often as a list is read before it counts as damaged.
-    """
-    walks = 0
-
-    def seen(address: int) -> None:
-        nonlocal walks
-        walks += address == start
-        if walks > broken:
-            mend()
-
-    found = said(lambda: read(live(prog, seen)))
-    assert walks == limits.LIVE_ATTEMPTS
-    return found
 
 
 def said(read: Callable[[], Any]) -> Any:

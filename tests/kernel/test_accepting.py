@@ -10,7 +10,8 @@ from drgn import TypeMember
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.tasks import read_accepting
 from drgn_unaccepted.snapshot import Task
-from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, AllocatorProgram, said, walked_again
+from tests.kernel.allocator_program import IRQ_STACK_SIZE, PAGE, THREAD_SIZE, AllocatorProgram, said
+from tests.kernel.live_program import walked_again
 
 #: Where CPU 1 has its per-CPU variables, from those of CPU 0.
 CPU1 = 0x10000
@@ -179,7 +180,7 @@ def test_members_outside_of_their_structure(size: int, start: int, end: int, ref
     addresses = entries_of(guest, 1)
     places = {"list": ("list_head", 0), "start": ("unsigned long", start), "end": ("unsigned long", end)}
     members = [TypeMember(guest.type(of), name, 8 * offset) for name, (of, offset) in places.items()]
-    guest.use("accept_range", guest.prog.struct_type("accept_range", size, members))
+    guest._types["accept_range"] = guest.prog.struct_type("accept_range", size, members)
     found = said(lambda: [entry.address for entry in read_accepting(guest.prog).entries])
     assert found == ("struct accept_range is not laid out as expected" if refused else addresses)
 

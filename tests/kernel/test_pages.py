@@ -28,8 +28,8 @@ from tests.kernel.allocator_program import (
     ULONG_MAX,
     UNACCEPTED,
     ZONE_ID_SHIFT,
-    live,
 )
+from tests.kernel.live_program import live
 from tests.kernel.pages_guest import END, START, UNIT_PAGES, make, old
 
 

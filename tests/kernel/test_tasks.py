@@ -7,7 +7,8 @@ from drgn import offsetof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.tasks import TaskReader, read_reclaiming
 from drgn_unaccepted.snapshot import Task
-from tests.kernel.allocator_program import AllocatorProgram, said, walked_again
+from tests.kernel.allocator_program import AllocatorProgram, said
+from tests.kernel.live_program import walked_again
 
 PF_KSWAPD = 0x00020000
 RECLAIM = 0xFFFF888000123000

@@ -18,8 +18,8 @@ from tests.kernel.allocator_program import (
     ZONE_ID_SHIFT,
     AllocatorProgram,
     said,
-    walked_again,
 )
+from tests.kernel.live_program import walked_again
 
 NORMAL = 2
 START = 0x100000
