@@ -6,6 +6,7 @@ The structures are read in bulk and judged a chunk (1 << MAX_PAGE_ORDER pages) a
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
 
 # Chunks whose structures are read at once, and whose units are looked at together.
-_READ_CHUNKS = 16
+_READ_CHUNKS, _LOOK_CHUNKS = 16, 64
 _UNIT_PAGES = X86_UNIT_SIZE >> PAGE_SHIFT
 # What tells of the low byte of the compound word: 0, 1 for a tail page, 2 for anything else.
 _COMPOUND = bytes(1 if byte & 1 else 2 * (byte > 0) for byte in range(256))
@@ -157,67 +158,76 @@ class _Scan:
             except UNREADABLE as error:
                 self.notes.append(f"zone->per_cpu_pageset: {one_line(error)}")
         for run in runs:
+            if run.state != "free":
+                yield run
+                continue
             whole = _memory([run])
-            of_cpus = list(rng.clip(listed, *whole[0])) if run.state == "free" else []
+            of_cpus = list(rng.clip(listed, *whole[0]))
             yield from _runs(of_cpus, "per-cpu")
-            yield from _runs(rng.subtract(whole, of_cpus), run.state)
+            yield from _runs(rng.subtract(whole, of_cpus), "free")
 
     def look(self, start: int, end: int) -> None:
         """Look at the first page of each unit from PFN ``start`` to ``end``, at the others where it tells nothing."""
-        step = self._chunk_pages * _READ_CHUNKS
+        step = self._chunk_pages * _LOOK_CHUNKS
         for pfn in range(start - start % step, end, step):
             if self._is_full(pfn):
                 return
             self._look(max(pfn, start), min(pfn + step, end))
 
     def _look(self, start: int, end: int) -> None:
-        looks = list(self._first_looks(start, end))
-        flags = [column(array("Q", data), self._layout.flags, self._layout.size) for _, data in looks]
-        are_sane = self._may_be(start, end, chain.from_iterable(flags))
-        for (run, _), of_page in zip(looks, flags):
-            if run.state and (are_sane or not any(self._damaged(run.start_pfn, of_page))):
-                _append(self._looked_at, run._replace(state=""))
-            else:
-                # Its pages are of no interest where one of them proves the unit.
-                before, self._runs = self._runs, []
-                self.judge(run.start_pfn, run.end_pfn)
-                found, self._runs = self._runs, before
-                states = {each.state for each in found}
-                if not states & {*GIVEN_STATES} or states - {*GIVEN_STATES, "free"}:
-                    for each in found:
-                        _append(self._runs, each)
-                    continue
-            _append(self._runs, run._replace(state=run.state or "given"))
-
-    def _first_looks(self, start: int, end: int) -> Iterator[tuple[PageRun, bytes]]:
-        """What the first page of each unit tells of it, or of its chunk, with the structures beside that page.
-
-        They show whether this page of the memmap is damaged. The state is empty where the page tells nothing.
-        """
-        layout, read, states = self._layout, self._prog.read, self._states
-        pfn, size = start, layout.size * self._together
+        chunk, unit = self._chunk_pages, _UNIT_PAGES
+        units = range(-(-start // unit) * unit, end - unit + 1, unit)
+        told = self._told([pfn for pfn in units if pfn % chunk == 0])
+        told |= self._told([pfn for pfn in units if pfn % chunk and pfn not in told])
+        told &= {*units}
+        pfn = start
         while pfn < end:
-            upto, data, state = min(pfn - pfn % _UNIT_PAGES + _UNIT_PAGES, end), b"", ""
-            if upto - pfn == _UNIT_PAGES:
-                with suppress(FaultError):
-                    data = read(layout.address(pfn), size)
-            if data:
-                flags, private = (_int(data, at, 8) for at in (layout.flags, layout.private))
-                page_type, refcount = (_int(data, at, 4) for at in (layout.page_type, layout.refcount))
-                state = states[flags, _COMPOUND[data[layout.compound]], page_type, refcount]
-                pages = 1 << min(private, 64)
-                if state != "buddy":
-                    state = "given" if state == "in-use" else ""
-                elif pages > self._chunk_pages or pfn % pages:
-                    state = ""
-                elif pages < self._chunk_pages:
-                    state = "given"
-                elif pfn + pages <= end:
-                    upto, data = pfn + pages, b""
-                else:
-                    state = ""
-            yield PageRun(pfn, upto, state), data
+            upto = min(pfn - pfn % unit + unit, end)
+            if pfn in told:
+                while upto in told:
+                    upto += unit
+                _append(self._looked_at, PageRun(pfn, upto, ""))
+                found = [PageRun(pfn, upto, "given")]
+            else:
+                before, self._runs = self._runs, []
+                self.judge(pfn, upto)
+                found, self._runs = self._runs, before
+                states = {run.state for run in found}
+                if states & {*GIVEN_STATES} and states <= {*GIVEN_STATES, "free"}:
+                    # The other pages are of no interest where one of them proves the unit.
+                    found = [PageRun(pfn, upto, "given")]
+            for run in found:
+                _append(self._runs, run)
             pfn = upto
+
+    def _told(self, pfns: Sequence[int]) -> set[int]:
+        """Those of the units with these first pages of which that page is in use or in a free list, and their chunks'.
+
+        The structures beside it show whether this page of the memmap is damaged.
+        """
+        layout, told, size = self._layout, set[int](), self._layout.size * self._together
+        pages = []
+        for pfn in pfns:
+            try:
+                pages.append(self._prog.read(layout.address(pfn), size))
+            except FaultError:
+                pages.append(bytes(size))
+        data = b"".join(pages)
+        words, halves = array("Q", data), array("I", data)
+        flags, compounds = column(words, layout.flags, layout.size), data[layout.compound :: size].translate(_COMPOUND)
+        firsts = [column(halves, at, size) for at in (layout.page_type, layout.refcount)]
+        states = map(self._states.__getitem__, zip(flags[:: self._together], compounds, *firsts))
+        are_sane = not pfns or self._may_be(pfns[0], pfns[-1] + self._together, flags)
+        for number, (pfn, state, order) in enumerate(zip(pfns, states, column(words, layout.private, size))):
+            block = 1 << min(order, 64) if state == "buddy" else 1
+            if state not in ("buddy", "in-use") or block > self._chunk_pages or pfn % block:
+                continue
+            at = number * self._together
+            if block == self._chunk_pages:
+                told.update(range(pfn, pfn + block, _UNIT_PAGES))
+            elif are_sane or not any(self._damaged(pfn, flags[at : at + self._together])):
+                told.add(pfn)
+        return told
 
     def _is_full(self, pfn: int) -> bool:
         if len(self._runs) <= limits.PAGE_RUNS:
@@ -291,10 +301,14 @@ class _Scan:
         spans = ((zone.zone_id, zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in self._zones)
         return [span for span in spans if span[1] < end and start < span[2]]
 
-    def _may_be(self, start: int, end: int, flags: Iterable[int]) -> bool:
+    def _may_be(self, start: int, end: int, flags: array[int]) -> bool:
         """Whether all pages from PFN ``start`` to ``end`` are in one zone, and these flags of theirs say that one."""
-        over = self._over(start, end)
-        ids = {flag >> self._layout.zone_shift for flag in set(flags) - {0, POISON}}
+        over, data, shift = self._over(start, end), flags.tobytes(), self._layout.zone_shift
+        # Mostly the bytes with node and zone are all alike.
+        tops = [data[at if sys.byteorder == "little" else 7 - at :: 8] for at in range(shift // 8, 8)]
+        tops[0] = tops[0].translate(bytes(byte >> shift % 8 for byte in range(256)))
+        alike = flags[0] not in (0, POISON) and all(top == top[:1] * len(flags) for top in tops)
+        ids = {flag >> shift for flag in (set(flags[:1]) if alike else set(flags)) - {0, POISON}}
         return not over or (len(over) == 1 and ids <= {over[0][0]} and over[0][1] <= start and end <= over[0][2])
 
     def _damaged(self, start: int, flags: Sequence[int]) -> Iterator[int]:
@@ -325,10 +339,6 @@ class _Scan:
         if state == "free" and pfn < self._unaccepted_end:
             return PageRun(pfn, min(self._unaccepted_end, end), "unaccepted")
         return PageRun(pfn, end, state)
-
-
-def _int(data: bytes, at: int, size: int) -> int:
-    return int.from_bytes(data[at : at + size], "little")
 
 
 def _append(runs: list[PageRun], run: PageRun) -> None:
