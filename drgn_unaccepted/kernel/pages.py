@@ -6,7 +6,6 @@ The structures are read in bulk and judged a chunk (1 << MAX_PAGE_ORDER pages) a
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -99,6 +98,8 @@ class _Scan:
         self._chunk_pages = build.chunk_pages
         # Before PGTY_unaccepted only the list tells a listed chunk.
         self._listed = frozenset(chain.from_iterable(self.lists)) if self._states.unaccepted is None else frozenset()
+        # The bits of node and zone in the lowest byte of flags that has some.
+        self._of_zone = bytes(byte >> self._layout.zone_shift % 8 for byte in range(256))
         # Structures in one page of the memmap.
         self._together = max(1, PAGE_SIZE // self._layout.size)
         # Ends of the free block and of the unaccepted chunk whose first page was seen last.
@@ -205,29 +206,33 @@ class _Scan:
 
         The structures beside it show whether this page of the memmap is damaged.
         """
-        layout, told, size = self._layout, set[int](), self._layout.size * self._together
+        layout, told, size = self._layout, set[int](), self._layout.size
         pages = []
         for pfn in pfns:
             try:
-                pages.append(self._prog.read(layout.address(pfn), size))
+                pages.append(self._prog.read(layout.address(pfn), size * self._together))
             except FaultError:
-                pages.append(bytes(size))
-        data = b"".join(pages)
-        words, halves = array("Q", data), array("I", data)
-        flags, compounds = column(words, layout.flags, layout.size), data[layout.compound :: size].translate(_COMPOUND)
-        firsts = [column(halves, at, size) for at in (layout.page_type, layout.refcount)]
-        states = map(self._states.__getitem__, zip(flags[:: self._together], compounds, *firsts))
-        are_sane = not pfns or self._may_be(pfns[0], pfns[-1] + self._together, flags)
-        for number, (pfn, state, order) in enumerate(zip(pfns, states, column(words, layout.private, size))):
+                pages.append(bytes(size * self._together))
+        are_sane = not pfns or self._may_be(pfns[0], pfns[-1] + self._together, b"".join(pages))
+        columns, orders = self._columns(b"".join([page[:size] for page in pages]))
+        states = map(self._states.__getitem__, zip(*columns))
+        for pfn, page, state, order in zip(pfns, pages, states, orders):
             block = 1 << min(order, 64) if state == "buddy" else 1
             if state not in ("buddy", "in-use") or block > self._chunk_pages or pfn % block:
                 continue
-            at = number * self._together
             if block == self._chunk_pages:
                 told.update(range(pfn, pfn + block, _UNIT_PAGES))
-            elif are_sane or not any(self._damaged(pfn, flags[at : at + self._together])):
+            elif are_sane or not any(self._damaged(pfn, column(array("Q", page), layout.flags, size))):
                 told.add(pfn)
         return told
+
+    def _columns(self, data: bytes) -> tuple[tuple[Sequence[int], ...], Sequence[int]]:
+        """What tells the states of the structures in ``data``, by member, and their ``private``."""
+        layout, size = self._layout, self._layout.size
+        words, halves = array("Q", data), array("I", data)
+        compounds = data[layout.compound :: size].translate(_COMPOUND)
+        types, refcounts = (column(halves, at, size) for at in (layout.page_type, layout.refcount))
+        return (column(words, layout.flags, size), compounds, types, refcounts), column(words, layout.private, size)
 
     def _is_full(self, pfn: int) -> bool:
         if len(self._runs) <= limits.PAGE_RUNS:
@@ -266,27 +271,24 @@ class _Scan:
 
     def _judge_chunk(self, start: int, data: bytes) -> None:
         """Judge the structures of one chunk, or of a part of one, from PFN ``start`` on."""
-        layout, size = self._layout, self._layout.size
+        size = self._layout.size
         end = start + len(data) // size
         if data in (bytes(len(data)), b"\xff" * len(data)):
             _append(self._runs, PageRun(start, end, "uninitialised"))
             return
-        words, halves = array("Q", data), array("I", data)
-        flags, orders = column(words, layout.flags, size), column(words, layout.private, size)
-        page_types, refcounts = column(halves, layout.page_type, size), column(halves, layout.refcount, size)
+        columns, orders = self._columns(data)
         is_whole = end - start == self._chunk_pages == 1 << min(orders[0], 64)
-        if is_whole and page_types[0] & self._states.mask == self._states.buddy:
+        if is_whole and columns[2][0] & self._states.mask == self._states.buddy:
             _append(self._runs, PageRun(start, end, "buddy"))
             return
         if start in self._listed and start % self._chunk_pages == 0:
             self._unaccepted_end = end
-        columns = (flags, data[layout.compound :: size].translate(_COMPOUND), page_types, refcounts)
         # In most chunks all pages but the first are alike.
         alike = all(each[1:-1] == each[2:] for each in columns)
         states = list(map(self._states.__getitem__, islice(zip(*columns), 2 if alike else None)))
         states += states[-1:] * (end - start - len(states))
-        if not self._may_be(start, end, flags[:2] if alike else flags):
-            for at in self._damaged(start, flags):
+        if not self._may_be(start, end, data[: 2 * size] if alike else data):
+            for at in self._damaged(start, columns[0]):
                 states[at] = "damaged"
         pfn = group_end = start
         for state, group in groupby(states):
@@ -301,14 +303,15 @@ class _Scan:
         spans = ((zone.zone_id, zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in self._zones)
         return [span for span in spans if span[1] < end and start < span[2]]
 
-    def _may_be(self, start: int, end: int, flags: array[int]) -> bool:
-        """Whether all pages from PFN ``start`` to ``end`` are in one zone, and these flags of theirs say that one."""
-        over, data, shift = self._over(start, end), flags.tobytes(), self._layout.zone_shift
+    def _may_be(self, start: int, end: int, data: bytes) -> bool:
+        """Whether all pages from PFN ``start`` to ``end`` are in one zone, and these structures of theirs say so."""
+        over, at, size, shift = self._over(start, end), self._layout.flags, self._layout.size, self._layout.zone_shift
         # Mostly the bytes with node and zone are all alike.
-        tops = [data[at if sys.byteorder == "little" else 7 - at :: 8] for at in range(shift // 8, 8)]
-        tops[0] = tops[0].translate(bytes(byte >> shift % 8 for byte in range(256)))
-        alike = flags[0] not in (0, POISON) and all(top == top[:1] * len(flags) for top in tops)
-        ids = {flag >> shift for flag in (set(flags[:1]) if alike else set(flags)) - {0, POISON}}
+        low, *tops = (data[at + byte :: size] for byte in range(shift // 8, 8))
+        alike = all(top == top[:1] * len(top) for top in (low.translate(self._of_zone), *tops))
+        flags = {int.from_bytes(data[at : at + 8], "little")} - {0, POISON} if alike else set()
+        flags = flags or {*column(array("Q", data), at, size)} - {0, POISON}
+        ids = {flag >> shift for flag in flags}
         return not over or (len(over) == 1 and ids <= {over[0][0]} and over[0][1] <= start and end <= over[0][2])
 
     def _damaged(self, start: int, flags: Sequence[int]) -> Iterator[int]:
