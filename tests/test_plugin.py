@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import struct
 import subprocess
@@ -18,21 +17,16 @@ from typing import Any
 import drgn
 import drgn.commands
 import pytest
+from drgn.commands import run_command as run
 
 import drgn_unaccepted
+import drgn_unaccepted.plugin  # drgn imports it when a target is set, in a process that allows plugins
 from drgn_unaccepted.cli import main, parser
 from drgn_unaccepted.commands import COMMANDS, OF_FILES, Question, load, parse
 from drgn_unaccepted.run import run as run_command
 from drgn_unaccepted.snapshot import Snapshot, Wanted
-from tests.asking import Capsys
+from tests.asking import SAMPLES, UNIT, Capsys, truth
 from tests.checks.build import clean
-
-SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
-UNIT = 2 << 20
-
-
-def truth(sample: str) -> Any:
-    return json.loads((SAMPLES / sample / "truth.json").read_text())
 
 
 def open_sample(sample: str) -> drgn.Program:
@@ -44,15 +38,6 @@ def open_sample(sample: str) -> drgn.Program:
 @pytest.fixture
 def prog() -> drgn.Program:
     return open_sample("6.12-fill")
-
-
-@pytest.fixture
-def run() -> Iterator[Any]:
-    from drgn.commands import run_command
-
-    import drgn_unaccepted.plugin  # noqa: F401  drgn imports it when a target is set, in a process that allows plugins
-
-    yield run_command
 
 
 #: Every question, with arguments where it needs some.
@@ -69,7 +54,7 @@ WORDS = {
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if isinstance(load(name), Question)])
 @pytest.mark.parametrize("sample", ("6.12-fill", "7.3-fill-kdump"))
-def test_both_doors_say_the_same(name: str, sample: str, run: Any, tmp_path: Path, capsys: Capsys) -> None:
+def test_both_doors_say_the_same(name: str, sample: str, tmp_path: Path, capsys: Capsys) -> None:
     words = WORDS[name].format(tmp_path)
     error = ""
     try:
@@ -143,7 +128,7 @@ def test_a_target_that_takes_long_shows_progress(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("command", ("--help", "ranges --help", "resolve -h"))
-def test_help_is_an_answer_and_no_error(command: str, prog: drgn.Program, run: Any, capsys: Capsys) -> None:
+def test_help_is_an_answer_and_no_error(command: str, prog: drgn.Program, capsys: Capsys) -> None:
     run(prog, f"unaccepted {command}")
     out, err = capsys.readouterr()
     assert out.startswith("usage: %unaccepted") and err == ""
@@ -165,7 +150,7 @@ def test_help_is_an_answer_and_no_error(command: str, prog: drgn.Program, run: A
 )
 @pytest.mark.parametrize("crash", (False, True))
 def test_what_is_no_command_is_said_in_a_line(
-    words: str, said: str, crash: bool, prog: drgn.Program, run: Any, capsys: Capsys
+    words: str, said: str, crash: bool, prog: drgn.Program, capsys: Capsys
 ) -> None:
     with pytest.raises(drgn.commands.CommandError) as refused:
         run(prog, f"{'crash ' if crash else ''}unaccepted {words}")
@@ -173,7 +158,7 @@ def test_what_is_no_command_is_said_in_a_line(
     assert capsys.readouterr() == ("", "")
 
 
-def test_crash_mode_has_the_same_command(run: Any, capsys: Capsys) -> None:
+def test_crash_mode_has_the_same_command(capsys: Capsys) -> None:
     """As the first command, on a dump without debuginfo; after it drgn's own commands work."""
     run(open_sample("6.12-fill-kdump"), "unaccepted ranges")
     expected = capsys.readouterr().out
@@ -202,7 +187,7 @@ def test_crash_mode_has_the_same_command(run: Any, capsys: Capsys) -> None:
     ),
 )
 def test_tab_completes_at_both_prompts(
-    line: str, text: str, words: list[str], run: Any, prog: drgn.Program, monkeypatch: pytest.MonkeyPatch
+    line: str, text: str, words: list[str], prog: drgn.Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from drgn.commands._crash import _CrashCompleter
     from drgn.internal import repl, rlcompleter
@@ -224,7 +209,7 @@ def test_a_drgn_with_another_crash_mode_is_named_in_a_line() -> None:
 
 
 @pytest.mark.parametrize("sample", ("6.12-fill", "6.12-fill-kdump"))
-def test_the_code_that_does_the_same(sample: str, run: Any, capsys: Capsys) -> None:
+def test_the_code_that_does_the_same(sample: str, capsys: Capsys) -> None:
     prog = open_sample(sample)
     drgn.set_default_prog(prog)
     made: dict[str, Any] = {}
@@ -246,14 +231,9 @@ def test_the_code_that_does_the_same(sample: str, run: Any, capsys: Capsys) -> N
 def test_drgn_finds_the_plugin_by_its_entry_point() -> None:
     code = "from drgn.commands import run_command; run_command(prog, 'unaccepted header')"
     vmcore = str(SAMPLES / "6.12-fill" / "vmcore")
-    done = subprocess.run(
-        [sys.executable, "-m", "drgn", "-q", "-c", vmcore, "--no-default-symbols", "-e", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "DRGN_PLUGINS": "unaccepted=drgn_unaccepted.plugin"},
-    )
+    argv = [sys.executable, "-m", "drgn", "-q", "-c", vmcore, "--no-default-symbols", "-e", code]
+    environment = {**os.environ, "DRGN_PLUGINS": "unaccepted=drgn_unaccepted.plugin"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
     assert "phys_base" in done.stdout, done.stderr
 
 
