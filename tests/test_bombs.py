@@ -75,16 +75,8 @@ def test_a_file_that_is_no_file_of_ours(kind: str, name: str, tmp_path: Path) ->
     outcome_of(lambda: check(data, tmp_path), *((ANSWERED, REFUSED) if harmless else (REFUSED,)))
 
 
-BOMBS = (
-    *NESTED,
-    "NaN",
-    '{"schema": NaN}',
-    '{"id": 1, "id": 2}',
-    '{"path": "a\\u0000b"}',
-    '{"path": "a\\ud800b"}',
-    '{"path": "%s"}' % ("x" * 5_000),
-    "a\0b",
-)
+BOMBS = (*NESTED, "NaN", '{"schema": NaN}', '{"id": 1, "id": 2}', "a\0b", '{"path": "%s"}' % ("x" * 5_000))
+BOMBS += ('{"path": "a\\u0000b"}', '{"path": "a\\ud800b"}')
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: repr(bomb)[1:25])

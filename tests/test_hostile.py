@@ -121,6 +121,12 @@ def test_an_internal_error_is_a_failure(error: Exception, kind: str, monkeypatch
 
 # The program itself, as a user starts it
 
+PROGRAM = (sys.executable, "-m", "drgn_unaccepted")
+
+
+def started(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=600, check=False)
+
 
 @pytest.mark.parametrize(
     "case",
@@ -134,13 +140,7 @@ def test_an_internal_error_is_a_failure(error: Exception, kind: str, monkeypatch
     ids=("whole", "program headers elsewhere", "65535 program headers", "cut", "escapes in the release"),
 )
 def test_the_program_within_its_limits(case: Case, tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["prlimit", f"--as={run.MEMORY}", sys.executable, "-m", "drgn_unaccepted", "-c", case.write(tmp_path / "dump")],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = started("prlimit", f"--as={run.MEMORY}", *PROGRAM, "-c", case.write(tmp_path / "dump"))
     assert done.returncode in (0, 3)
     assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
     if done.returncode == 3:
@@ -162,13 +162,7 @@ def test_scan_survives_what_kills_the_reader(tmp_path: Path) -> None:
     (dumps / "snapshot").write_text(files.snapshot_text("6.12-panic"))
     os.mkfifo(dumps / "silent")
     targets = [dumps / name for name in ("silent", "killer", "garbage", "good", "snapshot")]
-    done = subprocess.run(
-        [sys.executable, "-m", "drgn_unaccepted", "scan", "--timeout", "5", "-o", tmp_path / "out", *targets],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = started(*PROGRAM, "scan", "--timeout", "5", "-o", tmp_path / "out", *targets)
     assert "Traceback" not in done.stderr, done.stderr
     _, *records = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     status = {Path(record["target"]["path"]).name: record["status"] for record in records}

@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the engine makes of the rules: skips, severities, the overall status, two samples."""
+"""What the engine makes of the rules: explanations, the overall status, two samples; hostile snapshots."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from array import array
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import judge
-from drgn_unaccepted.checks import Report, confirm, explain, run_checks
+from drgn_unaccepted.checks import Report, confirm, explain, rule_names, run_checks
+from drgn_unaccepted.checks.rule import NEEDS, RULES
 from drgn_unaccepted.commands.check import check
+from drgn_unaccepted.model.efi import EfiDescriptor
+from drgn_unaccepted.model.header import Header, judge_header
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Snapshot, Table
+from drgn_unaccepted.snapshot import Snapshot, Table, Target
+from tests.snapshot_strategies import snapshots
 
 from . import changes as c
 from .build import Change, both, clean, found, listed, live
@@ -156,3 +166,98 @@ def test_many_listed_chunks_are_merged_into_one_range() -> None:
     assert finding.message == f"node 0 zone Normal: 100000 listed pages with references: {shown}"
     assert finding.ranges == (Range(0x100000000, 0x100000000 + (number << 22)),)
     assert found(snapshot, "list-page-type").status == "critical"
+
+
+# Explanations
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_every_rule_says_why_and_what_to_do(name: str) -> None:
+    text = explain(name)
+    assert text.startswith(name) and text.endswith("\n")
+    assert re.search(r"\nWhy: \S", text) and re.search(r"\nWhat to do: \S", text)
+    assert max(map(len, text.splitlines())) <= 100
+    assert set(RULES[name].needs) <= set(NEEDS)
+    # Commits are abbreviated alike.
+    commits = re.findall(r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b", text)
+    assert {len(commit) for commit in commits} <= {12}
+
+
+def test_a_rule_is_explained_with_its_severity_and_needs() -> None:
+    text = " ".join(explain("zone-counter-matches-list").split())
+    assert "(C21)" in text
+    assert "critical in a vmcore, warning on a live kernel" in text
+    assert "Needs: `zone->unaccepted_pages`; `zone->vm_stat[NR_UNACCEPTED]`" in text
+    assert "Fixed by: 0862438c9048 (7.0, 6.19.4, 6.18.14, 6.12.75)" in explain("advisory-reservation-short")
+
+
+def test_texts_refer_to_rules_that_exist() -> None:
+    names = set(rule_names())
+    stems = {name.split("-")[0] for name in names}
+    for name in names:
+        words = re.findall(r"\b[a-z]+(?:-[a-z0-9]+){2,}\b", explain(name))
+        assert {word for word in words if word.split("-")[0] in stems} <= names, name
+
+
+def test_the_rule_reference_is_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "rules-doc"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# Whatever a snapshot file holds, a rule answers or is skipped
+
+# fmt: off
+NUMBERS = st.sampled_from([
+    0, 1, 2, 3, 7, 24, 512, 1024, 4095, 4096, 1 << 21, (1 << 21) + 8, 3 << 21, 1 << 32, (1 << 32) + 4096, 1 << 40,
+    (1 << 52) - 1, 1 << 52, 1 << 60, (1 << 64) - 1, 1 << 64, 1 << 80, -1, -4096,
+])
+# fmt: on
+
+
+def assert_sound(report: Report) -> None:
+    assert report.status in ("ok", "warning", "critical", "unknown")
+    assert len(report.findings) >= 32
+    for finding in report.findings:
+        assert finding.status in ("pass", "info", "warning", "critical", "skip")
+        assert finding.message
+        assert all(start < end for start, end in finding.ranges)
+        assert list(finding.ranges) == sorted(finding.ranges)
+
+
+@pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.long)])
+def test_no_rule_raises_on_anything(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(snapshots(), snapshots())
+    def test(snapshot: Snapshot, other: Snapshot) -> None:
+        report = run_checks(snapshot)
+        assert_sound(report)
+        assert_sound(confirm(run_checks(other), report))
+
+    test()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([1, 1, 1, 2, 0]), NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+def test_a_header_that_the_reader_refuses_is_a_finding(
+    version: int, unit_size: int, phys_base: int, bitmap_bytes: int, address: int
+) -> None:
+    """If a header is refused, a rule fails; if it is taken, no rule of the header blames it."""
+    numbers = (unit_size, phys_base, bitmap_bytes, address)
+    if min(numbers) < 0 or max(numbers) >= 1 << 64:
+        return
+    state, reason = judge_header(Header(version, unit_size, phys_base, bitmap_bytes), address)
+    table = Table(state, reason, address, version, unit_size, phys_base, bitmap_bytes)
+    snapshot = Snapshot(Target("vmcore", None, None, None, "none", ""), table)
+    report = run_checks(snapshot, only=["header-version", "unit-size-valid", "bitmap-geometry"])
+    failed = any(finding.status == "critical" for finding in report.findings)
+    assert state == "not-captured" or failed == (state != "present")
+
+
+def test_type_15_up_to_the_last_address_is_no_bitmap_to_replay() -> None:
+    """The stub's bitmap for it would have a TiB."""
+    report = run_checks(clean(c.not_captured, c.descriptors(EfiDescriptor(15, 0, (1 << 64) - (2 << 20), 0xF))))
+    (finding,) = [finding for finding in report.findings if finding.rule == "bits-within-initial-map"]
+    assert finding.status == "skip" and "beyond all physical addresses" in finding.message

@@ -58,6 +58,11 @@ kexec = c.put(kexec_segments=(KexecSegment("kexec_image", 0x101A00000, 0x101A010
 key_off = c.part("kernel", static_key=0)
 deadlocked = both(c.zones(watermarks=Watermarks(0, 0, 0, 0, 0)), c.put(panic="System is deadlocked on memory"))
 lockup = both(c.accepting((0, 3)), c.put(panic="softlockup: hung tasks"))
+#: A bitmap from 1 TiB - 32 MiB on: units 16 and above lie over 1 TiB.
+above = both(c.table(phys_base=(1 << 40) - (32 << 20)), c.part("platform", kind="snp"))
+below, beside = (
+    c.put(kernel_memory=(NamedRange("crash kernel", at, at + (128 << 20)),)) for at in (0x70000000, 0x140000000)
+)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,20 @@ lockup = both(c.accepting((0, 3)), c.put(panic="softlockup: hung tasks"))
         # By the counter, if the table was not captured.
         ("kcore-touches-unaccepted", c.not_captured, {"6.6.50": "info"}),
         ("kcore-touches-unaccepted", c.part("platform", kind="none"), {"6.6.50": None}),
+        ("snp-high-memory", above, {"6.8.0": "info", "6.9.0": None}),
+        ("snp-high-memory", both(above, c.accepting((0, 16))), {"6.8.0": "info"}),
+        ("snp-high-memory", both(above, c.accepting((0, 17))), {"6.8.0": "warning"}),
+        ("snp-high-memory", both(above, c.part("platform", kind="tdx")), {"6.8.0": None}),
+        # Seen with 6.6.80: its crash kernel does not map a table above its last page.
+        ("crash-kernel-below-table", below, {"6.6.80": "warning", "6.12.117": None, None: None}),
+        ("crash-kernel-below-table", beside, {"6.6.80": None}),
+        # It needs a dump, a list and no other panic.
+        ("watermark-zero", both(deadlocked, c.put(panic=None)), {"6.12.20": "info"}),
+        ("watermark-zero", both(deadlocked, c.put(panic="")), {"6.12.20": None}),
+        ("watermark-zero", both(deadlocked, c.put(panic="Fatal exception")), {"6.12.20": None}),
+        ("watermark-zero", both(deadlocked, live), {"6.12.20": None}),
+        ("watermark-zero", both(deadlocked, c.zone(listed=listed(()))), {"6.12.20": None}),
+        ("watermark-zero", c.put(), {"6.12.20": None}),
     ],
 )  # fmt: skip
 def test_a_known_bug_by_release(slug: str, change: Change, by_release: dict[Optional[str], Optional[str]]) -> None:
@@ -132,30 +151,6 @@ def test_no_known_bug_is_told_by_a_release_that_the_banner_contradicts() -> None
     assert found.status == "info" and "6.14" not in found.message and "not known" in found.message
 
 
-def test_a_crash_kernel_below_the_table() -> None:
-    """Seen with 6.6.80: it does not map a table above its last page."""
-    where = ((NamedRange("crash kernel", at, at + (128 << 20)),) for at in (0x70000000, 0x140000000))
-    low, high = (c.put(kernel_memory=used) for used in where)
-    found = {each: status("crash-kernel-below-table", low, c.release(each)) for each in ("6.6.80", "6.12.117", None)}
-    assert found == {"6.6.80": "warning", "6.12.117": None, None: None}
-    assert status("crash-kernel-below-table", high, c.release("6.6.80")) is None
-
-
-def test_what_the_command_line_took_away_is_no_fault_of_the_firmware() -> None:
-    lost = c.trimmed("current", 0x101800000, 0x103C00000, 2)
-    for line, said in (("quiet memmap=36M$0x101800000", None), ("add_efi_memmap", "add_efi_memmap: "), ("", "SP: ")):
-        finding = advice("type-15-reserved", lost, c.part("image", command_line=line))
-        assert finding is None if said is None else said in finding.message
-
-
-def test_watermark_zero_needs_a_dump_a_list_and_no_other_panic() -> None:
-    oom = both(deadlocked, c.release("6.12.20"))
-    assert status("watermark-zero", oom, c.put(panic=None)) == "info"
-    others = (c.put(panic=""), c.put(panic="Fatal exception"), live, c.zone(listed=listed(())))
-    assert [status("watermark-zero", oom, other) for other in others] == [None] * 4
-    assert status("watermark-zero", c.release("6.12.20")) is None
-
-
 def test_a_known_bug_of_one_of_two_live_samples_is_a_note() -> None:
     """The rule that it builds on is one, too."""
     off = run_checks(clean(key_off, live))
@@ -165,19 +160,14 @@ def test_a_known_bug_of_one_of_two_live_samples_is_a_note() -> None:
     assert confirm(off, off).status == "warning"
 
 
-def test_snp_high_memory() -> None:
-    """A bitmap from 1 TiB - 32 MiB on: units 16 and above lie over 1 TiB."""
-    high = both(c.release("6.8.0"), c.table(phys_base=(1 << 40) - (32 << 20)), c.part("platform", kind="snp"))
-    assert status("snp-high-memory", high) == "info"
-    assert status("snp-high-memory", high, c.accepting((0, 16))) == "info"
-    assert status("snp-high-memory", high, c.accepting((0, 17))) == "warning"
-    assert status("snp-high-memory", high, c.part("platform", kind="tdx")) is None
-    assert status("snp-high-memory", high, c.release("6.9.0")) is None
-
-
 def test_type_15_reserved() -> None:
-    found = advice("type-15-reserved", c.trimmed("current", 0x101800000, 0x103C00000, 2))
+    lost = c.trimmed("current", 0x101800000, 0x103C00000, 2)
+    found = advice("type-15-reserved", lost)
     assert (found.status, found.ranges) == ("info", (Range(0x101800000, 0x103C00000),))
+    # What the command line took away is no fault of the firmware.
+    for line, said in (("quiet memmap=36M$0x101800000", None), ("add_efi_memmap", "add_efi_memmap: "), ("", "SP: ")):
+        finding = advice("type-15-reserved", lost, c.part("image", command_line=line))
+        assert finding is None if said is None else said in finding.message
     # Only taken away, for example by mem=: not this bug.
     assert status("type-15-reserved", c.trimmed("current", 0x101800000, 0x103C00000)) is None
 

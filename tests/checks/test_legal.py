@@ -55,43 +55,28 @@ guarded = both(c.bits(13, 15, 0), c.listing(*LISTED[1:]), c.pages(0x101800000, 0
 legal("a chunk stays listed after the accept before it took its first unit as a guard", guarded)
 image = c.put(kexec_segments=(KexecSegment("kexec_image", 0x101800000, 0x103C00000),))
 legal("a kexec image was loaded into all that is listed, which accepted it (6.15 and later)", c.bits(0, 32, 0), image)
-legal(
-    "mem= took the upper half of the unaccepted memory away: no RAM, no struct page, on no list",
-    c.trimmed("current", 0x102800000, 0x104000000),
-    c.listing(*LISTED[:4]),
-    c.pages(0x102800000, 0x103C00000, "absent"),
-)
-legal(
-    "deferred initialisation has not come to the upper chunks yet",
-    c.part("kernel", system_state="scheduling"),
-    c.listing(*LISTED[:4]),
-    c.pages(0x102800000, 0x103000000, "uninitialised"),
-    c.pages(0x103000000, 0x103C00000, "in-use"),
-)
-legal(
-    "it died before its page allocator had zones, counters or memory sections",
-    c.part("kernel", system_state="booting"),
-    c.put(zones=()),
-    c.without("counters", "vm_zone_stat reads as zeros: not captured, or the kernel had no memory yet"),
-    c.without("pages", "mem_section[0] reads as zeros: not captured"),
-)
-legal(
-    "nothing was given to the page allocator yet, and every struct page has a reference",
+half = both(c.trimmed("current", 0x102800000, 0x104000000), c.pages(0x102800000, 0x103C00000, "absent"))
+legal("mem= took the upper half away: no RAM, no struct page, on no list", half, c.listing(*LISTED[:4]))
+scheduling = both(c.part("kernel", system_state="scheduling"), c.listing(*LISTED[:4]))
+upper = both(c.pages(0x102800000, 0x103000000, "uninitialised"), c.pages(0x103000000, 0x103C00000, "in-use"))
+legal("deferred initialisation has not come to the upper chunks yet", scheduling, upper)
+uncounted = c.without("counters", "vm_zone_stat reads as zeros: not captured, or the kernel had no memory yet")
+early = both(uncounted, c.put(zones=()), c.without("pages", "mem_section[0] reads as zeros: not captured"))
+booting = c.part("kernel", system_state="booting")
+legal("it died before its page allocator had zones, counters or memory sections", booting, early)
+no_memory = both(
     c.zones(free_pages=0, buddy_pages=0, unaccepted_pages=0, listed=listed(())),
     c.part("counters", unaccepted_pages=0, free_pages=0),
     c.part("kernel", system_state=None),
-    c.pages(0x1019FF000, 0x103C00000, "in-use"),
 )
+referenced = c.pages(0x1019FF000, 0x103C00000, "in-use")
+legal("nothing was given to the page allocator yet, and every struct page has a reference", no_memory, referenced)
 two_taken = both(c.listing(*LISTED[2:]), c.pages(0x101800000, 0x102000000, "free"))
 legal("two CPUs took chunks off the list, and are not in accept_memory() yet", two_taken)
 one_taken = both(c.listing(*LISTED[1:]), c.pages(0x101800000, 0x101C00000, "free"))
 legal("a CPU is accepting a chunk and its guard: units 12 to 14", c.accepting((12, 15)), one_taken)
-legal(
-    "the bitmap was saved before units 14 to 29 were accepted, freed and allocated",
-    c.table(read_through="file"),
-    c.listing(*LISTED[:1]),
-    c.pages(0x101C00000, 0x103C00000, "in-use"),
-)
+since = both(c.listing(*LISTED[:1]), c.pages(0x101C00000, 0x103C00000, "in-use"))
+legal("the bitmap was saved before units 14 to 29 were accepted and allocated", c.table(read_through="file"), since)
 reserved = both(c.listing(*LISTED[:-1]), c.pages(0x103800000, 0x103C00000, "reserved"))
 legal("a reserved and never touched chunk is unaccepted", reserved)
 setup_data = c.trimmed("current", 0x101A00000, 0x101A01000, 128)

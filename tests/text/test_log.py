@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel import log as ring
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.text.log import efi_map, read_boots
@@ -188,20 +187,3 @@ def test_a_log_fills_in_what_the_ring_buffer_lost(
     assert ask(capsys, "-c", SAMPLE / "vmcore")[1]["source"] == "page-lists"
     assert units(answer) == set(truth("6.12-fill-kdump")["unaccepted_units"])
     assert (answer["source"], answer["exact"]) == ("reconstructed", True)
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["--log", "README.md"], "README.md: no kernel log"),
-        (["--log", "/nonexistent"], "/nonexistent: No such file"),
-        (["--log", "LOG", "--table", "x"], "--log alone is a target that is text: --table"),
-        (["--log", "LOG", "record", "-o", "x"], "takes no --log"),
-        (["--log", "LOG", "--snapshot", "x"], "--log is for the command snapshot"),
-    ],
-)
-def test_refusals(words: list[str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "log"
-    file.write_text("\n".join(LOG))
-    assert main([str(file) if word == "LOG" else word for word in words]) == 3
-    assert why in capsys.readouterr().err
