@@ -67,7 +67,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # A defect of this program is no finding: check defines 1 and 2.
         if debug:
             traceback.print_exc()
-        _say(errors.internal_error(error))
+        said = f"{type(error).__name__}: {errors.one_line(error)} (--debug shows the traceback)"
+        _say(f"{errors.INTERNAL_ERROR}: {said}")
         return errors.EXIT_CANNOT
 
 

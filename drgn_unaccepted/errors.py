@@ -54,8 +54,3 @@ def concerning(path: Optional[str] = None) -> Iterator[None]:
         yield
     except (OSError, SnapshotFileError) as error:
         raise CommandError(one_line(error, path or getattr(error, "filename", None))) from None
-
-
-def internal_error(error: BaseException) -> str:
-    """An unforeseen exception in one line."""
-    return f"{INTERNAL_ERROR}: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"

@@ -121,6 +121,8 @@ def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], men
             parents=[*parents, common_options(("text", "json", *command.formats))],
         )
         command.add_arguments(of_command)
+        if command.has_long_list:
+            of_command.add_argument("--all", action="store_true", help="all of a long list")
 
 
 def completions(parser: Parser, before: Sequence[str]) -> list[str]:
@@ -169,6 +171,7 @@ class Question(Generic[A]):
 
     parts: frozenset[str] = STATE  #: Parts of the snapshot that the answer needs, beside the table.
     formats: Mapping[str, Callable[[A], Iterable[str]]] = {}  #: Beside text and json, each with its view.
+    has_long_list = False
 
     def __init__(self, document: Optional[Callable[[Snapshot, Judgement], A]] = None) -> None:
         """:param document: makes the answer, where no argument of the command changes it"""
@@ -231,6 +234,7 @@ class Action:
     """A command that does its own work: over time, over many targets, or on files."""
 
     formats: tuple[str, ...] = ()  #: Beside text and json.
+    has_long_list = False
 
     def add_arguments(self, parser: Parser) -> None:
         """Declare the options of this command alone."""

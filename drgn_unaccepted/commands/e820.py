@@ -16,9 +16,10 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class E820(Question[E820Answer]):
+    has_long_list = True
+
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("--dmesg", action="store_true", help="all tables in the words of dmesg")
-        lines.add_all_argument(parser)
 
     def lack(self, answer: E820Answer) -> Optional[str]:
         if any(table is not None for table in answer["tables"].values()):

@@ -18,11 +18,12 @@ from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class Efi(Question[EfiAnswer]):
+    has_long_list = True
+
     def add_arguments(self, parser: Parser) -> None:
         help_ = "the descriptors of type N (default: 15, unaccepted)"
         parser.add_argument("--type", type=int, metavar="N", default=UNACCEPTED, help=help_)
         parser.add_argument("--dmesg", action="store_true", help="all descriptors in the words of efi=debug")
-        lines.add_all_argument(parser)
 
     def lack(self, answer: EfiAnswer) -> Optional[str]:
         return None if answer["descriptors"] is not None else f"EFI memory map: {answer['note']}"

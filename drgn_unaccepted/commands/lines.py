@@ -9,7 +9,6 @@ from typing import Optional, Union
 
 from drgn_unaccepted.answer.documents import Document, Extent
 from drgn_unaccepted.answer.head import reasons
-from drgn_unaccepted.commands import Parser
 from drgn_unaccepted.words import WIDTH, count, safe, size, wrap
 
 #: Of the sources that count chunks.
@@ -30,10 +29,6 @@ _SHOWN = 12
 
 #: Columns of text.
 _LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "current"))
-
-
-def add_all_argument(parser: Parser) -> None:
-    parser.add_argument("--all", action="store_true", help="all of a long list")
 
 
 def extent(of: Extent) -> tuple[str, str, str]:

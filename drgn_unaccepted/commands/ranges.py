@@ -11,7 +11,7 @@ from drgn_unaccepted.answer.documents import RangesAnswer, StateRange, document
 from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
-from drgn_unaccepted.commands import Arguments, Parser, Question, lines
+from drgn_unaccepted.commands import Arguments, Question, lines
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot
@@ -19,8 +19,7 @@ from drgn_unaccepted.words import safe, span, together, wrap
 
 
 class Ranges(Question[RangesAnswer]):
-    def add_arguments(self, parser: Parser) -> None:
-        lines.add_all_argument(parser)
+    has_long_list = True
 
     def lack(self, answer: RangesAnswer) -> Optional[str]:
         return lines.no_addresses(answer) if answer["ranges"] is None else None

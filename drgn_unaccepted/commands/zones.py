@@ -9,15 +9,14 @@ from typing import Optional
 from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import Arguments, Parser, Question, lines
+from drgn_unaccepted.commands import Arguments, Question, lines
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import count, safe, size, wrap
 
 
 class Zones(Question[ZonesAnswer]):
-    def add_arguments(self, parser: Parser) -> None:
-        lines.add_all_argument(parser)
+    has_long_list = True
 
     def lack(self, answer: ZonesAnswer) -> Optional[str]:
         return None if answer["zones"] is not None else f"zones: {answer['missing']}"
