@@ -24,6 +24,8 @@ TOP = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLES = sorted(path.parent.name for path in TOP.glob("vmcore-samples/*/vmcore"))
 KDUMPS = ("6.12-fill-kdump", "7.3-fill-kdump")
+#: A snapshot of the lab's capture of a panic in an accept, after `makedumpfile -l -d 31`, without its ACPI memory.
+PANIC = "panic-kdump"
 FIRST = ("summary", "check")
 OTHERS = ("header", "ranges", "zones", "efi", "e820", "accepting", "map")
 #: An address out of an oops in the direct map of the first boot, and one with a C-bit.
@@ -40,6 +42,7 @@ WIDE = (
     "-v",
 )
 SHOWN = dict.fromkeys((*KDUMPS, "6.12-fill", "6.12-panic"), FIRST)
+SHOWN[PANIC] = (*FIRST, "accepting", "resolve 0x110c00000")
 SHOWN["6.12-fill-kdump"] = (*FIRST, *OTHERS, RESOLVE)
 
 Capsys = pytest.CaptureFixture[str]
@@ -54,7 +57,11 @@ def screen(sample: str, words: str, capsys: Capsys, patch: Patch) -> str:
     patch.setattr(sys.stderr, "isatty", lambda: True)
     # A busy machine is slow enough to show it.
     patch.setattr("drgn_unaccepted.run._progress", nullcontext)
-    target = () if words.startswith("--snapshot") else ("-c", f"vmcore-samples/{sample}/vmcore")
+    target: tuple[str, ...] = ("-c", f"vmcore-samples/{sample}/vmcore")
+    if sample == PANIC:
+        target = ("--snapshot", f"tests/commands/golden/{sample}.json")
+    elif words.startswith("--snapshot"):
+        target = ()
     with suppress(SystemExit):
         main([*target, *words.split()])
     return "".join(capsys.readouterr())
