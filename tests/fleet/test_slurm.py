@@ -86,7 +86,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         stack.enter_context(service([munged, "--foreground", "--force", *files, "--num-threads=2"], log))
         wait_for((state / "munge.socket").exists, log.read_text)
         stack.enter_context(service([slurmctld, "-D", "-i"], state / "slurmctld.log"))
-        stack.enter_context(service([slurmd, "-D", "-N", host], (state / "slurmd.log").read_text))
+        stack.enter_context(service([slurmd, "-D", "-N", host], state / "slurmd.log"))
         sinfo = [tool("sinfo", "slurm-client"), "-h", "-o", "%T"]
         wait_for(lambda: run(sinfo).stdout.strip() == "idle", (state / "slurmd.log").read_text)
         yield state

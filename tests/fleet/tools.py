@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -24,6 +24,8 @@ from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
+
+Record = dict[str, Any]
 
 TOP = Path(__file__).resolve().parent.parent.parent
 INTEGRATIONS = TOP / "drgn_unaccepted" / "integrations"
@@ -100,6 +102,32 @@ def check_document(**changes: Any) -> dict[str, Any]:
 
 def finding(rule: str, status: str, message: str = "words") -> dict[str, Any]:
     return {"rule": rule, "status": status, "message": message, "ranges": [], "needs": []}
+
+
+#: When a record was written.
+NOW = "2025-11-01T12:00:00+00:00"
+
+
+def scanned(
+    number: int,
+    findings: Sequence[tuple[str, str]] = (),
+    error: Optional[str] = None,
+    release: str = "6.12.117",
+    platform: Optional[str] = "tdx",
+    **more: Any,
+) -> Record:
+    """The record of a dump."""
+    statuses = [status for _, status in findings]
+    document = check_document(
+        **{"command": "scan", "id": f"{number:032x}", "host": None, "finished_at": NOW, "seconds": 0.2},
+        **{"passed": [], "skipped": []},
+        error=error and {"kind": error, "reason": f"because {number}"},
+        status=next((s for s in ("critical", "warning") if s in statuses), "unknown" if error else "ok"),
+        findings=[finding(rule, status, f"{rule} of {number}") for rule, status in findings],
+        platform=platform and {"kind": platform, "cc_vendor": None, "lazy": None},
+    )
+    document["target"] = {**document["target"], "kind": "vmcore", "path": f"/crash/{number}/vmcore", "release": release}
+    return {**document, **more}
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
