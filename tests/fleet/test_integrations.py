@@ -23,15 +23,12 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
     """But it does of a unit that is wrong. tests/lab/test_systemd.py runs the units in a guest."""
     analyze = tool("systemd-analyze", "systemd")
     # The command exists once the package is installed.
-    command = tmp_path / "drgn-unaccepted"
-    command.write_text("#!/bin/sh\n")
-    command.chmod(0o755)
     hook = str(INTEGRATIONS / "kdump" / "unaccepted-table")
     units = [tmp_path / unit.name for unit in sorted(UNITS.iterdir())]
     for unit in units:
         text = (UNITS / unit.name).read_text()
         text = text.replace("/usr/share/drgn-unaccepted/integrations/kdump/unaccepted-table", hook)
-        unit.write_text(re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", f"ExecStart={command}", text, flags=re.M))
+        unit.write_text(re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", "ExecStart=/bin/true", text, flags=re.M))
     done = run([analyze, "verify", "--man=no", *units])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     bad = tmp_path / "bad.service"
@@ -112,16 +109,10 @@ install
 
 
 def test_the_timers() -> None:
-    """A path unit sees neither that a dump in a directory grew nor that it is done; a boot waits for its services. The
-    alarm for staleness fits the timer of the check.
-    """
-    crash, check = ((UNITS / f"drgn-unaccepted-{name}.timer").read_text() for name in ("crash", "check"))
-    assert re.search("^OnBootSec=", crash, re.M) and re.search("^OnUnitActiveSec=", crash, re.M)
-    assert "WantedBy=timers.target\n" in crash
+    """A path unit sees neither that a dump in a directory grew nor that it is done; a boot waits for its services."""
+    crash = (UNITS / "drgn-unaccepted-crash.timer").read_text()
+    assert re.search("^OnBootSec=.*^OnUnitActiveSec=.*^WantedBy=timers.target$", crash, re.M | re.S)
     assert "WantedBy" not in (UNITS / "drgn-unaccepted-crash.service").read_text()
-    assert "OnUnitActiveSec=1h" in check and "RandomizedDelaySec=10min" in check
-    rules = (INTEGRATIONS / "prometheus" / "unaccepted.rules.yml").read_text()
-    assert "efi_unaccepted_last_run_timestamp_seconds > 3 * 3600" in rules
 
 
 def manifest(name: str) -> Any:

@@ -1,31 +1,42 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The metrics, the alert rules and the dashboard, checked by Prometheus' own tools."""
+"""The metrics, the alert rules and the dashboard, checked by Prometheus' own tools; real node_exporters and a real
+Prometheus on loopback, which scrape what checks write.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import urllib.parse
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drgn_unaccepted.cli import main
 from drgn_unaccepted.views.monitoring import prometheus
-from tests.fleet.tools import INTEGRATIONS, check_document, finding, run, tool
+from tests.fleet.tools import (
+    FILL,
+    INTEGRATIONS,
+    PLANTED,
+    check_document,
+    finding,
+    free_port,
+    plant,
+    run,
+    service,
+    tool,
+)
+from tests.waiting import wait_for
 
 RULES = INTEGRATIONS / "prometheus" / "unaccepted.rules.yml"
 DASHBOARD = json.loads((INTEGRATIONS / "grafana" / "unaccepted.json").read_text())
 
-FINDINGS = [
-    finding(rule, status)
-    for rule, status in {
-        "header-version": "pass",
-        "table-captured": "info",
-        "guard-unit-accepted": "warning",
-        "table-reserved": "critical",
-        "static-key-matches-lists": "skip",
-    }.items()
-]
+NAMES = "header-version table-captured guard-unit-accepted table-reserved static-key-matches-lists".split()
+FINDINGS = list(map(finding, NAMES, ("pass", "info", "warning", "critical", "skip")))
 
 
 def metrics(**changes: Any) -> list[str]:
@@ -97,17 +108,95 @@ def test_the_alerts_fire_when_they_should_and_all_queries_are_promql(tmp_path: P
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_and_the_dashboard() -> None:
-    """They use metrics that exist. Panels neither overlap nor share an ID."""
+def test_the_rules_and_the_dashboard_use_metrics_that_exist() -> None:
     ours = {line.split("{")[0].split()[0] for line in samples(findings=FINDINGS)}
     used = set(re.findall(r"\befi_unaccepted_\w+", RULES.read_text() + " ".join(EXPRESSIONS)))
     assert "efi_unaccepted_check_status" in used and used <= ours
-    panels = DASHBOARD["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    cells = [
-        (x, y)
-        for grid in (panel["gridPos"] for panel in panels)
-        for x in range(grid["x"], grid["x"] + grid["w"])
-        for y in range(grid["y"], grid["y"] + grid["h"])
-    ]
-    assert len(cells) == len(set(cells)) and max(x for x, _ in cells) == 23
+
+
+CONFIG = """\
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
+scrape_configs:
+  - job_name: node
+    static_configs: [{targets}]
+"""
+STATUS, FIRING = "efi_unaccepted_overall_status", "ALERTS{alertstate='firing'}"
+
+
+class Prometheus:
+    """With a node_exporter for each guest, whose text files are in a directory with the guest's name."""
+
+    def __init__(self, guests: tuple[str, ...], work: Path, stack: ExitStack) -> None:
+        exporter = tool("prometheus-node-exporter", "prometheus-node-exporter")
+        prometheus, self._log = tool("prometheus", "prometheus"), work / "prometheus.log"
+        environment = {**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+        (work / "proc").mkdir()
+        (work / "proc" / "meminfo").write_text("MemTotal:        2013612 kB\nUnaccepted:       294912 kB\n")
+        targets = []
+        for guest in guests:
+            address = f"127.0.0.1:{free_port()}"
+            targets.append(json.dumps({"targets": [address], "labels": {"guest": guest}}))
+            options = ["--collector.disable-defaults", "--collector.textfile", "--collector.meminfo"]
+            options += [f"--path.procfs={work / 'proc'}", f"--collector.textfile.directory={work / guest}"]
+            argv = [exporter, *options, f"--web.listen-address={address}"]
+            stack.enter_context(service(argv, work / f"exporter-{guest}.log", env=environment))
+        config, api = work / "prometheus.yml", f"127.0.0.1:{free_port()}"
+        config.write_text(CONFIG.format(rules=RULES, targets=", ".join(targets)))
+        options = [f"--config.file={config}", f"--storage.tsdb.path={work / 'prometheus'}"]
+        argv = [prometheus, *options, f"--web.listen-address={api}"]
+        stack.enter_context(service(argv, self._log, env=environment))
+        self._base = f"http://{api}/api/v1"
+
+    def values(self, query: str) -> dict[str, str]:
+        """The result of an instant query, by guest."""
+        try:
+            with urllib.request.urlopen(f"{self._base}/query?query={urllib.parse.quote(query)}", timeout=60) as answer:
+                found = json.load(answer)["data"]["result"]
+        except OSError:
+            return {}
+        return {one["metric"]["guest"]: one["value"][1] for one in found}
+
+    def wait(self, alerts: set[str], scraped: set[str], missing: set[str]) -> None:
+        """
+        :param alerts: guests whose alert fires
+        :param missing: those whose alert for a missing check will fire if it stays
+        """
+        queries = (FIRING, STATUS, "ALERTS{alertstate='pending', alertname='UnacceptedCheckMissing'}")
+        wanted = [alerts, scraped, missing]
+        wait_for(lambda: [set(self.values(query)) for query in queries] == wanted, self._log.read_text)
+
+
+@pytest.mark.long
+def test_guests_are_scraped_and_alerts_fire(tmp_path: Path) -> None:
+    """One guest with a planted fault, one whose file will be broken, one whose check never ran."""
+
+    def check(option: str, path: Path, to: Path) -> int:
+        return main([option, str(path), "check", "--format", "prometheus", "-o", str(to)])
+
+    guests = ("planted", "broken", "never")
+    for guest in guests:
+        (tmp_path / guest).mkdir()
+        (tmp_path / guest / "other.prom").write_text("other 1\n")
+    planted, broken = (tmp_path / guest / "drgn-unaccepted.prom" for guest in guests[:2])
+    plant(FILL, tmp_path / "planted.json")
+    assert check("--snapshot", tmp_path / "planted.json", planted) == 2
+    assert check("-c", FILL, broken) == 0
+    # Another user's node_exporter has to be able to read it.
+    assert planted.stat().st_mode & 0o777 == 0o644
+    with ExitStack() as stack:
+        prometheus = Prometheus(guests, tmp_path, stack)
+        prometheus.wait({"planted"}, {"planted", "broken"}, {"never"})
+        rule = f"alertname='UnacceptedCheckCritical', check='{PLANTED}'"
+        assert prometheus.values(f"ALERTS{{alertstate='firing', {rule}}}") == {"planted": "1"}
+        truth = json.loads((FILL.parent / "truth.json").read_text())
+        size = str(len(truth["unaccepted_units"]) << 21)
+        # With the fault nothing confirms the table, and what is unknown has no sample.
+        assert prometheus.values("efi_unaccepted_memory_bytes") == {"broken": size}
+        # The same guest without the fault: the alert ends.
+        assert check("-c", FILL, planted) == 0
+        # node_exporter then has nothing from the file, not even its time.
+        broken.write_text(f"{STATUS}{{ 1\n")
+        prometheus.wait(set(), {"planted"}, {"never", "broken"})
+        assert prometheus.values(f'efi_unaccepted_check_status{{check="{PLANTED}"}}')["planted"] == "0"
+        assert prometheus.values("node_textfile_scrape_error") == {"planted": "0", "broken": "1", "never": "0"}
