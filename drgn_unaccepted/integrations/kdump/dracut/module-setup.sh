@@ -13,24 +13,27 @@ depends() {
 	return 0
 }
 
-# The files of all modules that the command imports; packages have some of them in a directory of their own.
+# The files of all modules that the command imports, also late ones; packages have some in a directory of their own.
 FILES='
-import sys
+import contextlib, importlib, io, pkgutil, sys
 sys.path.append("/usr/lib/drgn-unaccepted")
-import encodings.ascii, encodings.latin_1, encodings.utf_8, drgn
-import drgn_unaccepted.cli, drgn_unaccepted.commands.keep, drgn_unaccepted.kernel.bpf
-for module in list(sys.modules.values()):
-    path = getattr(module, "__file__", None)
-    if path:
-        print(path)
+import encodings.ascii, encodings.latin_1, encodings.utf_8
+import drgn_unaccepted.__main__, drgn_unaccepted.kernel
+for module in pkgutil.iter_modules(drgn_unaccepted.kernel.__path__):
+    importlib.import_module("drgn_unaccepted.kernel." + module.name)
+with contextlib.redirect_stderr(io.StringIO()):
+    for words in ("keep --crash-kernel -o /nonexistent/table", "keep --no-such"):
+        sys.argv[1:] = words.split()
+        drgn_unaccepted.__main__.main()
+files = {getattr(module, "__file__", None) for module in sys.modules.values()}
+# Libraries too: dracut looks for those of executable files alone.
+files.update(line.split(None, 5)[5].rstrip() for line in open("/proc/self/maps") if ".so" in line)
+print(*sorted(filter(None, files)), sep="\n")
 '
 
 install() {
-	local file
-	inst_multiple drgn-unaccepted unaccepted-table python3 timeout cp mv sleep sync
-	while read -r file; do
-		inst_simple "$file"
-		case $file in *.so*) inst_library "$file" ;; esac
-	done < <(python3 -I -c "$FILES")
+	local files
+	mapfile -t files < <(python3 -I -c "$FILES")
+	inst_multiple drgn-unaccepted unaccepted-table python3 timeout cp mv sleep sync "${files[@]}"
 	inst_hook pre-pivot 0900 "$moddir/hook.sh"
 }
