@@ -29,10 +29,7 @@ _NOTHING = Wanted(frozenset())
 
 
 def capture_at_crash(running: Opened, crashed: Opened) -> Snapshot:
-    """The crashed kernel with its table, which the running kernel, its crash kernel, reads.
-
-    :raises TargetError: this is no crash kernel, there is no table, or the two kernels know different ones
-    """
+    """The crashed kernel with its table, which the running kernel, its crash kernel, reads. TargetError: it cannot."""
     snapshot, table = capture(crashed, _NOTHING), capture(running, _NOTHING).table
     for what, known in (("boot ID", snapshot.target.boot_id), ("time of the crash", snapshot.target.crashed_at)):
         if known is None:
@@ -54,10 +51,7 @@ def own_memory(running: Opened) -> list[Range]:
 
 
 def table_beside(opened: Opened) -> Optional[SavedTable]:
-    """The table that lies beside a dump without one; None where there is none.
-
-    :raises TargetError: it is not believed; the reason
-    """
+    """The table that lies beside a dump without one; None where there is none. TargetError: it is not believed."""
     if opened.kind != "vmcore" or opened.path is None:
         return None
     path = f"{opened.path}{TABLE}"

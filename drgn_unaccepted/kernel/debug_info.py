@@ -196,9 +196,8 @@ def _check_layout(prog: Program, path: str) -> None:
 
 
 def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
-    """Make types, variables and symbols resolve.
+    """Make types, variables and symbols resolve, by BTF of the program's kernel; None for the BTF in the target.
 
-    :param data: BTF of the program's kernel; None for the BTF in the target
     :raises Unavailable: this target does not describe itself, with the reason
     :raises ValueError: the data is not BTF of a known form
     """
@@ -207,10 +206,7 @@ def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
 
 
 def attach(prog: Program, data: bytes) -> None:
-    """Register the finders of types, constants, and variables and functions, after all others.
-
-    :raises ValueError: the data is not BTF of a known form, or the program has finders with these names
-    """
+    """Register the finders of types, constants, variables and functions, after all others."""
     btf = Btf(prog, data)
     type_named = cache(btf.find_type)
 
@@ -267,8 +263,6 @@ def attach_kallsyms(prog: Program) -> None:
 
     The symbols that we use are read at once, all symbols when another one is asked for. ``/proc/kallsyms`` takes the
     kernel longer to print than we need to search its table, and has zeros with ``kernel.kptr_restrict``.
-
-    :raises Unavailable: no table, or it cannot be read
     """
     names = frozenset((*GLOBALS, *SYMBOLS))
     try:
@@ -285,11 +279,9 @@ def attach_kallsyms(prog: Program) -> None:
 
 
 def find_btf(prog: Program) -> bytes:
-    """The BTF of the program's kernel: in its memory, from ``__start_BTF`` to ``__stop_BTF``.
+    """The BTF in the memory of the program's kernel, from ``__start_BTF`` to ``__stop_BTF``.
 
     /sys/kernel/btf/vmlinux is not used: a container or a chroot may show another kernel's there.
-
-    :raises Unavailable: a kernel without BTF (CONFIG_DEBUG_INFO_BTF=n), or it cannot be read
     """
     try:
         start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
@@ -298,7 +290,6 @@ def find_btf(prog: Program) -> bytes:
     if not 0 < stop - start <= limits.BTF_BYTES:
         raise Unavailable(f"BTF from {start:#x} to {stop:#x}: no size between 1 and {limits.BTF_BYTES}")
     try:
-        data: bytes = prog.read(start, stop - start)
+        return bytes(prog.read(start, stop - start))
     except FaultError as error:
         raise Unavailable(f"BTF from {start:#x} to {stop:#x}: {error}") from error
-    return data

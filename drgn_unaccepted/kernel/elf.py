@@ -169,14 +169,10 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
 
 
 class ElfSections:
-    """The sections of an open file: those with bytes of the kernel, and notes.
-
-    :raises Unavailable: not a 64-bit little-endian ELF file, or its headers are damaged
-    """
+    """The sections of an open file: those with bytes of the kernel, and notes. Unavailable: damaged, or no ELF."""
 
     def __init__(self, file: BinaryIO) -> None:
-        #: Numbers of the sections of notes; the first section of each name.
-        self._notes, self.named = _check(file)
+        self._notes, self.named = _check(file)  #: Numbers of the sections of notes; the first section of each name.
         # Only -s needs it, and its import takes as long as all of a summary without -s.
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
@@ -185,18 +181,11 @@ class ElfSections:
         self._elf = ELFFile(file) if self.named else None
 
     def data(self, name: str, most: int) -> Optional[bytes]:
-        """The content of the first section of this name; None if there is none.
-
-        :param most: bytes that it may have
-        :raises Unavailable: it has more, or is compressed
-        """
+        """The content of the first section of this name, of at most so many bytes; None if there is none."""
         return self._content(self.named[name], most) if name in self.named else None
 
     def notes(self) -> Iterator[Note]:
-        """The notes in all sections of notes.
-
-        :raises Unavailable: together they have more than :data:`limits.VMLINUX_NOTE_BYTES`
-        """
+        """The notes in all sections of notes, together at most :data:`limits.VMLINUX_NOTE_BYTES`."""
         left = limits.VMLINUX_NOTE_BYTES
         for number in self._notes:
             data = self._content(number, left)
@@ -218,10 +207,7 @@ class ElfSections:
 
 
 def _check(file: BinaryIO) -> tuple[list[int], dict[str, int]]:
-    """What pyelftools can be asked for: all that it reads then is in the file, and bounded.
-
-    :return: the sections of notes; the number of the first section of each name
-    """
+    """What pyelftools can be asked for, as in :class:`ElfSections`: what it reads is in the file, and bounded."""
     size = file.seek(0, io.SEEK_END)
 
     def read(offset: int, count: int) -> bytes:

@@ -186,10 +186,7 @@ def _copy(path: str, source: IO[bytes], kept: IO[bytes], directory: str) -> None
 
 
 def vmlinux_in(file: BinaryIO) -> BinaryIO:
-    """The unpacked vmlinux of a kernel image; another file as it is, at its beginning.
-
-    :raises Unavailable: it cannot be unpacked
-    """
+    """The unpacked vmlinux of a kernel image; another file as it is, at its beginning. Unavailable: damaged."""
     sectors, magic, offset, length = _SETUP.unpack(file.read(_SETUP.size).ljust(_SETUP.size, b"\0"))
     file.seek(0)
     if magic != b"HdrS":
@@ -252,12 +249,7 @@ class Kdump(NamedTuple):
 
 
 def read_kdump(path: str) -> Optional[Kdump]:
-    """The headers of a kdump-compressed file.
-
-    :return: None for any other file, among them the flattened form
-    :raises OSError: the file cannot be read
-    :raises ValueError: the header is damaged
-    """
+    """The headers of a kdump-compressed file; None for any other, also the flattened form. ValueError: damaged."""
     with open_dump(path) as file:
         data = file.read(_HEADER.size)
         if data[: len(_SIGNATURE)] != _SIGNATURE:
@@ -278,9 +270,8 @@ def read_kdump(path: str) -> Optional[Kdump]:
         needed = max(end_of_notes, _end_of_pages(file, descriptors, size))
         incomplete = None
         if split == 1:
-            incomplete = (
-                f"a part of a split dump, pages {start:#x} to {end:#x}: join the parts with makedumpfile --reassemble"
-            )
+            how = "join the parts with makedumpfile --reassemble"
+            incomplete = f"a part of a split dump, pages {start:#x} to {end:#x}: {how}"
         elif status & _INCOMPLETE:
             written, pages = _written(file, descriptors, size)
             incomplete = f"incomplete, makedumpfile ran out of space after {written} of {pages} pages"

@@ -126,10 +126,7 @@ class Kallsyms:
             start += length
 
     def _symbol(self, index: int, text: str) -> Symbol:
-        """The symbol; its size is the bytes to the next one, which is at least its own, or 0 for the last one.
-
-        The address of a per-CPU variable before Linux 6.15 is its offset in the per-CPU area.
-        """
+        """The symbol; its size is the bytes to the next one. A per-CPU variable's address before 6.15 is its offset."""
         start, letter = self._address(index), text[0]
         following = range(index + 1, min(index + 1 + limits.KALLSYMS_ALIASES, self._count))
         end = next((self._address(other) for other in following if self._address(other) > start), start)

@@ -37,11 +37,9 @@ class NotMapped(FaultError):  # type: ignore[misc]
 
 
 class PageTables:
-    """Translates virtual addresses.
+    """Translates virtual addresses, with 4 levels of tables or 5 (LA57) from the physical address ``root`` on.
 
     :param read: ``read(address, size)`` reads physical memory, or raises FaultError
-    :param root: physical address of the table of the highest level
-    :param levels: 4, or 5 with LA57
     :param encryption_mask: bits of an entry that are neither flags nor address (``sme_me_mask``)
     """
 
@@ -78,10 +76,7 @@ class PageTables:
         raise AssertionError("the lowest level maps pages")
 
     def read(self, virtual: int, size: int) -> bytes:
-        """``size`` bytes of virtual memory.
-
-        :raises FaultError: a part is not mapped, or not in the target
-        """
+        """``size`` bytes of virtual memory; FaultError: a part is not mapped, or not in the target."""
         pieces, end = [], virtual + size
         while virtual < end:
             start, stop = self.translate(virtual)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,12 +20,9 @@ from tests.kernel.elf_dump import (
     Sample,
     cpu_note,
     every,
-    gnu_build_id,
-    kernel_image,
     note,
     read_sample,
     runs,
-    section_elf,
     set_c_bit,
     vmcoreinfo_note,
     with_own_text,
@@ -376,96 +371,3 @@ def test_a_dump_cut_short_at_many_lengths(name: str, written: str, step: int, ca
         assert units(document) == expected if document["exact"] else units(document) >= expected
         answered += 1
     assert answered or not is_elf
-
-
-# What is given with -s and --debug-info
-
-
-@pytest.fixture(scope="module")
-def btf() -> dict[str, bytes]:
-    """BTF of the samples' kernels."""
-    found = {}
-    for name in ("6.12-fill", "7.3-fill"):
-        prog, (start, stop) = found_by_drgn(name, "__start_BTF", "__stop_BTF")
-        found[name] = prog.read(start, stop - start)
-    return found
-
-
-def without_btf(path: Path, data: bytes) -> Path:
-    """The dump of a kernel whose BTF is not in it."""
-    sample = read_sample("6.12-fill")
-    start = next(page for page, content in sample.pages.items() if data[PAGE : PAGE + 64] in content)
-    for page in range(start, start + len(data) // PAGE - 2):
-        del sample.pages[page]
-    return elf_of(path, sample)
-
-
-XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))
-
-
-@pytest.mark.parametrize(
-    ("way", "debug_info"),
-    (
-        *(("bare", "auto"), ("section", "btf"), ("stripped vmlinux", "auto"), ("with an empty vmlinux before", "btf")),
-        *((f"{program} image", "auto") for program in ("gzip", "xz", "xz --format=lzma", "zstd", "bzip2", "lz4 -l")),
-    ),
-)
-def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
-    name = "6.12-fill"
-    dump, file = without_btf(tmp_path / "dump", btf[name]), tmp_path / "file"
-    assert "BTF" in refused(capsys, "-c", dump, "summary")
-    files = ["-s", str(file)]
-    if way == "bare":
-        file.write_bytes(btf[name])
-    elif way == "section":
-        section_elf(file, {".BTF": btf[name]})
-    else:
-        section_elf(file, {".notes": XEN + gnu_build_id(name), ".BTF": btf[name]})
-        if way.endswith("image"):
-            program = way.split()[:-1]
-            if shutil.which(program[0]) is None:
-                pytest.skip(f"no {program[0]} here")
-            packed = subprocess.run((*program, "-c"), input=file.read_bytes(), capture_output=True, check=True).stdout
-            file.write_bytes(kernel_image(packed))
-        elif way != "stripped vmlinux":
-            bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
-            files = ["-s", str(bare), *files]
-    status, document, err = ask(capsys, "-c", dump, *files, "--debug-info", debug_info, "ranges")
-    assert (status, err) == (0, "")
-    assert (document["target"]["debug_info"], document["target"]["debug_info_path"]) == ("btf", str(file))
-    assert units(document) == set(truth(name)["unaccepted_units"])
-
-
-def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
-    name = "6.12-fill"
-    dump, file = SAMPLES / name / "vmcore", tmp_path / "file"
-
-    def words(sections: dict[str, bytes], *argv: str) -> str:
-        section_elf(file, sections)
-        return refused(capsys, "-c", dump, "-s", str(file), *argv)
-
-    this, other = gnu_build_id(name), gnu_build_id("7.3-fill")
-    assert "neither DWARF nor BTF" in words({".notes": this})
-    assert "no build-id" in words({".text": b"\xc3"})
-    assert truth("7.3-fill")["build_id"] in words({".notes": XEN + other, ".BTF": btf["7.3-fill"]})
-    assert f"{file}: BTF: " in words({".notes": this, ".BTF": b"not BTF at all"})
-    assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
-    for payload, why in ((b"\x1f\x8b" + bytes(99), "damaged"), (bytes(99), "a way that is not known")):
-        file.write_bytes(kernel_image(payload))
-        assert f"{file}: a kernel image, " in refused(capsys, "-c", dump, "-s", str(file)) and why
-    # Without a build-id the sizes of structures tell.
-    file.write_bytes(btf["7.3-fill"])
-    assert "of another kernel: " in refused(capsys, "-c", dump, "-s", str(file))
-    # The second of two files is looked at as well.
-    good = section_elf(tmp_path / "good", {".notes": this, ".BTF": btf[name]})
-    section_elf(file, {".notes": other})
-    assert truth("7.3-fill")["build_id"] in refused(capsys, "-c", dump, "-s", str(good), "-s", str(file))
-
-
-@pytest.mark.parametrize("release", ["../../x", "/x", "..", "6.12.1\t/../x"])
-def test_dwarf_is_never_searched_by_what_is_no_release(release: str, capsys: Capsys, tmp_path: Path) -> None:
-    """drgn makes paths of it."""
-    sample, own = read_sample("6.12-fill"), truth("6.12-fill")["kernel_release"].encode()
-    hostile = sample.vmcoreinfo.replace(b"OSRELEASE=%s\n" % own, b"OSRELEASE=%s\n" % release.encode())
-    dump = elf_of(tmp_path / "dump", Sample(sample.pages, hostile))
-    assert "give a vmlinux with -s" in refused(capsys, "-c", dump, "--debug-info", "dwarf")
