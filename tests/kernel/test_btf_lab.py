@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import drgn
@@ -68,62 +70,36 @@ def without_target(vmlinux: str, kind: str) -> Program:
     return prog
 
 
-def elements(of: Type) -> tuple[int, Type]:
-    """Length and element of an array, all dimensions in one, as BTF has it."""
-    length = 1
+def text(of: Type) -> str:
+    """As C writes it, but all dimensions of an array in one and ``[0]`` like ``[]``, as BTF has them."""
+    return re.sub(
+        r"(\[\d+\]){2,}", lambda m: f"[{prod(map(int, re.findall(r'[0-9]+', m[0])))}]", str(of).replace("[0]", "[]")
+    )
+
+
+def element(of: Type) -> Type:
     while of.kind == TypeKind.ARRAY:
-        length *= of.length or 0
         of = of.type
-    return length, of
+    return of
 
 
 def differences(dwarf: Type, btf: Type, path: str, depth: int, seen: set[str]) -> Iterator[str]:
     """Field for field, through pointers to the given depth; each named structure once."""
-    if dwarf.kind == btf.kind == TypeKind.ARRAY:
-        (length, dwarf), (btf_length, btf) = elements(dwarf), elements(btf)
-        if length != btf_length:
-            yield f"{path}: {length} elements, in BTF {btf_length}"
-    if dwarf.kind != btf.kind or dwarf.qualifiers != btf.qualifiers:
-        yield f"{path}: {dwarf.type_name()}, in BTF {btf.type_name()}"
-        return
-    kind = dwarf.kind
-    if kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.FLOAT, TypeKind.TYPEDEF) and dwarf.name != btf.name:
-        yield f"{path}: {dwarf.name}, in BTF {btf.name}"
-    if kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.FLOAT) and dwarf.size != btf.size:
-        yield f"{path}: {dwarf.size} bytes, in BTF {btf.size}"
-    if kind == TypeKind.INT and dwarf.is_signed != btf.is_signed:
-        yield f"{path}: sign"
-    if kind == TypeKind.TYPEDEF or (kind in (TypeKind.POINTER, TypeKind.FUNCTION) and depth):
-        yield from differences(dwarf.type, btf.type, path + "*", depth - (kind != TypeKind.TYPEDEF), seen)
-    if kind == TypeKind.FUNCTION and depth:
-        ours, theirs = list(dwarf.parameters), list(btf.parameters)
-        if len(ours) != len(theirs) or dwarf.is_variadic != btf.is_variadic:
-            yield f"{path}: {dwarf.type_name()}, in BTF {btf.type_name()}"
-        for a, b in zip(ours, theirs):
-            yield from differences(a.type, b.type, path + "()", depth - 1, seen)
-    if kind in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.ENUM):
-        if dwarf.tag != btf.tag or dwarf.is_complete() != btf.is_complete():
-            yield f"{path}: {dwarf.type_name()}, in BTF {btf.type_name()}"
-        elif not dwarf.is_complete() or (dwarf.tag and dwarf.tag in seen):
-            return
-        elif kind == TypeKind.ENUM:
-            if dwarf.enumerators != btf.enumerators:
-                yield f"{path}: constants of {dwarf.type_name()}"
-            yield from differences(dwarf.type, btf.type, path + ":", depth, seen)
-        else:
-            seen.add(dwarf.tag or "")
-            yield from member_differences(dwarf, btf, path, depth, seen)
-
-
-def member_differences(dwarf: Type, btf: Type, path: str, depth: int, seen: set[str]) -> Iterator[str]:
-    if dwarf.size != btf.size or len(dwarf.members) != len(btf.members):
-        yield f"{path}: size or number of members"
-        return
-    for a, b in zip(dwarf.members, btf.members):
-        place, btf_place = ((m.name, m.bit_offset, m.bit_field_size) for m in (a, b))
-        if place != btf_place:
-            yield f"{path}: {place}, in BTF {btf_place}"
-        yield from differences(a.type, b.type, f"{path}.{a.name}", depth, seen)
+    dwarf, btf, kind = element(dwarf), element(btf), element(dwarf).kind
+    if text(dwarf) != text(btf) or getattr(dwarf, "size", None) != getattr(btf, "size", None):
+        yield f"{path}: {dwarf}, in BTF {btf}"
+    elif kind == TypeKind.TYPEDEF or (kind == TypeKind.ENUM and dwarf.type):
+        yield from differences(dwarf.type, btf.type, path, depth, seen)
+    elif kind in (TypeKind.POINTER, TypeKind.FUNCTION) and depth:
+        yield from differences(dwarf.type, btf.type, path + "*", depth - 1, seen)
+        for ours, theirs in zip(dwarf.parameters, btf.parameters) if kind == TypeKind.FUNCTION else ():
+            yield from differences(ours.type, theirs.type, path + "()", depth - 1, seen)
+    elif kind in (TypeKind.STRUCT, TypeKind.UNION) and dwarf.members and dwarf.tag not in seen:
+        seen |= {dwarf.tag} - {None}
+        for ours, theirs in zip(dwarf.members, btf.members):
+            if (ours.bit_offset, ours.bit_field_size) != (theirs.bit_offset, theirs.bit_field_size):
+                yield f"{path}.{ours.name}: at bit {ours.bit_offset}, in BTF {theirs.bit_offset}"
+            yield from differences(ours.type, theirs.type, f"{path}.{ours.name}", depth, seen)
 
 
 @pytest.mark.parametrize("vmlinux", KERNELS, ids=lambda path: Path(path).parent.name)
@@ -191,15 +167,7 @@ def test_symbols_are_those_that_the_guest_printed(capture: Capture) -> None:
 
 @pytest.mark.parametrize("vmlinux", KERNELS, ids=lambda path: Path(path).parent.name)
 def test_drgns_own_helpers_answer_as_with_dwarf(vmlinux: str) -> None:
-    from drgn.helpers.linux import (
-        cpumask,
-        ioport,
-        mm,
-        mmzone,
-        pid,
-        printk,
-        vmstat,
-    )
+    from drgn.helpers.linux import cpumask, ioport, mm, mmzone, pid, printk, vmstat
     from drgn.helpers.linux.list import list_for_each_entry
 
     # "fresh" of them if it is there: .ci/run makes "fill" alone.
