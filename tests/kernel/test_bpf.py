@@ -25,8 +25,6 @@ from drgn_unaccepted.model.ranges import Range
 # CPU_ENTRY_AREA_RO_IDT of arch/x86/include/asm/pgtable_areas.h: the read-only alias of the interrupt descriptor table
 # has the same address in every x86-64 kernel, KASLR or not.
 IDT = 0xFFFFFE0000000000
-IDT_BYTES = 4096
-
 PACKAGE = Path(bpf.__file__).parents[1]
 
 
@@ -44,23 +42,16 @@ def gate_address(gate: bytes) -> int:
     return int(low | middle << 16 | high << 32)
 
 
-def test_reads_the_interrupt_descriptor_table(reader: bpf.KernelReader) -> None:
-    idt = reader.read(IDT, IDT_BYTES)
-    assert len(idt) == IDT_BYTES
+def test_reads_the_interrupt_descriptor_table_and_code(reader: bpf.KernelReader) -> None:
     for vector in range(32):
-        gate = idt[16 * vector : 16 * vector + 16]
+        gate = reader.read(IDT, 4096)[16 * vector : 16 * vector + 16]
         assert gate[2:4] == b"\x10\x00", "__KERNEL_CS"
         assert gate[5] & 0x8F in (0x8E, 0x8F), "present, interrupt or trap gate"
         assert gate_address(gate) >= 0xFFFFFFFF80000000, "kernel text"
-
-
-def test_a_long_read_is_made_of_chunks(reader: bpf.KernelReader) -> None:
-    text = gate_address(reader.read(IDT, 16)) & ~0xFFF
-    size = 3 * bpf.CHUNK + 123
+    text, size = gate_address(reader.read(IDT, 16)) & ~0xFFF, 3 * bpf.CHUNK + 123
     whole = reader.read(text, size)
-    assert len(whole) == size
     pieces = [reader.read(text + offset, min(4999, size - offset)) for offset in range(0, size, 4999)]
-    assert whole == b"".join(pieces)
+    assert whole == b"".join(pieces) and len(whole) == size
     assert len(set(whole)) > 200, "code, not a repeated byte"
     assert reader.read(text, 0) == b""
 
@@ -68,8 +59,7 @@ def test_a_long_read_is_made_of_chunks(reader: bpf.KernelReader) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     (
-        (0, "no address of kernel memory (ERANGE)"),
-        (1 << 62, "no address of kernel memory (ERANGE)"),
+        *((address, "no address of kernel memory (ERANGE)") for address in (0, 1 << 62)),
         # Below the CPU entry areas (0xfffffe0000000000 and half a TiB) is a hole.
         (0xFFFFFDFFFFFFF000, "not mapped (EFAULT)"),
         (IDT - 8, "not mapped (EFAULT)"),  # half of it is
@@ -109,10 +99,7 @@ except Unavailable as error:
     ("dropped", "answer"),
     [
         ("-sys_admin", "^16$"),
-        (
-            "-sys_admin,-perfmon",
-            r"^BPF_PROG_LOAD: EINVAL: no bpf_probe_read_kernel\(\): this process lacks CAP_PERFMON \(",
-        ),
+        ("-sys_admin,-perfmon", r"^BPF_PROG_LOAD: .*: no bpf_probe_read_kernel\(\): this process lacks CAP_PERFMON \("),
         ("-sys_admin,-bpf", r"^BPF_MAP_CREATE: EPERM: this process lacks CAP_BPF \("),
         ("-sys_admin,-bpf,-perfmon", "^BPF_MAP_CREATE: EPERM: this process lacks CAP_BPF and CAP_PERFMON "),
     ],
@@ -123,15 +110,9 @@ def test_a_lacking_capability_is_named(reader: bpf.KernelReader, dropped: str, a
         pytest.skip("capabilities are dropped with setpriv, as root")
     if "-bpf" in dropped and Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0":
         pytest.skip("kernel.unprivileged_bpf_disabled is 0 here: a map needs no capability")
-    done = subprocess.run(
-        [setpriv, f"--bounding-set={dropped}", f"--inh-caps={dropped}", sys.executable, "-c", TRY],
-        capture_output=True,
-        text=True,
-        cwd=PACKAGE.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.match(answer, done.stdout), done.stdout
-    assert done.stdout.count("\n") == 1
+    argv = [setpriv, f"--bounding-set={dropped}", f"--inh-caps={dropped}", sys.executable, "-c", TRY]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert re.match(answer, done.stdout) and done.stdout.count("\n") == 1, done
 
 
 class Refusing:
@@ -178,12 +159,7 @@ MISCONFIGURED = b"kernel subsystem misconfigured func bpf_probe_read_kernel#113\
         (Refusing(5, errno.EFAULT, MISCONFIGURED), ~0, "integrity", "kernel without CONFIG_BPF_EVENTS"),
         (Refusing(5, errno.EINVAL, CANNOT_USE), ~0, "confidentiality", "locked down (lockdown=confidentiality)"),
         (Refusing(5, errno.EINVAL, CANNOT_USE), 1 << 39, "none", "lacks CAP_PERFMON (or CAP_SYS_ADMIN)"),
-        (
-            Refusing(5, errno.EACCES, b"R1 type=ctx expected=fp\n"),
-            ~0,
-            None,
-            "the verifier refuses the program: R1 type",
-        ),
+        (Refusing(5, errno.EACCES, b"R1 type=ctx\n"), ~0, None, "the verifier refuses the program: R1 type"),
     ],
 )
 def test_a_refusal_says_what_refuses(
@@ -217,15 +193,10 @@ def test_lockdown_mode(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("address", "size", "allowed"),
-    (
-        (0x7F000000, 0x1000, True),
-        (0x7F000018, 24, True),
-        (0x7F000FFF, 1, True),
-        (0x7F000FFF, 2, False),
-        (0x7EFFFFFF, 2, False),
-        (0x100000000, 24, False),
-        (0x7F000018, 1 << 28, False),
-    ),
+    [
+        *((0x7F000000, 0x1000, True), (0x7F000018, 24, True), (0x7F000FFF, 1, True), (0x7F000FFF, 2, False)),
+        *((0x7EFFFFFF, 2, False), (0x100000000, 24, False), (0x7F000018, 1 << 28, False)),
+    ],
 )
 def test_nothing_but_acpi_memory_is_read(address: int, size: int, allowed: bool) -> None:
     reader = mock.Mock(spec=bpf.KernelReader)

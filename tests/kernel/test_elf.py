@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import random
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -18,34 +19,14 @@ from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memory import FileMemory
 from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_page_tables
 from tests.fuzz import run
-from tests.kernel.elf_dump import (
-    PT_LOAD,
-    PT_NOTE,
-    SAMPLES,
-    cpu_note,
-    elf,
-    gnu_build_id,
-    note,
-    read_sample,
-    runs,
-    section_elf,
-    vmcoreinfo_note,
-    write_elf,
-)
+from tests.kernel import elf_dump as made
+from tests.kernel.elf_dump import PT_LOAD, PT_NOTE, SAMPLES, cpu_note, elf, note, runs, section_elf, write_elf
 from tests.kernel.elf_dump import Load as L
 
 HEADER = 64
 SHT_NOTE = 7
 #: Fields of ``Elf64_Shdr``: form and offset.
-FIELDS = {
-    "name": ("<I", 0),
-    "type": ("<I", 4),
-    "flags": ("<Q", 8),
-    "offset": ("<Q", 24),
-    "size": ("<Q", 32),
-    "link": ("<I", 40),
-    "entsize": ("<Q", 56),
-}
+FIELDS = {"name": ("<I", 0), "type": ("<I", 4), "flags": ("<Q", 8), "offset": ("<Q", 24), "size": ("<Q", 32)}
 QEMU = cpu_note(0x2000, 0)
 
 # Sections, of what is given with -s
@@ -53,7 +34,7 @@ QEMU = cpu_note(0x2000, 0)
 
 def build(path: Path) -> bytearray:
     """A stripped vmlinux with the build-id of a sample's kernel: sections 1 .shstrtab, 2 .notes, 3 .BTF, 4 .text."""
-    contents = {".notes": gnu_build_id("6.12-fill"), ".BTF": b"\x9f\xeb\x01\0" + bytes(60), ".text": b"\xc3" * 72}
+    contents = {".notes": made.gnu_build_id("6.12-fill"), ".BTF": b"\x9f\xeb\x01\0" + bytes(60), ".text": b"\xc3" * 72}
     return bytearray(section_elf(path, contents).read_bytes())
 
 
@@ -94,6 +75,11 @@ HOSTILE: dict[str, tuple[str, Callable[[bytearray], None]]] = {
 }
 
 
+def asked(*target: object) -> run.Outcome:
+    status, _, said = run.command(*target, "header")
+    return run.Outcome(run.REFUSED if status == 3 else run.ANSWERED, "".join(said))
+
+
 def read_all(path: Path) -> list[str]:
     """The names of the sections."""
     with path.open("rb") as file:
@@ -111,14 +97,10 @@ def test_hostile_headers_are_a_reason(words: str, change: Callable[[bytearray], 
     change(data)
     path.write_bytes(data)
 
-    def check() -> run.Outcome:
-        status, _, said = run.command("-c", SAMPLES / "6.12-fill" / "vmcore", "-s", path, "header")
-        return run.Outcome(run.REFUSED if status == 3 else run.ANSWERED, "".join(said))
-
     with pytest.raises(Unavailable, match=words):
         read_all(path)
     if words == "limit" or "headers" in words:
-        outcome = run.isolated(check)
+        outcome = run.isolated(partial(asked, "-c", SAMPLES / "6.12-fill" / "vmcore", "-s", path))
         assert outcome.kind == run.REFUSED and f"{path}: " in outcome.text, outcome
 
 
@@ -164,7 +146,7 @@ def test_sections_of_no_use_are_not_read(kind: int, tmp_path: Path) -> None:
     """Relocations, hash tables, dynamic linking, versions."""
     path = tmp_path / "vmlinux"
     data = build(path)
-    section(data, 4, type=kind, offset=1 << 62, size=1 << 62, link=4)
+    section(data, 4, type=kind, offset=1 << 62, size=1 << 62)
     path.write_bytes(data)
     assert read_all(path) == [".BTF", ".notes"]
 
@@ -177,8 +159,8 @@ def test_sections_of_no_use_are_not_read(kind: int, tmp_path: Path) -> None:
 def test_the_same_bytes_again_and_again(p_type: int, has_note: bool, tmp_path: Path) -> None:
     """A sample as an ELF dump, and 60,000 program headers that each name all of the file."""
     path, more = tmp_path / "dump", 60_000
-    sample = read_sample("6.12-fill")
-    data = bytearray(elf(runs(sample.pages), vmcoreinfo_note(sample.vmcoreinfo) if has_note else QEMU))
+    sample = made.read_sample("6.12-fill")
+    data = bytearray(elf(runs(sample.pages), made.vmcoreinfo_note(sample.vmcoreinfo) if has_note else QEMU))
     (count,) = struct.unpack_from("<H", data, 56)
     for at in range(64 + 8, 64 + 56 * count, 56):
         struct.pack_into("<Q", data, at, struct.unpack_from("<Q", data, at)[0] + 56 * more)
@@ -188,11 +170,7 @@ def test_the_same_bytes_again_and_again(p_type: int, has_note: bool, tmp_path: P
     data[64 + 56 * count : 64 + 56 * count] = header * more
     path.write_bytes(data)
 
-    def check() -> run.Outcome:
-        status, _, said = run.command("-c", path, "header")
-        return run.Outcome(run.REFUSED if status == 3 else run.ANSWERED, "".join(said))
-
-    outcome = run.isolated(check)
+    outcome = run.isolated(partial(asked, "-c", path))
     assert outcome.kind == (run.ANSWERED if has_note else run.REFUSED), outcome
     if not has_note and p_type == PT_LOAD:
         assert "the same bytes more than once" in outcome.text

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.kallsyms import Kallsyms
+from drgn_unaccepted.kernel.kallsyms import Kallsyms, find_kallsyms
 from drgn_unaccepted.kernel.vmcoreinfo import parse_vmcoreinfo, vmcoreinfo_of
 from tests.kernel.elf_dump import SAMPLES
 
@@ -156,12 +156,37 @@ def test_as_many_aliases_as_are_looked_through(monkeypatch: pytest.MonkeyPatch) 
     assert (found.size, of_two.size > 0) == (0, True)
 
 
+def image(of: Known) -> bytes:
+    """A page, and the table as it lies in memory."""
+    end = of.at("offsets") + 4 * of.prog.read_u32(of.at("num_syms")) + 16
+    return bytes(4096) + of.prog.read(of.at("num_syms"), end - of.at("num_syms"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_found_without_vmcoreinfo(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    of, parts = known(name), ("num_syms", "names", "token_table", "token_index", "offsets", "relative_base")
+    # Of Linux 7.0 and later there is no base.
+    said = {f"kallsyms_{part}": of.at(part) for part in parts if f"SYMBOL(kallsyms_{part})=".encode() in of.text}
+    decoy = b"".join(b"%d\0" % digit for digit in range(10))
+    before = of.at("num_syms") - 4096
+    assert find_kallsyms(image(of), before) == said
+    assert find_kallsyms(63 * decoy + image(of), before - 63 * len(decoy)) == said
+    assert find_kallsyms(64 * decoy + image(of), 0) is None
+
+
 @settings(max_examples=20)
-@given(st.dictionaries(st.integers(0), st.binary(min_size=1, max_size=4), min_size=1, max_size=6))
-def test_damage_is_an_error_or_an_answer(changes: dict[int, bytes]) -> None:
+@given(st.dictionaries(st.integers(0), st.binary(min_size=1, max_size=4), min_size=1, max_size=6), st.booleans())
+def test_damage_is_an_error_or_an_answer(changes: dict[int, bytes], is_sought: bool) -> None:
     of = known()
     start, size = of.at("num_syms"), of.at("token_index") + 512 - of.at("num_syms")
     try:
         table(of, {start + at % size: data for at, data in changes.items()}).find(["efi", "init_task"])
     except (ValueError, LookupError) as error:
         assert str(error)
+    data = bytearray(image(of))
+    for at, new in changes.items():
+        # The markers and the end of the names, too.
+        place = len(data) - 1 - at % len(data) if is_sought else 4096 + size - 6144 + at % 6144
+        data[place : place + len(new)] = new
+    found = find_kallsyms(bytes(data), start - 4096)
+    assert found is None or found["kallsyms_names"] > start - 4096
