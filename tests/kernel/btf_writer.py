@@ -40,26 +40,18 @@ class BtfWriter:
         self.count += 1
         return self.count
 
-    def integer(self, name: str, size: int, encoding: int = 0, bits: int = 0, offset: int = 0) -> int:
-        return self.record(INT, name, size, encoding << 24 | offset << 16 | (bits or size * 8))
+    def integer(self, name: str, size: int, encoding: int = 0) -> int:
+        return self.record(INT, name, size, encoding << 24 | size * 8)
 
     def array(self, of: int, nelems: int, index: int = 1) -> int:
         return self.record(ARRAY, "", 0, of, index, nelems)
 
     def compound(
-        self,
-        kind: int,
-        name: str,
-        size: int,
-        members: Sequence[tuple[str, int, int]],
-        bit_fields: Sequence[int] = (),
+        self, kind: int, name: str, size: int, members: Sequence[tuple[str, int, int]], bit_fields: Sequence[int] = ()
     ) -> int:
         """Members are (name, type, bit offset); bit_fields are their sizes, all of them, with kind_flag."""
-        words = []
-        for index, (member, of, offset) in enumerate(members):
-            if bit_fields:
-                offset |= bit_fields[index] << 24
-            words += [self.string(member), of, offset]
+        bits = bit_fields or len(members) * [0]
+        words = [x for (n, of, at), size in zip(members, bits) for x in (self.string(n), of, at | size << 24)]
         return self.record(kind, name, size, *words, vlen=len(members), flag=bool(bit_fields))
 
     def enum(self, name: str, values: Sequence[tuple[str, int]], size: int = 4, signed: bool = False) -> int:

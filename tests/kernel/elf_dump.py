@@ -10,7 +10,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -33,13 +33,9 @@ class Sample(NamedTuple):
         assert match, key
         return int(match[1], base)
 
-    @property
-    def phys_base(self) -> int:
-        return self.number("NUMBER(phys_base)")
-
     def physical(self, symbol: str) -> int:
         """Physical address of a symbol in the kernel image, which VMCOREINFO has."""
-        return self.number(f"SYMBOL({symbol})", 16) - START_KERNEL_MAP + self.phys_base
+        return self.number(f"SYMBOL({symbol})", 16) - START_KERNEL_MAP + self.number("NUMBER(phys_base)")
 
     def read(self, address: int, size: int) -> bytes:
         data = bytearray()
@@ -64,7 +60,7 @@ def read_sample(name: str) -> Sample:
     offset_vmcoreinfo, size_vmcoreinfo = struct.unpack_from("<QQ", data, PAGE + 32)
     bitmaps = (1 + blocks_of_sub_header) * PAGE
     dumped = data[bitmaps + blocks_of_bitmaps * PAGE // 2 : bitmaps + blocks_of_bitmaps * PAGE]
-    numbers = list(set_bits(dumped))
+    numbers = [at * 8 + bit for at, byte in enumerate(dumped) for bit in range(8) if byte >> bit & 1]
     descriptors = struct.iter_unpack("<QIIQ", data[bitmaps + blocks_of_bitmaps * PAGE :][: len(numbers) * 24])
     pages = {}
     for number, (offset, size, flags, _) in zip(numbers, descriptors):
@@ -87,13 +83,6 @@ def with_own_text(sample: Sample) -> Sample:
         sample.write(name + number * 65, text + b"\0")
     sample.pages[0x12345] = sample.vmcoreinfo.ljust(PAGE, b"\0")
     return sample
-
-
-def set_bits(bits: bytes) -> Iterator[int]:
-    for at, byte in enumerate(bits):
-        for bit in range(8):
-            if byte >> bit & 1:
-                yield at * 8 + bit
 
 
 def note(name: bytes, type_: int, desc: bytes) -> bytes:

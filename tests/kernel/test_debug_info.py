@@ -19,18 +19,9 @@ from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.kallsyms import Kallsyms
 from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
 from tests.kernel import btf_writer as w
+from tests.kernel import elf_dump as made
 from tests.kernel.btf_writer import BtfWriter
-from tests.kernel.elf_dump import (
-    PAGE,
-    gnu_build_id,
-    kernel_image,
-    note,
-    read_sample,
-    runs,
-    section_elf,
-    vmcoreinfo_note,
-    write_elf,
-)
+from tests.kernel.elf_dump import PAGE, gnu_build_id, note, read_sample, section_elf
 from tests.kernel.test_btf import AT, BOOL, INT, LONG, empty, kernel_types, program
 from tests.kernel.test_target import elf_of, found_by_drgn
 
@@ -61,12 +52,10 @@ def test_variables_that_are_declared_here() -> None:
 
 @pytest.mark.parametrize(
     ("vmcoreinfo", "size", "length"),
-    (
-        ("LENGTH(node_data)=64\n", 512, 64),
-        ("NUMBER(x)=1\n", 512, 64),
-        ("LENGTH(node_data)=999999999\n", 512, limits.GLOBAL_ARRAY_LENGTH),
-        ("", 1 << 40, limits.GLOBAL_ARRAY_LENGTH),
-    ),
+    [
+        *(("LENGTH(node_data)=64\n", 512, 64), ("NUMBER(x)=1\n", 512, 64)),
+        *((text, 1 << 40, limits.GLOBAL_ARRAY_LENGTH) for text in ("LENGTH(node_data)=999999999\n", "")),
+    ],
 )
 def test_the_length_of_node_data(vmcoreinfo: str, size: int, length: int) -> None:
     prog = program(globals_types(), ("node_data", AT, size))
@@ -90,11 +79,8 @@ def test_of_variables_with_one_name_the_global_one_is_meant() -> None:
 
 def add_vmcoreinfo(prog: Program, text: str) -> None:
     def find(prog: Program, name: str, flags: FindObjectFlags, filename: object) -> object:
-        if name != "VMCOREINFO":
-            return None
-        data = text.encode()
-        char = prog.int_type("char", 1, True)
-        return Object(prog, prog.array_type(char, len(data) + 1), [*data, 0])
+        of = prog.array_type(prog.int_type("char", 1, True), len(text) + 1)
+        return Object(prog, of, [*text.encode(), 0]) if name == "VMCOREINFO" else None
 
     prog.register_object_finder("vmcoreinfo", find, enable_index=0)
 
@@ -199,7 +185,7 @@ def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], cap
             if shutil.which(program[0]) is None:
                 pytest.skip(f"no {program[0]} here")
             packed = subprocess.run((*program, "-c"), input=file.read_bytes(), capture_output=True, check=True).stdout
-            file.write_bytes(kernel_image(packed))
+            file.write_bytes(made.kernel_image(packed))
         elif way != "stripped vmlinux":
             bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
             files = ["-s", str(bare), *files]
@@ -224,7 +210,7 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
     assert f"{file}: BTF: " in words({".notes": this, ".BTF": b"not BTF at all"})
     assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
     for payload, why in ((b"\x1f\x8b" + bytes(99), "damaged"), (bytes(99), "a way that is not known")):
-        file.write_bytes(kernel_image(payload))
+        file.write_bytes(made.kernel_image(payload))
         assert f"{file}: a kernel image, " in refused(capsys, "-c", dump, "-s", str(file)) and why
     # Without a build-id the sizes of structures tell.
     file.write_bytes(btf["7.3-fill"])
@@ -241,5 +227,5 @@ def test_dwarf_is_never_searched_by_what_is_no_release(release: str, capsys: Cap
     sample = read_sample("6.12-fill")
     line = b"OSRELEASE=%s\n" % truth("6.12-fill")["kernel_release"].encode()
     hostile = sample.vmcoreinfo.replace(line, b"OSRELEASE=%s\n" % release.encode())
-    dump = write_elf(tmp_path / "dump", runs(sample.pages), vmcoreinfo_note(hostile))
+    dump = made.write_elf(tmp_path / "dump", made.runs(sample.pages), made.vmcoreinfo_note(hostile))
     assert "give a vmlinux with -s" in refused(capsys, "-c", dump, "--debug-info", "dwarf")

@@ -125,9 +125,6 @@ def test_entries() -> None:
     assert found.number("twice") == 2
     for absent in (found.number("text"), found.symbol("text"), found.symbol("long"), found.symbol("phys_base")):
         assert absent is None
-
-
-def test_a_text_that_is_too_long() -> None:
     assert parse_vmcoreinfo(bytes(limits.VMCOREINFO_BYTES)).entries == {}
     with pytest.raises(TargetError, match="limit 65536"):
         parse_vmcoreinfo(bytes(limits.VMCOREINFO_BYTES + 1))
@@ -279,13 +276,12 @@ def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, pat
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    (
-        ({"linux_banner": LINKED + 0x24000}, "no CPU of it was in the kernel of"),
-        ({"linux_banner": LINKED + 0x2400000}, "no CPU of it was in the kernel of"),
+    [
+        # Another banner, beyond memory, other page tables, no kernel.
+        *(({"linux_banner": LINKED + at}, "no CPU of it was in the kernel of") for at in (0x24000, 0x2400000)),
         ({"init_top_pgt": LINKED + 0x8000}, "no CPU of it was in the kernel of"),
         ({"init_top_pgt": None}, "in a kernel with kallsyms, and no vmlinux with symbols is given"),
-    ),
-    ids=("another banner", "beyond memory", "other page tables", "no kernel"),
+    ],
 )
 def test_a_vmlinux_of_another_kernel(change: dict[str, Optional[int]], words: str, path: Path, tmp_path: Path) -> None:
     kernel = Kernel()
