@@ -224,8 +224,7 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
 @pytest.mark.parametrize("release", ["../../x", "/x", "..", "6.12.1\t/../x"])
 def test_dwarf_is_never_searched_by_what_is_no_release(release: str, capsys: Capsys, tmp_path: Path) -> None:
     """drgn makes paths of it."""
-    sample = read_sample("6.12-fill")
-    line = b"OSRELEASE=%s\n" % truth("6.12-fill")["kernel_release"].encode()
-    hostile = sample.vmcoreinfo.replace(line, b"OSRELEASE=%s\n" % release.encode())
-    dump = made.write_elf(tmp_path / "dump", made.runs(sample.pages), made.vmcoreinfo_note(hostile))
+    sample, own = read_sample("6.12-fill"), truth("6.12-fill")["kernel_release"].encode()
+    hostile = sample.vmcoreinfo.replace(b"OSRELEASE=%s\n" % own, b"OSRELEASE=%s\n" % release.encode())
+    dump = elf_of(tmp_path / "dump", made.Sample(sample.pages, hostile))
     assert "give a vmlinux with -s" in refused(capsys, "-c", dump, "--debug-info", "dwarf")
