@@ -248,9 +248,11 @@ def test_fields_of_a_later_version_are_left_out_with_a_warning(
     ]
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, space = tmp_path / "r", 8000
-    real = os.write
+@pytest.mark.parametrize(("space", "least"), ((20, 0), (2000, 0), (8000, 1), (20000, 2)))
+def test_a_full_disk_leaves_whole_lines_or_no_file(
+    space: int, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "r", os.write
 
     def full(descriptor: int, data: memoryview) -> int:
         nonlocal space
@@ -264,9 +266,12 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
     taken = [replace(each, torn=("x" * 700,) * number) for number, each in enumerate(series(20))]
     with pytest.raises(OSError, match="No space"):
         write_recording(path, taken)
+    if not least:
+        assert not path.exists(), "the next recording has the same name"
+        return
     recording = Recording(str(path))
     got = [sample.snapshot for sample in recording]
-    assert 1 <= len(got) < 20 and got == taken[: len(got)]
+    assert least <= len(got) < 20 and got == taken[: len(got)]
     assert recording.dropped is None
 
 

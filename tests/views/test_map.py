@@ -200,8 +200,3 @@ def test_style_of_a_terminal(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", Terminal(io.BytesIO(), encoding=encoding))
     assert drawing.style(Namespace(width=80, ascii=False, color=color)) == Style(80, *style)
-
-
-def test_text_out_of_the_target_cannot_command_the_terminal() -> None:
-    text = "\n".join(drawn(guests.hostile(), 132))
-    assert "\x1b" not in text and "script" in text

@@ -143,13 +143,6 @@ def test_e820_from_the_target_is_cut_at_the_end_of_physical_memory() -> None:
     assert len(got["rows"]) <= 64
 
 
-def test_bits_outside_ram_are_shown() -> None:
-    assert of_bits(with_ram(b"\x01\x00" * 8192, 0, [(0, 8)]))["totals"]["units"] == 8192
-    # By a bitmap that the maps contradict too, as far as it was compared with them.
-    doubted = with_ram(b"\x01\x00" * 64, 0, [(0, 8)])
-    assert map_document(doubted, judge(doubted, "bitmap"))["totals"]["units"] == 64
-
-
 def test_the_higher_type_wins_where_entries_overlap() -> None:
     e820 = guests.e820((0, 64 * MIB), more=(E820Entry(16 * MIB, 32 * MIB, 2),))
     got = answer(replace(guests.uneven(), e820=e820, table=guests.NOT_CAPTURED))

@@ -17,10 +17,14 @@ def answer(**changes: Any) -> Any:
     return check_document(**{"covered_bytes": 64 << 30, **changes})
 
 
+#: Ends a line, begins performance data, commands a terminal, is no XML.
+HOSTILE = 'zone <a href="x">&amp;|b=1\nUNACCEPTED OK\x00\x1b[2J\ud800\ufffe ]]>'
+SAFE = 'zone <a href="x">&amp;|b=1\\nUNACCEPTED OK\\x00\\x1b[2J\\ud800\\ufffe ]]>'
+
 FINDINGS = [
     found("header-version", "pass"),
     found("orphan-bits", "info", "4 MiB on no list"),
-    found("guard-unit-accepted", "warning", "1 page"),
+    found("guard-unit-accepted", "warning", HOSTILE),
     {**found("table-reserved", "critical", "2 pages"), "ranges": [[0x1000, 0x2000], [0x4000, 0x5000]]},
     found("table-expected", "skip", "e820: gone"),
 ]
@@ -62,17 +66,10 @@ def test_what_failed_is_on_the_first_line_and_explained_below() -> None:
     assert ", 2 rules failed: guard-unit-accepted, table-reserved | " in lines[0]
     assert lines[1:] == [
         "[CRITICAL] table-reserved: 2 pages",
-        "[WARNING] guard-unit-accepted: 1 page",
+        f"[WARNING] guard-unit-accepted: {SAFE.replace('|', '/')}",
         "[INFO] orphan-bits: 4 MiB on no list",
         "[SKIP] table-aligned, table-expected: e820: gone",
     ]
-
-
-def test_text_from_a_dump_neither_ends_a_line_nor_begins_performance_data() -> None:
-    document = answer(findings=[found("list-entries-sane", "info", "zone a|b=1\nUNACCEPTED OK\x1b[2J\x00")])
-    lines = list(nagios(document))
-    assert len(lines) == 2 and "|" not in lines[1]
-    assert all(character.isprintable() for line in lines for character in line)
 
 
 def parse(document: Any) -> tuple[ElementTree.Element, dict[Optional[str], list[ElementTree.Element]]]:
@@ -96,7 +93,7 @@ def test_each_finding_is_a_test_case() -> None:
         "answer": [],
         "header-version": [],
         "orphan-bits": [("system-out", None, None)],
-        "guard-unit-accepted": [("failure", "warning", "1 page")],
+        "guard-unit-accepted": [("failure", "warning", SAFE)],
         "table-reserved": [("failure", "critical", "2 pages")],
         "table-expected": [("skipped", None, "e820: gone")],
     }
@@ -113,11 +110,3 @@ def test_source_and_totals_are_properties_and_an_unknown_answer_is_an_error() ->
         "unaccepted_bytes": "12884901888",
     }
     assert [one.tag for one in by_name["answer"]] == ["error"] and root.get("errors") == "1"
-
-
-def test_text_from_a_dump_is_harmless_in_xml() -> None:
-    hostile = 'zone <a href="x">&amp;\x00\x1b[2J\ud800\ufffe ]]>'
-    findings = [found("list-entries-sane", "critical", hostile), found("header-version", "info", hostile)]
-    (failure,) = parse(answer(findings=findings))[1]["list-entries-sane"]
-    message = failure.get("message") or ""
-    assert message.startswith('zone <a href="x">&amp;') and "\x1b" not in message
