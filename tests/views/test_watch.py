@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import fcntl
+import io
 import os
-import pty
 import re
-import select
 import signal
-import struct
-import subprocess
 import sys
 import termios
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
+import pexpect
 import pytest
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
@@ -26,7 +23,6 @@ from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
 from drgn_unaccepted.views.watch import line, screen
 from tests.checks.build import clean, live
 from tests.samples_over_time import with_bitmap
-from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,14 +87,6 @@ def test_nothing_that_a_terminal_would_obey() -> None:
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", text)
 
 
-def test_two_nodes_are_added_up() -> None:
-    answer = document()
-    answer["zones"] += [{**answer["zones"][1], "node": 1}, {**answer["zones"][1], "node": 1, "name": "Movable"}]
-    text = "\n".join(screen(answer, 100, 50))
-    assert re.search(r"^1 +all +126 MiB +88 MiB +72 MiB +18 +819.2 KiB/s$", text, re.M)
-    assert re.search(r"^0 +all ", text, re.M)
-
-
 def test_what_is_not_known_is_said() -> None:
     snapshot = replace(guest(), zones=None, counters=None, accepting=None, efi_map=None, torn=())
     table = replace(snapshot.table, state="not-captured", reason="bpf: no", bitmap=None)
@@ -137,7 +125,9 @@ def test_time_to_go(rate: float, left: Optional[float], unaccepted: int, words: 
 # On a terminal
 
 WATCH = """
-import sys, time
+import sys
+print("begins", flush=True)
+sys.stdin.readline()
 from argparse import Namespace
 from drgn_unaccepted.commands.watch import watch
 from drgn_unaccepted.record.loop import stopped_by_signals
@@ -156,74 +146,45 @@ print("after", taken)
 """
 
 
-def _as_at_a_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # A shell that runs these tests in the background may have had them ignored.
+def heeds_signals() -> None:
+    """A shell that runs these tests in the background may have had them ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
-class Terminal:
+class Terminal(pexpect.spawn):  # type: ignore[misc]
     """The program on a pseudo terminal of its own."""
 
     def __init__(self, *arguments: str, term: str = "xterm", size: tuple[int, int] = (24, 80)) -> None:
-        self.host, self.device = pty.openpty()
-        self.resize(*size)
-        self.before = termios.tcgetattr(self.device)
-        self.output = b""
         # readline has given pytest's workers the size of another terminal.
         plain = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WATCH, *arguments],
-            stdin=self.device,
-            stdout=self.device,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            env={**plain, "TERM": term, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
-            start_new_session=True,
-            preexec_fn=_as_at_a_terminal,
-        )
+        env = {**plain, "TERM": term, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+        how: Any = {"cwd": str(ROOT), "env": env, "dimensions": size, "preexec_fn": heeds_signals, "timeout": 600}
+        super().__init__(sys.executable, ["-c", WATCH, *arguments], **how)
+        self.logfile_read = io.BytesIO()
+        self.expect_exact("begins")
+        self.attributes = termios.tcgetattr(self.child_fd)
+        self.sendline()
 
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    def end(self) -> bytes:
+        """All output, when the program has ended and left the terminal as it was."""
+        self.expect(pexpect.EOF)
+        assert termios.tcgetattr(self.child_fd) == self.attributes, "line discipline"
+        self.wait()
+        return bytes(self.logfile_read.getvalue())
 
-    def wait_for(self, words: bytes, start: int = 0) -> int:
-        wait_for(lambda: self._read(0.1) or words in self.output[start:], lambda: self.output[start:])
-        return len(self.output)
+    def ends_well(self) -> bytes:
+        output = self.end()
+        assert self.exitstatus == 0 and b"Traceback" not in output
+        assert_restored(output)
+        return output
 
-    def end(self) -> str:
-        """Wait for the end; what the program said on stderr."""
-        wait_for(lambda: self._read(0.05) or self.process.poll() is not None, lambda: "the program does not end")
-        self._read(0.2)
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
 
-    def _read(self, seconds: float) -> None:
-        while select.select([self.host], [], [], seconds)[0]:
-            self.output += os.read(self.host, 65536)
-            seconds = 0
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-        os.close(self.host)
-        os.close(self.device)
-
-    def ends_well(self) -> None:
-        assert self.end() == ""
-        assert self.process.returncode == 0
-        self.assert_as_before()
-
-    def assert_as_before(self) -> None:
-        assert termios.tcgetattr(self.device) == self.before, "line discipline"
-        # xterm's smcup and rmcup, civis and cnorm.
-        assert self.output.count(b"\x1b[?1049h") == self.output.count(b"\x1b[?1049l") == 1
-        assert self.output.rindex(b"\x1b[?1049l") > self.output.rindex(b"\x1b[?1049h")
-        hidden, shown = self.output.rfind(b"\x1b[?25l"), self.output.rfind(b"\x1b[?25h")
-        assert hidden < shown
+def assert_restored(output: bytes) -> None:
+    """xterm's smcup and rmcup, civis and cnorm."""
+    assert output.count(b"\x1b[?1049h") == output.count(b"\x1b[?1049l") == 1
+    assert output.rindex(b"\x1b[?1049l") > output.rindex(b"\x1b[?1049h")
+    assert output.rfind(b"\x1b[?25l") < output.rfind(b"\x1b[?25h")
 
 
 ENDS = (b"Q", b"\x03", signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -235,43 +196,37 @@ ENDS = (b"Q", b"\x03", signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 def test_a_key_or_signal_ends_it_and_the_terminal_is_as_it_was(how: Any, interval: str) -> None:
     with Terminal("99999", interval, "-") as terminal:
-        terminal.wait_for(b"accepting now: 1 accept")
-        assert termios.tcgetattr(terminal.device) != terminal.before, "keys come one by one"
-        if isinstance(how, bytes):
-            os.write(terminal.host, how)
-        else:
-            terminal.process.send_signal(how)
+        terminal.expect_exact("accepting now: 1 accept")
+        assert termios.tcgetattr(terminal.child_fd) != terminal.attributes, "keys come one by one"
+        (terminal.send if isinstance(how, bytes) else terminal.kill)(how)
         terminal.ends_well()
 
 
 @pytest.mark.parametrize("size", [(24, 80), pytest.param((1, 1), marks=LONG), pytest.param((2, 5), marks=LONG)])
 def test_the_last_sample_stays_on_the_terminal(size: tuple[int, int]) -> None:
     with Terminal("99", "0.05", "5", size=size) as terminal:
-        terminal.ends_well()
-        assert re.search(rb"\n?[^\n]* 34 MiB bitmap [^\n]*\r\nafter 5\r\n$", terminal.output)
+        assert re.search(rb"\n?[^\n]* 34 MiB bitmap [^\n]*\r\nafter 5\r\n$", terminal.ends_well())
 
 
 @LONG
 def test_a_failure_gives_the_terminal_back_first() -> None:
     with Terminal("2", "0.01", "-") as terminal:
-        assert "RuntimeError: the guest went away" in terminal.end()
-        terminal.assert_as_before()
+        output = terminal.end()
+        assert_restored(output)
+        assert output.rindex(b"RuntimeError: the guest went away") > output.rindex(b"\x1b[?1049l")
 
 
 def test_a_window_of_a_new_size_is_drawn_again_without_a_new_sample() -> None:
     with Terminal("1", "3600", "-", size=(6, 40)) as terminal:
-        end = terminal.wait_for(b"more lines; the window is too low")
-        terminal.resize(40, 120)
-        terminal.process.send_signal(signal.SIGWINCH)
-        terminal.wait_for(b"counters: moved", end)
-        os.write(terminal.host, b"q")
+        terminal.expect_exact("more lines; the window is too low")
+        terminal.setwinsize(40, 120)
+        terminal.expect_exact("counters: moved")
+        terminal.send("q")
         terminal.ends_well()
 
 
 @pytest.mark.parametrize("term", ["dumb", pytest.param("no-such-terminal", marks=LONG)])
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(term: str) -> None:
     with Terminal("99", "0.01", "3", term=term) as terminal:
-        assert terminal.end() == ""
-        assert terminal.output.count(b"34 MiB bitmap") == 3
-        assert b"\x1b" not in terminal.output
-        assert termios.tcgetattr(terminal.device) == terminal.before
+        output = terminal.end()
+        assert output.count(b"34 MiB bitmap") == 3 and b"\x1b" not in output
