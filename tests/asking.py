@@ -14,6 +14,7 @@ from drgn_unaccepted.cli import main
 SAMPLES = Path(__file__).parent.parent / "vmcore-samples"
 UNIT = 2 << 20
 Capsys = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 
 def run(capsys: Capsys, *argv: object) -> tuple[int, str, str]:

@@ -19,6 +19,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_input, replacing, write_atomically
 from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot_file import read, write
+from tests.asking import Patch
 from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.run import command
@@ -52,8 +53,8 @@ def readers(path: Path, snapshot: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_a_pipe_without_a_writer_and_a_device_are_not_read(
-    number: int, tmp_path: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+def test_pipes_without_a_writer_and_devices_are_not_read(
+    number: int, tmp_path: Path, snapshot: Path, monkeypatch: Patch
 ) -> None:
     """For example /dev/mem, which can end a confidential guest. A link to one may lie in any archive of dumps."""
     monkeypatch.setattr(limits, "PIPE_SECONDS", 0.1)
@@ -104,7 +105,7 @@ def test_a_pipe_where_the_record_should_go(tmp_path: Path, snapshot: Path) -> No
 # What is written
 
 
-def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: Patch) -> None:
     path = tmp_path / "file"
     write_atomically(str(path), "old")
     seen: list[str] = []
@@ -123,9 +124,7 @@ def test_nobody_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("fails", ("os.open", "os.fchmod", "os.fsync", "os.replace"))
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file(fails: str, tmp_path: Path, monkeypatch: Patch) -> None:
     path = tmp_path / "file"
     write_atomically(str(path), "old")
 

@@ -24,6 +24,7 @@ from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.limits import FILE_WARNINGS
 from drgn_unaccepted.snapshot import Counters, Snapshot
 from drgn_unaccepted.snapshot_file import SCHEMA, dump, load
+from tests.asking import Capsys, answered
 from tests.checks.build import clean
 from tests.fuzz.files import _change
 from tests.kernel.elf_dump import SAMPLES
@@ -86,13 +87,10 @@ def test_a_file_gives_back_its_snapshot_and_is_refused_where_the_schema_refuses_
             assert any(words in str(error) for words in (".bitmap: ", ".listed.", "ends before it starts"))
 
 
-def test_the_answers_of_snapshot_and_replay_hold_to_their_schema(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answers_of_snapshot_and_replay_hold_to_their_schema(tmp_path: Path, capsys: Capsys) -> None:
     """All others are in test_properties."""
     for words in (f"-c {SAMPLES / '6.12-fill' / 'vmcore'} snapshot -o {tmp_path}/s", f"replay {SAMPLES}/6.12-fill.rec"):
-        assert main([*words.split(), "--format", "json"]) == 0
-        for line in capsys.readouterr().out.splitlines():
+        for line in answered(capsys, *words.split(), "--format", "json").splitlines():
             assert violation("answers", json.loads(line)) is None
 
 
@@ -138,7 +136,7 @@ def test_the_parts_of_a_table_must_fit() -> None:
         assert "table" in (refusal(json.dumps(value)) or "")
 
 
-def test_the_command_line_prints_the_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_prints_the_warnings(tmp_path: Path, capsys: Capsys) -> None:
     value = json.loads(dump(clean()))
     value["later"] = value["snapshot"]["later\x1b"] = 1
     for zone in value["snapshot"]["zones"]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from drgn_unaccepted.cli import main
+from tests.asking import Capsys, Patch, ask, run
 
 HERE = Path(__file__).parent
 BOOT = "0f0e0d0c-0b0a-4908-8706-050403020100"
@@ -84,19 +84,11 @@ STATE = frozenset(
 )
 
 
-def answers(command: str, capsys: pytest.CaptureFixture[str]) -> list[Any]:
-    capsys.readouterr()
-    main([*command.split(), "--format", "json"])
-    return [facts(json.loads(line)) for line in capsys.readouterr().out.splitlines()]
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_old_file_is_answered_as_ever(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_file_is_answered_as_ever(command: str, capsys: Capsys, monkeypatch: Patch) -> None:
     monkeypatch.chdir(HERE)
     old = json.loads((HERE / "answers.json").read_text())[command]
-    new = answers(command, capsys)
+    new = [facts(json.loads(line)) for line in run(capsys, *command.split(), "--format", "json")[1].splitlines()]
     assert old and len(old) == len(new)
     if command.endswith("check"):
         # "The first accept panics", of a lab guest that had accepted memory.
@@ -109,8 +101,7 @@ def test_an_old_file_is_answered_as_ever(
 
 
 @pytest.mark.parametrize("name", ["kdump.json", "kdump-with-table.json"])
-def test_an_old_kdump_has_the_states_of_its_guest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--snapshot", str(HERE / name), "ranges", "--format", "json"])
-    answer = json.loads(capsys.readouterr().out)
+def test_an_old_kdump_has_the_states_of_its_guest(name: str, capsys: Capsys) -> None:
+    _, answer, _ = ask(capsys, "--snapshot", HERE / name, "ranges")
     assert answer["exact"]
     assert [(r["start"], r["end"]) for r in answer["ranges"] if r["state"] == "unaccepted"] == UNACCEPTED

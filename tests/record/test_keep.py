@@ -24,6 +24,7 @@ from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.snapshot import Table
 from drgn_unaccepted.snapshot_file import load
+from tests.asking import Capsys, Patch
 from tests.checks.build import BASE, BITMAP, clean
 from tests.fleet.tools import give_away
 from tests.samples_over_time import series
@@ -75,7 +76,7 @@ def test_the_last_boots_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("which", ["directory", "above", "boot", "earlier boot", "owner", "boot's owner", "mode"])
-def test_nobody_else_leads_it_away(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_else_leads_it_away(which: str, tmp_path: Path, monkeypatch: Patch) -> None:
     """A link that another user made, and a directory that another user can change, is refused and not emptied."""
     victim, top = tmp_path / "victim", tmp_path / "top"
     for directory in (victim, victim / "kept", victim / BOOT, top):
@@ -170,9 +171,7 @@ def run_keep(directory: Path, flags: ProgramFlags, path: Optional[str] = None) -
 
 
 @pytest.mark.parametrize("flags", (ProgramFlags(0), ProgramFlags.IS_LIVE), ids=("a dump", "another machine's"))
-def test_only_this_machines_kernel_is_kept(
-    flags: ProgramFlags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_this_machines_kernel_is_kept(flags: ProgramFlags, tmp_path: Path, monkeypatch: Patch) -> None:
     """Another kernel would be filed under this machine's boot, over what was kept of it."""
     monkeypatch.setattr(command, "boot_id", lambda: BOOT)
     flight.keep(clean(), BOOT, str(tmp_path))
@@ -182,9 +181,7 @@ def test_only_this_machines_kernel_is_kept(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
-def test_what_is_printed_of_what_was_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_printed_of_what_was_kept(tmp_path: Path, capsys: Capsys, monkeypatch: Patch) -> None:
     """Without the table it says why, also where one that was read earlier in this boot is there still."""
     lost = replace(clean(), table=Table("not-captured", "bpf: needs CAP_BPF", clean().table.address))
     monkeypatch.setattr(command, "boot_id", lambda: BOOT)

@@ -19,6 +19,7 @@ from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.record import file as recording_file
 from drgn_unaccepted.record.file import Recording, Writer, apply, change
 from drgn_unaccepted.snapshot import Counters, Snapshot
+from tests.asking import Capsys, Patch
 from tests.checks.build import BITMAP, LISTED, clean
 from tests.samples_over_time import listed, series, with_bitmap, with_list, write_recording
 from tests.snapshot_strategies import snapshots
@@ -129,7 +130,7 @@ def test_a_change_that_cannot_be_is_named(bad: object, words: str) -> None:
         applied(old, bad)
 
 
-def test_a_list_cannot_grow_over_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_cannot_grow_over_its_limit(monkeypatch: Patch) -> None:
     monkeypatch.setattr(limits, "LISTED_CHUNKS", 9)
     old, new = with_list(clean(), listed(LISTED)), with_list(clean(), listed([*LISTED, 1]))
     with pytest.raises(SnapshotFileError, match="10 listed chunks, more than 9"):
@@ -181,9 +182,7 @@ def sample_line(**changes: object) -> bytes:
         (b"x" * 100_000 + b"\n", "more than 90000 bytes"),
     ],
 )
-def test_a_damaged_line_is_named_after_what_could_be_read(
-    damage: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_line_is_named(damage: bytes, words: str, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(limits, "RECORDING_LINE_BYTES", 90_000)
     path = write_recording(tmp_path / "r", series(5))
     lines = path.read_bytes().splitlines(keepends=True)
@@ -230,9 +229,7 @@ def test_a_recording_is_its_owners_and_never_overwritten(tmp_path: Path) -> None
     assert read(path) == [first]
 
 
-def test_fields_of_a_later_version_are_left_out_with_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fields_of_a_later_version_are_left_out_with_a_warning(tmp_path: Path, capsys: Capsys) -> None:
     path = write_recording(tmp_path / "r", series(3))
     header, first, *lines = map(json.loads, path.read_text().splitlines())
     header["later"] = first["later"] = 1
@@ -249,9 +246,7 @@ def test_fields_of_a_later_version_are_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize(("space", "least"), ((20, 0), (2000, 0), (8000, 1), (20000, 2)))
-def test_a_full_disk_leaves_whole_lines_or_no_file(
-    space: int, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_whole_lines_or_no_file(space: int, least: int, tmp_path: Path, monkeypatch: Patch) -> None:
     path, real = tmp_path / "r", os.write
 
     def full(descriptor: int, data: memoryview) -> int:

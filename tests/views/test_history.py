@@ -12,10 +12,10 @@ import pytest
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.history import Sample, history
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.record.file import Recording, Writer
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.map import Style, history_bins_for, history_lines
+from tests.asking import Capsys, answered, refused
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB
 
@@ -137,19 +137,17 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-def test_replay_makes_a_page_and_a_figure(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_makes_a_page_and_a_figure(recording: Path, tmp_path: Path, capsys: Capsys) -> None:
     page, figure = tmp_path / "report.html", tmp_path / "history.svg"
-    assert main(["replay", str(recording), "--map", "--width", "132"]) == 0
-    drawn = [line.split("|")[1] for line in capsys.readouterr().out.splitlines() if line.endswith("|")]
-    assert drawn == [" " * n + "█" * (64 - n) for n in range(30)]
-    assert main(["replay", str(recording), "--report", str(page), "-o", str(figure)]) == 3
-    assert "--report and a figure: one of them at a time" in capsys.readouterr().err and not figure.exists()
-    assert main(["replay", str(recording), "--report", str(page)]) == 0
-    assert capsys.readouterr().out.startswith(f"{page}: {page.stat().st_size} bytes; checks: ")
-    assert main(["replay", str(recording), "-o", str(figure)]) == 0
-    assert main(["replay", str(recording), "--format", "svg"]) == 0
+    lines = answered(capsys, "replay", recording, "--map", "--width", 132).splitlines()
+    assert [line.split("|")[1] for line in lines if line.endswith("|")] == [" " * n + "█" * (64 - n) for n in range(30)]
+    said = refused(capsys, "replay", recording, "--report", page, "-o", figure)
+    assert "--report and a figure: one of them at a time" in said and not figure.exists()
+    said = answered(capsys, "replay", recording, "--report", page)
+    assert said.startswith(f"{page}: {page.stat().st_size} bytes; checks: ")
+    assert answered(capsys, "replay", recording, "-o", figure) == f"{figure}: written\n"
     svg = figure.read_text(encoding="utf-8")
-    assert capsys.readouterr().out == f"{figure}: written\n{svg}" and svg in page.read_text(encoding="utf-8")
+    assert answered(capsys, "replay", recording, "--format", "svg") == svg and svg in page.read_text(encoding="utf-8")
     assert "14.5 seconds; source: bitmap, exact; a column is 16 MiB, a row 1 of 30 samples" in svg
     said = re.findall("<title>(.*?)</title>", svg)
     assert len(said) == 30 and said[29] == "14.5 s: 560 MiB unaccepted, 32 MiB/s accepted"
@@ -181,9 +179,8 @@ def test_a_real_recording() -> None:
     assert sum(after - before > 3 for before, after in zip(busy, busy[1:])) == 2, "three bursts"
 
 
-def test_replay_of_an_empty_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_of_an_empty_recording(tmp_path: Path, capsys: Capsys) -> None:
     path = tmp_path / "guest.rec"
     with Writer(str(path), 0.5):
         pass
-    assert main(["replay", str(path), "--map"]) == 3
-    assert capsys.readouterr().err == f"drgn-unaccepted: {path}: the recording has no samples\n"
+    assert refused(capsys, "replay", path, "--map") == f"drgn-unaccepted: {path}: the recording has no samples\n"

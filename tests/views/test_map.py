@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -24,6 +24,7 @@ from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import Counters, Snapshot, Table
 from drgn_unaccepted.views.map import Style, bins_for, map_lines
+from tests.asking import Patch
 from tests.views import guests
 from tests.views.guests import BASE, MIB
 
@@ -37,9 +38,7 @@ ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 GUESTS = {"small": guests.small, "lists": guests.lists, "huge": guests.huge, "uneven": guests.uneven}
 
 
-def answer_of(
-    snapshot: Snapshot, width: int, window: Optional[tuple[int, int]] = None, source: str = "auto"
-) -> MapAnswer:
+def answer_of(snapshot: Snapshot, width: int, window: Any = None, source: str = "auto") -> MapAnswer:
     bins, where = bins_for(width), None if window is None else Range(*window)
     return map_document(snapshot, judge(snapshot, source), window=where, columns=min(64, bins), wide=bins)
 
@@ -192,9 +191,7 @@ class Terminal(io.TextIOWrapper):
         ({"TERM": "dumb"}, "auto", "utf-8", (True, False)),
     ),
 )
-def test_style_of_a_terminal(
-    environment: dict[str, str], color: str, encoding: str, style: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_style_of_a_terminal(environment: Any, color: str, encoding: str, style: Any, monkeypatch: Patch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in {"TERM": "xterm-256color", **environment}.items():
         monkeypatch.setenv(name, value)

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import Judgement, judge
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
@@ -33,6 +32,7 @@ from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, AcceptingList, EfiMap, Snapshot, Table, Wanted
 from drgn_unaccepted.views.report import lookup, report_page, steps
+from tests.asking import Capsys, Patch, answered
 from tests.views import guests
 from tests.views.guests import MIB, TIB, UNIT
 
@@ -309,27 +309,24 @@ def test_pages_are_small_however_large_and_scattered_the_memory_is() -> None:
 
 
 @pytest.mark.parametrize(("limit", "value"), (("REPORT_PIECES", 10), ("REPORT_BYTES", 100)))
-def test_too_much_to_look_up_leaves_the_rest_of_the_page(
-    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_much_to_look_up_leaves_the_rest_of_the_page(limit: str, value: int, monkeypatch: Patch) -> None:
     monkeypatch.setattr(limits, limit, value)
     parsed = Parsed(page(guests.small()))
     assert parsed.texts["script"][0] == "" and "No address can be looked up on this page" in parsed.words
     assert "Unaccepted memory: 456 MiB" in parsed.words
 
 
-def test_the_largest_ranges_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_ranges_are_listed(monkeypatch: Patch) -> None:
     monkeypatch.setattr(limits, "REPORT_ROWS", 2)
     parsed = Parsed(page(guests.small()))
     assert [row[2] for row in parsed.rows["ranges"][1:]] == ["30 MiB", "384 MiB"]
     assert "8 ranges, bitmap, exact; these are the largest 2" in parsed.words
 
 
-def test_a_report_can_be_passed_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path, sample = tmp_path / "report.html", str(SAMPLES[0])
-    assert main(["-c", sample, "report", "-o", str(path)]) == 0
-    assert capsys.readouterr().out.startswith(f"{path}: {path.stat().st_size} bytes; checks: ")
-    other = tmp_path / "other"
+def test_a_report_can_be_passed_on(capsys: Capsys, tmp_path: Path) -> None:
+    path, other = tmp_path / "report.html", tmp_path / "other"
+    said = answered(capsys, "-c", SAMPLES[0], "report", "-o", path)
+    assert said.startswith(f"{path}: {path.stat().st_size} bytes; checks: ")
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode, "the mode of the umask"
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

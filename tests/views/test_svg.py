@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -15,17 +14,15 @@ import pytest
 
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.views.svg import COLUMNS, LEFT, PLOT, map_svg
 from drgn_unaccepted.words import share
+from tests.asking import Capsys, Patch, answered, ask, refused
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB, TIB, UNIT
 
 SAMPLE = Path(__file__).parent.parent.parent / "vmcore-samples" / "6.12-fill" / "vmcore"
-
-Capsys = pytest.CaptureFixture[str]
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -112,35 +109,27 @@ def test_a_share_is_nothing_or_all_only_if_it_is(part: int, whole: int, said: st
     assert share(part, whole) == said
 
 
-def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_as_json_does_not_depend_on_the_terminal(capsys: Capsys, monkeypatch: Patch) -> None:
     answers = []
     for columns in ("40", "200"):
         monkeypatch.setenv("COLUMNS", columns)
-        assert main(["-c", str(SAMPLE), "map", "--format", "json"]) == 0
-        answers.append({**json.loads(capsys.readouterr().out), "target": None})
+        _, answer, _ = ask(capsys, "-c", SAMPLE, "map")
+        answers.append({**answer, "target": None})
     assert answers[0] == answers[1]
     assert answers[0]["bins_per_row"] == 64 and answers[0]["bytes_per_bin"] == 16 << 20
 
 
-def test_the_same_drawing_on_stdout_and_in_a_file(capsys: Capsys, tmp_path: Path) -> None:
-    path = tmp_path / "MAP.SVG"
-    assert main(["-c", str(SAMPLE), "map", "-o", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: written\n"
-    assert main(["-c", str(SAMPLE), "map", "--format", "svg"]) == 0
-    assert capsys.readouterr().out == path.read_text(encoding="utf-8")
-
-
-def test_the_drawing_as_png(capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guest, path = tmp_path / "guest.json", tmp_path / "map.PNG"
+def test_the_drawing_on_stdout_and_in_files(capsys: Capsys, tmp_path: Path, monkeypatch: Patch) -> None:
+    guest, drawing, path = tmp_path / "guest.json", tmp_path / "MAP.SVG", tmp_path / "map.PNG"
     write(guests.small(), str(guest))
+    assert answered(capsys, "--snapshot", guest, "map", "-o", drawing) == f"{drawing}: written\n"
+    assert answered(capsys, "--snapshot", guest, "map", "--format", "svg") == drawing.read_text(encoding="utf-8")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "cairosvg", None)
-        assert main(["--snapshot", str(guest), "map", "-o", str(path)]) == 3
-    error = capsys.readouterr().err
-    assert "PNG needs cairosvg" in error and len(error.splitlines()) == 1 and not path.exists()
+        assert "PNG needs cairosvg" in refused(capsys, "--snapshot", guest, "map", "-o", path) and not path.exists()
     pytest.importorskip("cairosvg", reason="cairosvg is not installed (pip install cairosvg)")
-    assert main(["--snapshot", str(guest), "map", "-o", str(path), "--format", "png"]) == 0
-    assert capsys.readouterr().out == f"{path}: written\n"
+    said = answered(capsys, "--snapshot", guest, "map", "-o", path, "--format", "png")
+    assert said == f"{path}: written\n"
     from PIL import Image
 
     picture = Image.open(path).convert("RGB")
@@ -148,7 +137,7 @@ def test_the_drawing_as_png(capsys: Capsys, tmp_path: Path, monkeypatch: pytest.
     orange, blue = (0xE6, 0x9F, 0), (0xA8, 0xCF, 0xE8)
     for address, color in ((0x120200000, orange), (0x137F00000, orange), (0x138100000, blue)):
         assert picture.getpixel((round(2 * x_of(address)), round(2 * top) + 18)) == color, hex(address)
-    assert main(["replay", str(SAMPLE.parents[1] / "6.12-fill.rec"), "-o", str(path)]) == 0
+    answered(capsys, "replay", SAMPLE.parents[1] / "6.12-fill.rec", "-o", path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -166,11 +155,7 @@ def test_the_drawing_as_png(capsys: Capsys, tmp_path: Path, monkeypatch: pytest.
         (["--source", "counters"], "source counters knows no addresses"),
     ),
 )
-def test_what_map_refuses(
-    options: list[str], why: str, capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_map_refuses(options: list[str], why: str, capsys: Capsys, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["-c", str(SAMPLE), "map", *options]) == 3
-    captured = capsys.readouterr()
-    assert why in captured.err and len(captured.err.splitlines()) == 1 and captured.out == ""
+    assert why in refused(capsys, "-c", SAMPLE, "map", *options)
     assert list(tmp_path.iterdir()) == []
