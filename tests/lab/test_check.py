@@ -33,10 +33,14 @@ OF_THE_BITMAP = (
 )
 NO_BITMAP: Expected = {**dict.fromkeys(OF_THE_BITMAP, "skip"), "table-captured": "info"}
 
-#: No type 15, no table: there is nothing that the rules about it could look at.
+#: No type 15, no table: there is nothing that the rules about it and about unaccepted memory could look at.
+OF_UNACCEPTED = (
+    *("table-aligned", "table-reserved", "table-in-acpi-memory", "bits-within-initial-map", "bits-within-firmware-ram"),
+    *("bits-trimmed-by-kernel", "kernel-memory-accepted", "buddy-pages-accepted", "allocated-pages-accepted"),
+    "kexec-segments-accepted",
+)
 NO_TABLE: Expected = {
-    **NO_BITMAP,
-    **dict.fromkeys(("table-aligned", "table-reserved", "table-in-acpi-memory"), "skip"),
+    **dict.fromkeys((*OF_THE_BITMAP, *OF_UNACCEPTED), "skip"),
     **{"table-captured": "pass", "platform-can-accept": "pass"},
 }
 

@@ -14,8 +14,11 @@ from tests.lab.captures import Capture, all_captures, units
 
 pytestmark = NEEDS_CAPTURES
 
+#: Without a table there are no ranges; the log of a second kernel has no memory map.
+REPORTED = [c for c in all_captures() if c.has_account and c.path.name not in ("none", "kexec")]
 
-@pytest.mark.parametrize("capture", [c for c in all_captures() if c.has_account], ids=ids)
+
+@pytest.mark.parametrize("capture", REPORTED, ids=ids)
 def test_a_report_of_a_guest(capture: Capture, tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "sos_commands" / "kernel").mkdir(parents=True)
