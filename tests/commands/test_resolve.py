@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.commands.resolve import Bulk
-from drgn_unaccepted.snapshot import Snapshot, Table, Target
+from drgn_unaccepted.commands.resolve import Bulk, resolve
+from drgn_unaccepted.model.addresses import Query
+from drgn_unaccepted.snapshot import Snapshot, Table, Target, Translation
+from drgn_unaccepted.snapshot_file import read
 from tests.asking import SAMPLES, UNIT, Capsys, answered, run
 
 SAMPLE = SAMPLES / "6.12-edges" / "vmcore"
@@ -92,6 +95,13 @@ def test_what_cannot_be_translated(target: Path, text: str, words: str, snapshot
     assert (found["address"], found["state"], found["asked"], found["listed"]) == (None, "unknown", text, None)
     assert words.rpartition(": ")[2] in found["reason"]
     assert found["virtual"] == int(text.partition("+")[0], 16)
+
+
+def test_a_translation_out_of_a_file_is_bounded(snapshot: Path) -> None:
+    odd, virtual = read(str(snapshot)), 0xFFFFE74080000000
+    odd = replace(odd, translations=(Translation(virtual, 1 << 60),))
+    (entry,) = resolve(odd, judge(odd), [Query(virtual, None, "that")])["addresses"] or ()
+    assert (entry["address"], entry["state"]) == (None, "unknown") and "no physical address" in entry["reason"]
 
 
 @pytest.mark.parametrize("source", ("bitmap", "counters"))
