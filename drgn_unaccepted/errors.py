@@ -15,8 +15,7 @@ EXIT_ANSWERED, EXIT_WARNING, EXIT_CRITICAL, EXIT_CANNOT, EXIT_INTERRUPTED = 0, 1
 #: The exit status for each overall status of ``check``.
 EXIT_STATUS = {"ok": EXIT_ANSWERED, "warning": EXIT_WARNING, "critical": EXIT_CRITICAL, "unknown": EXIT_CANNOT}
 
-#: The beginning of the line that reports a defect of this program.
-INTERNAL_ERROR = "internal error"
+INTERNAL_ERROR = "internal error"  #: The beginning of the line that reports a defect of this program.
 
 
 class CommandError(Exception):

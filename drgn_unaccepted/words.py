@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Optional
 
 WIDTH = 80  #: Columns of a screen.
-
 KEPT_SPACE = "\xa0"  #: No-break space, which :func:`safe` lets through in no text from a target.
 
 _UNITS = ((1 << 50, "PiB"), (1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))

@@ -13,11 +13,8 @@ from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.views.map import GLYPHS, Style
 
-#: Formats beside text and json.
-FIGURES = ("svg", "png")
-
-#: A narrower terminal has no room for a map.
-_NARROWEST = 40
+FIGURES = ("svg", "png")  #: Formats beside text and json.
+_NARROWEST = 40  #: A narrower terminal has no room for a map.
 
 
 def add_style_arguments(parser: Parser) -> None:

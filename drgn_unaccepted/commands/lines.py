@@ -24,11 +24,8 @@ _EVIDENCE = {
 
 NO_EFI_MAP = "no EFI memory map (see efi)"
 
-#: Rows of a long table that leave room for the rest of a screen of 24 lines.
-_SHOWN = 12
-
-#: Columns of text.
-_LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "current"))
+_SHOWN = 12  #: Rows of a long table that leave room for the rest of a screen of 24 lines.
+_LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "current"))  #: Columns of text.
 
 
 def extent(of: Extent) -> tuple[str, str, str]:

@@ -17,8 +17,7 @@ from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.map import bins_for, map_lines
 from drgn_unaccepted.views.svg import COLUMNS, map_svg
 
-#: Bins of a row in JSON, and on a terminal that is wide enough: rows of 1 GiB where the unit is 2 MiB.
-_COLUMNS = 64
+_COLUMNS = 64  #: Bins of a row in JSON, and on a terminal that is wide enough: rows of 1 GiB where the unit is 2 MiB.
 
 
 class Map(Question[MapAnswer]):

@@ -14,8 +14,7 @@ from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.commands.accepting import accepting
 from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
 
-#: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
-RATE_SECONDS = 10.0
+RATE_SECONDS = 10.0  #: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
 
 
 def progress(samples: Iterable[Sample], command: str, source: str) -> Iterator[ProgressAnswer]:

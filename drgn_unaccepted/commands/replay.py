@@ -22,9 +22,8 @@ from drgn_unaccepted.views.svg import history_svg
 from drgn_unaccepted.views.watch import line
 from drgn_unaccepted.words import safe
 
-#: Slices of time on a terminal; bins and slices of time on a page and in a figure.
-_LINES = 40
-_FIGURE = (256, 160)
+_LINES = 40  #: Slices of time on a terminal.
+_FIGURE = (256, 160)  #: Bins, and slices of time, on a page and in a figure.
 
 
 class Replay(Action):

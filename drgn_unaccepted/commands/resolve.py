@@ -32,9 +32,7 @@ from drgn_unaccepted.words import safe, span, wrap
 
 _NAMES = 14  #: Columns of the names before their values.
 _BLOCK = 1 << 20  #: Bytes of text that are read at once.
-
-#: A state, and whether the bitmap covers it (None: its bounds are not known).
-_Kind = tuple[str, Optional[bool]]
+_Kind = tuple[str, Optional[bool]]  #: A state, and whether the bitmap covers it (None: its bounds are not known).
 
 _TOO_LONG = f"more than {ADDRESS_TEXT_BYTES} characters without a blank"
 

@@ -22,11 +22,8 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
 from drgn_unaccepted.words import KEPT_SPACE, count, safe, size, span
 
-#: Ranges that the screen has room for.
-_FEW = 6
-
-#: What rules need and a summary does not.
-_SLOW = {"pages", "kexec_segments", "reclaiming"}
+_FEW = 6  #: Ranges that the screen has room for.
+_SLOW = {"pages", "kexec_segments", "reclaiming"}  #: What rules need and a summary does not.
 
 _PLATFORMS = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP", "none": "neither TDX nor SEV-SNP", None: "unknown platform"}
 

@@ -21,8 +21,7 @@ from drgn_unaccepted.record.loop import Stop, samples, stopped_by_signals
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.watch import line, screen
 
-#: Milliseconds after which the screen is drawn again, for a window that has a new size.
-_REDRAW = 1000
+_REDRAW = 1000  #: Milliseconds after which the screen is drawn again, for a window that has a new size.
 
 
 class Watch(Action):
