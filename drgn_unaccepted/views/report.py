@@ -28,7 +28,7 @@ from drgn_unaccepted.answer.head import source_name
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.views.map import segments
 from drgn_unaccepted.views.svg import fill, history_svg, lane_class, map_svg
-from drgn_unaccepted.words import count, safe, size
+from drgn_unaccepted.words import KEPT_SPACE, count, safe, size
 
 _SCRIPTS = ("data.js", "closeup.js", "page.js")
 _WORST_FIRST = ("critical", "warning", "info")
@@ -90,7 +90,7 @@ def report_page(answer: PageDocument) -> str:
         notes.append("No address can be looked up on this page: there is too much to look up. The command resolve can.")
     facts: dict[str, list[str]] = {}
     for name, value in answer["facts"]:
-        facts.setdefault(name or [*facts][-1], []).append(_html(value))
+        facts.setdefault(name or [*facts][-1], []).append(_html(value.replace(KEPT_SPACE, " ")))
     verdict, died = facts["unaccepted"].pop(0), {name: facts.pop(name) for name in [*facts] if name.isupper()}
     shown = sorted(facts, key=lambda name: name not in ("crashed", "panic"))
     parts = {
