@@ -98,6 +98,7 @@ def look(take: Take, wanted: Wanted, source: str = "auto") -> tuple[Judgement, I
     taken = take(wanted)
     judgement = judge(next(taken), source)
     if wanted.bitmap and wanted.where and judgement.doubt is not None:
+        del judgement  # its bitmap can have 256 MiB
         taken = take(dataclasses.replace(wanted, bitmap=False))
         judgement = judge(next(taken), source)
     return judgement, taken

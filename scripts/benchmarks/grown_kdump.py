@@ -63,7 +63,7 @@ class GrownKdump:
         self._prog = open_vmcore(str(base)).prog
         self._layout = page_layout(self._prog)
         assert (self._layout.size, self._layout.lru) == (64, 8)
-        tables = kernel_page_tables(self._read_physical, vmcoreinfo_of(self._prog))
+        tables = kernel_page_tables(self._prog)
         assert tables is not None
         self._tables = tables
         self._changed: dict[int, bytearray] = {}
@@ -269,3 +269,31 @@ class GrownKdump:
             for pfn in range(self._memmap // PAGE + written, last):
                 file.write(place(bytes(self._changed[pfn])))
             file.write(data)
+
+
+def write_large_table(base: Path, path: Path, bitmap: bytes) -> None:
+    """A whole dump, as ELF, of the guest in ``base``, whose table has this bitmap and lies above all of its memory."""
+    prog = open_vmcore(str(base)).prog
+    tables = kernel_page_tables(prog)
+    unaccepted = prog["efi"].unaccepted
+    assert tables is not None and unaccepted.address_ is not None
+    header, address = bytearray(prog.read(unaccepted.value_(), 24, physical=True)), 16 << 40
+    struct.pack_into("<QQ", header, 8, 0, len(bitmap))  # no physical address is beyond 4 PiB
+    pages = {pfn: bytearray(prog.read(pfn * PAGE, PAGE, physical=True)) for pfn in sorted(_Base(base).places)}
+    pfn, at = divmod(tables.translate(unaccepted.address_).start, PAGE)
+    struct.pack_into("<Q", pages[pfn], at, address)
+    note = vmcoreinfo_of(prog).text
+    notes = struct.pack("<III12s", 11, len(note), 0, b"VMCOREINFO") + note.ljust(-(-len(note) // 4) * 4, b"\0")
+    count = len(pages) + 2
+    offset = -(-(64 + 56 * count + len(notes)) // PAGE) * PAGE
+    segment = struct.Struct("<IIQQQQQQ")
+    headers = [segment.pack(4, 0, 64 + 56 * count, 0, 0, len(notes), len(notes), 4)]
+    for number, pfn in enumerate(pages):
+        headers.append(segment.pack(1, 7, offset + number * PAGE, 0, pfn * PAGE, PAGE, PAGE, 0))
+    size = len(header) + len(bitmap)
+    headers.append(segment.pack(1, 7, offset + len(pages) * PAGE, 0, address, size, size, 0))
+    ehdr = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 4, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0)
+    with path.open("wb") as file:
+        file.write(b"".join((ehdr, *headers, notes)).ljust(offset, b"\0"))
+        for page in (*pages.values(), header, bitmap):
+            file.write(page)

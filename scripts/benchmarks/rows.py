@@ -20,7 +20,8 @@ from drgn.helpers.linux.bitops import test_bit
 from drgn.helpers.linux.list import list_for_each_entry
 
 from benchmarks.grown import Grown
-from benchmarks.measure import SAMPLE, Row, row, run, timed, turns
+from benchmarks.grown_kdump import GrownKdump, write_large_table
+from benchmarks.measure import SAMPLE, Process, Row, row, run, timed, turns
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
@@ -166,6 +167,81 @@ def _stretched_sample(nbytes: int) -> bytes:
     return from_runs(((first * factor, end * factor) for first, end in runs(bitmap)), nbytes)
 
 
+#: The cheapest look at one page of each unit, as a user types it: the fields that tell, without an object for each.
+WALK = """
+import struct
+base = prog["vmemmap_base"].value_()
+zone = next(z for z in prog["node_data"][0].node_zones if z.name.string_() == b"Normal")
+start, pages = zone.zone_start_pfn.value_(), zone.spanned_pages.value_()
+read, unpack, given = prog.read, struct.Struct("<Q40xIIQ").unpack, 0
+for pfn in range(start, start + pages, 512):
+    flags, page_type, refcount, _ = unpack(read(base + 64 * pfn, 64))
+    given += refcount != 0 or page_type >> 24 == 0xF0
+print(given)
+"""
+
+
+def grown(quick: bool = False) -> list[Row]:
+    """ranges, exact, of the kdump of a 1 TiB guest / a drgn walk that reads one struct page a unit; and of 10 TiB"""
+    if not KDUMP.exists():
+        raise Missing(f"no {KDUMP}: scripts/lab run fill --kernel 6.12")
+    with TemporaryDirectory(prefix="bench-") as directory:
+        made = [Path(directory) / name for name in ("1", "10")]
+        for path, size in zip(made, (TIB, 10 * TIB)):
+            GrownKdump(KDUMP, size).write(path)
+        ours, tenfold = ((sys.executable, "-m", "drgn_unaccepted", "-c", path, "ranges") for path in made)
+        walk = (sys.executable, "-c", f"{_OPEN.format(str(made[0]))}{WALK}")
+        output = Path(directory) / "output"
+        both = turns(lambda: run(ours, output=str(output)), partial(run, walk), 1 if quick else 3)
+        if "reconstructed, exact" not in output.read_text():
+            raise SystemExit("ranges of the grown kdump is not exact")
+        ten = [(run(tenfold).seconds, 10 * one.seconds) for one, _ in both[:1]]
+    name = "ranges of a 1 TiB guest's kdump"
+    return [
+        row(f"{name} / one struct page a unit in drgn", ((a.seconds, b.seconds) for a, b in both), 1.1),
+        row(f"{name}: peak memory / 150 MiB", ((a.peak_bytes, 150 * MIB) for a, _ in both), 1, "bytes"),
+        row("ranges of a 10 TiB guest's kdump / 10 times 1 TiB", ten, 1.1),
+    ]
+
+
+#: The user's program opens as ours does: drgn's own way to types costs more.
+_OPEN = "from drgn_unaccepted.kernel.target import open_vmcore\nprog = open_vmcore({!r}).prog\n"
+
+
+def bitmap(quick: bool = False) -> list[Row]:
+    """peak memory of the summary of a whole dump with a bitmap of 256 MiB (4 PiB of guest) / the bitmap"""
+    with TemporaryDirectory(prefix="bench-") as directory:
+        path = Path(directory) / "dump"
+        write_large_table(SAMPLE, path, _stretched_sample(256 * MIB))
+        ours = (sys.executable, "-m", "drgn_unaccepted", "-c", path, "--source", "bitmap", "summary")
+        peak = run(ours).peak_bytes
+    return [row("summary of 4 PiB: peak memory / the bitmap", [(peak, 256 * MIB)], 1.3, "bytes")]
+
+
+def scan(quick: bool = False) -> list[Row]:
+    """scan of 500 dumps on two processors / 500 bare drgn by xargs -P2"""
+    number = 20 if quick else 500
+    with TemporaryDirectory(prefix="bench-") as directory:
+        for each in range(number):
+            (Path(directory) / f"{each}").symlink_to(SAMPLE)
+        out = Path(directory) / "out.jsonl"
+        ours = (sys.executable, "-m", "drgn_unaccepted", "scan", directory, "-j", "2", "--quiet", "-o", out)
+        bare = f"{sys.executable} -m drgn -q -c {{}} --no-default-symbols -e 'print(prog)'"
+        xargs = ("sh", "-c", f"find {directory} -type l | xargs -P2 -I{{}} {bare}")
+        both = turns(
+            partial(_scanned, ours, out, number), partial(run, xargs, {"DRGN_DISABLE_PLUGINS": "unaccepted"}), 1
+        )
+    return [row(f"scan of {number} dumps / xargs -P2 of bare drgn", ((a.seconds, b.seconds) for a, b in both), 1.2)]
+
+
+def _scanned(argv: tuple[object, ...], out: Path, number: int) -> Process:
+    out.unlink(missing_ok=True)
+    done = run(argv)
+    if len(out.read_text().splitlines()) != number:
+        raise SystemExit("scan left targets out")
+    return done
+
+
 def _with_holes(nbytes: int, holes: int) -> bytes:
     """All bits set but ``holes`` pairs of neighbours."""
     bitmap = bytearray(b"\xff") * nbytes
@@ -188,4 +264,6 @@ def _dump_of(bitmap: bytes) -> Iterator[drgn.Program]:
         yield prog
 
 
-ROWS = {function.__name__: function for function in (start, commands, snapshot, lists, resolve, ranges)}
+ROWS = {
+    function.__name__: function for function in (start, commands, snapshot, lists, resolve, ranges, grown, bitmap, scan)
+}

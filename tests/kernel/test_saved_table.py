@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid
+import weakref
 from pathlib import Path
 from typing import Optional
 
@@ -20,7 +21,8 @@ from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_from_snapshot
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Table, Wanted
+from drgn_unaccepted.run import look
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Table, Wanted
 from drgn_unaccepted.snapshot_file import write
 from tests.asking import SAMPLES, ask, truth
 from tests.kernel.allocator_program import AllocatorProgram
@@ -88,6 +90,24 @@ def test_a_table_that_was_not_believed_is_not_taken_up_again(
     kdump = str(SAMPLES / "6.12-fill-kdump" / "vmcore")
     assert main(["-c", kdump, "--table", str(tmp_path / "doubted")]) == 3
     assert re.search(r"doubted: its table is not to be believed: .* on zone->unaccepted_pages", capsys.readouterr().err)
+
+
+def test_a_doubted_bitmap_is_gone_before_it_is_read_again() -> None:
+    """One for 4 PiB has 256 MiB."""
+    opened = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
+    table = capture(opened, Wanted(frozenset())).table
+    assert table.address is not None and table.bitmap_bytes is not None
+    put(opened, table.address + 24, bytes(table.bitmap_bytes), physical=True)
+    taken: list[weakref.ref[Snapshot]] = []
+
+    def sample(wanted: Wanted) -> Snapshot:
+        assert [each() for each in taken] == [None] * len(taken)
+        snapshot = capture(opened, wanted)
+        taken.append(weakref.ref(snapshot))
+        return snapshot
+
+    look(lambda wanted: (sample(wanted) for _ in range(1)), Wanted(ALL_PARTS, ALL_MEMORY))
+    assert len(taken) == 2
 
 
 @pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
