@@ -67,7 +67,7 @@ def _accepted(answer: ProgressAnswer, width: int, ascii_only: bool) -> Iterator[
     yield f"accepted     {size(managed - waiting)} of {size(managed)} that the page allocator manages"
     if managed > 0 and width >= 25:
         part = (managed - waiting) / managed
-        percent = f"{100 * part:5.1f}%"
+        percent = f"{min(100 * part, 99.9) if part < 1 else 100:5.1f}%"  # 100% is all of it
         cells = width - 16 - len(percent)
         full, eighths = divmod(round(min(max(part, 0), 1) * cells * 8), 8)
         bar = "#" * full if ascii_only else "█" * full + "▏▎▍▌▋▊▉"[eighths - 1 : eighths]

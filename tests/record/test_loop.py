@@ -20,6 +20,7 @@ from drgn_unaccepted.record.loop import Stop, samples
 from drgn_unaccepted.snapshot import Snapshot
 from tests.checks.build import clean
 from tests.samples_over_time import series
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,13 +73,10 @@ def test_a_recorder_that_is_killed_loses_no_whole_line(tmp_path: Path) -> None:
 def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "r"
     with start_recorder(path, 3600) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1\n"
-        while path.read_bytes().count(b"\n") < 2:
-            time.sleep(0.01)
+        assert process.stdout is not None and process.stdout.readline() == "1\n"
+        wait_for(lambda: path.read_bytes().count(b"\n") == 2, path.read_bytes)
         process.send_signal(number)
-        assert process.stdout.read() == "samples 1\n"
-        assert process.wait(120) == 0
+        assert (process.stdout.read(), process.wait(120)) == ("samples 1\n", 0)
     recording = Recording(str(path))
     assert len(list(recording)) == 1 and recording.dropped is None
 
@@ -87,13 +85,11 @@ def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals
 def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
     """nohup(1) starts a program so, and a shell its background jobs."""
     with start_recorder(tmp_path / "r", 0.01, number.name) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout is not None and process.stdout.readline()
         process.send_signal(number)
         assert all(process.stdout.readline().strip().isdecimal() for _ in range(20))
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.read().splitlines()[-1].startswith("samples ")
-        assert process.wait(120) == 0
+        assert process.stdout.read().splitlines()[-1].startswith("samples ") and process.wait(120) == 0
 
 
 def test_a_signal_within_the_wait_s_own_steps_ends_it() -> None:

@@ -38,11 +38,6 @@ UNREAD = {"source": "none", "covered_bytes": None, "unaccepted_bytes": None}
     (
         ({}, "12 GiB of 64 GiB unaccepted (source bitmap)", "12884901888B;;;0;68719476736"),
         (
-            {"unaccepted_bytes": 2142 << 20, "covered_bytes": 3040 << 20},
-            "2142 MiB of 3040 MiB unaccepted (source bitmap)",
-            "2246049792B;;;0;3187671040",
-        ),
-        (
             {"source": "page-lists", "exact": False, "covered_bytes": None},
             "12 GiB unaccepted (source page-lists, not exact)",
             "12884901888B;;;0;",

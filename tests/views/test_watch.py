@@ -72,6 +72,15 @@ def test_the_line() -> None:
     assert line(document()) == ("00:00:12     10.0 s      34 MiB bitmap           409.6 KiB/s   1 in flight  torn")
 
 
+def test_only_all_is_100_percent() -> None:
+    for waiting, said in ((4096, " 99.9% |"), (0, "100.0% |")):
+        answer = document()
+        answer["managed_bytes"], zones = 1 << 40, answer["zones"]
+        for zone, nbytes in zip(zones, (waiting, 0)):
+            zone["unaccepted_bytes"] = nbytes
+        assert any(said in line for line in screen(answer, 100, 50))
+
+
 def test_a_screen_fits_the_window() -> None:
     for width in (0, 7, 40, 200):
         assert max(len(line) for ascii in (True, False) for line in screen(document(), width, 50, ascii)) <= width
