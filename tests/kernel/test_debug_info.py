@@ -169,7 +169,9 @@ XEN = note(b"Xen", 3, struct.pack("<Q", 0xFFFFFFFF80000000))
         *((f"{program} image", "auto") for program in ("gzip", "xz", "xz --format=lzma", "zstd", "bzip2", "lz4 -l")),
     ),
 )
-def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path) -> None:
+def test_btf_out_of_a_file(
+    way: str, debug_info: str, btf: dict[str, bytes], capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "6.12-fill"
     dump, file = without_btf(tmp_path / "dump", btf[name]), tmp_path / "file"
     assert "BTF" in refused(capsys, "-c", dump, "summary")
@@ -184,8 +186,12 @@ def test_btf_out_of_a_file(way: str, debug_info: str, btf: dict[str, bytes], cap
             program = way.split()[:-1]
             if shutil.which(program[0]) is None:
                 pytest.skip(f"no {program[0]} here")
-            packed = subprocess.run((*program, "-c"), input=file.read_bytes(), capture_output=True, check=True).stdout
+            whole = file.read_bytes()
+            packed = subprocess.run((*program, "-c"), input=whole, capture_output=True, check=True).stdout
             file.write_bytes(made.kernel_image(packed))
+            monkeypatch.setattr(limits, "KERNEL_FILE_BYTES", len(whole) - 1)
+            assert f"a kernel image of more than {len(whole) - 1} bytes" in refused(capsys, "-c", dump, *files)
+            monkeypatch.setattr(limits, "KERNEL_FILE_BYTES", len(whole))
         elif way != "stripped vmlinux":
             bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
             files = ["-s", str(bare), *files]
