@@ -112,6 +112,11 @@ def pages_of(*kernels: Kernel) -> dict[int, bytes]:
     return pages
 
 
+def with_texts(*kernels: Kernel) -> dict[int, bytes]:
+    """Each kernel's text in a page of its own, from 0x200000 on."""
+    return {**pages_of(*kernels), **{0x200 + number: page(kernel.vmcoreinfo) for number, kernel in enumerate(kernels)}}
+
+
 def test_entries() -> None:
     text = (
         b"OSRELEASE=6.12.1\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(phys_base)=-16777216\nLENGTH(node_data)=64\n"
@@ -159,9 +164,7 @@ def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -
 def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
     """After a kexec the first kernel's memory is still there, page tables and all, where nothing has used it yet."""
     kernels = (Kernel("6.12.1-first"), Kernel("6.12.2-second", physical=96 * MIB, offset=16 * MIB))
-    pages = pages_of(*kernels)
-    for number, kernel in enumerate(kernels):
-        pages[0x200 + number] = page(kernel.vmcoreinfo)
+    pages = with_texts(*kernels)
     assert find_vmcoreinfo(core_of(path, pages, kernels[which].cpu()))[0] == kernels[which].vmcoreinfo
     with pytest.raises(Unavailable, match=r"several .* 6\.12\.1-first at 0x200000, 6\.12\.2-second at 0x201000"):
         find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
@@ -170,19 +173,17 @@ def test_of_two_kernels_the_one_that_a_cpu_runs(which: int, path: Path) -> None:
 def test_a_kernel_that_was_overwritten_does_not_count(path: Path) -> None:
     gone, running = Kernel("6.12.1-gone"), Kernel("6.12.2-running", physical=96 * MIB)
     for lost in ("init_uts_ns", "init_top_pgt"):
-        pages = pages_of(gone, running)
+        pages = with_texts(gone, running)
         del pages[gone.physical_of(lost) // PAGE]
-        pages[0x200], pages[0x201] = page(gone.vmcoreinfo), page(running.vmcoreinfo)
         assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU))[0] == running.vmcoreinfo
 
 
 def test_under_page_table_isolation_a_cpu_in_user_mode_proves_it_too(path: Path) -> None:
     other, kernel = Kernel("6.12.1-first"), Kernel("6.12.2", physical=96 * MIB, isolated=True)
-    pages = pages_of(other, kernel)
+    pages = with_texts(other, kernel)
     # User space's tables map the entry code alone.
     root = kernel.physical_of("init_top_pgt")
     pages[root // PAGE + 1] = bytes(PAGE)
-    pages[0x200], pages[0x201] = page(other.vmcoreinfo), page(kernel.vmcoreinfo)
     # PTI_USER_PGTABLE_BIT is bit 12, so that the kernel's table lies in an even page.
     assert root // PAGE % 2 == 0
     assert find_vmcoreinfo(core_of(path, pages, kernel.cpu(user=True)))[0] == kernel.vmcoreinfo
@@ -210,11 +211,8 @@ def test_the_search_is_bounded_and_says_so(path: Path, monkeypatch: pytest.Monke
 def test_many_kernels_are_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "VMCOREINFO_COPIES", 3)
     kernels = [Kernel(f"6.12.{number}", physical=(64 + 2 * number) * MIB) for number in range(5)]
-    pages = pages_of(*kernels)
-    for number, kernel in enumerate(kernels):
-        pages[0x200 + number] = page(kernel.vmcoreinfo)
     with pytest.raises(Unavailable, match="more than 3"):
-        find_vmcoreinfo(core_of(path, pages, IDLE_CPU))
+        find_vmcoreinfo(core_of(path, with_texts(*kernels), IDLE_CPU))
 
 
 def test_holes_of_a_sparse_dump_are_passed_over(path: Path) -> None:
@@ -247,19 +245,16 @@ def vmlinux(path: Path, symbols: Optional[dict[str, int]] = None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "user"),
-    (
-        (Kernel(), False),
-        (Kernel(offset=32 * MIB), False),
-        (Kernel(physical=5 << 40, offset=1006 * MIB), False),
-        (Kernel(levels=5, offset=2 * MIB), False),
-        (Kernel(isolated=True, offset=2 * MIB), True),
-    ),
+    "kernel",
+    [
+        *(Kernel(), Kernel(offset=32 * MIB), Kernel(physical=5 << 40, offset=1006 * MIB)),
+        *(Kernel(levels=5, offset=2 * MIB), Kernel(isolated=True, offset=2 * MIB)),
+    ],
     ids=("plain", "kaslr", "5 TiB", "la57", "in user mode"),
 )
-def test_addresses_are_worked_out_from_registers(kernel: Kernel, user: bool, path: Path, tmp_path: Path) -> None:
-    pages = pages_of(kernel)
-    core = core_of(path, pages, IDLE_CPU + cpu_note(0x1000, 0x20) + kernel.cpu(user=user))
+def test_addresses_are_worked_out_from_registers(kernel: Kernel, path: Path, tmp_path: Path) -> None:
+    state = IDLE_CPU + cpu_note(0x1000, 0x20) + kernel.cpu(user=kernel.isolated)
+    core = core_of(path, pages_of(kernel), state)
     text, *where = work_out_vmcoreinfo(core, [vmlinux(tmp_path / "vmlinux")])
     assert where == [2, str(tmp_path / "vmlinux")]
     lines = text.decode().splitlines()
