@@ -193,6 +193,8 @@ def vmlinux_in(file: BinaryIO) -> BinaryIO:
         return file
     start, most = ((sectors or 4) + 1) * 512 + offset, limits.KERNEL_FILE_BYTES
     packed = os.pread(file.fileno(), min(length, most), start)
+    if len(packed) < min(length, most):
+        raise Unavailable("a kernel image, cut short")
     data = _by_library(packed, most + 1)
     if data is None:
         command = next((command for begin, command in _UNPACKED.items() if packed.startswith(begin)), None)

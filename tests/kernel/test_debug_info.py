@@ -215,9 +215,13 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
     assert truth("7.3-fill")["build_id"] in words({".notes": XEN + other, ".BTF": btf["7.3-fill"]})
     assert f"{file}: BTF: " in words({".notes": this, ".BTF": b"not BTF at all"})
     assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
-    for payload, why in ((b"\x1f\x8b" + bytes(99), "damaged"), (bytes(99), "a way that is not known")):
-        file.write_bytes(made.kernel_image(payload))
-        assert f"{file}: a kernel image, " in refused(capsys, "-c", dump, "-s", str(file)) and why
+    for image, why in (
+        (made.kernel_image(b"\x1f\x8b" + bytes(99)), "damaged"),
+        (made.kernel_image(bytes(99)), "compressed in a way that is not known"),
+        (made.kernel_image(bytes(99))[:1100], "cut short"),
+    ):
+        file.write_bytes(image)
+        assert f"{file}: a kernel image, {why}" in refused(capsys, "-c", dump, "-s", str(file))
     # Without a build-id the sizes of structures tell.
     file.write_bytes(btf["7.3-fill"])
     assert "of another kernel: " in refused(capsys, "-c", dump, "-s", str(file))
