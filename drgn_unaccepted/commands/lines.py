@@ -37,13 +37,13 @@ def table(
     rows: Sequence[Sequence[Union[str, int]]], headers: Sequence[str], everything: bool = True, shown: int = _SHOWN
 ) -> Iterator[str]:
     """Columns under their headers; of many rows the first unless ``everything`` is wanted, and the number of others."""
-    # Not tabulate: its import takes as long as a third of the bare drgn that opens the target.
+    # Commands without a table do not wait for it.
+    from tabulate import tabulate
+
+    align = ["left" if name in _LEFT else "right" for name in headers]
     cut = rows if everything or len(rows) <= shown + 1 else rows[:shown]
-    columns = [(name, len(name) + 2, [str(row[at]) for row in cut]) for at, name in enumerate(headers)]
-    widths = [max([least, *map(len, cells)]) for _, least, cells in columns]
-    for row in (headers, ["-" * width for width in widths], *zip(*(cells for _, _, cells in columns))):
-        aligned = (f"{cell:{'<' if name in _LEFT else '>'}{width}}" for cell, name, width in zip(row, headers, widths))
-        line = "  ".join(aligned).rstrip()
+    text = tabulate(cut, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+    for line in map(str.rstrip, text.splitlines()):
         yield from wrap(line) if len(line) > WIDTH else [line]
     if len(cut) < len(rows):
         yield f"and {count(len(rows) - len(cut), 'more row')}: --all"
