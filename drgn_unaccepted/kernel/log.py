@@ -60,7 +60,6 @@ def read_log_lines(
 
     :param telling: leave out lines for which it is false
     :raises Unavailable: a size in the target is out of bounds, or the log has more lines than records can be
-    :raises drgn.FaultError: the buffer is not in the target
     """
     ring = prog["prb"][0].read_()
     size_bits = ring.text_data_ring.size_bits.value_()

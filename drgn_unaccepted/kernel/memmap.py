@@ -58,7 +58,6 @@ def page_layout(prog: Program) -> PageLayout:
     """How this kernel lays out ``struct page``.
 
     :raises Unavailable: not SPARSEMEM_VMEMMAP, or a structure that cannot be
-    :raises LookupError: a type is not known
     """
     size = sizeof(prog.type("struct page"))
     if size % 8 or not 56 <= size <= limits.PAGE_STRUCT_BYTES:

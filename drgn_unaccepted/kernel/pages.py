@@ -48,7 +48,6 @@ def read_pages(
     :param units: other ranges, of which it is enough to know which units are accepted: one page that is in a free list
         or in use proves that of its unit, and no other is read
     :raises Unavailable: the kernel does not say where its structures are
-    :raises drgn.FaultError: what says so is not in the target
     """
     chunk = build.chunk_pages * PAGE_SIZE
 

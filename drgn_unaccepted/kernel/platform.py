@@ -55,11 +55,7 @@ def read_platform(prog: Program) -> Platform:
 
 
 def read_kernel_build(prog: Program) -> KernelBuild:
-    """What the kernel was built with, from its types, its symbols and VMCOREINFO.
-
-    :raises Unavailable: what the kernel says of itself cannot be
-    :raises LookupError: types are not known
-    """
+    """What the kernel was built with, from its types, its symbols and VMCOREINFO."""
     zone = prog.type("struct zone")
     orders = zone.member("free_area").type.length
     # MAX_PAGE_ORDER + 1 elements: MAX_ORDER in v6.4 to v6.7.

@@ -77,7 +77,6 @@ def cpus_in(prog: Program, name: str) -> list[int]:
 
     :raises Unavailable: the mask is larger than any kernel's
     :raises LookupError: there is none (no CONFIG_SMP)
-    :raises drgn.FaultError: not in the target
     """
     size = sizeof(prog.type("struct cpumask"))
     if size * 8 > limits.GLOBAL_ARRAY_LENGTH:
@@ -92,7 +91,6 @@ def possible_cpus(prog: Program) -> dict[int, int]:
     Without CONFIG_SMP there is one CPU, whose variables are where their symbols say.
 
     :raises Unavailable: a mask without CPUs
-    :raises drgn.FaultError: not in the target
     """
     try:
         offsets = prog["__per_cpu_offset"].address_
@@ -112,7 +110,6 @@ def per_cpu_word(prog: Program, name: str, cpu_offset: int) -> int:
     In Linux 6.2 to 6.14 some of them are members of one per-CPU variable, ``pcpu_hot``.
 
     :raises LookupError: the kernel has no such variable
-    :raises drgn.FaultError: not in the target
     """
     try:
         address = _address(prog, "pcpu_hot") + member_offset(prog, "struct pcpu_hot", name)

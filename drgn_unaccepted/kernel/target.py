@@ -68,10 +68,7 @@ class Opened:
 
 
 def open_kernel(symbols: Sequence[str] = (), debug_info: str = "auto") -> Opened:
-    """The running kernel, through /proc/kcore.
-
-    :raises TargetError: with the reason and the fix
-    """
+    """The running kernel, through /proc/kcore."""
     prog = _program()
     with _refusing(lambda error: f"/proc/kcore: {_why_no_kcore(error)}"):
         prog.set_kernel()
@@ -97,10 +94,7 @@ def _why_no_kcore(error: Exception) -> str:
 def open_qemu(
     socket: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
 ) -> Opened:
-    """The running kernel of a QEMU guest, from its host, through QMP.
-
-    :raises TargetError: with the reason and the fix
-    """
+    """The running kernel of a QEMU guest, from its host, through QMP."""
     text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
     prog = _program()
     if not hasattr(prog, "set_qemu_qmp"):
@@ -149,7 +143,6 @@ def open_vmcore(
 
     :param source: its path; or guest RAM in files, each as ``FILE@ADDR`` (:func:`memory.read_raw`)
     :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
-    :raises TargetError: with the reason and the fix
     """
     unpacked: Optional[IO[bytes]] = None
     core: Optional[ElfCore]

@@ -49,10 +49,7 @@ class TaskReader:
             raise Unavailable(f"struct task_struct has {self._size} bytes: not supported")
 
     def read(self, address: int) -> TaskRecord:
-        """The task at this address.
-
-        :raises drgn.FaultError: not in the target
-        """
+        """The task at this address."""
         data = self._prog.read(address + self._start & U64_MAX, self._size)
         found: dict[str, Any] = {"cpu": None}
         for name, offset in self._offsets.items():
@@ -103,7 +100,6 @@ def read_reclaiming(prog: Program) -> tuple[Task, ...]:
     """Tasks in direct reclaim: ``task->reclaim_state`` is set. kswapd has it too, but reclaims for others.
 
     :raises Unavailable: the task list is damaged, or a task is not in the target
-    :raises drgn.FaultError: the first task is not in the target
     """
     reader = TaskReader(prog)
 
@@ -128,7 +124,6 @@ def read_accepting(prog: Program) -> AcceptingList:
     PREEMPT_RT. An allocation in a softirq accepts on the interrupt stack of its CPU: then it is the interrupted task.
 
     :raises Unavailable: the kernel has no such list
-    :raises drgn.FaultError: its head is not in the target
     """
     try:
         head = prog["accepting_list"].address_

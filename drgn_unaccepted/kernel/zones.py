@@ -85,7 +85,6 @@ def read_counters(prog: Program) -> Counters:
     a per-CPU counter.
 
     :raises Unavailable: all counters read as zeros, which is no evidence: NR_FREE_PAGES is one of them
-    :raises drgn.FaultError: not in the target
     """
     items = enumerators(prog, "zone_stat_item")
     totals = [each.counter.value_() for each in prog["vm_zone_stat"].read_()]
