@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import Optional
 
@@ -123,11 +124,8 @@ def _bits(count: int, most: int, problem: str) -> int:
     return (count - 1).bit_length()
 
 
-class PageStates(dict[tuple[int, int, int, int], str]):
-    """The state that a page's own structure shows, by flags, compound word, page_type and _refcount.
-
-    The compound word is 0, 1 for a tail page, or 2. ``guard`` is a free block of debug_guardpage_minorder. Pages have
-    few combinations of these, so the states are remembered.
+class PageStates:
+    """The states that pages' own structures show.
 
     ``page_type`` tells what a page is while it is not mapped. From v6.12 on it is a number in the highest byte (Linux
     kernel commit 4ffca5a96678 ("mm: support only one page_type per page")). Before, each type cleared bits of its own;
@@ -137,8 +135,9 @@ class PageStates(dict[tuple[int, int, int, int], str]):
     """
 
     def __init__(self, prog: Program, layout: PageLayout) -> None:
-        super().__init__()
         self._layout = layout
+        #: Pages have few combinations of what tells their states.
+        self.state = lru_cache(limits.PAGE_STATES)(self._state)
         types, vmcoreinfo = enumerators(prog, "pagetype"), vmcoreinfo_of(prog)
         self._guard: Optional[int] = None
         self.unaccepted: Optional[int] = None
@@ -158,13 +157,8 @@ class PageStates(dict[tuple[int, int, int, int], str]):
             found.append((~types.get(f"PG_{name}", bit) if value is None else value) & self.mask)
         self.buddy, self._offline = found
 
-    def __missing__(self, key: tuple[int, int, int, int]) -> str:
-        if len(self) >= limits.PAGE_STATES:
-            self.clear()
-        state = self[key] = self._state(*key)
-        return state
-
     def _state(self, flags: int, compound: int, page_type: int, refcount: int) -> str:
+        """``guard`` is a free block of debug_guardpage_minorder; ``compound`` is 0, 1 for a tail page, or 2."""
         layout = self._layout
         if flags == POISON:
             return "uninitialised"

@@ -214,7 +214,7 @@ class _Scan:
                 pages.append(bytes(size * self._together))
         are_sane = not pfns or self._may_be(pfns[0], pfns[-1] + self._together, b"".join(pages))
         columns, orders = self._columns(b"".join([page[:size] for page in pages]))
-        states = map(self._states.__getitem__, zip(*columns))
+        states = map(self._states.state, *columns)
         for pfn, page, state, order in zip(pfns, pages, states, orders):
             block = 1 << min(order, 64) if state == "buddy" else 1
             if state not in ("buddy", "in-use") or block > self._chunk_pages or pfn % block:
@@ -284,7 +284,7 @@ class _Scan:
             self._unaccepted_end = end
         # In most chunks all pages but the first are alike.
         alike = all(each[1:-1] == each[2:] for each in columns)
-        states = list(map(self._states.__getitem__, islice(zip(*columns), 2 if alike else None)))
+        states = list(islice(map(self._states.state, *columns), 2 if alike else None))
         states += states[-1:] * (end - start - len(states))
         if not self._may_be(start, end, data[: 2 * size] if alike else data):
             for at in self._damaged(start, columns[0]):

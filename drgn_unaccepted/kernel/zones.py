@@ -26,8 +26,7 @@ def nodes(prog: Program) -> Iterator[tuple[int, Object]]:
     """``struct pglist_data *`` of each node that has one, with the node's number."""
     try:
         node_data = prog["node_data"]
-    except LookupError:
-        # Without CONFIG_NUMA there is one node.
+    except LookupError:  # without CONFIG_NUMA there is one node
         yield 0, prog["contig_page_data"].address_of_()
         return
     if len(node_data) > limits.NODES:
