@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Optional
 
 import drgn
@@ -83,6 +84,7 @@ static_key: atomic_t enabled
 static_key_false: static_key key
 """
 
+_PAGE = struct.Struct("<QQQQQQIIQ")
 _SIZES = {"char": 1, "signed char": 1, "unsigned char": 1, "u8": 1, "u16": 2}
 _SIZES |= dict.fromkeys(("int", "unsigned int", "s32", "u32"), 4)
 
@@ -108,6 +110,12 @@ STRUCTS = {
     name: [declaration.rpartition(" ")[::-2] for declaration in members]
     for name, members in _declared(_STRUCTS).items()
 }
+
+
+@lru_cache(64)
+def _free_chunk(lru: int) -> bytes:
+    """``struct page`` of a chunk as __init_single_page() and the free path leave them, on no list."""
+    return b"".join(_PAGE.pack(0, lru + at, lru + at, 0, 0, 0, NO_TYPE, 0, 0) for at in range(0, 64 * CHUNK_PAGES, 64))
 
 
 class MadeProgram:
@@ -199,7 +207,6 @@ class AllocatorProgram(MadeProgram):
         self.set_global("mem_section", "mem_section**", struct.pack("<Q", self.mem_section))
 
     def place(self, size: int, align: int = PAGE) -> int:
-        """Zeroed memory somewhere."""
         address = -(-self._next // align) * align
         self._next = address + size
         self.write(address, bytes(size))
@@ -215,7 +222,6 @@ class AllocatorProgram(MadeProgram):
             done += count
 
     def drop(self, address: int) -> None:
-        """Take the page of memory that holds this address out of the target."""
         del self._pages[address // PAGE]
 
     def write_physical(self, pfn: int, data: bytes) -> None:
@@ -237,7 +243,6 @@ class AllocatorProgram(MadeProgram):
         return self._physical[pfn][address % PAGE :][:count]
 
     def new(self, type_name: str, **members: int) -> int:
-        """A ``struct type_name`` with these members."""
         address = self.place(sizeof(self.type(type_name)), 64)
         for name, value in members.items():
             self.set(type_name, address, name, value)
@@ -248,7 +253,6 @@ class AllocatorProgram(MadeProgram):
         self.write(self.at(type_name, address, member), (value & ULONG_MAX).to_bytes(8, "little")[:size])
 
     def at(self, type_name: str, address: int, member: str) -> int:
-        """The address of a member."""
         return address + int(offsetof(self.type(type_name), member))
 
     def set_global(self, name: str, type_name: str, data: bytes) -> int:
@@ -259,7 +263,6 @@ class AllocatorProgram(MadeProgram):
         return address
 
     def link(self, head: int, entries: Sequence[int]) -> None:
-        """Make a list out of ``struct list_head`` at these addresses."""
         ring = [head, *entries]
         for index, address in enumerate(ring):
             self.write(address, struct.pack("<QQ", ring[(index + 1) % len(ring)], ring[index - 1]))
@@ -284,7 +287,7 @@ class AllocatorProgram(MadeProgram):
             flags &= ~0b1000
         self.write(self._roots[root] + 16 * slot, struct.pack("<QQ", flags, usage))
         for chunk in range(number * SECTION_PAGES, (number + 1) * SECTION_PAGES, CHUNK_PAGES):
-            self.write(self.page(chunk), b"".join(self._page(pfn) for pfn in range(chunk, chunk + CHUNK_PAGES)))
+            self.write(self.page(chunk), _free_chunk(self.lru(chunk)))
 
     def set_page(self, pfn: int, **members: int) -> None:
         self.write(self.page(pfn), self._page(pfn, **members))
@@ -298,10 +301,8 @@ class AllocatorProgram(MadeProgram):
         page_type: int = NO_TYPE,
         refcount: int = 0,
     ) -> bytes:
-        """``struct page``; without members as __init_single_page() and the free path leave it, on no list."""
         lru = self.lru(pfn)
-        first = lru if compound is None else compound
-        return struct.pack("<QQQQQQIIQ", flags, first, lru, 0, 0, private, page_type, refcount, 0)
+        return _PAGE.pack(flags, lru if compound is None else compound, lru, 0, 0, private, page_type, refcount, 0)
 
     def add_node(self, number: int, start_pfn: int = 0, spanned_pages: int = 0) -> int:
         """A ``struct pglist_data``; the lists of its zones are NULL as in a zone that was never populated."""
