@@ -72,9 +72,10 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Booted:
 
 
 def install(dist: Path, layer: Path) -> None:
-    """The Debian package as dpkg unpacks it (it has no scripts), and drgn for the system's Python."""
+    """The Debian package as dpkg unpacks it, the bytecode that its script makes, and drgn for the system's Python."""
     (package,) = make_packages(dist).glob("*.deb")
-    assert run(["dpkg-deb", "-x", package, layer]).returncode == 0
+    for argv in (["dpkg-deb", "-x", package, layer], [PYTHON, "-m", "compileall", "-q", layer / "usr/lib"]):
+        assert run(argv).returncode == 0
     layer.chmod(0o755)
     import drgn
 
