@@ -164,8 +164,7 @@ def analyze(path: str, options: Sequence[str] = (), seconds: int = 600, memory_b
 def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")) -> int:
     """CPUs of the affinity mask, and no more than the quota of a container, those of the cgroups (v2) of this process.
 
-    :param proc: ``/proc/PID/cgroup``, see cgroups(7)
-    :param top: where the hierarchy is mounted; ``cpu.max`` as in Documentation/admin-guide/cgroup-v2.rst
+    ``/proc/PID/cgroup``: see cgroups(7); ``cpu.max``: see Documentation/admin-guide/cgroup-v2.rst.
     """
     inside = Path()
     with suppress(OSError, ValueError):

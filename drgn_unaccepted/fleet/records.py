@@ -109,7 +109,8 @@ def parse(file: str, where: str, data: bytes) -> Line:
     with suppress(AttributeError, KeyError, TypeError, ValueError):
         if "targets" not in document:
             _complete(document, file)
-            if _is_record(document) and len(bytes.fromhex(document["id"])) == 16:
+            is_record = _is_record(document) and len(bytes.fromhex(document["id"])) == 16
+            if is_record and (document["error"] or None not in (document["table"], document["source"])):
                 if finished(document) > time.time() + _SKEW:
                     return problem(f"its time is in the future: {document['finished_at']}", document)
                 return Line(file, record=document)

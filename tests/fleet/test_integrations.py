@@ -31,9 +31,8 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
         unit.write_text(re.sub("^ExecStart=(/usr/bin/)?drgn-unaccepted", "ExecStart=/bin/true", text, flags=re.M))
     done = run([analyze, "verify", "--man=no", *units])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    bad = tmp_path / "bad.service"
-    bad.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nProtectEverything=yes\n")
-    assert "ProtectEverything" in run([analyze, "verify", "--man=no", bad]).stderr
+    units[0].write_text("[Service]\nType=oneshot\nExecStart=/bin/true\nProtectEverything=yes\n")
+    assert "ProtectEverything" in run([analyze, "verify", "--man=no", units[0]]).stderr
 
 
 @pytest.mark.parametrize(("name", "most"), [("check", 1.5), ("crash", 1.2), ("keep", 1.5), ("crash-kernel", 1.5)])

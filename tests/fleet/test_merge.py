@@ -304,8 +304,8 @@ def damaged() -> Iterator[tuple[bytes, str]]:
         "findings": [{}, [{"rule": 1}], [finding("a", "pass"), {**finding("a", "pass"), "message": None}]],
         "error": ["crash", {"kind": "crash"}, {"kind": [], "reason": "SIGBUS"}],
         "platform": [7, {"kind": {}}],
-        **{"finished_at": ["yesterday"], "status": ["fine"], "skipped": [[[]]], "table": [7], "seconds": ["1"]},
-        **{"unaccepted_bytes": [True], "target": [{"path": "/x", "release": []}]},
+        **{"finished_at": ["yesterday"], "status": ["fine"], "skipped": [[[]]], "table": [7, None], "seconds": ["1"]},
+        **{"source": [None], "unaccepted_bytes": [True], "target": [{"path": "/x", "release": []}]},
     }
     wrong = [header(4, 4, 1), {**header(0, 4, 1), "shard": [0, 4, 1]}, {**header(0, 4, 1), "done": "1"}]
     wrong += [{**scanned(7), key: value} for key, values in parts.items() for value in values]

@@ -70,9 +70,7 @@ def test_contents_are_those_of_the_lock_file(dist: Path) -> None:
     pinned: dict[str, set[bytes]] = {}
     for archive in map(zipfile.ZipFile, wheels):
         for name in archive.namelist():
-            place = f"site-packages/{name}"
-            if name.startswith("shiv/"):
-                place = name.replace("shiv/bootstrap", "_bootstrap")
+            place = name.replace("shiv/bootstrap", "_bootstrap") if "shiv/" in name else f"site-packages/{name}"
             pinned.setdefault(place, set()).add(archive.read(name))
     one = zipfile.ZipFile(only(dist, "*.pyz"))
     ours = re.compile(r"site-packages/drgn_unaccepted.*|.*\.pyc|start\.py|__main__\.py|environment\.json")
@@ -173,21 +171,6 @@ def test_completion(shell: str, share: Path) -> None:
     assert "--snapshot" in offers("drgn-unaccepted check --sn")
 
 
-def test_completion_of_zsh(share: Path) -> None:
-    """In a real zsh on its own terminal: type, press Tab, read the screen."""
-    zsh, functions = tool("zsh", "zsh"), share / "zsh" / "site-functions"
-    code = f"""
-zmodload zsh/zpty
-zpty shell {zsh} -f
-zpty -w shell 'PS1=; fpath=({functions} $fpath); autoload -U compinit; compinit -u -D; LISTMAX=1000; print ready'
-zpty -r -m shell line '*ready*'
-zpty -w -n shell $'drgn-unaccepted sc\\t --sha\\t'
-zpty -r -m shell line '*--shard*' && print -r -- found
-zpty -d shell
-"""
-    assert "found" in run([zsh, "-f", "-c", code]).stdout
-
-
 #: What drgn does to find plugins, with the directory of a package's ``.pth`` file as that of a Python.
 PLUGINS = """import importlib.metadata, site, sys
 site.addsitedir(sys.argv[1])
@@ -200,14 +183,10 @@ print({module.__file__.startswith(sys.argv[2]) for module in (drgn_unaccepted, t
 
 def check_unpacked(root: Path, site: str) -> None:
     """Files of a package below a root of its own, where this Python has nothing of it."""
-    for path in (
-        "usr/bin/drgn-unaccepted",
-        "usr/share/man/man1/drgn-unaccepted.1.gz",
-        "usr/share/bash-completion/completions/drgn-unaccepted",
-        "usr/lib/systemd/system/drgn-unaccepted-check.timer",
-        "usr/share/drgn-unaccepted/integrations/slurm/scan.sbatch",
-    ):
-        assert (root / path).is_file(), path
+    ours = "man/man1/drgn-unaccepted.1.gz", "bash-completion/completions/drgn-unaccepted"
+    units = "lib/systemd/system/drgn-unaccepted-check.timer", "share/drgn-unaccepted/integrations/slurm/scan.sbatch"
+    for path in ("bin/drgn-unaccepted", *(f"share/{path}" for path in ours), *units):
+        assert (root / "usr" / path).is_file(), path
     assert os.access(root / "usr/share/drgn-unaccepted/integrations/kdump/unaccepted-table", os.X_OK)
     done = isolated("-B", "-c", PLUGINS, root / "usr" / "lib" / site, root)
     assert done.stdout == "[('unaccepted', 'drgn_unaccepted.plugin')]\n{True}\n", done.stderr

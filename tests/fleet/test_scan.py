@@ -23,18 +23,7 @@ from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.fleet.text import Progress
-from tests.fleet.tools import (
-    FILL,
-    INTEGRATIONS,
-    PROGRAM,
-    SAMPLES,
-    TOP,
-    check_document,
-    give_away,
-    json_lines,
-    make_hanging,
-    run,
-)
+from tests.fleet import tools
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -44,20 +33,20 @@ def scan(*argv: object) -> int:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    return [line for line in json_lines(path) if "id" in line]
+    return [line for line in tools.json_lines(path) if "id" in line]
 
 
 def test_every_target_has_a_record_and_a_bad_one_costs_no_other(tmp_path: Path, capsys: Capsys) -> None:
     bad, out = tmp_path / "bad", tmp_path / "out.jsonl"
     bad.mkdir()
-    (bad / "cut.vmcore").write_bytes(FILL.read_bytes()[:100_000])
+    (bad / "cut.vmcore").write_bytes(tools.FILL.read_bytes()[:100_000])
     (bad / "garbage.vmcore").write_bytes(bytes(range(256)) * 64)
     # A name that is no text.
     strange = os.fsdecode(b"\xff\n.vmcore")
     (bad / strange).write_bytes(b"garbage")
-    assert scan(SAMPLES, bad, bad / "gone", "-o", out, "--jobs", 3) == 3
-    header, *rest = json_lines(out)
-    samples = sorted(SAMPLES.glob("*/vmcore"))
+    assert scan(tools.SAMPLES, bad, bad / "gone", "-o", out, "--jobs", 3) == 3
+    header, *rest = tools.json_lines(out)
+    samples = sorted(tools.SAMPLES.glob("*/vmcore"))
     assert (header["shard"], header["targets"], header["done"]) == ([0, 1], len(samples) + 4, 0)
     by_path = {record["target"]["path"]: record for record in rest}
     assert len(by_path) == len(rest) == len(samples) + 4
@@ -78,9 +67,9 @@ def test_every_target_has_a_record_and_a_bad_one_costs_no_other(tmp_path: Path, 
 
 
 def test_a_record_is_the_answer_of_check_without_what_passed(tmp_path: Path, capsys: Capsys) -> None:
-    main(["-c", str(FILL), "check", "--format", "json"])
+    main(["-c", str(tools.FILL), "check", "--format", "json"])
     answer = json.loads(capsys.readouterr().out)
-    assert main(["-c", str(FILL), "snapshot", "-o", str(tmp_path / "snapshot.json")]) == 0
+    assert main(["-c", str(tools.FILL), "snapshot", "-o", str(tmp_path / "snapshot.json")]) == 0
     # The symbols of a scan are for its dumps.
     record: Any = analyze(str(tmp_path / "snapshot.json"), ("-s", str(tmp_path / "vmlinux")))
     assert (record["schema"], record["command"], record["error"]) == ("drgn-unaccepted/1", "scan", None)
@@ -90,21 +79,21 @@ def test_a_record_is_the_answer_of_check_without_what_passed(tmp_path: Path, cap
     names = {status: [f["rule"] for f in answer["findings"] if f["status"] == status] for status in ("pass", "skip")}
     assert (record["passed"], record["skipped"]) == (names["pass"], names["skip"])
     assert record["findings"] == [f for f in answer["findings"] if f["status"] not in names]
-    schema = json.loads((TOP / "drgn_unaccepted" / "schema" / "records.json").read_text())
+    schema = json.loads((tools.TOP / "drgn_unaccepted" / "schema" / "records.json").read_text())
     jsonschema.validate(record, schema)
     assert record.keys() <= schema["definitions"]["ScanRecord"]["properties"].keys()
     (tmp_path / "vmlinux").write_text("none")
-    assert "vmlinux" in str(analyze(str(FILL), ("-s", str(tmp_path / "vmlinux")))["error"])
+    assert "vmlinux" in str(analyze(str(tools.FILL), ("-s", str(tmp_path / "vmlinux")))["error"])
 
 
 def test_a_hang_is_a_timeout(tmp_path: Path) -> None:
-    make_hanging(tmp_path / "hang")
+    tools.make_hanging(tmp_path / "hang")
     assert analyze(str(tmp_path / "hang"), seconds=2)["error"] == {"kind": "timeout", "reason": "no answer in 2 s"}
 
 
 @pytest.mark.parametrize("mib", [64, 110])
 def test_a_target_that_needs_more_memory_than_it_may_have(mib: int) -> None:
-    error = analyze(str(FILL), memory_bytes=mib << 20)["error"]
+    error = analyze(str(tools.FILL), memory_bytes=mib << 20)["error"]
     assert error is not None and error["kind"] == "memory", error
     assert f"more than {mib} MiB" in error["reason"]
 
@@ -113,12 +102,12 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     """A stranger left files with the names that a child imports, in the working directory and beside the dump."""
     ran, place = tmp_path / "ran", tmp_path / "dumps"
     place.mkdir()
-    shutil.copy(FILL, place / "vmcore")
+    shutil.copy(tools.FILL, place / "vmcore")
     code = f"open({str(ran)!r}, 'a').write(__name__)\n"
     # All that a child imports, what Python, drgn and matplotlib look for, and drgn's plugins.
     listing = "import sys; from drgn_unaccepted.fleet.worker import main; main(sys.argv[1:]); print(*sys.modules)"
-    argv = [sys.executable, "-c", listing, "4294967296", "600", FILL, "-s", "vmlinux"]
-    imported = {name.partition(".")[0] for name in run(argv, cwd=TOP).stdout.split()}
+    argv = [sys.executable, "-c", listing, "4294967296", "600", tools.FILL, "-s", "vmlinux"]
+    imported = {name.partition(".")[0] for name in tools.run(argv, cwd=tools.TOP).stdout.split()}
     assert {"resource", "json", "signal", "drgn", "drgn_unaccepted"} < imported
     for name in (imported | {"sitecustomize", "usercustomize", "elftools", "tabulate"}) - {"drgn_unaccepted"}:
         (place / f"{name}.py").write_text(code)
@@ -132,7 +121,7 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
         for file in ("__init__.py", "__main__.py", "fleet/__init__.py", "fleet/worker.py"):
             (place / name / file).write_text(code)
     program = Path(sys.executable).with_name("drgn-unaccepted")
-    done = run([program, "scan", "--quiet", "vmcore", "-o", "out"], cwd=place)
+    done = tools.run([program, "scan", "--quiet", "vmcore", "-o", "out"], cwd=place)
     assert done.returncode == 0, done.stderr
     (record,) = records(place / "out")
     assert record["error"] is None and record["target"]["release"].startswith("6.12.")
@@ -141,12 +130,14 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
 
 def test_a_child_does_not_say_which_target_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hostile bytes may have taken over the process that reads them."""
-    lie = check_document(host="victim", id="00" * 16, error=None, passed=[], finished_at="9999-01-01T00:00:00+00:00")
+    lie = tools.check_document(
+        host="victim", id="00" * 16, error=None, passed=[], finished_at="9999-01-01T00:00:00+00:00"
+    )
     lie["target"]["path"] = "/victim"
     monkeypatch.setattr(process, "_START", f"print({json.dumps(lie)!r})")
-    record = analyze(str(FILL))
-    (target,) = find_targets([str(FILL)])
-    assert (record["host"], record["id"], record["target"]["path"]) == (None, target.id, str(FILL))
+    record = analyze(str(tools.FILL))
+    (target,) = find_targets([str(tools.FILL)])
+    assert (record["host"], record["id"], record["target"]["path"]) == (None, target.id, str(tools.FILL))
     assert str(record["finished_at"]) < "9999"
 
 
@@ -158,7 +149,7 @@ def test_records_beside_dumps_are_believed_only_of_who_scans(
     for directory in (dumps, away):
         directory.mkdir()
     for name in ("planted", "linked", "mine"):
-        shutil.copy(FILL, dumps / f"{name}.vmcore")
+        shutil.copy(tools.FILL, dumps / f"{name}.vmcore")
     answers = {name: dumps / f"{name}.vmcore.unaccepted.json" for name in ("planted", "linked", "mine")}
     assert scan(dumps, "--beside", "--quiet") == 0
     lies = {name: {**json.loads(path.read_text()), "status": "ok", "findings": []} for name, path in answers.items()}
@@ -167,7 +158,7 @@ def test_records_beside_dumps_are_believed_only_of_who_scans(
     (away / "lie").write_text(json.dumps(lies["linked"]))
     answers["linked"].unlink()
     answers["linked"].symlink_to(away / "lie")
-    give_away(answers["planted"], monkeypatch)
+    tools.give_away(answers["planted"], monkeypatch)
     if os.geteuid() == 0:
         assert scan(dumps, "--beside", "--quiet") == 0
         assert json.loads(answers["planted"].read_text())["findings"] and not answers["linked"].is_symlink()
@@ -177,7 +168,7 @@ def test_records_beside_dumps_are_believed_only_of_who_scans(
     (away / "mine.vmcore").write_bytes(b"garbage")
     link = tmp_path / "link"
     link.symlink_to(away)
-    give_away(link, monkeypatch)
+    tools.give_away(link, monkeypatch)
     assert scan(link / "mine.vmcore", "--beside", "--quiet") == 3
     assert "link is a link of user" in capsys.readouterr().err
     assert sorted(path.name for path in away.iterdir()) == ["lie", "mine.vmcore"]
@@ -197,7 +188,7 @@ def child_at(path: Path) -> int:
 
 
 def test_limits_come_first_and_a_crash_is_one_record_that_names_the_signal(tmp_path: Path) -> None:
-    make_hanging(tmp_path / "hang")
+    tools.make_hanging(tmp_path / "hang")
     (target,) = find_targets([str(tmp_path / "hang")])
     hanging = Process(target, Bounds(600, 1 << 30))
     pid = child_at(tmp_path / "hang")
@@ -221,7 +212,7 @@ def test_limits_come_first_and_a_crash_is_one_record_that_names_the_signal(tmp_p
 @pytest.mark.parametrize("said", ["[" * 100_000, '{"schema": "drgn-unaccepted/1", "command": "check"}', "null", ""])
 def test_a_child_that_says_nonsense_costs_one_record(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_START", f"print({said!r})")
-    error = analyze(str(FILL))["error"]
+    error = analyze(str(tools.FILL))["error"]
     assert error == {"kind": "defect", "reason": "exit status 0: without a word"}
 
 
@@ -271,7 +262,7 @@ def test_a_second_run_does_what_is_left_and_repeats_only_on_request(tmp_path: Pa
 def test_a_file_that_holds_something_else_is_left_alone(content: str, tmp_path: Path, capsys: Capsys) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text(content)
-    assert (scan(FILL, "-o", out), out.read_text()) == (3, content)
+    assert (scan(tools.FILL, "-o", out), out.read_text()) == (3, content)
     said = capsys.readouterr().err
     assert "left alone" in said and len(said.splitlines()) == 1
 
@@ -279,9 +270,9 @@ def test_a_file_that_holds_something_else_is_left_alone(content: str, tmp_path: 
 def test_a_stopped_scan_leaves_no_process_and_continues_later(tmp_path: Path, capsys: Capsys) -> None:
     out, garbage, hang = tmp_path / "out.jsonl", tmp_path / "garbage", tmp_path / "hang"
     garbage.write_bytes(b"garbage")
-    make_hanging(hang)
-    argv = [*PROGRAM, "scan", garbage, hang, "-o", out, "-j", "2"]
-    with subprocess.Popen(list(map(str, argv)), cwd=TOP, stderr=subprocess.PIPE, text=True) as scanning:
+    tools.make_hanging(hang)
+    argv = [*tools.PROGRAM, "scan", garbage, hang, "-o", out, "-j", "2"]
+    with subprocess.Popen(list(map(str, argv)), cwd=tools.TOP, stderr=subprocess.PIPE, text=True) as scanning:
         worker = child_at(hang)
         while not out.exists() or len(out.read_bytes().splitlines()) < 2:
             time.sleep(0.01)
@@ -301,7 +292,7 @@ def test_a_stopped_scan_leaves_no_process_and_continues_later(tmp_path: Path, ca
 
 def test_a_crash_directory_with_records_beside_the_dumps(tmp_path: Path, capsys: Capsys) -> None:
     """The service's command: one record for each dump, damaged or not, anew only if the dump was written anew."""
-    service = INTEGRATIONS / "systemd" / "drgn-unaccepted-crash.service"
+    service = tools.INTEGRATIONS / "systemd" / "drgn-unaccepted-crash.service"
     (line,) = re.findall("^ExecStart=(.*)$", service.read_text(), re.M)
     command = line.replace("/var/crash", str(tmp_path)).replace("--quiet", "").split()[1:]
     # Without dumps it succeeds: in general nothing has crashed.
@@ -322,14 +313,15 @@ def test_a_crash_directory_with_records_beside_the_dumps(tmp_path: Path, capsys:
     assert times[0] == times[1]
     # A dump that was still being copied.
     for size, error in ((100_000, "unreadable"), (None, None)):
-        (tmp_path / names[0]).write_bytes(FILL.read_bytes()[:size])
+        (tmp_path / names[0]).write_bytes(tools.FILL.read_bytes()[:size])
         assert main(command) == 0
         record = json.loads(answer.read_text())
         assert (record["error"] and record["error"]["kind"]) == error
     assert record["unaccepted_bytes"] == 288 << 20
 
 
-USAGE = ["", "--shard 4/4 x", "--jobs 0 x", "--timeout 0 x", "--memory 1M x", "--memory 4 x", "--host nogroup x"]
+USAGE = ["", *(f"--shard={shard} x" for shard in ("", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/5", "0x1/4"))]
+USAGE += ["--jobs 0 x", "--timeout 0 x", "--memory 1M x", "--memory 4 x", "--host nogroup x"]
 
 
 @pytest.mark.parametrize("argv", [*USAGE, "--host ( x", "-o /nonexistent/out x", f"{Path(__file__).parent}"])

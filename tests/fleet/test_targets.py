@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Union
 import pytest
 
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.fleet.targets import find_targets, in_shard, parse_shard, shard_of_environment
+from drgn_unaccepted.fleet.targets import find_targets, in_shard, shard_of_environment
 from tests.fleet.tools import FILL, SAMPLES
 
 
@@ -147,9 +146,3 @@ def test_the_shard_that_a_scheduler_gives(environment: dict[str, str], shard: Un
         assert shard_of_environment(environment) == shard
     except CommandError as error:
         assert isinstance(shard, str) and shard in str(error)
-
-
-@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/5", "0x1/4"])
-def test_no_shard(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError):
-        parse_shard(text)
