@@ -9,7 +9,7 @@ from drgn_unaccepted.answer.allocator import FEW_CHUNKS, impossible, untyped, zo
 from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, given, some, spans
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.model.ranges import clip, subtract, total
+from drgn_unaccepted.model.ranges import clip, outwards, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT
 from drgn_unaccepted.words import count, size
 
@@ -112,7 +112,7 @@ def list_entries_without_bits(facts: Facts) -> Outcome:
     if not facts.lacking("zones.listed"):
         chunk, listed = facts.evidence.chunk, facts.evidence.listed
         if facts.bitmap_cut:
-            listed = list(clip(listed, 0, bits[-1].end))
+            listed = list(clip(listed, 0, outwards(bits, chunk)[-1].end))
         bare, chunks = subtract(listed, facts.evidence.listable(bits)), count(total(listed) // chunk, "listed chunk")
         message = f"{total(bare) // chunk} of {chunks} without a set bit in own units or guard"
         if not bare:

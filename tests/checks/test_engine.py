@@ -141,6 +141,12 @@ def test_a_bitmap_of_too_many_ranges_is_examined_in_part(monkeypatch: pytest.Mon
     # A bitmap at the limit is examined whole.
     monkeypatch.setattr(limits, "CHECKED_RANGES", 1)
     assert "in the first" not in found(clean(), "bits-trimmed-by-kernel").message
+    # Bits 13, 18 and 20 on: four chunks begin before the end of the second range, and one of them has no bit.
+    monkeypatch.setattr(limits, "CHECKED_RANGES", 2)
+    message = "1 of 4 listed chunks without a set bit in own units or guard: the bitmap differs from what the page "
+    message += "allocator saw (at least: in the first 2 ranges of the bitmap)"
+    gone = clean(c.bits(14, 18, 0), c.bits(19, 20, 0))
+    assert said(gone, "list-entries-without-bits") == ("warning", message)
 
 
 def test_a_finding_lists_a_bounded_number_of_ranges_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,8 @@ plant("orphan-bits: a reserved chunk on no list -> info", "PageReserved", reserv
 
 # The lists and the counters
 
-nowhere = c.without("zones", "could not read memory: No way to translate: 0x126a1e48cc11d357")
+lost_way = c.without("zones", "could not read memory: No way to translate: 0x126a1e48cc11d357")
+nowhere = both(lost_way, c.table(read_through="direct-map"))
 plant("structures-undamaged: a pointer to nowhere -> warning", "zones: damaged: could not", nowhere)
 plant("structures-undamaged: more pages than it spans -> warning", "manages", c.zone(present_pages=0x4001))
 memory_lost = c.without("zones", "could not find physical memory segment: 0x1f773018")
