@@ -9,7 +9,7 @@ set bit is a fault and no race.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from itertools import count, islice
 from typing import Any, Callable, Optional, TypeVar
@@ -44,14 +44,12 @@ from drgn_unaccepted.snapshot import (
     NOT_ASKED,
     PAGE_SHIFT,
     PAGE_SIZE,
-    EfiMap,
     KernelBuild,
     Pages,
     Snapshot,
     Table,
     Target,
     Wanted,
-    Zone,
 )
 
 T = TypeVar("T")
@@ -126,7 +124,7 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     # Read constants first, so that volatile parts are read close together.
     kernel = reading.part("kernel", lambda: read_kernel_build(prog))
     reading.part("platform", lambda: read_platform(prog))
-    efi_map = reading.part("efi_map", lambda: read_efi_map(prog, opened.logs, table.address))
+    reading.part("efi_map", lambda: read_efi_map(prog, opened.logs, table.address))
     reading.part("e820", lambda: reading.noted(read_e820(prog)))
     reading.part("kernel_memory", lambda: reading.noted(read_kernel_memory(prog)))
     reading.part("kexec_segments", lambda: read_kexec_segments(prog))
@@ -137,9 +135,9 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     # The counters bracket the lists and the bitmap that they are compared with. A chunk leaves its list before it is
     # accepted.
     counters = reading.part("counters", lambda: read_counters(prog))
-    zones = reading.part("zones", lambda: read_zones(prog, _need(kernel)))
+    reading.part("zones", lambda: read_zones(prog, _need(kernel)))
     reading.part("accepting", lambda: read_accepting(prog))
-    reading.part("pages", lambda: _Look(opened, wanted, table, efi_map, zones or (), _need(kernel)).read())
+    reading.part("pages", lambda: _Look(opened, wanted, table, reading.found).read())
     reading.part("reclaiming", lambda: read_reclaiming(prog))
     torn: list[str] = []
     if opened.is_running:
@@ -195,16 +193,9 @@ def _bitmap_last(
 class _Look:
     """Whose ``struct page`` are worth a look, by the other parts."""
 
-    def __init__(
-        self,
-        opened: Opened,
-        wanted: Wanted,
-        table: Table,
-        efi_map: Optional[EfiMap],
-        zones: Sequence[Zone],
-        kernel: KernelBuild,
-    ) -> None:
+    def __init__(self, opened: Opened, wanted: Wanted, table: Table, found: Mapping[str, Any]) -> None:
         self._opened, self._wanted, self._table = opened, wanted, table
+        kernel, efi_map, zones = _need(found.get("kernel")), found.get("efi_map"), found.get("zones", ())
         self._zones, self._kernel, self._chunk = zones, kernel, kernel.chunk_pages * PAGE_SIZE
         self._for_checks = "pages" in wanted.parts
         #: Whether a unit is unaccepted where its bit is set, and nowhere else.

@@ -40,11 +40,7 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
 
 
 def has_symbol(prog: Program, name: str) -> bool:
-    try:
-        prog.symbol(name)
-    except LookupError:
-        return False
-    return True
+    return bool(prog.symbols(name))
 
 
 def member_offset(prog: Program, structure: str, *names: str, size: int = 0) -> int:
