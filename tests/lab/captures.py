@@ -38,8 +38,12 @@ def set_units(base: int, bitmap: bytes) -> set[int]:
 
 
 def units(answer: Any, state: str) -> set[int]:
-    """Numbers of the whole units in this state, from an answer of ``ranges``."""
-    return whole_units((entry["start"], entry["end"]) for entry in answer["ranges"] if entry["state"] == state)
+    """Numbers of the whole units in this state, from an answer of ``ranges``, where one can have several reasons."""
+    found: list[tuple[int, int]] = []
+    for start, end in ((entry["start"], entry["end"]) for entry in answer["ranges"] if entry["state"] == state):
+        before = found.pop() if found and found[-1][1] == start else (start, end)
+        found.append((before[0], end))
+    return whole_units(found)
 
 
 def logged_table(log: str) -> int:
