@@ -96,7 +96,7 @@ def test_no_false_alarm_and_no_false_answer_while_memory_is_accepted(
     series: str, delay_us: int, tmp_path: Path
 ) -> None:
     samples = int(os.environ.get("DRGN_UNACCEPTED_LAB_SAMPLES", "1000"))
-    options = ("stress", "--kernel", series, "--timeout", 60 + 6 * samples)
+    options = ("stress", "--kernel", series, "--timeout", 900 + 6 * samples)
     share = in_guest(tmp_path / "share", "stress", *options, arguments=(samples, delay_us))
     found = json.loads((share / "stress.json").read_text())
     assert found["samples"] == samples
