@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Callable, Literal, Optional, cast
 
@@ -134,7 +135,13 @@ def log_of_this_boot(prog: Program, logs: Sequence[BootLog], table_address: Opti
     :raises TargetError: something contradicts each, or nothing proves one
     """
     own = (read_boots(read_log_lines(prog, stamped=True)) or [BootLog()])[-1]
-    started = _started(prog) if own.started is None else own.started
+    started = own.started
+    with suppress(*UNREADABLE):
+        if started is None:  # by the kernel's clocks
+            bases = prog.symbol("hrtimer_bases").address + min(possible_cpus(prog).items())[1] & U64_MAX
+            realtime = enumerators(prog, "hrtimer_base_type")["HRTIMER_BASE_REALTIME"]
+            base = Object(prog, "struct hrtimer_cpu_base", address=bases).clock_base[realtime]
+            started = float(base.offset.value_()) / 1e9 or None
     release = prog["UTS_RELEASE"].string_().decode("ascii", "replace")
     why = "it has only the kernel that wrote the dump"
     for log in (log for log in logs if not log.is_crash_kernel):
@@ -153,17 +160,6 @@ def log_of_this_boot(prog: Program, logs: Sequence[BootLog], table_address: Opti
         else:
             return log
     raise TargetError(f"--log is not of the target's boot: {why}")
-
-
-def _started(prog: Program) -> Optional[float]:
-    """Seconds since 1970 at the start of the kernel, by its clocks."""
-    try:
-        bases = prog.symbol("hrtimer_bases").address + min(possible_cpus(prog).items())[1] & U64_MAX
-        realtime = enumerators(prog, "hrtimer_base_type")["HRTIMER_BASE_REALTIME"]
-        base = Object(prog, "struct hrtimer_cpu_base", address=bases).clock_base[realtime]
-        return float(base.offset.value_()) / 1e9 or None
-    except UNREADABLE:
-        return None
 
 
 def _block(begin: int, end: int, size: int) -> tuple[int, int]:

@@ -144,27 +144,19 @@ class _Scan:
             lost = _memory(self._lost)
             pages = rng.total(lost) // PAGE_SIZE
             self.notes.append(f"struct page of {pages} pages is not in this target, the first at {lost[0].start:#x}")
-        runs: list[PageRun] = []
-        for run in sorted([*self._with_per_cpu_lists(self._runs), *more]):
-            _append(runs, run)
-        return Pages(tuple(runs), tuple(_memory(self._looked_at)), "; ".join(self.notes) or None)
-
-    def _with_per_cpu_lists(self, runs: Sequence[PageRun]) -> Iterator[PageRun]:
-        """The runs, with free pages told apart that are on ``zone->per_cpu_pageset``: those were freed once."""
-        listed: list[Range] = []
-        if any(run.state == "free" for run in runs):
+        # Free pages on zone->per_cpu_pageset are told apart: those were freed once.
+        free = _memory(run for run in self._runs if run.state == "free")
+        of_cpus: list[Range] = []
+        if free:
             try:
-                listed = rng.chunk_ranges(1, per_cpu_pages(self._prog, self._layout))
+                of_cpus = rng.intersect(free, rng.chunk_ranges(1, per_cpu_pages(self._prog, self._layout)))
             except UNREADABLE as error:
                 self.notes.append(f"zone->per_cpu_pageset: {one_line(error)}")
-        for run in runs:
-            if run.state != "free":
-                yield run
-                continue
-            whole = _memory([run])
-            of_cpus = list(rng.clip(listed, *whole[0]))
-            yield from _runs(of_cpus, "per-cpu")
-            yield from _runs(rng.subtract(whole, of_cpus), "free")
+        others = [run for run in self._runs if run.state != "free"]
+        runs: list[PageRun] = []
+        for run in sorted([*others, *_runs(rng.subtract(free, of_cpus), "free"), *_runs(of_cpus, "per-cpu"), *more]):
+            _append(runs, run)
+        return Pages(tuple(runs), tuple(_memory(self._looked_at)), "; ".join(self.notes) or None)
 
     def look(self, start: int, end: int) -> None:
         """Look at the first page of each unit from PFN ``start`` to ``end``, at the others where it tells nothing."""

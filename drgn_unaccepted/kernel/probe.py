@@ -123,8 +123,7 @@ def _address(prog: Program, name: str) -> int:
 
 
 class Entries(NamedTuple):
-    #: Bytes of an entry, a multiple of 8, and the offset of its ``struct list_head`` in them.
-    size: int
+    size: int  #: Bytes of an entry, a multiple of 8, and the offset of its ``struct list_head`` in them.
     link: int
     #: The numbers of the entries whose ``list_head`` have these addresses, up to where there can be no entry.
     numbers: Callable[[array[int]], array[int]]
