@@ -160,7 +160,7 @@ class Kallsyms:
 def find_kallsyms(image: bytes, start: int) -> Optional[dict[str, int]]:
     """Addresses of the parts of the symbol table, in the order of Linux 6.4 and later; None where it is not.
 
-    :param image: kernel memory from address ``start`` on
+    :param image: kernel memory from address ``start`` on, a page's
     """
     for match in islice(re.finditer(_DIGITS, image), limits.KALLSYMS_TABLES):
         # 48 tokens come before "0", and a byte of zero before them.
@@ -176,7 +176,7 @@ def find_kallsyms(image: bytes, start: int) -> Optional[dict[str, int]]:
             num_syms_at, names_at, count = names
             found = {"num_syms": num_syms_at, "names": names_at, "token_table": tokens_at, "token_index": index_at}
             found["offsets"] = index_at + 512
-            base_at = found["offsets"] + (4 * count + 7 & ~7)
+            base_at = found["offsets"] + 4 * count + 7 & ~7
             # A kernel address; since Linux 7.0 there is none.
             if image[base_at + 4 : base_at + 8] == b"\xff" * 4:
                 found["relative_base"] = base_at

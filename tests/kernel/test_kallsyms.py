@@ -170,8 +170,31 @@ def test_it_is_found_without_vmcoreinfo(name: str, monkeypatch: pytest.MonkeyPat
     decoy = b"".join(b"%d\0" % digit for digit in range(10))
     before = of.at("num_syms") - 4096
     assert find_kallsyms(image(of), before) == said
-    assert find_kallsyms(63 * decoy + image(of), before - 63 * len(decoy)) == said
+    assert find_kallsyms(62 * decoy + image(of), before - 62 * len(decoy)) == said
     assert find_kallsyms(64 * decoy + image(of), 0) is None
+
+
+@pytest.mark.parametrize("align", [4, 8])
+@pytest.mark.parametrize("count", [300, 600, 768, 769])
+def test_parts_of_every_alignment_are_found(count: int, align: int) -> None:
+    """An even and an odd number of markers, full and not; records whose bytes look like the number of symbols."""
+    number, like = struct.pack("<I", count), struct.pack("<I", (count - 1) // 256 * 256 + 1)
+    records = [bytes([17]) + b"T" + 4 * like] * 8 + [b"\5Tname"] * (count - 8)
+    table, whole, places = b"", bytes(4096), {}
+    for code in range(256):
+        table += (bytes([code]) if chr(code).isalnum() and code < 128 else b"") + b"\0"
+    starts = [table[:at].count(b"\0") for at in range(len(table))]
+    markers = (sum(map(len, records[:at])) for at in range(0, count, 256))
+    for part, data in (
+        *(("num_syms", number), ("names", b"".join(records)), ("", b"".join(struct.pack("<I", at) for at in markers))),
+        *(("token_table", table), ("token_index", struct.pack("<256H", *(starts.index(code) for code in range(256))))),
+        *(("offsets", bytes(4 * count)), ("relative_base", b"\xff" * 8)),
+    ):
+        whole += bytes(-len(whole) % (8 if part == "relative_base" else align))
+        places[f"kallsyms_{part}"] = 1 << 32 | len(whole)
+        whole += data
+    del places["kallsyms_"]
+    assert find_kallsyms(whole, 1 << 32) == places
 
 
 @settings(max_examples=20)

@@ -9,7 +9,7 @@ import pytest
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import KernelBuild, Platform
-from tests.kernel.allocator_program import UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram, said
+from tests.kernel.allocator_program import PAGE, UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram, said
 from tests.kernel.elf_dump import SAMPLES
 
 # SEV, SEV-ES, SEV-SNP
@@ -111,6 +111,11 @@ def test_what_cannot_be_told_is_none() -> None:
     guest.drop(guest.symbols["__cpu_present_mask"])
     build = read_kernel_build(guest.prog)
     assert (build.kexec_booted, build.unaccepts, build.system_state, build.cpus) == (None, None, None, None)
+    # "booting" is 0, as a page of zeros that is no page of the kernel's.
+    guest.globals["system_state"] = "enum system_states", guest.place(2 * PAGE, PAGE)
+    for first, state in ((0, None), (1, "booting")):
+        guest.write(guest.globals["system_state"][1], bytes(64) + bytes([first]) + bytes(PAGE - 65))
+        assert read_kernel_build(guest.prog).system_state == state
 
 
 def test_structures_that_cannot_be() -> None:
