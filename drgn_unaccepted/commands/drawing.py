@@ -83,7 +83,7 @@ def _png(svg: str) -> bytes:
         # Optional, and slow to import.
         from cairosvg import svg2png
     except (ImportError, OSError) as error:  # OSError: the package is there, the library cairo is not
-        raise CommandError(f"PNG needs cairosvg, or write SVG: pip install cairosvg ({one_line(error)})") from None
+        raise CommandError(f"PNG needs cairosvg: pip install cairosvg, or write SVG ({one_line(error)})") from None
     png: bytes = svg2png(bytestring=svg.encode(), scale=2)
     return png
 
