@@ -24,7 +24,7 @@ KEXEC_NOTE = "this kernel was started by kexec, which hands on runtime entries o
 
 _TELLING = tuple(
     b"efi: |-e820: |Linux version |ommand line: |tdx: Guest|Encryption Features|Kernel panic - |Comm: |[#"
-    b"|setting system clock|messages dropped|last_pfn = ".split(b"|")
+    b"|setting system clock|messages dropped|last_pfn = |extended: ".split(b"|")
 )
 
 # Compiled when they are first used, as most runs use few of them. What stands before a record: quoting of a mail, a
@@ -37,7 +37,7 @@ _PREFIX = (
 )
 _STAMP = r"\[ *(\d{1,9}\.\d{6})\]"
 _ESCAPES = r"\x1b\[[\d;?=]*[A-Za-z]"
-_E820 = r"BIOS-e820: \[mem 0x([0-9a-f]{16})-0x([0-9a-f]{16})\] +(.{1,40})"
+_E820 = r"(?:BIOS-e820|extended): \[mem 0x([0-9a-f]{16})-0x([0-9a-f]{16})\] +(.{1,40})"
 _TABLE = r"efi: .*\bUnaccepted=0x([0-9a-f]{1,16})\b"
 # efi_clean_memmap(), before the map is printed
 _REMOVED = r"efi: Removing (\d{1,9}) invalid memory map entries\."
@@ -113,13 +113,15 @@ def _read(boot: BootLog, record: str, time: float) -> None:
     if head == "efi":
         if len(boot.efi) < 2 * limits.EFI_DESCRIPTORS:
             boot.efi.append(record)
-    elif head == "BIOS-e820" and "[mem" in record:
+    elif head in ("BIOS-e820", "extended") and "[mem" in record:
         match = re.fullmatch(_E820, record)
         type_ = None if match is None else e820.parse_type(match[3])
         entry = E820Entry(int(match[1], 16), int(match[2], 16) + 1, type_) if match and type_ is not None else None
         if entry is None or entry.start >= entry.end or len(boot.e820) >= limits.E820_ENTRIES:
             boot.lost = f"the log has an e820 entry that cannot be read: {record[:60]}"
         else:
+            if head == "extended" and boot.e820 and entry.start <= boot.e820[0].start:
+                boot.e820.clear()  # Of more than 128 entries all are printed once more.
             boot.e820.append(entry)
     elif head in ("Command line", "Kernel command line"):
         boot.command_line = boot.command_line or rest

@@ -41,6 +41,9 @@ def test_a_report_of_a_guest(capture: Capture, tmp_path: Path, capsys: Capsys) -
         assert waiting <= units(answer, "unknown") and not waiting & units(answer, "accepted")
     _, answer, _ = ask(capsys, "--sos", tmp_path, "check", "--all")
     assert [found for found in answer["findings"] if found["status"] in ("warning", "critical")] == []
+    firmware = re.findall(r"^0x([0-9a-f]+) 0x([0-9a-f]+) ", capture.account("firmware-memmap"), re.M)
+    said = ask(capsys, "--sos", tmp_path, "e820")[1]["tables"]["firmware"]
+    assert [(e["start"], e["end"]) for e in said] == [(int(low, 16), int(last, 16) + 1) for low, last in firmware]
     if capture.dump.exists():
         tables = [ask(capsys, *target, "e820")[1]["tables"] for target in (("--sos", tmp_path), ("-c", capture.dump))]
         # RAM under setup_data has a type of its own before 7.2, and is System RAM in /proc/iomem.

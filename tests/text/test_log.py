@@ -105,6 +105,24 @@ def test_a_log_that_is_not_whole_proves_nothing_accepted(
     assert answer["addresses"][0]["state"] != "no-ram" or why == "no entry of type 15"
 
 
+def test_an_e820_table_of_more_than_128_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first 128 are printed, and then all of them."""
+    extended = ["extended physical RAM map:", *(line.replace("BIOS-e820", "extended") for line in E820)]
+    extended += ["extended physical RAM map:", "reserve setup_data: [mem 0x0000000000000000-0x000000007fffffff] usable"]
+    file = tmp_path / "log"
+    for lines, state in (
+        ([*E820[:2], *extended], "accepted"),
+        (E820[:2], "unknown"),
+        ([*E820[:2], *extended[:3]], "unknown"),
+    ):
+        file.write_text("\n".join([*HEAD, *lines, TABLES, *MAP, LAST_PFN]))
+        _, answer, _ = ask(capsys, "--log", file, "resolve", "0x100000000")
+        assert answer["addresses"][0]["state"] == state
+    file.write_text("\n".join([*HEAD, *E820[:2], *extended, TABLES, *MAP, LAST_PFN]))
+    tables = ask(capsys, "--log", file, "e820")[1]["tables"]
+    assert [entry["start"] for entry in tables["firmware"]] == [0, 2 * GIB, 4 * GIB]
+
+
 def test_of_several_boots_the_one_that_died(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     crash_kernel = [HEAD[0], "Command line: elfcorehdr=0x1000", *E820, TABLES]
     older = [HEAD[0].replace("6.12.9", "6.12.1"), *LOG[1:]]
