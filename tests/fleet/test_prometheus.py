@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The metrics, the alert rules and the dashboard, checked by Prometheus' own tools; real node_exporters and a real
-Prometheus on loopback, which scrape what checks write.
-"""
+"""Metrics, alert rules and dashboard, checked by Prometheus' own tools and scraped by real ones on loopback."""
 
 from __future__ import annotations
 
@@ -147,10 +145,7 @@ class Prometheus:
         return {one["metric"]["guest"]: one["value"][1] for one in found}
 
     def wait(self, alerts: set[str], scraped: set[str], missing: set[str]) -> None:
-        """
-        :param alerts: guests whose alert fires
-        :param missing: those whose alert for a missing check will fire if it stays
-        """
+        """Until these guests' alerts fire, and those of the missing will if their checks stay missing."""
         queries = (FIRING, STATUS, "ALERTS{alertstate='pending', alertname='UnacceptedCheckMissing'}")
         wanted = [alerts, scraped, missing]
         wait_for(lambda: [set(self.values(query)) for query in queries] == wanted, self._log.read_text)

@@ -352,7 +352,6 @@ def test_progress_on_a_terminal_and_elsewhere(terminal: bool, monkeypatch: pytes
         # The quota of a slice above, on a system without namespaces; version 1 has other lines beside.
         ("1:name=systemd:/a\n0::/a/b\n", {"a": "100000 100000", "a/b": "max 100000"}, 1),
         ("0::/../../a\n", {"": "20000 100000"}, 1),
-        ("0::/gone\n", {}, None),
         ("", {"": "nonsense"}, None),
     ],
 )

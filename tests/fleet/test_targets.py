@@ -136,7 +136,6 @@ def slurm(task: int, count: int, first: int, step: int = 1) -> dict[str, str]:
         ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETION_COUNT": "8"}, (2, 8)),
         # Half a shard is not taken for all.
         ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_COUNT is not set"),
-        ({"SLURM_ARRAY_TASK_ID": "2"}, "SLURM_ARRAY_TASK_COUNT is not set"),
         # --array=0,5: two tasks, and no way to tell which is which.
         (slurm(5, 2, 0), "--shard I/N"),
     ],

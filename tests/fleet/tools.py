@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -32,9 +32,6 @@ INTEGRATIONS = TOP / "drgn_unaccepted" / "integrations"
 SAMPLES = TOP / "vmcore-samples"
 FILL = SAMPLES / "6.12-fill" / "vmcore"
 PROGRAM = (sys.executable, "-m", "drgn_unaccepted")
-
-#: Pages of 4 MiB, a chunk of zone->unaccepted_pages.
-CHUNK_PAGES = 1024
 
 
 def tool(name: str, package: str) -> str:
@@ -104,7 +101,6 @@ def finding(rule: str, status: str, message: str = "words") -> dict[str, Any]:
     return {"rule": rule, "status": status, "message": message, "ranges": [], "needs": []}
 
 
-#: When a record was written.
 NOW = "2025-11-01T12:00:00+00:00"
 
 
@@ -143,7 +139,8 @@ def plant(dump: Path, to: Path) -> None:
     opened = open_vmcore(str(dump))
     counter = opened.prog["vm_zone_stat"][opened.prog.constant("NR_UNACCEPTED")].counter
     assert counter.address_ is not None
-    planted = (counter.value_() + CHUNK_PAGES).to_bytes(8, "little")
+    # Pages of 4 MiB, a chunk of zone->unaccepted_pages.
+    planted = (counter.value_() + 1024).to_bytes(8, "little")
     opened.prog.add_memory_segment(counter.address_, 8, lambda at, count, offset, _: planted[offset : offset + count])
     write(capture(opened, Wanted(ALL_PARTS, ALL_MEMORY)), str(to))
 
@@ -163,8 +160,7 @@ def service(argv: Sequence[object], log: Path, **more: Any) -> Iterator[subproce
         yield process
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
