@@ -84,17 +84,24 @@ def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
     """RAM that the page allocator got has bits only in listed chunks, and where accepts are under way.
 
     A chunk leaves its list before its accept is in flight: one for each CPU. Memory that was reserved at boot was never
-    listed.
+    listed. Without e820_table each zone tells how much of what it spans is memory.
     """
     ram, kernel = evidence.used_ram, evidence.snapshot.kernel
-    if evidence.lists_damaged is not None or not evidence.listed or ram is None:
+    if evidence.lists_damaged is not None or not evidence.listed:
         return
-    stray = rng.intersect(ones, ram)
+    stray = list(ones) if ram is None else rng.intersect(ones, ram)
     cma = evidence.whole_units((kernel and kernel.fixed_cma) or ())
     for known in (evidence.listed, evidence.in_flight, evidence.pages("reserved"), cma):
         stray = rng.subtract(stray, known)
-    if rng.total(stray) > min(FEW_CHUNKS, (kernel and kernel.cpus) or FEW_CHUNKS) * evidence.chunk:
-        yield f"{size(rng.total(stray))} have bits and are on no list, the first at {stray[0].start:#x}"
+    amount = rng.total(stray)
+    if ram is None:
+        amount = 0
+        for zone in evidence.snapshot.zones or ():
+            start, spanned = zone.start_pfn * PAGE_SIZE, zone.spanned_pages * PAGE_SIZE
+            inside = rng.total(rng.clip(stray, start, start + spanned))
+            amount += max(0, inside - spanned + zone.present_pages * PAGE_SIZE)
+    if amount > min(FEW_CHUNKS, (kernel and kernel.cpus) or FEW_CHUNKS) * evidence.chunk:
+        yield f"{size(amount)} have bits and are on no list, the first at {stray[0].start:#x}"
 
 
 def _counted(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:

@@ -269,6 +269,15 @@ def test_a_damaged_table_beside_zones_that_cannot_be_read(sample: str, unreadabl
 
 
 @pytest.mark.parametrize("sample", RAM)
+@pytest.mark.parametrize("damage", ("all ones", "a byte of ones"))
+def test_bits_on_no_list_where_no_map_is_left(sample: str, damage: str) -> None:
+    """Found by the oracle: the zones tell what memory is there, and how much of it are holes."""
+    lost = (c.without(part) for part in ("e820", "efi_map", "kernel_memory", "pages"))
+    judgement = judge(both(DAMAGE[damage], *lost)(snapshot_of(sample)))
+    assert "are on no list" in str(judgement.doubt) and not judgement.exact
+
+
+@pytest.mark.parametrize("sample", RAM)
 def test_reserved_memory_has_bits_and_is_on_no_list(sample: str) -> None:
     """memblock_reserve() without an accept: the page allocator never got those chunks, and nobody touched them."""
     snapshot = snapshot_of(sample)
