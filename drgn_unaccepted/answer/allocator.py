@@ -74,7 +74,7 @@ def untyped(listed: ListedChunks, kernel: KernelBuild) -> list[int]:
 def damage(snapshot: Snapshot, insane: Callable[[], Sequence[Insane]]) -> Optional[str]:
     """Why chunks may be missing on the lists, or be on them and accepted; None where nothing says so.
 
-    :param insane: gives :func:`insane_entries` of this snapshot; not asked for those of a running kernel
+    Of a running kernel nobody asks for its ``insane`` entries.
     """
     zones, kernel, platform = snapshot.zones, snapshot.kernel, snapshot.platform
     if zones is None or kernel is None:

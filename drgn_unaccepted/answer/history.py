@@ -107,10 +107,7 @@ def _axis(snapshot: Snapshot, judgement: Judgement, columns: int) -> tuple[Grid,
 def _bins(
     snapshot: Snapshot, judgement: Judgement, grid: Grid, starts: list[int], known: set[int]
 ) -> Optional[list[Optional[int]]]:
-    """Unaccepted bytes of each bin, None for an unknown one; None where the source knows no addresses.
-
-    :param known: starts of the bins whose state is known since an earlier sample; those of this one are added
-    """
+    """Unaccepted bytes of each bin, None for one that was never ``known``; None where the source knows no addresses."""
     if judgement.by_bits:
         known.update(starts)
         return [set_bits(snapshot, grid, start)[0] * judgement.evidence.unit for start in starts]

@@ -218,10 +218,9 @@ def _kernel_memory(evidence: Evidence) -> list[Fact]:
 
 
 def lists(evidence: Evidence, disputed: Sequence[Range], bare: bool = False) -> Layers:
-    """Listed chunks are unaccepted and pages in use accepted, where the initial bits are not known.
+    """Listed chunks are unaccepted and pages in use accepted, where the initial bits are not known; ``bare``: no maps.
 
-    :param disputed: listed memory that another source calls accepted
-    :param bare: ask no map
+    Another source calls ``disputed`` memory accepted.
     """
     guards = possible_guards(evidence)
     edges, inner = rng.subtract(guards, disputed), rng.subtract(rng.subtract(evidence.listed, guards), disputed)

@@ -51,10 +51,7 @@ def split_queries(words: Iterable[str]) -> list[str]:
 
 
 def parse_query(text: str) -> Query:
-    """``ADDR``, ``ADDR-END`` (END exclusive), ``ADDR+LEN`` or ``[mem ADDR-LAST]``.
-
-    :raises ValueError: one line that says what is wrong with it
-    """
+    """``ADDR``, ``ADDR-END`` (END exclusive), ``ADDR+LEN`` or ``[mem ADDR-LAST]``; ValueError says what is wrong."""
     pasted = _MEM.fullmatch(text)
     if pasted:
         return bounded(Query(int(pasted[1], 16), int(pasted[2], 16) + 1, text))
@@ -87,10 +84,7 @@ def parse_address(text: str) -> int:
 
 
 def bounded(query: Query) -> Query:
-    """The same query.
-
-    :raises ValueError: it is empty, or neither physical nor in the kernel's half of the address space
-    """
+    """The same query; ValueError if it is empty, or neither physical nor in the kernel's half of the address space."""
     text, (start, end) = query.text, query.range
     if end <= start:
         raise ValueError(f"{text}: the range {'is empty' if end == start else 'ends before it starts'}")

@@ -101,10 +101,7 @@ def runs(
 
 
 def unaccepted_ranges(geometry: Geometry, bitmap: Bitmap) -> Iterator[Range]:
-    """The unaccepted addresses, merged and ascending. Only one block is decoded at a time.
-
-    :raises ValueError: the bitmap does not have the length that the geometry says
-    """
+    """The unaccepted addresses, merged and ascending; ValueError where geometry and bitmap have not the same length."""
     if len(bitmap) != geometry.bitmap_bytes:
         raise ValueError(f"a bitmap of {len(bitmap)} bytes where the geometry says {geometry.bitmap_bytes}")
     pairs = runs(bitmap, base=geometry.phys_base, unit=geometry.unit_size)
@@ -148,10 +145,7 @@ def _places(unit: int) -> list[tuple[int, ...]]:
 
 
 def from_runs(runs_: Iterable[tuple[int, int]], nbytes: int) -> bytes:
-    """The bitmap of ``nbytes`` bytes in which exactly these [first, end) bits are set.
-
-    :raises ValueError: a run is reversed or outside the bitmap
-    """
+    """The bitmap of ``nbytes`` bytes in which exactly these [first, end) bits are set; ValueError if it has not all."""
     bitmap = bytearray(nbytes)
     for first, end in runs_:
         if not 0 <= first <= end <= 8 * nbytes:
