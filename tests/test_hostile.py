@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.snapshot_file import write
-from tests.fuzz import files, inputs, mutate, run
+from tests.fuzz import files, mutate, run
 from tests.fuzz.case import Case, clean, truth
 from tests.test_properties import of_bitmap
 
@@ -52,12 +52,12 @@ def test_damaged_dumps(number: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", inputs.KINDS)
+@pytest.mark.parametrize("kind", files.KINDS)
 def test_damaged_files(kind: str, tmp_path: Path) -> None:
     kinds = set()
     for number in range(FILES):
-        data = inputs.damaged(random.Random(f"{SEED}:{kind}:{number}"), kind)
-        outcome = run.isolated(lambda data=data: inputs.check(kind, data, tmp_path))  # type: ignore[misc]
+        data = files.damaged(random.Random(f"{SEED}:{kind}:{number}"), kind)
+        outcome = run.isolated(lambda data=data: files.check(kind, data, tmp_path))  # type: ignore[misc]
         assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
         kinds.add(outcome.kind)
     assert run.REFUSED in kinds or kind == "records", "merge leaves out records that cannot be read"
@@ -113,7 +113,7 @@ def test_an_internal_error_is_a_failure(error: Exception, kind: str, monkeypatch
         raise error
 
     monkeypatch.setattr("drgn_unaccepted.cli.run", fail)
-    for words in (("-c", inputs.DUMP, "check"), ("merge", inputs.DUMP), ("scan", inputs.DUMP)):
+    for words in (("-c", files.DUMP, "check"), ("merge", files.DUMP), ("scan", files.DUMP)):
         outcome = run.isolated(lambda words=words: run.answered(*words))  # type: ignore[misc]
         assert (outcome.kind, outcome.failed) == (kind, True)
         assert type(error).__name__ in outcome.text and "Traceback" in outcome.details
@@ -204,9 +204,9 @@ def test_a_bitmap_of_random_bits_in_a_dump(name: str, tmp_path: Path) -> None:
     path = tmp_path / "table"
     bitmap = random.Random(1).randbytes(1 << 18)
     path.write_bytes(struct.pack("<IIQQ", 1, 2 << 20, 0, len(bitmap)) + bitmap)
-    address = truth(inputs.NAME)["table_address"]
+    address = truth(files.NAME)["table_address"]
 
-    outcome = run.isolated(lambda: run.answered("-c", inputs.DUMP, "--table", f"{path}@{address:#x}", name))
+    outcome = run.isolated(lambda: run.answered("-c", files.DUMP, "--table", f"{path}@{address:#x}", name))
     assert outcome.kind == run.ANSWERED and outcome.peak_bytes < 200 << 20, outcome
 
 

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import Callable, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.model.ranges import are_aligned
 from drgn_unaccepted.snapshot import PAGE_SIZE, KernelBuild, ListedChunks, Snapshot, Zone
 from drgn_unaccepted.words import count, size
 
@@ -44,7 +43,7 @@ def _insane_entries(zone: Zone, listed: ListedChunks, kernel: KernelBuild) -> It
     pfns, flags = listed.pfns, listed.flags
     chunk, start, end = kernel.chunk_pages, zone.start_pfn, zone.start_pfn + zone.spanned_pages
     # A list can have a million entries: test whole columns first; look for culprits only on failure.
-    if not are_aligned(pfns, chunk):
+    if any(map(chunk.__rmod__, pfns)):
         yield f"not aligned to {size(chunk * PAGE_SIZE)}", [pfn for pfn in pfns if pfn % chunk]
     if pfns and (min(pfns) < start or max(pfns) + chunk > end):
         yield "outside the zone", [pfn for pfn in pfns if pfn < start or pfn + chunk > end]

@@ -71,11 +71,6 @@ def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
         yield first << _PAGE_SHIFT, end << _PAGE_SHIFT
 
 
-def are_aligned(values: Iterable[int], alignment: int) -> bool:
-    """Whether all values are multiples of ``alignment``."""
-    return not any(map(alignment.__rmod__, values))
-
-
 def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
     """The addresses that are in both."""
     few, many = sorted((a, b), key=len)

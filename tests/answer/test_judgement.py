@@ -33,19 +33,14 @@ from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
     ALL_PARTS,
     PAGE_SIZE,
-    Accept,
-    AcceptingList,
     Counters,
     KexecSegment,
-    ListedChunks,
     PageRun,
     Snapshot,
-    Table,
     Wanted,
-    Zone,
 )
 from tests.checks import changes as c
-from tests.checks.build import both
+from tests.checks.build import Change, both
 
 SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 UNIT, CHUNK = 2 << 20, 4 << 20
@@ -150,46 +145,23 @@ def test_a_table_saved_earlier_in_the_boot_takes_the_place_of_the_map(kernel: st
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
-@pytest.mark.parametrize("name", ("Loader Code", "Conventional", "ACPI Reclaim"))
-def test_memory_that_the_firmware_had_accepted(sample: str, name: str) -> None:
+def test_memory_that_the_firmware_had_accepted(sample: str) -> None:
     snapshot = snapshot_of(sample)
-    kind = {"Loader Code": 1, "Conventional": 7, "ACPI Reclaim": 9}[name]
-    for descriptor in snapshot.efi_map.descriptors:
-        if descriptor.type == kind:
-            piece = judge(snapshot).at(descriptor.start)
-            assert (piece.state, piece.reason) == ("accepted", f"never unaccepted: EFI {name}")
+    names = {1: "Loader Code", 7: "Conventional", 9: "ACPI Reclaim"}
+    known = [d for d in snapshot.efi_map.descriptors if d.type in names]
+    assert {d.type for d in known} == set(names)
+    for descriptor in known:
+        piece = judge(snapshot).at(descriptor.start)
+        assert (piece.state, piece.reason) == ("accepted", f"never unaccepted: EFI {names[descriptor.type]}")
 
 
-def lists_of(snapshot: Snapshot, change: Callable[[Zone], Zone]) -> Snapshot:
-    return replace(snapshot, zones=tuple(change(zone) for zone in snapshot.zones))
-
-
-def relisted(snapshot: Snapshot, change: Callable[[Any], Any], counted: bool = True) -> Snapshot:
-    """The columns of the list that has chunks changed; all counters too, or as they were."""
-    more = 0
-
-    def changed(zone: Zone) -> Zone:
-        nonlocal more
-        if zone.listed is None or not zone.listed.pfns:
-            return zone
-        names = ("pfns", "flags", "refcounts", "page_types")
-        columns = ListedChunks(*(change(getattr(zone.listed, name)) for name in names))
-        more = 1024 * (len(columns.pfns) - len(zone.listed.pfns)) if counted else 0
-        return replace(zone, listed=columns, unaccepted_pages=(zone.unaccepted_pages or 0) + more)
-
-    new = lists_of(snapshot, changed)
-    return c.part("counters", unaccepted_pages=snapshot.counters.unaccepted_pages + more)(new)
+def pfns_of(snapshot: Snapshot) -> list[int]:
+    return [*c.the_zone(snapshot).listed.pfns]
 
 
 def with_chunk(snapshot: Snapshot, address: int) -> Snapshot:
     """A chunk more on the list of Normal, counted too."""
-
-    def add(column: Any) -> Any:
-        # Other columns have no value near a PFN above 4 GiB; the flags are those of the zone.
-        is_pfns = column.typecode == "Q" and column[0] < 1 << 40
-        return column + type(column)(column.typecode, [address // PAGE_SIZE if is_pfns else column[0]])
-
-    return relisted(snapshot, add)
+    return c.listing(*pfns_of(snapshot), address // PAGE_SIZE)(snapshot)
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
@@ -219,20 +191,20 @@ def test_a_hole_is_no_memory(sample: str, address: int) -> None:
     assert (piece.state, piece.reason) == ("no-ram", "no RAM here")
 
 
-def with_bits(snapshot: Snapshot, change: Callable[[bytes], bytes]) -> Snapshot:
-    return c.table(bitmap=change(snapshot.table.bitmap))(snapshot)
+def with_bits(change: Callable[[bytes], bytes]) -> Change:
+    return lambda snapshot: c.table(bitmap=change(snapshot.table.bitmap))(snapshot)
 
 
-DAMAGE: dict[str, Callable[[Snapshot], Snapshot]] = {
-    "every second unit lost": lambda s: with_bits(s, lambda b: bytes(byte & 0x55 for byte in b)),
-    "every second chunk lost": lambda s: with_bits(s, lambda b: bytes(byte & 0x33 for byte in b)),
-    "24 bits lost": lambda s: with_bits(s, lambda b: b[:45] + bytes(3) + b[48:]),
-    "all zeros": lambda s: with_bits(s, lambda b: bytes(len(b))),
-    "random": lambda s: with_bits(s, lambda b: random.Random(1).randbytes(len(b))),
-    "shifted": lambda s: with_bits(s, lambda b: b[8:] + b[:8]),
-    "all ones": lambda s: with_bits(s, lambda b: b"\xff" * len(b)),
+DAMAGE: dict[str, Change] = {
+    "every second unit lost": with_bits(lambda b: bytes(byte & 0x55 for byte in b)),
+    "every second chunk lost": with_bits(lambda b: bytes(byte & 0x33 for byte in b)),
+    "24 bits lost": with_bits(lambda b: b[:45] + bytes(3) + b[48:]),
+    "all zeros": with_bits(lambda b: bytes(len(b))),
+    "random": with_bits(lambda b: random.Random(1).randbytes(len(b))),
+    "shifted": with_bits(lambda b: b[8:] + b[:8]),
+    "all ones": with_bits(lambda b: b"\xff" * len(b)),
     "units of 1 GiB": c.table(unit_size=1 << 30),
-    "a byte of ones": lambda s: with_bits(s, lambda b: b[:32] + b"\xff" + b[33:]),
+    "a byte of ones": with_bits(lambda b: b[:32] + b"\xff" + b[33:]),
     "not on 8 bytes": lambda s: c.table(address=s.table.address + 4)(s),
     "type 15 below it": c.descriptors(EfiDescriptor(15, 3 << 30, (3 << 30) + (64 << 20), 0)),
     "no table": c.absent_table,
@@ -281,14 +253,11 @@ def test_bits_on_no_list_where_no_map_is_left(sample: str, damage: str) -> None:
 def test_reserved_memory_has_bits_and_is_on_no_list(sample: str) -> None:
     """memblock_reserve() without an accept: the page allocator never got those chunks, and nobody touched them."""
     snapshot = snapshot_of(sample)
-    pages = 12 * CHUNK // PAGE_SIZE
-    last = max(max(zone.listed.pfns) for zone in snapshot.zones or () if zone.listed and zone.listed.pfns)
-    taken = Range(last + CHUNK // PAGE_SIZE - pages, last + CHUNK // PAGE_SIZE)
-    runs = [run for run in snapshot.pages.runs if run.end_pfn <= taken.start or taken.end <= run.start_pfn]
+    pfns = pfns_of(snapshot)
+    end = max(pfns) * PAGE_SIZE + CHUNK
     for state, doubted in (("reserved", False), ("free", True)):
-        known = c.part("pages", runs=tuple(sorted([*runs, PageRun(*taken, state)])))
-        changed = known(relisted(snapshot, lambda column: column[:-12]))
-        assert (judge(changed).doubt is not None) is doubted
+        taken = c.pages(end - 12 * CHUNK, end, state)
+        assert (judge(both(taken, c.listing(*pfns[:-12]))(snapshot)).doubt is not None) is doubted
 
 
 @pytest.mark.parametrize("sample", RAM)
@@ -307,7 +276,7 @@ def test_bits_of_a_doubted_table_bound_nothing(sample: str) -> None:
 def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if a page of them is in use."""
     monkeypatch.setattr("drgn_unaccepted.limits.CHECKED_RANGES", 3)
-    snapshot = with_bits(snapshot_of(sample), lambda b: b"\x01" * 7 + bytes(len(b) - 7))
+    snapshot = with_bits(lambda b: b"\x01" * 7 + bytes(len(b) - 7))(snapshot_of(sample))
     geometry = snapshot.table.geometry
     used = PageRun(geometry.phys_base // PAGE_SIZE, geometry.unit(56).start // PAGE_SIZE, "in-use")
     snapshot = c.part("pages", runs=(used,))(snapshot)
@@ -352,8 +321,7 @@ def test_an_accept_in_flight_is_not_done(sample: str) -> None:
     base = snapshot.unit_base()[0][0] // UNIT
     known = units(judge(snapshot))["accepted"]
     unit = next(n for n in sorted(known) if n >= base and n + 1 in known)
-    entry = Accept(0xFFFFC90000000000, unit - base, unit - base + 1, None)
-    judgement = judge(c.put(accepting=AcceptingList((entry,)))(snapshot))
+    judgement = judge(c.accepting((unit - base, unit - base + 1))(snapshot))
     for number in (unit, unit + 1):
         piece = judgement.at(number * UNIT)
         assert piece.state == "unknown" and "in flight" in piece.reason
@@ -376,8 +344,10 @@ def test_another_page_of_acpi_memory_is_not_the_table(sample: str) -> None:
 @pytest.mark.parametrize("what", ("empty", "empty, and nothing counted", "cut in two"))
 def test_damaged_lists_prove_nothing(sample: str, what: str) -> None:
     """Chunks that are missing on the lists are not accepted, whatever the pages beside them say."""
-    keep = 50 if what == "cut in two" else 0
-    snapshot = relisted(snapshot_of(sample), lambda column: column[:keep], counted="nothing" in what)
+    pfns = pfns_of(snapshot_of(sample))
+    kept = pfns[: 50 if what == "cut in two" else 0]
+    counted = 0 if "nothing" in what else (len(pfns) - len(kept)) * CHUNK // PAGE_SIZE
+    snapshot = both(c.counted(counted), c.listing(*kept))(snapshot_of(sample))
     for source in ("auto", "reconstructed", "page-lists"):
         judgement = judge(snapshot, source)
         assert not judgement.exact
@@ -408,9 +378,8 @@ def test_damaged_struct_pages_prove_nothing(sample: str, fill: str) -> None:
 @pytest.mark.parametrize("sample", FILLED)
 def test_memory_above_all_that_the_firmware_reported(sample: str) -> None:
     """Hot-added: the kernel takes it as accepted, and nobody accepted it."""
-    normal = next(zone for zone in snapshot_of(sample).zones if zone.name == "Normal")
-    more = replace(normal, spanned_pages=(64 << 30) // PAGE_SIZE - normal.start_pfn)
-    piece = judge(lists_of(snapshot_of(sample), lambda zone: more if zone is normal else zone)).at(32 << 30)
+    more = c.zone(spanned_pages=(64 << 30) // PAGE_SIZE - (4 << 30) // PAGE_SIZE)
+    piece = judge(more(snapshot_of(sample))).at(32 << 30)
     assert piece.state == "unknown" and "hot-added" in piece.reason
 
 
@@ -418,9 +387,8 @@ def test_memory_above_all_that_the_firmware_reported(sample: str) -> None:
 def test_type_15_without_a_table_is_lost_and_not_accepted(sample: str) -> None:
     """A kernel without the feature: no list, no counter, and e820 without that memory."""
     snapshot = snapshot_of(sample)
-    nothing = lists_of(snapshot, lambda zone: replace(zone, listed=None, unaccepted_pages=None))
-    absent = Table("absent", "a kernel without CONFIG_UNACCEPTED_MEMORY")
-    judgement = judge(replace(nothing, table=absent, counters=Counters(1, None, None)))
+    nothing = both(c.zones(listed=None, unaccepted_pages=None), c.absent_table, c.put(counters=Counters(1, None, None)))
+    judgement = judge(nothing(snapshot))
     assert judgement.at(min(truth(sample)) * UNIT).state == "unaccepted"
     conventional = next(d for d in snapshot.efi_map.descriptors if d.type == 7)
     assert judgement.at(conventional.start).state == "accepted"

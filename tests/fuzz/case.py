@@ -45,21 +45,16 @@ class Case:
     """What to do to which sample."""
 
     sample: str
-    #: What was damaged: ``zones``, ``btf``, ``headers``, ...
-    group: str
+    group: str  #: What was damaged: ``zones``, ``btf``, ``headers``, ...
     #: ``elf``: the pages as an ELF dump; ``bare``: without VMCOREINFO note; ``encrypted``: with the C-bit in its
     #: page tables; ``kdump``: the sample's own file.
     form: str = "elf"
-    #: (physical address, bytes in hexadecimal) of a dump in ELF form.
-    memory: tuple[tuple[int, str], ...] = ()
-    #: (offset in the file, bytes in hexadecimal).
-    file: tuple[tuple[int, str], ...] = ()
+    memory: tuple[tuple[int, str], ...] = ()  #: (physical address, bytes in hexadecimal) of a dump in ELF form.
+    file: tuple[tuple[int, str], ...] = ()  #: (offset in the file, bytes in hexadecimal).
     #: VMCOREINFO's text is searched for the first and gets the second, all in latin-1.
     vmcoreinfo: tuple[tuple[str, str], ...] = ()
-    #: Bytes of the file that are left.
-    size: Optional[int] = None
-    #: What was found with it.
-    about: str = ""
+    size: Optional[int] = None  #: Bytes of the file that are left.
+    about: str = ""  #: What was found with it.
 
     def write(self, path: Path) -> Path:
         image = clean(self.sample, self.form)
@@ -74,12 +69,6 @@ class Case:
             data[at : at + len(text) // 2] = bytes.fromhex(text)
         path.write_bytes(data if self.size is None else data[: self.size])
         return path
-
-    def truth(self) -> dict[str, Any]:
-        return truth(self.sample)
-
-    def with_about(self, about: str) -> Case:
-        return dataclasses.replace(self, about=about)
 
     def to_json(self) -> str:
         return json.dumps({k: v for k, v in dataclasses.asdict(self).items() if v not in ((), None, "")}) + "\n"

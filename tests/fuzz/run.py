@@ -23,7 +23,7 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import INTERNAL_ERROR
 from drgn_unaccepted.model.ranges import Range, intersect, merge, subtract, total
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, truth
 
 #: Limits of a run: seconds of CPU and of time, after which it counts as hanging, and bytes of address space. Tests run
 #: on slow and loaded machines, so these are minutes; scripts/fuzz sets lower ones.
@@ -34,8 +34,7 @@ MEMORY = 1 << 30
 UNIT = 2 << 20
 
 ANSWERED, REFUSED = "answered", "refused"
-#: Kinds of failure, all ours but the last.
-FAILURES = ("traceback", "hang", "memory", "output", "wrong")
+FAILURES = ("traceback", "hang", "memory", "output", "wrong")  #: Kinds of failure, all ours but the last.
 DIED = "died"
 
 
@@ -46,14 +45,10 @@ def _address_space() -> int:
 
 class Outcome(NamedTuple):
     kind: str
-    #: One line that tells one defect from another; the reason of a refusal.
-    text: str
-    #: All that is known.
-    details: str = ""
-    #: Of CPU.
-    seconds: float = 0.0
-    #: Beyond what the harness had when it forked.
-    peak_bytes: int = 0
+    text: str  #: One line that tells one defect from another; the reason of a refusal.
+    details: str = ""  #: All that is known.
+    seconds: float = 0.0  #: Of CPU.
+    peak_bytes: int = 0  #: Beyond what the harness had when it forked.
 
     @property
     def failed(self) -> bool:
@@ -243,7 +238,7 @@ def check_dump(case: Case, directory: Path, direct: Iterable[str] = ()) -> Outco
 
 def unaccepted(case: Case) -> list[Range]:
     """What the guest says is unaccepted."""
-    return merge((unit * UNIT, (unit + 1) * UNIT) for unit in case.truth()["unaccepted_units"])
+    return merge((unit * UNIT, (unit + 1) * UNIT) for unit in truth(case.sample)["unaccepted_units"])
 
 
 def hold(
@@ -265,8 +260,7 @@ def hold(
     for start, end, state in pieces or ():
         states.setdefault(state, []).append((start, end))
     wanted, edges = unaccepted(case), _edges(case)
-    lost = intersect(merge(states.get("accepted", ())), wanted)
-    lost += intersect(merge(states.get("no-ram", ())), wanted)
+    lost = intersect(merge([*states.get("accepted", ()), *states.get("no-ram", ())]), wanted)
     if lost:
         raise Defect("wrong", f"{case.group}: {what}: unaccepted memory is called accepted", f"{lost}; {reason}")
     said = merge(states.get("unaccepted", ()))
@@ -293,7 +287,7 @@ def _edges(case: Case) -> list[Range]:
 
     It says unaccepted, so that nothing dangerous follows.
     """
-    start = case.truth()["table_address"]
+    start = truth(case.sample)["table_address"]
     if not any(at < start + 4096 and start < at + len(data) // 2 for at, data in case.memory):
         return []
     wanted = unaccepted(case)

@@ -83,11 +83,3 @@ def test_the_bounds_themselves_are_valid() -> None:
     whole = Header(1, 2 << 20, 0, 256 << 20)
     assert whole.geometry.end == 1 << 52
     assert judge_header(whole, EDGELESS_ADDRESS) == ("present", None)
-
-
-@given(st.binary(min_size=24, max_size=24), st.integers(0, (1 << 64) - 1))
-def test_any_bytes_get_a_state(data: bytes, address: int) -> None:
-    header = decode_header(data)
-    state, reason = judge_header(header, address)
-    assert (reason is None) == (state == "present")
-    assert HEADER.pack(*header) == data

@@ -56,8 +56,7 @@ INCLUDED = """
 GCC = ("gcc", "-std=gnu11", "-O1", "-w", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared")
 
 STRIDE = 48
-#: The attributes that the log shows as words.
-ALL_COLUMNS = 0x800000000000001F | 0x1FF000
+ALL_COLUMNS = 0x800000000000001F | 0x1FF000  #: The attributes that the log shows as words.
 UNITS = (4096, 4 * 4096, 2 << 20)
 
 pytestmark = [

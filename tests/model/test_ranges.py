@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from drgn_unaccepted.model import ranges as ranges_module
 from drgn_unaccepted.model.ranges import (
     Range,
-    are_aligned,
     chunk_ranges,
     clip,
     find,
@@ -88,15 +85,6 @@ def test_chunks_are_the_pages_that_are_in_them(
     assert is_merged(found)
     in_pages = [Range(start // 4096, end // 4096) for start, end in found]
     assert addresses(in_pages) == {pfn + page for pfn in pfns for page in range(pages)}
-
-
-@given(
-    st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 1 << 30).map(lambda n: n << 10), max_size=20),
-    st.integers(0, 20).map(lambda n: 1 << n) | st.integers(1, 5000),
-)
-def test_alignment(values: list[int], alignment: int) -> None:
-    assert are_aligned(array("Q", values), alignment) is all(value % alignment == 0 for value in values)
-    assert are_aligned(array("Q", [value // alignment * alignment for value in values]), alignment)
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9))), st.integers(0, 70), st.integers(0, 70))
