@@ -138,8 +138,12 @@ class Judgement:
     @cached_property
     def _alleged(self) -> list[Range]:
         """Memory that nothing but the bits of a doubted table calls unaccepted."""
-        said = [piece.range for piece in self._unaccepted if piece.reason == BIT]
-        return rng.subtract(said, self.evidence.listed)
+        evidence, proven = self.evidence, self.evidence.listed
+        said = rng.merge(piece.range for piece in self._unaccepted if piece.reason == BIT)
+        if said and self.doubt is not None and isinstance(evidence.initial, Initial):
+            without = truth.overlay(evidence, self.geometry, truth.reconstructed(evidence, evidence.initial, bare=True))
+            proven = rng.merge(piece.range for piece in without if piece.state == UNACCEPTED)
+        return rng.subtract(said, proven)
 
     @cached_property
     def _unaccepted(self) -> list[Piece]:
@@ -178,9 +182,10 @@ class Judgement:
             known = _bytes(self._unaccepted)
             return known - rng.total(self._alleged), known + _bytes(self.undecided)
         if self.name == "page-lists" and self.evidence.lists_damaged is None:
-            # One unit, its own or its guard, explains two chunks that follow each other.
+            # One unit, its own or its guard, explains two chunks that follow each other. An accept of a larger unit takes
+            # one chunk off its list, and the others stay.
             unit, chunk = self.evidence.unit, self.evidence.chunk
-            least = sum((end - start) // chunk // 2 * unit for start, end in self.evidence.listed)
+            least = sum((end - start) // chunk // 2 * unit for start, end in self.evidence.listed if unit <= chunk)
             return least, _bytes([*self.undecided, *self._unaccepted]) if self.evidence.firmware_ram else None
         return None, None
 

@@ -143,7 +143,8 @@ def maps(evidence: Evidence) -> Layers:
     return [(ACCEPTED, accepted), (NO_RAM, _facts(evidence.no_ram, "no RAM here"))]
 
 
-def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
+def reconstructed(evidence: Evidence, initial: Initial, bare: bool = False) -> Layers:
+    """What was unaccepted at boot, corrected by lists and pages; ``bare``: without the bits of the table itself."""
     if evidence.no_table:
         lost = _facts(initial.unaccepted, "EFI type 15, and no table: nobody accepts it")
         return [(UNACCEPTED, lost), *maps(evidence)]
@@ -163,7 +164,7 @@ def reconstructed(evidence: Evidence, initial: Initial) -> Layers:
     used = _kernel_memory(evidence) if sound else []
     kernel = rng.intersect(evidence.whole_units((fact.start, fact.end) for fact in used), base)
     layers: Layers = [
-        (UNACCEPTED, ones(evidence)),
+        (UNACCEPTED, [] if bare else ones(evidence)),
         (UNKNOWN, _facts(evidence.in_flight, _IN_FLIGHT)),
         (UNACCEPTED, _facts(rng.intersect(inner, base), _LISTED)),
         (UNKNOWN, _facts(disputed, _DISPUTED)),

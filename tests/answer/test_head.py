@@ -53,10 +53,7 @@ def test_a_kdump_without_the_efi_map_says_so_in_a_line() -> None:
     """The usual one: the guest was booted without efi=debug."""
     no_map = "boot-map: boot_params.efi_info.efi_memmap 0x1f771040: not in this dump; kernel-log: no efi: mem lines"
     bare = replace(
-        clean(),
-        table=Table("not-captured", KDUMP.format(""), 0x1F773018),
-        efi_map=None,
-        missing={"efi_map": no_map},
+        clean(), table=Table("not-captured", KDUMP.format(""), 0x1F773018), efi_map=None, missing={"efi_map": no_map}
     )
     answer = head(bare, judge(bare), "summary")
     lines = ["no EFI memory map either: efi=debug, or keep, would make it exact"]

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The judgement of all the evidence, on captures of real guests, against what each guest said of itself.
-
-Evidence is planted, damaged or taken away in a snapshot of the capture, or in the memory that drgn sees.
-"""
+"""The judgement on captures of real guests, with evidence planted, damaged or gone, against their own account."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import drgn
 import pytest
@@ -20,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import samples
@@ -29,32 +24,30 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.run import look
-from drgn_unaccepted.snapshot import (
-    ALL_MEMORY,
-    ALL_PARTS,
-    PAGE_SIZE,
-    Counters,
-    KexecSegment,
-    PageRun,
-    Snapshot,
-    Wanted,
-)
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Counters, KexecSegment, Snapshot, Wanted
 from tests.checks import changes as c
 from tests.checks.build import Change, both
+from tests.fuzz import case
+from tests.fuzz.case import Case
+from tests.fuzz.run import command, document, hold_document
+from tests.kernel.elf_dump import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "vmcore-samples"
 UNIT, CHUNK = 2 << 20, 4 << 20
 RAM, KDUMPS = ("6.12-fill", "7.3-fill"), ("6.12-fill-kdump", "7.3-fill-kdump")
 FILLED = (*RAM, *KDUMPS)
 
 
 def truth(sample: str) -> set[int]:
-    units: list[int] = json.loads((SAMPLES / sample / "truth.json").read_text())["unaccepted_units"]
-    return set(units)
+    return {*case.truth(sample)["unaccepted_units"]}
 
 
 def opened(sample: str) -> Opened:
     return open_vmcore(str(SAMPLES / sample / "vmcore"))
+
+
+def put(target: Opened, address: int, data: bytes) -> None:
+    """Have this in its virtual memory."""
+    target.prog.add_memory_segment(address, len(data), lambda _, count, at, __: data[at : at + count], False)
 
 
 @cache
@@ -64,16 +57,17 @@ def snapshot_of(sample: str) -> Snapshot:
 
 
 def units(judgement: Judgement) -> dict[str, set[int]]:
-    """Units by state, of all type 15 memory."""
-    efi_map, found = judgement.snapshot.efi_map, {}
-    lowest = min((d.start for d in efi_map.descriptors if d.type == 15), default=4 << 30) if efi_map else 4 << 30
-    for piece in judgement.pieces(lowest, 6 << 30):
+    """Units by state."""
+    found: dict[str, set[int]] = {}
+    for piece in judgement.pieces(0, 6 << 30):
         found.setdefault(piece.state, set()).update(range(piece.start // UNIT, -(-piece.end // UNIT)))
     return found
 
 
 def never_wrong(judgement: Judgement, sample: str) -> None:
-    """No unit that the guest calls unaccepted is accepted, nor does resolve say so by kernel_predicate."""
+    """No unit that the guest calls unaccepted is accepted, by kernel_predicate of resolve either; the bounds hold."""
+    least, most = judgement.bounds
+    assert (least or 0) <= len(truth(sample)) * UNIT <= (1 << 52 if most is None else most)
     assert not units(judgement).get("accepted", set()) & truth(sample), judgement.reason
     asked = [Query(unit * UNIT + page, None) for unit in sorted(truth(sample)) for page in (0, UNIT - PAGE_SIZE)]
     said = json.loads(json.dumps(resolve(judgement.snapshot, judgement, asked)))["addresses"]
@@ -82,77 +76,59 @@ def never_wrong(judgement: Judgement, sample: str) -> None:
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
-def test_a_kdump_is_exact(sample: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kdump_is_exact(sample: str) -> None:
     """The EFI map is in the log; lists, pages and per-CPU lists tell the rest, unit for unit."""
-    assert main(["-c", str(SAMPLES / sample / "vmcore"), "ranges", "--format", "json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = document("-c", SAMPLES / sample / "vmcore", "ranges")
+    hold_document(Case(sample, "nothing"), "ranges", answer)
     assert (answer["source"], answer["exact"]) == ("reconstructed", True)
-    unaccepted = {
-        n for r in answer["ranges"] if r["state"] == "unaccepted" for n in range(r["start"] // UNIT, r["end"] // UNIT)
-    }
-    assert unaccepted == truth(sample)
     assert answer["ranges"][0]["start"] == answer["table"]["phys_base"] or answer["ranges"][0]["start"] == 4 << 30
     for before, after in zip(answer["ranges"], answer["ranges"][1:]):
         assert before["end"] == after["start"] and before["reason"]
-    total = answer["unaccepted_bytes"]
-    assert total == len(truth(sample)) * UNIT == answer["unaccepted_bytes_min"] == answer["unaccepted_bytes_max"]
-    assert answer["initially_unaccepted_bytes"] > total
+    assert answer["initially_unaccepted_bytes"] > answer["unaccepted_bytes"] == answer["unaccepted_bytes_max"]
 
 
-def test_a_summary_that_is_not_exact_has_both_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_that_is_not_exact_has_both_bounds() -> None:
     """No struct page of accepted memory is in this sample, so that the listed chunks alone are decided."""
-    asked = ["-c", str(SAMPLES / "6.12-numa" / "vmcore"), "summary", "--source", "reconstructed"]
-    assert main([*asked, "--format", "json"]) == 0 == main(asked)
-    lines = capsys.readouterr().out.splitlines()
-    answer = json.loads(lines[0])
+    asked = ["-c", SAMPLES / "6.12-numa" / "vmcore", "summary", "--source", "reconstructed"]
+    answer, (_, text, _) = document(*asked), command(*asked)
+    hold_document(Case("6.12-numa", "nothing"), "summary", answer)
     least, most = answer["unaccepted_bytes_min"], answer["unaccepted_bytes_max"]
-    assert not answer["exact"] and least <= len(truth("6.12-numa")) * UNIT <= most
-    assert least < most and f"{least >> 20} MiB to {most >> 20} MiB of" in lines[1]
-
-
-@pytest.mark.parametrize("sample", FILLED)
-@pytest.mark.parametrize("source", ("auto", "bitmap", "reconstructed", "page-lists", "counters"))
-def test_no_source_calls_unaccepted_memory_accepted(sample: str, source: str) -> None:
-    never_wrong(judge(snapshot_of(sample), source), sample)
-
-
-without_init = c.without("efi_map")
+    assert not answer["exact"] and least < most and f"{least >> 20} MiB to {most >> 20} MiB of" in text
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
 def test_without_the_map_there_are_bounds(sample: str) -> None:
-    judgement = judge(without_init(snapshot_of(sample)))
-    assert (judgement.name, judgement.exact) == ("page-lists", False)
-    least, most = judgement.bounds
-    assert least is not None and most is not None and least <= len(truth(sample)) * UNIT <= most
+    judgement = judge(c.without("efi_map")(snapshot_of(sample)))
+    assert (judgement.name, judgement.exact, None in judgement.bounds) == ("page-lists", False, False)
     assert "no EFI memory map" in str(judgement.reason)
+    counted = judgement.evidence.nr_unaccepted_bytes
+    assert judge(c.without("counters")(snapshot_of(sample))).evidence.nr_unaccepted_bytes == counted, "by the zones"
     never_wrong(judgement, sample)
 
 
 @pytest.mark.parametrize("kernel", ("6.12", "7.3"))
 def test_a_table_saved_earlier_in_the_boot_takes_the_place_of_the_map(kernel: str) -> None:
     """All bits set, as right after boot: lists and pages say which still are."""
-    table, kdump = snapshot_of(f"{kernel}-fill").table, without_init(snapshot_of(f"{kernel}-fill-kdump"))
+    table, sample = snapshot_of(f"{kernel}-fill").table, f"{kernel}-fill-kdump"
     ones = b"\xff" * len(table.bitmap)
-    saved = replace(table, bitmap=ones, read_through="file", reason="saved in this boot", same_boot=True)
-    judgement = judge(replace(kdump, table=saved))
-    assert judgement.name == "reconstructed"
-    assert units(judgement)["unaccepted"] <= truth(f"{kernel}-fill-kdump") | units(judgement).get("unknown", set())
-    never_wrong(judgement, f"{kernel}-fill-kdump")
-    other = judge(replace(kdump, table=replace(saved, same_boot=False)))
-    assert not other.exact
-    never_wrong(other, f"{kernel}-fill-kdump")
+    for same_boot in (True, False):
+        saved = replace(table, bitmap=ones, read_through="file", reason="saved", same_boot=same_boot)
+        judgement = judge(both(c.without("efi_map"), c.put(table=saved))(snapshot_of(sample)))
+        never_wrong(judgement, sample)
+        assert judgement.name == ("reconstructed" if same_boot else "bitmap") and (same_boot or not judgement.exact)
+        if same_boot:
+            assert units(judgement)["unaccepted"] <= truth(sample) | units(judgement).get("unknown", set())
 
 
 @pytest.mark.parametrize("sample", KDUMPS)
 def test_memory_that_the_firmware_had_accepted(sample: str) -> None:
-    snapshot = snapshot_of(sample)
-    names = {1: "Loader Code", 7: "Conventional", 9: "ACPI Reclaim"}
-    known = [d for d in snapshot.efi_map.descriptors if d.type in names]
-    assert {d.type for d in known} == set(names)
-    for descriptor in known:
-        piece = judge(snapshot).at(descriptor.start)
-        assert (piece.state, piece.reason) == ("accepted", f"never unaccepted: EFI {names[descriptor.type]}")
+    judgement, names = judge(snapshot_of(sample)), {1: "Loader Code", 7: "Conventional", 9: "ACPI Reclaim"}
+    pieces = [
+        (names[d.type], judgement.at(d.start)) for d in snapshot_of(sample).efi_map.descriptors if d.type in names
+    ]
+    assert {name for name, _ in pieces} == {*names.values()}
+    for name, piece in pieces:
+        assert (piece.state, piece.reason) == ("accepted", f"never unaccepted: EFI {name}")
 
 
 def pfns_of(snapshot: Snapshot) -> list[int]:
@@ -175,20 +151,14 @@ def test_a_chunk_that_is_listed_for_its_guard_alone(sample: str) -> None:
 
 
 @pytest.mark.parametrize("sample", FILLED)
-@pytest.mark.parametrize("bit", (51, 47, 46))
-def test_an_address_with_a_c_bit_is_no_memory(sample: str, bit: int, capsys: pytest.CaptureFixture[str]) -> None:
-    address = min(truth(sample)) * UNIT + 8 * UNIT
-    assert main(["-c", str(SAMPLES / sample / "vmcore"), "resolve", hex(address | 1 << bit), "--format", "json"]) == 0
-    (entry,) = json.loads(capsys.readouterr().out)["addresses"]
-    assert entry["state"] == "no-ram" and f"without bit {bit}" in entry["hint"]
-    assert hex(address) in entry["hint"] and "unaccepted" in entry["hint"]
-
-
-@pytest.mark.parametrize("sample", FILLED)
-@pytest.mark.parametrize("address", (0xA0000, 0x40000000, 1 << 45))
-def test_a_hole_is_no_memory(sample: str, address: int) -> None:
-    piece = judge(snapshot_of(sample)).at(address)
-    assert (piece.state, piece.reason) == ("no-ram", "no RAM here")
+def test_a_hole_is_no_memory_nor_is_an_address_with_a_c_bit(sample: str) -> None:
+    holes = [judge(snapshot_of(sample)).at(address) for address in (0xA0000, 0x40000000, 1 << 45)]
+    assert {(piece.state, piece.reason) for piece in holes} == {("no-ram", "no RAM here")}
+    address, bits = min(truth(sample)) * UNIT + 8 * UNIT, (51, 47, 46)
+    asked = (hex(address | 1 << bit) for bit in bits)
+    for bit, entry in zip(bits, document("-c", SAMPLES / sample / "vmcore", "resolve", *asked)["addresses"]):
+        assert (entry["state"], f"without bit {bit}" in entry["hint"]) == ("no-ram", True)
+        assert hex(address) in entry["hint"] and "unaccepted" in entry["hint"]
 
 
 def with_bits(change: Callable[[bytes], bytes]) -> Change:
@@ -225,28 +195,24 @@ def test_a_damaged_table_is_doubted(sample: str, damage: str) -> None:
     assert not judge(snapshot, "bitmap").exact
 
 
+LOST, MORE = ("every second unit lost", "24 bits lost"), ("all ones", "a byte of ones")
+
+
 @pytest.mark.parametrize("sample", RAM)
-@pytest.mark.parametrize("unreadable", (("zones",), ("zones", "counters")))
-def test_a_damaged_table_beside_zones_that_cannot_be_read(sample: str, unreadable: tuple[str, ...]) -> None:
-    """The counter alone does not tell units of a chunk apart, and nothing else tells anything.
+@pytest.mark.parametrize(
+    ("gone", "damages"), [("zones", LOST), ("zones counters", LOST), ("e820 efi_map kernel_memory pages", MORE)]
+)
+def test_a_damaged_table_beside_parts_that_cannot_be_read(sample: str, gone: str, damages: tuple[str, ...]) -> None:
+    """The counter alone does not tell units of a chunk apart; of zones it is known how much of them is memory.
 
     A crash kernel's image, which lies elsewhere, explains no chunk that lacks its bits.
     """
-    lost = [c.without(part, "could not find physical memory segment: 0x443e63fffb520") for part in unreadable]
+    lost = [c.without(part, "could not find physical memory segment: 0x443e63fffb520") for part in gone.split()]
     loaded = c.put(kexec_segments=(KexecSegment("kexec_crash_image", 256 << 20, 448 << 20),))
-    for damage in ("every second unit lost", "24 bits lost"):
+    for damage in damages:
         judgement = judge(both(loaded, DAMAGE[damage], *lost)(snapshot_of(sample)))
         assert judgement.doubt is not None and not judgement.exact
         never_wrong(judgement, sample)
-
-
-@pytest.mark.parametrize("sample", RAM)
-@pytest.mark.parametrize("damage", ("all ones", "a byte of ones"))
-def test_bits_on_no_list_where_no_map_is_left(sample: str, damage: str) -> None:
-    """Found by the oracle: the zones tell what memory is there, and how much of it are holes."""
-    lost = (c.without(part) for part in ("e820", "efi_map", "kernel_memory", "pages"))
-    judgement = judge(both(DAMAGE[damage], *lost)(snapshot_of(sample)))
-    assert "are on no list" in str(judgement.doubt) and not judgement.exact
 
 
 @pytest.mark.parametrize("sample", RAM)
@@ -267,19 +233,17 @@ def test_bits_of_a_doubted_table_bound_nothing(sample: str) -> None:
     geometry = snapshot.table.geometry
     wrong = [unit - geometry.phys_base // UNIT for unit in sorted(set(range(2048, 2432)) - truth(sample))[:64]]
     judgement = judge(both(*(c.bits(index, index + 1, 1) for index in wrong))(snapshot))
-    least, most = judgement.bounds
-    assert judgement.doubt is not None and not judgement.exact
-    assert least is not None and most is not None and least <= len(truth(sample)) * UNIT <= most
+    assert judgement.doubt is not None and not judgement.exact and None not in judgement.bounds
+    never_wrong(judgement, sample)
 
 
 @pytest.mark.parametrize("sample", RAM)
 def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if a page of them is in use."""
     monkeypatch.setattr("drgn_unaccepted.limits.CHECKED_RANGES", 3)
-    snapshot = with_bits(lambda b: b"\x01" * 7 + bytes(len(b) - 7))(snapshot_of(sample))
-    geometry = snapshot.table.geometry
-    used = PageRun(geometry.phys_base // PAGE_SIZE, geometry.unit(56).start // PAGE_SIZE, "in-use")
-    snapshot = c.part("pages", runs=(used,))(snapshot)
+    geometry = snapshot_of(sample).table.geometry
+    used = c.pages(geometry.phys_base, geometry.unit(56).start, "in-use")
+    snapshot = both(with_bits(lambda b: b"\x01" * 7 + bytes(len(b) - 7)), used)(snapshot_of(sample))
     for source in ("auto", "bitmap", "reconstructed"):
         judgement = judge(snapshot, source)
         assert judgement.doubt is not None, "far more is counted"
@@ -302,14 +266,12 @@ def test_a_page_of_a_fixed_cma_area_proves_nothing(sample: str) -> None:
 def test_ram_that_a_damaged_e820_table_lost_was_not_trimmed(sample: str) -> None:
     """Found by the oracle: one bit of an address, beside struct pages that are lost."""
     snapshot = snapshot_of(sample)
-    assert snapshot.e820 is not None and snapshot.e820.current is not None
     *low, high = snapshot.e820.current
     assert high.start == 4 << 30
     for flipped in (1 << 63, 1 << 40):
         wrong = high._replace(start=high.start | flipped, end=high.end | flipped)
-        damaged = replace(snapshot, e820=replace(snapshot.e820, current=(*low, wrong)))
-        damaged = replace(damaged, pages=None, missing={**snapshot.missing, "pages": "not in this dump"})
-        judgement = judge(damaged, "reconstructed")
+        damaged = both(c.part("e820", current=(*low, wrong)), c.without("pages"))
+        judgement = judge(damaged(snapshot), "reconstructed")
         never_wrong(judgement, sample)
         assert units(judgement)["unaccepted"] <= truth(sample)
 
@@ -331,10 +293,8 @@ def test_an_accept_in_flight_is_not_done(sample: str) -> None:
 @pytest.mark.parametrize("sample", RAM)
 def test_another_page_of_acpi_memory_is_not_the_table(sample: str) -> None:
     target = opened(sample)
-    efi = target.prog["efi"]
-    wrong = (efi.unaccepted.value_() - 0x3000).to_bytes(8, "little")
-    address = efi.unaccepted.address_
-    target.prog.add_memory_segment(address, 8, lambda at, count, offset, _: wrong[offset : offset + count], False)
+    table = target.prog["efi"].unaccepted
+    put(target, table.address_, (table.value_() - 0x3000).to_bytes(8, "little"))
     judgement, _ = look(lambda wanted: samples(target, wanted), Wanted(STATE, ALL_MEMORY))
     assert judgement.name != "bitmap"
     never_wrong(judgement, sample)
@@ -354,25 +314,20 @@ def test_damaged_lists_prove_nothing(sample: str, what: str) -> None:
         never_wrong(judgement, sample)
 
 
-def page_of_memmap(target: Opened, address: int) -> int:
-    size = drgn.sizeof(target.prog.type("struct page"))
-    return int(target.prog["vmemmap_base"].value_() + address // PAGE_SIZE * size) // PAGE_SIZE * PAGE_SIZE
-
-
 @pytest.mark.parametrize("sample", KDUMPS)
 @pytest.mark.parametrize("fill", ("random", "zeros", "ones", "another page"))
 def test_damaged_struct_pages_prove_nothing(sample: str, fill: str) -> None:
     target = opened(sample)
-    listed = sorted(n for n in truth(sample) if n % 2 == 0)
-    source = target.prog.read(page_of_memmap(target, (4 << 30) + 64 * UNIT), PAGE_SIZE)
+    base, size = target.prog["vmemmap_base"].value_(), drgn.sizeof(target.prog.type("struct page"))
     noise = random.Random(2)
-    for unit in listed[::3]:
-        start = page_of_memmap(target, unit * UNIT)
-        data = {"zeros": bytes(PAGE_SIZE), "ones": b"\xff" * PAGE_SIZE, "another page": source}.get(fill)
-        data = noise.randbytes(PAGE_SIZE) if data is None else data
-        target.prog.add_memory_segment(start, PAGE_SIZE, lambda a, n, at, _, data=data: data[at : at + n], False)
-    judgement, _ = look(lambda wanted: samples(target, wanted), Wanted(STATE, ALL_MEMORY))
-    never_wrong(judgement, sample)
+    for unit in (2048 + 64, *sorted(n for n in truth(sample) if n % 2 == 0)[::3]):
+        start = (base + unit * UNIT // PAGE_SIZE * size) // PAGE_SIZE * PAGE_SIZE
+        if unit == 2048 + 64:
+            another = target.prog.read(start, PAGE_SIZE)
+            continue
+        data = {"zeros": bytes(PAGE_SIZE), "ones": b"\xff" * PAGE_SIZE, "another page": another}.get(fill)
+        put(target, start, noise.randbytes(PAGE_SIZE) if data is None else data)
+    never_wrong(look(lambda wanted: samples(target, wanted), Wanted(STATE, ALL_MEMORY))[0], sample)
 
 
 @pytest.mark.parametrize("sample", FILLED)
@@ -386,19 +341,11 @@ def test_memory_above_all_that_the_firmware_reported(sample: str) -> None:
 @pytest.mark.parametrize("sample", RAM)
 def test_type_15_without_a_table_is_lost_and_not_accepted(sample: str) -> None:
     """A kernel without the feature: no list, no counter, and e820 without that memory."""
-    snapshot = snapshot_of(sample)
     nothing = both(c.zones(listed=None, unaccepted_pages=None), c.absent_table, c.put(counters=Counters(1, None, None)))
-    judgement = judge(nothing(snapshot))
+    judgement = judge(nothing(snapshot_of(sample)))
     assert judgement.at(min(truth(sample)) * UNIT).state == "unaccepted"
-    conventional = next(d for d in snapshot.efi_map.descriptors if d.type == 7)
+    conventional = next(d for d in judgement.snapshot.efi_map.descriptors if d.type == 7)
     assert judgement.at(conventional.start).state == "accepted"
-
-
-@pytest.mark.parametrize("sample", KDUMPS)
-def test_what_the_zones_count_where_the_global_counter_is_lost(sample: str) -> None:
-    snapshot = snapshot_of(sample)
-    lost = c.without("counters")(snapshot)
-    assert judge(lost).evidence.nr_unaccepted_bytes == judge(snapshot).evidence.nr_unaccepted_bytes
 
 
 PARTS = ("efi_map", "e820", "zones", "counters", "accepting", "kernel_memory", "pages", "kernel")
@@ -413,9 +360,7 @@ PARTS = ("efi_map", "e820", "zones", "counters", "accepting", "kernel_memory", "
 def test_evidence_taken_away_never_makes_memory_accepted(sample: str, gone: set[str], source: str) -> None:
     """And what stays unaccepted with less evidence is not accepted with more."""
     whole = snapshot_of(sample)
-    if "kernel" in gone:
-        gone = gone | {"zones"}
-    judgement = judge(both(*map(c.without, gone))(whole), source)
+    judgement = judge(both(*map(c.without, gone | ({"zones"} if "kernel" in gone else set())))(whole), source)
     never_wrong(judgement, sample)
     # Bare lists say unaccepted of guards, too; whatever decides those is a proof.
     if judgement.name != "page-lists":
@@ -428,7 +373,6 @@ def test_a_planted_fact_that_says_unaccepted_is_never_answered_with_accepted(sam
     """A bit of the table, or a listed chunk of type 15: whatever else says accepted."""
     snapshot = snapshot_of(sample)
     chunk = data.draw(st.integers(0, 223)) * CHUNK + (4 << 30)
-    planted: Optional[Range] = None
     if snapshot.table.bitmap is not None and data.draw(st.booleans()):
         index = (chunk - (snapshot.table.phys_base or 0)) // UNIT
         snapshot = c.bits(index, index + 1, 1)(snapshot)

@@ -57,9 +57,8 @@ class Case:
     about: str = ""  #: What was found with it.
 
     def write(self, path: Path) -> Path:
-        image = clean(self.sample, self.form)
-        if self.vmcoreinfo:
-            image = _elf_image(self.sample, self.form, self.vmcoreinfo)
+        plain = not self.vmcoreinfo
+        image = clean(self.sample, self.form) if plain else _elf_image(self.sample, self.form, self.vmcoreinfo)
         data = bytearray(image.data)
         for address, text in self.memory:
             at = image.offset(address)

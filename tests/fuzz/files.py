@@ -134,17 +134,10 @@ def _other(rng: random.Random, value: Any) -> Any:
 
 
 def _other_packed(rng: random.Random, value: str) -> str:
-    way = rng.randrange(5)
-    if way == 0:
-        return value[: rng.randrange(len(value))]
-    if way == 1:
-        at = rng.randrange(len(value))
-        return value[:at] + rng.choice("A/+=!\x00é") + value[at + 1 :]
-    if way == 2:
-        return base64.b64encode(zlib.compress(rng.randbytes(rng.choice((0, 1, 7, 8, 56, 584, 4096))))).decode()
-    if way == 3:
-        return rng.choice((BOMB, big_bomb()))
-    return base64.b64encode(rng.randbytes(40)).decode()
+    at, length = rng.randrange(len(value)), rng.choice((0, 1, 7, 8, 56, 584, 4096))
+    wrong = value[:at] + rng.choice("A/+=!\x00é") + value[at + 1 :]
+    packed, bare = zlib.compress(rng.randbytes(length)), rng.randbytes(40)
+    return rng.choice((value[:at], wrong, BOMB, big_bomb(), *(base64.b64encode(x).decode() for x in (packed, bare))))
 
 
 def _change_text(rng: random.Random, text: str) -> bytes:

@@ -26,19 +26,8 @@ from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model.ranges import Range, merge, subtract
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
+from tests.fuzz import run
 from tests.fuzz.case import NAMES, NASTY, U64, Case, clean, sample
-from tests.fuzz.run import (
-    ANSWERED,
-    CHECK_STATUS,
-    REFUSED,
-    Defect,
-    Outcome,
-    command,
-    document,
-    hold,
-    hold_document,
-    unaccepted,
-)
 
 PAGE = 4096
 
@@ -130,7 +119,7 @@ def fills(rng: random.Random, old: bytes) -> tuple[bytes, ...]:
 # The answers
 
 
-def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
+def check(case: Case, directory: Path, by_commands: bool = False) -> run.Outcome:
     """Judge the damaged dump by every source, and ask the commands and the helpers too.
 
     :raises Defect: an answer is wrong
@@ -139,7 +128,7 @@ def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
     try:
         opened = target.open_vmcore(str(path))
     except TargetError as error:
-        return Outcome(REFUSED, str(error))
+        return run.Outcome(run.REFUSED, str(error))
     taken: dict[Wanted, Snapshot] = {}
 
     def once(wanted: Wanted) -> Iterator[Snapshot]:
@@ -152,40 +141,40 @@ def check(case: Case, directory: Path, by_commands: bool = False) -> Outcome:
         judgement, _ = look(once, Wanted(parts, ALL_MEMORY), source)
         pieces = ((piece.start, piece.end, piece.state) for piece in judgement.pieces(*ALL_MEMORY[0]))
         what, reason = f"{source} of {'state' if parts == STATE else 'all'}", f"{judgement.name}: {judgement.reason}"
-        hold(case, what, pieces, judgement.exact, judgement.bounds, judgement.unaccepted_bytes, reason)
+        run.hold(case, what, pieces, judgement.exact, judgement.bounds, judgement.unaccepted_bytes, reason)
     if by_commands:
         _commands(case, path)
         _helpers(case, path)
-    return Outcome(ANSWERED, judgement.name)
+    return run.Outcome(run.ANSWERED, judgement.name)
 
 
 def _commands(case: Case, path: Path) -> None:
     for before in (("-c", path), ("--snapshot", path.with_suffix(".json"))):
-        if before[0] == "--snapshot" and command("-c", path, "snapshot", "-o", before[1])[0] != 0:
+        if before[0] == "--snapshot" and run.command("-c", path, "snapshot", "-o", before[1])[0] != 0:
             return
         for options in ((), ("--source", "page-lists"), ("--source", "bitmap"), ("--source", "reconstructed")):
             for name in ("ranges", "summary", "map"):
-                answer = document(*before, name, *options)
+                answer = run.document(*before, name, *options)
                 if answer is not None:
-                    hold_document(case, f"{before[0]} {name} {options}", answer)
-        answer = document(*before, "resolve", *(f"{start:#x}-{end:#x}" for start, end in unaccepted(case)))
+                    run.hold_document(case, f"{before[0]} {name} {options}", answer)
+        answer = run.document(*before, "resolve", *(f"{start:#x}-{end:#x}" for start, end in run.unaccepted(case)))
         for entry in () if answer is None else answer["addresses"]:
             if entry["state"] in ("accepted", "no-ram") or entry.get("kernel_predicate") is False:
-                raise Defect("wrong", f"{case.group}: {before[0]} resolve: {entry['state']}", str(entry))
-        command(*before, "check", "--format", "json", fails=CHECK_STATUS)
+                raise run.Defect("wrong", f"{case.group}: {before[0]} resolve: {entry['state']}", str(entry))
+        run.command(*before, "check", "--format", "json", fails=run.CHECK_STATUS)
 
 
 def _helpers(case: Case, path: Path) -> None:
     prog = target.open_vmcore(str(path)).prog
-    start, end = unaccepted(case)[len(unaccepted(case)) // 2]
+    start, end = run.unaccepted(case)[len(run.unaccepted(case)) // 2]
     questions: tuple[Callable[[], object], ...] = (
         lambda: helpers.range_contains_unaccepted_memory(prog, start, end - start),
         lambda: helpers.pfn_is_unaccepted_memory(prog, start // PAGE),
-        lambda: list(helpers.for_each_unaccepted_range(prog)) == unaccepted(case),
+        lambda: list(helpers.for_each_unaccepted_range(prog)) == run.unaccepted(case),
     )
     for number, question in enumerate(questions):
         try:
             if not question():
-                raise Defect("wrong", f"{case.group}: helper {number}: no unaccepted memory at {start:#x}-{end:#x}")
+                raise run.Defect("wrong", f"{case.group}: helper {number}: nothing unaccepted at {start:#x}-{end:#x}")
         except (Unavailable, TargetError):
             continue

@@ -110,12 +110,9 @@ def _judged(check: Callable[[], Outcome]) -> Outcome:
         return check()
     except Defect as defect:
         return Outcome(*defect.args)
-    except MemoryError:
-        details = traceback.format_exc()
-        return Outcome("memory", _innermost(details), details)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
-        details = traceback.format_exc()
-        return Outcome("traceback", f"{type(error).__name__}: {_innermost(details)}", details)
+        details, kind = traceback.format_exc(), "memory" if isinstance(error, MemoryError) else "traceback"
+        return Outcome(kind, f"{type(error).__name__}: {_innermost(details)}", details)
 
 
 def _innermost(text: str) -> str:
@@ -148,7 +145,9 @@ def command(*argv: object, fails: Sequence[int] = (0, 3), notes: int = 0) -> tup
     what = " ".join(arguments[2:])
     if status not in fails:
         raise Defect("output", f"{what}: exit status {status}")
-    _no_control_characters(what, out.getvalue() + err.getvalue())
+    wrong = {c for c in out.getvalue() + err.getvalue() if not c.isprintable() and c != "\n"}
+    if wrong:
+        raise Defect("output", f"{what}: prints {sorted(wrong)[:8]!r}", (out.getvalue() + err.getvalue())[:8192])
     if status == 3 and len(said) != 1 and not (arguments[2] == "check" and out.getvalue()):
         raise Defect("output", f"{what}: exit status 3 with {len(said)} lines on stderr", err.getvalue())
     if status != 3 and len(said) > notes:
@@ -177,12 +176,6 @@ def outcome_of(check: Callable[[], Outcome], *wanted: str) -> Outcome:
     outcome = isolated(check)
     assert outcome.kind in (wanted or (ANSWERED, REFUSED)), outcome
     return outcome
-
-
-def _no_control_characters(what: str, text: str) -> None:
-    wrong = {c for c in text if not c.isprintable() and c != "\n"}
-    if wrong:
-        raise Defect("output", f"{what}: prints {sorted(wrong)[:8]!r}", text[:8192])
 
 
 def document(*argv: object, fails: Sequence[int] = (0, 3)) -> Any:
@@ -241,14 +234,12 @@ def unaccepted(case: Case) -> list[Range]:
     return merge((unit * UNIT, (unit + 1) * UNIT) for unit in truth(case.sample)["unaccepted_units"])
 
 
+Pieces = Optional[Iterable[tuple[int, int, str]]]
+Bounds = tuple[Optional[int], Optional[int]]
+
+
 def hold(
-    case: Case,
-    what: str,
-    pieces: Optional[Iterable[tuple[int, int, str]]],
-    exact: bool,
-    bounds: tuple[Optional[int], Optional[int]],
-    told: Optional[int] = None,
-    reason: str = "",
+    case: Case, what: str, pieces: Pieces, exact: bool, bounds: Bounds, told: Optional[int] = None, reason: str = ""
 ) -> None:
     """Compare an answer with the truth.
 

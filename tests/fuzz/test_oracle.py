@@ -15,21 +15,14 @@ from tests.fuzz.case import NAMES, Case, truth
 SEED = os.environ.get("DRGN_UNACCEPTED_SEED", "1")
 
 
-def holds(numbers: range, directory: Path) -> None:
+@pytest.mark.parametrize(
+    "numbers", [range(20), *(pytest.param(range(n, n + 100), marks=pytest.mark.long) for n in (20, 120, 220))]
+)
+def test_damage(numbers: range, tmp_path: Path) -> None:
     for number in numbers:
         case = oracle.damaged(random.Random(f"{SEED}:{number}"))
-        outcome = run.isolated(lambda case=case, n=number: oracle.check(case, directory, n % 100 == 99))  # type: ignore[misc]
+        outcome = run.isolated(lambda case=case, n=number: oracle.check(case, tmp_path, n % 100 == 99))  # type: ignore[misc]
         assert not outcome.failed, f"{number}: {outcome}\n{case.to_json()}"
-
-
-def test_twenty(tmp_path: Path) -> None:
-    holds(range(20), tmp_path)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("start", range(20, 320, 100))
-def test_hundreds(start: int, tmp_path: Path) -> None:
-    holds(range(start, start + 100), tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.model.e820 import (
-    E820Entry,
-    decode_e820_entries,
-    differences,
-    find_entry,
-    flatten,
-)
+from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries, differences, find_entry, flatten
 
 TOP = 40
 tables = st.lists(

@@ -106,11 +106,7 @@ def test_undoing_the_merge_gives_the_firmwares_map(entries: list[EfiDescriptor])
 
 
 def test_reserved_entries_that_do_not_fit_are_left_alone() -> None:
-    odd = [
-        EfiDescriptor(15, 0, 0x9000, 0xF),
-        EfiDescriptor(0, 0x2000, 0x4000, 0),
-        EfiDescriptor(0, 0x5000, 0x9000, 0),
-    ]
+    odd = [EfiDescriptor(15, 0, 0x9000, 0xF), EfiDescriptor(0, 0x2000, 0x4000, 0), EfiDescriptor(0, 0x5000, 0x9000, 0)]
     assert undo_merge_regions(odd) == odd
     not_cleared = [EfiDescriptor(15, 0, 0x9000, 0xF), EfiDescriptor(0, 0x2000, 0x9000, 1)]
     assert undo_merge_regions(not_cleared) == not_cleared
@@ -155,12 +151,7 @@ printed = st.builds(
 @given(st.lists(printed, min_size=1, max_size=120), st.sampled_from(["", "[    0.000000] ", "<6>[0.0][    T0] "]))
 def test_the_log_gives_the_map_back(entries: list[EfiDescriptor], stamp: str) -> None:
     runtime = [entry for entry in entries if (entry.attribute or 0) >> 63]
-    lines = [
-        "Linux version 6.12.117",
-        *log(entries, stamp),
-        stamp + "efi: EFI runtime memory map:",
-        *log(runtime),
-    ]
+    lines = ["Linux version 6.12.117", *log(entries, stamp), stamp + "efi: EFI runtime memory map:", *log(runtime)]
     assert parse_log_lines(lines) == (entries, None)
 
 

@@ -24,21 +24,14 @@ from drgn_unaccepted.model import e820, efi, stub
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
 from drgn_unaccepted.model.ranges import merge
+from tests.model.test_efi import encode
 
 HARNESS = Path(__file__).parent / "harness"
 #: What scripts/lab keeps: $DRGN_UNACCEPTED_LAB, or under ~/.cache.
 LAB = Path(os.environ.get("DRGN_UNACCEPTED_LAB") or Path.home() / ".cache/drgn-unaccepted-lab")
 #: One archive a series, installed or fetched by the lab. Linux 6.1 has no unaccepted memory.
-ARCHIVES = sorted(
-    {
-        path.name: path
-        for path in [
-            *LAB.glob("sources/*/*/usr/src/linux-source-*.tar.xz"),
-            *Path("/usr/src").glob("linux-source-*.tar.xz"),
-        ]
-        if path.name != "linux-source-6.1.tar.xz"
-    }.values()
-)
+_FOUND = (*LAB.glob("sources/*/*/usr/src/linux-source-*.tar.xz"), *Path("/usr/src").glob("linux-source-*.tar.xz"))
+ARCHIVES = sorted({path.name: path for path in _FOUND if path.name != "linux-source-6.1.tar.xz"}.values())
 
 STUB = "drivers/firmware/efi/libstub/unaccepted_memory.c"
 RUNTIME = "drivers/firmware/efi/unaccepted_memory.c"
@@ -85,8 +78,7 @@ def cut(text: str, pattern: str) -> str:
 def compile_library(directory: Path, name: str, *arguments: str) -> ctypes.CDLL:
     library = directory / f"{name}.so"
     subprocess.run(
-        [*GCC, f"-I{directory}", f"-I{HARNESS}", *arguments, "-o", str(library), str(HARNESS / f"{name}.c")],
-        check=True,
+        [*GCC, f"-I{directory}", f"-I{HARNESS}", *arguments, "-o", str(library), str(HARNESS / f"{name}.c")], check=True
     )
     return ctypes.CDLL(str(library))
 
@@ -126,13 +118,6 @@ def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
 
 
-def encode(descriptors: list[EfiDescriptor]) -> bytes:
-    return b"".join(
-        struct.pack("<I4xQQQQ8x", type_, start, 0, (end - start) >> 12, attribute or 0)
-        for type_, start, end, attribute in descriptors
-    )
-
-
 def random_map(rng: random.Random, unit: int) -> list[EfiDescriptor]:
     """Descriptors around unit boundaries, in any order, some overlapping, some of other types."""
     descriptors = []
@@ -164,10 +149,10 @@ def test_stub(kernel: Kernel, reused: bool) -> None:
         else:
             own = stub.allocate_unaccepted_bitmap(descriptors, unit)
             if own is None:
-                assert library.boot(encode(descriptors), len(descriptors), STRIDE, unit) is None
+                assert library.boot(encode(descriptors, STRIDE), len(descriptors), STRIDE, unit) is None
                 continue
             geometry = own
-        address = library.boot(encode(descriptors), len(descriptors), STRIDE, unit)
+        address = library.boot(encode(descriptors, STRIDE), len(descriptors), STRIDE, unit)
         header = struct.unpack("<IIQQ", ctypes.string_at(address, 24))
         assert header == (1, unit, geometry.phys_base, geometry.bitmap_bytes)
         bitmap = ctypes.string_at(address + 24, geometry.bitmap_bytes)
@@ -238,7 +223,7 @@ def test_merge_regions_is_undone(kernel: Kernel) -> None:
     changed = 0
     for _ in range(1500):
         descriptors = random_boot_map(rng)
-        data = ctypes.create_string_buffer(encode(descriptors), len(descriptors) * STRIDE)
+        data = ctypes.create_string_buffer(encode(descriptors, STRIDE), len(descriptors) * STRIDE)
         kernel.maps.merge(data, len(descriptors), STRIDE)
         edited = efi.decode_memory_map(data.raw, STRIDE)
         changed += edited != descriptors
@@ -251,7 +236,7 @@ def test_log_lines_are_read(kernel: Kernel) -> None:
     for _ in range(500):
         descriptors = random_boot_map(rng)
         text = ctypes.create_string_buffer(256 * len(descriptors))
-        data = encode(descriptors)
+        data = encode(descriptors, STRIDE)
         kernel.maps.print(data, len(descriptors), STRIDE, text, ctypes.c_size_t(len(text)))
         lines = text.value.decode().splitlines()
         assert len(lines) == len(descriptors)

@@ -8,16 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted.model import ranges as ranges_module
-from drgn_unaccepted.model.ranges import (
-    Range,
-    chunk_ranges,
-    clip,
-    find,
-    intersect,
-    merge,
-    subtract,
-    total,
-)
+from drgn_unaccepted.model.ranges import Range, chunk_ranges, clip, find, intersect, merge, subtract, total
 
 TOP = 60
 pairs = st.lists(

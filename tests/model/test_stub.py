@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.efi import CONVENTIONAL, UNACCEPTED, EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.model.stub import (
-    allocate_unaccepted_bitmap,
-    beyond_bitmap,
-    process_unaccepted_memory,
-)
+from drgn_unaccepted.model.stub import allocate_unaccepted_bitmap, beyond_bitmap, process_unaccepted_memory
 
 PAGE = 4096
 PAGES_A_UNIT = 4
