@@ -182,8 +182,8 @@ class Judgement:
             known = _bytes(self._unaccepted)
             return known - rng.total(self._alleged), known + _bytes(self.undecided)
         if self.name == "page-lists" and self.evidence.lists_damaged is None:
-            # One unit, its own or its guard, explains two chunks that follow each other. An accept of a larger unit takes
-            # one chunk off its list, and the others stay.
+            # One unit, its own or its guard, explains two chunks that follow each other. Where a unit is larger than a
+            # chunk, an accept takes one chunk off its list, and the others stay.
             unit, chunk = self.evidence.unit, self.evidence.chunk
             least = sum((end - start) // chunk // 2 * unit for start, end in self.evidence.listed if unit <= chunk)
             return least, _bytes([*self.undecided, *self._unaccepted]) if self.evidence.firmware_ram else None
