@@ -23,7 +23,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 _U64 = (1 << 64) - 1
 
 _BLOCK = 4096  # bytes that are decoded at once
-_ONES = (1 << 8 * _BLOCK) - 1
+_ZEROS, _ONES = bytes(_BLOCK), (1 << 8 * _BLOCK) - 1
 _NONZERO = re.compile(rb"[^\0]+")
 
 
@@ -127,8 +127,10 @@ def _blocks(bitmap: Bitmap, first: int, end: int) -> Iterator[tuple[int, int, in
     view, before = memoryview(bitmap)[: -(-end // 8)], 0
     # One more block where the last run ends with a block.
     for offset in range(first // 8, end // 8 + 1, _BLOCK):
-        at = 8 * offset
-        bits = int.from_bytes(view[offset : offset + _BLOCK], "little")
+        at, block = 8 * offset, bytes(view[offset : offset + _BLOCK])
+        if block == _ZEROS and not before:
+            continue
+        bits = int.from_bytes(block, "little")
         if first > at:
             bits = bits >> (first - at) << (first - at)
         if end < at + 8 * _BLOCK:
