@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any, Optional, cast
 
 from drgn_unaccepted.answer import documents as doc
@@ -31,6 +32,8 @@ from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Wanted
 from drgn_unaccepted.words import safe, span, wrap
 
 _NAMES = 14  #: Columns of the names before their values.
+#: A physical address in the usual form; the others need the parser, which takes ten times as long.
+_PLAIN = re.compile(r"0x[0-9a-fA-F]{1,13}").fullmatch
 _BLOCK = 1 << 20  #: Bytes of text that are read at once.
 _Kind = tuple[str, Optional[bool]]  #: A state, and whether the bitmap covers it (None: its bounds are not known).
 
@@ -318,39 +321,31 @@ class Bulk:
         self._kinds: list[_Kind] = [(piece.state, piece.covered) for piece in pieces]
 
     def lines(self, text: BufferedReader) -> Iterator[str]:
-        """Each address as it was written, and its state; many lines at a time.
+        """Each address as it was written, and its state.
 
         In JSON ``{"address": 4294967296, "state": "accepted", "covered": true}``.
 
         :raises ValueError: one line that says what is no address, and where
         """
         for data, line in _blocks(text):
-            block = data.decode("ascii", "backslashreplace")
-            words = block.split()
-            addresses = _plain(data, words)
-            if addresses is not None:
-                yield "\n".join(self._lines(words, addresses))
-                continue
-            for number, row in enumerate(block.split("\n"), line):
+            for number, row in enumerate(data.decode("ascii", "backslashreplace").split("\n"), line):
                 for word in row.split():
-                    yield self._line(word, number)
+                    yield self._line(word, int(word, 16)) if _PLAIN(word) else self._asked(word, number)
 
-    def _lines(self, words: Sequence[str], addresses: Sequence[int]) -> list[str]:
-        starts, known = self._starts, self._kinds
-        if starts:
-            kinds = [known[bisect_right(starts, address) - 1] for address in addresses]
+    def _line(self, word: str, address: int) -> str:
+        if self._starts:
+            kind = self._kinds[bisect_right(self._starts, address) - 1]
         else:
-            kinds = [(piece.state, piece.covered) for piece in map(self._judgement.at, addresses)]
-        ends = {kind: self._ending(*kind) for kind in set(kinds)}
-        heads = (f'{{"address": {address}' for address in addresses) if self._as_json else words
-        return [head + ends[kind] for head, kind in zip(heads, kinds)]
+            piece = self._judgement.at(address)
+            kind = piece.state, piece.covered
+        return f'{{"address": {address}{self._ending(*kind)}' if self._as_json else word + self._ending(*kind)
 
     def _ending(self, state: str, covered: Optional[bool]) -> str:
         if self._as_json:
             return f', "state": "{state}", "covered": {json.dumps(covered)}}}'
         return f"  {state:>{len(UNACCEPTED)}}{f'  {self._outside}' if covered is False else ''}"
 
-    def _line(self, word: str, number: int) -> str:
+    def _asked(self, word: str, number: int) -> str:
         try:
             if len(word) > ADDRESS_TEXT_BYTES:
                 raise ValueError(_TOO_LONG)
@@ -365,7 +360,7 @@ class Bulk:
                 return f"{word}{self._ending(UNKNOWN, None)}  ({reason})"
             nothing = {"address": None, "state": UNKNOWN, "covered": None}
             return json.dumps({**nothing, "asked": word, "reason": reason})
-        return self._lines([f"{word}={address:#x}" if query.is_virtual else word], [address])[0]
+        return self._line(f"{word}={address:#x}" if query.is_virtual else word, address)
 
 
 def _blocks(text: BufferedReader) -> Iterator[tuple[bytes, int]]:
@@ -381,18 +376,6 @@ def _blocks(text: BufferedReader) -> Iterator[tuple[bytes, int]]:
         yield data[:end], line
         rest, line = data[end:], last
     yield rest, line
-
-
-def _plain(data: bytes, words: Sequence[str]) -> Optional[list[int]]:
-    """Physical addresses in the usual form, 0x and digits; None where one is in another."""
-    # int() takes signs and underscores, too.
-    if not words or data.count(b"0x") != len(words) or any(mark in data for mark in (b"_", b"-", b"+")):
-        return None
-    try:
-        addresses = list(map(int, words, repeat(16)))
-    except ValueError:
-        return None
-    return addresses if max(addresses) < PHYSICAL_END and max(map(len, words)) <= ADDRESS_TEXT_BYTES else None
 
 
 COMMAND = Resolve()
