@@ -216,6 +216,8 @@ def adopt(prog: drgn.Program) -> Opened:
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"
     except LookupError:
         found, _ = attach_debug_info(prog, (), "btf")
+    except DAMAGED as error:
+        raise TargetError(f"{path or 'the running kernel'}: no struct page: {one_line(error)}") from None
     kind = "vmcore" if not live else "live" if prog.flags & drgn.ProgramFlags.IS_LOCAL else "remote"
     return Opened(prog, kind, path, found, None, core, tuple(_warnings(str(path), flaw)))
 

@@ -376,3 +376,15 @@ def test_a_dump_cut_short_at_many_lengths(name: str, written: str, step: int, ca
         assert units(document) == expected if document["exact"] else units(document) >= expected
         answered += 1
     assert answered or not is_elf
+
+
+def test_types_that_cannot_be_read_are_a_reason() -> None:
+    """Found by the oracle: a traceback of the helpers, where BTF is damaged behind what opening the dump read."""
+    prog = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore")).prog
+
+    def broken(*_: object) -> None:
+        raise ValueError("BTF type 7: unknown kind 31")
+
+    prog.register_type_finder("broken", broken, enable_index=0)
+    with pytest.raises(TargetError, match="no struct page: BTF type 7: unknown kind 31"):
+        adopt(prog)
