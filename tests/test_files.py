@@ -159,8 +159,7 @@ def test_who_can_read_a_file_learns_no_kernel_address(format_: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "words",
-    ("--snapshot {} snapshot", "--snapshot {} report", "--snapshot {} check", "scan --quiet {}", "merge {}"),
+    "words", ("--snapshot {} snapshot", "--snapshot {} report", "--snapshot {} check", "scan --quiet {}", "merge {}")
 )
 def test_nothing_but_a_regular_file_is_replaced(words: str, tmp_path: Path, snapshot: Path) -> None:
     pipe, directory, link = there = tuple(tmp_path / name for name in ("pipe", "directory", "link"))

@@ -3,143 +3,104 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import drgn
 import pytest
 
-from tests.asking import Capsys, refused, run
+from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
 
-SAMPLES = sorted((Path(__file__).parent.parent / "vmcore-samples").glob("*/truth.json"))
-MIB = 1 << 20
-UNIT = 2 * MIB
 PAGE = 4096
-
-
-def ask(capsys: Capsys, *argv: object) -> tuple[int, Any, str]:
-    status, out, err = run(capsys, *argv, "--format", "json")
-    return status, json.loads(out) if out else None, err
-
-
-def truth_of(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
-
-
-def units(ranges: Any, state: str) -> set[int]:
-    return {
-        n for entry in ranges if entry["state"] == state for n in range(entry["start"] // UNIT, entry["end"] // UNIT)
-    }
-
-
-def named(path: Path) -> str:
-    return path.parent.name
-
-
-WITH_TABLE = [path for path in SAMPLES if truth_of(path)["has_table"]]
-WITHOUT_TABLE = [path for path in SAMPLES if not truth_of(path)["has_table"]]
+NAMES = sorted(path.parent.name for path in SAMPLES.glob("*/truth.json"))
+WITH_TABLE = [name for name in NAMES if truth(name)["has_table"]]
+WITHOUT_TABLE = [name for name in NAMES if name not in WITH_TABLE]
 #: Died while it was accepting, a little after its account was taken.
 MOVING = ("6.12-panic",)
 
 
-@pytest.mark.parametrize("path", WITH_TABLE, ids=named)
-def test_unaccepted_is_what_the_guest_did_not_accept(path: Path, capsys: Capsys) -> None:
-    truth = truth_of(path)
-    status, answer, err = ask(capsys, "-c", path.parent / "vmcore", "ranges")
+@pytest.mark.parametrize("name", WITH_TABLE)
+def test_unaccepted_is_what_the_guest_did_not_accept(name: str, capsys: Capsys) -> None:
+    known = truth(name)
+    status, answer, err = ask(capsys, "-c", SAMPLES / name / "vmcore", "ranges")
     assert (status, err) == (0, "")
     assert (answer["source"], answer["exact"]) == ("bitmap", True)
-    assert answer["table"]["address"] == truth["table_address"]
-    assert answer["target"]["release"] == truth["kernel_release"]
-    unaccepted = units(answer["ranges"], "unaccepted")
-    if named(path) in MOVING:
-        assert unaccepted <= set(truth["unaccepted_units"])
+    assert answer["table"]["address"] == known["table_address"]
+    assert answer["target"]["release"] == known["kernel_release"]
+    unaccepted = units(answer)
+    if name in MOVING:
+        assert unaccepted <= set(known["unaccepted_units"])
     else:
-        assert unaccepted == set(truth["unaccepted_units"])
-        assert answer["nr_unaccepted_bytes"] == truth["nr_unaccepted_bytes"]
+        assert unaccepted == set(known["unaccepted_units"])
+        assert answer["nr_unaccepted_bytes"] == known["nr_unaccepted_bytes"]
 
 
-@pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
-def test_the_page_lists_of_a_kdump(path: Path, capsys: Capsys) -> None:
+@pytest.mark.parametrize("name", WITHOUT_TABLE)
+def test_the_page_lists_of_a_kdump(name: str, capsys: Capsys) -> None:
     """What they have too much is marked; the judgement of all evidence is exact (tests/answer)."""
-    truth = truth_of(path)
-    status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--source", "page-lists", "ranges")
+    known = truth(name)
+    status, answer, _ = ask(capsys, "-c", SAMPLES / name / "vmcore", "--source", "page-lists", "ranges")
     assert (status, answer["source"], answer["exact"]) == (0, "page-lists", False)
-    assert (answer["table"]["state"], answer["table"]["address"]) == ("not-captured", truth["table_address"])
-    assert answer["unaccepted_bytes"] == truth["nr_unaccepted_bytes"]
-    unaccepted = set(truth["unaccepted_units"])
-    listed = units(answer["ranges"], "unaccepted")
+    assert (answer["table"]["state"], answer["table"]["address"]) == ("not-captured", known["table_address"])
+    assert answer["unaccepted_bytes"] == known["nr_unaccepted_bytes"]
+    unaccepted = set(known["unaccepted_units"])
+    listed = units(answer)
     assert unaccepted <= listed, "nothing unaccepted is missing"
-    assert listed - unaccepted <= {start // UNIT for start, _ in answer["possible_guards"]}
-    assert not units(answer["ranges"], "accepted") & unaccepted
+    assert listed - unaccepted <= {start >> 21 for start, _ in answer["possible_guards"]}
+    assert not units(answer, "accepted") & unaccepted
 
 
-@pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
-def test_a_kdump_has_no_bitmap_and_says_why(path: Path, capsys: Capsys) -> None:
-    status, answer, err = ask(capsys, "-c", path.parent / "vmcore", "--source", "bitmap", "summary")
+@pytest.mark.parametrize("name", WITHOUT_TABLE)
+def test_a_kdump_has_no_bitmap_and_says_why(name: str, capsys: Capsys) -> None:
+    status, answer, err = ask(capsys, "-c", SAMPLES / name / "vmcore", "--source", "bitmap", "summary")
     assert status == 3
     assert answer["unaccepted_bytes"] is None and answer["source"] == "none"
     assert len(err.splitlines()) == 1 and "kdump" in err and "ACPI memory" in err
 
 
-def save_table(sample: Path, truth: dict[str, Any], to: Path) -> str:
-    """The table's bytes out of a whole-RAM sample, as somebody would have saved them; returns FILE@ADDR."""
-    prog = drgn.Program()
-    prog.set_core_dump(str(sample / "vmcore"))
-    address = truth["table_address"]
+@pytest.mark.parametrize("at_boot", [False, True])
+@pytest.mark.parametrize("name", WITHOUT_TABLE)
+def test_a_saved_table(name: str, at_boot: bool, capsys: Capsys, tmp_path: Path) -> None:
+    """Of the crash it makes a kdump as good as the bitmap. Right after boot all bits are set: the lists say which of
+    them still are, and pages in use which are not.
+    """
+    known, prog = truth(name), drgn.Program()
+    prog.set_core_dump(str(SAMPLES / name.replace("-kdump", "") / "vmcore"))
+    address = known["table_address"]
     size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
-    to.write_bytes(prog.read(address, 24 + size, physical=True))
-    return f"{to}@{address:#x}"
-
-
-@pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
-def test_a_saved_table_makes_a_kdump_as_good_as_the_bitmap(path: Path, capsys: Capsys, tmp_path: Path) -> None:
-    truth = truth_of(path)
-    table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
-    status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--table", table, "ranges")
-    assert status == 0
-    assert (answer["source"], answer["exact"]) == ("reconstructed", True)
-    assert "may have been another boot" in answer["source_reason"] or "boot is not known" in answer["source_reason"]
-    assert units(answer["ranges"], "unaccepted") == set(truth["unaccepted_units"])
-
-
-@pytest.mark.parametrize("path", WITHOUT_TABLE, ids=named)
-def test_what_was_accepted_since_the_table_was_saved(path: Path, capsys: Capsys, tmp_path: Path) -> None:
-    """All bits set, as right after boot: the lists say which of them still are, and pages in use which are not."""
-    truth = truth_of(path)
-    table = save_table(path.parent.parent / path.parent.name.replace("-kdump", ""), truth, tmp_path / "table")
-    data = bytearray((tmp_path / "table").read_bytes())
-    data[24:] = b"\xff" * (len(data) - 24)
-    (tmp_path / "table").write_bytes(data)
-    _, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "--table", table, "ranges")
-    unaccepted = set(truth["unaccepted_units"])
-    assert unaccepted <= units(answer["ranges"], "unaccepted")
-    accepted = units(answer["ranges"], "accepted")
+    data = prog.read(address, 24 + size, physical=True)
+    (tmp_path / "table").write_bytes(data[:24] + b"\xff" * size if at_boot else data)
+    table = f"{tmp_path / 'table'}@{address:#x}"
+    status, answer, _ = ask(capsys, "-c", SAMPLES / name / "vmcore", "--table", table, "ranges")
+    unaccepted, accepted = set(known["unaccepted_units"]), units(answer, "accepted")
+    assert status == 0 and unaccepted <= units(answer)
     assert accepted and accepted.isdisjoint(unaccepted)
+    if not at_boot:
+        assert (answer["source"], answer["exact"], units(answer)) == ("reconstructed", True, unaccepted)
+        reason = answer["source_reason"]
+        assert "may have been another boot" in reason or "boot is not known" in reason
 
 
 def test_a_table_of_another_address_is_refused(capsys: Capsys, tmp_path: Path) -> None:
     (tmp_path / "table").write_bytes(bytes(100))
     table = f"{tmp_path / 'table'}@0x1000"
-    assert "another table" in refused(capsys, "-c", WITHOUT_TABLE[0].parent / "vmcore", "--table", table, "summary")
+    assert "another table" in refused(capsys, "-c", SAMPLES / WITHOUT_TABLE[0] / "vmcore", "--table", table, "summary")
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=named)
-def test_check_raises_no_false_alarm(path: Path, capsys: Capsys) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_check_raises_no_false_alarm(name: str, capsys: Capsys) -> None:
     """Healthy guests, but for the accept that killed one. None is TDX or SNP, and all but that one accepted memory."""
-    status, answer, _ = ask(capsys, "-c", path.parent / "vmcore", "check")
+    status, answer, _ = ask(capsys, "-c", SAMPLES / name / "vmcore", "check")
     failed = {f["rule"] for f in answer["findings"] if f["status"] in ("warning", "critical")}
-    died = {"platform-can-accept", "accepting-ranges-sane"} if named(path) in MOVING else set()
+    died = {"platform-can-accept", "accepting-ranges-sane"} if name in MOVING else set()
     assert (status, failed) == (2 if died else 0, died)
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=named)
-def test_no_kernel_text(path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_no_kernel_text(name: str) -> None:
     prog = drgn.Program()
-    prog.set_core_dump(str(path.parent / "vmcore"))
-    start, end = truth_of(path)["kernel_text"]
-    assert end - start > MIB
+    prog.set_core_dump(str(SAMPLES / name / "vmcore"))
+    start, end = truth(name)["kernel_text"]
+    assert end - start > 1 << 20
     for address in range(start // PAGE * PAGE, end, PAGE):
         with pytest.raises(drgn.FaultError):
             prog.read(address, 8, physical=True)

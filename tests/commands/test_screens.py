@@ -19,6 +19,7 @@ import pytest
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.model.efi import parse_log_lines
 from drgn_unaccepted.snapshot_file import read, write
+from tests.asking import Capsys, Patch
 
 TOP = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,9 +45,6 @@ WIDE = (
 SHOWN = dict.fromkeys((*KDUMPS, "6.12-fill", "6.12-panic"), FIRST)
 SHOWN[PANIC] = (*FIRST, "accepting", "resolve 0x110c00000")
 SHOWN["6.12-fill-kdump"] = (*FIRST, *OTHERS, RESOLVE)
-
-Capsys = pytest.CaptureFixture[str]
-Patch = pytest.MonkeyPatch
 
 
 def screen(sample: str, words: str, capsys: Capsys, patch: Patch) -> str:

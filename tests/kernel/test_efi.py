@@ -84,10 +84,7 @@ def log_lines(entries: list[Entry]) -> list[str]:
 
 
 def booted(
-    entries: Optional[list[Entry]] = None,
-    log: Optional[list[str]] = None,
-    stride: int = 48,
-    count: int = len(FIRMWARE),
+    entries: Optional[list[Entry]] = None, log: Optional[list[str]] = None, stride: int = 48, count: int = len(FIRMWARE)
 ) -> FirmwareProgram:
     """A program whose boot_params name a map of ``count`` entries at MAP_AT; ``entries`` are what is captured."""
     program = FirmwareProgram()

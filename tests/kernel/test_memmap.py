@@ -10,14 +10,7 @@ from drgn_unaccepted.kernel.memmap import Sections, page_layout
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.snapshot import PageRun
-from tests.kernel.allocator_program import (
-    CHUNK_PAGES,
-    PAGE,
-    SECTION_PAGES,
-    SUBSECTION_PAGES,
-    AllocatorProgram,
-    said,
-)
+from tests.kernel.allocator_program import CHUNK_PAGES, PAGE, SECTION_PAGES, SUBSECTION_PAGES, AllocatorProgram, said
 from tests.kernel.pages_guest import END, START, Guest, make
 
 

@@ -3,25 +3,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel import capture as reader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
+from tests.asking import SAMPLES, Capsys, ask
+from tests.test_samples import WITH_TABLE, WITHOUT_TABLE
 
-SAMPLES = sorted((Path(__file__).parents[2] / "vmcore-samples").glob("*/vmcore"))
-WITH_TABLE = [path for path in SAMPLES if json.loads((path.parent / "truth.json").read_text())["has_table"]]
-WITHOUT_TABLE = [path for path in SAMPLES if path not in WITH_TABLE]
+TABLE, NO_TABLE = (SAMPLES / names[0] / "vmcore" for names in (WITH_TABLE, WITHOUT_TABLE))
 QUESTIONS = [["ranges"], ["resolve", "0", "0x100000000", "0xfee00000", "1G-6G"], ["map"]]
-
-Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -39,16 +35,17 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def answer(capsys: Capsys, *argv: object) -> Any:
-    assert main([*map(str, argv), "--format", "json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    status, document, _ = ask(capsys, *argv)
+    assert status == 0
     del document["target"]
     return document
 
 
-@pytest.mark.parametrize("path", WITH_TABLE[::2], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("name", WITH_TABLE[::2])
 def test_beside_an_exact_bitmap_none_is_read_and_the_answer_is_the_same(
-    path: Path, reads: list[Any], capsys: Capsys, tmp_path: Path
+    name: str, reads: list[Any], capsys: Capsys, tmp_path: Path
 ) -> None:
+    path = SAMPLES / name / "vmcore"
     short = [answer(capsys, "-c", path, *question) for question in QUESTIONS]
     assert reads == []
     write(capture(open_vmcore(str(path)), Wanted(ALL_PARTS, ALL_MEMORY)), str(tmp_path / "whole"))
@@ -58,7 +55,7 @@ def test_beside_an_exact_bitmap_none_is_read_and_the_answer_is_the_same(
 
 @pytest.mark.parametrize(
     ("options", "source"),
-    [(["-c", WITHOUT_TABLE[0]], "reconstructed"), (["-c", WITH_TABLE[0], "--source", "page-lists"], "page-lists")],
+    [(["-c", NO_TABLE], "reconstructed"), (["-c", TABLE, "--source", "page-lists"], "page-lists")],
 )
 def test_all_but_the_bitmap_needs_them(options: list[Any], source: str, reads: list[Any], capsys: Capsys) -> None:
     for number, question in enumerate(QUESTIONS, 1):
@@ -68,13 +65,12 @@ def test_all_but_the_bitmap_needs_them(options: list[Any], source: str, reads: l
 
 def test_a_page_outside_all_zones_is_read_where_it_was_asked_for(reads: list[Any], capsys: Capsys) -> None:
     """Page 0 is in no zone, and its structure shows that it is in use."""
-    (entry,) = answer(capsys, "-c", WITHOUT_TABLE[0], "resolve", "0")["addresses"]
+    (entry,) = answer(capsys, "-c", NO_TABLE, "resolve", "0")["addresses"]
     assert (entry["state"], len(reads)) == ("accepted", 1)
 
 
 def test_check_looks_at_them_in_any_case(reads: list[Any], capsys: Capsys) -> None:
-    main(["-c", str(WITH_TABLE[0]), "check", "--format", "json"])
-    report = json.loads(capsys.readouterr().out)
+    report = ask(capsys, "-c", TABLE, "check")[1]
     assert len(reads) >= 1
     (rule,) = (finding for finding in report["findings"] if finding["rule"] == "allocated-pages-accepted")
     assert rule["status"] == "pass"

@@ -12,13 +12,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.snapshot import Counters, ListedChunks, Watermarks, Zone
-from tests.kernel.allocator_program import (
-    CHUNK_PAGES,
-    UNACCEPTED,
-    ZONE_ID_SHIFT,
-    AllocatorProgram,
-    said,
-)
+from tests.kernel.allocator_program import CHUNK_PAGES, UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram, said
 from tests.kernel.live_program import walked_again
 
 NORMAL = 2
