@@ -67,7 +67,7 @@ def run(path: Path, name: str, *options: str) -> tuple[int, str, str]:
     return status, printed, said
 
 
-@pytest.mark.parametrize("examples", [6, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [3, pytest.param(60, marks=pytest.mark.long)])
 def test_every_question_is_answered_or_refused_in_one_line(examples: int) -> None:
     @settings(slow, max_examples=examples)
     @given(snapshots(), st.sampled_from(("auto", "bitmap", "page-lists", "counters")))
