@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The docs site builds, its doctests pass, and the commands in it print what it shows."""
+"""The docs site builds, its doctests pass, and its commands and pictures are what the program makes of the samples."""
 
 from __future__ import annotations
 
@@ -65,3 +65,14 @@ def test_the_site(builder: str, tmp_path: Path) -> None:
     else:
         found = re.search(r"(\d+) items? passed all tests|(\d+) tests?\n +0 failures in tests", done.stdout)
         assert found, done.stdout
+
+
+@pytest.mark.long
+def test_pictures_are_made_again(tmp_path: Path) -> None:
+    done = run([sys.executable, TOP / "scripts" / "pictures", "-o", tmp_path])
+    assert done.returncode == 0, done.stderr
+    made, kept = (
+        {path.name: path.read_text("utf-8") for path in directory.glob("*.svg")}
+        for directory in (tmp_path, DOCS / "pictures")
+    )
+    assert made == kept

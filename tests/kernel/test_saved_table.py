@@ -1,30 +1,42 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A table saved earlier is of one boot. Its address does not tell which: firmware uses the same place each time."""
+"""A table saved earlier is of one boot. Its address does not tell which: firmware uses the same place each time.
+
+One that a crash kernel saved beside a dump is exact if it is of that crash, and otherwise not used.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
+import shutil
 import uuid
 import weakref
 from pathlib import Path
-from typing import Optional
+from types import SimpleNamespace
+from typing import Any, Optional
 
 import drgn
 import pytest
 
 from drgn_unaccepted.answer.judgement import judge
 from drgn_unaccepted.cli import main
-from drgn_unaccepted.errors import TargetError
+from drgn_unaccepted.commands import keep as command
+from drgn_unaccepted.errors import CommandError, TargetError
+from drgn_unaccepted.files import TABLE
+from drgn_unaccepted.kernel import crash
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_from_snapshot
 from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.model.bitmap import from_runs
 from drgn_unaccepted.run import look
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Table, Wanted
-from drgn_unaccepted.snapshot_file import write
-from tests.asking import SAMPLES, ask, truth
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, CRASH_KERNEL, Snapshot, Table, Wanted
+from drgn_unaccepted.snapshot_file import read, write
+from tests.asking import SAMPLES, Capsys, ask, truth, units
+from tests.fleet.tools import give_away
 from tests.kernel.allocator_program import AllocatorProgram
 
 THIS_BOOT, OTHER_BOOT = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
@@ -79,9 +91,7 @@ def test_a_snapshot_with_a_saved_table_does_not_prove_the_boot(boot: Optional[st
     assert ("not known" in (table.reason or "")) is not known
 
 
-def test_a_table_that_was_not_believed_is_not_taken_up_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_that_was_not_believed_is_not_taken_up_again(tmp_path: Path, capsys: Capsys) -> None:
     opened = open_vmcore(str(SAMPLES / "6.12-fill" / "vmcore"))
     table = capture(opened, Wanted(frozenset())).table
     assert table.address is not None and table.bitmap_bytes is not None
@@ -113,7 +123,7 @@ def test_a_doubted_bitmap_is_gone_before_it_is_read_again() -> None:
 @pytest.mark.parametrize("name", ["6.12-fill", "7.3-fill"])
 @pytest.mark.parametrize("bits", [0xFF, 0x11])
 def test_a_table_of_an_earlier_moment_gives_one_answer(
-    name: str, bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, bits: int, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More was unaccepted then; ``summary`` once said at most 592 MiB, ``ranges`` 548."""
     monkeypatch.setattr(table_reader, "boot_id", lambda prog: THIS_BOOT)
@@ -192,3 +202,115 @@ def test_a_member_that_types_lack_is_named_and_proves_nothing_alone(shown_by: Op
         return
     with pytest.raises(Unavailable, match=re.escape(f"{lack}, but the kernel has {shown_by}")):
         locate_table(guest.prog)
+
+
+# Of a crash kernel
+
+
+@pytest.fixture(params=["6.12", "7.3"])
+def dump(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kdump without a table, of a boot that is known."""
+    monkeypatch.setattr(table_reader, "boot_id", lambda prog: THIS_BOOT)
+    return Path(shutil.copytree(SAMPLES / f"{request.param}-fill-kdump", tmp_path / "crash")) / "vmcore"
+
+
+def known(dump: Path) -> Any:
+    return json.loads((dump.parent / "truth.json").read_text())
+
+
+def at_crash(dump: Path) -> Snapshot:
+    """What the crash kernel saves, with the bits that the guest itself reported."""
+    snapshot, account = capture(open_vmcore(str(dump)), Wanted(frozenset())), known(dump)
+    bitmap = from_runs([(unit - 2048, unit - 2047) for unit in sorted(account["unaccepted_units"])], 56)
+    found = Table("present", None, account["table_address"], 1, 2 << 20, 1 << 32, 56, bitmap, CRASH_KERNEL)
+    return dataclasses.replace(snapshot, table=found)
+
+
+def test_the_table_of_this_crash_is_found_and_exact(dump: Path, capsys: Capsys) -> None:
+    write(at_crash(dump), f"{dump}{TABLE}")
+    _, answer, said = ask(capsys, "-c", dump, "ranges")
+    assert (answer["source"], answer["exact"], answer["table"]["read_through"]) == ("bitmap", True, CRASH_KERNEL)
+    assert (units(answer), said) == (set(known(dump)["unaccepted_units"]), "")
+
+
+def other(snapshot: Snapshot, part: str, **fields: Any) -> Snapshot:
+    return dataclasses.replace(snapshot, **{part: dataclasses.replace(getattr(snapshot, part), **fields)})
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "boot": {"part": "target", "boot_id": THIS_BOOT.replace("1", "2")},
+    "no boot": {"part": "target", "boot_id": None},
+    "crash": {"part": "target", "crashed_at": "2026-11-22T16:00:00+00:00"},
+    "no crash": {"part": "target", "crashed_at": None},
+    "table": {"part": "table", "address": 527904792 - 4096},
+}
+
+
+@pytest.mark.parametrize("which", [*OTHERS, "owner", "mode", "link", "damaged", "pipe"])
+def test_another_one_is_not_used_and_the_reason_is_said(
+    which: str, dump: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(f"{dump}{TABLE}")
+    _, before, _ = ask(capsys, "-c", dump, "ranges")
+    table = at_crash(dump)
+    assert table.table.bitmap is not None
+    # A planted table that says "all accepted".
+    table = other(table, "table", bitmap=bytes(len(table.table.bitmap)))
+    write(other(table, **OTHERS[which]) if which in OTHERS else table, str(path))
+    if which == "owner":
+        give_away(path, monkeypatch)
+    elif which == "mode":
+        path.chmod(0o666)
+    elif which == "link":
+        path.symlink_to(path.rename(dump.parent / "elsewhere"))
+    elif which == "damaged":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif which == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    _, answer, said = ask(capsys, "-c", dump, "ranges")
+    assert {**answer, "target": None} == {**before, "target": None}
+    assert said.startswith(f"drgn-unaccepted: warning: {path}: ") and said.count("\n") == 1
+    assert which not in OTHERS or f"of another {which.split()[-1]}, " in said
+
+
+def test_it_counts_for_nothing_against_proof(dump: Path, capsys: Capsys) -> None:
+    """Zeros under listed chunks, which no crash kernel ever saved: nothing unaccepted is called accepted."""
+    table = at_crash(dump)
+    assert table.table.bitmap is not None
+    write(other(table, "table", bitmap=bytes(len(table.table.bitmap))), f"{dump}{TABLE}")
+    _, answer, _ = ask(capsys, "-c", dump, "ranges")
+    for one in answer["ranges"]:
+        if one["state"] in ("accepted", "no-ram"):
+            assert not [unit for unit in known(dump)["unaccepted_units"] if one["start"] <= unit << 21 < one["end"]]
+    assert answer["source"] != "bitmap"
+
+
+def test_what_the_crash_kernel_saves(dump: Path, tmp_path: Path) -> None:
+    """Its own table, which lies where the crashed kernel's does, and whose crash it was."""
+    whole = at_crash(dump)
+    running: Any = SimpleNamespace(name="the running kernel")
+    crashed = open_vmcore(str(dump))
+    seen = [whole]
+
+    def look(opened: Any, wanted: Wanted) -> Snapshot:
+        return seen[0] if opened is running else capture(crashed, wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crash, "capture", look)
+        write(crash.capture_at_crash(running, crashed), str(tmp_path / "table"))
+        assert read(str(tmp_path / "table")).table == whole.table
+        for seen[0], reason in (
+            (other(whole, "table", address=0x1000), "the crashed kernel's table is not that at 0x1000"),
+            (other(whole, "table", bitmap=None, state="not-captured", reason="no CAP_BPF"), "no CAP_BPF"),
+        ):
+            with pytest.raises(TargetError, match=reason):
+                crash.capture_at_crash(running, crashed)
+
+
+@pytest.mark.parametrize("words", ["--crash-kernel", "-o x", "--crash-kernel -o x"])
+def test_only_a_crash_kernel_keeps_so(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "DUMP", str(tmp_path / "vmcore"))
+    args: Any = SimpleNamespace(crash_kernel="--crash" in words, output="x" if "-o" in words else None)
+    with pytest.raises(CommandError, match=r"go together|no crash kernel"):
+        command.COMMAND.run(args, lambda: SimpleNamespace(is_this_kernel=True))
