@@ -43,7 +43,6 @@ lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """The console script."""
     for stream in (sys.stdout, sys.stderr):
         # Names out of a target can have characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
@@ -116,8 +115,6 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _CommandLine:
-    """The target that the options name."""
-
     def __init__(self, args: Arguments) -> None:
         self._args = args
 

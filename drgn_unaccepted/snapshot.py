@@ -361,8 +361,7 @@ class Snapshot:
         return merge((start + low * unit, start + high * unit) for low, high in units)
 
 
-#: The parts that may be None, apart from the table.
-ALL_PARTS = frozenset(part.name for part in fields(Snapshot))
+ALL_PARTS = frozenset(part.name for part in fields(Snapshot))  #: The parts that may be None, apart from the table.
 ALL_PARTS -= {"target", "table", "missing", "torn", "translations", "panic_task"}
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 

@@ -67,8 +67,7 @@ class Facts:
         fields = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
         self.header = None if None in fields else Header(*map(given, fields))
         self.judged = judge_header(self.header, table.address or 0) if self.header else ("", None)
-        #: The range that the bitmap covers, if the header is valid.
-        self.geometry: Optional[Geometry] = None
+        self.geometry: Optional[Geometry] = None  #: The range that the bitmap covers, if the header is valid.
         if self.header is not None and self.judged[0] == PRESENT and table.state in ("present", "not-captured"):
             self.geometry = self.header.geometry
         #: Whether there is a bitmap of the length that the header says. It may have been saved earlier.

@@ -177,8 +177,7 @@ class Rule:
         return f"{text}; {self.nuance}." if self.nuance else f"{text}."
 
 
-#: All rules by name.
-RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}  #: All rules by name.
 
 
 def rules() -> list[Rule]:

@@ -89,7 +89,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def load(name: str) -> Command:
-    """The command of this name."""
     return cast(Command, import_module(f"drgn_unaccepted.commands.{name}").COMMAND)
 
 
@@ -213,7 +212,6 @@ class Question(Generic[A]):
         return EXIT_ANSWERED
 
     def text(self, answer: A, args: Arguments) -> Iterable[str]:
-        """The lines of ``--format text``."""
         raise NotImplementedError
 
     def output(self, answer: A, args: Arguments) -> Iterable[str]:
@@ -252,7 +250,6 @@ Command = Union[Question[Any], Action]
 
 
 def refuse(argument: str) -> NoReturn:
-    """End the parsing of an option's value with one line."""
     raise argparse.ArgumentTypeError(argument)
 
 

@@ -50,7 +50,6 @@ class Header(Question[HeaderAnswer]):
 
 
 def header(snapshot: Snapshot, judgement: Judgement) -> HeaderAnswer:
-    """The fields of ``struct efi_unaccepted_memory``."""
     table, geometry = snapshot.table, snapshot.table.geometry
     return {
         **head(snapshot, judgement, "header"),

@@ -29,7 +29,6 @@ _LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "c
 
 
 def extent(of: Extent) -> tuple[str, str, str]:
-    """Start, end and size."""
     return f"{of['start']:#x}", f"{of['end']:#x}", size(of["end"] - of["start"])
 
 
@@ -50,7 +49,6 @@ def table(
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Names and values in two columns, the values wrapped."""
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         yield from wrap(value, f"{name:{width}}  ")

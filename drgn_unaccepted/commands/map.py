@@ -29,7 +29,6 @@ class Map(Question[MapAnswer]):
         drawing.add_style_arguments(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:
-        """Bins as fine as the columns of a terminal or of a figure."""
         try:
             window = None if args.window is None else physical(snapshot, args.window).range
         except ValueError as error:

@@ -26,7 +26,6 @@ class Record(Action):
 
 
 def add_sampling_arguments(parser: Parser) -> None:
-    """The options of commands that take samples."""
     help_ = "from one sample to the next (default: 1)"
     parser.add_argument("--interval", metavar="SECONDS", type=_seconds, default=1.0, help=help_)
     parser.add_argument("--count", metavar="N", type=from_1, help="stop after so many samples (default: never)")

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
+from typing import Optional, cast
 
-from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
+from drgn_unaccepted.answer.documents import WatermarksDocument, ZoneDocument, ZonesAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Question, lines
@@ -72,7 +72,7 @@ def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
 
 
 def _zone(zone: Zone, chunk: int) -> ZoneDocument:
-    marks, lists = zone.watermarks, [] if zone.listed is None else [zone.listed]
+    marks, lists = vars(zone.watermarks).items(), [] if zone.listed is None else [zone.listed]
     runs = [list(run) for listed in lists for run in chunk_ranges(chunk // PAGE_SIZE, listed.pfns)]
     return {
         "node": zone.node,
@@ -87,13 +87,7 @@ def _zone(zone: Zone, chunk: int) -> ZoneDocument:
         "listed_chunks": sum(len(listed.pfns) for listed in lists) if lists else None,
         "listed": runs if lists else None,
         "list_problems": [problem for listed in lists for problem in listed.problems],
-        "watermarks": {
-            "min": marks.min * PAGE_SIZE,
-            "low": marks.low * PAGE_SIZE,
-            "high": marks.high * PAGE_SIZE,
-            "promo": marks.promo and marks.promo * PAGE_SIZE,
-            "boost": marks.boost * PAGE_SIZE,
-        },
+        "watermarks": cast(WatermarksDocument, {name: pages and pages * PAGE_SIZE for name, pages in marks}),
         "locked": zone.locked,
     }
 

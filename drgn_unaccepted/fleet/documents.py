@@ -13,11 +13,9 @@ class ScanHeader(TypedDict):
 
     schema: str
     command: str
-    #: ``[index, count]``, the index from 0.
-    shard: list[int]
+    shard: list[int]  #: ``[index, count]``, the index from 0.
     targets: int
-    #: Targets that had a record before this run. Older scans did not write it.
-    done: Optional[int]
+    done: Optional[int]  #: Targets that had a record before this run. Older scans did not write it.
 
 
 class ErrorDocument(TypedDict):
@@ -44,16 +42,13 @@ class ScanRecord(TypedDict):
 
     schema: str
     command: str
-    #: Identifies path, size and modification time of the target.
-    id: str
-    #: The guest, if the manifest, ``--host`` or a file name tells it.
-    host: Optional[str]
+    id: str  #: Identifies path, size and modification time of the target.
+    host: Optional[str]  #: The guest, if the manifest, ``--host`` or a file name tells it.
     error: Optional[ErrorDocument]
     target: RecordTarget
     platform: Optional[PlatformDocument]
     status: Status
-    #: Findings that neither passed nor were skipped.
-    findings: list[FindingDocument]
+    findings: list[FindingDocument]  #: Findings that neither passed nor were skipped.
     passed: list[str]
     skipped: list[str]
     #: These three are None in an answer of ``check``.
@@ -82,8 +77,7 @@ class Example(TypedDict):
 class Occurrence(TypedDict):
     targets: int
     hosts: int
-    #: Targets for each release and platform.
-    releases: dict[str, int]
+    releases: dict[str, int]  #: Targets for each release and platform.
     platforms: dict[str, int]
     examples: list[Example]
 
@@ -95,8 +89,7 @@ class FailureSummary(Occurrence):
 class FindingSummary(Occurrence):
     rule: str
     status: str
-    #: Hosts that could tell: at least one of their answers did not skip the rule.
-    told_hosts: int
+    told_hosts: int  #: Hosts that could tell: at least one of their answers did not skip the rule.
 
 
 class OddFinding(TypedDict):
@@ -122,12 +115,9 @@ class MergeSummary(TypedDict):
     unnamed_targets: int
     hosts: int
     answered_hosts: int
-    #: Targets for each status; ``failed`` had no answer.
-    statuses: dict[str, int]
-    #: Worst first.
-    findings: list[FindingSummary]
-    #: Targets that were read without a verdict.
-    unknown: Occurrence
+    statuses: dict[str, int]  #: Targets for each status; ``failed`` had no answer.
+    findings: list[FindingSummary]  #: Worst first.
+    unknown: Occurrence  #: Targets that were read without a verdict.
     failed: list[FailureSummary]
     #: A row for each: its name, None where that is unknown, its targets, and how many have each status.
     releases: list[dict[str, Union[str, int, None]]]
@@ -135,11 +125,8 @@ class MergeSummary(TypedDict):
     #: Hosts that fail a rule that most of the others pass: the first of them, and how many there are.
     standing_out: list[OddHost]
     standing_out_hosts: int
-    #: Records of a target that has a better or later one.
-    doubles: int
-    #: Records of a dump that was written anew since.
-    replaced: int
-    #: Shards and targets that are missing.
-    incomplete: list[str]
+    doubles: int  #: Records of a target that has a better or later one.
+    replaced: int  #: Records of a dump that was written anew since.
+    incomplete: list[str]  #: Shards and targets that are missing.
     problems: list[Problem]
     problem_count: int

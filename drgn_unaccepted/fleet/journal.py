@@ -55,8 +55,7 @@ class Journal(Output):
         except OSError:
             # A file system without locks: the user must take care not to run two scans into one file.
             pass
-        #: The offset of the next line. A killed scan can leave a last line without an end.
-        self._end = 0
+        self._end = 0  #: The offset of the next line. A killed scan can leave a last line without an end.
         with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             for data in bounded_lines(file):
                 if not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES:

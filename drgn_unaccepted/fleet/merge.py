@@ -27,18 +27,14 @@ from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import COLUMNS, FAILURES, NO_RECORD, column, digest, finished, platform_kind, read
 from drgn_unaccepted.fleet.text import Progress
 
-#: Statuses of the findings that count, worst first.
-_FINDINGS = ("critical", "warning", "info")
+_FINDINGS = ("critical", "warning", "info")  #: Statuses of the findings that count, worst first.
 
-#: Stands for all rules that this version does not know, and for what else could be of any number.
-_OTHER = "other"
+_OTHER = "other"  #: Stands for all rules that this version does not know, and for what else could be of any number.
 
-#: Status and name of a rule; or "failed" and the kind of the error.
-_Key = tuple[str, str]
+_Key = tuple[str, str]  #: Status and name of a rule; or "failed" and the kind of the error.
 _UNKNOWN: _Key = ("unknown", "")
 
-#: Characters that are kept of a name.
-_NAME = 256
+_NAME = 256  #: Characters that are kept of a name.
 
 _Rows = defaultdict[Optional[str], Counter[str]]
 
@@ -48,14 +44,10 @@ _WORST_FIRST = ("critical", "warning", "failed", "unknown", "ok")
 
 class _Candidate(NamedTuple):
     finished: float
-    #: Counts the records of all files.
-    number: int
-    #: Of the target and its content.
-    content: bytes
-    #: Index in :data:`_WORST_FIRST`.
-    status: int
-    #: Tells apart records with other findings.
-    findings: int
+    number: int  #: Counts the records of all files.
+    content: bytes  #: Of the target and its content.
+    status: int  #: Index in :data:`_WORST_FIRST`.
+    findings: int  #: Tells apart records with other findings.
 
 
 class Merged:
@@ -70,12 +62,10 @@ class Merged:
         self._files, self._progress = files, Progress(quiet)
         self.problems: list[documents.Problem] = []
         self.problem_count = 0
-        #: Files of other programs.
-        self.skipped: dict[str, None] = {}
+        self.skipped: dict[str, None] = {}  #: Files of other programs.
         #: For each file the targets of its last run, how many were done before it, and the others that have a record.
         self._runs: dict[str, tuple[int, int, set[bytes]]] = {}
-        #: Indexes for each number of shards.
-        self._shards: dict[int, set[int]] = {}
+        self._shards: dict[int, set[int]] = {}  #: Indexes for each number of shards.
         self.doubles = self.replaced = total = 0
         newest: dict[bytes, _Candidate] = {}
         for file, header, record, problem in read(self._files):
@@ -164,12 +154,9 @@ class _Summary:
         self._seen = defaultdict[_Key, documents.Occurrence](
             lambda: {"targets": 0, "hosts": 0, "releases": {}, "platforms": {}, "examples": []}
         )
-        #: The bit of a key of ``_seen``, and of a rule that was skipped.
-        self._bits: dict[_Key, int] = {}
-        #: The findings of each host.
-        self._found: dict[str, int] = {}
-        #: For each host with an answer, the rules that all its answers skipped.
-        self._skipped: dict[str, int] = {}
+        self._bits: dict[_Key, int] = {}  #: The bit of a key of ``_seen``, and of a rule that was skipped.
+        self._found: dict[str, int] = {}  #: The findings of each host.
+        self._skipped: dict[str, int] = {}  #: For each host with an answer, the rules that all its answers skipped.
 
     def add(self, file: str, record: ScanRecord) -> None:
         error, path = record["error"], record["target"]["path"]

@@ -39,8 +39,7 @@ _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "L
 #: How Python, the C library and the dynamic loader report a limit of address space.
 _OUT_OF_MEMORY = ("MemoryError", "Cannot allocate memory", "failed to map segment")
 
-#: Seconds that a killed process gets to end. A process that waits for a dead file server never ends.
-_GRACE = 10
+_GRACE = 10  #: Seconds that a killed process gets to end. A process that waits for a dead file server never ends.
 
 _is_answer = checker(CheckAnswer)
 

@@ -18,20 +18,17 @@ from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.fleet.documents import Problem, ScanHeader, ScanRecord
 from drgn_unaccepted.typed import checker
 
-#: Statuses of targets.
-COLUMNS = ("critical", "warning", "ok", "unknown", "failed")
+COLUMNS = ("critical", "warning", "ok", "unknown", "failed")  #: Statuses of targets.
 
 #: What :class:`ErrorDocument` may have as its kind.
 FAILURES = ("unreadable", "crash", "timeout", "memory", "defect", "no-answer")
 
-#: The problem with JSON of another program.
-NO_RECORD = "no record of scan or check"
+NO_RECORD = "no record of scan or check"  #: The problem with JSON of another program.
 _MALFORMED = "not as scan and check write it"
 
 _SUFFIXES = (".json", ".jsonl")
 
-#: Seconds that clocks may differ.
-_SKEW = 3600
+_SKEW = 3600  #: Seconds that clocks may differ.
 
 _is_header, _is_record = checker(ScanHeader), checker(ScanRecord)
 

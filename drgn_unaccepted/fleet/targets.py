@@ -34,28 +34,21 @@ _DUMP_NAME = re.compile(
 #: The first bytes of the files that :func:`_is_target` recognizes by content.
 _MAGIC = (b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0", b'{"schema": "drgn-unaccepted-snapshot/')
 
-#: The suffix of the files that ``scan --beside`` writes.
-BESIDE = ".unaccepted.json"
+BESIDE = ".unaccepted.json"  #: The suffix of the files that ``scan --beside`` writes.
 
 #: Keys of a manifest's entry, with the option of the command line that each stands for; all of them name files.
 _OPTIONS = {"symbols": "-s", "table": "--table", "vmcoreinfo": "--vmcoreinfo"}
 _KEYS = ("path", "host", *_OPTIONS)
 
-#: ``(index, parts)``: part ``index`` of ``parts``, counted from 0.
-Shard = tuple[int, int]
+Shard = tuple[int, int]  #: ``(index, parts)``: part ``index`` of ``parts``, counted from 0.
 
 
 class Target(NamedTuple):
-    #: Absolute.
-    path: str
-    #: The guest, if the manifest or ``--host`` tells it.
-    host: Optional[str]
-    #: Further options of the command line, for example ``-s vmlinux``.
-    options: tuple[str, ...]
-    #: ``st_size``; None if stat(2) fails.
-    size: Optional[int]
-    #: Identifies this content at this place: a dump that was written anew is another target.
-    id: str
+    path: str  #: Absolute.
+    host: Optional[str]  #: The guest, if the manifest or ``--host`` tells it.
+    options: tuple[str, ...]  #: Further options of the command line, for example ``-s vmlinux``.
+    size: Optional[int]  #: ``st_size``; None if stat(2) fails.
+    id: str  #: Identifies this content at this place: a dump that was written anew is another target.
 
 
 def in_shard(path: str, shard: Shard) -> bool:

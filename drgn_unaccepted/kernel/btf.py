@@ -133,7 +133,6 @@ class Btf:
         return None
 
     def find_constant(self, name: str) -> Optional[Object]:
-        """The first enumeration constant with this name."""
         for offset in self._places(name):
             of = self._number_at(offset)
             start = self._offsets[of]

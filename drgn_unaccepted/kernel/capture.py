@@ -168,7 +168,6 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
 
 
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
-    """The ways to read the table's bytes, best first."""
     readers = [("physical", table_reader.physical_reader(opened.prog))]
     if opened.kind == "live":
         # Nothing else needs ctypes, and every start would pay for it.

@@ -88,17 +88,12 @@ class ElfCore(NamedTuple):
     """The segments of an ELF core file, or of other files of memory, which then are :attr:`raw`."""
 
     path: str
-    backed: list[Range]  #: Physical memory whose bytes are in the file, sorted and merged.
     lacking: list[Range]  #: Physical memory that a PT_LOAD names without bytes for it, sorted and merged.
     lacking_virtual: list[Range]  #: The same in virtual memory.
     needed_size: int  #: File offset after the last byte that a program header names.
     size: int  #: Bytes that the file has.
     headers: bytes  #: ``Elf64_Phdr[]``, as many as the file has: there may be a million.
     raw: tuple[Piece, ...] = ()  #: Memory in files that have neither headers nor notes.
-
-    def holds(self, start: int, end: int) -> bool:
-        """Whether all of physical ``[start, end)`` is in the file."""
-        return rng.total(rng.intersect(self.backed, [Range(start, end)])) == end - start
 
     def virtual(self) -> list[Range]:
         """Virtual memory that the PT_LOADs describe, sorted and merged."""
@@ -152,20 +147,16 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
             raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
         file.seek(min(phoff, size))
         headers = file.read(count * _PHDR.size)
-    needed, backed, lacking, lacking_virtual = phoff + count * _PHDR.size, [], [], []
+    needed, lacking, lacking_virtual = phoff + count * _PHDR.size, [], []
     headers = headers[: len(headers) // _PHDR.size * _PHDR.size]
     for p_type, offset, vaddr, paddr, filesz, memsz in _PHDR.iter_unpack(headers):
         needed = max(needed, offset + filesz)
         in_file = min(filesz, memsz, max(0, size - offset)) if p_type == PT_LOAD else 0
-        if in_file:
-            backed.append(Range(paddr, paddr + in_file))
         if p_type == PT_LOAD and in_file < memsz:
             lacking.append(Range(paddr + in_file, paddr + memsz))
             lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))
     # Where segments overlap, drgn reads the last one; what any of them lacks may read as zeros.
-    absent = rng.merge(lacking)
-    present = rng.subtract(rng.merge(backed), absent)
-    return ElfCore(path, present, absent, rng.merge(lacking_virtual), needed, size, headers)
+    return ElfCore(path, rng.merge(lacking), rng.merge(lacking_virtual), needed, size, headers)
 
 
 class ElfSections:

@@ -28,8 +28,7 @@ _STATE_SHIFT = 62
 _ID_MASK = (1 << _STATE_SHIFT) - 1
 
 _ENOUGH = 3  #: Lines with their time of printk that two logs share only if they are of one boot.
-#: By which the RTC may differ from the clock that was set later; no two boots are so close.
-_CLOCK_SECONDS = 10
+_CLOCK_SECONDS = 10  #: By which the RTC may differ from the clock that was set later; no two boots are so close.
 
 # Every text block starts with the ID of its descriptor, an unsigned long.
 _BLOCK_ID_BYTES = 8

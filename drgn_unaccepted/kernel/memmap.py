@@ -141,8 +141,7 @@ class PageStates:
         types, vmcoreinfo = enumerators(prog, "pagetype"), vmcoreinfo_of(prog)
         self._guard: Optional[int] = None
         self.unaccepted: Optional[int] = None
-        #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
-        self._others = range(0)
+        self._others = range(0)  #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
         if "PGTY_buddy" in types:
             self.mask, self._others = 0xFF << 24, range(0x80 << 24, 0xFF << 24)
             self.buddy, self._offline, self._guard = (

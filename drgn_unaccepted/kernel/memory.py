@@ -61,7 +61,7 @@ def _core_of(pieces: Sequence[Piece]) -> ElfCore:
     size = sum(piece.size for piece in pieces)
     if rng.total(covered) < size:
         raise ValueError("the same memory twice")
-    return ElfCore(pieces[0].path, covered, [], [], size, size, b"", tuple(pieces))
+    return ElfCore(pieces[0].path, [], [], size, size, b"", tuple(pieces))
 
 
 def _piece(path: str, where: str, before: Iterable[Piece]) -> Piece:
@@ -76,7 +76,6 @@ def _piece(path: str, where: str, before: Iterable[Piece]) -> Piece:
 
 
 def _lime(path: str) -> list[Piece]:
-    """The ranges of a LiME file."""
     pieces: list[Piece] = []
     at = 0
     with open_dump(path) as file:

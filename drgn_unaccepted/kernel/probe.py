@@ -140,8 +140,7 @@ class ListWalk:
 
     def __init__(self, prog: Program, head: int, entries: Entries, most: int) -> None:
         self._read, self._head, self._entries, self._most = prog.read, head, entries, most
-        #: What ended the walk early, and what is wrong with the links.
-        self.problems: list[str] = []
+        self.problems: list[str] = []  #: What ended the walk early, and what is wrong with the links.
         # The entry that comes next, and the one before it.
         self._address, self._previous = head, head
         self._met = array("Q")

@@ -27,8 +27,7 @@ _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"
 )
 
-#: Reads ``size`` bytes of the table at a physical address, or raises Unavailable.
-Reader = Callable[[int, int], bytes]
+Reader = Callable[[int, int], bytes]  #: Reads ``size`` bytes of the table at a physical address, or raises Unavailable.
 
 
 class SavedTable(NamedTuple):

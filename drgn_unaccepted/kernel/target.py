@@ -40,8 +40,6 @@ _UNPACKED_KEY = "drgn_unaccepted_unpacked"
 
 @dataclass(frozen=True)
 class Opened:
-    """An open target."""
-
     prog: drgn.Program
     kind: str  #: ``live``, ``remote`` (the running kernel of a guest, from its host) or ``vmcore``.
     path: Optional[str]

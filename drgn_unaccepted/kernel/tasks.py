@@ -49,7 +49,6 @@ class TaskReader:
             raise Unavailable(f"struct task_struct has {self._size} bytes: not supported")
 
     def read(self, address: int) -> TaskRecord:
-        """The task at this address."""
         data = self._prog.read(address + self._start & U64_MAX, self._size)
         found: dict[str, Any] = {"cpu": None}
         for name, offset in self._offsets.items():

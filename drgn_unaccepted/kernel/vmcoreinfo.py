@@ -52,5 +52,4 @@ def parse_vmcoreinfo(text: bytes) -> Vmcoreinfo:
 
 
 def vmcoreinfo_of(prog: Program) -> Vmcoreinfo:
-    """VMCOREINFO of a program's kernel."""
     return parse_vmcoreinfo(prog["VMCOREINFO"].string_())

@@ -198,7 +198,7 @@ def test_more_segments_than_the_header_can_say(tmp_path: Path) -> None:
     struct.pack_into("<Q", data, 40, len(data))
     (tmp_path / "dump").write_bytes(data + struct.pack("<44xI16x", 3))
     core = read_elf_core(str(tmp_path / "dump"))
-    assert core is not None and [tuple(r) for r in core.backed] == [(0x1000, 0x1001), (0x2000, 0x2001)]
+    assert core is not None and [p[2:4] for p in core.pieces] == [(0x1000, 1), (0x2000, 1)]
 
 
 def test_reads_across_segments_and_beside_them(tmp_path: Path) -> None:
