@@ -92,10 +92,7 @@ def hints(kind: Any) -> dict[str, Hint]:
 
 
 def encode(value: Any, expected: Hint, where: str) -> Any:
-    """``value`` as JSON.
-
-    :raises SnapshotFileError: :func:`decode` would refuse it, or bytes that hardly compress
-    """
+    """``value`` as JSON. SnapshotFileError: :func:`decode` would refuse it, or bytes that hardly compress."""
     optional, kind, json_type, bounds, item = expected
     if optional and value is None:
         return None

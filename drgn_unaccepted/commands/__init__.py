@@ -145,10 +145,7 @@ def common_options(formats: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def parse(parser: Parser, words: Sequence[str], **defaults: object) -> tuple[Command, Arguments]:
-    """The command that a command line names, and its arguments.
-
-    :raises CommandError: a word is wrong; which one
-    """
+    """The command that a command line names, and its arguments. CommandError: a word is wrong; which one."""
     options = {name for each in (parser, *parser.commands.values()) for name in each._option_string_actions}
     for word in takewhile(lambda word: word != "--", words):
         # A long option may be shortened, and a short one have its value without a blank.
@@ -190,10 +187,7 @@ class Question(Generic[A]):
         return Wanted(self.parts, ALL_MEMORY)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> A:
-        """The answer, out of the snapshot alone.
-
-        :raises CommandError: the question cannot be answered at all
-        """
+        """The answer, out of the snapshot alone. CommandError: the question cannot be answered at all."""
         assert self._document is not None
         return self._document(snapshot, judgement)
 

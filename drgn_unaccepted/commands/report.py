@@ -42,10 +42,7 @@ class Report(Question[PageDocument]):
 
 
 def write_page(answer: PageDocument, path: str, format_: str) -> str:
-    """Write the page, and return the line that says so.
-
-    :raises CommandError: it cannot be written
-    """
+    """Write the page, and return the line that says so. CommandError: it cannot be written."""
     page = report_page(answer)
     drawing.save(path, page)
     size, status = len(page.encode()), answer["checks"]["status"]

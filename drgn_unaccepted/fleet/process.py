@@ -50,10 +50,7 @@ class Bounds(NamedTuple):
 
 
 class Process:
-    """Checks one target.
-
-    :raises OSError: no process or no temporary file can be made
-    """
+    """Checks one target. OSError: no process or no temporary file can be made."""
 
     def __init__(self, target: Target, bounds: Bounds) -> None:
         self._target, self._bounds = target, bounds

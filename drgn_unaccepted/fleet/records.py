@@ -136,10 +136,7 @@ def rules(findings: Sequence[FindingDocument], status: str) -> list[str]:
 
 
 def finished(record: ScanRecord) -> float:
-    """When the target was read, in seconds since the epoch; 0 if nobody knows.
-
-    :raises ValueError: it is no time
-    """
+    """When the target was read, in seconds since the epoch; 0 if nobody knows. ValueError: it is no time."""
     if record["finished_at"] is None:
         return 0
     moment = datetime.fromisoformat(record["finished_at"])

@@ -271,10 +271,7 @@ class Btf:
         return None
 
     def record(self, type_id: int) -> Record:
-        """The record with this number.
-
-        :raises ValueError: no such number, or a record before it cannot be read
-        """
+        """The record with this number. ValueError: no such number, or a record before it cannot be read."""
         if type_id == 0:
             return Record(0, Kind.VOID, False, 0, "void", 0, 0)
         self._index(type_id, 0)

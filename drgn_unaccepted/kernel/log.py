@@ -38,10 +38,7 @@ _POSITIONS = 1 << 64
 
 
 def read_log(prog: Program) -> BootLog:
-    """What the kernel's own records say.
-
-    :raises Unavailable: as :func:`read_log_lines`
-    """
+    """What the kernel's own records say. Unavailable: as :func:`read_log_lines`."""
     key = ("drgn_unaccepted_log", prog["prb"].value_())
     if key not in prog.cache or prog.flags & ProgramFlags.IS_LIVE:
         prog.cache[key] = (read_boots(read_log_lines(prog, is_telling), bare=True) or [BootLog()])[-1]

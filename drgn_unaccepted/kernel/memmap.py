@@ -56,10 +56,7 @@ class PageLayout:
 
 
 def page_layout(prog: Program) -> PageLayout:
-    """How this kernel lays out ``struct page``.
-
-    :raises Unavailable: not SPARSEMEM_VMEMMAP, or a structure that cannot be
-    """
+    """How this kernel lays out ``struct page``. Unavailable: not SPARSEMEM_VMEMMAP, or a structure that cannot be."""
     size = sizeof(prog.type("struct page"))
     if size % 8 or not 56 <= size <= limits.PAGE_STRUCT_BYTES:
         raise Unavailable(f"struct page has {size} bytes: not supported")

@@ -124,10 +124,7 @@ class FileMemory:
         self.prog.add_memory_segment(address, min(piece.size, _SPACE_END - address), read, physical)
 
     def open_kernel(self, vmcoreinfo: bytes) -> None:
-        """Make the program one of the kernel in this memory.
-
-        :raises TargetError: drgn cannot do so
-        """
+        """Make the program one of the kernel in this memory. TargetError: drgn cannot do so."""
         if not hasattr(self.prog, "set_linux_kernel_custom"):
             raise TargetError(f"drgn {__version__} reads dumps in regular files only; update it to 0.1.0 or later")
         self.prog.set_linux_kernel_custom(vmcoreinfo, is_live=False)
@@ -136,10 +133,7 @@ class FileMemory:
                 self._add(piece, piece.virtual)
 
     def read(self, address: int, size: int) -> bytes:
-        """``size`` bytes at a physical address.
-
-        :raises FaultError: the files do not hold them all
-        """
+        """``size`` bytes at a physical address. FaultError: the files do not hold them all."""
         # A damaged base can make an address negative.
         data: bytes = self.prog.read(address % _SPACE_END, size, physical=True)
         return data

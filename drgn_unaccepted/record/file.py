@@ -116,10 +116,7 @@ class Recording:
         Context(self.warnings).unknown("header", header.keys() - {"schema", "interval"})
 
     def __iter__(self) -> Iterator[Sample]:
-        """The samples.
-
-        :raises SnapshotFileError: a damaged line; it and all that follow cannot be read
-        """
+        """The samples. SnapshotFileError: a damaged line; it and all that follow cannot be read."""
         self.dropped = None
         last: Optional[Snapshot] = None
         with open_dump(self.path) as file:
@@ -187,10 +184,7 @@ def change(old: Snapshot, new: Snapshot) -> dict[str, Any]:
 
 
 def apply(old: Snapshot, changed: Any, context: Context) -> Snapshot:
-    """The snapshot that :func:`change` compared with ``old``.
-
-    :raises SnapshotFileError: ``changed`` does not fit ``old``
-    """
+    """The snapshot that :func:`change` compared with ``old``. SnapshotFileError: ``changed`` does not fit ``old``."""
     new: Snapshot = _apply(old, changed, hint(Snapshot), "change", context)
     check_consistency(new)
     return new

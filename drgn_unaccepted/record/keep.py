@@ -40,10 +40,7 @@ class Kept(NamedTuple):
 
 
 def boot_id(path: str = "/proc/sys/kernel/random/boot_id") -> str:
-    """The ID of the running boot.
-
-    :raises OSError: it cannot be read, or is none
-    """
+    """The ID of the running boot. OSError: it cannot be read, or is none."""
     text = Path(path).read_text().strip()
     if not _BOOT_ID.fullmatch(text):
         raise OSError(0, "not a boot id", path)

@@ -136,10 +136,7 @@ def _platform(log: BootLog) -> Optional[Platform]:
 
 
 def sos_snapshot(path: str) -> Snapshot:
-    """What the files of a report prove.
-
-    :raises CommandError: there is none of them
-    """
+    """What the files of a report prove. CommandError: there is none of them."""
     root, reasons = Path(os.path.realpath(path)), {"zones.listed": "an sos report has no lists of unaccepted memory"}
 
     def part(name: str, parse: Callable[..., T], *files: str) -> Optional[T]:
@@ -175,10 +172,7 @@ def sos_snapshot(path: str) -> Snapshot:
 
 
 def _text(root: Path, name: str) -> str:
-    """A file of the report. No link leads out of it.
-
-    :raises OSError: it is not there, or not readable
-    """
+    """A file of the report. No link leads out of it. OSError: it is not there, or not readable."""
     path = Path(os.path.realpath(root / name))
     if root not in path.parents or not path.is_file():
         raise OSError(errno.ENOENT, "not in this report")
