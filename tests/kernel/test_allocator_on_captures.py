@@ -12,14 +12,12 @@ from pathlib import Path
 import drgn
 import pytest
 
-from drgn_unaccepted.kernel.capture import capture as take
 from drgn_unaccepted.kernel.pages import read_pages
 from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.target import open_vmcore
 from drgn_unaccepted.kernel.tasks import TaskReader, read_accepting
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import ALL_MEMORY, Wanted
 from tests.lab.captures import Capture, captures, find, listed_chunks
 
 pytestmark = pytest.mark.lab
@@ -221,13 +219,3 @@ def test_build_and_platform(capture: Capture, path: Path) -> None:
     # QEMU emulates neither; its CPU is AMD's without SEV.
     assert (platform.kind, platform.sev_status) == ("none", 0)
     assert platform.lazy == ("accept_memory=eager" not in capture.account("cmdline"))
-
-
-@pytest.mark.parametrize(("capture", "path"), DUMPS)
-def test_btf_and_dwarf_say_the_same(capture: Capture, path: Path) -> None:
-    parts = ("kernel", "zones", "counters", "accepting", "platform", "reclaiming", "pages")
-    wanted = Wanted(frozenset(parts), ALL_MEMORY, bitmap=False)
-    found = [take(open_vmcore(str(path), *how), wanted) for how in (([capture.vmlinux], "dwarf"), ((), "btf"))]
-    for part in parts:
-        of_dwarf, of_btf = ((getattr(snapshot, part), snapshot.missing.get(part)) for snapshot in found)
-        assert of_dwarf == of_btf, part

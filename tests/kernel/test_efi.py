@@ -253,13 +253,8 @@ def test_boot_params_of_zeros() -> None:
 @pytest.mark.parametrize(
     ("size", "stride"),
     [
-        (0xFFFFFFFF, 40),
-        (0xFFFFFFFF, 48),
-        (4800, 0),
-        (4800, 39),
-        (4800, 0xFFFFFFFF),
-        (0, 48),
-        (limits.EFI_DESCRIPTORS * 48 + 48, 48),
+        *((0xFFFFFFFF, 40), (0xFFFFFFFF, 48), (4800, 0), (4800, 39), (4800, 0xFFFFFFFF)),
+        *((0, 48), (limits.EFI_DESCRIPTORS * 48 + 48, 48)),
     ],
 )
 def test_hostile_sizes(size: int, stride: int) -> None:

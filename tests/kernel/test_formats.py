@@ -33,6 +33,9 @@ def header(bits: int = 2, order: int = 1, kind: int = 4, machine: int = 62) -> b
 @pytest.mark.parametrize(
     ("content", "what", "how"),
     [
+        (b"KDUMP   ", "file: ", "header"),
+        (b"makedumpfile\0\0\0\0" + bytes(8000), "flattened", ""),
+        *((SAMPLE.read_bytes()[:kept], "file: ", "") for kept in (100, 20000, 1000000)),
         (b"PK\x03\x04", "zip", "unzip"),
         (b"QEVM\0\0\0\3", "migration stream of QEMU", "dump-guest-memory without -p"),
         (b"LibvirtQemudSave\2\0\0\0", "libvirt saved", "virsh dump --memory-only"),
