@@ -10,7 +10,6 @@ import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -144,7 +143,7 @@ class _CommandLine:
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
 
-        opened = replace(self._open(), logs=logs)
+        opened = self._open()._replace(logs=logs)
         saved = table_beside(opened, _warn) if args.table is None else _read_saved_table(args.table)
         return samples(opened, wanted, saved)
 

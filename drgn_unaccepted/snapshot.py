@@ -35,7 +35,8 @@ Name = Annotated[str, Bounds(0, 64)]
 E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Target:
     """The kernel or dump that was read."""
 
@@ -56,7 +57,7 @@ class Target:
 
 
 @hexadecimal
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """``struct efi_unaccepted_memory``: one bit for each naturally aligned unit, 1 is unaccepted."""
 
@@ -101,7 +102,8 @@ class Table:
 NOT_ASKED = "not asked for"  #: In :attr:`Snapshot.missing`, of a part that was not wanted.
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class EfiMap:
     """The last EFI memory map that the stub saw, or the rest of it."""
 
@@ -123,7 +125,8 @@ class EfiMap:
         return merge((d.start, d.end) for d in self.descriptors if d.type in types and d.start < d.end)
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class E820Tables:
     """``e820_table`` (current), ``e820_table_kexec``, ``e820_table_firmware`` and the boot_params copy."""
 
@@ -133,7 +136,8 @@ class E820Tables:
     boot_params: Optional[E820Table]  #: ``boot_params.e820_table`` with its ``SETUP_E820_EXT`` extension.
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class ListedChunks:
     """The pages on one ``zone->unaccepted_pages``, in list order, as parallel columns (never modified)."""
 
@@ -144,7 +148,8 @@ class ListedChunks:
     problems: tuple[str, ...] = ()  #: Why the walk ended early, and wrong links; empty for a sane list.
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Watermarks:
     """``zone->_watermark[]`` in pages, and the boost that ``min_wmark_pages()`` and its siblings add to each."""
 
@@ -155,7 +160,8 @@ class Watermarks:
     boost: U64
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Zone:
     """One populated ``struct zone``. Counts are in pages, as the kernel keeps them."""
 
@@ -175,7 +181,8 @@ class Zone:
     problems: tuple[str, ...] = ()  #: What a count lacks, for example the difference of a CPU that is not in the dump.
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Counters:
     """``vm_zone_stat[]``, the global counters, in pages."""
 
@@ -184,7 +191,8 @@ class Counters:
     unaccepted_diff: Optional[Count]  #: Sum of the per-CPU differences of NR_UNACCEPTED, which should be 0.
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Task:
     pid: U32
     comm: Name
@@ -192,7 +200,7 @@ class Task:
 
 
 @hexadecimal
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Accept:
     """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
 
@@ -207,13 +215,15 @@ class Accept:
         return self.start_unit >= self.end_unit
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class AcceptingList:
     entries: Annotated[tuple[Accept, ...], Bounds(0, limits.ACCEPTING_ENTRIES)]
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Platform:
     """The kind of guest, and its policy of acceptance."""
 
@@ -223,7 +233,8 @@ class Platform:
     lazy: Optional[bool]  #: ``lazy_accept``, which ``accept_memory=lazy`` sets.
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class KernelBuild:
     """Properties of the kernel, probed and not derived from its version. ``None``: unknown."""
 
@@ -249,7 +260,8 @@ class KernelBuild:
         return None if self.system_state is None else self.system_state in ("booting", "scheduling")
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Image:
     """What the kernel's image says of itself."""
 
@@ -292,7 +304,8 @@ class PageRun(NamedTuple):
     state: Annotated[str, Choices(GIVEN_STATES + _OTHER_STATES)]
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Pages:
     """States of the pages under set bits, before them and under the table, and of those that were asked for."""
 
@@ -305,7 +318,8 @@ class Pages:
     written: tuple[Range, ...] = ()
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Translation:
     """A kernel virtual address that was asked for, through the page tables."""
 
@@ -314,7 +328,8 @@ class Translation:
     reason: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Snapshot:
     target: Target
     table: Table
@@ -366,7 +381,8 @@ ALL_PARTS -= {"target", "table", "missing", "torn", "translations", "panic_task"
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
 
-@dataclass(frozen=True)
+@hexadecimal
+@dataclass(frozen=True, repr=False)
 class Wanted:
     """What a command needs of the target."""
 

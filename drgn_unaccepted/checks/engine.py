@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, Optional
+from typing import Literal, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.judgement import Judgement
@@ -19,8 +18,7 @@ from drgn_unaccepted.snapshot import Snapshot
 _OF_TABLE = {"table", "bitmap", "unaccepted"}
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     status: Literal["ok", "warning", "critical", "unknown"]
     findings: tuple[Finding, ...]  #: In the order of the interface's table; known bugs last.
 
@@ -65,8 +63,8 @@ def _confirm(earlier: Optional[Finding], later: Finding) -> Finding:
         return later
     places = [finding.ranges for finding in (earlier, later) if finding and finding.ranges]
     if earlier and earlier.status in (WARNING, CRITICAL) and (len(places) < 2 or intersect(*places)):
-        return replace(later, status=rule.confirmed or WARNING)
-    return replace(later, status=INFO, message=f"{later.message} (in one of two samples)")
+        return later._replace(status=rule.confirmed or WARNING)
+    return later._replace(status=INFO, message=f"{later.message} (in one of two samples)")
 
 
 def _run(rule: Rule, facts: Facts) -> Optional[Finding]:

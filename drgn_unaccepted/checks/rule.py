@@ -60,8 +60,7 @@ class Fault(NamedTuple):
 Outcome = Union[Pass, Skip, Fault, Sequence[Fault], None]
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     rule: str  #: Its name.
     status: Literal["skip", "pass", "info", "warning", "critical"]
     message: str

@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import takewhile
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from drgn import FaultError, Program, sizeof
 
@@ -33,8 +33,7 @@ POISON = U64_MAX
 _SUBSECTION_PAGES = 1 << (21 - PAGE_SHIFT)  # SUBSECTION_SHIFT
 
 
-@dataclass(frozen=True)
-class PageLayout:
+class PageLayout(NamedTuple):
     """``struct page`` as this kernel was built: offsets in bytes."""
 
     base: int  #: ``vmemmap``: address of the structure of PFN 0.

@@ -9,9 +9,8 @@ import select
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Callable, Optional, Union
+from typing import IO, Callable, NamedTuple, Optional, Union
 
 import drgn
 
@@ -38,8 +37,7 @@ _COMPLETE_KEY = "drgn_unaccepted_complete"
 _UNPACKED_KEY = "drgn_unaccepted_unpacked"
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     prog: drgn.Program
     kind: str  #: ``live``, ``remote`` (the running kernel of a guest, from its host) or ``vmcore``.
     path: Optional[str]
