@@ -21,11 +21,11 @@ from drgn_unaccepted.fleet import merge as merging
 from drgn_unaccepted.fleet.documents import MergeSummary
 from drgn_unaccepted.fleet.merge import Merged as Records
 from drgn_unaccepted.fleet.text import text
+from tests.asking import Capsys
 from tests.fleet.tools import NOW, Record, check_document, finding, scanned
 
 SOONER, LATER = (f"2025-{month}-01T12:00:00+00:00" for month in (10, 12))
 
-Capsys = pytest.CaptureFixture[str]
 Merged = Callable[..., MergeSummary]
 
 

@@ -23,9 +23,8 @@ from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.fleet.text import Progress
+from tests.asking import Capsys
 from tests.fleet import tools
-
-Capsys = pytest.CaptureFixture[str]
 
 
 def scan(*argv: object) -> int:

@@ -34,11 +34,11 @@ FILL = SAMPLES / "6.12-fill" / "vmcore"
 PROGRAM = (sys.executable, "-m", "drgn_unaccepted")
 
 
-def tool(name: str, package: str) -> str:
+def tool(name: str, package: str = "") -> str:
     """The path of a program, or the test is skipped."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
-        pytest.skip(f"{name} is not here: apt-get install {package}")
+        pytest.skip(f"{name} is not here: apt-get install {package or name}")
     return path
 
 

@@ -13,16 +13,10 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from tests.asking import SAMPLES, Capsys, refused
+from tests.fleet.tools import tool
 from tests.kernel.elf_dump import elf
 
 SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name} here")
-    return found
 
 
 def header(bits: int = 2, order: int = 1, kind: int = 4, machine: int = 62) -> bytes:

@@ -22,8 +22,8 @@ from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel import privileges, target
 from drgn_unaccepted.kernel.memory import read_raw
 from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
+from tests.fleet.tools import tool
 from tests.kernel.elf_dump import PAGE, note, read_sample, runs, vmcoreinfo_note, with_own_text, write_elf
-from tests.kernel.test_formats import tool
 
 TRUTH = truth("6.12-fill")
 HIGH = 4 << 30

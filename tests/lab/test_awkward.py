@@ -13,6 +13,7 @@ import pytest
 
 from drgn_unaccepted.kernel.elf import read_elf_core
 from drgn_unaccepted.kernel.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
+from tests.asking import Capsys
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
 from tests.lab.captures import Capture, all_captures, captures, find, note_of, set_units, units
 
@@ -20,8 +21,6 @@ pytestmark = NEEDS_CAPTURES
 
 COMMANDS = (["summary"], ["ranges"], ["resolve", "0-8G"], ["zones"], ["efi"], ["e820"], ["accepting"], ["check"])
 DUMPS = [capture for capture in captures() if (capture.path / "dump.elf").exists()]
-
-Capsys = pytest.CaptureFixture[str]
 
 
 def answers(capsys: Capsys, *target: object) -> list[tuple[int, Any]]:
