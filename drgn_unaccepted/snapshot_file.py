@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
 from typing import Callable, Optional, Union
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.codec import Context, check_size, decode, encode, hint, parse_json
-from drgn_unaccepted.consistency import check_consistency
+from drgn_unaccepted.codec import COLUMNS, Context, check_size, decode, encode, hint, parse_json
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.files import open_input, write_atomically
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.model.header import PRESENT, Header, judge_header
+from drgn_unaccepted.model.ranges import chunk_runs
+from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, Snapshot, Table
 
 SCHEMA = "drgn-unaccepted-snapshot/1"
 
@@ -70,3 +74,62 @@ def load(data: Union[str, bytearray], warn: Optional[Callable[[str], None]] = No
         for warning in context.warnings:
             warn(warning)
     return snapshot
+
+
+def check_consistency(snapshot: Snapshot) -> None:
+    """Refuse a snapshot whose parts contradict each other: all answers rely on what holds between them."""
+    for contradiction in _contradictions(snapshot):
+        raise SnapshotFileError(contradiction)
+
+
+def _contradictions(snapshot: Snapshot) -> Iterator[str]:
+    try:
+        clock = datetime.fromisoformat(snapshot.target.taken_at).tzinfo
+    except ValueError:
+        clock = None
+    if clock is None:
+        yield "target.taken_at is no time with its zone in ISO 8601"
+    yield from _of_table(snapshot.table)
+    absent = {part for part in ALL_PARTS if getattr(snapshot, part) is None}
+    if snapshot.e820 is not None:
+        absent |= {f"e820.{name}" for name, entries in vars(snapshot.e820).items() if entries is None}
+    for part in sorted(absent - snapshot.missing.keys()):
+        yield f"{part} is null, and missing does not say why"
+    yield from _of_lists(snapshot)
+
+
+def _of_table(table: Table) -> Iterator[str]:
+    if table.state != PRESENT and table.reason is None:
+        yield f"table is {table.state} without a reason"
+    if (table.state == PRESENT) != (table.bitmap is not None):
+        yield f"table is {table.state} {'without' if table.bitmap is None else 'with'} a bitmap"
+    header = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
+    if table.address is None or None in header:
+        if table.state == PRESENT or header.count(None) < len(header):
+            yield "table has a part of a header, or no address"
+        return
+    state, reason = judge_header(Header(*header), table.address)  # type: ignore[arg-type]
+    if table.state in (PRESENT, "not-captured") and state != PRESENT:
+        yield f"table is {table.state}, and its header is {state}: {reason}"
+    if table.bitmap is not None and len(table.bitmap) != table.bitmap_bytes:
+        yield f"table has a bitmap of {len(table.bitmap)} bytes and a header that says {table.bitmap_bytes}"
+
+
+def _of_lists(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.zones is not None and snapshot.kernel is None:
+        yield "zones without kernel, which has the size of a chunk"
+    chunks = 0
+    for zone in snapshot.zones or ():
+        listed = zone.listed
+        if listed is None or snapshot.kernel is None:
+            continue
+        chunks += len(listed.pfns)
+        if len({len(getattr(listed, name)) for name in COLUMNS}) != 1:
+            yield f"the list of zone {zone.name} has columns of different lengths"
+        if max(listed.pfns, default=0) >= limits.PHYSICAL_END >> PAGE_SHIFT:
+            yield f"a chunk of zone {zone.name} is beyond the last physical address"
+        runs = chunk_runs(listed.pfns, snapshot.kernel.chunk_pages)
+        if len(listed.pfns) > limits.LISTED_RUNS and next(islice(runs, limits.LISTED_RUNS, None), None):
+            yield f"the list of zone {zone.name} has more than {limits.LISTED_RUNS} runs of chunks"
+    if chunks > limits.LISTED_CHUNKS:
+        yield f"{chunks} listed chunks, more than {limits.LISTED_CHUNKS}"

@@ -16,9 +16,9 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.codec import Context, parse_json
 from drgn_unaccepted.commands import ranges as ranges_question
 from drgn_unaccepted.commands import resolve as resolve_question
-from drgn_unaccepted.consistency import check_consistency
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.fleet.targets import find_targets
+from drgn_unaccepted.snapshot_file import check_consistency
 from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.case import sample

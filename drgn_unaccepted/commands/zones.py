@@ -50,15 +50,8 @@ def _name(zone: ZoneDocument) -> str:
 
 
 def _sizes(zone: ZoneDocument) -> list[Optional[int]]:
-    marks = zone["watermarks"]
-    return [
-        zone["managed_bytes"],
-        zone["free_bytes"],
-        zone["unaccepted_bytes"],
-        marks["min"],
-        marks["low"],
-        marks["high"],
-    ]
+    amounts, marks = (zone["managed_bytes"], zone["free_bytes"], zone["unaccepted_bytes"]), zone["watermarks"]
+    return [*amounts, marks["min"], marks["low"], marks["high"]]
 
 
 def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:

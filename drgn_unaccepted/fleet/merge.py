@@ -28,14 +28,11 @@ from drgn_unaccepted.fleet.records import COLUMNS, FAILURES, NO_RECORD, column, 
 from drgn_unaccepted.fleet.text import Progress
 
 _FINDINGS = ("critical", "warning", "info")  #: Statuses of the findings that count, worst first.
-
 _OTHER = "other"  #: Stands for all rules that this version does not know, and for what else could be of any number.
+_NAME = 256  #: Characters that are kept of a name.
 
 _Key = tuple[str, str]  #: Status and name of a rule; or "failed" and the kind of the error.
 _UNKNOWN: _Key = ("unknown", "")
-
-_NAME = 256  #: Characters that are kept of a name.
-
 _Rows = defaultdict[Optional[str], Counter[str]]
 
 #: What a target's records in several files say, the worst first.

@@ -22,10 +22,9 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import SCHEMA, CheckAnswer
 from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR, CommandError, one_line
 from drgn_unaccepted.fleet.documents import RecordTarget, ScanRecord
-from drgn_unaccepted.fleet.records import rules
+from drgn_unaccepted.fleet.records import checker, rules
 from drgn_unaccepted.fleet.targets import Target, find_targets
 from drgn_unaccepted.record.loop import Stop
-from drgn_unaccepted.typed import checker
 
 #: The program of a child, which takes its module path from its first argument.
 _START = (

@@ -44,10 +44,7 @@ _SYSCALL_BPF = 321  # of x86-64
 # under the GPL.
 _LICENSE = ctypes.create_string_buffer(b"GPL")
 _VERIFIER_LOG_BYTES = 64 << 10
-_PROBE_REASONS = {
-    -errno.EFAULT: "not mapped (EFAULT)",
-    -errno.ERANGE: "no address of kernel memory (ERANGE)",
-}
+_PROBE_REASONS = {-errno.EFAULT: "not mapped (EFAULT)", -errno.ERANGE: "no address of kernel memory (ERANGE)"}
 
 
 class KernelReader:

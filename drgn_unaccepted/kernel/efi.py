@@ -24,13 +24,7 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.log import log_of_this_boot, read_log
-from drgn_unaccepted.model.efi import (
-    CONVENTIONAL,
-    EfiDescriptor,
-    decode_memory_map,
-    undo_merge_regions,
-    undo_reserve_boot_services,
-)
+from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import EfiMap
 from drgn_unaccepted.text import log as text_log
@@ -130,11 +124,11 @@ def _stride(value: Object, what: str) -> int:
     return int(value)
 
 
-def _read_descriptors(prog: Program, address: int, count: int, stride: int, what: str) -> list[EfiDescriptor]:
+def _read_descriptors(prog: Program, address: int, count: int, stride: int, what: str) -> list[efi.EfiDescriptor]:
     data = read_physical(prog, address, count * stride, what)
     if not any(data):
         raise Unavailable(f"{what}: reads as zeros, not captured")
-    return decode_memory_map(data, stride)
+    return efi.decode_memory_map(data, stride)
 
 
 def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
@@ -144,15 +138,15 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
     if not boot.nr_map or boot.nr_map > limits.EFI_DESCRIPTORS:
         raise Unavailable(f"{what}: {boot.nr_map} descriptors")
     edited = _read_descriptors(prog, boot.buffer.start, boot.nr_map, boot.stride, what)
-    unmerged = undo_merge_regions(edited)
-    descriptors = undo_reserve_boot_services(unmerged)
+    unmerged = efi.undo_merge_regions(edited)
+    descriptors = efi.undo_reserve_boot_services(unmerged)
 
     notes = []
-    zeros = edited.count(EfiDescriptor(0, 0, 0, 0))
+    zeros = edited.count(efi.EfiDescriptor(0, 0, 0, 0))
     if zeros:
         notes.append(f"{zeros} of {boot.nr_map} descriptors read as zeros, not captured")
     # Every boot map has EFI_CONVENTIONAL_MEMORY, no runtime map does.
-    if boot.kexec or not any(entry.type == CONVENTIONAL for entry in descriptors):
+    if boot.kexec or not any(entry.type == efi.CONVENTIONAL for entry in descriptors):
         notes.append(KEXEC_NOTE)
     complete = not notes
     for function, before, after in (

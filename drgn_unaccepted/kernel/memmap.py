@@ -140,9 +140,8 @@ class PageStates:
         self._others = range(0)  #: Of some other type: a slab, a page table, ... Up to PGTY_mapcount_underflow.
         if "PGTY_buddy" in types:
             self.mask, self._others = 0xFF << 24, range(0x80 << 24, 0xFF << 24)
-            self.buddy, self._offline, self._guard = (
-                types[f"PGTY_{name}"] << 24 for name in ("buddy", "offline", "guard")
-            )
+            kinds = (types[f"PGTY_{name}"] << 24 for name in ("buddy", "offline", "guard"))
+            self.buddy, self._offline, self._guard = kinds
             if "PGTY_unaccepted" in types:
                 self.unaccepted = types["PGTY_unaccepted"] << 24
             return

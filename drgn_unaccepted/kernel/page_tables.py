@@ -49,9 +49,8 @@ class PageTables:
         self.root = root
         self._top = _PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
         self._address = _ADDRESS & ~encryption_mask
-        self._table = lru_cache(limits.PAGE_TABLES_KEPT)(
-            lambda address: memoryview(read(address, _PAGE_SIZE)).cast("Q")
-        )
+        kept = lru_cache(limits.PAGE_TABLES_KEPT)
+        self._table = kept(lambda address: memoryview(read(address, _PAGE_SIZE)).cast("Q"))
 
     def translate(self, virtual: int) -> Range:
         """Physical memory from ``virtual`` to the end of its page (4 KiB, 2 MiB or 1 GiB).

@@ -33,11 +33,7 @@ _COMPOUND = bytes(1 if byte & 1 else 2 * (byte > 0) for byte in range(256))
 
 
 def read_pages(
-    prog: Program,
-    ranges: Iterable[Range],
-    build: KernelBuild,
-    zones: Sequence[Zone] = (),
-    units: Iterable[Range] = (),
+    prog: Program, ranges: Iterable[Range], build: KernelBuild, zones: Sequence[Zone] = (), units: Iterable[Range] = ()
 ) -> Pages:
     """The states of all pages in these physical ranges, widened to whole chunks.
 

@@ -36,22 +36,20 @@ def read_platform(prog: Program) -> Platform:
     :raises Unavailable: nothing that tells could be read
     """
     feature_word = _integer(prog, lambda prog: prog["boot_cpu_data"].x86_capability[_TDX_GUEST_WORD])
-    sev_status = _integer(prog, lambda prog: prog["sev_status"])
+    sev = _integer(prog, lambda prog: prog["sev_status"])
     number = _integer(prog, lambda prog: prog["cc_vendor"])
-    cc_vendor = _constant(prog, "cc_vendor", "cc_vendor") or (None if number is None else str(number))
+    vendor = _constant(prog, "cc_vendor", "cc_vendor") or (None if number is None else str(number))
     lazy = _integer(prog, lambda prog: prog["lazy_accept"])
     if feature_word is not None and feature_word & _TDX_GUEST_BIT:
         kind: Optional[str] = "tdx"
-    elif sev_status is not None and sev_status & _SEV_SNP_ENABLED:
+    elif sev is not None and sev & _SEV_SNP_ENABLED:
         kind = "snp"
     else:
         # A kernel without CONFIG_AMD_MEM_ENCRYPT has no sev_status and cannot be an SNP guest.
         kind = None if feature_word is None else "none"
-    if kind is None and sev_status is None and cc_vendor is None and lazy is None:
+    if kind is None and sev is None and vendor is None and lazy is None:
         raise Unavailable("neither boot_cpu_data, sev_status, cc_vendor nor lazy_accept can be read")
-    return Platform(
-        kind, cc_vendor and cc_vendor.removeprefix("CC_VENDOR_"), sev_status, None if lazy is None else bool(lazy)
-    )
+    return Platform(kind, vendor and vendor.removeprefix("CC_VENDOR_"), sev, None if lazy is None else bool(lazy))
 
 
 def read_kernel_build(prog: Program) -> KernelBuild:
@@ -138,9 +136,8 @@ def read_image(prog: Program) -> Image:
         known["7cd34dd3c9bf"] = True
     banner = None
     with suppress(*DAMAGED):
-        banner = re.match(
-            rb"Linux version ([!-~]{1,64}) ", prog.read(prog.symbol("linux_banner").address, limits.BANNER_BYTES)
-        )
+        text = prog.read(prog.symbol("linux_banner").address, limits.BANNER_BYTES)
+        banner = re.match(rb"Linux version ([!-~]{1,64}) ", text)
     fixes, lacks = (tuple(commit for commit, there in known.items() if there is each) for each in (True, False))
     return Image(banner[1].decode() if banner else None, _command_line(prog), fixes, lacks)
 

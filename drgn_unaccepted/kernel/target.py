@@ -16,6 +16,7 @@ import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel import vmcoreinfo_search
 from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, attach_debug_info
 from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
@@ -23,12 +24,6 @@ from drgn_unaccepted.kernel.formats import ONLY_X86_64, read_kdump, readable
 from drgn_unaccepted.kernel.memory import FileMemory, read_lime, read_raw
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
 from drgn_unaccepted.kernel.privileges import lacking, lockdown_mode
-from drgn_unaccepted.kernel.vmcoreinfo_search import (
-    another_vmcoreinfo,
-    lacks_vmcoreinfo,
-    read_vmcoreinfo,
-    vmcoreinfo_for,
-)
 from drgn_unaccepted.text.log import BootLog
 
 _X86_64 = drgn.Platform(drgn.Architecture.X86_64)
@@ -91,7 +86,7 @@ def open_qemu(
     socket: str, symbols: Sequence[str] = (), debug_info: str = "auto", vmcoreinfo: Optional[str] = None
 ) -> Opened:
     """The running kernel of a QEMU guest, from its host, through QMP."""
-    text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
+    text = None if vmcoreinfo is None else vmcoreinfo_search.read_vmcoreinfo(vmcoreinfo)
     prog = _program()
     if not hasattr(prog, "set_qemu_qmp"):
         raise TargetError(f"drgn {drgn.__version__} knows no QMP: update it to 0.2.0 or later")
@@ -153,7 +148,7 @@ def open_vmcore(
         core, flaw, path = read_raw(source), None, " ".join(source)
         place = core.path
     warnings = _warnings(path, flaw)
-    text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
+    text = None if vmcoreinfo is None else vmcoreinfo_search.read_vmcoreinfo(vmcoreinfo)
 
     def with_text(text: Optional[bytes]) -> Opened:
         # libelf takes the size of a block device for 0.
@@ -169,15 +164,15 @@ def open_vmcore(
         return Opened(prog, "vmcore", path, *attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
 
     try:
-        if core is not None and text is None and lacks_vmcoreinfo(core):
-            text, warning = vmcoreinfo_for(core, symbols)
+        if core is not None and text is None and vmcoreinfo_search.lacks_vmcoreinfo(core):
+            text, warning = vmcoreinfo_search.vmcoreinfo_for(core, symbols)
             # Bare memory never has a note.
             warnings += () if core.raw else (f"{path}: {warning}",)
         try:
             return with_text(text)
         except _REFUSED as error:
             # The note can be wrong: firmware, a hypervisor or another kernel wrote it.
-            other = None if core is None or text is not None else another_vmcoreinfo(core)
+            other = None if core is None or text is not None else vmcoreinfo_search.another_vmcoreinfo(core)
             if other is None:
                 raise
             text, address = other

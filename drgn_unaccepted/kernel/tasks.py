@@ -145,9 +145,8 @@ def read_accepting(prog: Program) -> AcceptingList:
                 break
     except (Unavailable, FaultError, LookupError) as error:
         problems.append(f"tasks of {len(wanted)} entries not found: {error}")
-    return AcceptingList(
-        tuple(Accept(address, start, end, owners.get(address)) for address, start, end in entries), tuple(problems)
-    )
+    accepts = tuple(Accept(address, start, end, owners.get(address)) for address, start, end in entries)
+    return AcceptingList(accepts, tuple(problems))
 
 
 def _walk(prog: Program, head: int) -> tuple[list[tuple[int, int, int]], list[str]]:

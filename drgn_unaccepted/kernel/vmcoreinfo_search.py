@@ -206,20 +206,15 @@ def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, i
             seen.add(kernel)
             moved = kernel[0] - linked.get("_stext", 0)
             with suppress(FaultError, LookupError):
-                return (
-                    _text(memory, tables, {name: at + moved for name, at in linked.items()}, moved),
-                    number,
-                    str(path),
-                )
+                text = _text(memory, tables, {name: at + moved for name, at in linked.items()}, moved)
+                return text, number, str(path)
             with suppress(FaultError, LookupError, ValueError):
                 own = _own_symbols(tables, kernel[0])
                 return _text(memory, tables, own, kernel[0] - _LINKED), number, "kallsyms in the memory"
     if number is None:
         raise Unavailable("the dump has no registers of a CPU (QEMU's notes)")
-    lack = (
-        f"in the kernel of {path}" if path else "in a kernel with kallsyms, and no vmlinux with symbols is given (-s)"
-    )
-    raise Unavailable(f"no CPU of it was {lack}")
+    lack = f"the kernel of {path}" if path else "a kernel with kallsyms, and no vmlinux with symbols is given (-s)"
+    raise Unavailable(f"no CPU of it was in {lack}")
 
 
 def _symbols_of(path: str) -> Optional[tuple[str, dict[str, int]]]:
@@ -253,10 +248,7 @@ def _own_symbols(tables: PageTables, stext: int) -> dict[str, int]:
         found = find_kallsyms(b"".join(data for _, data in run), run[0][0])
         if found:
             found["_stext"] = stext
-            return {
-                **found,
-                **{symbol.name: symbol.address for symbol in Kallsyms(tables.read, found.get).find(_SYMBOLS)},
-            }
+            return {**found, **{s.name: s.address for s in Kallsyms(tables.read, found.get).find(_SYMBOLS)}}
     raise LookupError("kallsyms")
 
 

@@ -96,11 +96,7 @@ def read_counters(prog: Program) -> Counters:
         sums = [diffs.sum(zone, unaccepted) for _node, _index, zone in populated_zones(prog)]
         if not any(problem for _value, problem in sums):
             diff = sum(value for value, _problem in sums)
-    return Counters(
-        free_pages=totals[items["NR_FREE_PAGES"]],
-        unaccepted_pages=None if unaccepted is None else totals[unaccepted],
-        unaccepted_diff=diff,
-    )
+    return Counters(totals[items["NR_FREE_PAGES"]], None if unaccepted is None else totals[unaccepted], diff)
 
 
 class _PerCpuDiffs:

@@ -54,13 +54,11 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
         "last_run_timestamp_seconds": {"": taken_at},
     }
     for name, help_ in _HELP.items():
-        lines = [
-            f"efi_unaccepted_{name}{labels} {value}" for labels, value in samples[name].items() if value is not None
-        ]
-        if lines:
+        known = {labels: value for labels, value in samples[name].items() if value is not None}
+        if known:
             yield f"# HELP efi_unaccepted_{name} {help_}"
             yield f"# TYPE efi_unaccepted_{name} gauge"
-            yield from lines
+            yield from (f"efi_unaccepted_{name}{labels} {value}" for labels, value in known.items())
     yield "# EOF"
 
 

@@ -191,9 +191,8 @@ def _sections(answer: PageDocument) -> Iterator[tuple[str, str, str, str]]:
     titles = {"current": "e820_table", "kexec": "e820_table_kexec", "firmware": "e820_table_firmware"}
     entries: list[dict[str, Any]] = []
     for name, of_name in e820["tables"].items():
-        entries += [
-            {**one, "table": titles.get(name, name)} for one in cast("list[documents.TypedRange]", of_name or [])
-        ]
+        found = cast("list[documents.TypedRange]", of_name or [])
+        entries += [{**one, "table": titles.get(name, name)} for one in found]
     notes = [f"{titles.get(name, name)} not captured: {reason}" for name, reason in e820["missing"].items()]
     if e820["differences"] is not None:
         differ = f"differ in {count(len(e820['differences']), 'range')}" if e820["differences"] else "are the same"

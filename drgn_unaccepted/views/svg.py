@@ -276,6 +276,5 @@ def _bars(bars: Iterable[Bar], y: float, height: float) -> str:
 
 
 def _text(x: float, y: float, text: str, name: str, how: str = "") -> str:
-    return (
-        f'<text class="{name}" x="{x:g}" y="{y:g}" fill="{_COLORS[name]}"{" " * bool(how)}{how}>{escape(text)}</text>'
-    )
+    how = f'fill="{_COLORS[name]}" {how}'.rstrip()
+    return f'<text class="{name}" x="{x:g}" y="{y:g}" {how}>{escape(text)}</text>'

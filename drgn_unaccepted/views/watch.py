@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from tabulate import tabulate
 
@@ -130,13 +130,11 @@ def by_node(zones: Iterable[ZoneProgress]) -> list[ZoneProgress]:
     nodes: dict[int, list[Any]] = {}
     for zone in zones:
         nodes.setdefault(zone["node"], []).append(zone)
-    return [
-        cast(
-            "ZoneProgress",
-            {"node": node, "name": "all", **{key: _sum(zone[key] for zone in found) for key in _AMOUNTS}},
-        )
+    sums: list[Any] = [
+        {"node": node, "name": "all", **{key: _sum(zone[key] for zone in found) for key in _AMOUNTS}}
         for node, found in nodes.items()
     ]
+    return sums
 
 
 def _sum(numbers: Iterable[Any]) -> Any:
