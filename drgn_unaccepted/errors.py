@@ -31,10 +31,7 @@ class SnapshotFileError(Exception):
 
 
 def one_line(error: BaseException, path: Optional[str] = None) -> str:
-    """The words of an exception on one line, harmless to a terminal.
-
-    :param path: the file that it is about
-    """
+    """The words of an exception, about the file ``path``, on one line that is harmless to a terminal."""
     words: object = error.strerror if isinstance(error, OSError) and error.strerror else error
     if isinstance(error, KeyError) and error.args:
         words = error.args[0]  # str() of a KeyError, for example drgn.ObjectNotFoundError, is a repr

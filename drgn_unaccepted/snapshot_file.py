@@ -39,11 +39,7 @@ def dump(snapshot: Snapshot) -> str:
 
 
 def write(snapshot: Snapshot, path: str) -> None:
-    """Write a snapshot file atomically.
-
-    :raises OSError: it cannot be written
-    :raises SnapshotFileError: it could not be read again
-    """
+    """Write a snapshot file atomically. OSError: not written. SnapshotFileError: it could not be read again."""
     write_atomically(path, dump(snapshot) + "\n")
 
 

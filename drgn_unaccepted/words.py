@@ -58,10 +58,8 @@ def safe(text: str) -> str:
 def wrap(text: str, head: str = "", width: int = WIDTH) -> list[str]:
     """``head`` and a text in lines of at most ``width`` columns, the later ones indented, whole at kept spaces."""
     text = re.sub("(?<=[0-9]) (?=[KMGTP]iB)", KEPT_SPACE, text)
-    found = textwrap.wrap(
-        text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
-    ) or [head.rstrip()]
-    return [line.replace(KEPT_SPACE, " ") for line in found]
+    found = textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    return [line.replace(KEPT_SPACE, " ") for line in found or [head.rstrip()]]
 
 
 def screen(line: str, is_terminal: bool) -> str:

@@ -180,10 +180,7 @@ class Question(Generic[A]):
         """The text that answers without a target; None where a target is needed."""
 
     def wanted(self, args: Arguments) -> Wanted:
-        """What the answer needs of the target.
-
-        :raises CommandError: the arguments are no question; the one line that names what is wrong
-        """
+        """What the answer needs of the target. CommandError: the arguments are no question; what is wrong."""
         return Wanted(self.parts, ALL_MEMORY)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> A:

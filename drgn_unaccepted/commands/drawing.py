@@ -53,10 +53,7 @@ def is_colored() -> bool:
 
 
 def is_figure(args: Arguments) -> bool:
-    """Whether a figure is wanted, by ``--format`` or ``-o``.
-
-    :raises CommandError: it is wanted in another format, or as PNG without a file
-    """
+    """Whether a figure is wanted, by ``--format`` or ``-o``. CommandError: another format, or PNG without a file."""
     path, format_ = args.output, args.format
     if path is None and format_ == "png":
         raise CommandError("--format png: a PNG is written to a file; add -o FILE.png")
@@ -89,10 +86,7 @@ def _png(svg: str) -> bytes:
 
 
 def save(path: str, text: Union[str, bytes]) -> str:
-    """Write a file to be passed on, whole or not at all, and return the line that says so.
-
-    :raises CommandError: it cannot be written
-    """
+    """Write a file to be passed on, whole or not at all; returns the line that says so. CommandError: it cannot."""
     with concerning(path):
         write_atomically(path, text, mode=None)
     return f"{path}: written"

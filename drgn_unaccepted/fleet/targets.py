@@ -58,10 +58,7 @@ def in_shard(path: str, shard: Shard) -> bool:
 
 
 def parse_shard(text: str) -> Shard:
-    """The value of ``--shard``, for example ``0/4``.
-
-    :raises argparse.ArgumentTypeError: it is none
-    """
+    """The value of ``--shard``, for example ``0/4``. ArgumentTypeError: it is none."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or int(found[1]) >= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text}: not I/N with I from 0 to N-1, for example 0/4")

@@ -47,10 +47,7 @@ class SetupData(NamedTuple):
 
 
 def read_boot_params(prog: Program) -> Object:
-    """Return a copy of ``struct boot_params boot_params``. It lies in .bss, so that every capture has it.
-
-    :raises Unavailable: it reads as zeros
-    """
+    """A copy of ``struct boot_params boot_params``, in every capture (.bss). Unavailable: it reads as zeros."""
     params = prog["boot_params"].read_()
     if not any(params.to_bytes_()):
         raise Unavailable("boot_params reads as zeros: not captured")

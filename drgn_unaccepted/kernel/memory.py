@@ -45,11 +45,7 @@ def read_raw(names: Sequence[str]) -> ElfCore:
 
 
 def read_lime(path: str) -> Optional[ElfCore]:
-    """The memory in a LiME file; None for any other file.
-
-    :raises OSError: it cannot be read
-    :raises ValueError: damaged or cut short
-    """
+    """The memory in a LiME file; None for any other file. OSError: unreadable. ValueError: damaged, cut short."""
     with open_dump(path) as file:
         if file.read(4) != _LIME_MAGIC:
             return None

@@ -31,10 +31,7 @@ _CALLS = {
 
 
 def read_platform(prog: Program) -> Platform:
-    """What ``arch_accept_memory()`` would do: the TDX call, the SNP call, or panic.
-
-    :raises Unavailable: nothing that tells could be read
-    """
+    """What ``arch_accept_memory()`` would do: the TDX call, the SNP call, or panic. Unavailable: nothing tells it."""
     feature_word = _integer(prog, lambda prog: prog["boot_cpu_data"].x86_capability[_TDX_GUEST_WORD])
     sev = _integer(prog, lambda prog: prog["sev_status"])
     number = _integer(prog, lambda prog: prog["cc_vendor"])

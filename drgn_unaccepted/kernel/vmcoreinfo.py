@@ -41,10 +41,7 @@ class Vmcoreinfo(NamedTuple):
 
 
 def parse_vmcoreinfo(text: bytes) -> Vmcoreinfo:
-    """Split the text of a VMCOREINFO note into its entries.
-
-    :raises TargetError: it is longer than :data:`limits.VMCOREINFO_BYTES`
-    """
+    """Split the text of a VMCOREINFO note into entries. TargetError: longer than :data:`limits.VMCOREINFO_BYTES`."""
     if len(text) > limits.VMCOREINFO_BYTES:
         raise TargetError(f"VMCOREINFO has {len(text)} bytes, limit {limits.VMCOREINFO_BYTES}")
     lines = (line.partition("=") for line in text.decode("latin-1").split("\n"))

@@ -85,10 +85,7 @@ def is_telling(line: bytes) -> bool:
 
 
 def read_boots(lines: Iterable[str], bare: bool = False) -> list[BootLog]:
-    """The boots of a log, in its order; the first may lack its beginning.
-
-    :param bare: the lines have no prefixes
-    """
+    """The boots of a log, in its order; the first may lack its beginning. ``bare``: the lines have no prefixes."""
     boots, last = deque([BootLog()], limits.LOG_BOOTS), 0.0
     for line in lines:
         text = re.sub(_ESCAPES, "", line) if "\x1b" in line else line

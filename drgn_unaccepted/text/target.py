@@ -69,10 +69,7 @@ def read_logs(path: str, every: bool) -> list[BootLog]:
 
 
 def log_snapshot(path: str, warn: Callable[[str], None]) -> Snapshot:
-    """What a log proves. Of several boots it is the last that is not of a crash kernel.
-
-    :raises CommandError: as :func:`read_logs`
-    """
+    """What a log proves. Of several boots it is the last that is not of a crash kernel. CommandError: none is there."""
     boots = read_logs(path, every=False)
     log = next((boot for boot in reversed(boots) if not boot.is_crash_kernel), boots[-1])
     if len(boots) > 1:

@@ -60,10 +60,7 @@ Legend = dict[str, dict[str, str]]  #: Meanings with their attributes, by what t
 
 
 def map_svg(answer: MapAnswer, faults: Sequence[Span] = ()) -> str:
-    """The answer of ``map`` as a drawing.
-
-    :param faults: ranges of findings, marked above the rows
-    """
+    """The answer of ``map`` as a drawing, with the ranges of findings, ``faults``, marked above the rows."""
     lanes = segments(answer) if len(answer["rows"]) <= _ROWS_WITH_LANES else {}
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
     legend: Legend = {"state": dict(_meanings(_ALWAYS))}
