@@ -1,25 +1,36 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Damaged dumps, snapshot files and recordings give an answer, or one line with the reason, within limits.
 
-A bounded part of what scripts/fuzz does, and everything that it has found.
+A bounded part of what scripts/fuzz does, and everything that it has found. Then files made to break a parser, and names
+made to break a terminal, a page or a spreadsheet.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import base64
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from drgn_unaccepted.fleet.targets import BESIDE
+from drgn_unaccepted.snapshot import Accept, AcceptingList, NamedRange, Platform, Snapshot, Task
 from drgn_unaccepted.snapshot_file import write
+from tests.checks import build
 from tests.fuzz import files, mutate, run
 from tests.fuzz.case import Case, clean, truth
+from tests.fuzz.run import ANSWERED, REFUSED, Outcome, answered, outcome_of
+from tests.snapshot_strategies import HOSTILE_TEXTS
 from tests.test_properties import of_bitmap
 
 CORPUS = sorted((Path(__file__).parent / "fuzz" / "corpus").glob("*.json"))
@@ -32,7 +43,7 @@ DUMPS, FILES = 40, 15
 NAMES = ("6.12-fill", "7.3-fill-kdump")
 
 
-def verdict(outcome: run.Outcome) -> str:
+def verdict(outcome: Outcome) -> str:
     return f"{outcome.kind}: {outcome.text}\n{outcome.details}" if outcome.failed else ""
 
 
@@ -48,7 +59,7 @@ def test_damaged_dumps(number: int, tmp_path: Path) -> None:
         outcome = run.isolated(lambda case=case, direct=direct: run.check_dump(case, tmp_path, direct))  # type: ignore[misc]
         assert not outcome.failed, f"{verdict(outcome)}\n{case.to_json()}"
         kinds.add(outcome.kind)
-    assert run.ANSWERED in kinds, "some damage leaves an answer"
+    assert ANSWERED in kinds, "some damage leaves an answer"
 
 
 @pytest.mark.long
@@ -60,7 +71,7 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
         outcome = run.isolated(lambda data=data: files.check(kind, data, tmp_path))  # type: ignore[misc]
         assert not outcome.failed and outcome.kind != run.DIED, verdict(outcome)
         kinds.add(outcome.kind)
-    assert run.REFUSED in kinds or kind == "records", "merge leaves out records that cannot be read"
+    assert REFUSED in kinds or kind == "records", "merge leaves out records that cannot be read"
 
 
 @pytest.mark.long
@@ -71,14 +82,14 @@ def test_what_was_found_before(path: Path, tmp_path: Path) -> None:
     if case.about.startswith(run.DIED):
         assert not outcome.failed, verdict(outcome)
     else:
-        assert outcome.kind in (run.ANSWERED, run.REFUSED), verdict(outcome)
+        assert outcome.kind in (ANSWERED, REFUSED), verdict(outcome)
 
 
 @pytest.mark.parametrize("form", ("elf", "bare", "encrypted", "kdump"))
 def test_the_undamaged_dump_answers_in_every_form(form: str, tmp_path: Path) -> None:
     """So that a refusal comes from the damage."""
     outcome = run.isolated(lambda: run.check_dump(Case("6.12-fill", "zones", form), tmp_path))
-    assert (outcome.kind, outcome.text) == (run.ANSWERED, "bitmap"), outcome
+    assert (outcome.kind, outcome.text) == (ANSWERED, "bitmap"), outcome
 
 
 # The harness sees what it looks for
@@ -87,15 +98,15 @@ def test_the_undamaged_dump_answers_in_every_form(form: str, tmp_path: Path) -> 
 def test_the_harness_tells_failures_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SECONDS", 1)
 
-    def hang() -> run.Outcome:
+    def hang() -> Outcome:
         while True:
             pass
 
-    def die() -> run.Outcome:
+    def die() -> Outcome:
         os.kill(os.getpid(), 11)
         raise AssertionError
 
-    def wrong() -> run.Outcome:
+    def wrong() -> Outcome:
         run.hold(Case("6.12-fill", "nothing"), "made up", [(0, 1 << 52, "accepted")], False, (None, None))
         raise AssertionError
 
@@ -114,7 +125,7 @@ def test_an_internal_error_is_a_failure(error: Exception, kind: str, monkeypatch
 
     monkeypatch.setattr("drgn_unaccepted.cli.run", fail)
     for words in (("-c", files.DUMP, "check"), ("merge", files.DUMP), ("scan", files.DUMP)):
-        outcome = run.isolated(lambda words=words: run.answered(*words))  # type: ignore[misc]
+        outcome = run.isolated(lambda words=words: answered(*words))  # type: ignore[misc]
         assert (outcome.kind, outcome.failed) == (kind, True)
         assert type(error).__name__ in outcome.text and "Traceback" in outcome.details
 
@@ -180,7 +191,7 @@ def worst(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """256 MiB of bitmap in a snapshot file of some hundred KiB, as anybody can make one."""
     path = tmp_path_factory.mktemp("worst") / "snapshot"
     table = of_bitmap(b"\x55" * (256 << 20), base=0)
-    write(dataclasses.replace(table, table=dataclasses.replace(table.table, address=0x1000)), str(path))
+    write(replace(table, table=replace(table.table, address=0x1000)), str(path))
     assert path.stat().st_size < 1 << 20
     return path
 
@@ -190,8 +201,8 @@ def worst(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bitmap_of_4_pib_with_every_second_unit_accepted(name: str, worst: Path, tmp_path: Path) -> None:
     argv = {"resolve": ("0", "0-4096T"), "report": ("-o", tmp_path / "page")}.get(name, ())
 
-    outcome = run.isolated(lambda: run.answered("--snapshot", worst, name, *argv))
-    wanted = {run.REFUSED} if name in ("ranges", "resolve") else {run.ANSWERED, run.REFUSED}
+    outcome = run.isolated(lambda: answered("--snapshot", worst, name, *argv))
+    wanted = {REFUSED} if name in ("ranges", "resolve") else {ANSWERED, REFUSED}
     assert outcome.kind in wanted, outcome
     if name in ("ranges", "resolve"):
         assert "more than" in outcome.text
@@ -206,17 +217,8 @@ def test_a_bitmap_of_random_bits_in_a_dump(name: str, tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<IIQQ", 1, 2 << 20, 0, len(bitmap)) + bitmap)
     address = truth(files.NAME)["table_address"]
 
-    outcome = run.isolated(lambda: run.answered("-c", files.DUMP, "--table", f"{path}@{address:#x}", name))
-    assert outcome.kind == run.ANSWERED and outcome.peak_bytes < 200 << 20, outcome
-
-
-def test_a_recording_with_a_number_that_no_clock_has(tmp_path: Path) -> None:
-    lines = list(files.recording_lines())
-    lines[1] = lines[1].replace('"elapsed": ', '"elapsed": 1').replace('"elapsed":', '"elapsed":' + "9" * 400, 1)
-    path = tmp_path / "recording"
-    path.write_text("\n".join(lines) + "\n")
-    status, _, said = run.command("replay", path)
-    assert status == 3 and "elapsed: seconds are wanted" in said[0]
+    outcome = run.isolated(lambda: answered("-c", files.DUMP, "--table", f"{path}@{address:#x}", name))
+    assert outcome.kind == ANSWERED and outcome.peak_bytes < 200 << 20, outcome
 
 
 def test_a_line_of_a_fleet_that_is_nested_too_deep(tmp_path: Path) -> None:
@@ -227,3 +229,136 @@ def test_a_line_of_a_fleet_that_is_nested_too_deep(tmp_path: Path) -> None:
         + '{"schema": "drgn-unaccepted/1", "command": "scan", "targets": 1e999, "shard": [1e999, 1]}\n'
     )
     run.command("merge", path, fails=(0, 1, 2, 3), notes=9)
+
+
+# Files and names that somebody made
+
+NESTED = ("[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000)
+#: Values for fields that are numbers.
+NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 5_000, "1" + "0" * 400, "-0.5", '"1"', "true")
+
+
+def changed(kind: str, change: Callable[[str], str]) -> bytes:
+    if kind == "snapshot":
+        return change(files.snapshot_text("6.12-fill")).encode()
+    header, first, *rest = files.recording_lines()
+    return "\n".join([header, change(first), *rest, ""]).encode()
+
+
+CHANGES: dict[str, Callable[[str], str]] = {
+    **{f"nested {n}": lambda text, deep=deep: text.replace("null", deep, 1) for n, deep in enumerate(NESTED)},  # type: ignore[misc]
+    **{
+        f"{number[:9]} {field}": lambda text, field=field, number=number: re.sub(  # type: ignore[misc]
+            rf'"{field}": ?\d+', f'"{field}": {number}', text, count=1
+        )
+        for field in ("unit_size", "start_pfn", "cpus")
+        for number in NUMBERS
+    },
+    "schema twice": lambda text: '{"schema": "x", ' + text[1:],
+    "a table twice": lambda text: text.replace('"table":', '"table": null, "table":', 1),
+    "a surrogate for a key": lambda text: text.replace('"missing"', '"\\udc80": 1, "missing"', 1),
+    "NUL in a name": lambda text: re.sub(r'"name": ?"', r'"name": "\\u0000', text, count=1),
+    "a bitmap that unpacks to 1 GiB": lambda text: re.sub(
+        r'"bitmap": ?"[^"]*"', f'"bitmap": "{files.big_bomb()}"', text, count=1
+    ),
+    "every list unpacks to 64 MiB": lambda text: re.sub(
+        r'"(pfns|flags|refcounts|page_types)": ?"[^"]*"', rf'"\1": "{files.BOMB}"', text
+    ),
+    "a bomb in a bomb": lambda text: re.sub(
+        r'"bitmap": ?"[^"]*"',
+        f'"bitmap": "{base64.b64encode(zlib.compress(zlib.compress(bytes(64 << 20)))).decode()}"',
+        text,
+        count=1,
+    ),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("kind", ("snapshot", "recording"))
+def test_a_file_that_is_no_file_of_ours(kind: str, name: str, tmp_path: Path) -> None:
+    data = changed(kind, CHANGES[name])
+    assert data != changed(kind, str), "nothing was changed"
+    check = files.check_snapshot if kind == "snapshot" else files.check_recording
+    # A line of a recording may contain more than is read, and unknown fields are left out with a warning.
+    harmless = name in ("NUL in a name", "a surrogate for a key") or (kind, name) == ("recording", "schema twice")
+    outcome_of(lambda: check(data, tmp_path), *((ANSWERED, REFUSED) if harmless else (REFUSED,)))
+
+
+BOMBS = (*NESTED, "NaN", '{"schema": NaN}', '{"id": 1, "id": 2}', "a\0b", '{"path": "%s"}' % ("x" * 5_000))
+BOMBS += ('{"path": "a\\u0000b"}', '{"path": "a\\ud800b"}')
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: repr(bomb)[1:25])
+@pytest.mark.parametrize("place", ("records", "manifest", "beside", "merged"))
+def test_a_bomb_among_the_files_of_a_fleet(place: str, bomb: str, tmp_path: Path) -> None:
+    path = tmp_path / ("path.list" if place == "manifest" else "path")
+    path.write_text(bomb + "\n")
+    target = tmp_path / "target"
+    target.write_bytes(files.snapshot_text("6.12-fill").encode())
+    (tmp_path / f"target{BESIDE}").write_text(bomb + "\n" if place == "beside" else "")
+    argv: dict[str, tuple[object, ...]] = {
+        "records": ("scan", "--quiet", "-o", path, target),
+        "manifest": ("scan", "--quiet", path),
+        "beside": ("scan", "--quiet", "--beside", target),
+        "merged": ("merge", path),
+    }
+
+    outcome = outcome_of(lambda: answered(*argv[place], notes=9))
+    if place == "records":
+        assert path.read_text() == bomb + "\n" and "left alone" in outcome.text
+
+
+# Names
+
+
+def named(name: str) -> Snapshot:
+    """A snapshot with this name in every text that a target can choose."""
+    clean = build.clean()
+    zones = tuple(replace(zone, name=name[:15], problems=(name,), locked=True) for zone in clean.zones or ())
+    task = Task(1, name[:15], 0)
+    return replace(
+        clean,
+        target=replace(clean.target, path=name, release=name, build_id=name, snapshot_path=None),
+        zones=zones,
+        accepting=AcceptingList((Accept(0xFFFF888000000000, 12, 14, task),), (name,)),
+        platform=Platform("tdx", name, None, None),
+        kernel_memory=(NamedRange(name, 0x100000000, 0x100200000),),
+        reclaiming=(task,),
+        panic=name,
+        missing={"kexec_segments": name, name: name},
+        torn=(name,),
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", HOSTILE_TEXTS, ids=lambda name: ascii(name)[1:15])
+def test_names(name: str, tmp_path: Path) -> None:
+    snapshot, page = tmp_path / "snapshot", tmp_path / "page"
+    write(named(name), str(snapshot))
+
+    def check() -> Outcome:
+        run.ask_everything(snapshot)
+        given = ("--snapshot", snapshot)
+        for format_ in ("text", "json", "nagios", "prometheus", "junit"):
+            out = tmp_path / format_
+            run.command(*given, "check", "--format", format_, fails=run.CHECK_STATUS)
+            run.command(*given, "check", "--format", format_, "-o", out, fails=run.CHECK_STATUS)
+        json.loads((tmp_path / "json").read_text())
+        ElementTree.parse(tmp_path / "junit")
+        run.command(*given, "report", "-o", page)
+        run.command("scan", "--quiet", "-o", tmp_path / "records", snapshot)
+        for format_ in ("text", "json", "csv"):
+            run.command("merge", "--format", format_, tmp_path / "records")
+            run.command("merge", "--format", format_, "-o", tmp_path / f"merged.{format_}", tmp_path / "records")
+        return Outcome(ANSWERED, "")
+
+    outcome_of(check, ANSWERED)
+    for written in ("text", "nagios", "prometheus", "junit", "merged.text", "page"):
+        text = (tmp_path / written).read_text("utf-8")
+        assert not [c for c in text if not c.isprintable() and c != "\n"], written
+    write(build.clean(), str(tmp_path / "clean"))
+    run.command("--snapshot", tmp_path / "clean", "report", "-o", tmp_path / "clean.html")
+    html, clean = page.read_text(), (tmp_path / "clean.html").read_text()
+    assert "<script>alert" not in html and html.count("</script>") == clean.count("</script>")

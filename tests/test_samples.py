@@ -9,6 +9,7 @@ import drgn
 import pytest
 
 from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
+from tests.kernel.test_saved_table import saved
 
 PAGE = 4096
 NAMES = sorted(path.parent.name for path in SAMPLES.glob("*/truth.json"))
@@ -63,15 +64,11 @@ def test_a_saved_table(name: str, at_boot: bool, capsys: Capsys, tmp_path: Path)
     """Of the crash it makes a kdump as good as the bitmap. Right after boot all bits are set: the lists say which of
     them still are, and pages in use which are not.
     """
-    known, prog = truth(name), drgn.Program()
-    prog.set_core_dump(str(SAMPLES / name.replace("-kdump", "") / "vmcore"))
-    address = known["table_address"]
-    size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
-    data = prog.read(address, 24 + size, physical=True)
-    (tmp_path / "table").write_bytes(data[:24] + b"\xff" * size if at_boot else data)
+    _, address, data, *_ = saved(None, name.replace("-kdump", ""))
+    (tmp_path / "table").write_bytes(data[:24] + b"\xff" * len(data[24:]) if at_boot else data)
     table = f"{tmp_path / 'table'}@{address:#x}"
     status, answer, _ = ask(capsys, "-c", SAMPLES / name / "vmcore", "--table", table, "ranges")
-    unaccepted, accepted = set(known["unaccepted_units"]), units(answer, "accepted")
+    unaccepted, accepted = set(truth(name)["unaccepted_units"]), units(answer, "accepted")
     assert status == 0 and unaccepted <= units(answer)
     assert accepted and accepted.isdisjoint(unaccepted)
     if not at_boot:

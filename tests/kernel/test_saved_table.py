@@ -53,11 +53,11 @@ def open_kdump(boot: Optional[str]) -> Opened:
     return opened
 
 
-def saved(boot: Optional[str]) -> SavedTable:
+def saved(boot: Optional[str], name: str = "6.12-fill") -> SavedTable:
     """The table of the same guest, from its whole-RAM dump."""
-    address = truth("6.12-fill")["table_address"]
+    address = truth(name)["table_address"]
     prog = drgn.Program()
-    prog.set_core_dump(str(SAMPLES / "6.12-fill" / "vmcore"))
+    prog.set_core_dump(str(SAMPLES / name / "vmcore"))
     size = int.from_bytes(prog.read(address + 16, 8, physical=True), "little")
     return SavedTable("kept", address, bytes(prog.read(address, 24 + size, physical=True)), boot)
 

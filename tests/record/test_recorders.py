@@ -129,8 +129,8 @@ for snapshot in itertools.islice(itertools.cycle(series(20)), int(sys.argv[3])):
 """
 
 
-def keeper(directory: Path, times: int) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-c", KEEP, str(directory), BOOT, str(times)]
+def started(code: str, *arguments: object) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -139,7 +139,7 @@ def test_a_kill_leaves_whole_files_and_the_next_run_deletes_the_rest(tmp_path: P
     possible = {HEADER + (each.table.bitmap or b"") for each in series(20)}
     place = tmp_path / BOOT
     for _ in range(5):
-        with keeper(tmp_path, 1 << 30) as process:
+        with started(KEEP, tmp_path, BOOT, 1 << 30) as process:
             assert process.stdout is not None and process.stdout.readline() == "kept\n"
             time.sleep(chance.random() / 10)
             process.kill()
@@ -153,7 +153,7 @@ def test_a_kill_leaves_whole_files_and_the_next_run_deletes_the_rest(tmp_path: P
 
 
 def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
-    for process in [keeper(tmp_path, 20) for _ in range(3)]:
+    for process in [started(KEEP, tmp_path, BOOT, 20) for _ in range(3)]:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     assert names(tmp_path / BOOT) == ["snapshot.json", TABLE]
@@ -221,16 +221,11 @@ with stopped_by_signals() as stop:
 """
 
 
-def start_recorder(path: Path, interval: float, ignored: str = "") -> subprocess.Popen[str]:
-    argv = [sys.executable, "-c", RECORD, str(path), str(interval), ignored]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-
 def test_a_recorder_that_is_killed_loses_no_whole_line(tmp_path: Path) -> None:
     chance = random.Random(4)
     for attempt in range(3):
         path = tmp_path / f"r{attempt}"
-        with start_recorder(path, 0) as process:
+        with started(RECORD, path, 0, "") as process:
             assert process.stdout is not None
             wanted = chance.randrange(2, 150)
             for text in process.stdout:
@@ -250,7 +245,7 @@ def test_a_recorder_that_is_killed_loses_no_whole_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "r"
-    with start_recorder(path, 3600) as process:
+    with started(RECORD, path, 3600, "") as process:
         assert process.stdout is not None and process.stdout.readline() == "1\n"
         wait_for(lambda: path.read_bytes().count(b"\n") == 2, path.read_bytes)
         process.send_signal(number)
@@ -262,7 +257,7 @@ def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
     """nohup(1) starts a program so, and a shell its background jobs."""
-    with start_recorder(tmp_path / "r", 0.01, number.name) as process:
+    with started(RECORD, tmp_path / "r", 0.01, number.name) as process:
         assert process.stdout is not None and process.stdout.readline()
         process.send_signal(number)
         assert all(process.stdout.readline().strip().isdecimal() for _ in range(20))

@@ -178,6 +178,7 @@ def sample_line(**changes: object) -> bytes:
         (sample_line(taken_at=None), "taken_at: str is wanted"),
         (sample_line(elapsed=float("nan")), "not JSON"),
         (sample_line(elapsed=limits.RECORDING_SECONDS), "elapsed: seconds are wanted"),
+        (sample_line(elapsed=10**400), "elapsed: seconds are wanted"),
         (sample_line(cost=True), "cost: seconds are wanted"),
         (b"x" * 100_000 + b"\n", "more than 90000 bytes"),
     ],
