@@ -56,7 +56,7 @@ def btf_words(name: str) -> list[int]:
         prog = open_vmcore(str(path)).prog
     start, stop = (prog.symbol(name).address for name in ("__start_BTF", "__stop_BTF"))
     data = prog.read(start, stop - start)
-    physical = start - START_KERNEL_MAP + sample(name).phys_base
+    physical = start - START_KERNEL_MAP + sample(name).number("NUMBER(phys_base)")
     return [
         physical + at
         for at in (*range(0, 24, 4), *_words_of_types(Btf(prog, data), *struct.unpack_from("<4xII", data)))
