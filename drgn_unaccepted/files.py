@@ -41,10 +41,7 @@ def open_input(path: str) -> BufferedReader:
 
 
 def open_dump(path: str) -> BufferedReader:
-    """Open a file for random access: a regular file, or a block device that kdump wrote to.
-
-    :raises OSError: see :func:`open_input`; a pipe is refused
-    """
+    """Open a regular file, or a block device that kdump wrote to, for random access. OSError: a pipe, or it cannot be."""
     if _is_pipe(path):
         raise OSError(errno.ESPIPE, "a pipe, and this is read here and there: save it to a file", path)
     return Path(path).open("rb")

@@ -192,9 +192,6 @@ def _check_layout(prog: Program, path: str) -> None:
         raise TargetError(f"{path}: no build-id, and nothing else to tell whether it is of this kernel")
 
 
-# BTF and kallsyms
-
-
 def load_btf(prog: Program, data: Optional[bytes] = None) -> None:
     """Make types, variables and symbols resolve, by BTF of the program's kernel; None for the BTF in the target.
 

@@ -238,9 +238,6 @@ def _argv(command: str) -> list[str]:
     return [program, *options]
 
 
-# Kdump-compressed
-
-
 class Kdump(NamedTuple):
     """What the headers of a kdump-compressed file say about its completeness."""
 

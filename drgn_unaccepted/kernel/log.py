@@ -126,10 +126,7 @@ def read_log_lines(
 
 
 def log_of_this_boot(prog: Program, logs: Sequence[BootLog], table_address: Optional[int]) -> BootLog:
-    """The one of ``logs``, the boots in a log file, that is of this kernel's boot.
-
-    :raises TargetError: something contradicts each, or nothing proves one
-    """
+    """The one of ``logs``, the boots in a log file, that is of this kernel's boot. TargetError: none is proven."""
     own = (read_boots(read_log_lines(prog, stamped=True)) or [BootLog()])[-1]
     started = own.started
     with suppress(*UNREADABLE):

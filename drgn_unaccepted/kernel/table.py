@@ -41,10 +41,7 @@ class SavedTable(NamedTuple):
 
 
 def saved_table_from_snapshot(path: str, snapshot: Snapshot) -> SavedTable:
-    """The table in a snapshot, which knows its boot.
-
-    :raises TargetError: the snapshot has no table, or one that is not to be believed
-    """
+    """The table in a snapshot, which knows its boot. TargetError: it has none, or one that is not to be believed."""
     table = snapshot.table
     data = table.to_bytes()
     if data is None or table.address is None:
@@ -117,10 +114,7 @@ def boot_id(prog: drgn.Program) -> Optional[str]:
 
 
 def locate_table(prog: drgn.Program) -> Union[int, Table]:
-    """The table's physical address, or a Table whose state says that there is none.
-
-    :raises Unavailable: ``efi`` cannot be read
-    """
+    """The table's physical address, or a Table that says why there is none. Unavailable: ``efi`` cannot be read."""
     try:
         address = index(prog["efi"].unaccepted.value_())
     except AttributeError:
@@ -144,10 +138,7 @@ def locate_table(prog: drgn.Program) -> Union[int, Table]:
 
 
 def _feature(prog: drgn.Program) -> Optional[str]:
-    """What shows that the kernel was built with CONFIG_UNACCEPTED_MEMORY; None if nothing does.
-
-    :raises Unavailable: ``struct zone`` cannot be told
-    """
+    """What shows a kernel with CONFIG_UNACCEPTED_MEMORY; None: nothing. Unavailable: ``struct zone`` cannot be told."""
     try:
         if prog.type("struct zone").has_member("unaccepted_pages"):
             return "zone->unaccepted_pages"

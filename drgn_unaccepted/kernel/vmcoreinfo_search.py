@@ -72,9 +72,6 @@ def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, Pa
             yield number, PageTables(memory.read, root - _PTI_USER_TABLES, levels)
 
 
-# For a dump
-
-
 def lacks_vmcoreinfo(core: ElfCore) -> bool:
     """Whether it is a dump of a machine's memory without the note. A process's has no physical addresses."""
     names = {note.name for note in core.notes()}
@@ -118,9 +115,6 @@ def read_vmcoreinfo(path: str) -> bytes:
     if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).entries.get("OSRELEASE") is None:
         raise TargetError(f"{path}: not the text of a VMCOREINFO note (no OSRELEASE= in it)")
     return data
-
-
-# In memory
 
 
 def find_vmcoreinfo(core: ElfCore) -> tuple[bytes, int]:
@@ -183,9 +177,6 @@ def _maps(tables: PageTables, virtual: int, physical: int) -> bool:
         return tables.translate(virtual).start == physical
     except FaultError:
         return False
-
-
-# From registers
 
 
 def work_out_vmcoreinfo(core: ElfCore, vmlinux: Sequence[str]) -> tuple[bytes, int, str]:
