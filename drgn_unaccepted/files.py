@@ -41,7 +41,7 @@ def open_input(path: str) -> BufferedReader:
 
 
 def open_dump(path: str) -> BufferedReader:
-    """Open a regular file, or a block device that kdump wrote to, for random access. OSError: it is none, or refused."""
+    """Open a regular file, or a block device that kdump wrote to, for random access. OSError: a pipe, or refused."""
     if _is_pipe(path):
         raise OSError(errno.ESPIPE, "a pipe, and this is read here and there: save it to a file", path)
     return Path(path).open("rb")
