@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -36,12 +37,18 @@ exit status: 0 answered; 3 not answered, or usage error, with the reason on
 stderr; check: 1 warning, 2 critical
 
 The bitmap is read physically. Since Linux 6.6 it lies in ACPI memory, which
-kdump and /proc/kcore omit; there the answer comes from the page allocator's
-lists (zone->unaccepted_pages, chunks of 4 MiB), and says so.
+kdump and /proc/kcore omit; there the answer comes from the bits at boot (EFI
+memory map), the page allocator's lists and struct pages, and says so.
 """
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
+    if sys.stderr is None:
+        # Else the next file that is opened would take its place.
+        sys.stderr = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115
+    if sys.stdout is None:
+        _say("stdout: closed")
+        return errors.EXIT_CANNOT
     for stream in (sys.stdout, sys.stderr):
         # Names out of a target can have characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
@@ -211,4 +218,6 @@ def _warn(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(screen(f"drgn-unaccepted: {line}", sys.stderr.isatty()), file=sys.stderr)
+    # The exit status says the same where stderr is closed or full.
+    with suppress(OSError):
+        print(screen(f"drgn-unaccepted: {line}", sys.stderr.isatty()), file=sys.stderr, flush=True)

@@ -168,6 +168,17 @@ sys.exit(main())
 """
 
 
+@pytest.mark.parametrize(
+    ("core", "streams", "status"),
+    [("/nonexist", "2>/dev/full", 3), ("/nonexist", "2>&-", 3), (SAMPLE, ">&-", 3), (SAMPLE, "2>&- >/dev/null", 0)],
+)
+def test_the_status_is_the_answers_whatever_the_streams_are(core: Path, streams: str, status: int) -> None:
+    """1 would be a warning."""
+    command = f"{sys.executable} -m drgn_unaccepted -c {core} check {streams}"
+    found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert found.returncode == status and "internal error" not in found.stderr
+
+
 def test_an_interrupt_while_it_imports_is_quiet() -> None:
     done = subprocess.run((sys.executable, "-c", _INTERRUPTED), capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -106,7 +106,8 @@ def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
     yield "target", f"{safe(target['path'] or 'the running kernel')}{when}"
     if findings is not None:
         bad = ", ".join(f"{findings[status]} {status}" for status in ("critical", "warning") if status in findings)
-        yield "check", f"{bad or 'nothing wrong'}, {count(findings.get('pass', 0), 'rule')} passed: see check"
+        passed = count(findings.get("pass", 0), "quick rule")
+        yield "check", f"{f'{bad}, ' if bad else ''}{passed} passed; the rest: see check"
 
 
 def _time(iso: str) -> str:

@@ -86,6 +86,8 @@ def parse_address(text: str) -> int:
 def bounded(query: Query) -> Query:
     """The same query; ValueError if it is empty, or neither physical nor in the kernel's half of the address space."""
     text, (start, end) = query.text, query.range
+    if start < 0:
+        raise ValueError(f"{text}: negative")
     if end <= start:
         raise ValueError(f"{text}: the range {'is empty' if end == start else 'ends before it starts'}")
     if end > (KERNEL_SPACE.end if query.is_virtual else PHYSICAL_END):

@@ -178,6 +178,7 @@ DAMAGE: dict[str, Change] = {
     "not on 8 bytes": lambda s: c.table(address=s.table.address + 4)(s),
     "type 15 below it": c.descriptors(EfiDescriptor(15, 3 << 30, (3 << 30) + (64 << 20), 0)),
     "no table": c.absent_table,
+    "a unit too low": lambda s: c.table(phys_base=s.table.phys_base - UNIT)(s),
     "64 MiB too low": lambda s: c.table(phys_base=s.table.phys_base - (64 << 20))(s),
     "64 MiB too high": lambda s: c.table(phys_base=s.table.phys_base + (64 << 20))(s),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from drgn_unaccepted.model.addresses import on_command_line, parse_query, split_queries
+from drgn_unaccepted.model.addresses import Query, bounded, on_command_line, parse_query, split_queries
 
 GIB = 1 << 30
 
@@ -91,3 +91,9 @@ def test_a_line_of_dmesg_is_one_query() -> None:
 def test_ranges_on_the_command_line(line: str, found: list[tuple[int, int]]) -> None:
     more = [(4096, 5120)] if "memmap=1K" in line else []
     assert on_command_line(line, "memmap", "$#!") == found + more
+
+
+def test_a_signed_pointer_is_no_address() -> None:
+    """``int()`` of a signed drgn value, as a script can give it to a helper."""
+    with pytest.raises(ValueError, match="negative"):
+        bounded(Query(0xFFFF888125A00008 - (1 << 64), None, "p"))
