@@ -107,7 +107,7 @@ def _guest(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
     if findings is not None:
         bad = ", ".join(f"{findings[status]} {status}" for status in ("critical", "warning") if status in findings)
         passed = count(findings.get("pass", 0), "quick rule")
-        yield "check", f"{f'{bad}, ' if bad else ''}{passed} passed; the rest: see check"
+        yield "check", f"{f'{bad}, ' if bad else ''}{passed} passed: see check"
 
 
 def _time(iso: str) -> str:
