@@ -36,6 +36,7 @@ from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 
 _PAGE_SIZE = 4096
+_TEXT = re.compile(rb"(?:[ -~]+\n)+")
 _UTS_LENGTH = 65  #: Two members of __NEW_UTS_LEN + 1 bytes precede ``utsname.release``.
 #: What tells one kernel from another.
 _IDENTITY = ("OSRELEASE", "SYMBOL(init_uts_ns)", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "KERNELOFFSET")
@@ -157,7 +158,9 @@ def _kernel_at(memory: FileMemory, address: int) -> Optional[tuple[Vmcoreinfo, i
     if address % _PAGE_SIZE:
         return None
     try:
-        found = parse_vmcoreinfo(memory.read(address, _PAGE_SIZE).partition(b"\0")[0])
+        # Behind a copy in a page that was used before, no zero need follow.
+        text = _TEXT.match(memory.read(address, _PAGE_SIZE))
+        found = parse_vmcoreinfo(text[0] if text else b"")
         virtual, phys_base = found.symbol("init_uts_ns"), found.number("phys_base")
         tables = kernel_page_tables(memory.prog, found)
         whole = found.entries.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)

@@ -158,6 +158,8 @@ def test_it_is_found_among_what_only_looks_like_it(kernel: Kernel, path: Path) -
     pages[0x300] = page(kernel.vmcoreinfo)  # vmcoreinfo_data_safecopy
     for notes in (IDLE_CPU + kernel.cpu(), IDLE_CPU):
         assert find_vmcoreinfo(core_of(path, pages, notes)) == (kernel.vmcoreinfo, 0x200000)
+    pages[0x107] = page(kernel.vmcoreinfo + b"N\x82\x81=\n")  # a copy in a page that was used before
+    assert find_vmcoreinfo(core_of(path, pages, IDLE_CPU)) == (kernel.vmcoreinfo, 0x107000)
 
 
 @pytest.mark.parametrize("which", (0, 1))
