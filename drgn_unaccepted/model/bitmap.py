@@ -22,8 +22,9 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 _U64 = (1 << 64) - 1
 
-_BLOCK = 4096  # bytes that are decoded at once
-_ZEROS, _ONES = bytes(_BLOCK), (1 << 8 * _BLOCK) - 1
+_BLOCK = 8192  # bytes that are decoded at once
+_ZEROS, _FULL, _ONES = bytes(_BLOCK), b"\xff" * _BLOCK, (1 << 8 * _BLOCK) - 1
+_FEW = 8  # changes in a block that are found one by one
 _NONZERO = re.compile(rb"[^\0]+")
 
 
@@ -116,6 +117,11 @@ def _edges(bitmap: Bitmap, first: int, end: int, base: int, unit: int) -> Iterat
         if before and bits == _ONES:
             continue
         changes = (bits ^ (bits << 1 | before)) & _ONES
+        if _popcount(changes) <= _FEW:
+            while changes:
+                yield [base + unit * (at + (changes & -changes).bit_length() - 1)]
+                changes &= changes - 1
+            continue
         for changed in _NONZERO.finditer(changes.to_bytes(_BLOCK, "little")):
             start = base + unit * (at + 8 * changed.start())
             addresses = range(start, start + 8 * unit * len(changed.group()), 8 * unit)
@@ -130,7 +136,7 @@ def _blocks(bitmap: Bitmap, first: int, end: int) -> Iterator[tuple[int, int, in
         at, block = 8 * offset, bytes(view[offset : offset + _BLOCK])
         if block == _ZEROS and not before:
             continue
-        bits = int.from_bytes(block, "little")
+        bits = _ONES if block == _FULL else int.from_bytes(block, "little")
         if first > at:
             bits = bits >> (first - at) << (first - at)
         if end < at + 8 * _BLOCK:
