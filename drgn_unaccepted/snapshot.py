@@ -19,9 +19,10 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge, hexadecimal
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.efi import UNACCEPTED, EfiDescriptor
+from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.model.stub import allocate_unaccepted_bitmap
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -354,16 +355,15 @@ class Snapshot:
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
         """``phys_base`` and the unit size that turn unit indices into addresses, and their origin.
 
-        Without the table, the EFI memory map gives the base: the stub rounds the lowest type 15 address down to a unit
-        (``allocate_unaccepted_bitmap()``).
+        Without the table, the EFI memory map gives the base, as it does to the stub.
         """
         geometry = self.table.geometry
         if geometry is not None:
             return (geometry.phys_base, geometry.unit_size), "table"
         if self.efi_map is not None and self.efi_map.complete:
-            starts = [d.start for d in self.efi_map.descriptors if d.type == UNACCEPTED]
-            if starts:
-                return (min(starts) // X86_UNIT_SIZE * X86_UNIT_SIZE, X86_UNIT_SIZE), "EFI memory map"
+            geometry = allocate_unaccepted_bitmap(self.efi_map.descriptors, X86_UNIT_SIZE)
+            if geometry is not None:
+                return (geometry.phys_base, geometry.unit_size), "EFI memory map"
         return None, None
 
     def in_flight(self, more: int = 0) -> Optional[list[Range]]:

@@ -40,9 +40,6 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
         yield f"efi.unaccepted is {address:#x}, not a multiple of 8"
     if evidence.table_taken:
         yield f"its page at {evidence.table_taken[0].start:#x} is not PageReserved, and has another owner"
-    lowest = evidence.type_15[0].start if evidence.type_15 else None
-    if lowest is not None and geometry.phys_base != lowest // geometry.unit_size * geometry.unit_size:
-        yield f"its phys_base is {geometry.phys_base:#x}, and the lowest EFI type 15 memory is at {lowest:#x}"
     outside = rng.subtract(evidence.type_15, [Range(geometry.phys_base, geometry.end)])
     if outside:
         yield f"EFI type 15 at {span(*outside[0])} is outside the bitmap"

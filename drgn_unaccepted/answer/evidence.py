@@ -193,6 +193,16 @@ class Evidence:
         accepted += [Fact(start, end, "accepted by the EFI stub at boot") for start, end in at_once]
         return Initial(geometry, unaccepted, sorted(accepted), conventional)
 
+    @cached_property
+    def bits_of_stub(self) -> Optional[list[Range]]:
+        """The units whose bits the stub set in this table, whoever made it; None where nothing tells."""
+        kernel, efi_map, geometry = self.snapshot.kernel, self.snapshot.efi_map, self.snapshot.table.geometry
+        if geometry is None or efi_map is None or not efi_map.is_whole:
+            return None
+        if kernel is not None and (kernel.kexec_booted or kernel.unaccepts):
+            return None
+        return stub.process_unaccepted_memory(efi_map.descriptors, geometry)[0]
+
     def _saved(self) -> Union[Initial, str]:
         table = self.snapshot.table
         if not table.is_saved or table.geometry is None or table.bitmap is None:
@@ -231,16 +241,19 @@ class Evidence:
     def listed_without_bit(self, ones: Sequence[Range], initial: Union[Initial, str]) -> list[Range]:
         """Listed memory that should be in ``ones`` and is not: a chunk leaves its list before it is accepted.
 
-        Without the initial bits only chunks amid listed ones tell: the first of a run can be listed for its guard
-        alone, or be the last of the memory that was unaccepted at boot, its first unit accepted as a guard.
+        The first unit of a run can be accepted, as the guard of an accept that ended before it: then the unit before it
+        has no bit either. Without the initial bits only chunks amid listed ones tell: the first of a run can be listed
+        for its guard alone, or be the last of the memory that was unaccepted at boot.
         """
         unit, chunk = self.unit, self.chunk
         # kexec accepts the destinations of its segments, and their chunks stay listed (Linux 6.15).
         segments = self.whole_units((start, end + unit) for start, end in self.kexec_segments)
         excused = rng.merge([*self.in_flight, *segments])
-        if isinstance(initial, Initial) and unit == X86_UNIT_SIZE and chunk == 2 * unit:
-            inner = [Range(start + unit, end) for start, end in self.listed if start + unit < end]
-            return rng.subtract(rng.subtract(rng.intersect(inner, initial.unaccepted), ones), excused)
+        waiting = initial.unaccepted if isinstance(initial, Initial) else self.bits_of_stub
+        if waiting is not None and unit == X86_UNIT_SIZE and chunk == 2 * unit:
+            guards = (rng.find(ones, start - 1) is None for start, _ in self.listed)
+            inner = [Range(start + unit if guard else start, end) for (start, end), guard in zip(self.listed, guards)]
+            return rng.subtract(rng.subtract(rng.intersect(inner, waiting), ones), excused)
         inner = [Range(start + chunk, end) for start, end in self.listed if start + chunk < end]
         bare = rng.subtract(rng.subtract(inner, self.listable(ones)), excused)
         # An accept clears the bit of a unit that is larger than a chunk, and the other chunks in it stay listed.

@@ -26,7 +26,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Counters, KexecSegment, Snapshot, Wanted
 from tests.checks import changes as c
-from tests.checks.build import Change, both
+from tests.checks.build import Change, both, clean
 from tests.fuzz import case
 from tests.fuzz.case import Case
 from tests.fuzz.run import command, document, hold_document
@@ -57,7 +57,6 @@ def snapshot_of(sample: str) -> Snapshot:
 
 
 def units(judgement: Judgement) -> dict[str, set[int]]:
-    """Units by state."""
     found: dict[str, set[int]] = {}
     for piece in judgement.pieces(0, 6 << 30):
         found.setdefault(piece.state, set()).update(range(piece.start // UNIT, -(-piece.end // UNIT)))
@@ -194,6 +193,14 @@ def test_a_damaged_table_is_doubted(sample: str, damage: str) -> None:
         assert judgement.doubt is not None and not judgement.by_bits
         never_wrong(judgement, sample)
     assert not judge(snapshot, "bitmap").exact
+
+
+def test_a_listed_unit_lacks_its_bit_only_as_the_guard_of_the_unit_before() -> None:
+    """Here the last unit of type 15 lost its bit to the one before."""
+    shorter = c.descriptors(EfiDescriptor(15, 0x101800000, 0x103A00000, 0xF), first=4)
+    last = both(shorter, c.without("pages"), c.listing(0x103800), c.bits(0, 32, 0))
+    for ends, doubted in ((28, 29), False), ((27, 28), True), ((0, 0), False):
+        assert ("at 0x103800000" in str(judge(clean(last, c.bits(*ends, 1))).doubt)) is doubted, ends
 
 
 LOST, MORE = ("every second unit lost", "24 bits lost"), ("all ones", "a byte of ones")
@@ -352,10 +359,7 @@ def test_type_15_without_a_table_is_lost_and_not_accepted(sample: str) -> None:
 PARTS = ("efi_map", "e820", "zones", "counters", "accepting", "kernel_memory", "pages", "kernel")
 
 
-@cache
-def accepted_of(sample: str) -> set[int]:
-    """Of all evidence."""
-    return units(judge(snapshot_of(sample))).get("accepted", set())
+accepted_of = cache(lambda sample: units(judge(snapshot_of(sample))).get("accepted", set()))
 
 
 @settings(max_examples=100, deadline=None)

@@ -14,7 +14,7 @@ from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.snapshot import Accept, AcceptingList, EfiMap, KexecSegment, PageRun, Snapshot, Table, Task
 
 from . import changes as c
-from .build import LISTED, Change, both, clean, listed, live
+from .build import BASE, BITMAP, LISTED, UNIT, Change, both, clean, listed, live
 
 LEGAL: list[Any] = []
 
@@ -49,6 +49,8 @@ legal("only the runtime map is left, which has no type 15", c.put(efi_map=runtim
 
 # Lists and bits that differ
 
+lower = c.table(phys_base=BASE - 8 * UNIT, bitmap=b"\0" + BITMAP, bitmap_bytes=5)
+legal("the firmware accepted the lowest memory between the stub's two looks at its map", lower)
 hole = both(c.bits(12, 13, 1), c.pages(0x101400000, 0x101A00000, "unaccepted"))
 legal("a chunk is listed only because of the guard unit behind it", hole, c.listing(0x101400, *LISTED))
 guarded = both(c.bits(13, 15, 0), c.listing(*LISTED[1:]), c.pages(0x101800000, 0x101C00000, "buddy"))
