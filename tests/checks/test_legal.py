@@ -51,6 +51,9 @@ legal("only the runtime map is left, which has no type 15", c.put(efi_map=runtim
 
 lower = c.table(phys_base=BASE - 8 * UNIT, bitmap=b"\0" + BITMAP, bitmap_bytes=5)
 legal("the firmware accepted the lowest memory between the stub's two looks at its map", lower)
+half_set = c.bits(15, 16, 0)
+legal("the kernel before a kexec accepted a part of a listed chunk", half_set, c.part("kernel", kexec_booted=True))
+legal("a kernel that can set bits again did so in a part of a chunk", half_set, c.part("kernel", unaccepts=True))
 hole = both(c.bits(12, 13, 1), c.pages(0x101400000, 0x101A00000, "unaccepted"))
 legal("a chunk is listed only because of the guard unit behind it", hole, c.listing(0x101400, *LISTED))
 guarded = both(c.bits(13, 15, 0), c.listing(*LISTED[1:]), c.pages(0x101800000, 0x101C00000, "buddy"))
