@@ -355,7 +355,7 @@ class Snapshot:
     def unit_base(self) -> tuple[Optional[tuple[int, int]], Optional[str]]:
         """``phys_base`` and the unit size that turn unit indices into addresses, and their origin.
 
-        Without the table, the EFI memory map gives the base, as it does to the stub.
+        Without the table, it is what the stub makes of the EFI memory map.
         """
         geometry = self.table.geometry
         if geometry is not None:

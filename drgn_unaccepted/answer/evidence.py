@@ -197,9 +197,8 @@ class Evidence:
     def bits_of_stub(self) -> Optional[list[Range]]:
         """The units whose bits the stub set in this table, whoever made it; None where nothing tells."""
         kernel, efi_map, geometry = self.snapshot.kernel, self.snapshot.efi_map, self.snapshot.table.geometry
-        if geometry is None or efi_map is None or not efi_map.is_whole:
-            return None
-        if kernel is not None and (kernel.kexec_booted or kernel.unaccepts):
+        changed = kernel is not None and (kernel.kexec_booted or kernel.unaccepts)
+        if changed or geometry is None or efi_map is None or not efi_map.is_whole:
             return None
         return stub.process_unaccepted_memory(efi_map.descriptors, geometry)[0]
 

@@ -58,9 +58,9 @@ def header_version(facts: Facts) -> Outcome:
     the table was overwritten: see table-reserved, and find the owner of the pages around the table.
     """
     version = facts.snapshot.table.version
-    return (
-        Pass("version is 1") if version == 1 else Fault(f"version is {version}, not 1: the bitmap is not interpreted")
-    )
+    if version == 1:
+        return Pass("version is 1")
+    return Fault(f"version is {version}, not 1: the bitmap is not interpreted")
 
 
 @Rule(CRITICAL, ("table.layout",), 3, "warning for a power of two other than 2 MiB")
