@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple, TypeVar, Union
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, Union
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Any:
+        return lambda decorator: decorator
 
 
 class Bounds(NamedTuple):
@@ -25,6 +33,7 @@ Edge = Annotated[int, Bounds(0, 2 << 64)]
 Count = Annotated[int, Bounds(-(1 << 100), 1 << 100)]
 
 _Class = TypeVar("_Class", bound=type)
+_Kind = TypeVar("_Kind")
 _ADDRESSES = frozenset(("address", "attribute", "end", "phys_base", "start", "unit_size"))
 
 
@@ -39,3 +48,21 @@ def hexadecimal(kind: _Class) -> _Class:
 
     kind.__repr__ = text  # type: ignore[method-assign, assignment]
     return kind
+
+
+def _equal(self: Any, other: Any) -> Any:
+    return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: Any) -> int:
+    return hash(tuple(vars(self).values()))
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(kind: type[_Kind]) -> type[_Kind]:
+    """A dataclass that compares by its fields and that mypy lets nobody assign to.
+
+    What ``dataclass(frozen=True)`` compiles for that takes 9 ms of each start.
+    """
+    kind.__eq__, kind.__hash__ = _equal, _hash  # type: ignore[method-assign]
+    return hexadecimal(dataclass(repr=False, eq=False)(kind))

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Annotated, NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge, hexadecimal
+from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge, frozen, hexadecimal
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
@@ -36,8 +36,7 @@ Name = Annotated[str, Bounds(0, 64)]
 E820Table = Annotated[tuple[E820Entry, ...], Bounds(0, limits.E820_ENTRIES)]
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Target:
     """The kernel or dump that was read."""
 
@@ -57,8 +56,7 @@ class Target:
         return self.kind in ("live", "remote")
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Table:
     """``struct efi_unaccepted_memory``: one bit for each naturally aligned unit, 1 is unaccepted."""
 
@@ -103,8 +101,7 @@ class Table:
 NOT_ASKED = "not asked for"  #: In :attr:`Snapshot.missing`, of a part that was not wanted.
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class EfiMap:
     """The last EFI memory map that the stub saw, or the rest of it."""
 
@@ -126,8 +123,7 @@ class EfiMap:
         return merge((d.start, d.end) for d in self.descriptors if d.type in types and d.start < d.end)
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class E820Tables:
     """``e820_table`` (current), ``e820_table_kexec``, ``e820_table_firmware`` and the boot_params copy."""
 
@@ -137,8 +133,7 @@ class E820Tables:
     boot_params: Optional[E820Table]  #: ``boot_params.e820_table`` with its ``SETUP_E820_EXT`` extension.
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class ListedChunks:
     """The pages on one ``zone->unaccepted_pages``, in list order, as parallel columns (never modified)."""
 
@@ -149,8 +144,7 @@ class ListedChunks:
     problems: tuple[str, ...] = ()  #: Why the walk ended early, and wrong links; empty for a sane list.
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Watermarks:
     """``zone->_watermark[]`` in pages, and the boost that ``min_wmark_pages()`` and its siblings add to each."""
 
@@ -161,8 +155,7 @@ class Watermarks:
     boost: U64
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Zone:
     """One populated ``struct zone``. Counts are in pages, as the kernel keeps them."""
 
@@ -182,8 +175,7 @@ class Zone:
     problems: tuple[str, ...] = ()  #: What a count lacks, for example the difference of a CPU that is not in the dump.
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Counters:
     """``vm_zone_stat[]``, the global counters, in pages."""
 
@@ -192,16 +184,14 @@ class Counters:
     unaccepted_diff: Optional[Count]  #: Sum of the per-CPU differences of NR_UNACCEPTED, which should be 0.
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Task:
     pid: U32
     comm: Name
     cpu: Optional[U32]
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Accept:
     """One ``struct accept_range`` on ``accepting_list``: a call of ``accept_memory()`` in flight."""
 
@@ -216,15 +206,13 @@ class Accept:
         return self.start_unit >= self.end_unit
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class AcceptingList:
     entries: Annotated[tuple[Accept, ...], Bounds(0, limits.ACCEPTING_ENTRIES)]
     problems: tuple[str, ...] = ()
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Platform:
     """The kind of guest, and its policy of acceptance."""
 
@@ -234,8 +222,7 @@ class Platform:
     lazy: Optional[bool]  #: ``lazy_accept``, which ``accept_memory=lazy`` sets.
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class KernelBuild:
     """Properties of the kernel, probed and not derived from its version. ``None``: unknown."""
 
@@ -261,8 +248,7 @@ class KernelBuild:
         return None if self.system_state is None else self.system_state in ("booting", "scheduling")
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Image:
     """What the kernel's image says of itself."""
 
@@ -305,8 +291,7 @@ class PageRun(NamedTuple):
     state: Annotated[str, Choices(GIVEN_STATES + _OTHER_STATES)]
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Pages:
     """States of the pages under set bits, before them and under the table, and of those that were asked for."""
 
@@ -319,8 +304,7 @@ class Pages:
     written: tuple[Range, ...] = ()
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Translation:
     """A kernel virtual address that was asked for, through the page tables."""
 
@@ -329,8 +313,7 @@ class Translation:
     reason: Optional[str] = None
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Snapshot:
     target: Target
     table: Table
@@ -381,8 +364,7 @@ ALL_PARTS -= {"target", "table", "missing", "torn", "translations", "panic_task"
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
 
-@hexadecimal
-@dataclass(frozen=True, repr=False)
+@frozen
 class Wanted:
     """What a command needs of the target."""
 
