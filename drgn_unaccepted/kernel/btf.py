@@ -47,16 +47,13 @@ _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _RECORD = struct.Struct("<III")
 
-#: Bytes of each of the vlen elements of a record.
-_ELEMENT_BYTES: dict[int, int] = {
-    **dict.fromkeys((*_COMPOUNDS, Kind.DATASEC, Kind.ENUM64), 12),
-    **dict.fromkeys((Kind.ENUM, Kind.FUNC_PROTO), 8),
-}
-#: Bytes of a record without its elements.
-_RECORD_BYTES: dict[int, int] = {
-    **dict.fromkeys((Kind.PTR, Kind.FWD, Kind.TYPEDEF, Kind.FUNC, Kind.FLOAT, *_QUALIFIERS, *_ELEMENT_BYTES), 12),
-    **dict.fromkeys((Kind.INT, Kind.VAR, Kind.DECL_TAG), 16),
-    Kind.ARRAY: 24,
+#: Bytes of a record, and of each of its vlen elements, by the number of its kind.
+_BYTES: dict[int, tuple[int, int]] = {
+    **{int(kind): (12, 0) for kind in (Kind.PTR, Kind.FWD, Kind.TYPEDEF, Kind.FUNC, Kind.FLOAT, *_QUALIFIERS)},
+    **{int(kind): (12, 12) for kind in (*_COMPOUNDS, Kind.DATASEC, Kind.ENUM64)},
+    **{int(kind): (12, 8) for kind in (Kind.ENUM, Kind.FUNC_PROTO)},
+    **{int(kind): (16, 0) for kind in (Kind.INT, Kind.VAR, Kind.DECL_TAG)},
+    int(Kind.ARRAY): (24, 0),
 }
 
 _DRGN_KINDS: dict[TypeKind, tuple[Kind, ...]] = {
@@ -110,9 +107,8 @@ class Btf:
         if not self._strings.startswith(b"\0"):
             # kernel/bpf/btf.c btf_parse_str_sec() demands this of all but split BTF.
             raise ValueError("split BTF (of a module) is not supported: its string section begins with a name")
-        # Offset of each record by its number. Entry 0 is void and keeps the array sorted.
-        self._offsets = array("I", [0])
-        self._indexed = 0
+        # Offset of each record by its number, and where the next one begins. Entry 0 is void.
+        self._offsets = array("I", [0, 0])
         self._types: dict[int, Type] = {}
         # Members of each structure made, those of anonymous members included.
         self._members: dict[int, int] = {}
@@ -138,7 +134,7 @@ class Btf:
             start = self._offsets[of]
             kind = self._section[start + 7] & 0x1F
             if kind in _ENUMS:
-                index, middle = divmod(offset - start - _RECORD.size, _ELEMENT_BYTES[kind])
+                index, middle = divmod(offset - start - _RECORD.size, _BYTES[kind][1])
                 if index >= 0 and middle == 0:
                     return Object(self._prog, self.type(of), self._enumerators(self.record(of))[index][1])
         return None
@@ -275,8 +271,8 @@ class Btf:
         if type_id == 0:
             return Record(0, Kind.VOID, False, 0, "void", 0, 0)
         self._index(type_id, 0)
-        if type_id >= len(self._offsets):
-            raise ValueError(f"BTF type {type_id}: there are only {len(self._offsets) - 1}")
+        if type_id >= len(self._offsets) - 1:
+            raise ValueError(f"BTF type {type_id}: there are only {len(self._offsets) - 2}")
         # The index holds only records that lie in the section whole and whose kind we know.
         data = self._offsets[type_id] + _RECORD.size
         name_off, info, size_or_type = _RECORD.unpack_from(self._section, data - _RECORD.size)
@@ -329,19 +325,18 @@ class Btf:
 
     def _index(self, type_id: int, offset: int) -> None:
         """Extend the index until it holds this number and this offset, or everything."""
-        section, end = self._section, len(self._section)
-        position, count = self._indexed, len(self._offsets)
-        while position < end and (count <= type_id or position <= offset):
+        section, offsets = self._section, self._offsets
+        position, end = offsets[-1], len(section)
+        while position < end and (len(offsets) <= type_id + 1 or position <= offset):
             if position + _RECORD.size > end:
-                raise ValueError(f"BTF type {count}: the section ends inside of it")
-            kind = section[position + 7] & 0x1F
-            if kind not in _RECORD_BYTES:
-                raise ValueError(f"BTF type {count}: unknown kind {kind}")
-            vlen = section[position + 4] | section[position + 5] << 8
-            size = _RECORD_BYTES[kind] + _ELEMENT_BYTES.get(kind, 0) * vlen
-            if position + size > end:
-                raise ValueError(f"BTF type {count}: the section ends inside of it")
-            self._offsets.append(position)
+                raise ValueError(f"BTF type {len(offsets) - 1}: the section ends inside of it")
+            try:
+                size, each = _BYTES[section[position + 7] & 0x1F]
+            except KeyError as error:
+                raise ValueError(f"BTF type {len(offsets) - 1}: unknown kind {error}") from None
+            if each:
+                size += each * (section[position + 4] | section[position + 5] << 8)
             position += size
-            count += 1
-            self._indexed = position
+            if position > end:
+                raise ValueError(f"BTF type {len(offsets) - 1}: the section ends inside of it")
+            offsets.append(position)

@@ -57,14 +57,14 @@ class Kallsyms:
     def find(self, names: Iterable[str]) -> list[Symbol]:
         """All symbols with one of these names, and ``_stext``, in the order of the table."""
         encoded = self._encode({*names, "_stext"})
-        found = [(index, encoded[record]) for index, record in self._records() if record in encoded]
+        found = [(index, encoded[record]) for index, record in enumerate(self._records()) if record in encoded]
         self._address = self._choose_address([index for index, text in found if text[1:] == "_stext"])
         return [self._symbol(index, text) for index, text in found]
 
     def all(self) -> Iterator[Symbol]:
         """All symbols, in the order of the table."""
         self.find(())
-        for index, record in self._records():
+        for index, record in enumerate(self._records()):
             text = "".join([self._tokens[code] for code in record])
             if not 1 < len(text) <= limits.SYMBOL_NAME_BYTES:
                 raise ValueError(f"kallsyms symbol {index} has a name of {len(text)} bytes")
@@ -100,30 +100,29 @@ class Kallsyms:
         # A character that is in no symbol has no code of its own; the code with its number may be a longer token.
         own = {chr(code) for code, token in enumerate(self._tokens) if token == chr(code)}
         texts = [letter + name for name in names if own.issuperset(name) for letter in own & set(_TYPE_LETTERS)]
-        # One string of all tokens and all texts: 256 calls of str.replace() do the whole work.
-        text = _END.join(self._tokens + texts)
+        # One string of all tokens, the last first, and all texts: 256 calls of str.replace() do the whole work.
+        text = _END.join(self._tokens[::-1] + texts)
         for code in range(255, -1, -1):
+            pair, _, text = text.partition(_END)
             if len(self._tokens[code]) < 2:
                 continue  # a character that stands for itself, or a token not needed
-            pair = text.split(_END, code + 1)[code]
             if len(pair) != 2:
                 raise ValueError(f"kallsyms token {code} ({self._tokens[code]!r}) is no pair of others")
             text = text.replace(pair, chr(code))
-        return {code.encode("latin-1"): name for code, name in zip(text.split(_END)[256:], texts)}
+        return {code.encode("latin-1"): name for code, name in zip(text.split(_END), texts)}
 
-    def _records(self) -> Iterator[tuple[int, bytes]]:
-        names, start = self._names, 0
+    def _records(self) -> Iterator[bytes]:
+        names, end = self._names, 0
         for index in range(self._count):
             try:
-                length = names[start]
-                start += 1
+                start, length = end + 1, names[end]
                 if length & 0x80:
                     length = length & 0x7F | names[start] << 7
                     start += 1
             except IndexError:
                 raise ValueError(f"kallsyms_names ends inside of symbol {index} of {self._count}") from None
-            yield index, names[start : start + length]
-            start += length
+            end = start + length
+            yield names[start:end]
 
     def _symbol(self, index: int, text: str) -> Symbol:
         """The symbol; its size is the bytes to the next one. A per-CPU variable's address before 6.15 is its offset."""
