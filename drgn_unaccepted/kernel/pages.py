@@ -97,6 +97,9 @@ class _Scan:
         self._of_zone = bytes(byte >> self._layout.zone_shift % 8 for byte in range(256))
         # Structures in one page of the memmap.
         self._together = max(1, PAGE_SIZE // self._layout.size)
+        # What _told() read, by its first PFN. To read that again would cost all later reads: libkdumpfile keeps its
+        # cache as a list, and searches it whole each time, which takes longer once what was hit has left its place.
+        self._first_pages: dict[int, bytes] = {}
         # Ends of the free block and of the unaccepted chunk whose first page was seen last.
         self._block_end, self._block_state = 0, ""
         self._unaccepted_end = 0
@@ -165,6 +168,7 @@ class _Scan:
     def _look(self, start: int, end: int) -> None:
         chunk, unit = self._chunk_pages, _UNIT_PAGES
         units = range(-(-start // unit) * unit, end - unit + 1, unit)
+        self._first_pages.clear()
         told = self._told([pfn for pfn in units if pfn % chunk == 0])
         told |= self._told([pfn for pfn in units if pfn % chunk and pfn not in told])
         told &= {*units}
@@ -194,12 +198,10 @@ class _Scan:
         The structures beside it show whether this page of the memmap is damaged.
         """
         layout, told, size = self._layout, set[int](), self._layout.size
-        pages = []
         for pfn in pfns:
-            try:
-                pages.append(self._prog.read(layout.address(pfn), size * self._together))
-            except FaultError:
-                pages.append(bytes(size * self._together))
+            with suppress(FaultError):
+                self._first_pages[pfn] = self._prog.read(layout.address(pfn), size * self._together)
+        pages = [self._first_pages.get(pfn, bytes(size * self._together)) for pfn in pfns]
         are_sane = not pfns or self._may_be(pfns[0], pfns[-1] + self._together, b"".join(pages))
         columns, orders = self._columns(b"".join([page[:size] for page in pages]))
         states = map(self._states.state, *columns)
@@ -241,8 +243,9 @@ class _Scan:
     def _read(self, start: int, end: int, smaller: tuple[int, ...]) -> None:
         """Read structures, in smaller and smaller parts where a part is not in the target."""
         size, chunk = self._layout.size, self._chunk_pages
+        data = self._first_pages.get(start, b"")[: (end - start) * size]
         try:
-            data = self._prog.read(self._layout.address(start), (end - start) * size)
+            data += self._prog.read(self._layout.address(start) + len(data), (end - start) * size - len(data))
         except FaultError:
             if not smaller:
                 self._lost.append(PageRun(start, end, ""))
