@@ -23,6 +23,7 @@ from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run, table_beside
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
+from drgn_unaccepted.text.target import log_snapshot, read_logs, sos_snapshot
 from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS: dict[str, Any] = {
@@ -135,14 +136,10 @@ class _CommandLine:
             self._refuse("--snapshot was read from its target already: {} is for the command snapshot", *how, "log")
             return iter((_read_snapshot(args.snapshot),))
         if args.sos is not None:
-            from drgn_unaccepted.text.target import sos_snapshot
-
             self._refuse("--sos is a target that is text: {} is for a kernel or a dump", *how, "log")
             return iter((sos_snapshot(args.sos),))
         logs: Sequence[Any] = ()
         if args.log is not None:
-            from drgn_unaccepted.text.target import log_snapshot, read_logs
-
             if not (args.core or args.kernel or args.qemu or args.raw):
                 self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", *how)
                 return iter((log_snapshot(args.log, _warn),))

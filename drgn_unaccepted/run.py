@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any, Callable
 
 from drgn_unaccepted.answer.judgement import Judgement, judge
@@ -69,8 +70,6 @@ def _progress() -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from threading import Event, Thread
-
     ended = Event()
 
     def show() -> None:

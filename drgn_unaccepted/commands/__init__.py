@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import takewhile
 from textwrap import fill
@@ -246,9 +247,6 @@ def refuse(argument: str) -> NoReturn:
 
 def no_such(word: str, kind: str, names: Iterable[str]) -> str:
     """One line for a word that is none of ``names``."""
-    # Only who mistypes waits for it.
-    from difflib import get_close_matches
-
     near = get_close_matches(word, names, 1)
     return f"{word}: no such {kind}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(names)}"
 

@@ -134,7 +134,7 @@ def run(targets: Sequence[Target], bounds: Bounds, jobs: int, stop: Stop) -> Gen
                 running.append(Process(target, bounds))
             if not running:
                 return
-            stop.wait(0.02)
+            stop.wait(0.005)
             for process in tuple(running):
                 record = process.poll()
                 if record is not None:

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from html import escape
-from importlib.resources import files
 from itertools import chain
+from pathlib import Path
 from typing import Any, Optional, cast
 
 from drgn_unaccepted import __version__, limits
@@ -264,7 +264,7 @@ def _masked(text: str) -> str:
 
 
 def _part(name: str) -> str:
-    return (files("drgn_unaccepted.views") / "html" / name).read_text("utf-8")
+    return (Path(__file__).parent / "html" / name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:
