@@ -62,8 +62,9 @@ def checker(kind: Any) -> Callable[[Any], bool]:
     def is_object(value: Any) -> bool:
         if not isinstance(value, dict) or not needed <= value.keys():
             return False
-        if not all(holds(value[name]) for name, holds in keys.items() if name in value):
-            return False
+        for name, holds in keys.items():
+            if name in value and not holds(value[name]):
+                return False
         for name in nullable:
             value.setdefault(name)
         return True

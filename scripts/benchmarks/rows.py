@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import random
+import shutil
 import struct
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -242,6 +245,40 @@ def _scanned(argv: tuple[object, ...], out: Path, number: int) -> Process:
     return done
 
 
+#: Checks each record, takes the last one of each target, and counts by status, finding, release and platform.
+_JQ = """
+def counted(values): reduce values as $value ({}; .[$value] += 1);
+[inputs | if (.schema == "drgn-unaccepted/1" and ([.id, .finished_at] | all(type == "string"))
+      and (.status | IN("ok", "warning", "critical", "unknown")) and (.target.path | type) == "string"
+      and all(.findings[]; ([.rule, .status, .message] | all(type == "string")) and (.ranges | type) == "array")
+      and all((.passed, .skipped)[]; type == "string"))
+  then {id, status, release: .target.release, platform: .platform.kind,
+        findings: [.findings[] | .rule + " " + .status]}
+  else error("no record") end]
+| length as $all | unique_by(.id)
+| {doubles: ($all - length), statuses: counted(.[].status), releases: counted(.[].release),
+   platforms: counted(.[].platform), findings: counted(.[].findings[])}
+"""
+
+
+def merge(quick: bool = False) -> list[Row]:
+    """merge of 100,000 records of scan / jq that validates and counts the same"""
+    jq = shutil.which("jq")
+    if jq is None:
+        raise Missing("no jq: apt-get install jq")
+    scan = (sys.executable, "-m", "drgn_unaccepted", "scan", "--quiet", SAMPLE)
+    record = json.loads(subprocess.run(scan, capture_output=True, check=True).stdout.splitlines()[-1])
+    number = 1000 if quick else 100_000
+    with TemporaryDirectory(prefix="bench-") as directory:
+        path = Path(directory) / "scan.jsonl"
+        with path.open("w") as file:
+            for each in range(number):
+                file.write(json.dumps({**record, "id": f"{each:032x}", "host": f"guest-{each}"}) + "\n")
+        ours = (sys.executable, "-m", "drgn_unaccepted", "merge", "--quiet", path)
+        both = turns(partial(run, ours), partial(run, (jq, "-n", _JQ, path)), 1 if quick else 3)
+    return [row(f"merge of {number:,} records / jq", ((a.seconds, b.seconds) for a, b in both), 1.0)]
+
+
 def _with_holes(nbytes: int, holes: int) -> bytes:
     """All bits set but ``holes`` pairs of neighbours."""
     bitmap = bytearray(b"\xff") * nbytes
@@ -265,5 +302,6 @@ def _dump_of(bitmap: bytes) -> Iterator[drgn.Program]:
 
 
 ROWS = {
-    function.__name__: function for function in (start, commands, snapshot, lists, resolve, ranges, grown, bitmap, scan)
+    function.__name__: function
+    for function in (start, commands, snapshot, lists, resolve, ranges, grown, bitmap, scan, merge)
 }
