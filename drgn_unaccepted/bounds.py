@@ -50,19 +50,16 @@ def hexadecimal(kind: _Class) -> _Class:
     return kind
 
 
-def _equal(self: Any, other: Any) -> Any:
-    return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
-
-
-def _hash(self: Any) -> int:
-    return hash(tuple(vars(self).values()))
-
-
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(kind: type[_Kind]) -> type[_Kind]:
     """A dataclass that compares by its fields and that mypy lets nobody assign to.
 
     What ``dataclass(frozen=True)`` compiles for that takes 9 ms of each start.
     """
-    kind.__eq__, kind.__hash__ = _equal, _hash  # type: ignore[method-assign]
+
+    def equal(self: Any, other: Any) -> Any:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    kind.__eq__ = equal  # type: ignore[method-assign]
+    kind.__hash__ = lambda self: hash(tuple(vars(self).values()))  # type: ignore[method-assign]
     return hexadecimal(dataclass(repr=False, eq=False)(kind))

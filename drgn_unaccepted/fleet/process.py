@@ -176,7 +176,7 @@ def usable_cpus(proc: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/f
 
 
 def _module_path() -> str:
-    """``sys.path`` for a child, one place a line: not the working directory; this package (or its zipapp) last."""
+    """``sys.path`` for a child, one place a line: not the working directory; this package last."""
     places = [place for place in sys.path if Path(place).is_absolute() and place != str(Path.cwd())]
     return "\n".join(dict.fromkeys((*places, str(Path(drgn_unaccepted.__file__).parent.parent))))
 

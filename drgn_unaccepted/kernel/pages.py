@@ -97,8 +97,7 @@ class _Scan:
         self._of_zone = bytes(byte >> self._layout.zone_shift % 8 for byte in range(256))
         # Structures in one page of the memmap.
         self._together = max(1, PAGE_SIZE // self._layout.size)
-        # What _told() read, by its first PFN. To read that again would cost all later reads: libkdumpfile keeps its
-        # cache as a list, and searches it whole each time, which takes longer once what was hit has left its place.
+        # What _told() read, by its first PFN. libkdumpfile searches the list of its cache slower after each hit.
         self._first_pages: dict[int, bytes] = {}
         # Ends of the free block and of the unaccepted chunk whose first page was seen last.
         self._block_end, self._block_state = 0, ""

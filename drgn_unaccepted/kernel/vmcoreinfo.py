@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple, Optional
 
 from drgn import Program
@@ -40,6 +41,7 @@ class Vmcoreinfo(NamedTuple):
         return int(value, base) if pattern.fullmatch(value) else None
 
 
+@lru_cache(maxsize=4)
 def parse_vmcoreinfo(text: bytes) -> Vmcoreinfo:
     """Split the text of a VMCOREINFO note into entries. TargetError: longer than :data:`limits.VMCOREINFO_BYTES`."""
     if len(text) > limits.VMCOREINFO_BYTES:
