@@ -151,15 +151,16 @@ def test_a_listed_chunk_is_told_by_its_first_page() -> None:
     assert runs[1] == PageRun(START + CHUNK_PAGES, START + 2 * CHUNK_PAGES, "unaccepted")
 
 
-def test_one_look_reads_one_page_of_the_memmap_for_a_unit() -> None:
+def test_one_look_reads_one_page_of_the_memmap_for_a_unit_and_none_twice() -> None:
     guest, read = make(), []
     for pfn in range(START, END, UNIT_PAGES):
-        guest.set_page(pfn, refcount=1)
+        guest.set_page(pfn, refcount=1, flags=0 if pfn > START else PG_RESERVED)
     layout = page_layout(guest.prog)
     pages = guest.look(prog=live(guest.prog, read.append))
     structs = [address for address in read if layout.address(START) <= address < layout.address(END)]
-    assert sorted(structs) == [layout.address(pfn) for pfn in range(START, END, UNIT_PAGES)]
-    assert pages.runs == (PageRun(START, END, "given"),)
+    # A reserved page tells nothing: the rest of its unit is read.
+    assert sorted(structs) == sorted([*map(layout.address, range(START, END, UNIT_PAGES)), layout.address(START + 64)])
+    assert pages.runs[-1] == PageRun(START + UNIT_PAGES, END, "given")
 
 
 def test_per_cpu_lists_that_cannot_be_read_cost_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
