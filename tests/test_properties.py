@@ -10,13 +10,14 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, cast
 from xml.etree import ElementTree
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted.cli import main
@@ -25,7 +26,7 @@ from drgn_unaccepted.commands import COMMANDS, Question
 from drgn_unaccepted.commands import load as load_command
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.limits import FILE_WARNINGS
-from drgn_unaccepted.snapshot import Snapshot, Table, Target
+from drgn_unaccepted.snapshot import E820Tables, Snapshot, Table, Target
 from drgn_unaccepted.snapshot_file import SCHEMA, dump, load, write
 from tests import asking
 from tests.asking import SAMPLES, Capsys
@@ -39,7 +40,6 @@ slow = settings(max_examples=15, deadline=None, suppress_health_check=list(Healt
 
 UNIT = 2 << 20
 BASE = 4 << 30
-
 
 NOWHERE = Target("vmcore", None, None, None, "none", "2026-11-22T12:00:00+00:00")
 #: Parts of a snapshot that can be missing.
@@ -81,6 +81,7 @@ def run(path: Path, name: str, *options: str) -> tuple[int, str, str]:
 def test_every_question_is_answered_or_refused_in_one_line(examples: int) -> None:
     @settings(slow, max_examples=examples)
     @given(snapshots(), st.sampled_from(("auto", "bitmap", "page-lists", "counters")))
+    @example(replace(clean(), e820=E820Tables((), (), (), ())), "auto")
     def test(snapshot: Snapshot, source: str) -> None:
         with written(snapshot) as path:
             for name in QUESTIONS:

@@ -39,7 +39,7 @@ def table(
     # Commands without a table do not wait for it.
     from tabulate import tabulate
 
-    align = ["left" if name in _LEFT else "right" for name in headers]
+    align = ["left" if name in _LEFT else "right" for name in headers] if rows else None  # tabulate 0.9 needs rows
     cut = rows if everything or len(rows) <= shown + 1 else rows[:shown]
     text = tabulate(cut, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
     for line in map(str.rstrip, text.splitlines()):

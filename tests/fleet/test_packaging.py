@@ -65,7 +65,7 @@ def test_contents_are_those_of_the_lock_file(dist: Path) -> None:
     names = re.findall(r"^(\w+)==", LOCK.read_text(), re.M)
     hashes = re.findall("--hash=sha256:([0-9a-f]{64})", LOCK.read_text())
     requirements = metadata.distribution("drgn-unaccepted").requires or []
-    needed = {re.split("[>=; ]", requirement)[0] for requirement in requirements if "extra" not in requirement}
+    needed = {re.split("[>=!; ]", requirement)[0] for requirement in requirements if "extra" not in requirement}
     assert needed | {"shiv"} == set(names)
     wheels = [path for path in CACHE.glob("*.whl") if hashlib.sha256(path.read_bytes()).hexdigest() in hashes]
     assert len(wheels) == len(hashes)
