@@ -8,6 +8,7 @@ bounds them: the bits that the EFI stub set, RAM, the kernel's own memory, the l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Optional
 
 from drgn_unaccepted import limits
@@ -28,14 +29,14 @@ def doubt_of_table(evidence: Evidence) -> Optional[str]:
     if table.is_doubted:
         return table.reason
     assert table.bitmap is not None and table.geometry is not None
-    return next(_contradictions(evidence, table.geometry, table.bitmap), None)
+    # The lists and counters of a running kernel change while they are read.
+    ways = (_misplaced,) if evidence.snapshot.target.is_running else (_misplaced, _unlike_lists)
+    return next(chain.from_iterable(way(evidence, table.geometry, table.bitmap) for way in ways), None)
 
 
-def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
-    snapshot, initial = evidence.snapshot, evidence.initial
-    ones = evidence.set_bits
-    kernel = snapshot.kernel
-    address = snapshot.table.address or 0
+def _misplaced(evidence: Evidence, geometry: Geometry, _: bytes) -> Iterator[str]:
+    """Bits where none can be, and a table that cannot lie where it does."""
+    initial, ones, address = evidence.initial, evidence.set_bits, evidence.snapshot.table.address or 0
     if address % 8:
         yield f"efi.unaccepted is {address:#x}, not a multiple of 8"
     if evidence.table_taken:
@@ -58,10 +59,11 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     used = rng.intersect(evidence.given, ones)
     if used:
         yield f"bits are set under pages in use or in a free list, the first at {used[0].start:#x}"
-    if snapshot.target.is_running:
-        # The lists and counters of a running kernel change while they are read.
-        return
-    bare = evidence.listed_without_bit(ones, initial)
+
+
+def _unlike_lists(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iterator[str]:
+    snapshot, kernel, ones = evidence.snapshot, evidence.snapshot.kernel, evidence.set_bits
+    bare = evidence.listed_without_bit(ones, evidence.initial)
     if len(ones) > limits.CHECKED_RANGES:
         bare = list(rng.clip(bare, 0, ones[-1].start))
     if bare:
@@ -71,7 +73,7 @@ def _contradictions(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> It
     damaged = evidence.lists_damaged
     if damaged is None:
         return
-    if _has_zero_page(address, bitmap):
+    if _has_zero_page(snapshot.table.address or 0, bitmap):
         yield f"a page of its bitmap is all zeros, and nothing tells whether it was captured: {damaged}"
     unasked = kernel is None or snapshot.missing.get("zones", NOT_ASKED) == NOT_ASKED
     if unasked and snapshot.zones is None and snapshot.counters is None:
