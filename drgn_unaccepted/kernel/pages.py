@@ -197,10 +197,11 @@ class _Scan:
         The structures beside it show whether this page of the memmap is damaged.
         """
         layout, told, size = self._layout, set[int](), self._layout.size
+        lost, or_fault = bytes(size * self._together), suppress(FaultError)
         for pfn in pfns:
-            with suppress(FaultError):
-                self._first_pages[pfn] = self._prog.read(layout.address(pfn), size * self._together)
-        pages = [self._first_pages.get(pfn, bytes(size * self._together)) for pfn in pfns]
+            with or_fault:
+                self._first_pages[pfn] = self._prog.read(layout.address(pfn), len(lost))
+        pages = [self._first_pages.get(pfn, lost) for pfn in pfns]
         are_sane = not pfns or self._may_be(pfns[0], pfns[-1] + self._together, b"".join(pages))
         columns, orders = self._columns(b"".join([page[:size] for page in pages]))
         states = map(self._states.state, *columns)
