@@ -144,15 +144,14 @@ class _CommandLine:
                 self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", *how)
                 return iter((log_snapshot(args.log, _warn),))
             logs = read_logs(args.log, every=True)
-        # drgn is optional: a snapshot file needs none.
-        from drgn_unaccepted.kernel.capture import samples
+        from drgn_unaccepted.kernel.capture import samples  # drgn is optional: a snapshot file needs none
 
         opened = self._open()._replace(logs=logs)
         saved = table_beside(opened, _warn) if args.table is None else _read_saved_table(args.table)
         return samples(opened, wanted, saved)
 
     def _open(self) -> Any:
-        from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore
+        from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore  # with drgn
 
         args = self._args
         types = args.symbols or (), args.debug_info
@@ -177,7 +176,7 @@ class _CommandLine:
 
 def _read_saved_table(text: str) -> Any:
     """The table that ``--table`` names: ``FILE@ADDR`` has its bytes, a snapshot knows its boot too."""
-    from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
+    from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot  # with drgn
 
     bare = re.fullmatch(r"(.*)@(0x[0-9a-f]+)", text, re.IGNORECASE | re.DOTALL)
     with errors.concerning():

@@ -54,7 +54,7 @@ def _run(shown: str, prog: drgn.Program, name: str, words: list[str], **kwargs: 
     except SystemExit:
         return  # --help
     except (errors.TargetError, errors.CommandError) as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(errors.one_line(error)) from None
 
 
 def _parser(shown: str, words: list[str]) -> Any:

@@ -221,7 +221,7 @@ def _by_library(packed: bytes, most: int) -> Optional[bytes]:
 
 def _by_program(argv: list[str], file: BinaryIO, start: int, most: int) -> bytes:
     """What a program makes of a file from ``start`` on. It complains of what follows, which nobody asked for."""
-    import subprocess
+    import subprocess  # only images that Python cannot unpack need it
 
     os.lseek(file.fileno(), start, os.SEEK_SET)
     with subprocess.Popen(argv, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:

@@ -275,10 +275,9 @@ def hold_document(case: Case, what: str, answer: Any) -> None:
 
 
 def _edges(case: Case) -> list[Range]:
-    """Where a planted bit cannot be told from a real one: beside unaccepted memory, in a chunk that stays listed, and
-    where the sample lacks the pages of the memmap.
+    """Where a planted bit cannot be told from a real one, and is not dangerous: it says unaccepted.
 
-    It says unaccepted, so that nothing dangerous follows.
+    Beside unaccepted memory, in a chunk that stays listed; and where the sample lacks the pages of the memmap.
     """
     start = truth(case.sample)["table_address"]
     hit = [(at, bytes.fromhex(text)) for at, text in case.memory if at < start + 4096 and start < at + len(text) // 2]
@@ -287,5 +286,5 @@ def _edges(case: Case) -> list[Range]:
     wanted, bitmap, first = unaccepted(case), start + HEADER.size, truth(case.sample)["type15"][0][0] // UNIT
     at_bits = [(8 * (at - bitmap), int.from_bytes(data, "little")) for at, data in hit if at >= bitmap]
     planted = [first + at + bit for at, bits in at_bits for bit in range(bits.bit_length()) if bits >> bit & 1]
-    beside = [(start - UNIT, end + UNIT) for start, end in wanted]
-    return subtract(merge([*beside, *((unit * UNIT, (unit + 1) * UNIT) for unit in planted)]), wanted)
+    more = [*((start - UNIT, end + UNIT) for start, end in wanted), *((n * UNIT, (n + 1) * UNIT) for n in planted)]
+    return subtract(merge(more), wanted)
