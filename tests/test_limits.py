@@ -61,15 +61,15 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size, argv = path.stat().st_size, ("--snapshot", path, "header")
     assert f"more than {size - 1} bytes" in edge(monkeypatch, limits, "SNAPSHOT_FILE_BYTES", size, argv)
     path, text = tmp_path / "vmcoreinfo", sample("6.12-fill").vmcoreinfo
-    path.write_bytes(text)
     argv = ("-c", SAMPLES / "6.12-fill" / "vmcore", "--vmcoreinfo", path, "header")
-    said = edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
-    assert f"{path}: not the text of a VMCOREINFO note" in said
+    path.write_bytes(text + b".a=1\n")
+    assert command(*argv)[2][0].endswith("VMCOREINFO, damaged: a line begins with a dot")
+    path.write_bytes(text)
+    assert "not the text of a VMCOREINFO note" in edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
     path, lines = tmp_path / "recording", files.recording_lines()
     path.write_text("\n".join(lines) + "\n")
-    size = len(lines[0]) + 1
-    said = edge(monkeypatch, limits, "RECORDING_HEADER_BYTES", size, ("replay", path))
-    assert f"line 1: more than {size - 1} bytes" in said
+    said = edge(monkeypatch, limits, "RECORDING_HEADER_BYTES", len(lines[0]) + 1, ("replay", path))
+    assert f"line 1: more than {len(lines[0])} bytes" in said
 
 
 def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

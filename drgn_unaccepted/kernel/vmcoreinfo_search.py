@@ -25,7 +25,7 @@ from typing import Optional
 from drgn import Architecture, FaultError, Platform, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.errors import concerning, one_line
 from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.kernel.elf import PT_LOAD, ElfCore, build_id, parse_notes
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
@@ -108,13 +108,12 @@ def vmcoreinfo_for(core: ElfCore, symbols: Sequence[str]) -> tuple[bytes, str]:
 
 
 def read_vmcoreinfo(path: str) -> bytes:
-    try:
-        with open_input(path) as file:
-            data = file.read(limits.VMCOREINFO_BYTES + 1)
-    except OSError as error:
-        raise TargetError(one_line(error, path)) from None
+    with concerning(path), open_input(path) as file:
+        data = file.read(limits.VMCOREINFO_BYTES + 1)
     if len(data) > limits.VMCOREINFO_BYTES or parse_vmcoreinfo(data).entries.get("OSRELEASE") is None:
         raise TargetError(f"{path}: not the text of a VMCOREINFO note (no OSRELEASE= in it)")
+    if b"\n." in b"\n" + data:
+        raise TargetError(f"{path}: VMCOREINFO, damaged: a line begins with a dot")  # libkdumpfile dies of it
     return data
 
 
