@@ -63,9 +63,10 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, text = tmp_path / "vmcoreinfo", sample("6.12-fill").vmcoreinfo
     argv = ("-c", SAMPLES / "6.12-fill" / "vmcore", "--vmcoreinfo", path, "header")
     path.write_bytes(text + b".a=1\n")
-    assert command(*argv)[2][0].endswith("VMCOREINFO, damaged: a line begins with a dot")
+    assert command(*argv)[2][0].endswith(f"{path}: VMCOREINFO, damaged: a line begins with a dot")
     path.write_bytes(text)
-    assert "not the text of a VMCOREINFO note" in edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
+    said = edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
+    assert f"{path}: not the text of a VMCOREINFO note" in said
     path, lines = tmp_path / "recording", files.recording_lines()
     path.write_text("\n".join(lines) + "\n")
     said = edge(monkeypatch, limits, "RECORDING_HEADER_BYTES", len(lines[0]) + 1, ("replay", path))

@@ -41,6 +41,7 @@ slow = settings(max_examples=15, deadline=None, suppress_health_check=list(Healt
 UNIT = 2 << 20
 BASE = 4 << 30
 
+
 NOWHERE = Target("vmcore", None, None, None, "none", "2026-11-22T12:00:00+00:00")
 #: Parts of a snapshot that can be missing.
 PARTS = """

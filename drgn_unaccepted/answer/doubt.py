@@ -8,7 +8,6 @@ bounds them: the bits that the EFI stub set, RAM, the kernel's own memory, the l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Optional
 
 from drgn_unaccepted import limits
@@ -29,12 +28,14 @@ def doubt_of_table(evidence: Evidence) -> Optional[str]:
     if table.is_doubted:
         return table.reason
     assert table.bitmap is not None and table.geometry is not None
+    doubt = next(_misplaced(evidence, table.geometry), None)
     # The lists and counters of a running kernel change while they are read.
-    ways = (_misplaced,) if evidence.snapshot.target.is_running else (_misplaced, _unlike_lists)
-    return next(chain.from_iterable(way(evidence, table.geometry, table.bitmap) for way in ways), None)
+    if doubt is None and not evidence.snapshot.target.is_running:
+        doubt = next(_unlike_lists(evidence, table.geometry, table.bitmap), None)
+    return doubt
 
 
-def _misplaced(evidence: Evidence, geometry: Geometry, _: bytes) -> Iterator[str]:
+def _misplaced(evidence: Evidence, geometry: Geometry) -> Iterator[str]:
     """Bits where none can be, and a table that cannot lie where it does."""
     initial, ones, address = evidence.initial, evidence.set_bits, evidence.snapshot.table.address or 0
     if address % 8:

@@ -245,7 +245,7 @@ def _scanned(argv: tuple[object, ...], out: Path, number: int) -> Process:
     return done
 
 
-#: Checks each record, takes the last one of each target, and counts by status, finding, release and platform.
+#: Checks each record, takes one of each target, and counts by status, finding, release and platform.
 _JQ = """
 def counted(values): reduce values as $value ({}; .[$value] += 1);
 [inputs | if (.schema == "drgn-unaccepted/1" and ([.id, .finished_at] | all(type == "string"))

@@ -57,6 +57,7 @@ def snapshot_of(sample: str) -> Snapshot:
 
 
 def units(judgement: Judgement) -> dict[str, set[int]]:
+    """Units by state."""
     found: dict[str, set[int]] = {}
     for piece in judgement.pieces(0, 6 << 30):
         found.setdefault(piece.state, set()).update(range(piece.start // UNIT, -(-piece.end // UNIT)))
