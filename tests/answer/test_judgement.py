@@ -26,7 +26,7 @@ from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Counters, KexecSegment, Snapshot, Wanted
 from tests.checks import changes as c
-from tests.checks.build import Change, both, clean
+from tests.checks.build import Change, both, clean, live
 from tests.fuzz import case
 from tests.fuzz.case import Case
 from tests.fuzz.run import command, document, hold_document
@@ -202,6 +202,7 @@ def test_a_listed_unit_lacks_its_bit_only_as_the_guard_of_the_unit_before() -> N
     last = both(shorter, c.without("pages"), c.listing(0x103800), c.bits(0, 32, 0))
     for ends, doubted in ((28, 29), False), ((27, 28), True), ((0, 0), False):
         assert ("at 0x103800000" in str(judge(clean(last, c.bits(*ends, 1))).doubt)) is doubted, ends
+        assert judge(live(clean(last, c.bits(*ends, 1)))).doubt is None, ends  # its lists change while they are read
 
 
 LOST, MORE = ("every second unit lost", "24 bits lost"), ("all ones", "a byte of ones")

@@ -160,9 +160,8 @@ def test_one_look_reads_one_page_of_the_memmap_for_a_unit_and_none_twice() -> No
     structs = [address for address in read if layout.address(START) <= address < layout.address(END)]
     # A reserved page tells nothing: the rest of its unit is read.
     assert sorted(structs) == sorted([*map(layout.address, range(START, END, UNIT_PAGES)), layout.address(START + 64)])
-    first, rest = START + 1, START + UNIT_PAGES
-    runs = (START, first, "reserved"), (first, rest, "free"), (rest, END, "given")
-    assert pages.runs == tuple(PageRun(*run) for run in runs)
+    first, rest = PageRun(START, START + 1, "reserved"), PageRun(START + UNIT_PAGES, END, "given")
+    assert pages.runs == (first, PageRun(first.end_pfn, rest.start_pfn, "free"), rest)
 
 
 def test_per_cpu_lists_that_cannot_be_read_cost_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
