@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``python -m drgn_unaccepted`` is ``drgn-unaccepted``."""
+"""``python -m drgn_unaccepted`` is ``drgn-unaccepted``, which ends on SIGINT as quietly as a C program from its start.
+
+From then on :func:`cli.main` handles it.
+"""
 
 import os
 import signal
 import sys
 
+_BEFORE = signal.getsignal(signal.SIGINT)
+if _BEFORE is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-def main() -> int:
-    """The console script. Until :func:`cli.main` takes over, SIGINT ends it as quietly as it ends a C program."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from drgn_unaccepted.cli import main as run
+from drgn_unaccepted.cli import main  # noqa: E402
 
-    signal.signal(signal.SIGINT, before)
-    return run()
-
+signal.signal(signal.SIGINT, _BEFORE)
 
 if __name__ == "__main__":
     sys.exit(main())

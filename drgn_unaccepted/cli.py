@@ -14,16 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
-from drgn_unaccepted import __version__, commands, errors
-from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted import __version__, commands, errors, exit_status
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import Arguments
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
+from drgn_unaccepted.log.sos import sos_snapshot
+from drgn_unaccepted.log.target import log_snapshot, read_logs
 from drgn_unaccepted.model.header import HEADER
-from drgn_unaccepted.run import run, table_beside
+from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
-from drgn_unaccepted.text.target import log_snapshot, read_logs, sos_snapshot
 from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS: dict[str, Any] = {
@@ -49,7 +50,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         sys.stderr = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115
     if sys.stdout is None:
         _say("stdout: closed")
-        return errors.EXIT_CANNOT
+        return exit_status.CANNOT
     for stream in (sys.stdout, sys.stderr):
         # Names out of a target can have characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
@@ -62,20 +63,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return run(command, args, target.open, target.samples)
     except (errors.CommandError, errors.TargetError) as error:
         _say(errors.one_line(error))
-        return errors.EXIT_CANNOT
+        return exit_status.CANNOT
     except BrokenPipeError:
         # The reader of the output went away (| head): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.EXIT_ANSWERED
+        return exit_status.ANSWERED
     except KeyboardInterrupt:
-        return errors.EXIT_INTERRUPTED
+        return exit_status.INTERRUPTED
     except Exception as error:  # noqa: BLE001
         # A defect of this program is no finding: check defines 1 and 2.
         if debug:
             traceback.print_exc()
         said = f"{type(error).__name__}: {errors.one_line(error)} (--debug shows the traceback)"
         _say(f"{errors.INTERNAL_ERROR}: {said}")
-        return errors.EXIT_CANNOT
+        return exit_status.CANNOT
 
 
 def parser(mentioned: Collection[str] = tuple(commands.COMMANDS)) -> commands.Parser:
@@ -144,25 +145,36 @@ class _CommandLine:
                 self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", *how)
                 return iter((log_snapshot(args.log, _warn),))
             logs = read_logs(args.log, every=True)
-        from drgn_unaccepted.kernel.capture import samples  # drgn is optional: a snapshot file needs none
+        # drgn is optional: a snapshot file needs none.
+        from drgn_unaccepted.kernel.capture import samples
+        from drgn_unaccepted.kernel.crash import table_beside
 
         opened = self._open()._replace(logs=logs)
         saved = table_beside(opened, _warn) if args.table is None else _read_saved_table(args.table)
         return samples(opened, wanted, saved)
 
     def _open(self) -> Any:
-        from drgn_unaccepted.kernel.target import open_kernel, open_qemu, open_vmcore  # with drgn
-
         args = self._args
-        types = args.symbols or (), args.debug_info
         source = args.core if args.core is not None else args.raw
+        # With drgn. Each way of opening a target loads only what it needs itself.
+        types: tuple[Any, str] = (), args.debug_info
+        if args.symbols:
+            from drgn_unaccepted.kernel.symbol_files import read_symbol_files
+
+            types = read_symbol_files(args.symbols, args.debug_info), args.debug_info
         if source is not None:
+            from drgn_unaccepted.kernel.vmcore import open_vmcore
+
             opened = open_vmcore(source, *types, args.vmcoreinfo)
         elif args.qemu is not None:
+            from drgn_unaccepted.kernel.qemu import open_qemu
+
             opened = open_qemu(args.qemu, *types, args.vmcoreinfo)
         elif args.vmcoreinfo is not None:
             raise errors.CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
         else:
+            from drgn_unaccepted.kernel.live import open_kernel
+
             opened = open_kernel(*types)
         for warning in opened.warnings:
             _warn(warning)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How a command ends: its exit statuses, and the exceptions that end it, each in one line."""
+"""The exceptions that end a command, and how each becomes one line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from contextlib import contextmanager
 from typing import Optional
 
 from drgn_unaccepted.words import safe
-
-#: Exit statuses. Only ``check`` uses 1 and 2.
-EXIT_ANSWERED, EXIT_WARNING, EXIT_CRITICAL, EXIT_CANNOT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-
-#: The exit status for each overall status of ``check``.
-EXIT_STATUS = {"ok": EXIT_ANSWERED, "warning": EXIT_WARNING, "critical": EXIT_CRITICAL, "unknown": EXIT_CANNOT}
 
 INTERNAL_ERROR = "internal error"  #: The beginning of the line that reports a defect of this program.
 

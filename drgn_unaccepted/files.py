@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open files that a user names, and replace files atomically.
+"""Open files that a user names, replace files atomically, and print.
 
 A name can lead to a device: a read of the memory device can kill a confidential guest, ``/dev/zero`` has no end, and a
 file renamed over ``/dev/null`` breaks the machine. It can lead to a pipe without a writer, whose open(2) never returns.
@@ -11,13 +11,15 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Optional, Union
+from typing import BinaryIO, Callable, Optional, Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.errors import CommandError
 
 TABLE = ".unaccepted-table"  #: The suffix of the table that a crash kernel saved beside a dump.
 
@@ -118,6 +120,19 @@ def check_replaceable(path: str, directory: Optional[int] = None) -> None:
             raise OSError(errno.EEXIST, "not a regular file, and nothing else is replaced", path)
 
 
+def tmpdir() -> str:
+    """The directory for temporary files of any size."""
+    return os.environ.get("TMPDIR", "/var/tmp")
+
+
+def nameless() -> BinaryIO:
+    """A new file in :func:`tmpdir`, which only this process can open, and which is gone when it is closed."""
+    path = Path(tmpdir(), f".drgn-unaccepted.{os.urandom(8).hex()}")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b")
+    path.unlink()
+    return file
+
+
 @contextmanager
 def replacing(path: str, mode: Optional[int] = 0o600, directory: Optional[int] = None) -> Iterator[BinaryIO]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends without an exception.
@@ -170,6 +185,28 @@ def _sync_directory(path: str, directory: Optional[int]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def to_stdout(lines: Iterable[str]) -> None:
+    """Print lines as they are made. Errors of their making are not taken for errors of writing.
+
+    :raises CommandError: stdout takes no more, for example a file on a full disk
+    :raises BrokenPipeError: its reader went away
+    """
+    for line in lines:
+        _out(sys.stdout.write, f"{line}\n")
+    _out(sys.stdout.flush)
+
+
+def _out(do: Callable[..., object], *text: str) -> None:
+    try:
+        do(*text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The buffer has nowhere to go either, and would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CommandError(f"stdout: {error.strerror}") from None
 
 
 def _is_pipe(path: str) -> bool:

@@ -29,6 +29,7 @@ from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel.adopt import adopt
 from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.capture import capture, samples, table_readers
 from drgn_unaccepted.kernel.efi import read_efi_map
@@ -36,7 +37,6 @@ from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.table import read_table
-from drgn_unaccepted.kernel.target import adopt
 from drgn_unaccepted.kernel.tasks import read_accepting
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.limits import PHYSICAL_END

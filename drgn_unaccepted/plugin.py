@@ -1,91 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """drgn's entry point: registers ``%unaccepted``, and ``unaccepted`` in drgn's crash mode.
 
-It is imported for every drgn user, so it does no more than that.
+It is imported for every user of drgn, so it does no more than that; :mod:`prompt` is for those who use the command.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-import sys
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import drgn
-
 try:
-    from drgn.commands import CommandError, argument, parse_shell_command
+    from drgn.commands import argument, parse_shell_command
     from drgn.commands.linux import linux_kernel_custom_command
 except ImportError:
     # Before drgn 0.1.0 no plugin can add a command.
     linux_kernel_custom_command = None
 
 
-def _run(shown: str, prog: drgn.Program, name: str, words: list[str], **kwargs: Any) -> None:
-    # Each user of drgn imports this module; the rest is for those who use the command.
-    from drgn_unaccepted import commands, errors
-    from drgn_unaccepted.kernel.capture import samples
-    from drgn_unaccepted.kernel.target import adopt
-    from drgn_unaccepted.run import run, table_beside
-    from drgn_unaccepted.words import safe
+def _run(shown: str, prog: Any, name: str, words: list[str], **kwargs: Any) -> None:
+    from drgn_unaccepted.prompt import run_command  # for those who use it
 
-    def warn(text: str) -> None:
-        print(f"{shown}: warning: {safe(text)}", file=sys.stderr)
-
-    def open_target() -> Any:
-        opened = adopt(prog)
-        for warning in opened.warnings:
-            warn(warning)
-        return opened
-
-    def take(wanted: Any) -> Any:
-        opened = open_target()
-        return samples(opened, wanted, table_beside(opened, warn))
-
-    asked = [word for word in words if word != "--drgn"]
-    try:
-        command, args = commands.parse(_parser(shown, asked), asked)
-        if asked != words:
-            print(_code(args.command, [query.start for query in getattr(args, "queries", ())]))
-        else:
-            run(command, args, open_target, take)
-    except SystemExit:
-        return  # --help
-    except (errors.TargetError, errors.CommandError) as error:
-        raise CommandError(errors.one_line(error)) from None
-
-
-def _parser(shown: str, words: list[str]) -> Any:
-    from drgn_unaccepted import commands
-
-    parser = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
-    commands.add_commands(parser, [], words)
-    return parser
-
-
-#: What :func:`_code` assigns, by command.
-_CODE = {
-    "header": "efi_unaccepted_table()",
-    "ranges": "list(for_each_unaccepted_range())",
-    "resolve": "[resolve_address(address) for address in [{}]]",
-    "efi": "efi_memory_map()",
-    "e820": "e820_table()",
-    "accepting": "list(for_each_accepting_range())",
-    "zones": "take_snapshot().zones",
-    "check": "run_checks(take_snapshot()).findings",
-    "snapshot": "take_snapshot()",
-}
-
-
-def _code(command: str, addresses: list[int]) -> str:
-    """The code that does the same with the helpers, as ``--drgn`` of drgn's own commands prints it."""
-    text = _CODE.get(command, "judge(take_snapshot())").format(", ".join(map(hex, addresses)))
-    modules = {"judge": ".answer.judgement", "list": None, "run_checks": ".checks"}
-    found = ((name, modules.get(name, "")) for name in re.findall(r"(\w+)\(", text))
-    imports = [f"from drgn_unaccepted{module} import {name}\n" for name, module in found if module is not None]
-    return f"{''.join(imports)}\n{command} = {text}"
+    run_command(shown, prog, words)
 
 
 def _complete(shown: str, completer: Any, readline: Any) -> None:
@@ -96,10 +33,10 @@ def _complete(shown: str, completer: Any, readline: Any) -> None:
         line = readline.get_line_buffer()[: readline.get_endidx()]
         if not line.startswith(f"{shown} "):
             return complete(self, text, state)
-        from drgn_unaccepted.commands import completions
+        from drgn_unaccepted.prompt import completions  # for those who use it
 
         *before, word = line.split(" ")[1:]
-        words = [found for found in completions(_parser(shown, before), before) if found.startswith(word)]
+        words = [found for found in completions(shown, before) if found.startswith(word)]
         # readline breaks words at "-", too.
         return f"{words[state][len(word) - len(text) :]} " if state < len(words) else None
 

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, Callable
 
-from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted import exit_status
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import Action, Arguments, Command
 from drgn_unaccepted.commands.lines import in_full
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, TargetError, one_line
-from drgn_unaccepted.files import TABLE
+from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 
 Take = Callable[[Wanted], Iterator[Snapshot]]
@@ -34,7 +35,7 @@ def run(command: Command, args: Arguments, open_target: Callable[[], Any], take:
     text = command.offline(args)
     if text is not None:
         to_stdout((text,))
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
     with _progress():
         judgement, samples = look(take, command.wanted(args), args.source)
         answer = command.answer(judgement.snapshot, judgement, args)
@@ -48,20 +49,6 @@ def run(command: Command, args: Arguments, open_target: Callable[[], Any], take:
     if lack is not None:
         raise CommandError(lack)
     return command.exit_status(answer)
-
-
-def table_beside(opened: Any, warn: Callable[[str], None]) -> Any:
-    """The table that the crash kernel saved beside a dump, if it is to be believed (:mod:`kernel.crash`)."""
-    # Few dumps have one, and the import takes time.
-    if opened.path is None or not os.path.lexists(f"{opened.path}{TABLE}"):
-        return None
-    from drgn_unaccepted.kernel import crash
-
-    try:
-        return crash.table_beside(opened)
-    except TargetError as error:
-        warn(one_line(error))
-        return None
 
 
 @contextmanager
@@ -101,25 +88,3 @@ def look(take: Take, wanted: Wanted, source: str = "auto") -> tuple[Judgement, I
         taken = take(dataclasses.replace(wanted, bitmap=False))
         judgement = judge(next(taken), source)
     return judgement, taken
-
-
-def to_stdout(lines: Iterable[str]) -> None:
-    """Print lines as they are made. Errors of their making are not taken for errors of writing.
-
-    :raises CommandError: stdout takes no more, for example a file on a full disk
-    :raises BrokenPipeError: its reader went away
-    """
-    for line in lines:
-        _out(sys.stdout.write, f"{line}\n")
-    _out(sys.stdout.flush)
-
-
-def _out(do: Callable[..., object], *text: str) -> None:
-    try:
-        do(*text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # The buffer has nowhere to go either, and would fail once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CommandError(f"stdout: {error.strerror}") from None

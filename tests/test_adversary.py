@@ -17,7 +17,7 @@ import pytest
 
 from drgn_unaccepted import snapshot_file
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, AcceptingList, PageRun, Snapshot, Table, Wanted
 from tests.asking import SAMPLES, UNIT, Capsys, run, truth
 from tests.checks import changes as c

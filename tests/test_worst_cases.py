@@ -24,7 +24,7 @@ from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.memmap import walk_page_list
 from drgn_unaccepted.kernel.platform import read_kernel_build
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor

@@ -12,8 +12,9 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layers, memory_of, set_bits
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range

@@ -17,8 +17,10 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union, cast
 
-from drgn_unaccepted.answer.judgement import SOURCES, Judgement
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError
+from drgn_unaccepted import exit_status
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.source import SOURCES
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
 from drgn_unaccepted.words import WIDTH
 
@@ -201,7 +203,7 @@ class Question(Generic[A]):
         raise NotImplementedError
 
     def exit_status(self, answer: A) -> int:
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
     def text(self, answer: A, args: Arguments) -> Iterable[str]:
         raise NotImplementedError

@@ -10,13 +10,14 @@ from difflib import get_close_matches
 from itertools import chain
 from typing import Any, Optional, cast
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument, PlatformDocument, document
 from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, rules
 from drgn_unaccepted.commands import Arguments, Parser, Question, drawing, lines, refuse
-from drgn_unaccepted.errors import EXIT_STATUS, concerning
+from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.monitoring import junit, nagios, prometheus
@@ -66,7 +67,7 @@ class Check(Question[CheckAnswer]):
         return "; ".join(why) if answer["status"] == "unknown" else None
 
     def exit_status(self, answer: CheckAnswer) -> int:
-        return EXIT_STATUS[answer["status"]]
+        return exit_status.OF_CHECK[answer["status"]]
 
     def text(self, answer: CheckAnswer, args: Arguments) -> Iterator[str]:
         by_status = {status: [f for f in answer["findings"] if f["status"] == status] for status in _WORST_FIRST}

@@ -10,6 +10,7 @@ from drgn_unaccepted.answer.documents import E820Answer, E820Difference, E820Tab
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Parser, Question, lines
+from drgn_unaccepted.commands.tabular import columns
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -46,14 +47,14 @@ class E820(Question[E820Answer]):
             ram = sum(e["end"] - e["start"] for e in found if e["type"] == e820_model.RAM)
             yield from ("", f"{_title(name)}: {size(ram)} of RAM")
             rows = [(*lines.extent(entry), entry["name"]) for entry in found]
-            yield from lines.table(rows, ("start", "end", "size", "type"), args.all, 16)
+            yield from columns(rows, ("start", "end", "size", "type"), args.all, 16)
         for name, reason in answer["missing"].items():
             yield from wrap(f"{_title(name)}: {safe(reason)}")
         if differences and args.all:
             yield ""
             kinds = ((d["firmware"] or "absent", d["current"] or "absent") for d in differences)
             rows = [(f"{d['start']:#x}", f"{d['end']:#x}", *kind) for d, kind in zip(differences, kinds)]
-            yield from lines.table(rows, ("start", "end", "firmware", "current"))
+            yield from columns(rows, ("start", "end", "firmware", "current"))
 
 
 def _title(name: str) -> str:

@@ -11,6 +11,7 @@ from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer, docu
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Parser, Question, lines
+from drgn_unaccepted.commands.tabular import columns
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import Snapshot
@@ -46,7 +47,7 @@ class Efi(Question[EfiAnswer]):
         rows = [(*lines.extent(d), d["type"], d["name"], attributes) for d, attributes in zip(shown, names)]
         if rows:
             yield ""
-            yield from lines.table(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
+            yield from columns(rows, ("start", "end", "size", "type", "name", "attributes"), args.all)
 
 
 def _dmesg(number: int, d: DescriptorDocument) -> str:

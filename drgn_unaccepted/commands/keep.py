@@ -6,11 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
+from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.crash import DUMP, capture_at_crash, own_memory
-from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.bitmap import units_of
 from drgn_unaccepted.record.keep import BOOTS, DIRECTORY, boot_id, keep
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
@@ -46,7 +48,7 @@ class Keep(Action):
         if kept.option is not None:
             earlier = "" if kept.table is not None else " (read earlier)"
             print(f"for a crash dump of this boot: --table {kept.option}{earlier}")
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
 
 def _keep_at_crash(running: Opened, path: str) -> int:
@@ -59,7 +61,7 @@ def _keep_at_crash(running: Opened, path: str) -> int:
     units = 0 if geometry is None else sum(len(units_of(geometry, *range_)) for range_ in own)
     where = ", ".join(span(*range_) for range_ in own) or "unknown"
     print(f"{path}: {count(units, 'unit')} in the crash kernel's own memory, {where}")
-    return EXIT_ANSWERED
+    return exit_status.ANSWERED
 
 
 COMMAND = Keep()

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Optional, Union
+from typing import Optional
 
 from drgn_unaccepted.answer.documents import Document, Extent
 from drgn_unaccepted.answer.head import reasons
-from drgn_unaccepted.words import WIDTH, count, safe, size, wrap
+from drgn_unaccepted.words import safe, size, wrap
 
 #: Of the sources that count chunks.
 CAVEATS = {
@@ -24,28 +24,9 @@ _EVIDENCE = {
 
 NO_EFI_MAP = "no EFI memory map (see efi)"
 
-_SHOWN = 12  #: Rows of a long table that leave room for the rest of a screen of 24 lines.
-_LEFT = frozenset(("state", "type", "name", "attributes", "zone", "firmware", "current"))  #: Columns of text.
-
 
 def extent(of: Extent) -> tuple[str, str, str]:
     return f"{of['start']:#x}", f"{of['end']:#x}", size(of["end"] - of["start"])
-
-
-def table(
-    rows: Sequence[Sequence[Union[str, int]]], headers: Sequence[str], everything: bool = True, shown: int = _SHOWN
-) -> Iterator[str]:
-    """Columns under their headers; of many rows the first unless ``everything`` is wanted, and the number of others."""
-    # Commands without a table do not wait for it.
-    from tabulate import tabulate
-
-    align = ["left" if name in _LEFT else "right" for name in headers] if rows else None  # tabulate 0.9 needs rows
-    cut = rows if everything or len(rows) <= shown + 1 else rows[:shown]
-    text = tabulate(cut, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
-    for line in map(str.rstrip, text.splitlines()):
-        yield from wrap(line) if len(line) > WIDTH else [line]
-    if len(cut) < len(rows):
-        yield f"and {count(len(rows) - len(cut), 'more row')}: --all"
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> Iterator[str]:

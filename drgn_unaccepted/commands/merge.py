@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Callable
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser
-from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
-from drgn_unaccepted.files import replacing
+from drgn_unaccepted.errors import concerning
+from drgn_unaccepted.files import replacing, to_stdout
 from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.records import result_files
 from drgn_unaccepted.fleet.text import csv_lines, text
-from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.words import count, safe
 
 
@@ -44,7 +44,7 @@ class Merge(Action):
                 file.writelines(f"{line}\n".encode() for line in lines)
         for lack in merged.incomplete if args.format == "csv" else ():
             print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
 
 COMMAND = Merge()

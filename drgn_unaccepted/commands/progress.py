@@ -10,7 +10,7 @@ from typing import Optional
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.history import Sample, rate
-from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands.accepting import accepting
 from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
 

@@ -12,6 +12,7 @@ from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
 from drgn_unaccepted.commands import Arguments, Question, lines
+from drgn_unaccepted.commands.tabular import columns
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot
@@ -31,7 +32,7 @@ class Ranges(Question[RangesAnswer]):
         parts = joined(Piece(r["start"], r["end"], r["state"], None, "") for r in found)
         rows = [(*lines.extent({"start": p.start, "end": p.end}), p.state) for p in parts]
         if rows:
-            yield from lines.table(rows, ("start", "end", "size", "state"), args.all)
+            yield from columns(rows, ("start", "end", "size", "state"), args.all)
         for reason in sorted({r["reason"] for r in found if r["state"] == UNKNOWN}):
             yield from wrap(f"unknown: {safe(reason)}")
         guards = answer["possible_guards"]

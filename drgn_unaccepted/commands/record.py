@@ -6,8 +6,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Callable
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
-from drgn_unaccepted.errors import EXIT_ANSWERED, concerning
+from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import record, stopped_by_signals
 
@@ -22,7 +23,7 @@ class Record(Action):
         with concerning(args.output), stopped_by_signals() as stop:
             samples = record(take, args.output, args.interval, args.count, stop)
         print(f"{args.output}: {samples} samples")
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
 
 def add_sampling_arguments(parser: Parser) -> None:

@@ -9,14 +9,15 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Callable
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import Action, Arguments, Parser, drawing
 from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.report import report, write_page
-from drgn_unaccepted.errors import EXIT_ANSWERED, CommandError, concerning
+from drgn_unaccepted.errors import CommandError, concerning
+from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.record.file import Recording
-from drgn_unaccepted.run import to_stdout
 from drgn_unaccepted.views.map import history_bins_for, history_lines
 from drgn_unaccepted.views.svg import history_svg
 from drgn_unaccepted.views.watch import line
@@ -43,7 +44,7 @@ class Replay(Action):
             print(f"drgn-unaccepted: warning: {args.recording}: {safe(warning)}", file=sys.stderr)
         if recording.dropped:
             print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
 
 def _lines(recording: Recording, args: Arguments) -> Iterator[str]:

@@ -11,9 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
-from drgn_unaccepted.errors import EXIT_ANSWERED, EXIT_INTERRUPTED, CommandError
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
 from drgn_unaccepted.fleet.records import COLUMNS, column
@@ -63,7 +64,7 @@ class Scan(Action):
         if not targets:
             # A timer runs it with --beside, and in general nothing has crashed.
             if args.beside:
-                return EXIT_ANSWERED
+                return exit_status.ANSWERED
             raise CommandError(f"no vmcore and no snapshot in {', '.join(args.places)}")
         if skipped and not args.quiet:
             what = "that are neither dumps nor snapshots, for example"
@@ -99,11 +100,11 @@ class Scan(Action):
         if left:
             again = "" if args.output is None else "; the same command continues"
             print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
-            return EXIT_INTERRUPTED
+            return exit_status.INTERRUPTED
         for place in args.places:
             if place != "-" and not Path(place).exists():
                 raise CommandError(f"{place}: No such file or directory; all else is done")
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
 
 def _memory(text: str) -> int:

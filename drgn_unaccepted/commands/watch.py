@@ -11,11 +11,11 @@ import time
 from contextlib import suppress
 from typing import Any, Callable, Optional
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import ProgressAnswer
 from drgn_unaccepted.commands import Action, Arguments, Parser
 from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.record import add_sampling_arguments
-from drgn_unaccepted.errors import EXIT_ANSWERED
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import Stop, samples, stopped_by_signals
 from drgn_unaccepted.snapshot import Snapshot
@@ -32,7 +32,7 @@ class Watch(Action):
         take = sampler(open_target())
         with stopped_by_signals() as stop:
             watch(take, args, stop)
-        return EXIT_ANSWERED
+        return exit_status.ANSWERED
 
 
 def watch(take: Callable[[], Snapshot], args: Arguments, stop: Stop) -> None:

@@ -10,6 +10,7 @@ from drgn_unaccepted.answer.documents import WatermarksDocument, ZoneDocument, Z
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Question, lines
+from drgn_unaccepted.commands.tabular import columns
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -26,7 +27,7 @@ class Zones(Question[ZonesAnswer]):
         found = answer["zones"] or []
         # JSON has the promotion watermark too.
         names = ("managed", "free", "unaccepted", "min", "low", "high")
-        yield from lines.table([(_name(z), *map(size, _sizes(z))) for z in found], ("zone", *names), args.all)
+        yield from columns([(_name(z), *map(size, _sizes(z))) for z in found], ("zone", *names), args.all)
         sums = [size(None if None in column else sum(column)) for column in zip(*map(_sizes, found))]
         yield f"total: {', '.join(f'{nbytes} {name}' for name, nbytes in zip(names[:3], sums))}"
         rows = []
@@ -42,7 +43,7 @@ class Zones(Question[ZonesAnswer]):
             chunks = sum(zone["listed_chunks"] or 0 for zone in found)
             yield ""
             yield f"on zone->unaccepted_pages: {count(chunks, 'chunk')} of {size(answer['chunk_bytes'])}"
-            yield from lines.table(rows, ("zone", "start", "end", "size"), args.all, 6)
+            yield from columns(rows, ("zone", "start", "end", "size"), args.all, 6)
 
 
 def _name(zone: ZoneDocument) -> str:

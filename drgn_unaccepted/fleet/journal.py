@@ -13,11 +13,10 @@ from typing import Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, concerning, one_line
-from drgn_unaccepted.files import check_replaceable, open_directory, read_trusted, write_atomically
+from drgn_unaccepted.files import check_replaceable, open_directory, read_trusted, to_stdout, write_atomically
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
-from drgn_unaccepted.run import to_stdout
 
 
 class Output:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional, cast
 
 import drgn_unaccepted
-from drgn_unaccepted import limits
+from drgn_unaccepted import exit_status, limits
 from drgn_unaccepted.answer.documents import SCHEMA, CheckAnswer
-from drgn_unaccepted.errors import EXIT_CANNOT, INTERNAL_ERROR, CommandError, one_line
+from drgn_unaccepted.errors import INTERNAL_ERROR, CommandError, one_line
 from drgn_unaccepted.fleet.documents import RecordTarget, ScanRecord
 from drgn_unaccepted.fleet.records import checker, rules
 from drgn_unaccepted.fleet.targets import Target, find_targets
@@ -29,7 +29,7 @@ from drgn_unaccepted.record.loop import Stop
 #: The program of a child, which takes its module path from its first argument.
 _START = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
-    "from drgn_unaccepted.fleet.worker import main; sys.exit(main(sys.argv[1:]))"
+    "from drgn_unaccepted.worker import main; sys.exit(main(sys.argv[1:]))"
 )
 
 #: What a child inherits from the environment: nothing that names code, configuration or a server of symbols.
@@ -114,7 +114,7 @@ class Process:
             return "memory", f"more than {self._bounds.memory_bytes >> 20} MiB: {words}"
         if status < 0:
             return "crash", f"the process was ended by {signal.Signals(-status).name}"
-        if status != EXIT_CANNOT:
+        if status != exit_status.CANNOT:
             return "defect", f"exit status {status}: {words}"
         return "defect" if INTERNAL_ERROR in words else "unreadable", words.removeprefix("drgn-unaccepted: ")
 

@@ -169,11 +169,8 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
 
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
     readers = [("physical", table_reader.physical_reader(opened.prog))]
-    if opened.kind == "live":
-        # Nothing else needs ctypes, and every start would pay for it.
-        from drgn_unaccepted.kernel.bpf import direct_map_reader
-
-        readers.append(("bpf", direct_map_reader(opened.prog)))
+    if opened.direct_map is not None:
+        readers.append(("bpf", opened.direct_map))
     return readers
 
 

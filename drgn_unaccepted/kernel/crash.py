@@ -9,7 +9,7 @@ memblock_alloc_range_nid()). So the bits are those of the crash.
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
+from typing import Callable, Optional
 
 from drgn_unaccepted.errors import SnapshotFileError, one_line
 from drgn_unaccepted.files import TABLE, read_trusted
@@ -50,8 +50,16 @@ def own_memory(running: Opened) -> list[Range]:
     return merge((entry.start, entry.end) for entry in tables.current or () if entry.type == RAM)
 
 
-def table_beside(opened: Opened) -> Optional[SavedTable]:
-    """The table that lies beside a dump without one; None where there is none. TargetError: it is not believed."""
+def table_beside(opened: Opened, warn: Callable[[str], None]) -> Optional[SavedTable]:
+    """The table that lies beside a dump without one; None where there is none, or where it is not to be believed."""
+    try:
+        return _table_beside(opened)
+    except TargetError as error:
+        warn(one_line(error))
+        return None
+
+
+def _table_beside(opened: Opened) -> Optional[SavedTable]:
     if opened.kind != "vmcore" or opened.path is None:
         return None
     path = f"{opened.path}{TABLE}"

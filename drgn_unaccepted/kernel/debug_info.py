@@ -22,16 +22,12 @@ from drgn import FaultError, FindObjectFlags, Object, Program, Symbol, SymbolBin
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.elf import ElfSections, build_id
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.formats import vmlinux_in
 from drgn_unaccepted.kernel.kallsyms import Kallsyms
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
 GIVE_VMLINUX = "; give a vmlinux with -s"
-_BTF_MAGIC = b"\x9f\xeb"  #: The first bytes of BTF outside an ELF file, in little endian.
 
 #: C types, and the variables with this type that can be looked up by name. An array's length may be the name of an
 #: enumeration constant, or ``*``: the length in VMCOREINFO, else as many elements as fit before the next symbol.
@@ -88,7 +84,7 @@ SYMBOLS = (
 )
 
 
-class _File(NamedTuple):
+class SymbolFile(NamedTuple):
     """A file given with ``-s``."""
 
     path: str
@@ -97,18 +93,15 @@ class _File(NamedTuple):
     btf: Optional[bytes]  #: None: it has none, or its DWARF is used.
 
 
-def attach_debug_info(prog: Program, symbols: Sequence[str], wanted: str) -> tuple[str, Optional[str]]:
+def attach_debug_info(prog: Program, files: Sequence[SymbolFile], wanted: str) -> tuple[str, Optional[str]]:
     """Make types and symbols of ``prog`` resolve; returns ``dwarf`` or ``btf``, and the file that has the types.
 
     ``auto`` takes DWARF if a given file has it, else BTF if a given file has it, else what the target holds. ``dwarf``
     without a file searches where drgn does; ``btf`` prefers a file's BTF to the target's own.
 
-    :param symbols: paths of vmlinux, its debug file, or files with BTF alone: a stripped vmlinux, a kernel image, a
-        copy of ``/sys/kernel/btf/vmlinux``
     :param wanted: ``auto``, ``dwarf`` or ``btf``
     :raises TargetError: nothing was found, or a file belongs to another kernel
     """
-    files = [_look_into(path, wanted) for path in symbols]
     # Before Linux 5.9 VMCOREINFO has no build-id.
     expected = vmcoreinfo_of(prog).entries.get("BUILD-ID") if files else None
     for file in files:
@@ -117,25 +110,9 @@ def attach_debug_info(prog: Program, symbols: Sequence[str], wanted: str) -> tup
         if None not in (file.build_id, expected) and file.build_id != expected:
             raise TargetError(f"{file.path}: of another kernel: build-id {file.build_id}, the target's is {expected}")
     if wanted == "dwarf" or (wanted == "auto" and any(file.has_dwarf for file in files)):
-        _load_dwarf(prog, symbols)
+        _load_dwarf(prog, [file.path for file in files])
         return "dwarf", next((file.path for file in files if file.has_dwarf), None)
     return "btf", _load_btf(prog, files)
-
-
-def _look_into(path: str, wanted: str) -> _File:
-    try:
-        with open_dump(path) as file:
-            if file.read(2) == _BTF_MAGIC:
-                file.seek(0)
-                return _File(path, None, False, file.read(limits.BTF_BYTES + 1))  # one more than Btf takes
-            file.seek(0)
-            sections = ElfSections(vmlinux_in(file))
-            has_dwarf = ".debug_info" in sections.named
-            use_btf = wanted == "btf" or not has_dwarf
-            btf = sections.data(".BTF", limits.BTF_BYTES) if use_btf else None
-            return _File(path, build_id(sections.notes()), has_dwarf, btf)
-    except (OSError, Unavailable) as error:
-        raise TargetError(one_line(error, path)) from None
 
 
 def _load_dwarf(prog: Program, symbols: Sequence[str]) -> None:
@@ -155,7 +132,7 @@ def _load_dwarf(prog: Program, symbols: Sequence[str]) -> None:
         raise TargetError(f"{', '.join(symbols)}: no DWARF in it; try --debug-info btf") from None
 
 
-def _load_btf(prog: Program, files: Sequence[_File]) -> Optional[str]:
+def _load_btf(prog: Program, files: Sequence[SymbolFile]) -> Optional[str]:
     """Returns the file that it is from; None for the target itself."""
     file = next((file for file in files if file.btf is not None), None)
     if files and file is None:

@@ -24,11 +24,11 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.log import log_of_this_boot, read_log
+from drgn_unaccepted.log import boots
+from drgn_unaccepted.log.boots import KEXEC_NOTE, BootLog
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import EfiMap
-from drgn_unaccepted.text import log as text_log
-from drgn_unaccepted.text.log import KEXEC_NOTE, BootLog
 
 
 class _NotEfi(Unavailable):
@@ -165,7 +165,7 @@ def _from_buffer(prog: Program, boot: Optional[_BootMap]) -> EfiMap:
 
 
 def _of_log(log: BootLog, boot: Optional[_BootMap]) -> EfiMap:
-    found = text_log.efi_map(log, None if boot is None else boot.nr_map, boot is not None and boot.kexec)
+    found = boots.efi_map(log, None if boot is None else boot.nr_map, boot is not None and boot.kexec)
     if isinstance(found, str):
         raise Unavailable(found)
     return found

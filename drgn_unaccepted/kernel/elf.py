@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""ELF files: the memory and notes of a dump, and sections of a vmlinux or another file given with ``-s``.
+"""ELF core files: the memory and notes of a dump.
 
 drgn fills with zeros what a PT_LOAD does not have in the file (``p_filesz < p_memsz``, which makedumpfile writes for
 the pages that it leaves out), and zeros decode as "all accepted". The program headers tell the difference.
-
-pyelftools reads sections, and believes their headers: a section, or a name, as long as the file. So the headers are
-checked before it sees the file, and it is asked only for sections that are of use here. Notes are read as those of a
-dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers.
 """
 
 from __future__ import annotations
@@ -15,25 +11,23 @@ import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
 
-_IDENT = b"\x7fELF\x02\x01"
+IDENT = b"\x7fELF\x02\x01"
 #: ``Elf64_Ehdr``: e_ident up to EI_DATA, e_type, e_phoff, e_shoff, e_phentsize, e_phnum, e_shentsize, e_shnum,
 #: e_shstrndx.
-_EHDR = struct.Struct("<6s10xH14xQQ6xHHHHH")
+EHDR = struct.Struct("<6s10xH14xQQ6xHHHHH")
 _PHDR = struct.Struct("<I4xQQQQQ8x")  #: ``Elf64_Phdr`` without p_flags and p_align.
-_SHDR = struct.Struct("<II16xQQ4xI16x")  #: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_info.
+SHDR = struct.Struct("<II16xQQ4xI16x")  #: ``Elf64_Shdr``: sh_name, sh_type, sh_offset, sh_size, sh_info.
 _NHDR = struct.Struct("<III")  #: ``Elf64_Nhdr``: n_namesz, n_descsz, n_type.
 PT_LOAD, PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
 _ET_CORE = 4
-_SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
 _NT_GNU_BUILD_ID = 3
 
 _SPACE_END = 1 << 64
@@ -132,9 +126,9 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
     if Path(path).name == "kcore" and path.startswith("/proc/"):
         return None
     with open_dump(path) as file:
-        header = file.read(_EHDR.size).ljust(_EHDR.size, b"\0")
-        ident, e_type, phoff, shoff, phentsize, count, *_ = _EHDR.unpack(header)
-        if ident != _IDENT or e_type != _ET_CORE:
+        header = file.read(EHDR.size).ljust(EHDR.size, b"\0")
+        ident, e_type, phoff, shoff, phentsize, count, *_ = EHDR.unpack(header)
+        if ident != IDENT or e_type != _ET_CORE:
             return None
         if phentsize != _PHDR.size:
             raise ValueError(f"program headers of {phentsize} bytes instead of {_PHDR.size}")
@@ -142,7 +136,7 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
         if count == _PN_XNUM:
             # sh_info of section 0, of no section, is the number.
             file.seek(min(shoff, size))
-            *_, count = _SHDR.unpack(file.read(_SHDR.size).ljust(_SHDR.size, b"\0"))
+            *_, count = SHDR.unpack(file.read(SHDR.size).ljust(SHDR.size, b"\0"))
         if count > limits.ELF_SEGMENTS:
             raise ValueError(f"{count} program headers, more than {limits.ELF_SEGMENTS}")
         file.seek(min(phoff, size))
@@ -157,77 +151,3 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
             lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))
     # Where segments overlap, drgn reads the last one; what any of them lacks may read as zeros.
     return ElfCore(path, rng.merge(lacking), rng.merge(lacking_virtual), needed, size, headers)
-
-
-class ElfSections:
-    """The sections of an open file: those with bytes of the kernel, and notes. Unavailable: damaged, or no ELF."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._notes, self.named = _check(file)  #: Numbers of the sections of notes; the first section of each name.
-        # Only -s needs it, and its import takes as long as all of a summary without -s.
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-
-        self._error = ELFError
-        self._elf = ELFFile(file) if self.named else None
-
-    def data(self, name: str, most: int) -> Optional[bytes]:
-        """The content of the first section of this name, of at most so many bytes; None if there is none."""
-        return self._content(self.named[name], most) if name in self.named else None
-
-    def notes(self) -> Iterator[Note]:
-        """The notes in all sections of notes, together at most :data:`limits.VMLINUX_NOTE_BYTES`."""
-        left = limits.VMLINUX_NOTE_BYTES
-        for number in self._notes:
-            data = self._content(number, left)
-            left -= len(data)
-            yield from parse_notes(data)
-
-    def _content(self, number: int, most: int) -> bytes:
-        assert self._elf is not None
-        try:
-            section = self._elf.get_section(number)
-        except self._error as error:
-            raise Unavailable(f"damaged: {error}") from None
-        if section.compressed:
-            raise Unavailable(f"section {section.name} is compressed")
-        if section["sh_size"] > most:
-            raise Unavailable(f"section {section.name} has {section['sh_size']} bytes, limit {most}")
-        data: bytes = section.data()
-        return data
-
-
-def _check(file: BinaryIO) -> tuple[list[int], dict[str, int]]:
-    """What pyelftools can be asked for, as in :class:`ElfSections`: what it reads is in the file, and bounded."""
-    size = file.seek(0, io.SEEK_END)
-
-    def read(offset: int, count: int) -> bytes:
-        if offset + count > size:
-            raise Unavailable("cut short or damaged: its headers name bytes that it does not have")
-        file.seek(offset)
-        return file.read(count)
-
-    header = read(0, min(size, _EHDR.size)).ljust(_EHDR.size, b"\0")
-    ident, _, _, offset, _, _, entry_size, count, names_at = _EHDR.unpack(header)
-    if ident != _IDENT:
-        raise Unavailable("not an ELF file with symbols: no 64-bit ELF file in little endian")
-    if not offset or not count:
-        return [], {}
-    if entry_size != _SHDR.size:
-        raise Unavailable(f"damaged: section headers of {entry_size} bytes instead of {_SHDR.size}")
-    headers = list(_SHDR.iter_unpack(read(offset, count * _SHDR.size)))
-    if names_at >= count or headers[names_at][1] != _SHT_STRTAB:
-        raise Unavailable("damaged: no names of its sections")
-    of_use = [n for n, (_, kind, *_) in enumerate(headers) if kind in (_SHT_PROGBITS, _SHT_NOTE)]
-    for n in (*of_use, names_at):
-        read(headers[n][2] + headers[n][3], 0)
-    _, _, start, length, _ = headers[names_at]
-    if length > limits.ELF_SECTION_NAMES_BYTES:
-        raise Unavailable(f"names of sections have {length} bytes, limit {limits.ELF_SECTION_NAMES_BYTES}")
-    names, named = read(start, length), {}
-    for n in reversed(of_use):
-        end = names.find(b"\0", headers[n][0], headers[n][0] + limits.SYMBOL_NAME_BYTES)
-        if end < 0:
-            raise Unavailable("damaged: a section's name has no end")
-        named[names[headers[n][0] : end].decode("latin-1")] = n
-    return [n for n in of_use if headers[n][1] == _SHT_NOTE], named

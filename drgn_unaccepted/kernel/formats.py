@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a file is, by its first bytes: no dump that can be read, with the way to one; compressed; a kdump that is whole.
 
-A dump that is one compressed file is unpacked into a file without a name, which is gone when this process ends; the
-vmlinux in a kernel image, into memory.
-
 libkdumpfile maps a kdump-compressed file and does not look at its length: a read of a page behind the end of a file
 that was cut short, as kdump leaves it on a full disk, ends the process with SIGBUS. So the headers and the last page
 descriptors are read here first (disk_dump_header, kdump_sub_header, two bitmaps, page_desc[], pages; makedumpfile's
@@ -13,41 +10,19 @@ IMPLEMENTATION and diskdump_mod.h).
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import struct
-import sys
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.words import safe, size
+from drgn_unaccepted.kernel.unpack import unpack, unpacks
+from drgn_unaccepted.words import safe
 
 _DUMP_AGAIN = "let it run and take a dump with dump-guest-memory without -p, or virsh dump --memory-only"
 _VMSS = "a saved state of VMware: vmss2core -N6 makes a dump of it and its .vmem"
 
-#: What unpacks a file that begins so.
-_UNPACKED = {
-    b"\x1f\x8b": "gzip -dc",
-    b"\xfd7zXZ\0": f"xz -dc --memlimit-decompress={limits.XZ_MEMORY_BYTES}",
-    b"\x28\xb5\x2f\xfd": "zstd -dcq",
-    b"BZh": "bzip2 -dc",
-    b"\x04\x22\x4d\x18": "lz4 -dc",
-    b"\x02\x21\x4c\x18": "lz4 -dc",  # kernel images
-    b"\x89LZO\0\r\n": "lzop -dc",
-}
-#: What of Python's library unpacks a kernel image that begins so: module, class, its arguments and error.
-_LIBRARIES: dict[bytes, tuple[str, str, tuple[int, ...], str]] = {
-    b"\x1f\x8b": ("zlib", "decompressobj", (31,), "error"),
-    **dict.fromkeys((b"\xfd7zXZ\0", b"]\0\0"), ("lzma", "LZMADecompressor", (0, limits.XZ_MEMORY_BYTES), "LZMAError")),
-    b"\x28\xb5\x2f\xfd": ("compression.zstd", "ZstdDecompressor", (), "ZstdError"),  # Python 3.14
-}
-#: ``struct setup_header`` (Documentation/arch/x86/boot.rst): setup_sects, header, payload_offset, payload_length.
-_SETUP = struct.Struct("<497xB16x4s66xII")
 #: Where a file has these bytes, what it then is, and what makes it readable.
 _KNOWN = (
     (0, b"PK\3\4", "a zip archive: unpack it with unzip"),
@@ -82,10 +57,9 @@ _LAST_DESCRIPTORS = 4096
 _LARGEST_PAGE = 64 << 10
 
 _BEGINNING = 64 << 10
-_STEP = 1 << 20
 
 
-def readable(path: str) -> tuple[str, Optional[IO[bytes]]]:
+def readable(path: str) -> tuple[str, Optional[BinaryIO]]:
     """Where to read the dump that ``path`` names: there, or in the open file that it was unpacked into.
 
     :raises TargetError: it is no dump; what it is, and how to get one
@@ -98,14 +72,17 @@ def readable(path: str) -> tuple[str, Optional[IO[bytes]]]:
         raise TargetError(f"{path}: a directory, {what}")
     with open_dump(path) as file:
         beginning = file.read(_BEGINNING)
-    unpack = next((unpack for magic, unpack in _UNPACKED.items() if beginning.startswith(magic)), None)
-    if unpack is None:
-        why = _why_not(beginning)
-        if why is not None:
-            raise TargetError(f"{path}: {why}")
-        return path, None
-    unpacked = _unpack(path, unpack)
-    return f"/proc/self/fd/{unpacked.fileno()}", unpacked
+        program = unpacks(beginning)
+        if program is not None:
+            try:
+                unpacked = unpack(file, program, limits.UNPACKED_BYTES, path, _why_not)
+            except Unavailable as error:
+                raise TargetError(f"{path}: {error}") from None
+            return f"/proc/self/fd/{unpacked.fileno()}", unpacked
+    why = _why_not(beginning)
+    if why is not None:
+        raise TargetError(f"{path}: {why}")
+    return path, None
 
 
 def _why_not(beginning: bytes) -> Optional[str]:
@@ -134,108 +111,6 @@ def _why_not_elf(beginning: bytes) -> Optional[str]:
     if machine != _X86_64:
         return f"a dump of {'an arm64' if machine == _ARM64 else 'another'} machine: {ONLY_X86_64}"
     return None
-
-
-def _unpack(path: str, command: str) -> IO[bytes]:
-    """The unpacked dump in a file without a name."""
-    # Few dumps need these, and every start would pay for them.
-    import subprocess
-    import tempfile
-
-    directory = os.environ.get("TMPDIR", "/var/tmp")
-    try:
-        argv = _argv(command)
-    except Unavailable as error:
-        raise TargetError(f"{path}: {error}") from None
-    kept = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
-    pipe = subprocess.PIPE
-    with open_dump(path) as file, subprocess.Popen(argv, stdin=file, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            _copy(path, process.stdout, kept, directory)
-            words = process.stderr.read().decode(errors="replace").strip().split("\n")[0]
-            if process.wait():
-                raise TargetError(f"{path}: compressed, and cannot be unpacked: {safe(words)}")
-        finally:
-            process.kill()
-    return kept
-
-
-def _copy(path: str, source: IO[bytes], kept: IO[bytes], directory: str) -> None:
-    """Copy what is unpacked, but zeros, while there is room for it."""
-    done = 0
-    while data := source.read(_STEP):
-        why = None if done else _why_not(data)
-        if why is not None:
-            raise TargetError(f"{path}: compressed; in it: {why}")
-        if data.count(0) < len(data):
-            kept.write(data)
-        else:
-            kept.seek(len(data), os.SEEK_CUR)
-        done += len(data)
-        disk = shutil.disk_usage(directory)
-        if disk.free < disk.total // 20 or done > limits.UNPACKED_BYTES:
-            text = f"more than {size(done)} when unpacked, and {directory} has no room for it: set TMPDIR"
-            raise TargetError(f"{path}: {text}")
-        if sys.stderr.isatty() and done % (64 * _STEP) < len(data):
-            print(f"\r{safe(path)}: unpacking, {size(done)} ", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty() and done >= 64 * _STEP:
-        print(file=sys.stderr)
-    kept.truncate(done)
-    kept.flush()
-
-
-def vmlinux_in(file: BinaryIO) -> BinaryIO:
-    """The unpacked vmlinux of a kernel image; another file as it is, at its beginning. Unavailable: damaged."""
-    sectors, magic, offset, length = _SETUP.unpack(file.read(_SETUP.size).ljust(_SETUP.size, b"\0"))
-    file.seek(0)
-    if magic != b"HdrS":
-        return file
-    start, most = ((sectors or 4) + 1) * 512 + offset, limits.KERNEL_FILE_BYTES
-    packed = os.pread(file.fileno(), min(length, most), start)
-    if len(packed) < min(length, most):
-        raise Unavailable("a kernel image, cut short")
-    data = _by_library(packed, most + 1)
-    if data is None:
-        command = next((command for begin, command in _UNPACKED.items() if packed.startswith(begin)), None)
-        if command is None:
-            raise Unavailable("a kernel image, compressed in a way that is not known here")
-        data = _by_program(_argv(command), file, start, most + 1)
-    if len(data) > most:
-        raise Unavailable(f"a kernel image of more than {most} bytes")
-    return io.BytesIO(data)
-
-
-def _by_library(packed: bytes, most: int) -> Optional[bytes]:
-    for begin, (module, name, arguments, its_error) in _LIBRARIES.items():
-        if packed.startswith(begin):
-            with suppress(ImportError):
-                library = import_module(module)
-                try:
-                    data: bytes = getattr(library, name)(*arguments).decompress(packed, most)
-                except getattr(library, its_error) as error:
-                    raise Unavailable(f"a kernel image, damaged: {error}") from None
-                return data
-    return None
-
-
-def _by_program(argv: list[str], file: BinaryIO, start: int, most: int) -> bytes:
-    """What a program makes of a file from ``start`` on. It complains of what follows, which nobody asked for."""
-    import subprocess  # only images that Python cannot unpack need it
-
-    os.lseek(file.fileno(), start, os.SEEK_SET)
-    with subprocess.Popen(argv, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        data = process.stdout.read(most)
-        process.kill()
-    return data
-
-
-def _argv(command: str) -> list[str]:
-    program, *options = command.split()
-    if shutil.which(program) is None:
-        raise Unavailable(f"compressed, and there is no program {program} here: unpack it elsewhere")
-    return [program, *options]
 
 
 class Kdump(NamedTuple):

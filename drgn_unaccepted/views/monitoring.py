@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Optional, Union
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import CheckAnswer
-from drgn_unaccepted.errors import EXIT_STATUS
 from drgn_unaccepted.words import count, safe, size, span
 
 _NUMBERS = {"pass": 0, "info": 0, "warning": 1, "critical": 2, "skip": 3}  #: The status of a rule as a number.
@@ -49,7 +49,7 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
         "coverage_bytes": {"": answer["covered_bytes"]},
         "unit_bytes": {"": table["unit_size"]},
         "table_info": {info: 1},
-        "overall_status": {"": EXIT_STATUS[answer["status"]]},
+        "overall_status": {"": exit_status.OF_CHECK[answer["status"]]},
         "check_status": {_labels(check=found["rule"]): _NUMBERS[found["status"]] for found in answer["findings"]},
         "last_run_timestamp_seconds": {"": taken_at},
     }

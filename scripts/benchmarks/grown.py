@@ -18,7 +18,8 @@ import drgn
 from benchmarks.measure import SAMPLE
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.probe import enumerators
-from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.bitmap import from_runs
 
 PAGE = 4096

@@ -19,7 +19,7 @@ from benchmarks.grown import ADDED, CHUNK, CHUNK_PAGES, PAGE, SECTION
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.page_tables import kernel_page_tables
 from drgn_unaccepted.kernel.probe import enumerators
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 
 _DESCRIPTOR = struct.Struct("<QIIQ")  # offset, size, flags, page_flags of page_desc_t

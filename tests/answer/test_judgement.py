@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import samples
-from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range

@@ -104,7 +104,7 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     shutil.copy(tools.FILL, place / "vmcore")
     code = f"open({str(ran)!r}, 'a').write(__name__)\n"
     # All that a child imports, what Python, drgn and matplotlib look for, and drgn's plugins.
-    listing = "import sys; from drgn_unaccepted.fleet.worker import main; main(sys.argv[1:]); print(*sys.modules)"
+    listing = "import sys; from drgn_unaccepted.worker import main; main(sys.argv[1:]); print(*sys.modules)"
     argv = [sys.executable, "-c", listing, "4294967296", "600", tools.FILL, "-s", "vmlinux"]
     imported = {name.partition(".")[0] for name in tools.run(argv, cwd=tools.TOP).stdout.split()}
     assert {"resource", "json", "signal", "drgn", "drgn_unaccepted"} < imported
@@ -116,8 +116,8 @@ def test_nothing_that_lies_beside_a_dump_is_run(tmp_path: Path) -> None:
     (metadata / "entry_points.txt").write_text("[drgn.plugins]\nplanted = drgn_plugins\n")
     (place / "pyvenv.cfg").write_text(f"home = {place}\n")
     for name in ("drgn_unaccepted", "drgn_plugins"):
-        (place / name / "fleet").mkdir(parents=True)
-        for file in ("__init__.py", "__main__.py", "fleet/__init__.py", "fleet/worker.py"):
+        (place / name).mkdir()
+        for file in ("__init__.py", "__main__.py", "worker.py"):
             (place / name / file).write_text(code)
     program = Path(sys.executable).with_name("drgn-unaccepted")
     done = tools.run([program, "scan", "--quiet", "vmcore", "-o", "out"], cwd=place)
@@ -181,7 +181,7 @@ def child_at(path: Path) -> int:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if any(b"fleet.worker" in word for word in words) and os.fsencode(path) in words:
+            if any(b"unaccepted.worker" in word for word in words) and os.fsencode(path) in words:
                 return int(entry.name)
         time.sleep(0.01)
 

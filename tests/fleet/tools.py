@@ -21,7 +21,7 @@ from typing import Any, Optional
 import pytest
 
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
 

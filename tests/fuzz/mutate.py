@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from tests.fuzz import oracle
 from tests.fuzz.case import NAMES, NASTY, Case, clean, sample
 from tests.kernel.elf_dump import START_KERNEL_MAP

@@ -18,9 +18,9 @@ from unittest import mock
 import drgn
 
 from drgn_unaccepted import helpers
-from drgn_unaccepted.answer.judgement import SOURCES
+from drgn_unaccepted.answer.source import SOURCES
 from drgn_unaccepted.commands import STATE
-from drgn_unaccepted.kernel import target
+from drgn_unaccepted.kernel import vmcore
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model.ranges import Range, merge, subtract
@@ -41,7 +41,7 @@ def ranges_read(name: str) -> dict[str, list[Range]]:
     image = clean(name, "elf")
     found: dict[str, list[Range]] = {}
     group = "opening"
-    set_core_dump = target._set_core_dump
+    set_core_dump = vmcore._set_core_dump
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         found.setdefault(group, []).append(Range(address, address + count))
@@ -55,10 +55,10 @@ def ranges_read(name: str) -> dict[str, list[Range]]:
             prog.add_memory_segment(start, end - start, read, True)
         return prog
 
-    with tempfile.TemporaryDirectory() as directory, mock.patch.object(target, "_set_core_dump", recorded):
+    with tempfile.TemporaryDirectory() as directory, mock.patch.object(vmcore, "_set_core_dump", recorded):
         path = Path(directory) / "dump"
         path.write_bytes(image.data)
-        opened = target.open_vmcore(str(path))
+        opened = vmcore.open_vmcore(str(path))
         for group in ("table", *sorted(ALL_PARTS)):
             parts = {"table": frozenset[str](), "pages": STATE | {"pages"}}.get(group, frozenset(("kernel", group)))
             next(samples(opened, Wanted(parts, ALL_MEMORY if group == "pages" else (), bitmap=False)))
@@ -126,7 +126,7 @@ def check(case: Case, directory: Path, by_commands: bool = False) -> run.Outcome
     """
     path = case.write(directory / "dump")
     try:
-        opened = target.open_vmcore(str(path))
+        opened = vmcore.open_vmcore(str(path))
     except TargetError as error:
         return run.Outcome(run.REFUSED, str(error))
     taken: dict[Wanted, Snapshot] = {}
@@ -165,7 +165,7 @@ def _commands(case: Case, path: Path) -> None:
 
 
 def _helpers(case: Case, path: Path) -> None:
-    prog = target.open_vmcore(str(path)).prog
+    prog = vmcore.open_vmcore(str(path)).prog
     start, end = run.unaccepted(case)[len(run.unaccepted(case)) // 2]
     questions: tuple[Callable[[], object], ...] = (
         lambda: helpers.range_contains_unaccepted_memory(prog, start, end - start),

@@ -15,7 +15,7 @@ from drgn import Program, Type, TypeKind
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.debug_info import GLOBALS, SYMBOLS, attach, load_btf
-from drgn_unaccepted.kernel.elf import ElfSections
+from drgn_unaccepted.kernel.symbol_files import ElfSections
 from tests.lab.captures import Capture, captures
 
 pytestmark = pytest.mark.lab

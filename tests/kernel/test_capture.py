@@ -15,7 +15,8 @@ import pytest
 
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel import capture
-from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Counters, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import write
 from tests.asking import SAMPLES, Capsys, ask

@@ -12,7 +12,7 @@ import pytest
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.ranges import Range
 
 from .allocator_program import said

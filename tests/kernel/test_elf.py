@@ -14,9 +14,10 @@ import pytest
 from drgn import FaultError
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.elf import ElfSections, read_elf_core
+from drgn_unaccepted.kernel.elf import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memory import FileMemory
+from drgn_unaccepted.kernel.symbol_files import ElfSections
 from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_page_tables
 from tests.fuzz import run
 from tests.kernel import elf_dump as made

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import struct
 import subprocess
 from collections import namedtuple
@@ -101,9 +101,9 @@ def test_a_compressed_dump_is_read_and_leaves_nothing(
     expected = capsys.readouterr()
     assert main(["-c", str(compressed(program, SAMPLE.read_bytes(), path)), "ranges"]) == 0
     assert capsys.readouterr() == expected
-    usage = namedtuple("usage", "total free")
+    usage = namedtuple("usage", "f_blocks f_bavail")
     with monkeypatch.context() as full:
-        full.setattr(shutil, "disk_usage", lambda _: usage(100, 4))
+        full.setattr(os, "statvfs", lambda _: usage(100, 4))
         assert f"{room} has no room" in refused(capsys, "-c", path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -13,7 +13,7 @@ from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.snapshot import KernelBuild, Platform
 from tests.kernel.allocator_program import PAGE, UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram, said
 from tests.kernel.elf_dump import SAMPLES

@@ -20,7 +20,7 @@ from typing import Any, Optional
 import drgn
 import pytest
 
-from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands import keep as command
 from drgn_unaccepted.errors import CommandError, TargetError
@@ -30,7 +30,8 @@ from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_from_snapshot
-from drgn_unaccepted.kernel.target import Opened, open_vmcore
+from drgn_unaccepted.kernel.target import Opened
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.bitmap import from_runs
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, CRASH_KERNEL, Snapshot, Table, Wanted

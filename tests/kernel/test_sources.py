@@ -19,7 +19,7 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
-from drgn_unaccepted.kernel import privileges, target
+from drgn_unaccepted.kernel import live, privileges
 from drgn_unaccepted.kernel.memory import read_raw
 from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
 from tests.fleet.tools import tool
@@ -210,4 +210,4 @@ def test_why_the_running_kernel_cannot_be_read(
 ) -> None:
     monkeypatch.setattr(privileges, "_effective", lambda: effective)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert words in target._why_no_kcore(error)
+    assert words in live._why_no_kcore(error)

@@ -12,8 +12,9 @@ import pytest
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.kernel.adopt import adopt
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.target import adopt, open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
 from tests.kernel.elf_dump import (
     PAGE,

@@ -12,14 +12,14 @@ import pytest
 
 from drgn_unaccepted import helpers
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.judgement import judge
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Snapshot, Wanted

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.kernel.capture import capture as take
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
 from tests.asking import Capsys

@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.evidence import Evidence
-from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import drawing
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, Counters, Snapshot, Table, Wanted

@@ -22,11 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.judgement import Judgement, judge
+from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.target import open_vmcore
+from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range, merge

@@ -15,7 +15,7 @@ from typing import Any
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.target import open_kernel
+from drgn_unaccepted.kernel.live import open_kernel
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
 from tests.lab.in_guest.guest import SHARE, dump, nr_unaccepted

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import log as ring
-from drgn_unaccepted.kernel.target import open_vmcore
-from drgn_unaccepted.text.log import efi_map, read_boots
+from drgn_unaccepted.kernel.vmcore import open_vmcore
+from drgn_unaccepted.log.boots import efi_map, read_boots
 from tests.asking import SAMPLES, ask, truth, units
 
 SAMPLE = SAMPLES / "6.12-fill-kdump"

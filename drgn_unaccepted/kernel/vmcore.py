@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Open a vmcore."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Optional, Union
+
+import drgn
+
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.kernel import vmcoreinfo_search
+from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
+from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
+from drgn_unaccepted.kernel.formats import ONLY_X86_64, read_kdump, readable
+from drgn_unaccepted.kernel.memory import FileMemory, read_lime, read_raw
+from drgn_unaccepted.kernel.page_tables import reach_encrypted
+from drgn_unaccepted.kernel.target import X86_64, Opened, program, refusing
+
+_SPACE_END = 1 << 64
+_COMPLETE_KEY = "drgn_unaccepted_complete"
+_UNPACKED_KEY = "drgn_unaccepted_unpacked"
+
+_REFUSED: tuple[type[Exception], ...] = (TargetError, *DAMAGED)
+
+
+def open_vmcore(
+    source: Union[str, Sequence[str]],
+    symbols: Sequence[SymbolFile] = (),
+    debug_info: str = "auto",
+    vmcoreinfo: Optional[str] = None,
+) -> Opened:
+    """A vmcore in any format that drgn reads, LiME, or a dump by QEMU that drgn refuses; perhaps compressed.
+
+    :param source: its path; or guest RAM in files, each as ``FILE@ADDR`` (:func:`memory.read_raw`)
+    :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
+    """
+    unpacked: Optional[BinaryIO] = None
+    core: Optional[ElfCore]
+    if isinstance(source, str):
+        path = source
+        try:
+            place, unpacked = readable(path)
+        except OSError as error:
+            raise TargetError(one_line(error, path)) from None
+        core, flaw = examine(place, path)
+    else:
+        core, flaw, path = read_raw(source), None, " ".join(source)
+        place = core.path
+    warnings = warnings_of(path, flaw)
+    text = None if vmcoreinfo is None else vmcoreinfo_search.read_vmcoreinfo(vmcoreinfo)
+
+    def with_text(text: Optional[bytes]) -> Opened:
+        # libelf takes the size of a block device for 0.
+        if core is not None and (core.raw or stat.S_ISBLK(Path(core.path).stat().st_mode)):
+            memory = FileMemory(core.pieces, program(X86_64))
+            notes = (note.data for note in core.notes() if note.name == b"VMCOREINFO")
+            memory.open_kernel((next(notes) if text is None else text).rstrip(b"\0"))
+            prog = memory.prog
+        else:
+            prog = _set_core_dump(place, core, text)
+        prog.cache[_UNPACKED_KEY] = unpacked  # the file is gone when it is closed
+        complete(prog, core)
+        return Opened(prog, "vmcore", path, *attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
+
+    try:
+        if core is not None and text is None and vmcoreinfo_search.lacks_vmcoreinfo(core):
+            text, warning = vmcoreinfo_search.vmcoreinfo_for(core, [file.path for file in symbols])
+            # Bare memory never has a note.
+            warnings += () if core.raw else (f"{path}: {warning}",)
+        try:
+            return with_text(text)
+        except _REFUSED as error:
+            # The note can be wrong: firmware, a hypervisor or another kernel wrote it.
+            other = None if core is None or text is not None else vmcoreinfo_search.another_vmcoreinfo(core)
+            if other is None:
+                raise
+            text, address = other
+            what = f"its VMCOREINFO note is not this kernel's ({one_line(error)}): taken from memory, at {address:#x}"
+            warnings.append(f"{path}: {what}")
+            return with_text(text)
+    except TargetError as error:
+        # What is missing is no fault of the types.
+        words = str(error) if flaw is None else f"{flaw}: {str(error).removesuffix(GIVE_VMLINUX)}"
+    except DAMAGED as error:
+        words = f"damaged: {one_line(error)}"
+    raise TargetError(f"{path}: {words}")
+
+
+def warnings_of(path: str, flaw: Optional[str]) -> list[str]:
+    return [] if flaw is None else [f"{path}: {flaw}; what is missing is not in this dump"]
+
+
+def examine(place: str, path: str) -> tuple[Optional[ElfCore], Optional[str]]:
+    """The segments of an ELF dump, and what a dump of any format lacks.
+
+    :param path: the name of the dump for the user
+    :raises TargetError: the file cannot be read, or nothing tells what is missing from it
+    """
+    try:
+        core = read_elf_core(place) or read_lime(place)
+        kdump = None if core is not None else read_kdump(place)
+    except OSError as error:
+        raise TargetError(one_line(error, path)) from None
+    except ValueError as error:
+        raise TargetError(f"{path}: damaged headers: {error}") from None
+    found = core or kdump
+    flaw = None if kdump is None else kdump.incomplete
+    if found is not None and found.needed_size > found.size:
+        flaw = f"cut short: its headers name {found.needed_size:#x} bytes, the file has {found.size:#x}"
+        if core is None:
+            raise TargetError(f"{path}: {flaw}: copy it anew, or give the kernel log beside it with --log")
+    return core, flaw
+
+
+def _set_core_dump(
+    path: str, core: Optional[ElfCore], vmcoreinfo: Optional[bytes], platform: Optional[drgn.Platform] = None
+) -> drgn.Program:
+    """A program over a dump.
+
+    QEMU's kdump-compressed form names the machine but no system (``utsname.sysname``), so that libkdumpfile takes both
+    for unknown. It has to be told before it opens the file.
+    """
+    if core is None and vmcoreinfo is not None:
+        platform = X86_64
+    prog = program(platform, vmcoreinfo)
+
+    def why(error: Exception) -> str:
+        words = one_line(error)
+        return next((reason.format(words) for part, reason in _REASONS.items() if part in words), words)
+
+    try:
+        with refusing(why):
+            prog.set_core_dump(path)
+    except TargetError as error:
+        if platform is not None or "KDUMP_ATTR_ARCH_NAME" not in str(error):
+            raise
+        return _set_core_dump(path, core, vmcoreinfo, X86_64)
+    if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError("not a dump of a Linux kernel (no VMCOREINFO, and not from a hypervisor)")
+    if prog.platform is None or prog.platform.arch != drgn.Architecture.X86_64:
+        raise TargetError(f"a dump of another machine ({prog.platform}): {ONLY_X86_64}")
+    return prog
+
+
+#: The reason for the user, by a part of drgn's own words.
+_REASONS = {
+    "not an ELF core file": "not a dump (neither ELF core nor kdump-compressed nor flattened nor LiME); RAM as it "
+    "is: --raw FILE@ADDRESS",
+    "flattened segment": "flattened dump, cut short or damaged: {}",
+    "linux.vmcoreinfo.raw is not set": "kdump-compressed without VMCOREINFO (QEMU without -device vmcoreinfo, or a "
+    "guest without the fw_cfg driver, or one that died early); dump as ELF (dump-guest-memory without -z), or give the "
+    "text with --vmcoreinfo FILE",
+}
+
+
+def complete(prog: drgn.Program, core: Optional[ElfCore]) -> None:
+    """Let reads fail where a PT_LOAD has no bytes in the file, and reach memory behind the C-bit. Does nothing twice.
+
+    drgn reads zeros there. Neither drgn nor we can tell pages that makedumpfile dropped for being zero from pages
+    dropped for other reasons.
+    In the kdump-compressed format such reads fail, too.
+    """
+    if core is None or _COMPLETE_KEY in prog.cache:
+        return
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise drgn.FaultError("not saved in this dump", address)
+
+    for ranges, physical in ((core.lacking, True), (core.lacking_virtual, False)):
+        for start, end in ranges:
+            if start < _SPACE_END:
+                prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
+    reach_encrypted(prog, core)
+    prog.cache[_COMPLETE_KEY] = True
