@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn_unaccepted.checks import known_bugs, lists, maps, runtime, table  # noqa: F401
+from drgn_unaccepted.checks import known_bugs, lists, maps, pages, runtime, table  # noqa: F401
 from drgn_unaccepted.checks.engine import Report, confirm, run_checks
 from drgn_unaccepted.checks.rule import Finding, explain, rule_names
 

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page allocator's lists and counters."""
+"""The page allocator's lists and counters, and unaccepted memory that is on no list."""
 
 from __future__ import annotations
 
 import re
 
 from drgn_unaccepted.answer.allocator import FEW_CHUNKS, impossible, untyped, zone_name
-from drgn_unaccepted.checks.facts import Facts
-from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, given, some, spans
+from drgn_unaccepted.checks.facts import Facts, merged
+from drgn_unaccepted.checks.rule import BOOTING, CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, given, some, spans
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.model.ranges import clip, outwards, subtract, total
+from drgn_unaccepted.model import e820 as e820_model
+from drgn_unaccepted.model.ranges import Range, clip, intersect, outwards, subtract, total
 from drgn_unaccepted.snapshot import PAGE_SHIFT
 from drgn_unaccepted.words import count, size
+
+#: States of pages that explain set bits of memory on no list.
+_EXPLAINED = {
+    **{"reserved": "PageReserved", "absent": "without struct page", "offline": "PageOffline"},
+    **{"device": "of ZONE_DEVICE", "uninitialised": "not initialised yet"},
+}
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{1,16}\b")
 
@@ -219,6 +226,53 @@ def eager_means_empty(facts: Facts) -> Outcome:
             found = f"{size(total(ranges))} listed and NR_UNACCEPTED {zone.unaccepted_pages}"
             faults.append(Fault(f"{zone_name(zone)}: accept_memory=eager, but {found}", ranges, zone=zone))
     return faults or Pass("accept_memory=eager, and nothing is listed")
+
+
+@Rule(INFO, ("bitmap.now", "zones.listed.whole"), 25, "warning for memory without a known reason")
+def orphan_bits(facts: Facts) -> Outcome:
+    """All unaccepted memory is on a zone's list, or there is a known reason why not.
+
+    Once the kernel has booted, memory under set bits waits on `zone->unaccepted_pages` to be accepted. Known reasons
+    for not being there: removed from e820_table (`mem=`, `memmap=`), PageReserved and never touched, without struct
+    page, hot-removed, not initialised yet (deferred init), or in limbo between __accept_page() taking it off the list
+    and the end of accept_memory(). Such memory is lost to the guest but harmless. Without a known reason it is a
+    warning.
+    Fix: For the known reasons see `e820` and the command line. Otherwise the page allocator has lost chunks: see
+    list-entries-sane, zone-counter-matches-list and static-key-matches-lists, and find out what last handled the pages.
+    """
+    orphans = subtract(facts.unaccepted, merged(facts.evidence.listed + facts.evidence.in_flight))
+    if not orphans:
+        return Pass("all unaccepted memory is on a list or being accepted")
+    reasons, unknown = _sort_out(facts, orphans)
+    shares = ", ".join(f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes)
+    message = f"{size(total(orphans))} unaccepted on no list{shares and ': '}{shares}"
+    if facts.booting:
+        return Fault(f"{message} ({BOOTING})", orphans)
+    if unknown:
+        message += f"; {size(total(unknown))} without a known reason: {spans(unknown)}"
+        doubt = facts.torn("zones", "counters", "accepting", "pages") if facts.live else None
+        if doubt is None:
+            return Fault(message, unknown, severity=WARNING)
+        message += f" ({doubt})"
+    return Fault(message, orphans)
+
+
+def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[Range]]:
+    """Bytes by known reason, and the ranges that have none."""
+    pages_in, current, kernel = facts.evidence.pages, facts.e820.current, given(facts.snapshot.kernel)
+    known = {"not RAM in e820_table": [] if current is None else subtract(orphans, e820_model.memory(current))}
+    known |= {reason: pages_in(state) for state, reason in _EXPLAINED.items()}
+    # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
+    known |= {"whose pages were not scanned": subtract(orphans, facts.scanned), "in use": pages_in("buddy", "in-use")}
+    reasons, rest, chunk = {}, orphans, facts.evidence.chunk
+    for reason, by in known.items():
+        reasons[reason] = total(intersect(rest, by))
+        rest = subtract(rest, by)
+    # Between their list and accept_memory(): at most one chunk for each CPU.
+    chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in rest)
+    if subtract(rest, pages_in("free")) or chunks > (kernel.cpus or 8):
+        return reasons, rest
+    return {**reasons, "in limbo": total(rest)}, []
 
 
 @Rule(WARNING, ("kernel.static_key", "zones.listed.whole"), 30, "info if the key is on and nothing is listed")

@@ -122,6 +122,8 @@ NEEDS = {
 }
 
 
+BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
+
 Function = Callable[[Any], Outcome]  #: It gets the :class:`~drgn_unaccepted.checks.facts.Facts`.
 
 

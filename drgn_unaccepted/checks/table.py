@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The table: was it captured, is its header valid, is its memory its own; and do its bits fit the pages under them?"""
+"""The table: was it captured, is its header valid, is its memory its own?"""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, pages, spans
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
+from drgn_unaccepted.model.bitmap import PAGE_SIZE
 from drgn_unaccepted.model.header import INVALID, X86_UNIT_SIZE, is_unit_size, unreserved_tail
-from drgn_unaccepted.model.ranges import Range, intersect, outwards, subtract, total
+from drgn_unaccepted.model.ranges import intersect, outwards, subtract
 from drgn_unaccepted.words import count, size, span
-
-#: States of pages that explain set bits of memory on no list.
-_EXPLAINED = {
-    **{"reserved": "PageReserved", "absent": "without struct page", "offline": "PageOffline"},
-    **{"device": "of ZONE_DEVICE", "uninitialised": "not initialised yet"},
-}
-
-_BOOTING = "the kernel was booting, and its page allocator did not have all its memory yet"
 
 
 @Rule(INFO, number=1, nuance="warning if its bitmap was read but cannot be trusted")
@@ -169,132 +161,3 @@ def table_in_acpi_memory(facts: Facts) -> Outcome:
     where = "no entry" if entry is None else e820_model.type_name(entry.type)
     message = f"the table at {span(*table)} is not in ACPI memory: it starts in {where} of e820_table_firmware"
     return Fault(message, [table])
-
-
-@Rule(CRITICAL, ("unaccepted.now", "pages"), 15)
-def buddy_pages_accepted(facts: Facts) -> Outcome:
-    """No page in a buddy list is unaccepted.
-
-    __free_pages_core() and __accept_page() accept memory before they free it, and bits are never set again, so this
-    holds at every instant. The next allocation of such a page touches unaccepted memory: a TD is killed by the
-    hypervisor, an SNP guest panics.
-    Fix: Find out how the page got into the list without being accepted. `cma=SIZE@BASE` and hot-added memory do not
-    accept (open in 7.3). An overwritten bitmap has bits that were never valid (bits-within-initial-map,
-    table-reserved).
-    """
-    return _none_unaccepted(facts, "buddy", "in a buddy list")
-
-
-@Rule(CRITICAL, ("unaccepted.now", "pages"), 16)
-def allocated_pages_accepted(facts: Facts) -> Outcome:
-    """No allocated page is unaccepted.
-
-    An allocated page (references, neither PageReserved nor PageOffline) came from a buddy list, into which it was freed
-    after it was accepted. While the kernel boots the rule is skipped: until the page allocator has its memory, every
-    struct page has a reference.
-    Fix: As for buddy-pages-accepted. If the guest died, compare the address that it touched last with these ranges
-    (`resolve ADDR`).
-    """
-    if facts.booting:
-        return Skip(f"pages: {_BOOTING}")
-    return _none_unaccepted(facts, "in-use", "allocated")
-
-
-def _none_unaccepted(facts: Facts, state: str, words: str) -> Outcome:
-    unaccepted = facts.unaccepted_now
-    if unaccepted and not intersect(unaccepted, facts.scanned):
-        return Skip(f"pages: no unaccepted memory was scanned{facts.limited}")
-    wrong = intersect(facts.evidence.pages(state), unaccepted)
-    if wrong:
-        return Fault(f"{pages(wrong)} {words} and unaccepted: {spans(wrong)}", wrong)
-    unseen = total(subtract(unaccepted, facts.scanned))
-    but = f"; {size(unseen)} not scanned{facts.limited}" if unseen else ""
-    return Pass(f"no unaccepted page is {words}{but}")
-
-
-@Rule(WARNING, ("bitmap.now", "pages"), 17)
-def guard_unit_accepted(facts: Facts) -> Outcome:
-    """The unit behind a page in use that ends on a unit boundary is accepted.
-
-    load_unaligned_zeropad() may read past the end of a page into the next one and relies on a fault to recover, which
-    unaccepted memory does not give: a TD exits to the hypervisor. So accept_memory() accepts one more unit if a range
-    ends on a unit boundary. Memory that memblock gave out with an unaligned end before 7.0 (948a013a54c4) lacks that
-    guard, and so does memory that the firmware accepted, that was reserved and that free_reserved_area() later gave to
-    the page allocator. A hazard, not damage.
-    Fix: Update to a kernel with 948a013a54c4. A guest that dies without a message while it handles strings or file
-    names at the end of a page may have met this: look for the page in the last call traces.
-    """
-    if facts.booting:
-        return Skip(f"pages: {_BOOTING}")
-    guards = [Range(run.start - PAGE_SIZE, run.start) for run in facts.unaccepted if run.start >= PAGE_SIZE]
-    if guards and not intersect(guards, facts.scanned):
-        return Skip(f"pages: none before unaccepted memory was scanned{facts.limited}")
-    exposed = intersect(facts.evidence.pages("buddy", "in-use"), guards)
-    message = f"{pages(exposed)} in use right before an unaccepted unit: {spans(exposed)}"
-    return Fault(message, exposed) if exposed else Pass("no page in use ends where unaccepted memory starts")
-
-
-@Rule(INFO, ("bitmap.now", "zones.listed.whole"), 25, "warning for memory without a known reason")
-def orphan_bits(facts: Facts) -> Outcome:
-    """All unaccepted memory is on a zone's list, or there is a known reason why not.
-
-    Once the kernel has booted, memory under set bits waits on `zone->unaccepted_pages` to be accepted. Known reasons
-    for not being there: removed from e820_table (`mem=`, `memmap=`), PageReserved and never touched, without struct
-    page, hot-removed, not initialised yet (deferred init), or in limbo between __accept_page() taking it off the list
-    and the end of accept_memory(). Such memory is lost to the guest but harmless. Without a known reason it is a
-    warning.
-    Fix: For the known reasons see `e820` and the command line. Otherwise the page allocator has lost chunks: see
-    list-entries-sane, zone-counter-matches-list and static-key-matches-lists, and find out what last handled the pages.
-    """
-    orphans = subtract(facts.unaccepted, merged(facts.evidence.listed + facts.evidence.in_flight))
-    if not orphans:
-        return Pass("all unaccepted memory is on a list or being accepted")
-    reasons, unknown = _sort_out(facts, orphans)
-    shares = ", ".join(f"{size(nbytes)} {reason}" for reason, nbytes in reasons.items() if nbytes)
-    message = f"{size(total(orphans))} unaccepted on no list{shares and ': '}{shares}"
-    if facts.booting:
-        return Fault(f"{message} ({_BOOTING})", orphans)
-    if unknown:
-        message += f"; {size(total(unknown))} without a known reason: {spans(unknown)}"
-        doubt = facts.torn("zones", "counters", "accepting", "pages") if facts.live else None
-        if doubt is None:
-            return Fault(message, unknown, severity=WARNING)
-        message += f" ({doubt})"
-    return Fault(message, orphans)
-
-
-def _sort_out(facts: Facts, orphans: list[Range]) -> tuple[dict[str, int], list[Range]]:
-    """Bytes by known reason, and the ranges that have none."""
-    pages_in, current, kernel = facts.evidence.pages, facts.e820.current, given(facts.snapshot.kernel)
-    known = {"not RAM in e820_table": [] if current is None else subtract(orphans, e820_model.memory(current))}
-    known |= {reason: pages_in(state) for state, reason in _EXPLAINED.items()}
-    # Set bits of pages in a buddy list or allocated are a fault, with a rule of their own.
-    known |= {"whose pages were not scanned": subtract(orphans, facts.scanned), "in use": pages_in("buddy", "in-use")}
-    reasons, rest, chunk = {}, orphans, facts.evidence.chunk
-    for reason, by in known.items():
-        reasons[reason] = total(intersect(rest, by))
-        rest = subtract(rest, by)
-    # Between their list and accept_memory(): at most one chunk for each CPU.
-    chunks = sum((end - 1) // chunk - start // chunk + 1 for start, end in rest)
-    if subtract(rest, pages_in("free")) or chunks > (kernel.cpus or 8):
-        return reasons, rest
-    return {**reasons, "in limbo": total(rest)}, []
-
-
-@Rule(INFO, ("bitmap.now", "pages"), 31)
-def masked_pages_in_use(facts: Facts) -> Outcome:
-    """No page in use is shown as zeros because unaccepted memory follows it.
-
-    /proc/kcore and /proc/vmcore show a page as zeros if pfn_is_unaccepted_memory() is true for it (e538a5820978 and
-    7cd34dd3c9bf, Linux 6.7). Because of the guard logic that includes the last page before every unaccepted unit,
-    although it is accepted. A page in use there reads as zeros in the capture, whatever it contains.
-    Fix: Do not trust zeros at these addresses: the capture lacks the structures that lie there. A whole-RAM dump has
-    them.
-    """
-    pfns = given(facts.snapshot.pages).masked_pfns
-    masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pfns)
-    # A guard page within a listed chunk, or one that `memmap=` took away, has no user; its zeros hide nothing.
-    used = intersect(facts.evidence.pages("reserved"), masked if facts.used_ram is None else facts.used_ram)
-    masked = intersect(masked, merged([*facts.evidence.pages("in-use"), *used]))
-    message = f"{pages(masked)} in use before unaccepted memory shown as zeros: {spans(masked)}"
-    return Fault(message, masked) if masked else Pass("no page in use is shown as zeros because of a guard")
