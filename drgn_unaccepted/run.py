@@ -14,10 +14,10 @@ from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import Action, Arguments, Command
-from drgn_unaccepted.commands.lines import in_full
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.snapshot import Snapshot, Wanted
+from drgn_unaccepted.views.lines import in_full
 
 Take = Callable[[Wanted], Iterator[Snapshot]]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import AcceptDocument, TaskDocument, document
+from drgn_unaccepted.answer.documents import AcceptDocument, AcceptingAnswer, TaskDocument, document
+from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.snapshot import Accept, Snapshot
 from drgn_unaccepted.words import count, safe, span
 
@@ -46,3 +48,15 @@ def died_in(snapshot: Snapshot) -> list[AcceptDocument]:
         return []
     base, _ = snapshot.unit_base()
     return [accept_document(entry, base) for entry in snapshot.accepting.entries]
+
+
+def accepting(snapshot: Snapshot, judgement: Judgement) -> AcceptingAnswer:
+    """Each entry of accepting_list with its range and the task on whose stack it lies."""
+    captured, (base, provenance) = snapshot.accepting, snapshot.unit_base()
+    return {
+        **head(snapshot, judgement, "accepting"),
+        "missing": snapshot.missing.get("accepting"),
+        "phys_base_from": None if captured is None else provenance,
+        "problems": [] if captured is None else list(captured.problems),
+        "accepting": None if captured is None else [accept_document(entry, base) for entry in captured.entries],
+    }

@@ -6,12 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional
 
-from drgn_unaccepted.answer.accepts import accept_document, where, who
+from drgn_unaccepted.answer.accepts import accepting, where, who
 from drgn_unaccepted.answer.documents import AcceptingAnswer
-from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Question
-from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.words import count, safe, wrap
 
 
@@ -37,18 +34,6 @@ class Accepting(Question[AcceptingAnswer]):
             is_dead = answer["target"]["kind"] == "vmcore" and entry["start_unit"] >= entry["end_unit"] < units
             note = "; its stack is dead: an oops rewound it, or it is in use again" if is_dead else ""
             yield from wrap(f"{where(entry)}: {who(entry)}{note}")
-
-
-def accepting(snapshot: Snapshot, judgement: Judgement) -> AcceptingAnswer:
-    """Each entry of accepting_list with its range and the task on whose stack it lies."""
-    captured, (base, provenance) = snapshot.accepting, snapshot.unit_base()
-    return {
-        **head(snapshot, judgement, "accepting"),
-        "missing": snapshot.missing.get("accepting"),
-        "phys_base_from": None if captured is None else provenance,
-        "problems": [] if captured is None else list(captured.problems),
-        "accepting": None if captured is None else [accept_document(entry, base) for entry in captured.entries],
-    }
 
 
 COMMAND = Accepting(accepting)

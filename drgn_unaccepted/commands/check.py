@@ -16,10 +16,11 @@ from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, t
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.checks import confirm, explain, run_checks
 from drgn_unaccepted.checks.rule import RULES, rules
-from drgn_unaccepted.commands import Arguments, Parser, Question, drawing, lines, refuse
+from drgn_unaccepted.commands import Arguments, Parser, Question, _drawing, refuse
 from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.files import write_atomically
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
+from drgn_unaccepted.views import lines
 from drgn_unaccepted.views.monitoring import junit, nagios, prometheus
 from drgn_unaccepted.words import count, safe, wrap
 
@@ -74,7 +75,7 @@ class Check(Question[CheckAnswer]):
         found = ", ".join(f"{len(by_status[status])} {status}" for status in _WORST_FIRST[:2] if by_status[status])
         yield from wrap(f"{answer['status']}: {found or 'nothing wrong was found'}; source: {source_name(answer)}")
         yield ""
-        paint = drawing.is_colored() and args.output is None
+        paint = _drawing.is_colored() and args.output is None
         everything = args.all or args.rule
         shown = [f for status in (_WORST_FIRST if everything else _WORST_FIRST[:3]) for f in by_status[status]]
         # An accept that the kernel died in is the answer, whatever else is wrong.

@@ -10,11 +10,12 @@ from typing import Optional, cast
 from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import Arguments, Parser, Question, lines
-from drgn_unaccepted.commands.tabular import columns
+from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views import lines
+from drgn_unaccepted.views.tabular import columns
 from drgn_unaccepted.words import count, safe, size, wrap
 
 

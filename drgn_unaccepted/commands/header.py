@@ -9,9 +9,10 @@ from typing import Optional
 from drgn_unaccepted.answer.documents import HeaderAnswer
 from drgn_unaccepted.answer.head import head, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import Arguments, Question, lines
+from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+from drgn_unaccepted.views import lines
 from drgn_unaccepted.words import count, safe, size, span
 
 

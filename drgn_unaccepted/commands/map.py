@@ -10,10 +10,11 @@ from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.translation import physical
-from drgn_unaccepted.commands import Arguments, Parser, Question, drawing, lines, refuse
+from drgn_unaccepted.commands import Arguments, Parser, Question, _drawing, refuse
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.model.addresses import Query, parse_query
 from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views import lines
 from drgn_unaccepted.views.map import bins_for, map_lines
 from drgn_unaccepted.views.svg import COLUMNS, map_svg
 
@@ -21,19 +22,19 @@ _COLUMNS = 64  #: Bins of a row in JSON, and on a terminal that is wide enough: 
 
 
 class Map(Question[MapAnswer]):
-    formats = cast("Any", dict.fromkeys(drawing.FIGURES))
+    formats = cast("Any", dict.fromkeys(_drawing.FIGURES))
 
     def add_arguments(self, parser: Parser) -> None:
         help_ = "only these addresses, finer if they fit"
         parser.add_argument("--range", dest="window", metavar="START-END", type=_window, help=help_)
-        drawing.add_style_arguments(parser)
+        _drawing.add_style_arguments(parser)
 
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> MapAnswer:
         try:
             window = None if args.window is None else physical(snapshot, args.window).range
         except ValueError as error:
             raise CommandError(str(error)) from None
-        if drawing.is_figure(args):
+        if _drawing.is_figure(args):
             return map_document(snapshot, judgement, window=window, columns=COLUMNS, finest=1)
         wide = bins_for(args.width) if args.format == "text" else _COLUMNS
         return map_document(snapshot, judgement, window=window, columns=min(_COLUMNS, wide), wide=wide)
@@ -42,9 +43,9 @@ class Map(Question[MapAnswer]):
         return lines.no_addresses(answer)
 
     def shown(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
-        if drawing.is_figure(args):
-            return (drawing.figure(args, map_svg(answer)),)
-        return map_lines(answer, drawing.style(args))
+        if _drawing.is_figure(args):
+            return (_drawing.figure(args, map_svg(answer)),)
+        return map_lines(answer, _drawing.style(args))
 
 
 def _window(text: str) -> Query:

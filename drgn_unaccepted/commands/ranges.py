@@ -11,11 +11,12 @@ from drgn_unaccepted.answer.documents import RangesAnswer, StateRange, document
 from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import UNKNOWN, Piece
-from drgn_unaccepted.commands import Arguments, Question, lines
-from drgn_unaccepted.commands.tabular import columns
+from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.limits import DOCUMENT_RANGES
 from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.views import lines
+from drgn_unaccepted.views.tabular import columns
 from drgn_unaccepted.words import safe, span, together, wrap
 
 

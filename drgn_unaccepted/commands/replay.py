@@ -11,9 +11,9 @@ from typing import Any, Callable
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.history import history
+from drgn_unaccepted.answer.progress import progress
 from drgn_unaccepted.answer.source import judge
-from drgn_unaccepted.commands import Action, Arguments, Parser, drawing
-from drgn_unaccepted.commands.progress import progress
+from drgn_unaccepted.commands import Action, Arguments, Parser, _drawing
 from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.files import to_stdout
@@ -28,13 +28,13 @@ _FIGURE = (256, 160)  #: Bins, and slices of time, on a page and in a figure.
 
 
 class Replay(Action):
-    formats = drawing.FIGURES
+    formats = _drawing.FIGURES
 
     def add_arguments(self, parser: Parser) -> None:
         parser.add_argument("recording", metavar="FILE", help="written by record")
         parser.add_argument("--map", action="store_true", help="acceptance by time and address, as a picture")
         parser.add_argument("--report", metavar="FILE.html", help="a page about the last sample and all before it")
-        drawing.add_style_arguments(parser)
+        _drawing.add_style_arguments(parser)
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         with concerning(args.recording):
@@ -52,7 +52,7 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
 
     :raises CommandError: a sample cannot be read, or a file cannot be written
     """
-    is_figure = drawing.is_figure(args)
+    is_figure = _drawing.is_figure(args)
     if args.report is not None and is_figure:
         raise CommandError("--report and a figure: one of them at a time")
     with concerning(args.recording):
@@ -66,11 +66,11 @@ def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
             last = deque(recording, maxlen=1).pop().snapshot
             yield write_page(report(last, judge(last, args.source), past=past), args.report, args.format)
         elif is_figure:
-            yield drawing.figure(args, history_svg(past))
+            yield _drawing.figure(args, history_svg(past))
         elif args.format == "json":
             yield json.dumps(past)
         else:
-            yield from history_lines(past, drawing.style(args))
+            yield from history_lines(past, _drawing.style(args))
 
 
 COMMAND = Replay()

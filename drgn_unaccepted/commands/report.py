@@ -11,14 +11,14 @@ from itertools import chain
 from typing import Optional, cast
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.accepts import accepting
 from drgn_unaccepted.answer.documents import CheckAnswer, Document, HistoryAnswer, ReportAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.checks.rule import RULES
-from drgn_unaccepted.commands import Arguments, Parser, Question, drawing
-from drgn_unaccepted.commands.accepting import accepting
+from drgn_unaccepted.commands import Arguments, Parser, Question, _drawing
 from drgn_unaccepted.commands.check import check
 from drgn_unaccepted.commands.e820 import e820
 from drgn_unaccepted.commands.efi import efi
@@ -44,7 +44,7 @@ class Report(Question[PageDocument]):
 def write_page(answer: PageDocument, path: str, format_: str) -> str:
     """Write the page, and return the line that says so. CommandError: it cannot be written."""
     page = report_page(answer)
-    drawing.save(path, page)
+    _drawing.save(path, page)
     size, status = len(page.encode()), answer["checks"]["status"]
     shared = {key: value for key, value in answer.items() if key in Document.__annotations__}
     written = cast(ReportAnswer, {**shared, "file": path, "file_bytes": size, "status": status})

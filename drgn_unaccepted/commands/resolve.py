@@ -19,7 +19,7 @@ from drgn_unaccepted.answer.head import head, reasons, source_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import ACCEPTED, NO_RAM, UNACCEPTED, UNKNOWN, Piece
-from drgn_unaccepted.commands import Arguments, Parser, Question, lines
+from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.errors import CommandError, one_line
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import ADDRESS_TEXT_BYTES, BULK_PIECES, PHYSICAL_END, RESOLVED_PIECES
@@ -29,6 +29,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import Query, bounded, parse_address, parse_query, split_queries
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Wanted
+from drgn_unaccepted.views import lines
 from drgn_unaccepted.words import safe, span, wrap
 
 _NAMES = 14  #: Columns of the names before their values.

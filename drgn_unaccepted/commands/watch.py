@@ -13,8 +13,8 @@ from typing import Any, Callable, Optional
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import ProgressAnswer
+from drgn_unaccepted.answer.progress import progress
 from drgn_unaccepted.commands import Action, Arguments, Parser
-from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.commands.record import add_sampling_arguments
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import Stop, samples, stopped_by_signals

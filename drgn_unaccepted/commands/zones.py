@@ -9,10 +9,11 @@ from typing import Optional, cast
 from drgn_unaccepted.answer.documents import WatermarksDocument, ZoneDocument, ZonesAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.commands import Arguments, Question, lines
-from drgn_unaccepted.commands.tabular import columns
+from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.model.ranges import chunk_ranges
 from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
+from drgn_unaccepted.views import lines
+from drgn_unaccepted.views.tabular import columns
 from drgn_unaccepted.words import count, safe, size, wrap
 
 

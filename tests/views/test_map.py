@@ -27,7 +27,7 @@ from drgn_unaccepted.answer.evidence import Evidence
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.source import judge
-from drgn_unaccepted.commands import drawing
+from drgn_unaccepted.commands import _drawing
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.e820 import E820Entry
@@ -212,7 +212,7 @@ def test_style_of_a_terminal(environment: Any, color: str, encoding: str, style:
     for name, value in {"TERM": "xterm-256color", **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", Terminal(io.BytesIO(), encoding=encoding))
-    assert drawing.style(Namespace(width=80, ascii=False, color=color)) == Style(80, *style)
+    assert _drawing.style(Namespace(width=80, ascii=False, color=color)) == Style(80, *style)
 
 
 # Bins

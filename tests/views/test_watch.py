@@ -19,9 +19,9 @@ import pytest
 
 from drgn_unaccepted.answer.documents import ProgressAnswer
 from drgn_unaccepted.answer.history import Sample
+from drgn_unaccepted.answer.progress import progress
 from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import accepting
-from drgn_unaccepted.commands.progress import progress
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
 from drgn_unaccepted.views.watch import by_node, line, screen
 from tests.checks import changes

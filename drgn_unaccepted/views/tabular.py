@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Columns under headers, for the commands that print some: tabulate takes a thirtieth of a start."""
+"""Columns under headers, by tabulate, for the commands that print some: it takes a thirtieth of a start."""
 
 from __future__ import annotations
 
