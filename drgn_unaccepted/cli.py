@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from drgn_unaccepted import __version__, commands, errors, exit_status
-from drgn_unaccepted.answer.source import judge
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.commands import Arguments
 from drgn_unaccepted.files import open_input
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
@@ -147,7 +147,7 @@ class _CommandLine:
             logs = read_logs(args.log, every=True)
         # drgn is optional: a snapshot file needs none.
         from drgn_unaccepted.kernel.capture import samples
-        from drgn_unaccepted.kernel.crash import table_beside
+        from drgn_unaccepted.kernel.crash_kernel import table_beside
 
         opened = self._open()._replace(logs=logs)
         saved = table_beside(opened, _warn) if args.table is None else _read_saved_table(args.table)

@@ -23,8 +23,8 @@ from functools import cache
 from typing import Any, NamedTuple, Optional, Union
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.bounds import Bounds, Choices
 from drgn_unaccepted.errors import SnapshotFileError
+from drgn_unaccepted.field_types import Bounds, Choices
 from drgn_unaccepted.snapshot import ListedChunks, PageRun
 
 #: ``array.array`` type codes of the columns of a list of chunks, little endian.

@@ -27,7 +27,6 @@ from drgn_unaccepted.answer.allocator import zone_name
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN, Piece
-from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.adopt import adopt
 from drgn_unaccepted.kernel.boot import read_e820
@@ -45,7 +44,7 @@ from drgn_unaccepted.model.addresses import Query, bounded
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.run import look
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Accept, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Accept, EfiMap, Snapshot, Table, Wanted
 
 _Part = TypeVar("_Part")
 

@@ -13,7 +13,7 @@ from drgn.commands import CommandError
 from drgn_unaccepted import commands, errors
 from drgn_unaccepted.kernel.adopt import adopt
 from drgn_unaccepted.kernel.capture import samples
-from drgn_unaccepted.kernel.crash import table_beside
+from drgn_unaccepted.kernel.crash_kernel import table_beside
 from drgn_unaccepted.run import run
 from drgn_unaccepted.words import safe
 
@@ -70,7 +70,7 @@ _CODE = {
 def _code(command: str, addresses: list[int]) -> str:
     """The code that does the same with the helpers, as ``--drgn`` of drgn's own commands prints it."""
     text = _CODE.get(command, "judge(take_snapshot())").format(", ".join(map(hex, addresses)))
-    modules = {"judge": ".answer.source", "list": None, "run_checks": ".checks"}
+    modules = {"judge": ".answer.best_source", "list": None, "run_checks": ".checks"}
     found = ((name, modules.get(name, "")) for name in re.findall(r"(\w+)\(", text))
     imports = [f"from drgn_unaccepted{module} import {name}\n" for name, module in found if module is not None]
     return f"{''.join(imports)}\n{command} = {text}"

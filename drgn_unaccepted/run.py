@@ -11,8 +11,8 @@ from threading import Event, Thread
 from typing import Any, Callable
 
 from drgn_unaccepted import exit_status
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import Action, Arguments, Command
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.files import to_stdout

@@ -5,7 +5,7 @@ Addresses are physical and in bytes, ends are exclusive, PFNs are named ``pfn``.
 ``None``, and :attr:`Snapshot.missing` says why.
 
 These classes define the snapshot file: a new field needs a default, so that older files stay readable, and bounds
-(:mod:`~drgn_unaccepted.bounds`). ``scripts/schemas`` generates the JSON Schema.
+(:mod:`~drgn_unaccepted.field_types`). ``scripts/schemas`` generates the JSON Schema.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import field, fields
 from typing import Annotated, NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.bounds import U32, U64, Bounds, Choices, Count, Edge, frozen, hexadecimal
+from drgn_unaccepted.field_types import U32, U64, Bounds, Choices, Count, Edge, frozen, hexadecimal
 from drgn_unaccepted.model.bitmap import Geometry
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
@@ -361,6 +361,8 @@ class Snapshot:
 
 ALL_PARTS = frozenset(part.name for part in fields(Snapshot))  #: The parts that may be None, apart from the table.
 ALL_PARTS -= {"target", "table", "missing", "torn", "translations", "panic_task"}
+#: The parts that tell the state of memory, beside the table and the pages.
+STATE = frozenset(("kernel", "zones", "counters", "efi_map", "e820", "kernel_memory", "accepting"))
 ALL_MEMORY = (Range(0, limits.PHYSICAL_END),)
 
 
@@ -374,3 +376,12 @@ class Wanted:
     where: tuple[Range, ...] = ()
     bitmap: bool = True  #: Whether the bitmap may decide; not with ``--source page-lists``.
     virtual: tuple[int, ...] = ()  #: Kernel virtual addresses to translate.
+
+
+class Sample(NamedTuple):
+    """One of several snapshots over time."""
+
+    number: int
+    elapsed: float  #: Seconds since the first sample, by CLOCK_MONOTONIC.
+    cost: float  #: Seconds that this sample took.
+    snapshot: Snapshot

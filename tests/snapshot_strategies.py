@@ -12,8 +12,8 @@ from typing import Any, Union
 
 from hypothesis import strategies as st
 
-from drgn_unaccepted.bounds import Bounds, Choices
 from drgn_unaccepted.codec import COLUMNS, annotations_of, hint
+from drgn_unaccepted.field_types import Bounds, Choices
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.snapshot import ALL_PARTS, PAGE_SHIFT, ListedChunks, Snapshot, Table, Target
 

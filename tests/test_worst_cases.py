@@ -21,9 +21,9 @@ from drgn_unaccepted.kernel.btf import Btf, Kind
 from drgn_unaccepted.kernel.debug_info import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.memmap import walk_page_list
 from drgn_unaccepted.kernel.platform import read_kernel_build
+from drgn_unaccepted.kernel.printk import read_log
 from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model.e820 import E820Entry

@@ -8,26 +8,17 @@ is the finding. Samples are read once, and one is in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layers, memory_of, set_bits
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Snapshot
-
-
-class Sample(NamedTuple):
-    """One of several snapshots over time."""
-
-    number: int
-    elapsed: float  #: Seconds since the first sample, by CLOCK_MONOTONIC.
-    cost: float  #: Seconds that this sample took.
-    snapshot: Snapshot
+from drgn_unaccepted.snapshot import Sample, Snapshot
 
 
 def history(samples: Iterable[Sample], wanted: str = "auto", columns: int = 64, lines: int = 40) -> HistoryAnswer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The state of every physical address, out of all the evidence, by the source that :mod:`source` believes.
+"""The state of every physical address, out of all the evidence, by the source that :mod:`best_source` believes.
 
 ``bitmap``: the table itself, where nothing contradicts it. ``reconstructed``: the bits that the EFI stub set at boot,
 or those of a table saved earlier in the boot, corrected by lists and struct pages. ``page-lists``: the listed chunks,

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 from drgn_unaccepted.answer.accepts import accepting
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
 from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.history import Sample, rate
-from drgn_unaccepted.answer.source import judge
-from drgn_unaccepted.snapshot import PAGE_SIZE, Zone
+from drgn_unaccepted.answer.history import rate
+from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
 
 RATE_SECONDS = 10.0  #: Seconds over which a rate is taken. Memory is accepted in bursts of whole chunks.
 

@@ -34,7 +34,7 @@ from typing import Callable, NamedTuple, Optional
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import State
 from drgn_unaccepted.answer.evidence import Evidence, Fact, Initial
-from drgn_unaccepted.bounds import hexadecimal
+from drgn_unaccepted.field_types import hexadecimal
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.bitmap import Geometry

@@ -11,8 +11,8 @@ from typing import Any, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.allocator import zone_name
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.answer.truth import ACCEPTED, UNACCEPTED
 from drgn_unaccepted.checks.rule import Finding, given
 from drgn_unaccepted.model import e820 as e820_model

@@ -18,10 +18,10 @@ from types import MappingProxyType
 from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar, Union, cast
 
 from drgn_unaccepted import exit_status
+from drgn_unaccepted.answer.best_source import SOURCES
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.source import SOURCES
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.snapshot import ALL_MEMORY, Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, STATE, Snapshot, Wanted
 from drgn_unaccepted.words import WIDTH
 
 #: All commands with their line of help.
@@ -69,9 +69,6 @@ _DEFAULTS = {"command": "summary", "source": "auto", "format": "text", "verbose"
 
 
 Arguments = argparse.Namespace
-
-#: The parts of a snapshot that tell the state of memory, beside the table and the pages.
-STATE = frozenset(("kernel", "zones", "counters", "efi_map", "e820", "kernel_memory", "accepting"))
 
 A = TypeVar("A")
 

@@ -10,7 +10,7 @@ from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1
 from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.crash import DUMP, capture_at_crash, own_memory
+from drgn_unaccepted.kernel.crash_kernel import DUMP, capture_at_crash, own_memory
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.bitmap import units_of

@@ -10,7 +10,8 @@ from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.kernel.capture import sampler
-from drgn_unaccepted.record.loop import record, stopped_by_signals
+from drgn_unaccepted.record.loop import record
+from drgn_unaccepted.signals import stopped_by_signals
 
 
 class Record(Action):

@@ -20,7 +20,7 @@ from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
 from drgn_unaccepted.fleet.records import COLUMNS, column
 from drgn_unaccepted.fleet.targets import find_targets, in_shard, parse_shard, shard_of_environment
 from drgn_unaccepted.fleet.text import Progress
-from drgn_unaccepted.record.loop import stopped_by_signals
+from drgn_unaccepted.signals import stopped_by_signals
 from drgn_unaccepted.words import count, safe
 
 _SIZES = {"M": 20, "G": 30, "T": 40}

@@ -16,10 +16,10 @@ from drgn_unaccepted.answer.map import memory_of
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.checks.rule import rules
-from drgn_unaccepted.commands import STATE, Arguments, Question
+from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot
+from drgn_unaccepted.snapshot import PAGE_SIZE, STATE, Snapshot
 from drgn_unaccepted.views import lines
 from drgn_unaccepted.words import KEPT_SPACE, count, safe, size, span
 

@@ -24,7 +24,7 @@ from drgn_unaccepted.errors import INTERNAL_ERROR, CommandError, one_line
 from drgn_unaccepted.fleet.documents import RecordTarget, ScanRecord
 from drgn_unaccepted.fleet.records import checker, rules
 from drgn_unaccepted.fleet.targets import Target, find_targets
-from drgn_unaccepted.record.loop import Stop
+from drgn_unaccepted.signals import Stop
 
 #: The program of a child, which takes its module path from its first argument.
 _START = (

@@ -22,10 +22,10 @@ from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
-from drgn_unaccepted.kernel.log import read_log
 from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import are_zeros, read_pages
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
+from drgn_unaccepted.kernel.printk import read_log
 from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.kernel.tasks import read_accepting, read_reclaiming

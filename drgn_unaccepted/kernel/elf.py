@@ -30,7 +30,7 @@ _PN_XNUM = 0xFFFF
 _ET_CORE = 4
 _NT_GNU_BUILD_ID = 3
 
-_SPACE_END = 1 << 64
+SPACE_END = 1 << 64
 
 
 class Note(NamedTuple):
@@ -91,7 +91,7 @@ class ElfCore(NamedTuple):
 
     def virtual(self) -> list[Range]:
         """Virtual memory that the PT_LOADs describe, sorted and merged."""
-        return rng.merge((s.vaddr, min(s.vaddr + s.memsz, _SPACE_END)) for s in self.segments(PT_LOAD))
+        return rng.merge((s.vaddr, min(s.vaddr + s.memsz, SPACE_END)) for s in self.segments(PT_LOAD))
 
     def segments(self, p_type: int) -> Iterator[Segment]:
         return (Segment(*fields) for fields in _PHDR.iter_unpack(self.headers) if fields[0] == p_type)

@@ -48,7 +48,7 @@ def _symbol_file(path: str, wanted: str) -> SymbolFile:
                 file.seek(0)
                 return SymbolFile(path, None, False, file.read(limits.BTF_BYTES + 1))  # one more than Btf takes
             file.seek(0)
-            sections = ElfSections(_vmlinux_in(file, path))
+            sections = ElfSections(_vmlinux_in(file))
             has_dwarf = ".debug_info" in sections.named
             use_btf = wanted == "btf" or not has_dwarf
             btf = sections.data(".BTF", limits.BTF_BYTES) if use_btf else None
@@ -57,7 +57,7 @@ def _symbol_file(path: str, wanted: str) -> SymbolFile:
         raise TargetError(one_line(error, path)) from None
 
 
-def _vmlinux_in(file: BinaryIO, path: str) -> BinaryIO:
+def _vmlinux_in(file: BinaryIO) -> BinaryIO:
     """The unpacked vmlinux of a kernel image; another file as it is, at its beginning. Unavailable: damaged."""
     sectors, magic, offset, length = _SETUP.unpack(file.read(_SETUP.size).ljust(_SETUP.size, b"\0"))
     file.seek(0)
@@ -76,7 +76,7 @@ def _vmlinux_in(file: BinaryIO, path: str) -> BinaryIO:
         payload.write(packed if program.startswith("gzip") else packed[:-4])
         payload.flush()
         try:
-            return unpack(payload, program, limits.KERNEL_FILE_BYTES, path)
+            return unpack(payload, program, limits.KERNEL_FILE_BYTES)
         except Unavailable as error:
             raise Unavailable(f"a kernel image, {error}") from None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import BinaryIO, Callable, Optional
 
 from drgn_unaccepted import limits
@@ -32,12 +31,11 @@ def unpacks(beginning: bytes) -> Optional[str]:
 
 
 def unpack(
-    file: BinaryIO, program: str, most: int, path: str, why_not: Callable[[bytes], Optional[str]] = lambda _: None
+    file: BinaryIO, program: str, most: int, why_not: Callable[[bytes], Optional[str]] = lambda _: None
 ) -> BinaryIO:
     """What ``program`` makes of a whole file; it is at its beginning.
 
     :param most: bytes
-    :param path: the name of the file for the user
     :param why_not: of the first bytes, why nobody wants the rest; None where it is wanted
     :raises Unavailable: it cannot be unpacked, or there is no room
     :raises OSError: the file without a name cannot be made or written
@@ -66,10 +64,6 @@ def unpack(
                 if disk.f_bavail < disk.f_blocks // 20:
                     text = f"more than {size(done)} when unpacked, and {tmpdir()} has no room for it: set TMPDIR"
                     raise Unavailable(text)
-                if sys.stderr.isatty() and done % (64 * _STEP) < len(data):
-                    print(f"\r{safe(path)}: unpacking, {size(done)} ", end="", file=sys.stderr, flush=True)
-            if sys.stderr.isatty() and done >= 64 * _STEP:
-                print(file=sys.stderr)
             unpacked.truncate(done)
             words = process.stderr.read().decode(errors="replace").strip().split("\n")[0]
             if process.wait():

@@ -13,14 +13,13 @@ import drgn
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel import vmcoreinfo_search
 from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
-from drgn_unaccepted.kernel.elf import ElfCore, read_elf_core
+from drgn_unaccepted.kernel.elf import SPACE_END, ElfCore, read_elf_core
 from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
 from drgn_unaccepted.kernel.formats import ONLY_X86_64, read_kdump, readable
-from drgn_unaccepted.kernel.memory import FileMemory, read_lime, read_raw
 from drgn_unaccepted.kernel.page_tables import reach_encrypted
+from drgn_unaccepted.kernel.ram_files import FileMemory, read_lime, read_raw
 from drgn_unaccepted.kernel.target import X86_64, Opened, program, refusing
 
-_SPACE_END = 1 << 64
 _COMPLETE_KEY = "drgn_unaccepted_complete"
 _UNPACKED_KEY = "drgn_unaccepted_unpacked"
 
@@ -35,7 +34,7 @@ def open_vmcore(
 ) -> Opened:
     """A vmcore in any format that drgn reads, LiME, or a dump by QEMU that drgn refuses; perhaps compressed.
 
-    :param source: its path; or guest RAM in files, each as ``FILE@ADDR`` (:func:`memory.read_raw`)
+    :param source: its path; or guest RAM in files, each as ``FILE@ADDR`` (:func:`ram_files.read_raw`)
     :param vmcoreinfo: file with the text of VMCOREINFO, for a dump without the note
     """
     unpacked: Optional[BinaryIO] = None
@@ -172,7 +171,7 @@ def complete(prog: drgn.Program, core: Optional[ElfCore]) -> None:
 
     for ranges, physical in ((core.lacking, True), (core.lacking_virtual, False)):
         for start, end in ranges:
-            if start < _SPACE_END:
-                prog.add_memory_segment(start, min(end, _SPACE_END) - start, fault, physical)
+            if start < SPACE_END:
+                prog.add_memory_segment(start, min(end, SPACE_END) - start, fault, physical)
     reach_encrypted(prog, core)
     prog.cache[_COMPLETE_KEY] = True

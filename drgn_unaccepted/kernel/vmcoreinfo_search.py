@@ -30,8 +30,8 @@ from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.kernel.elf import PT_LOAD, ElfCore, build_id, parse_notes
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.kernel.kallsyms import Kallsyms, find_kallsyms
-from drgn_unaccepted.kernel.memory import FileMemory
 from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
+from drgn_unaccepted.kernel.ram_files import FileMemory
 from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.bounds import U32, Edge, hexadecimal
+from drgn_unaccepted.field_types import U32, Edge, hexadecimal
 from drgn_unaccepted.model.ranges import Range, merge
 
 RAM, RESERVED, ACPI, NVS = 1, 2, 3, 4

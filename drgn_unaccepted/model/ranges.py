@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from drgn_unaccepted.bounds import Edge, hexadecimal
+from drgn_unaccepted.field_types import Edge, hexadecimal
 
 _PAGE_SHIFT = 12
 

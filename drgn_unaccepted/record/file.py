@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.codec import COLUMNS, Context, Hint, decode, encode, hint, hints, parse_json
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.model import bitmap as bits
-from drgn_unaccepted.snapshot import ListedChunks, Snapshot
+from drgn_unaccepted.snapshot import ListedChunks, Sample, Snapshot
 from drgn_unaccepted.snapshot_file import check_consistency
 
 SCHEMA = "drgn-unaccepted-recording/1"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Lines that several commands print: pairs, tables, the source of an answer."""
+"""Lines that several commands print: pairs, the source of an answer, reasons."""
 
 from __future__ import annotations
 

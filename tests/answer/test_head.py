@@ -8,8 +8,8 @@ from typing import Optional
 
 import pytest
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.head import head, reasons, table_reason
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.snapshot import Table
 from tests.checks.build import clean
 

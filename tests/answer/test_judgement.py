@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.source import judge
-from drgn_unaccepted.commands import STATE
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.target import Opened
@@ -26,7 +25,7 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.run import look
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, Counters, KexecSegment, Snapshot, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Counters, KexecSegment, Snapshot, Wanted
 from tests.checks import changes as c
 from tests.checks.build import Change, both, clean, live
 from tests.fuzz import case

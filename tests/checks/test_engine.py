@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import judge
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.checks import Report, confirm, explain, rule_names, run_checks
 from drgn_unaccepted.checks.rule import NEEDS, RULES
 from drgn_unaccepted.commands.check import check

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_unaccepted.answer.source import judge
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.checks import rule_names, run_checks
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range

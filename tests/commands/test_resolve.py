@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.source import judge
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands.resolve import Bulk, resolve
 from drgn_unaccepted.model.addresses import Query

@@ -16,7 +16,7 @@ from drgn import FaultError
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.elf import read_elf_core
 from drgn_unaccepted.kernel.errors import Unavailable
-from drgn_unaccepted.kernel.memory import FileMemory
+from drgn_unaccepted.kernel.ram_files import FileMemory
 from drgn_unaccepted.kernel.symbol_files import ElfSections
 from drgn_unaccepted.kernel.vmcoreinfo_search import cpu_page_tables
 from tests.fuzz import run

@@ -19,7 +19,7 @@ from drgn import Program
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.log import read_log, read_log_lines
+from drgn_unaccepted.kernel.printk import read_log, read_log_lines
 from drgn_unaccepted.kernel.vmcore import open_vmcore
 from tests.lab.captures import LAB, Capture, captures
 

@@ -20,12 +20,12 @@ from typing import Any, Optional
 import drgn
 import pytest
 
-from drgn_unaccepted.answer.source import judge
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.commands import keep as command
 from drgn_unaccepted.errors import CommandError, TargetError
 from drgn_unaccepted.files import TABLE
-from drgn_unaccepted.kernel import crash
+from drgn_unaccepted.kernel import crash_kernel
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.errors import Unavailable
@@ -298,15 +298,15 @@ def test_what_the_crash_kernel_saves(dump: Path, tmp_path: Path) -> None:
         return seen[0] if opened is running else capture(crashed, wanted)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crash, "capture", look)
-        write(crash.capture_at_crash(running, crashed), str(tmp_path / "table"))
+        patch.setattr(crash_kernel, "capture", look)
+        write(crash_kernel.capture_at_crash(running, crashed), str(tmp_path / "table"))
         assert read(str(tmp_path / "table")).table == whole.table
         for seen[0], reason in (
             (other(whole, "table", address=0x1000), "the crashed kernel's table is not that at 0x1000"),
             (other(whole, "table", bitmap=None, state="not-captured", reason="no CAP_BPF"), "no CAP_BPF"),
         ):
             with pytest.raises(TargetError, match=reason):
-                crash.capture_at_crash(running, crashed)
+                crash_kernel.capture_at_crash(running, crashed)
 
 
 @pytest.mark.parametrize("words", ["--crash-kernel", "-o x", "--crash-kernel -o x"])

@@ -20,7 +20,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel import live, privileges
-from drgn_unaccepted.kernel.memory import read_raw
+from drgn_unaccepted.kernel.ram_files import read_raw
 from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
 from tests.fleet.tools import tool
 from tests.kernel.elf_dump import PAGE, note, read_sample, runs, vmcoreinfo_note, with_own_text, write_elf

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel import log as ring
+from drgn_unaccepted.kernel import printk as ring
 from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.log.boots import efi_map, read_boots
 from tests.asking import SAMPLES, ask, truth, units

@@ -25,7 +25,8 @@ from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.record.file import Recording
-from drgn_unaccepted.record.loop import Stop, samples
+from drgn_unaccepted.record.loop import samples
+from drgn_unaccepted.signals import Stop
 from drgn_unaccepted.snapshot import Snapshot, Table
 from drgn_unaccepted.snapshot_file import load
 from tests.asking import Capsys, Patch
@@ -205,7 +206,8 @@ def test_what_is_printed_of_what_was_kept(tmp_path: Path, capsys: Capsys, monkey
 RECORD = """
 import signal, sys
 from dataclasses import replace
-from drgn_unaccepted.record.loop import record, stopped_by_signals
+from drgn_unaccepted.record.loop import record
+from drgn_unaccepted.signals import stopped_by_signals
 from tests.samples_over_time import series
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     signal.signal(getattr(signal, name), signal.SIG_IGN if name == sys.argv[3] else signal.SIG_DFL)

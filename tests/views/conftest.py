@@ -9,8 +9,8 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import HistoryAnswer
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.report import report_page

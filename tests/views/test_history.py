@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
-from drgn_unaccepted.answer.history import Sample, history
+from drgn_unaccepted.answer.history import history
 from drgn_unaccepted.record.file import Recording, Writer
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.snapshot import Sample, Snapshot
 from drgn_unaccepted.views.map import Style, history_bins_for, history_lines
 from tests.asking import Capsys, answered, refused
 from tests.views import guests

@@ -22,11 +22,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.evidence import Evidence
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import _drawing
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.vmcore import open_vmcore

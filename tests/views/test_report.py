@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.judgement import Judgement
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture

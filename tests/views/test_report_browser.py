@@ -9,8 +9,8 @@ from typing import Any, Callable
 
 import pytest
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.record.file import Recording

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.views.svg import COLUMNS, LEFT, PLOT, map_svg

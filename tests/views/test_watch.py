@@ -17,12 +17,11 @@ from typing import Any, Optional
 import pexpect
 import pytest
 
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.answer.history import Sample
 from drgn_unaccepted.answer.progress import progress
-from drgn_unaccepted.answer.source import judge
 from drgn_unaccepted.commands import accepting
-from drgn_unaccepted.snapshot import Accept, AcceptingList, Snapshot, Task
+from drgn_unaccepted.snapshot import Accept, AcceptingList, Sample, Snapshot, Task
 from drgn_unaccepted.views.watch import by_node, line, screen
 from tests.checks import changes
 from tests.checks.build import BITMAP, UNIT, clean, live
@@ -216,7 +215,7 @@ print("begins", flush=True)
 sys.stdin.readline()
 from argparse import Namespace
 from drgn_unaccepted.commands.watch import watch
-from drgn_unaccepted.record.loop import stopped_by_signals
+from drgn_unaccepted.signals import stopped_by_signals
 from tests.views.test_watch import guest
 taken = 0
 def take():

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from drgn_unaccepted.answer.source import judge
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.checks import Finding, Report, confirm, run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.bpf import KernelReader

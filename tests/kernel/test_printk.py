@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.log import read_log_lines
+from drgn_unaccepted.kernel.printk import read_log_lines
 
 from .allocator_program import said
 from .firmware_program import FirmwareProgram

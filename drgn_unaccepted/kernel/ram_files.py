@@ -14,12 +14,11 @@ from drgn import Architecture, Platform, Program, __version__
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf import ElfCore, Piece
+from drgn_unaccepted.kernel.elf import SPACE_END, ElfCore, Piece
 from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import parse_query
 
-_SPACE_END = 1 << 64
 #: magic, version, s_addr, e_addr (inclusive) of LiME's header, which precedes each range.
 _HEADER = struct.Struct("<4sIQQ8x")
 _LIME_MAGIC = b"EMiL"
@@ -117,7 +116,7 @@ class FileMemory:
         def read(address: int, count: int, offset: int, physical: bool) -> bytes:
             return os.pread(file.fileno(), count, piece.offset + offset)
 
-        self.prog.add_memory_segment(address, min(piece.size, _SPACE_END - address), read, physical)
+        self.prog.add_memory_segment(address, min(piece.size, SPACE_END - address), read, physical)
 
     def open_kernel(self, vmcoreinfo: bytes) -> None:
         """Make the program one of the kernel in this memory. TargetError: drgn cannot do so."""
@@ -131,7 +130,7 @@ class FileMemory:
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address. FaultError: the files do not hold them all."""
         # A damaged base can make an address negative.
-        data: bytes = self.prog.read(address % _SPACE_END, size, physical=True)
+        data: bytes = self.prog.read(address % SPACE_END, size, physical=True)
         return data
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:
