@@ -8,7 +8,7 @@ Helpers on a :class:`drgn.Program`, named after the kernel's functions where the
 questions about one state.
 
 Addresses are physical and in bytes, ends exclusive. A part that is not in the target raises
-:class:`~drgn_unaccepted.kernel.errors.Unavailable` with the reason; only :func:`resolve_address` answers on any target.
+:class:`~drgn_unaccepted.target.errors.Unavailable` with the reason; only :func:`resolve_address` answers on any target.
 A missing table, as in a kdump of Linux 6.6 and later, is no evidence that memory is accepted.
 """
 
@@ -28,12 +28,9 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.translation import physical
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN, Piece
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.adopt import adopt
 from drgn_unaccepted.kernel.boot import read_e820
-from drgn_unaccepted.kernel.capture import capture, samples, table_readers
+from drgn_unaccepted.kernel.capture import capture, samples, table_readers, translate
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import DAMAGED, Unavailable
-from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.tasks import read_accepting
@@ -45,6 +42,8 @@ from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Accept, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.target.adopt import adopt
+from drgn_unaccepted.target.errors import DAMAGED, Unavailable
 
 _Part = TypeVar("_Part")
 

@@ -11,10 +11,10 @@ import drgn
 from drgn.commands import CommandError
 
 from drgn_unaccepted import commands, errors
-from drgn_unaccepted.kernel.adopt import adopt
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.crash_kernel import table_beside
 from drgn_unaccepted.run import run
+from drgn_unaccepted.target.adopt import adopt
 from drgn_unaccepted.words import safe
 
 

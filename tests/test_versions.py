@@ -19,7 +19,7 @@ import drgn
 import pytest
 
 from drgn_unaccepted.errors import TargetError
-from drgn_unaccepted.kernel.adopt import adopt
+from drgn_unaccepted.target.adopt import adopt
 
 TOP = Path(__file__).parent.parent
 DUMPS = sorted(str(path.relative_to(TOP)) for path in TOP.glob("vmcore-samples/*/vmcore"))

@@ -17,28 +17,28 @@ from drgn import Architecture, Program
 from drgn import Platform as Machine
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.debug_info import find_btf
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.memmap import walk_page_list
 from drgn_unaccepted.kernel.platform import read_kernel_build
 from drgn_unaccepted.kernel.printk import read_log
-from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.snapshot import E820Tables
 from drgn_unaccepted.snapshot_file import write
+from drgn_unaccepted.target.btf import Btf, Kind
+from drgn_unaccepted.target.debug_info import find_btf
+from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.checks import build
 from tests.fuzz import run
 from tests.fuzz.run import ANSWERED, REFUSED, Outcome, answered, outcome_of
-from tests.kernel import btf_writer as w
-from tests.kernel.elf_dump import SAMPLES
 from tests.kernel.firmware_program import FirmwareProgram
 from tests.kernel.printk_writer import PrintkWriter
 from tests.kernel.test_lists import BASE, HEAD, LAYOUT
 from tests.kernel.test_zones import CHUNK_PAGES, NORMAL, START, Guest
+from tests.target import btf_writer as w
+from tests.target.elf_dump import SAMPLES
 
 pytestmark = pytest.mark.long
 

@@ -231,7 +231,7 @@ class Action:
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         """Do it, and return the exit status.
 
-        :param open_target: opens the target of the command line (:class:`kernel.target.Opened`)
+        :param open_target: opens the target of the command line (:class:`target.opened.Opened`)
         :raises CommandError: it cannot be done
         """
         raise NotImplementedError

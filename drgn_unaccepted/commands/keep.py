@@ -11,12 +11,12 @@ from drgn_unaccepted.commands import Action, Arguments, Parser, from_1
 from drgn_unaccepted.errors import CommandError, concerning
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.crash_kernel import DUMP, capture_at_crash, own_memory
-from drgn_unaccepted.kernel.target import Opened
-from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.bitmap import units_of
 from drgn_unaccepted.record.keep import BOOTS, DIRECTORY, boot_id, keep
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
+from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.target.vmcore import open_vmcore
 from drgn_unaccepted.words import count, safe, span
 
 

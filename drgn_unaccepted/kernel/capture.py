@@ -19,17 +19,14 @@ import drgn
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel import table as table_reader
+from drgn_unaccepted.kernel.acpi import acpi_reader
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
-from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
-from drgn_unaccepted.kernel.page_tables import translate
 from drgn_unaccepted.kernel.pages import are_zeros, read_pages
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
 from drgn_unaccepted.kernel.printk import read_log
 from drgn_unaccepted.kernel.probe import has_symbol
-from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.kernel.tasks import read_accepting, read_reclaiming
-from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
@@ -49,8 +46,13 @@ from drgn_unaccepted.snapshot import (
     Snapshot,
     Table,
     Target,
+    Translation,
     Wanted,
 )
+from drgn_unaccepted.target.errors import UNREADABLE, TargetError, Unavailable
+from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.target.page_tables import kernel_page_tables
+from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
 
 T = TypeVar("T")
 
@@ -167,10 +169,23 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
     return Snapshot(target, table, **reading.found)
 
 
+def translate(prog: drgn.Program, addresses: Iterable[int]) -> tuple[Translation, ...]:
+    """Kernel virtual addresses through the kernel's own page tables, or why they cannot be translated."""
+    tables, found = kernel_page_tables(prog), []
+    for address in addresses:
+        try:
+            if tables is None:
+                raise drgn.FaultError("VMCOREINFO does not say where the page tables are", address)
+            found.append(Translation(address, tables.translate(address).start))
+        except UNREADABLE as error:
+            found.append(Translation(address, None, one_line(error).removesuffix(f": {address:#x}")))
+    return tuple(found)
+
+
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
     readers = [("physical", table_reader.physical_reader(opened.prog))]
-    if opened.direct_map is not None:
-        readers.append(("bpf", opened.direct_map))
+    if opened.kernel_reader is not None:
+        readers.append(("bpf", acpi_reader(opened.prog, opened.kernel_reader)))
     return readers
 
 

@@ -15,14 +15,14 @@ from drgn_unaccepted.errors import SnapshotFileError, one_line
 from drgn_unaccepted.files import TABLE, read_trusted
 from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError
 from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot
-from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.limits import SNAPSHOT_FILE_BYTES
 from drgn_unaccepted.model.e820 import RAM
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import load
+from drgn_unaccepted.target.errors import UNREADABLE, TargetError
+from drgn_unaccepted.target.opened import Opened
 
 DUMP = "/proc/vmcore"  #: The dump that the crash kernel offers.
 _NOTHING = Wanted(frozenset())

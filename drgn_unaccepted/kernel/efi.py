@@ -22,13 +22,13 @@ from drgn import FaultError, Object, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import SETUP_EFI, read_boot_params, read_physical, read_setup_data
-from drgn_unaccepted.kernel.errors import UNREADABLE, TargetError, Unavailable
 from drgn_unaccepted.kernel.printk import log_of_this_boot, read_log
 from drgn_unaccepted.log import boots
 from drgn_unaccepted.log.boots import KEXEC_NOTE, BootLog
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import EfiMap
+from drgn_unaccepted.target.errors import UNREADABLE, TargetError, Unavailable
 
 
 class _NotEfi(Unavailable):

@@ -18,10 +18,10 @@ from typing import NamedTuple, Optional
 from drgn import FaultError, Program, sizeof
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.errors import UNREADABLE, Unavailable
 from drgn_unaccepted.kernel.probe import U64_MAX, Entries, ListWalk, column, enumerators, member_offset
-from drgn_unaccepted.kernel.vmcoreinfo import vmcoreinfo_of
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks
+from drgn_unaccepted.target.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
 
 # Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
 _SECTION_HAS_MEM_MAP = 1 << 1

@@ -16,12 +16,12 @@ import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError, Unavailable
-from drgn_unaccepted.kernel.page_tables import NotMapped, kernel_page_tables
 from drgn_unaccepted.kernel.probe import U64_MAX, has_symbol
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
+from drgn_unaccepted.target.errors import DAMAGED, TargetError, Unavailable
+from drgn_unaccepted.target.page_tables import NotMapped, kernel_page_tables
 
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"

@@ -28,14 +28,14 @@ from drgn_unaccepted.files import TABLE
 from drgn_unaccepted.kernel import crash_kernel
 from drgn_unaccepted.kernel import table as table_reader
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import SavedTable, locate_table, saved_table_from_snapshot
-from drgn_unaccepted.kernel.target import Opened
-from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.bitmap import from_runs
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, CRASH_KERNEL, Snapshot, Table, Wanted
 from drgn_unaccepted.snapshot_file import read, write
+from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.asking import SAMPLES, Capsys, ask, truth, units
 from tests.fleet.tools import give_away
 from tests.kernel.allocator_program import AllocatorProgram

@@ -16,12 +16,12 @@ from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.errors import Unavailable
 from drgn_unaccepted.kernel.table import read_table
-from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Snapshot, Wanted
+from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.lab.asking import NEEDS_CAPTURES, ids
 from tests.lab.captures import MIB, UNIT, Capture, find
 from tests.lab.test_planted import Target, open_target

@@ -22,13 +22,13 @@ from drgn import ProgramFlags
 
 from drgn_unaccepted.commands import keep as command
 from drgn_unaccepted.errors import CommandError
-from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.record.loop import samples
 from drgn_unaccepted.signals import Stop
 from drgn_unaccepted.snapshot import Snapshot, Table
 from drgn_unaccepted.snapshot_file import load
+from drgn_unaccepted.target.opened import Opened
 from tests.asking import Capsys, Patch
 from tests.checks.build import BASE, BITMAP, clean
 from tests.fleet.tools import give_away

@@ -27,11 +27,11 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands.report import report
 from drgn_unaccepted.commands.resolve import resolve
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.vmcore import open_vmcore
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, AcceptingList, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.target.vmcore import open_vmcore
 from drgn_unaccepted.views.report import lookup, report_page, steps
 from tests.asking import Capsys, Patch, answered
 from tests.views import guests

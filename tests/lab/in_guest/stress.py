@@ -17,11 +17,11 @@ from typing import Any
 from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.checks import Finding, Report, confirm, run_checks
 from drgn_unaccepted.commands.ranges import ranges
-from drgn_unaccepted.kernel.bpf import KernelReader
 from drgn_unaccepted.kernel.capture import capture
-from drgn_unaccepted.kernel.live import open_kernel
-from drgn_unaccepted.kernel.target import Opened
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
+from drgn_unaccepted.target.bpf import KernelReader
+from drgn_unaccepted.target.live import open_kernel
+from drgn_unaccepted.target.opened import Opened
 from tests.lab.captures import CHUNK, set_units, units
 from tests.lab.in_guest.guest import BURST, FILL, LAB, REST, SHARE, Filler, accepted_units, mount_tmpfs, nr_unaccepted
 

@@ -11,14 +11,14 @@ from typing import BinaryIO, Optional, Union
 import drgn
 
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel import vmcoreinfo_search
-from drgn_unaccepted.kernel.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
-from drgn_unaccepted.kernel.elf import SPACE_END, ElfCore, read_elf_core
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
-from drgn_unaccepted.kernel.formats import ONLY_X86_64, read_kdump, readable
-from drgn_unaccepted.kernel.page_tables import reach_encrypted
-from drgn_unaccepted.kernel.ram_files import FileMemory, read_lime, read_raw
-from drgn_unaccepted.kernel.target import X86_64, Opened, program, refusing
+from drgn_unaccepted.target import vmcoreinfo_search
+from drgn_unaccepted.target.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
+from drgn_unaccepted.target.elf import SPACE_END, ElfCore, read_elf_core
+from drgn_unaccepted.target.errors import DAMAGED, TargetError
+from drgn_unaccepted.target.formats import ONLY_X86_64, read_kdump, readable
+from drgn_unaccepted.target.opened import X86_64, Opened, program, refusing
+from drgn_unaccepted.target.page_tables import reach_encrypted
+from drgn_unaccepted.target.ram_files import FileMemory, read_lime, read_raw
 
 _COMPLETE_KEY = "drgn_unaccepted_complete"
 _UNPACKED_KEY = "drgn_unaccepted_unpacked"

@@ -7,13 +7,16 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
 import drgn
 
-from drgn_unaccepted.kernel.elf import ElfCore
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
 from drgn_unaccepted.log.boots import BootLog
+from drgn_unaccepted.target.elf import ElfCore
+from drgn_unaccepted.target.errors import DAMAGED, TargetError
+
+if TYPE_CHECKING:
+    from drgn_unaccepted.target.bpf import KernelReader
 
 X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 
@@ -28,7 +31,7 @@ class Opened(NamedTuple):
     elf: Optional[ElfCore] = None  #: The segments of an ELF dump or of raw memory.
     warnings: tuple[str, ...] = ()  #: What the user should know although an answer may be possible.
     logs: Sequence[BootLog] = ()  #: The boots in a log file, of which one is this one.
-    direct_map: Optional[Callable[[int, int], bytes]] = None  #: Reads ACPI memory that /proc/kcore omits.
+    kernel_reader: Optional[type[KernelReader]] = None  #: Reads what /proc/kcore omits; for :mod:`kernel.acpi` alone.
 
     @property
     def is_running(self) -> bool:

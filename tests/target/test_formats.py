@@ -14,7 +14,7 @@ import pytest
 from drgn_unaccepted.cli import main
 from tests.asking import SAMPLES, Capsys, refused
 from tests.fleet.tools import tool
-from tests.kernel.elf_dump import elf
+from tests.target.elf_dump import elf
 
 SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
 

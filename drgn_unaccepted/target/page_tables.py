@@ -8,21 +8,17 @@ map and kernel text have PT_LOADs and need no page tables; ``struct page``, per-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Callable, Optional
 
 from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.elf import ElfCore
-from drgn_unaccepted.kernel.errors import UNREADABLE
-from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import KERNEL_SPACE, START_KERNEL_MAP
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.snapshot import Translation
+from drgn_unaccepted.target.elf import ElfCore
+from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 
 _PAGE_SHIFT = 12
 _PAGE_SIZE = 1 << _PAGE_SHIFT
@@ -98,19 +94,6 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Optional[Vmcoreinfo] = None) -
     mask = vmcoreinfo.number("sme_mask") or 0
     read = partial(prog.read, physical=True)
     return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
-
-
-def translate(prog: Program, addresses: Iterable[int]) -> tuple[Translation, ...]:
-    """Kernel virtual addresses through the kernel's own page tables, or why they cannot be translated."""
-    tables, found = kernel_page_tables(prog), []
-    for address in addresses:
-        try:
-            if tables is None:
-                raise FaultError("VMCOREINFO does not say where the page tables are", address)
-            found.append(Translation(address, tables.translate(address).start))
-        except UNREADABLE as error:
-            found.append(Translation(address, None, one_line(error).removesuffix(f": {address:#x}")))
-    return tuple(found)
 
 
 def reach_encrypted(prog: Program, core: ElfCore) -> None:

@@ -27,13 +27,13 @@ from drgn import Architecture, FaultError, Platform, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import concerning, one_line
 from drgn_unaccepted.files import open_dump, open_input
-from drgn_unaccepted.kernel.elf import PT_LOAD, ElfCore, build_id, parse_notes
-from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.kallsyms import Kallsyms, find_kallsyms
-from drgn_unaccepted.kernel.page_tables import PageTables, kernel_page_tables
-from drgn_unaccepted.kernel.ram_files import FileMemory
-from drgn_unaccepted.kernel.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
+from drgn_unaccepted.target.elf import PT_LOAD, ElfCore, build_id, parse_notes
+from drgn_unaccepted.target.errors import TargetError, Unavailable
+from drgn_unaccepted.target.kallsyms import Kallsyms, find_kallsyms
+from drgn_unaccepted.target.page_tables import PageTables, kernel_page_tables
+from drgn_unaccepted.target.ram_files import FileMemory
+from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
 _PAGE_SIZE = 4096
 _TEXT = re.compile(rb"(?:[ -~]+\n)+")

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.kernel.btf import Btf, Kind
-from drgn_unaccepted.kernel.debug_info import attach
+from drgn_unaccepted.target.btf import Btf, Kind
+from drgn_unaccepted.target.debug_info import attach
 
 from . import btf_writer as w
 from .btf_writer import BtfWriter

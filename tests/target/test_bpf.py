@@ -18,9 +18,10 @@ from unittest import mock
 import drgn
 import pytest
 
-from drgn_unaccepted.kernel import bpf, privileges
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.kernel import acpi
 from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.target import bpf, privileges
+from drgn_unaccepted.target.errors import Unavailable
 
 # CPU_ENTRY_AREA_RO_IDT of arch/x86/include/asm/pgtable_areas.h: the read-only alias of the interrupt descriptor table
 # has the same address in every x86-64 kernel, KASLR or not.
@@ -86,8 +87,8 @@ def test_a_reader_that_goes_gives_everything_back(reader: bpf.KernelReader) -> N
 
 
 TRY = """
-from drgn_unaccepted.kernel.bpf import KernelReader
-from drgn_unaccepted.kernel.errors import Unavailable
+from drgn_unaccepted.target.bpf import KernelReader
+from drgn_unaccepted.target.errors import Unavailable
 try:
     print(len(KernelReader().read(0xFFFFFE0000000000, 16)))
 except Unavailable as error:
@@ -200,7 +201,7 @@ def test_lockdown_mode(tmp_path: Path) -> None:
 )
 def test_nothing_but_acpi_memory_is_read(address: int, size: int, allowed: bool) -> None:
     reader = mock.Mock(spec=bpf.KernelReader)
-    memory = bpf.AcpiMemory(1 << 63, [Range(0x7F000000, 0x7F001000)], reader)
+    memory = acpi.AcpiMemory(1 << 63, [Range(0x7F000000, 0x7F001000)], reader)
     with contextlib.nullcontext() if allowed else pytest.raises(Unavailable, match="not ACPI memory"):
         memory.read(address, size)
     assert reader.read.mock_calls == ([mock.call((1 << 63) + address, size)] if allowed else [])
@@ -208,7 +209,7 @@ def test_nothing_but_acpi_memory_is_read(address: int, size: int, allowed: bool)
 
 def test_another_target_than_the_running_kernel_is_refused() -> None:
     prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-    read = bpf.direct_map_reader(prog)
+    read = acpi.acpi_reader(prog, bpf.KernelReader)
     for _ in range(2):
         with pytest.raises(Unavailable, match="another target"):
             read(0x1000, 8)

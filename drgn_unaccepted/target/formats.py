@@ -16,8 +16,8 @@ from typing import BinaryIO, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.errors import TargetError, Unavailable
-from drgn_unaccepted.kernel.unpack import unpack, unpacks
+from drgn_unaccepted.target.errors import TargetError, Unavailable
+from drgn_unaccepted.target.unpack import unpack, unpacks
 from drgn_unaccepted.words import safe
 
 _DUMP_AGAIN = "let it run and take a dump with dump-guest-memory without -p, or virsh dump --memory-only"

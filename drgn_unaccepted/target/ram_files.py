@@ -14,10 +14,10 @@ from drgn import Architecture, Platform, Program, __version__
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump
-from drgn_unaccepted.kernel.elf import SPACE_END, ElfCore, Piece
-from drgn_unaccepted.kernel.errors import TargetError, Unavailable
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import parse_query
+from drgn_unaccepted.target.elf import SPACE_END, ElfCore, Piece
+from drgn_unaccepted.target.errors import TargetError, Unavailable
 
 #: magic, version, s_addr, e_addr (inclusive) of LiME's header, which precedes each range.
 _HEADER = struct.Struct("<4sIQQ8x")

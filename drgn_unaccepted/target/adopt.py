@@ -6,11 +6,11 @@ from __future__ import annotations
 import drgn
 
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.bpf import direct_map_reader
-from drgn_unaccepted.kernel.debug_info import attach_debug_info
-from drgn_unaccepted.kernel.errors import DAMAGED, TargetError
-from drgn_unaccepted.kernel.target import Opened
-from drgn_unaccepted.kernel.vmcore import complete, examine, warnings_of
+from drgn_unaccepted.target.bpf import KernelReader
+from drgn_unaccepted.target.debug_info import attach_debug_info
+from drgn_unaccepted.target.errors import DAMAGED, TargetError
+from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.target.vmcore import complete, examine, warnings_of
 
 
 def adopt(prog: drgn.Program) -> Opened:
@@ -36,5 +36,5 @@ def adopt(prog: drgn.Program) -> Opened:
     except DAMAGED as error:
         raise TargetError(f"{path or 'the running kernel'}: no struct page: {one_line(error)}") from None
     kind = "vmcore" if not live else "live" if prog.flags & drgn.ProgramFlags.IS_LOCAL else "remote"
-    direct_map = direct_map_reader(prog) if kind == "live" else None
-    return Opened(prog, kind, path, found, None, core, tuple(warnings_of(str(path), flaw)), direct_map=direct_map)
+    reader = KernelReader if kind == "live" else None
+    return Opened(prog, kind, path, found, None, core, tuple(warnings_of(str(path), flaw)), kernel_reader=reader)

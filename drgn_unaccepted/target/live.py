@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.bpf import direct_map_reader
-from drgn_unaccepted.kernel.debug_info import SymbolFile, attach_debug_info
-from drgn_unaccepted.kernel.privileges import lacking, lockdown_mode
-from drgn_unaccepted.kernel.target import Opened, program, refusing
+from drgn_unaccepted.target.bpf import KernelReader
+from drgn_unaccepted.target.debug_info import SymbolFile, attach_debug_info
+from drgn_unaccepted.target.opened import Opened, program, refusing
+from drgn_unaccepted.target.privileges import lacking, lockdown_mode
 
 
 def open_kernel(symbols: Sequence[SymbolFile] = (), debug_info: str = "auto") -> Opened:
@@ -19,7 +19,7 @@ def open_kernel(symbols: Sequence[SymbolFile] = (), debug_info: str = "auto") ->
     prog = program()
     with refusing(lambda error: f"/proc/kcore: {_why_no_kcore(error)}"):
         prog.set_kernel()
-    return Opened(prog, "live", None, *attach_debug_info(prog, symbols, debug_info), direct_map=direct_map_reader(prog))
+    return Opened(prog, "live", None, *attach_debug_info(prog, symbols, debug_info), kernel_reader=KernelReader)
 
 
 def _why_no_kcore(error: Exception) -> str:
