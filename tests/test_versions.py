@@ -90,7 +90,7 @@ def test_an_older_drgn_is_named_in_one_line(
 ) -> None:
     from drgn_unaccepted.cli import main
 
-    for name in [name for name in sys.modules if name.startswith("drgn_unaccepted.kernel")]:
+    for name in [name for name in sys.modules if name.startswith(("drgn_unaccepted.kernel", "drgn_unaccepted.target"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(drgn, "Module")
     monkeypatch.setattr(drgn, "__version__", "0.0.30")
