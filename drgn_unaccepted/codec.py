@@ -91,26 +91,20 @@ def hints(kind: Any) -> dict[str, Hint]:
     return {name: hint(annotation) for name, annotation in annotations_of(kind).items()}
 
 
-def encode(value: Any, expected: Hint, where: str) -> Any:
-    """``value`` as JSON. SnapshotFileError: :func:`decode` would refuse it, or bytes that hardly compress."""
-    optional, kind, json_type, bounds, item = expected
-    if optional and value is None:
-        return None
-    if bounds is not None:
-        _check_bounds(value, bounds, where)
-    if kind is json_type:
-        _check_type(value, kind, where)
+def encode(value: Any, expected: Hint) -> Any:
+    """``value`` as JSON, unchecked: :func:`decode` may refuse it. SnapshotFileError: bytes that hardly compress."""
+    optional, kind, json_type, _, item = expected
+    if kind is json_type or (optional and value is None):
         return value
     if json_type is str:
         return _pack(value if kind is bytes else _little_endian(value).tobytes())
     if kind is Mapping:
         return dict(value)
     if json_type is dict:
-        return {name: encode(getattr(value, name), each, f"{where}.{name}") for name, each in hints(kind).items()}
+        return {name: encode(getattr(value, name), each) for name, each in hints(kind).items()}
     if item is not None:
-        return [encode(each, item, f"{where}.{n}") for n, each in enumerate(value)]
-    _check_order(value, where)
-    return [encode(each, field, f"{where}.{n}") for (n, field), each in zip(hints(kind).items(), value)]
+        return [encode(each, item) for each in value]
+    return [encode(each, field) for field, each in zip(hints(kind).values(), value)]
 
 
 def decode(value: Any, expected: Hint, where: str, context: Optional[Context] = None) -> Any:
@@ -142,7 +136,10 @@ def decode(value: Any, expected: Hint, where: str, context: Optional[Context] = 
     if len(value) != len(fields):
         raise SnapshotFileError(f"{where}: {len(fields)} fields are wanted")
     made = kind(*[decode(each, field, f"{where}.{n}", context) for (n, field), each in zip(fields.items(), value)])
-    _check_order(made, where)
+    # Every named tuple of a snapshot is a range.
+    start, end = (made.start_pfn, made.end_pfn) if kind is PageRun else (made.start, made.end)
+    if end < start:
+        raise SnapshotFileError(f"{where}: ends before it starts: {start:#x}-{end:#x}")
     return made
 
 
@@ -150,9 +147,16 @@ def parse_json(data: bytearray, schema: Optional[str] = None) -> Any:
     """JSON out of untrusted bytes.
 
     :param data: is emptied, so that the text is not in memory twice
-    :raises SnapshotFileError: not JSON, too much of it, or of another schema
+    :raises SnapshotFileError: not JSON, of another schema, or it would take too much memory
     """
-    check_size(data)
+    # One character that is not ASCII makes each character of its string take up to four bytes.
+    narrow = data.isascii() and b"\\u" not in data
+    most = limits.SNAPSHOT_FILE_BYTES if narrow else limits.SNAPSHOT_FILE_BYTES // 4
+    if len(data) > most:
+        raise SnapshotFileError(f"more than {most} bytes{'' if narrow else ' with characters that are not ASCII'}")
+    # Each value follows one of these, and can take 200 bytes. Base64 has none of them.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > limits.SNAPSHOT_FILE_VALUES:
+        raise SnapshotFileError(f"more than {limits.SNAPSHOT_FILE_VALUES} values")
     try:
         text = data.decode("utf-8")
         data.clear()
@@ -163,18 +167,6 @@ def parse_json(data: bytearray, schema: Optional[str] = None) -> Any:
     if schema not in (None, found):
         raise SnapshotFileError(f"schema is {reprlib.repr(found)}, and {schema!r} is what this program reads")
     return value
-
-
-def check_size(data: Union[bytes, bytearray]) -> None:
-    """Refuse JSON that takes too much memory when parsed."""
-    # One character that is not ASCII makes each character of its string take up to four bytes.
-    narrow = data.isascii() and b"\\u" not in data
-    most = limits.SNAPSHOT_FILE_BYTES if narrow else limits.SNAPSHOT_FILE_BYTES // 4
-    if len(data) > most:
-        raise SnapshotFileError(f"more than {most} bytes{'' if narrow else ' with characters that are not ASCII'}")
-    # Each value follows one of these, and can take 200 bytes. Base64 has none of them.
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > limits.SNAPSHOT_FILE_VALUES:
-        raise SnapshotFileError(f"more than {limits.SNAPSHOT_FILE_VALUES} values")
 
 
 def _check_type(value: Any, kind: type, where: str) -> None:
@@ -190,13 +182,6 @@ def _check_bounds(value: Any, bounds: Union[Bounds, Choices], where: str) -> Non
     number, what = (value, "") if isinstance(value, int) else (len(value), " items or characters")
     if not bounds.low <= number <= bounds.high:
         raise SnapshotFileError(f"{where}: {reprlib.repr(number)}{what} is not from {bounds.low} to {bounds.high}")
-
-
-def _check_order(value: Any, where: str) -> None:
-    """Every named tuple of a snapshot is a range."""
-    start, end = (value.start_pfn, value.end_pfn) if isinstance(value, PageRun) else (value.start, value.end)
-    if end < start:
-        raise SnapshotFileError(f"{where}: ends before it starts: {start:#x}-{end:#x}")
 
 
 def _object(value: dict[str, Any], kind: Any, where: str, context: Context) -> Any:

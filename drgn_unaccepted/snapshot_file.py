@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Callable, Optional, Union
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.codec import COLUMNS, Context, check_size, decode, encode, hint, parse_json
+from drgn_unaccepted.codec import COLUMNS, Context, decode, encode, hint, parse_json
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.files import open_input, write_atomically
 from drgn_unaccepted.model.header import PRESENT, Header, judge_header
@@ -30,9 +29,8 @@ def dump(snapshot: Snapshot) -> str:
     :raises SnapshotFileError: it could not be read again: too large, or values that no kernel has
     """
     try:
-        check_consistency(snapshot)
-        text = json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot, hint(Snapshot), "snapshot")})
-        check_size(text.encode())
+        text = json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot, hint(Snapshot))})
+        load(text)
     except SnapshotFileError as error:
         raise SnapshotFileError(f"a file with this snapshot could not be read again: {error}") from None
     return text
@@ -74,46 +72,42 @@ def load(data: Union[str, bytearray], warn: Optional[Callable[[str], None]] = No
 
 def check_consistency(snapshot: Snapshot) -> None:
     """Refuse a snapshot whose parts contradict each other: all answers rely on what holds between them."""
-    for contradiction in _contradictions(snapshot):
-        raise SnapshotFileError(contradiction)
-
-
-def _contradictions(snapshot: Snapshot) -> Iterator[str]:
     try:
         clock = datetime.fromisoformat(snapshot.target.taken_at).tzinfo
     except ValueError:
         clock = None
     if clock is None:
-        yield "target.taken_at is no time with its zone in ISO 8601"
-    yield from _of_table(snapshot.table)
+        raise SnapshotFileError("target.taken_at is no time with its zone in ISO 8601")
+    _check_table(snapshot.table)
     absent = {part for part in ALL_PARTS if getattr(snapshot, part) is None}
     if snapshot.e820 is not None:
         absent |= {f"e820.{name}" for name, entries in vars(snapshot.e820).items() if entries is None}
     for part in sorted(absent - snapshot.missing.keys()):
-        yield f"{part} is null, and missing does not say why"
-    yield from _of_lists(snapshot)
+        raise SnapshotFileError(f"{part} is null, and missing does not say why")
+    _check_lists(snapshot)
 
 
-def _of_table(table: Table) -> Iterator[str]:
+def _check_table(table: Table) -> None:
     if table.state != PRESENT and table.reason is None:
-        yield f"table is {table.state} without a reason"
+        raise SnapshotFileError(f"table is {table.state} without a reason")
     if (table.state == PRESENT) != (table.bitmap is not None):
-        yield f"table is {table.state} {'without' if table.bitmap is None else 'with'} a bitmap"
+        raise SnapshotFileError(f"table is {table.state} {'without' if table.bitmap is None else 'with'} a bitmap")
     header = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
     if table.address is None or None in header:
         if table.state == PRESENT or header.count(None) < len(header):
-            yield "table has a part of a header, or no address"
+            raise SnapshotFileError("table has a part of a header, or no address")
         return
     state, reason = judge_header(Header(*header), table.address)  # type: ignore[arg-type]
     if table.state in (PRESENT, "not-captured") and state != PRESENT:
-        yield f"table is {table.state}, and its header is {state}: {reason}"
-    if table.bitmap is not None and len(table.bitmap) != table.bitmap_bytes:
-        yield f"table has a bitmap of {len(table.bitmap)} bytes and a header that says {table.bitmap_bytes}"
+        raise SnapshotFileError(f"table is {table.state}, and its header is {state}: {reason}")
+    nbytes = table.bitmap_bytes if table.bitmap is None else len(table.bitmap)
+    if nbytes != table.bitmap_bytes:
+        raise SnapshotFileError(f"table has a bitmap of {nbytes} bytes and a header that says {table.bitmap_bytes}")
 
 
-def _of_lists(snapshot: Snapshot) -> Iterator[str]:
+def _check_lists(snapshot: Snapshot) -> None:
     if snapshot.zones is not None and snapshot.kernel is None:
-        yield "zones without kernel, which has the size of a chunk"
+        raise SnapshotFileError("zones without kernel, which has the size of a chunk")
     chunks = 0
     for zone in snapshot.zones or ():
         listed = zone.listed
@@ -121,11 +115,11 @@ def _of_lists(snapshot: Snapshot) -> Iterator[str]:
             continue
         chunks += len(listed.pfns)
         if len({len(getattr(listed, name)) for name in COLUMNS}) != 1:
-            yield f"the list of zone {zone.name} has columns of different lengths"
+            raise SnapshotFileError(f"the list of zone {zone.name} has columns of different lengths")
         if max(listed.pfns, default=0) >= limits.PHYSICAL_END >> PAGE_SHIFT:
-            yield f"a chunk of zone {zone.name} is beyond the last physical address"
+            raise SnapshotFileError(f"a chunk of zone {zone.name} is beyond the last physical address")
         runs = chunk_runs(listed.pfns, snapshot.kernel.chunk_pages)
         if len(listed.pfns) > limits.LISTED_RUNS and next(islice(runs, limits.LISTED_RUNS, None), None):
-            yield f"the list of zone {zone.name} has more than {limits.LISTED_RUNS} runs of chunks"
+            raise SnapshotFileError(f"the list of zone {zone.name} has more than {limits.LISTED_RUNS} runs of chunks")
     if chunks > limits.LISTED_CHUNKS:
-        yield f"{chunks} listed chunks, more than {limits.LISTED_CHUNKS}"
+        raise SnapshotFileError(f"{chunks} listed chunks, more than {limits.LISTED_CHUNKS}")

@@ -55,7 +55,7 @@ class Writer:
             raise FileExistsError(errno.EEXIST, "exists already; a recording is never overwritten", path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            self._line({"schema": SCHEMA, "interval": interval})
+            self._write(_packed({"schema": SCHEMA, "interval": interval}))
         except OSError as error:
             self.__exit__(error)
             raise
@@ -77,19 +77,21 @@ class Writer:
         """
         line: dict[str, Any] = {"sample": self.samples, "elapsed": round(elapsed, 3), "cost": round(cost, 4)}
         if self._last is None:
-            line["snapshot"] = encode(snapshot, hint(Snapshot), "snapshot")
+            line["snapshot"] = encode(snapshot, hint(Snapshot))
         else:
             line["taken_at"] = snapshot.target.taken_at
             line["change"] = change(_taken_at(self._last, snapshot.target.taken_at), snapshot)
-        self._line(line)
-        self._last = snapshot
+        data = _packed(line)
+        again = _sample(bytearray(data), self.samples, self._last, Context())
+        self._write(data)
+        self._last = again.snapshot
         self.samples += 1
 
-    def _line(self, value: dict[str, Any]) -> None:
-        data, end = memoryview(f"{json.dumps(value, separators=(',', ':'))}\n".encode()), os.fstat(self._file).st_size
+    def _write(self, line: bytes) -> None:
+        left, end = memoryview(line), os.fstat(self._file).st_size
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
+            while left:
+                left = left[os.write(self._file, left) :]
         except OSError:
             os.ftruncate(self._file, end)
             raise
@@ -125,26 +127,30 @@ class Recording:
                     line = _line(file, limits.RECORDING_LINE_BYTES)
                     if not line.endswith(b"\n"):
                         break
-                    sample = self._sample(line, number, last)
+                    sample = _sample(line, number, last, Context(self.warnings))
                 last = sample.snapshot
                 yield sample
         if line:
             why = "for example because the recorder was killed while it wrote"
             self.dropped = f"line {number + 2} was dropped: it is cut short after {len(line)} bytes, {why}"
 
-    def _sample(self, line: bytearray, number: int, last: Optional[Snapshot]) -> Sample:
-        value = parse_json(line)
-        if not isinstance(value, dict) or value.get("sample") != number:
-            raise SnapshotFileError(f"sample {number} is wanted")
-        context = Context(self.warnings)
-        context.unknown("sample", value.keys() - {"sample", "elapsed", "cost", "taken_at", "snapshot", "change"})
-        if last is None:
-            snapshot: Snapshot = decode(value.get("snapshot"), hint(Snapshot), "snapshot", context)
-            check_consistency(snapshot)
-        else:
-            taken_at = decode(value.get("taken_at"), hint(str), "taken_at")
-            snapshot = apply(_taken_at(last, taken_at), value.get("change"), context)
-        return Sample(number, _seconds(value, "elapsed"), _seconds(value, "cost"), snapshot)
+
+def _packed(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _sample(line: bytearray, number: int, last: Optional[Snapshot], context: Context) -> Sample:
+    value = parse_json(line)
+    if not isinstance(value, dict) or value.get("sample") != number:
+        raise SnapshotFileError(f"sample {number} is wanted")
+    context.unknown("sample", value.keys() - {"sample", "elapsed", "cost", "taken_at", "snapshot", "change"})
+    if last is None:
+        snapshot: Snapshot = decode(value.get("snapshot"), hint(Snapshot), "snapshot", context)
+        check_consistency(snapshot)
+    else:
+        taken_at = decode(value.get("taken_at"), hint(str), "taken_at")
+        snapshot = apply(_taken_at(last, taken_at), value.get("change"), context)
+    return Sample(number, _seconds(value, "elapsed"), _seconds(value, "cost"), snapshot)
 
 
 @contextmanager
@@ -175,11 +181,8 @@ def _seconds(value: dict[str, Any], name: str) -> float:
 
 
 def change(old: Snapshot, new: Snapshot) -> dict[str, Any]:
-    """The difference between ``old`` and ``new``; empty if they are equal.
-
-    :raises SnapshotFileError: it could not be read again
-    """
-    return _fields(old, new, Snapshot, "change")
+    """The difference between ``old`` and ``new``; empty if they are equal. SnapshotFileError: as of encode()."""
+    return _fields(old, new, Snapshot)
 
 
 def apply(old: Snapshot, changed: Any, context: Context) -> Snapshot:
@@ -189,7 +192,7 @@ def apply(old: Snapshot, changed: Any, context: Context) -> Snapshot:
     return new
 
 
-def _change(old: Any, new: Any, expected: Hint, where: str) -> Any:
+def _change(old: Any, new: Any, expected: Hint) -> Any:
     """``old`` and ``new`` differ."""
     small, kind, item = None, expected.kind, expected.item
     if old is None or new is None:
@@ -199,16 +202,15 @@ def _change(old: Any, new: Any, expected: Hint, where: str) -> Any:
     elif kind is bytes:
         small = _bits_change(old, new)
     elif expected.json is dict and kind is not Mapping:
-        small = _fields(old, new, kind, where)
+        small = _fields(old, new, kind)
     elif item is not None and item.json is dict and len(old) == len(new):
-        pairs = enumerate(zip(old, new))
-        small = {str(n): _change(*pair, item, f"{where}.{n}") for n, pair in pairs if pair[0] != pair[1]}
-    return encode(new, expected, where) if small is None else small
+        small = {str(n): _change(a, b, item) for n, (a, b) in enumerate(zip(old, new)) if a != b}
+    return encode(new, expected) if small is None else small
 
 
-def _fields(old: Any, new: Any, kind: Any, where: str) -> dict[str, Any]:
+def _fields(old: Any, new: Any, kind: Any) -> dict[str, Any]:
     pairs = ((name, expected, getattr(old, name), getattr(new, name)) for name, expected in hints(kind).items())
-    return {name: _change(a, b, expected, f"{where}.{name}") for name, expected, a, b in pairs if a != b}
+    return {name: _change(a, b, expected) for name, expected, a, b in pairs if a != b}
 
 
 def _apply(old: Any, value: Any, expected: Hint, where: str, context: Context) -> Any:
@@ -265,7 +267,7 @@ def _list_change(old: ListedChunks, new: ListedChunks) -> Optional[dict[str, Any
     changed: dict[str, Any] = {"kept": [start, len(old.pfns)], "problems": list(new.problems)}
     if kept < len(new.pfns):
         added = ListedChunks(**{name: getattr(new, name)[kept:] for name in COLUMNS})
-        changed["added"] = encode(added, hint(ListedChunks), "added")
+        changed["added"] = encode(added, hint(ListedChunks))
     return changed
 
 

@@ -15,16 +15,6 @@ from drgn_unaccepted.words import count, safe, size, span
 _NUMBERS = {"pass": 0, "info": 0, "warning": 1, "critical": 2, "skip": 3}  #: The status of a rule as a number.
 _FAILED = ("warning", "critical")
 
-_HELP = {
-    "memory_bytes": "Memory that the guest has not accepted yet.",
-    "coverage_bytes": "Address space that the bitmap of unaccepted memory has bits for.",
-    "unit_bytes": "Memory that one bit stands for.",
-    "table_info": "State of the table of unaccepted memory, the source of the figures and whether it is exact.",
-    "overall_status": "Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown.",
-    "check_status": "Finding of one check: 0 passed, 1 warning, 2 critical, 3 could not be told.",
-    "last_run_timestamp_seconds": "When the target was read.",
-}
-
 
 def prometheus(answer: CheckAnswer) -> Iterator[str]:
     """Metrics for the textfile collector of node_exporter.
@@ -34,7 +24,7 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
     ``node_memory_Unaccepted_bytes``, which node_exporter reads from ``/proc/meminfo``, is not repeated here; the alert
     rules compare the two.
     """
-    table, platform = answer["table"], answer["platform"]
+    table, platform, covered = answer["table"], answer["platform"], answer["covered_bytes"]
     info = _labels(
         state=table["state"],
         version=None if table["version"] is None else str(table["version"]),
@@ -44,17 +34,20 @@ def prometheus(answer: CheckAnswer) -> Iterator[str]:
         release=answer["target"]["release"],
     )
     taken_at = datetime.fromisoformat(answer["target"]["taken_at"]).timestamp()
-    samples: dict[str, Mapping[str, Union[int, float, None]]] = {
-        "memory_bytes": {"": answer["unaccepted_bytes"]},
-        "coverage_bytes": {"": answer["covered_bytes"]},
-        "unit_bytes": {"": table["unit_size"]},
-        "table_info": {info: 1},
-        "overall_status": {"": exit_status.OF_CHECK[answer["status"]]},
-        "check_status": {_labels(check=found["rule"]): _NUMBERS[found["status"]] for found in answer["findings"]},
-        "last_run_timestamp_seconds": {"": taken_at},
-    }
-    for name, help_ in _HELP.items():
-        known = {labels: value for labels, value in samples[name].items() if value is not None}
+    worst = exit_status.OF_CHECK[answer["status"]]
+    found = {_labels(check=one["rule"]): _NUMBERS[one["status"]] for one in answer["findings"]}
+    about = "State of the table of unaccepted memory, the source of the figures and whether it is exact."
+    metrics: tuple[tuple[str, Mapping[str, Union[int, float, None]], str], ...] = (
+        ("memory_bytes", {"": answer["unaccepted_bytes"]}, "Memory that the guest has not accepted yet."),
+        ("coverage_bytes", {"": covered}, "Address space that the bitmap of unaccepted memory has bits for."),
+        ("unit_bytes", {"": table["unit_size"]}, "Memory that one bit stands for."),
+        ("table_info", {info: 1}, about),
+        ("overall_status", {"": worst}, "Worst finding of all checks: 0 ok, 1 warning, 2 critical, 3 unknown."),
+        ("check_status", found, "Finding of one check: 0 passed, 1 warning, 2 critical, 3 could not be told."),
+        ("last_run_timestamp_seconds", {"": taken_at}, "When the target was read."),
+    )
+    for name, samples, help_ in metrics:
+        known = {labels: value for labels, value in samples.items() if value is not None}
         if known:
             yield f"# HELP efi_unaccepted_{name} {help_}"
             yield f"# TYPE efi_unaccepted_{name} gauge"
