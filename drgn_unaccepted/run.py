@@ -39,9 +39,7 @@ def run(command: Command, args: Arguments, open_target: Callable[[], Any], take:
     with _progress():
         judgement, samples = look(take, command.wanted(args), args.source)
         answer = command.answer(judgement.snapshot, judgement, args)
-        again = next(samples, None) if command.is_suspect(answer) else None
-        if again is not None:
-            answer = command.confirmed(judgement.snapshot, again, judge(again, args.source), args)
+        answer = command.confirmed(answer, judgement.snapshot, samples, args)
     to_stdout(command.output(answer, args))
     if args.verbose and args.format == "text":
         to_stdout(in_full(answer))

@@ -15,14 +15,8 @@ from drgn_unaccepted.words import count, safe, span
 def accept_document(entry: Accept, base: Optional[tuple[int, int]]) -> AcceptDocument:
     units = (entry.start_unit, entry.end_unit)
     start, end = (None, None) if base is None else (base[0] + unit * base[1] for unit in units)
-    return {
-        "start_unit": entry.start_unit,
-        "end_unit": entry.end_unit,
-        "start": start,
-        "end": end,
-        "entry": entry.address,
-        "task": None if entry.task is None else document(TaskDocument, entry.task),
-    }
+    task = None if entry.task is None else document(TaskDocument, entry.task)
+    return document(AcceptDocument, entry, start=start, end=end, entry=entry.address, task=task)
 
 
 def where(entry: AcceptDocument) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.snapshot import PAGE_SIZE, KernelBuild, ListedChunks, Snapshot, Zone
@@ -18,6 +18,13 @@ _NO_TYPE = 0xFFFFFFFF  #: ``page_type`` of a page without a type that is not map
 
 def zone_name(zone: Zone) -> str:
     return f"node {zone.node} zone {zone.name}"
+
+
+def amounts(zone: Zone) -> dict[str, Any]:
+    """What a zone counts, as documents have it: pages in bytes (``free_bytes``), and the chunks on its list."""
+    pages = {name.replace("_pages", "_bytes"): count for name, count in vars(zone).items() if name.endswith("_pages")}
+    nbytes = {name: count and count * PAGE_SIZE for name, count in pages.items()}
+    return {**nbytes, "listed_chunks": None if zone.listed is None else len(zone.listed.pfns)}
 
 
 def impossible(zone: Zone) -> Optional[str]:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 from drgn_unaccepted.answer.accepts import accepting
+from drgn_unaccepted.answer.allocator import amounts
 from drgn_unaccepted.answer.best_source import judge
-from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
+from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.history import rate
 from drgn_unaccepted.snapshot import PAGE_SIZE, Sample, Zone
@@ -55,13 +56,6 @@ def progress(samples: Iterable[Sample], command: str, source: str) -> Iterator[P
 
 
 def _zone(zone: Zone, before: Mapping[tuple[int, str], Optional[int]], seconds: float) -> ZoneProgress:
-    unaccepted = None if zone.unaccepted_pages is None else zone.unaccepted_pages * PAGE_SIZE
-    return {
-        "node": zone.node,
-        "name": zone.name,
-        "managed_bytes": zone.managed_pages * PAGE_SIZE,
-        "free_bytes": zone.free_pages * PAGE_SIZE,
-        "unaccepted_bytes": unaccepted,
-        "listed_chunks": None if zone.listed is None else len(zone.listed.pfns),
-        "rate_bytes_per_second": rate(before.get((zone.node, zone.name)), unaccepted, seconds),
-    }
+    counts = amounts(zone)
+    speed = rate(before.get((zone.node, zone.name)), counts["unaccepted_bytes"], seconds)
+    return document(ZoneProgress, zone, **counts, rate_bytes_per_second=speed)

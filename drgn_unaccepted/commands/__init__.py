@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from itertools import takewhile
@@ -191,13 +191,9 @@ class Question(Generic[A]):
     def lack(self, answer: A) -> Optional[str]:
         """Why the answer answers nothing; None where it does."""
 
-    def is_suspect(self, answer: A) -> bool:
-        """Whether a second sample of a live kernel has to confirm the answer."""
-        return False
-
-    def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> A:
-        """The answer of two samples of a live kernel, if the first is suspect."""
-        raise NotImplementedError
+    def confirmed(self, answer: A, first: Snapshot, later: Iterator[Snapshot], args: Arguments) -> A:
+        """The answer; if it is suspect, that of the first snapshot and a later one, which a live kernel has."""
+        return answer
 
     def exit_status(self, answer: A) -> int:
         return exit_status.ANSWERED

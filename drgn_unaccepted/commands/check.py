@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, Optional, cast
 
 from drgn_unaccepted import exit_status
+from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import CheckAnswer, FindingDocument, PlatformDocument, document
 from drgn_unaccepted.answer.head import head, reasons, shortened, source_name, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
@@ -57,11 +58,11 @@ class Check(Question[CheckAnswer]):
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
         return check(snapshot, judgement, args.rule)
 
-    def is_suspect(self, answer: CheckAnswer) -> bool:
-        return answer["status"] != "ok"
-
-    def confirmed(self, before: Snapshot, now: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
-        return check(now, judgement, args.rule, before)
+    def confirmed(
+        self, answer: CheckAnswer, first: Snapshot, later: Iterator[Snapshot], args: Arguments
+    ) -> CheckAnswer:
+        again = next(later, None) if answer["status"] != "ok" else None
+        return answer if again is None else check(again, judge(again, args.source), args.rule, first)
 
     def lack(self, answer: CheckAnswer) -> Optional[str]:
         why = reasons(answer) or [str(table_reason(answer["table"]))]

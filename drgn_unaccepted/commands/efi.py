@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import starmap
-from typing import Optional, cast
+from typing import Optional
 
 from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer, document
 from drgn_unaccepted.answer.head import head
@@ -69,8 +69,7 @@ def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:
         note = snapshot.missing.get("efi_map")
         return {**shared, "provenance": "none", "complete": False, "note": note, "descriptors": None}
     descriptors = [document(DescriptorDocument, descriptor) for descriptor in efi_map.descriptors]
-    about = {"provenance": efi_map.provenance, "complete": efi_map.complete, "note": efi_map.note}
-    return cast(EfiAnswer, {**shared, **about, "descriptors": descriptors})
+    return document(EfiAnswer, efi_map, **shared, descriptors=descriptors)
 
 
 COMMAND = Efi(efi)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import HeaderAnswer
+from drgn_unaccepted.answer.documents import HeaderAnswer, HeaderFields, document
 from drgn_unaccepted.answer.head import head, table_reason
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Question
@@ -54,16 +54,15 @@ def header(snapshot: Snapshot, judgement: Judgement) -> HeaderAnswer:
     table, geometry = snapshot.table, snapshot.table.geometry
     return {
         **head(snapshot, judgement, "header"),
-        "header": {
-            "version": table.version,
-            "unit_size": table.unit_size,
-            "phys_base": table.phys_base,
-            "size": table.bitmap_bytes,
-            "covered_end": None if geometry is None else geometry.end,
-            "units": None if geometry is None else geometry.units,
-            "set_bits": None if table.bitmap is None else bits.count(table.bitmap),
-            "page_offset": None if table.address is None else table.address % PAGE_SIZE,
-        },
+        "header": document(
+            HeaderFields,
+            table,
+            size=table.bitmap_bytes,
+            covered_end=None if geometry is None else geometry.end,
+            units=None if geometry is None else geometry.units,
+            set_bits=None if table.bitmap is None else bits.count(table.bitmap),
+            page_offset=None if table.address is None else table.address % PAGE_SIZE,
+        ),
     }
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional, cast
+from typing import Optional
 
-from drgn_unaccepted.answer.documents import WatermarksDocument, ZoneDocument, ZonesAnswer
+from drgn_unaccepted.answer.allocator import amounts
+from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer, document
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Arguments, Question
@@ -67,24 +68,17 @@ def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
 
 
 def _zone(zone: Zone, chunk: int) -> ZoneDocument:
-    marks, lists = vars(zone.watermarks).items(), [] if zone.listed is None else [zone.listed]
-    runs = [list(run) for listed in lists for run in chunk_ranges(chunk // PAGE_SIZE, listed.pfns)]
-    return {
-        "node": zone.node,
-        "name": zone.name,
-        "start": zone.start_pfn * PAGE_SIZE,
-        "end": (zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
-        "present_bytes": zone.present_pages * PAGE_SIZE,
-        "managed_bytes": zone.managed_pages * PAGE_SIZE,
-        "free_bytes": zone.free_pages * PAGE_SIZE,
-        "buddy_bytes": zone.buddy_pages * PAGE_SIZE,
-        "unaccepted_bytes": zone.unaccepted_pages and zone.unaccepted_pages * PAGE_SIZE,
-        "listed_chunks": sum(len(listed.pfns) for listed in lists) if lists else None,
-        "listed": runs if lists else None,
-        "list_problems": [problem for listed in lists for problem in listed.problems],
-        "watermarks": cast(WatermarksDocument, {name: pages and pages * PAGE_SIZE for name, pages in marks}),
-        "locked": zone.locked,
-    }
+    listed = zone.listed
+    return document(
+        ZoneDocument,
+        zone,
+        **amounts(zone),
+        start=zone.start_pfn * PAGE_SIZE,
+        end=(zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
+        listed=None if listed is None else [*map(list, chunk_ranges(chunk // PAGE_SIZE, listed.pfns))],
+        list_problems=[] if listed is None else list(listed.problems),
+        watermarks={name: pages and pages * PAGE_SIZE for name, pages in vars(zone.watermarks).items()},
+    )
 
 
 COMMAND = Zones(zones)
