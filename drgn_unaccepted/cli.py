@@ -10,14 +10,13 @@ import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
 from drgn_unaccepted import __version__, commands, errors, exit_status
 from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.commands import Arguments
-from drgn_unaccepted.files import open_input
+from drgn_unaccepted.files import open_input, to_stderr
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
 from drgn_unaccepted.log.sos import sos_snapshot
 from drgn_unaccepted.log.target import log_snapshot, read_logs
@@ -25,7 +24,6 @@ from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import read
-from drgn_unaccepted.words import safe, screen
 
 _TARGET_DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("kernel", "core", "snapshot", "qemu", "raw", "log", "sos", "symbols", "table", "vmcoreinfo")),
@@ -49,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # Else the next file that is opened would take its place.
         sys.stderr = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115
     if sys.stdout is None:
-        _say("stdout: closed")
+        to_stderr("drgn-unaccepted: stdout: closed")
         return exit_status.CANNOT
     for stream in (sys.stdout, sys.stderr):
         # Names out of a target can have characters that the terminal's encoding lacks.
@@ -62,11 +60,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         target = _CommandLine(args)
         return run(command, args, target.open, target.samples)
     except (errors.CommandError, errors.TargetError) as error:
-        _say(errors.one_line(error))
+        to_stderr(f"drgn-unaccepted: {errors.one_line(error)}")
         return exit_status.CANNOT
     except BrokenPipeError:
         # The reader of the output went away (| head): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_status.ANSWERED
     except KeyboardInterrupt:
         return exit_status.INTERRUPTED
@@ -75,7 +72,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if debug:
             traceback.print_exc()
         said = f"{type(error).__name__}: {errors.one_line(error)} (--debug shows the traceback)"
-        _say(f"{errors.INTERNAL_ERROR}: {said}")
+        to_stderr(f"drgn-unaccepted: {errors.INTERNAL_ERROR}: {said}")
         return exit_status.CANNOT
 
 
@@ -135,7 +132,8 @@ class _CommandLine:
         args, how = self._args, ("table", "symbols", "vmcoreinfo", "debug_info")
         if args.snapshot is not None:
             self._refuse("--snapshot was read from its target already: {} is for the command snapshot", *how, "log")
-            return iter((_read_snapshot(args.snapshot),))
+            with errors.concerning(args.snapshot):
+                return iter((read(args.snapshot, lambda text: _warn(f"{args.snapshot}: {text}")),))
         if args.sos is not None:
             self._refuse("--sos is a target that is text: {} is for a kernel or a dump", *how, "log")
             return iter((sos_snapshot(args.sos),))
@@ -190,7 +188,7 @@ def _read_saved_table(text: str) -> Any:
     """The table that ``--table`` names: ``FILE@ADDR`` has its bytes, a snapshot knows its boot too."""
     from drgn_unaccepted.kernel.table import SavedTable, saved_table_from_snapshot  # with drgn
 
-    bare = re.fullmatch(r"(.*)@(0x[0-9a-f]+)", text, re.IGNORECASE | re.DOTALL)
+    bare = re.fullmatch(r"(.+)@(0x[0-9a-f]+)", text, re.IGNORECASE | re.DOTALL)
     with errors.concerning():
         if bare is not None:
             if int(bare[2], 16) >= PHYSICAL_END:
@@ -207,25 +205,5 @@ def _read_saved_table(text: str) -> Any:
     return saved_table_from_snapshot(text, snapshot)
 
 
-def _read_snapshot(path: str) -> Snapshot:
-    try:
-        return read(path, lambda text: _warn(f"{path}: {text}"))
-    except (OSError, errors.SnapshotFileError) as error:
-        # A pipe cannot be read again.
-        if isinstance(error, errors.SnapshotFileError) and Path(path).is_file():
-            with Path(path).open("rb") as file:
-                if file.read(12).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile")):
-                    raise errors.CommandError(
-                        f"{path}: a dump, not a file written by snapshot: give it with -c"
-                    ) from None
-        raise errors.CommandError(errors.one_line(error, path)) from None
-
-
 def _warn(text: str) -> None:
-    _say(f"warning: {safe(text)}")
-
-
-def _say(line: str) -> None:
-    # The exit status says the same where stderr is closed or full.
-    with suppress(OSError):
-        print(screen(f"drgn-unaccepted: {line}", sys.stderr.isatty()), file=sys.stderr, flush=True)
+    to_stderr(f"drgn-unaccepted: warning: {text}")

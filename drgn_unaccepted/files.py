@@ -20,6 +20,7 @@ from typing import BinaryIO, Callable, Optional, Union
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.words import WIDTH, safe, wrap
 
 TABLE = ".unaccepted-table"  #: The suffix of the table that a crash kernel saved beside a dump.
 
@@ -27,18 +28,22 @@ TABLE = ".unaccepted-table"  #: The suffix of the table that a crash kernel save
 def open_input(path: str) -> BufferedReader:
     """Open a file, a pipe, or standard input (``-``), to be read once from its beginning.
 
-    :raises OSError: it cannot be opened, is a device, or is a pipe that stays empty; ``filename`` is set
+    :raises OSError: it cannot be opened, is a device, a dump, or a pipe that stays empty; ``filename`` is set
     """
     if path == "-":
-        return os.fdopen(0, "rb", closefd=False)
+        file = os.fdopen(0, "rb", closefd=False)
     # The shell has opened the writer of /dev/fd/63, which stands for <(command).
-    if not _is_pipe(path) or os.path.realpath(path).startswith("/proc/"):
-        return Path(path).open("rb")
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not select.select([file], [], [], limits.PIPE_SECONDS)[0]:
+    elif not _is_pipe(path) or os.path.realpath(path).startswith("/proc/"):
+        file = Path(path).open("rb")  # noqa: SIM115
+    else:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        if not select.select([file], [], [], limits.PIPE_SECONDS)[0]:
+            file.close()
+            raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
+        os.set_blocking(file.fileno(), True)
+    if file.peek(1).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile\0")):
         file.close()
-        raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
-    os.set_blocking(file.fileno(), True)
+        raise OSError(errno.EINVAL, "a dump: give it with -c", path)
     return file
 
 
@@ -122,7 +127,7 @@ def check_replaceable(path: str, directory: Optional[int] = None) -> None:
 
 def tmpdir() -> str:
     """The directory for temporary files of any size."""
-    return os.environ.get("TMPDIR", "/var/tmp")
+    return os.environ.get("TMPDIR") or "/var/tmp"
 
 
 def nameless() -> BinaryIO:
@@ -187,6 +192,14 @@ def _sync_directory(path: str, directory: Optional[int]) -> None:
             os.close(descriptor)
 
 
+def to_stderr(line: str) -> None:
+    """Print a line, on a terminal wrapped, with paths whole. The exit status says the same where stderr is full."""
+    text = safe(line)
+    with suppress(OSError):
+        shown = "\n    ".join(wrap(text, width=WIDTH - 4, cut=False)) if sys.stderr.isatty() else text
+        print(shown, file=sys.stderr, flush=True)
+
+
 def to_stdout(lines: Iterable[str]) -> None:
     """Print lines as they are made. Errors of their making are not taken for errors of writing.
 
@@ -201,11 +214,11 @@ def to_stdout(lines: Iterable[str]) -> None:
 def _out(do: Callable[..., object], *text: str) -> None:
     try:
         do(*text)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         # The buffer has nowhere to go either, and would fail once more when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
         raise CommandError(f"stdout: {error.strerror}") from None
 
 

@@ -4,25 +4,24 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 
 import drgn
 from drgn.commands import CommandError
 
 from drgn_unaccepted import commands, errors
+from drgn_unaccepted.files import to_stderr
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.crash_kernel import table_beside
 from drgn_unaccepted.run import run
 from drgn_unaccepted.target.adopt import adopt
-from drgn_unaccepted.words import safe
 
 
 def run_command(shown: str, prog: drgn.Program, words: list[str]) -> None:
     """Carry out the command that ``words`` after ``shown`` name. CommandError: it has no answer; the reason."""
 
     def warn(text: str) -> None:
-        print(f"{shown}: warning: {safe(text)}", file=sys.stderr)
+        to_stderr(f"{shown}: warning: {text}")
 
     def open_target() -> Any:
         opened = adopt(prog)

@@ -55,16 +55,16 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def wrap(text: str, head: str = "", width: int = WIDTH) -> list[str]:
-    """``head`` and a text in lines of at most ``width`` columns, the later ones indented, whole at kept spaces."""
-    text = re.sub("(?<=[0-9]) (?=[KMGTP]iB)", KEPT_SPACE, text)
-    found = textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+def wrap(text: str, head: str = "", width: int = WIDTH, cut: bool = True) -> list[str]:
+    """``head`` and a text in lines of at most ``width`` columns, the later ones indented, whole at kept spaces.
+
+    :param cut: whether a longer word is cut
+    """
+    text, indent = re.sub("(?<=[0-9]) (?=[KMGTP]iB)", KEPT_SPACE, text), " " * len(head)
+    found = textwrap.wrap(
+        text, width, initial_indent=head, subsequent_indent=indent, break_long_words=cut, break_on_hyphens=False
+    )
     return [line.replace(KEPT_SPACE, " ") for line in found or [head.rstrip()]]
-
-
-def screen(line: str, is_terminal: bool) -> str:
-    """A line for a log or a pipe as it is; for a terminal wrapped."""
-    return "\n    ".join(wrap(line, width=WIDTH - 4)) if is_terminal else line
 
 
 def together(items: Iterable[str]) -> str:

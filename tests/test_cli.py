@@ -45,7 +45,10 @@ def test_paths_that_are_no_files_of_the_kind(capsys: Capsys, tmp_path: Path) -> 
         ("map --range 5G-4G", "5G-4G: the range ends before it starts"),
         ("resolve -v=x 4G", "-v"),
         ("resolve", "resolve: which address? for example: resolve 0x125a00000, or -f FILE"),
-        ("resolve ''", "resolve: which address?"),
+        *((f"{words} ''", f"{words}: an empty value") for words in "-s --log --table --vmcoreinfo".split()),
+        *((f"{words} ''", f"{words}: an empty value") for words in "-c --snapshot --qemu --raw --sos".split()),
+        *((f"{words} -o ''", f"{words}: -o: an empty value") for words in "snapshot report map scan merge".split()),
+        *((f"{words} ''", f"{words}: ") for words in "scan merge replay resolve".split()),
         ("resolve 4G -f -", "resolve: -f/--file or 4G: one of them"),
         ("resolve 4G 125a00000", "resolve: 125a00000: not an address: did you mean 0x125a00000?"),
     ),
@@ -128,6 +131,9 @@ def snapshot_file(tmp_path: Path, capsys: Capsys) -> Path:
         ("-c {file}", "--snapshot"),
         ("--snapshot {sample}", "give it with -c"),
         ("-c {sample} snapshot -o {dir}/no/file", "No such file"),
+        ("-c {sample} --table @0x1000", "@0x1000: No such file"),
+        ("--raw @0x1000", "@0x1000: No such file"),
+        ("--log {sample}", "give it with -c"),
     ),
 )
 def test_what_does_not_go_together(argv: str, said: str, snapshot_file: Path, tmp_path: Path, capsys: Capsys) -> None:
@@ -169,12 +175,18 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    ("core", "streams", "status"),
-    [("/nonexist", "2>/dev/full", 3), ("/nonexist", "2>&-", 3), (SAMPLE, ">&-", 3), (SAMPLE, "2>&- >/dev/null", 0)],
+    ("words", "status"),
+    (
+        ("-c /nonexist check 2>/dev/full", 3),
+        ("-c /nonexist check 2>&-", 3),
+        (f"-c {SAMPLE} check >&-", 3),
+        (f"-c {SAMPLE} check 2>&- >/dev/null", 0),
+        (f"scan {SAMPLE} 2>/dev/full", 0),
+    ),
 )
-def test_the_status_is_the_answers_whatever_the_streams_are(core: Path, streams: str, status: int) -> None:
+def test_the_status_is_the_answers_whatever_the_streams_are(words: str, status: int) -> None:
     """1 would be a warning."""
-    command = f"{sys.executable} -m drgn_unaccepted -c {core} check {streams}"
+    command = f"{sys.executable} -m drgn_unaccepted {words}"
     found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert found.returncode == status and "internal error" not in found.stderr
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,16 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(text)
     said = edge(monkeypatch, limits, "VMCOREINFO_BYTES", len(text), argv)
     assert f"{path}: not the text of a VMCOREINFO note" in said
+    path, log = tmp_path / "log", b"\0" * 5000 + b"\nLinux version 6.12.9 (b@host)\n"
+    path.write_bytes(log)
+    assert "more than 5030 bytes, the limit" in edge(monkeypatch, limits, "LOG_FILE_BYTES", 5031, ("--log", path))
+    reader, writer = os.pipe()
+    os.write(writer, log)
+    os.close(writer)
+    assert "more than 5030 bytes" in command("--log", f"/dev/fd/{reader}")[2][0]
+    os.close(reader)
+    monkeypatch.undo()
+    assert "4095 bytes of NULs" in edge(monkeypatch, limits, "LOG_NUL_BYTES", 4096, ("--log", path))
     path, lines = tmp_path / "recording", files.recording_lines()
     path.write_text("\n".join(lines) + "\n")
     said = edge(monkeypatch, limits, "RECORDING_HEADER_BYTES", len(lines[0]) + 1, ("replay", path))

@@ -21,6 +21,7 @@ from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.best_source import SOURCES
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.snapshot import ALL_MEMORY, STATE, Snapshot, Wanted
 from drgn_unaccepted.words import WIDTH
 
@@ -83,9 +84,16 @@ class Parser(argparse.ArgumentParser):
         raise CommandError(f"{command}{message.removeprefix('argument ')} (try --help)")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
+        option = "".join(f"{name}: " for name in action.option_strings[:1])
+        if value == "":
+            # As a path it would be the working directory.
+            self.error(f"{option or f'{action.metavar}: '}an empty value")
         if action.choices is not None and value not in action.choices:
-            option = "".join(f"{name}: " for name in action.option_strings[:1])
             self.error(option + no_such(value, "choice" if option else "command", action.choices))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse takes no notice of an error.
+        to_stdout((message.rstrip("\n"),))
 
 
 def load(name: str) -> Command:

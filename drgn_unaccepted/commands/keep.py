@@ -9,6 +9,7 @@ from typing import Any, Callable
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1
 from drgn_unaccepted.errors import CommandError, concerning
+from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.kernel.crash_kernel import DUMP, capture_at_crash, own_memory
 from drgn_unaccepted.model.bitmap import units_of
@@ -42,12 +43,12 @@ class Keep(Action):
             boot = boot_id()
             snapshot = capture(opened, Wanted(ALL_PARTS - {"pages"}))
             kept = keep(snapshot, boot, args.directory, args.boots)
-        print(kept.snapshot)
+        to_stdout((kept.snapshot,))
         if kept.table is None:
-            print(safe(f"without the table: {snapshot.table.state}: {snapshot.table.reason}"))
+            to_stdout((safe(f"without the table: {snapshot.table.state}: {snapshot.table.reason}"),))
         if kept.option is not None:
             earlier = "" if kept.table is not None else " (read earlier)"
-            print(f"for a crash dump of this boot: --table {kept.option}{earlier}")
+            to_stdout((f"for a crash dump of this boot: --table {kept.option}{earlier}",))
         return exit_status.ANSWERED
 
 
@@ -60,7 +61,7 @@ def _keep_at_crash(running: Opened, path: str) -> int:
     geometry, own = snapshot.table.geometry, own_memory(running)
     units = 0 if geometry is None else sum(len(units_of(geometry, *range_)) for range_ in own)
     where = ", ".join(span(*range_) for range_ in own) or "unknown"
-    print(f"{path}: {count(units, 'unit')} in the crash kernel's own memory, {where}")
+    to_stdout((f"{path}: {count(units, 'unit')} in the crash kernel's own memory, {where}",))
     return exit_status.ANSWERED
 
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any, Callable
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser
 from drgn_unaccepted.errors import concerning
-from drgn_unaccepted.files import replacing, to_stdout
+from drgn_unaccepted.files import replacing, to_stderr, to_stdout
 from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.records import result_files
 from drgn_unaccepted.fleet.text import csv_lines, text
@@ -30,9 +29,9 @@ class Merge(Action):
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         merged = Merged(result_files(args.results), args.quiet)
         if merged.skipped and not args.quiet:
-            first = safe(next(iter(merged.skipped)))
+            first = next(iter(merged.skipped))
             more = f" and {count(len(merged.skipped) - 1, 'more file')}" if len(merged.skipped) > 1 else ""
-            print(f"merge: skipped {first}{more}: not written by scan or check", file=sys.stderr)
+            to_stderr(f"merge: skipped {first}{more}: not written by scan or check")
         if args.format == "csv":
             lines: Iterable[str] = csv_lines(record for _, record in merged)
         else:
@@ -43,7 +42,7 @@ class Merge(Action):
             with concerning(args.output), replacing(args.output) as file:
                 file.writelines(f"{line}\n".encode() for line in lines)
         for lack in merged.incomplete if args.format == "csv" else ():
-            print(f"drgn-unaccepted: incomplete: {lack}", file=sys.stderr)
+            to_stderr(f"drgn-unaccepted: incomplete: {lack}")
         return exit_status.ANSWERED
 
 

@@ -9,6 +9,7 @@ from typing import Any, Callable
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import concerning
+from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import record
 from drgn_unaccepted.signals import stopped_by_signals
@@ -23,7 +24,7 @@ class Record(Action):
         take = sampler(open_target())
         with concerning(args.output), stopped_by_signals() as stop:
             samples = record(take, args.output, args.interval, args.count, stop)
-        print(f"{args.output}: {samples} samples")
+        to_stdout((f"{args.output}: {samples} samples",))
         return exit_status.ANSWERED
 
 

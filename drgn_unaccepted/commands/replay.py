@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -16,12 +15,11 @@ from drgn_unaccepted.answer.progress import progress
 from drgn_unaccepted.commands import Action, Arguments, Parser, _drawing
 from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import CommandError, concerning
-from drgn_unaccepted.files import to_stdout
+from drgn_unaccepted.files import to_stderr, to_stdout
 from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.views.map import history_bins_for, history_lines
 from drgn_unaccepted.views.svg import history_svg
 from drgn_unaccepted.views.watch import line
-from drgn_unaccepted.words import safe
 
 _LINES = 40  #: Slices of time on a terminal.
 _FIGURE = (256, 160)  #: Bins, and slices of time, on a page and in a figure.
@@ -41,9 +39,9 @@ class Replay(Action):
             recording = Recording(args.recording)
         to_stdout(_lines(recording, args))
         for warning in recording.warnings:
-            print(f"drgn-unaccepted: warning: {args.recording}: {safe(warning)}", file=sys.stderr)
+            to_stderr(f"drgn-unaccepted: warning: {args.recording}: {warning}")
         if recording.dropped:
-            print(f"drgn-unaccepted: {args.recording}: {safe(recording.dropped)}", file=sys.stderr)
+            to_stderr(f"drgn-unaccepted: {args.recording}: {recording.dropped}")
         return exit_status.ANSWERED
 
 

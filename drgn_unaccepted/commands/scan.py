@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -15,15 +14,14 @@ from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import CommandError
+from drgn_unaccepted.files import to_stderr
 from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
 from drgn_unaccepted.fleet.records import COLUMNS, column
 from drgn_unaccepted.fleet.targets import find_targets, in_shard, parse_shard, shard_of_environment
 from drgn_unaccepted.fleet.text import Progress
 from drgn_unaccepted.signals import stopped_by_signals
-from drgn_unaccepted.words import count, safe
-
-_SIZES = {"M": 20, "G": 30, "T": 40}
+from drgn_unaccepted.words import count
 
 
 class Scan(Action):
@@ -69,7 +67,7 @@ class Scan(Action):
         if skipped and not args.quiet:
             what = "that are neither dumps nor snapshots, for example"
             what = what if len(skipped) > 1 else "that is neither dump nor snapshot:"
-            print(f"scan: skipped {count(len(skipped), 'file')} {what} {safe(str(skipped[0]))}", file=sys.stderr)
+            to_stderr(f"scan: skipped {count(len(skipped), 'file')} {what} {skipped[0]}")
         mine = [target for target in targets if in_shard(target.path, shard)]
         stream = Beside(mine) if args.beside else Output() if args.output is None else Journal(args.output)
         with closing(stream) as output, stopped_by_signals() as stop:
@@ -95,11 +93,11 @@ class Scan(Action):
                     progress.show(said())
         progress.end()
         if not args.quiet:
-            print(said(), file=sys.stderr)
+            to_stderr(said())
         left = len(mine) - earlier - sum(counts.values())
         if left:
             again = "" if args.output is None else "; the same command continues"
-            print(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}", file=sys.stderr)
+            to_stderr(f"drgn-unaccepted: stopped with {count(left, 'target')} left{again}")
             return exit_status.INTERRUPTED
         for place in args.places:
             if place != "-" and not Path(place).exists():
@@ -109,7 +107,7 @@ class Scan(Action):
 
 def _memory(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,6})([MGT])", text)
-    size = int(found[1]) << _SIZES[found[2]] if found else 0
+    size = int(found[1]) << {"M": 20, "G": 30, "T": 40}[found[2]] if found else 0
     # A process does not even start with less.
     if size < 256 << 20:
         refuse(f"{text}: not a size of at least 256M, with the suffix M, G or T")

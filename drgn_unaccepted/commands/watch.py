@@ -16,6 +16,7 @@ from drgn_unaccepted.answer.documents import ProgressAnswer
 from drgn_unaccepted.answer.progress import progress
 from drgn_unaccepted.commands import Action, Arguments, Parser
 from drgn_unaccepted.commands.record import add_sampling_arguments
+from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.record.loop import samples
 from drgn_unaccepted.signals import Stop, stopped_by_signals
@@ -50,10 +51,10 @@ def watch(take: Callable[[], Snapshot], args: Arguments, stop: Stop) -> None:
         # wrapper() restores the terminal, whatever ends the function.
         last = curses.wrapper(on_screen)
         if last is not None:
-            print(line(last))
+            to_stdout((line(last),))
         return
     for answer in progress(samples(take, args.interval, args.count, stop), "watch", args.source):
-        print(json.dumps(answer) if args.format == "json" else line(answer), flush=True)
+        to_stdout((json.dumps(answer) if args.format == "json" else line(answer),))
 
 
 def _has_screen() -> bool:

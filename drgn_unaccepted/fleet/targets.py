@@ -9,7 +9,6 @@ import json
 import os
 import re
 import stat
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,8 @@ from typing import Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, concerning, one_line
-from drgn_unaccepted.files import TABLE
+from drgn_unaccepted.files import TABLE, open_input
+from drgn_unaccepted.fleet.records import bounded_lines
 
 #: A file with such a suffix is a manifest: one path a line, or one JSON object a line.
 MANIFESTS = (".txt", ".list", ".jsonl")
@@ -127,13 +127,11 @@ def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tu
     """Entries of manifests, or their like, each with the directory that its files are relative to."""
     for place in places:
         path = Path(place)
-        if place == "-":
-            yield from _manifest("standard input", sys.stdin.buffer, Path())
+        if place == "-" or (path.is_file() and path.suffix in MANIFESTS):
+            with concerning(place), open_input(place) as lines:
+                yield from _manifest(place, bounded_lines(lines), path.parent)
         elif path.is_dir():
             yield from ((path, {"path": str(file)}) for file in _walk(path, skip))
-        elif path.is_file() and path.suffix in MANIFESTS:
-            with concerning(place), path.open("rb") as lines:
-                yield from _manifest(place, lines, path.parent)
         else:
             yield Path(), {"path": place}
 
@@ -182,8 +180,9 @@ def _manifest(name: str, lines: Iterable[bytes], directory: Path) -> Iterator[tu
             continue
         try:
             entry = json.loads(line) if line.startswith("{") else {"path": line}
-            if "path" not in entry or not all(key in _KEYS and isinstance(entry[key], str) for key in entry):
-                raise ValueError(f"an entry has path, and can have {', '.join(_KEYS[1:])}, all of them text")
+            is_text = all(isinstance(text, str) and (text or key == "host") for key, text in entry.items())
+            if "path" not in entry or not is_text or not entry.keys() <= {*_KEYS}:
+                raise ValueError(f"an entry has path, and can have {', '.join(_KEYS[1:])}: texts, not empty")
             if b"\0" in os.fsencode("".join(entry.values())):
                 raise ValueError("a null character")
         except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from drgn_unaccepted.files import to_stderr
 from drgn_unaccepted.fleet.documents import Example, FindingSummary, MergeSummary, Occurrence, OddHost, ScanRecord
 from drgn_unaccepted.fleet.records import platform_kind, rules
 from drgn_unaccepted.words import count, safe
@@ -38,8 +39,10 @@ class Progress:
         now = time.monotonic()
         if not self._quiet and now >= self._next:
             self._next = now + (_RENEWED if self._on_terminal else _EVERY)
-            start, end = ("\r\x1b[K", "") if self._on_terminal else ("", "\n")
-            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+            if self._on_terminal:
+                print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            else:
+                to_stderr(line)
 
     def end(self) -> None:
         """Leave the terminal's line empty for what follows."""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from functools import partial
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, BinaryIO, Callable, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, concerning
@@ -13,17 +14,8 @@ from drgn_unaccepted.files import open_input
 from drgn_unaccepted.log.boots import BootLog, e820_lacks, efi_map, is_telling, read_boots
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import UNACCEPTED
-from drgn_unaccepted.snapshot import (
-    E820Tables,
-    EfiMap,
-    Image,
-    Platform,
-    Snapshot,
-    Table,
-    Target,
-)
-
-T = TypeVar("T")
+from drgn_unaccepted.snapshot import E820Tables, EfiMap, Image, Platform, Snapshot, Table, Target
+from drgn_unaccepted.words import size
 
 #: What no log has, by part of the snapshot.
 _LACKS = {
@@ -40,11 +32,25 @@ def read_logs(path: str, every: bool) -> list[BootLog]:
     :raises CommandError: it cannot be read, or is no log of a kernel
     """
     with concerning(path), open_input("/dev/stdin" if path == "-" else path) as file:
-        lines = iter(partial(file.readline, limits.LOG_LINE_BYTES), b"")
-        boots = read_boots(line.decode(errors="replace") for line in lines if every or is_telling(line))
+        lines = (line for line in _lines(file) if every or is_telling(line))
+        boots = read_boots(line.decode(errors="replace") for line in lines)
     if not any(boot.release or boot.efi or boot.e820 or boot.panic for boot in boots):
         raise CommandError(f"{path}: no kernel log: no line says 'Linux version', 'efi:', 'BIOS-e820:' or 'panic'")
     return boots
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a log. OSError: what it is instead."""
+    done, end, has_text = 0, os.fstat(file.fileno()).st_size, False
+    while line := file.readline(limits.LOG_LINE_BYTES):
+        done += len(line)
+        if max(done, end) > limits.LOG_FILE_BYTES:
+            most = size(limits.LOG_FILE_BYTES)
+            raise OSError(0, f"more than {most}, the limit for a log: export one boot (journalctl -k -b)")
+        has_text = has_text or line.count(0) < len(line)
+        if not has_text and done > limits.LOG_NUL_BYTES:
+            raise OSError(0, f"no kernel log: more than {size(limits.LOG_NUL_BYTES)} of NULs at its beginning")
+        yield line
 
 
 def log_snapshot(path: str, warn: Callable[[str], None]) -> Snapshot:

@@ -34,8 +34,8 @@ def read_raw(names: Sequence[str]) -> ElfCore:
     pieces: list[Piece] = []
     try:
         for name in names:
-            path, at, where = name.rpartition("@")
-            pieces += [_piece(path, where, pieces)] if at else _lime(name)
+            path, _, where = name.rpartition("@")
+            pieces += [_piece(path, where, pieces)] if path else _lime(name)
         return _core_of(pieces)
     except OSError as error:
         raise TargetError(one_line(error, error.filename)) from None

@@ -90,6 +90,19 @@ def test_no_line_is_wider_than_the_screen(sample: str, capsys: Capsys, monkeypat
         assert [line for line in text.splitlines() if len(line) > 80] == [], words
 
 
+def test_lines_of_stderr_are_wrapped_and_paths_whole(capsys: Capsys, monkeypatch: Patch, tmp_path: Path) -> None:
+    """A path that is cut in two cannot be copied. Where it is no terminal, the line is one: see test_scan."""
+    notes = tmp_path / ("d" * 99) / "notes"
+    notes.parent.mkdir()
+    notes.write_text("")
+    words = f"scan -o {tmp_path}/out {notes.parent} vmcore-samples/6.12-fill/vmcore"
+    assert screen("6.12-fill", words, capsys, monkeypatch).replace("\r\x1b[K", "").splitlines() == [
+        "scan: skipped 1 file that is neither dump nor snapshot:",
+        f"    {notes}",
+        "scan: 1 of 1 target: 1 ok",
+    ]
+
+
 def test_why_there_is_no_efi_memory_map_is_said_by_efi_alone(
     capsys: Capsys, monkeypatch: Patch, tmp_path: Path
 ) -> None:
