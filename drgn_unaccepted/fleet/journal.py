@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Union
 
 from drgn_unaccepted import limits
+from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import check_replaceable, open_directory, read_trusted, to_stdout, write_atomically
 from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
+
+#: The beginning of each line.
+_HEAD = json.dumps({"schema": SCHEMA, "command": "scan"})[:-1].encode()
 
 
 class Output:
@@ -34,33 +38,38 @@ class Output:
 
 
 class Journal(Output):
-    """JSON lines in a file. A line is in it whole or not at all, and each run adds a header and its records."""
+    """JSON lines in a file. A line is in it whole or not at all, and each run adds a header and its records.
+
+    A new file that got no line is deleted.
+    """
 
     def __init__(self, path: str) -> None:
-        """Open or create the file, and read what is done.
-
-        :raises CommandError: it cannot be used, another scan writes it, or it holds something else
-        """
+        """Read what is done. CommandError: it cannot be used, another scan writes it, or it holds something else."""
         super().__init__()
         self._path = path
         with concerning(path):
             check_replaceable(path)
+            self._is_new = not os.path.lexists(path)
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._file.fileno()).st_nlink:
+                raise BlockingIOError  # It was deleted before the lock was there.
         except BlockingIOError:
             self._file.close()
             raise CommandError(f"{path}: another scan is writing it") from None
         except OSError:
             # A file system without locks: the user must take care not to run two scans into one file.
             pass
-        self._end = 0  #: The offset of the next line. A killed scan can leave a last line without an end.
+        self._end = 0  #: The offset of the next line. A killed scan can leave a last line without an end, or zeros.
         with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             for data in bounded_lines(file):
-                if not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES:
+                is_cut = not data.endswith(b"\n") and len(data) <= limits.FLEET_LINE_BYTES
+                if is_cut and _HEAD.startswith(data.rstrip(b"\0")[: len(_HEAD)]):
                     break
                 _, header, record, _ = parse(path, path, data)
-                if (header is None and record is None) or (record is not None and record["command"] != "scan"):
+                found = header or record
+                if is_cut or not found or found["command"] != "scan":
                     raise CommandError(f"{path}: holds something else than a scan's records, and is left alone")
                 if record is not None:
                     self.done[record["id"]] = record["error"] is None
@@ -79,6 +88,9 @@ class Journal(Output):
         self._end += len(data)
 
     def close(self) -> None:
+        if self._is_new and not self._end:
+            with suppress(OSError):
+                Path(self._path).unlink()
         self._file.close()
 
 
