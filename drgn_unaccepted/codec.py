@@ -116,7 +116,9 @@ def decode(value: Any, expected: Hint, where: str, context: Optional[Context] = 
     optional, kind, json_type, bounds, item = expected
     if optional and value is None:
         return None
-    _check_type(value, json_type, where)
+    found = type(value)
+    if found is not json_type:  # a bool is an int in Python, but not in JSON
+        raise SnapshotFileError(f"{where}: {json_type.__name__} is wanted")
     if bounds is not None:
         _check_bounds(value, bounds, where)
     if kind is json_type:
@@ -167,11 +169,6 @@ def parse_json(data: bytearray, schema: Optional[str] = None) -> Any:
     if schema not in (None, found):
         raise SnapshotFileError(f"schema is {reprlib.repr(found)}, and {schema!r} is what this program reads")
     return value
-
-
-def _check_type(value: Any, kind: type, where: str) -> None:
-    if type(value) is not kind:  # a bool is an int in Python, but not in JSON
-        raise SnapshotFileError(f"{where}: {kind.__name__} is wanted")
 
 
 def _check_bounds(value: Any, bounds: Union[Bounds, Choices], where: str) -> None:

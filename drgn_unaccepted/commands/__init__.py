@@ -174,8 +174,9 @@ class Question(Generic[A]):
     """A command that one snapshot answers. ``A`` is the type of the answer, in general a document."""
 
     parts: frozenset[str] = STATE  #: Parts of the snapshot that the answer needs, beside the table.
-    formats: Mapping[str, Callable[[A], Iterable[str]]] = {}  #: Beside text and json, each with its view.
+    formats: tuple[str, ...] = ()  #: Beside text and json.
     has_long_list = False
+    answers_in_part = False  #: Its lines are worth reading also where :meth:`lack` has a reason.
 
     def __init__(self, document: Optional[Callable[[Snapshot, Judgement], A]] = None) -> None:
         """:param document: makes the answer, where no argument of the command changes it"""
@@ -207,6 +208,7 @@ class Question(Generic[A]):
         return exit_status.ANSWERED
 
     def text(self, answer: A, args: Arguments) -> Iterable[str]:
+        """The lines of any format but JSON."""
         raise NotImplementedError
 
     def output(self, answer: A, args: Arguments) -> Iterable[str]:
@@ -216,11 +218,7 @@ class Question(Generic[A]):
         """
         if args.format == "json":
             return (json.dumps(answer),)
-        return () if self.lack(answer) is not None else self.shown(answer, args)
-
-    def shown(self, answer: A, args: Arguments) -> Iterable[str]:
-        """The lines of any format but JSON."""
-        return self.formats[args.format](answer) if args.format in self.formats else self.text(answer, args)
+        return self.text(answer, args) if self.answers_in_part or self.lack(answer) is None else ()
 
 
 class Action:

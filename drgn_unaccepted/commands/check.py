@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from itertools import chain
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.best_source import judge
@@ -34,12 +34,14 @@ _NEEDED = {
 #: Select Graphic Rendition: white on red, black on yellow, faint.
 _COLORS = {"critical": "1;37;41", "warning": "30;43", "skip": "2"}
 
+_VIEWS = {"nagios": nagios, "prometheus": prometheus, "junit": junit}  #: Of formats for other programs.
 _WORST_FIRST = ("critical", "warning", "info", "pass", "skip")
 
 
 class Check(Question[CheckAnswer]):
     parts = ALL_PARTS
-    formats = cast("Any", {"nagios": nagios, "prometheus": prometheus, "junit": junit})
+    formats = tuple(_VIEWS)
+    answers_in_part = True  # What was found is printed even where the status is unknown.
 
     def add_arguments(self, parser: Parser) -> None:
         is_rule: dict[str, Any] = {"metavar": "RULE", "type": _rule, "choices": [*RULES]}
@@ -98,8 +100,8 @@ class Check(Question[CheckAnswer]):
         yield "each of them: --all; meaning of a rule: --explain RULE"
 
     def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
-        # What was found is printed even where the status is unknown.
-        text = super().output(answer, args) if args.format == "json" else self.shown(answer, args)
+        view = _VIEWS.get(args.format)
+        text = super().output(answer, args) if view is None else view(answer)
         if args.output is None:
             return text
         with concerning(args.output):

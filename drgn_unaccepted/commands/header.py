@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import HeaderAnswer, HeaderFields, document
@@ -17,6 +17,8 @@ from drgn_unaccepted.words import count, safe, size, span
 
 
 class Header(Question[HeaderAnswer]):
+    answers_in_part = True  # The address is printed even where nothing else is known.
+
     def lack(self, answer: HeaderAnswer) -> Optional[str]:
         table = answer["table"]
         return table_reason(table) if table["version"] is None and table["state"] != "absent" else None
@@ -44,10 +46,6 @@ class Header(Question[HeaderAnswer]):
         elif table["state"] != "absent":
             rows.append(("missing", "version, unit_size, phys_base, size, bitmap"))
         return lines.pairs(rows)
-
-    def output(self, answer: HeaderAnswer, args: Arguments) -> Iterable[str]:
-        # The address is printed even where nothing else is known.
-        return self.text(answer, args) if args.format == "text" else super().output(answer, args)
 
 
 def header(snapshot: Snapshot, judgement: Judgement) -> HeaderAnswer:

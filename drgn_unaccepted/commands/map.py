@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional, cast
+from typing import Optional
 
 from drgn_unaccepted.answer.documents import MapAnswer
 from drgn_unaccepted.answer.judgement import Judgement
@@ -22,7 +22,7 @@ _COLUMNS = 64  #: Bins of a row in JSON, and on a terminal that is wide enough: 
 
 
 class Map(Question[MapAnswer]):
-    formats = cast("Any", dict.fromkeys(_drawing.FIGURES))
+    formats = _drawing.FIGURES
 
     def add_arguments(self, parser: Parser) -> None:
         help_ = "only these addresses, finer if they fit"
@@ -42,7 +42,7 @@ class Map(Question[MapAnswer]):
     def lack(self, answer: MapAnswer) -> Optional[str]:
         return lines.no_addresses(answer)
 
-    def shown(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
+    def text(self, answer: MapAnswer, args: Arguments) -> Iterable[str]:
         if _drawing.is_figure(args):
             return (_drawing.figure(args, map_svg(answer)),)
         return map_lines(answer, _drawing.style(args))

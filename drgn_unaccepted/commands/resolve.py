@@ -36,7 +36,6 @@ _NAMES = 14  #: Columns of the names before their values.
 #: A physical address in the usual form; the others need the parser, which takes ten times as long.
 _PLAIN = re.compile(r"0x[0-9a-fA-F]{1,13}").fullmatch
 _BLOCK = 1 << 20  #: Bytes of text that are read at once.
-_Kind = tuple[str, Optional[bool]]  #: A state, and whether the bitmap covers it (None: its bounds are not known).
 
 _TOO_LONG = f"more than {ADDRESS_TEXT_BYTES} characters without a blank"
 
@@ -318,8 +317,8 @@ class Bulk:
         self._outside = "(no table)" if judgement.evidence.no_table else "(outside the bitmap)"
         pieces = list(islice(judgement.pieces(0, PHYSICAL_END), BULK_PIECES + 1))
         # A bitmap so scattered that its pieces are not for memory is asked for each address.
-        self._starts = [piece.start for piece in pieces] if len(pieces) <= BULK_PIECES else []
-        self._kinds: list[_Kind] = [(piece.state, piece.covered) for piece in pieces]
+        self._pieces = pieces if len(pieces) <= BULK_PIECES else []
+        self._starts = [piece.start for piece in self._pieces]
 
     def lines(self, text: BufferedReader) -> Iterator[str]:
         """Each address as it was written, and its state.
@@ -334,12 +333,10 @@ class Bulk:
                     yield self._line(word, int(word, 16)) if _PLAIN(word) else self._asked(word, number)
 
     def _line(self, word: str, address: int) -> str:
-        if self._starts:
-            kind = self._kinds[bisect_right(self._starts, address) - 1]
-        else:
-            piece = self._judgement.at(address)
-            kind = piece.state, piece.covered
-        return f'{{"address": {address}{self._ending(*kind)}' if self._as_json else word + self._ending(*kind)
+        at = bisect_right(self._starts, address) - 1
+        piece = self._pieces[at] if self._pieces else self._judgement.at(address)
+        ending = self._ending(piece.state, piece.covered)
+        return f'{{"address": {address}{ending}' if self._as_json else word + ending
 
     def _ending(self, state: str, covered: Optional[bool]) -> str:
         if self._as_json:

@@ -71,8 +71,8 @@ def _end(answer: SummaryAnswer) -> Iterator[tuple[str, str]]:
     if words and task is not None and task["pid"] and not words.startswith("sysrq"):
         words += f", in {safe(task['comm'])} (pid {task['pid']}), CPU {task['cpu']}"
     if words or crashed_at:
-        name, when = ("crashed", [_time(crashed_at)]) if crashed_at else ("panic", [])
-        yield name, ": ".join([*when, *([words] if words else [])])
+        when = crashed_at and _time(crashed_at)
+        yield "crashed" if crashed_at else "panic", ": ".join(filter(None, (when, words)))
     counter = f"NR_UNACCEPTED {size(answer['nr_unaccepted_bytes'])}"
     if answer["nr_unaccepted_bytes"] is None:
         counter = f"unknown: {safe(answer['missing'].get('counters', 'kernel without NR_UNACCEPTED'))}"

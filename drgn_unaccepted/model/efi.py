@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
@@ -136,12 +137,7 @@ def parse_log_lines(lines: Iterable[str]) -> tuple[list[EfiDescriptor], Optional
     """
     descriptors: list[EfiDescriptor] = []
     first: Optional[int] = None
-    for line in lines:
-        if RUNTIME_MAP in line:
-            break
-        match = _LINE.search(line)
-        if not match:
-            continue
+    for match in filter(None, map(_LINE.search, takewhile(lambda line: RUNTIME_MAP not in line, lines))):
         index = int(match.group(1))
         if first is None:
             first = index

@@ -88,7 +88,7 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
     yield from _axis(answer, gutter, bool(totals))
     lanes = {name: _lane(answer, name, of_lane) for name, of_lane in segments(answer).items()}
     gaps = {gap["end"]: gap for gap in answer["left_out"]}
-    marked: set[str] = set()
+    below: set[str] = set()
     seen: set[Kind] = set()
     columns, bin_ = answer["bins_per_row"], answer["bytes_per_bin"]
     end = answer["window"][1] if answer["window"] else answer["rows"][-1]["start"] + columns * bin_
@@ -99,14 +99,12 @@ def map_lines(answer: MapAnswer, style: Style) -> Iterator[str]:
         kinds = [kind(row, index, bin_) for index in range(asked)]
         seen.update(_PART if of in range(1, 8) else of for of in kinds)
         yield f"{row['start']:#{gutter}x}|{glyphs(kinds, style)}|{totals.get(row['start'], '')}"
-        for name, marks in _marks(answer, row):
-            marked.add(name)
-            yield f"{name:>{gutter}}|{marks[:asked]}|"
-        for name, (drawn, _) in lanes.items():
-            if row["start"] in drawn:
-                yield f"{name:>{gutter}}|{drawn[row['start']][:asked]}|"
+        of_lanes = ((name, drawn[row["start"]]) for name, (drawn, _) in lanes.items() if row["start"] in drawn)
+        for name, text in (*_marks(answer, row), *of_lanes):
+            below.add(name)
+            yield f"{name:>{gutter}}|{text[:asked]}|"
     yield ""
-    yield from _legend(answer, {name: means for name, (drawn, means) in lanes.items() if drawn}, marked, seen, style)
+    yield from _legend(answer, {name: means for name, (drawn, means) in lanes.items() if drawn}, below, seen, style)
     if len(answer["rows"]) > 1 and lanes:
         yield from say("lanes", "are drawn where they differ from the row above", style)
 
@@ -231,7 +229,7 @@ def _names(values: Sequence[Optional[str]], begins: set[int]) -> str:
 
 
 def _legend(
-    answer: MapAnswer, lanes: Mapping[str, list[str]], marked: set[str], drawn: set[Kind], style: Style
+    answer: MapAnswer, lanes: Mapping[str, list[str]], below: set[str], drawn: set[Kind], style: Style
 ) -> Iterator[str]:
     entries = [(glyph(of, style), of, entry.meaning) for of, entry in GLYPHS.items() if of in drawn and of != _PART]
     if _PART in drawn:
@@ -242,8 +240,9 @@ def _legend(
             meaning = f"eighths unaccepted, {levels[0]} from one unit on"
         entries.append((levels, _PART, meaning))
     yield from legend(entries, style)
-    if marked:
-        yield from say("marks", together(text for name, text in MARKS.items() if name in marked), style)
+    marks = [text for name, text in MARKS.items() if name in below]
+    if marks:
+        yield from say("marks", together(marks), style)
     for name, meanings in lanes.items():
         yield from say(name, together(meanings), style)
     if answer["lanes"]["efi_complete"] is False:

@@ -275,19 +275,19 @@ def lookup(answer: PageDocument) -> str:
     """JSON in which the script looks addresses up, deflated, in base64; empty: over :data:`limits.REPORT_BYTES`."""
     if answer["states"] is None:
         return ""
-    states: list[tuple[str, str, Ranges]] = []
+    states = []
     order = [*_STATES]
     for (state, covered, reason), edges in sorted(answer["states"].items(), key=lambda one: order.index(one[0][0])):
         class_ = "outside" if state == "accepted" and covered is False else _STATES[state]
-        states.append((_masked(f"{state}: {reason}"), class_, zip(edges[::2], edges[1::2])))
-    # What is known of addresses by words, with the colour of each; the second text is said of all others.
-    tracks: list[tuple[str, str, list[tuple[str, str, Ranges]]]] = [("state", "", states)]
+        states.append(_entry(_masked(f"{state}: {reason}"), class_, zip(edges[::2], edges[1::2])))
+    # What is known of addresses by words, with the colour of each; ``none`` is said of all others.
+    tracks: list[dict[str, object]] = [{"name": "state", "none": "", "entries": states}]
     for name, words, class_, ranges in (
         ("page lists", "on zone->unaccepted_pages", "unaccepted", answer["listed"]),
         ("guard", "listed, perhaps accepted", "guard", answer["guards"]),
         ("in flight", "being accepted", "accepting", answer["map"]["lanes"]["accepting"]),
     ):
-        tracks.append((name, "", [(words, class_, ranges)] if ranges else []))
+        tracks.append({"name": name, "none": "", "entries": [_entry(words, class_, ranges)] if ranges else []})
     known = segments(answer["map"])
     for name in ("EFI", "e820", "zone"):
         of_name: dict[tuple[str, str], list[Range]] = {}
@@ -295,16 +295,14 @@ def lookup(answer: PageDocument) -> str:
             key = f"node {one['name']}" if name == "zone" else one["name"], lane_class(name, one)
             extent = (min(edge, limits.PHYSICAL_END) for edge in (one["start"], one["end"]))
             of_name.setdefault(key, []).append(Range(*extent))
-        none = "in none" if name in known else "not captured"
-        tracks.append((name, none, [(*key, merge(ranges)) for key, ranges in of_name.items()]))
+        entries = [_entry(*key, merge(ranges)) for key, ranges in of_name.items()]
+        tracks.append({"name": name, "none": "in none" if name in known else "not captured", "entries": entries})
     unit, rows = answer["map"]["unit_size"], answer["map"]["rows"]
     data = {
         "unit": unit,
         "base": (answer["table"]["phys_base"] or 0) % unit,
         "top": rows[-1]["start"] + answer["map"]["bytes_per_bin"] * answer["map"]["bins_per_row"] if rows else 0,
-        "tracks": [
-            {"name": name, "none": none, "entries": [_entry(*one) for one in found]} for name, none, found in tracks
-        ],
+        "tracks": tracks,
     }
     packed = base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode("ascii")
     return packed if len(packed) <= limits.REPORT_BYTES else ""
