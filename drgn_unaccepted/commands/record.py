@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``record``: samples of the running kernel over time, to a file."""
+"""``record``: samples of the running kernel over time, to a file; and the loop that takes them, for ``watch`` too."""
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import concerning
 from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.kernel.capture import sampler
-from drgn_unaccepted.record.loop import record
-from drgn_unaccepted.signals import stopped_by_signals
+from drgn_unaccepted.record.file import Writer
+from drgn_unaccepted.signals import Stop, stopped_by_signals
+from drgn_unaccepted.snapshot import Sample, Snapshot
 
 
 class Record(Action):
@@ -23,8 +27,8 @@ class Record(Action):
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         take = sampler(open_target())
         with concerning(args.output), stopped_by_signals() as stop:
-            samples = record(take, args.output, args.interval, args.count, stop)
-        to_stdout((f"{args.output}: {samples} samples",))
+            number = record(take, args.output, args.interval, args.count, stop)
+        to_stdout((f"{args.output}: {number} samples",))
         return exit_status.ANSWERED
 
 
@@ -39,6 +43,36 @@ def _seconds(text: str) -> float:
         if 0 <= float(text) < float("inf"):
             return float(text)
     refuse(f"{text}: not a number of seconds")
+
+
+def samples(
+    take: Callable[[], Snapshot],
+    interval: float,
+    count: Optional[int],
+    stop: Stop,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Sample]:
+    """A sample every ``interval`` seconds, from start to start; one that takes longer delays the next.
+
+    :param count: number of samples; None: until ``stop``
+    """
+    start = began = clock()
+    for number in itertools.count() if count is None else range(count):
+        if number:
+            stop.wait(start + interval - clock())
+        if stop:
+            return
+        start = clock()
+        snapshot = take()
+        yield Sample(number, start - began, clock() - start, snapshot)
+
+
+def record(take: Callable[[], Snapshot], path: str, interval: float, count: Optional[int], stop: Stop) -> int:
+    """Write a recording; returns the number of its samples. Raises what :class:`Writer` raises."""
+    with Writer(path, interval) as writer:
+        for sample in samples(take, interval, count, stop):
+            writer.add(sample.snapshot, sample.elapsed, sample.cost)
+        return writer.samples
 
 
 COMMAND = Record()

@@ -15,10 +15,9 @@ from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import ProgressAnswer
 from drgn_unaccepted.answer.progress import progress
 from drgn_unaccepted.commands import Action, Arguments, Parser
-from drgn_unaccepted.commands.record import add_sampling_arguments
+from drgn_unaccepted.commands.record import add_sampling_arguments, samples
 from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.kernel.capture import sampler
-from drgn_unaccepted.record.loop import samples
 from drgn_unaccepted.signals import Stop, stopped_by_signals
 from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.watch import line, screen

@@ -59,15 +59,13 @@ def _sizes(zone: ZoneDocument) -> list[Optional[int]]:
 
 def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
     """Populated zones in bytes, with the listed chunks merged into ranges; null where they were not captured."""
-    shared, missing = head(snapshot, judgement, "zones"), judgement.evidence.no_zones
-    if not snapshot.zones:
-        return {**shared, "missing": missing, "chunk_bytes": None, "zones": None}
-    assert snapshot.kernel is not None
-    chunk = snapshot.kernel.chunk_pages * PAGE_SIZE
-    return {**shared, "missing": missing, "chunk_bytes": chunk, "zones": [_zone(z, chunk) for z in snapshot.zones]}
+    shared, captured, kernel = head(snapshot, judgement, "zones"), snapshot.zones or (), snapshot.kernel
+    chunk = kernel.chunk_pages if captured and kernel is not None else 0
+    found, nbytes = [_zone(zone, chunk) for zone in captured] or None, chunk * PAGE_SIZE or None
+    return {**shared, "missing": judgement.evidence.no_zones, "chunk_bytes": nbytes, "zones": found}
 
 
-def _zone(zone: Zone, chunk: int) -> ZoneDocument:
+def _zone(zone: Zone, chunk_pages: int) -> ZoneDocument:
     listed = zone.listed
     return document(
         ZoneDocument,
@@ -75,7 +73,7 @@ def _zone(zone: Zone, chunk: int) -> ZoneDocument:
         **amounts(zone),
         start=zone.start_pfn * PAGE_SIZE,
         end=(zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
-        listed=None if listed is None else [*map(list, chunk_ranges(chunk // PAGE_SIZE, listed.pfns))],
+        listed=None if listed is None else [*map(list, chunk_ranges(chunk_pages, listed.pfns))],
         list_problems=[] if listed is None else list(listed.problems),
         watermarks={name: pages and pages * PAGE_SIZE for name, pages in vars(zone.watermarks).items()},
     )

@@ -53,8 +53,6 @@ def checker(kind: Any) -> Callable[[Any], bool]:
             return lambda value: isinstance(value, list) and items.issuperset(map(type, value))
         item = checker(arguments[0])
         return lambda value: isinstance(value, list) and all(map(item, value))
-    if not hasattr(kind, "__required_keys__"):
-        raise TypeError(f"not out of JSON: {kind}")
     keys = {name: checker(hint) for name, hint in typing.get_type_hints(kind).items()}
     nullable = [name for name in keys if name in kind.__required_keys__ and keys[name](None)]
     needed = kind.__required_keys__.difference(nullable)

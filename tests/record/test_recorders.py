@@ -21,10 +21,10 @@ import pytest
 from drgn import ProgramFlags
 
 from drgn_unaccepted.commands import keep as command
+from drgn_unaccepted.commands.record import samples
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.record import keep as flight
 from drgn_unaccepted.record.file import Recording
-from drgn_unaccepted.record.loop import samples
 from drgn_unaccepted.signals import Stop
 from drgn_unaccepted.snapshot import Snapshot, Table
 from drgn_unaccepted.snapshot_file import load
@@ -206,7 +206,7 @@ def test_what_is_printed_of_what_was_kept(tmp_path: Path, capsys: Capsys, monkey
 RECORD = """
 import signal, sys
 from dataclasses import replace
-from drgn_unaccepted.record.loop import record
+from drgn_unaccepted.commands.record import record
 from drgn_unaccepted.signals import stopped_by_signals
 from tests.samples_over_time import series
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
