@@ -106,10 +106,8 @@ def test_lines_of_stderr_are_wrapped_and_paths_whole(capsys: Capsys, monkeypatch
 def test_why_there_is_no_efi_memory_map_is_said_by_efi_alone(
     capsys: Capsys, monkeypatch: Patch, tmp_path: Path
 ) -> None:
-    path, why = (
-        tmp_path / "snapshot",
-        "boot-map: not here; kernel-log: no lines (efi=debug); runtime-map: is the boot map",
-    )
+    why = "boot-map: not here; kernel-log: no lines (efi=debug); runtime-map: is the boot map"
+    path = tmp_path / "snapshot"
     screen(KDUMPS[0], f"snapshot -o {path}", capsys, monkeypatch)
     kdump = read(str(path))
     write(replace(kdump, efi_map=None, missing={**kdump.missing, "efi_map": why}), str(path))

@@ -12,10 +12,11 @@ import pytest
 
 from drgn_unaccepted.answer.documents import HistoryAnswer
 from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.record.file import Recording, Writer
+from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.snapshot import Sample, Snapshot
 from drgn_unaccepted.views.map import Style, history_bins_for, history_lines
 from tests.asking import Capsys, answered, refused
+from tests.samples_over_time import write_recording
 from tests.views import guests
 from tests.views.guests import BASE, GIB, MIB
 
@@ -130,11 +131,7 @@ def test_lines_fit_and_say_their_scale() -> None:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    path = tmp_path / "guest.rec"
-    with Writer(str(path), 0.5) as writer:
-        for one in sweep(30):
-            writer.add(one.snapshot, one.elapsed, one.cost)
-    return path
+    return write_recording(tmp_path / "guest.rec", [one.snapshot for one in sweep(30)])
 
 
 def test_replay_makes_a_page_and_a_figure(recording: Path, tmp_path: Path, capsys: Capsys) -> None:
@@ -148,9 +145,9 @@ def test_replay_makes_a_page_and_a_figure(recording: Path, tmp_path: Path, capsy
     assert answered(capsys, "replay", recording, "-o", figure) == f"{figure}: written\n"
     svg = figure.read_text(encoding="utf-8")
     assert answered(capsys, "replay", recording, "--format", "svg") == svg and svg in page.read_text(encoding="utf-8")
-    assert "14.5 seconds; source: bitmap, exact; a column is 16 MiB, a row 1 of 30 samples" in svg
+    assert "29.0 seconds; source: bitmap, exact; a column is 16 MiB, a row 1 of 30 samples" in svg
     said = re.findall("<title>(.*?)</title>", svg)
-    assert len(said) == 30 and said[29] == "14.5 s: 560 MiB unaccepted, 32 MiB/s accepted"
+    assert len(said) == 30 and said[29] == "29.0 s: 560 MiB unaccepted, 16 MiB/s accepted"
     # The last row: 29 of 64 columns are accepted.
     last = svg.split("<title>")[-1].split("</g>")[0]
     accepted, waiting, *_ = map(float, re.findall(r'd="M[\d.]+ \d+h([\d.]+)', last))
@@ -180,7 +177,5 @@ def test_a_real_recording() -> None:
 
 
 def test_replay_of_an_empty_recording(tmp_path: Path, capsys: Capsys) -> None:
-    path = tmp_path / "guest.rec"
-    with Writer(str(path), 0.5):
-        pass
+    path = write_recording(tmp_path / "guest.rec", [])
     assert refused(capsys, "replay", path, "--map") == f"drgn-unaccepted: {path}: the recording has no samples\n"

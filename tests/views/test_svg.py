@@ -30,10 +30,13 @@ SVG = "{http://www.w3.org/2000/svg}"
 Bars = dict[str, list[tuple[float, float, float]]]
 
 
+def figure(snapshot: Snapshot, faults: Sequence[list[int]] = (), finest: int = 1) -> str:
+    return map_svg(map_document(snapshot, judge(snapshot), columns=COLUMNS, finest=finest), faults)
+
+
 def drawn(snapshot: Snapshot, faults: Sequence[list[int]] = ()) -> tuple[list[str], Bars]:
     """The words and the bars."""
-    answer = map_document(snapshot, judge(snapshot), columns=COLUMNS, finest=1)
-    root = ElementTree.fromstring(map_svg(answer, faults))
+    root = ElementTree.fromstring(figure(snapshot, faults))
     bars: Bars = {}
     for path in root.iter(f"{SVG}path"):
         class_ = path.get("class") or ""
@@ -69,8 +72,7 @@ def test_each_unit_is_where_it_belongs() -> None:
 @pytest.mark.parametrize("finest", (1, 4096))
 def test_guards_and_undecided_units_are_marked_at_every_scale(finest: int) -> None:
     """Also where they share a bin of 8 GiB with unaccepted memory, which the bin shows."""
-    answer = map_document(guests.lists(), judge(guests.lists()), columns=COLUMNS, finest=finest)
-    root = ElementTree.fromstring(map_svg(answer))
+    root = ElementTree.fromstring(figure(guests.lists(), finest=finest))
     for name in ("guard", "unknown"):
         bars = [one.get("d") or "" for one in root.iter(f"{SVG}path") if one.get("class") == name]
         # The swatch of the legend has a height of 12.
@@ -79,10 +81,7 @@ def test_guards_and_undecided_units_are_marked_at_every_scale(finest: int) -> No
 
 @pytest.mark.parametrize("value", (b"\0", pytest.param(b"\xff", marks=pytest.mark.long)))
 def test_one_unit_of_ten_tib_is_visible(value: bytes) -> None:
-    answer = map_document(
-        guests.one_unlike_all_others(value), judge(guests.one_unlike_all_others(value)), columns=COLUMNS, finest=1
-    )
-    text = map_svg(answer)
+    text = figure(guests.one_unlike_all_others(value))
     assert "0x60000000000" in text and ">EFI<" not in text, "so many rows have no lanes"
     assert text.count({b"\0": ">&lt;1%<", b"\xff": ">&gt;99%<"}[value]) == {b"\0": 1, b"\xff": 2}[value]
     # Between the colours, no nearer to an end of the scale than a third of it.
@@ -96,9 +95,7 @@ def test_one_unit_of_ten_tib_is_visible(value: bytes) -> None:
 def test_nothing_is_drawn_finer_than_columns() -> None:
     """A hostile e820 table of thousands of entries makes no large drawing."""
     entries = tuple((n * 8192, n * 8192 + 4096) for n in range(4_000))
-    snapshot = replace(guests.only_bitmap(guests.small()), e820=guests.e820(*entries))
-    answer = map_document(snapshot, judge(snapshot), columns=COLUMNS, finest=1)
-    assert len(map_svg(answer)) < 300_000
+    assert len(figure(replace(guests.only_bitmap(guests.small()), e820=guests.e820(*entries)))) < 300_000
 
 
 PARTS = ((0, TIB, "0%"), (UNIT, TIB, "<1%"), (TIB // 100 + 1, TIB, "1%"), (TIB - UNIT, TIB, ">99%"), (TIB, TIB, "100%"))

@@ -105,6 +105,8 @@ def test_what_is_not_known_is_said() -> None:
     why = {"zones": "no zones", "counters": "no counters", "accepting": "no list"}
     sample = Sample(0, 0.0, 0.1, replace(snapshot, table=table, missing=why))
     (answer,) = progress([sample], "watch", "auto")
+    assert [answer[key] for key in ("unaccepted_bytes", "zones", "managed_bytes", "accepting")] == [None] * 4
+    assert answer["missing"] == {"zones": "no zones", "accepting": "no list"}
     lines = screen(answer, 80, 50)
     assert lines[3].startswith("unaccepted   unknown: the table was not captured: bpf: no; reconstructed: no EFI")
     assert {
@@ -173,16 +175,6 @@ def test_a_rate_over_two_sources_is_unknown() -> None:
     assert answer["rate_bytes_per_second"] is None and answer["rate_seconds"] == 1
     assert answer["zones"][-1]["rate_bytes_per_second"] == 0, "counters do not change with the source"
     assert next(progress([at(0, BITMAP, 9216)], "replay", "counters"))["source"] == "counters"
-
-
-def test_what_is_missing_is_null() -> None:
-    sample = at(0, None, 0)
-    missing = {"zones": "z", "accepting": "a", "counters": "c"}
-    bare = replace(sample.snapshot, zones=None, counters=None, accepting=None, missing=missing)
-    (answer,) = progress([sample._replace(snapshot=bare)], "watch", "auto")
-    assert answer["source"] == "none"
-    assert [answer[key] for key in ("unaccepted_bytes", "zones", "managed_bytes", "accepting")] == [None] * 4
-    assert answer["missing"] == {"zones": "z", "accepting": "a"}
 
 
 def test_nodes_are_the_sums_of_their_zones() -> None:
