@@ -16,6 +16,7 @@ from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.commands import Action, Arguments, Command
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.files import to_stdout
+from drgn_unaccepted.model.ranges import merge
 from drgn_unaccepted.snapshot import Snapshot, Wanted
 from drgn_unaccepted.views.lines import in_full
 
@@ -82,7 +83,8 @@ def look(take: Take, wanted: Wanted, source: str = "auto") -> tuple[Judgement, I
     taken = take(wanted)
     judgement = judge(next(taken), source)
     if wanted.bitmap and wanted.where and judgement.doubt is not None:
+        where = (*wanted.where, *judgement.evidence.unlisted)
         del judgement  # its bitmap can have 256 MiB
-        taken = take(dataclasses.replace(wanted, bitmap=False))
+        taken = take(dataclasses.replace(wanted, bitmap=False, where=tuple(merge(where))))
         judgement = judge(next(taken), source)
     return judgement, taken

@@ -69,7 +69,7 @@ def _unlike_lists(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iter
         bare = list(rng.clip(bare, 0, ones[-1].start))
     if bare:
         yield f"{size(rng.total(bare))} on zone->unaccepted_pages have no bit set, the first at {bare[0].start:#x}"
-    yield from _unlisted(evidence, ones)
+    yield from _unlisted(evidence)
     yield from _counted(evidence, geometry, bitmap)
     damaged = evidence.lists_damaged
     if damaged is None:
@@ -83,27 +83,23 @@ def _unlike_lists(evidence: Evidence, geometry: Geometry, bitmap: bytes) -> Iter
         yield f"nothing confirms its zeros: {damaged}"
 
 
-def _unlisted(evidence: Evidence, ones: Sequence[Range]) -> Iterator[str]:
+def _unlisted(evidence: Evidence) -> Iterator[str]:
     """RAM that the page allocator got has bits only in listed chunks, and where accepts are under way.
 
-    A chunk leaves its list before its accept is in flight: one for each CPU. Memory that was reserved at boot was never
-    listed. Without e820_table each zone tells how much of what it spans is memory.
+    A chunk leaves its list before its accept is in flight: one for each CPU, of which no page is in a free list or in
+    use. Without e820_table each zone tells how much of what it spans is memory.
     """
-    ram, kernel = evidence.used_ram, evidence.snapshot.kernel
-    if evidence.lists_damaged is not None or not evidence.listed:
-        return
-    stray = list(ones) if ram is None else rng.intersect(ones, ram)
-    cma = evidence.whole_units((kernel and kernel.fixed_cma) or ())
-    for known in (evidence.listed, evidence.in_flight, evidence.pages("reserved"), cma):
-        stray = rng.subtract(stray, known)
-    amount = rng.total(stray)
-    if ram is None:
+    kernel, stray = evidence.snapshot.kernel, evidence.unlisted
+    amount, most = rng.total(stray), min(FEW_CHUNKS, (kernel and kernel.cpus) or FEW_CHUNKS) * evidence.chunk
+    if evidence.used_ram is None:
         amount = 0
         for zone in evidence.snapshot.zones or ():
             start, spanned = zone.start_pfn * PAGE_SIZE, zone.spanned_pages * PAGE_SIZE
             inside = rng.total(rng.clip(stray, start, start + spanned))
             amount += max(0, inside - spanned + zone.present_pages * PAGE_SIZE)
-    if amount > min(FEW_CHUNKS, (kernel and kernel.cpus) or FEW_CHUNKS) * evidence.chunk:
+    elif rng.subtract(stray, evidence.pages("free")):
+        most = 0
+    if stray and amount > most:
         yield f"{size(amount)} have bits and are on no list, the first at {stray[0].start:#x}"
 
 

@@ -259,6 +259,22 @@ class Evidence:
         return bare if unit <= chunk or rng.total(bare) > FEW_CHUNKS * unit else []
 
     @cached_property
+    def unlisted(self) -> list[Range]:
+        """Memory with set bits that is on none of the lists, which are whole, without a known reason why not.
+
+        Memory that was reserved at boot was never listed, nor was that of a CMA area.
+        """
+        kernel, stray = self.snapshot.kernel, self.set_bits
+        if self.lists_damaged is not None or not self.listed:
+            return []
+        cma = self.whole_units((kernel and kernel.fixed_cma) or ())
+        if self.used_ram is not None:
+            stray = rng.intersect(stray, self.used_ram)
+        for known in (self.listed, self.in_flight, self.pages("reserved", "absent", "offline", "device"), cma):
+            stray = rng.subtract(stray, known)
+        return stray
+
+    @cached_property
     def insane_entries(self) -> list[allocator.Insane]:
         """Faults of entries on the lists; a list can have a million."""
         return [*allocator.insane_entries(self.snapshot)]
