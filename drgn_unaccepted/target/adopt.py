@@ -26,8 +26,8 @@ def adopt(prog: drgn.Program) -> Opened:
         # Without its path, what is not in an ELF dump would read as zeros.
         raise TargetError(f"drgn {drgn.__version__} does not name the dump: use the command line, or update drgn")
     path = None if live else prog.core_dump_path
-    core, flaw = (None, None) if path is None else examine(path, path)
-    complete(prog, core)
+    core, flaw, lacking = (None, None, ()) if path is None else examine(path, path)
+    complete(prog, core, lacking)
     try:
         prog.type("struct page")
         found = "btf" if "btf" in prog.enabled_type_finders() else "dwarf"

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a file is, by its first bytes: no dump that can be read, with the way to one; compressed; a kdump that is whole.
 
-libkdumpfile maps a kdump-compressed file and does not look at its length: a read of a page behind the end of a file
-that was cut short, as kdump leaves it on a full disk, ends the process with SIGBUS. So the headers and the last page
-descriptors are read here first (disk_dump_header, kdump_sub_header, two bitmaps, page_desc[], pages; makedumpfile's
-IMPLEMENTATION and diskdump_mod.h).
+libkdumpfile maps a kdump-compressed file and believes its page descriptors: one that leads behind the end of the file,
+as where a full disk cut it short, ends the process with SIGBUS, and one that names 4 GiB of compressed data takes a
+second and as much memory for each read. So the headers and all page descriptors are read here first (disk_dump_header,
+kdump_sub_header, two bitmaps, page_desc[], pages; makedumpfile's IMPLEMENTATION and diskdump_mod.h).
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.model import bitmap as bits
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.target.errors import TargetError, Unavailable
 from drgn_unaccepted.target.unpack import unpack, unpacks
 from drgn_unaccepted.words import safe
@@ -46,15 +50,15 @@ _X86_64, _ARM64, _ET_CORE = 62, 183, 4
 ONLY_X86_64 = "unaccepted memory is known of x86-64 alone"
 
 _SIGNATURE = b"KDUMP   "
-_HEADER = struct.Struct("<424xIiiI")  #: status, block_size, sub_hdr_size, bitmap_blocks of struct disk_dump_header.
+#: header_version, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr of struct disk_dump_header.
+_HEADER = struct.Struct("<8xI412xIiiII")
 #: split, offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note, offset_eraseinfo, size_eraseinfo, start_pfn_64,
-#: end_pfn_64 of struct kdump_sub_header.
-_SUB_HEADER = struct.Struct("<12xi16xQQQQQQQQ")
-_DESCRIPTOR = struct.Struct("<QIIQ")  #: offset, size, flags, page_flags of page_desc_t; nothing uses the last one.
+#: end_pfn_64, max_mapnr_64 of struct kdump_sub_header.
+_SUB_HEADER = struct.Struct("<12xi16xQQQQQQQQQ")
+_DESCRIPTOR_BYTES = 24  #: page_desc_t: u64 offset, u32 size, u32 flags, u64 page_flags.
 _INCOMPLETE = 0x8  #: DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile ran out of space.
-#: Descriptors that are looked at. The last page is the last in the file, if it is not the shared page of zeros.
-_LAST_DESCRIPTORS = 4096
 _LARGEST_PAGE = 64 << 10
+_STEP = 4096  #: Descriptors that are looked at together.
 
 _BEGINNING = 64 << 10
 
@@ -113,74 +117,81 @@ def _why_not_elf(beginning: bytes) -> Optional[str]:
     return None
 
 
-class Kdump(NamedTuple):
-    """What the headers of a kdump-compressed file say about its completeness."""
+def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
+    """What a kdump-compressed file lacks, and the memory that must not be read of it; nothing of any other file, also
+    the flattened form.
 
-    needed_size: int  #: Bytes that it needs: up to the last page and the notes.
-    size: int  #: Bytes that it has.
-    #: Why it does not have all pages although the file is as long as it says; None if it has them.
-    incomplete: Optional[str] = None
-
-
-def read_kdump(path: str) -> Optional[Kdump]:
-    """The headers of a kdump-compressed file; None for any other, also the flattened form. ValueError: damaged."""
-    with open_dump(path) as file:
-        data = file.read(_HEADER.size)
-        if data[: len(_SIGNATURE)] != _SIGNATURE:
-            return None
+    :param path: its name for the user
+    :raises TargetError: it is cut short within its headers or page descriptors
+    :raises ValueError: these are damaged
+    """
+    with open_dump(place) as file:
+        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            return None, ()
         size = file.seek(0, io.SEEK_END)
-        if len(data) < _HEADER.size:
-            return Kdump(_HEADER.size, size)
-        status, block_size, sub_header_blocks, bitmap_blocks = _HEADER.unpack(data)
-        if not 512 <= block_size <= _LARGEST_PAGE or sub_header_blocks < 0:
-            raise ValueError(f"blocks of {block_size} bytes, {sub_header_blocks} of them in the second header")
-        file.seek(block_size)
-        data = file.read(_SUB_HEADER.size)
-        if len(data) < _SUB_HEADER.size:
-            return Kdump(block_size + _SUB_HEADER.size, size)
-        split, *places, start, end = _SUB_HEADER.unpack(data)
-        descriptors = (1 + sub_header_blocks + bitmap_blocks) * block_size
-        end_of_notes = max(offset + length for offset, length in zip(places[::2], places[1::2]))
-        needed = max(end_of_notes, _end_of_pages(file, descriptors, size))
-        incomplete = None
-        if split == 1:
-            how = "join the parts with makedumpfile --reassemble"
-            incomplete = f"a part of a split dump, pages {start:#x} to {end:#x}: {how}"
-        elif status & _INCOMPLETE:
-            written, pages = _written(file, descriptors, size)
-            incomplete = f"incomplete, makedumpfile ran out of space after {written} of {pages} pages"
-        return Kdump(needed, size, incomplete)
+
+        def at(offset: int, length: int) -> bytes:
+            if offset + length > size:
+                flaw = f"cut short: its headers name {offset + length:#x} bytes, the file has {size:#x}"
+                raise TargetError(f"{path}: {flaw}: copy it anew, or give the kernel log beside it with --log")
+            file.seek(offset)
+            return file.read(min(length, limits.KDUMP_BITMAP_BYTES))
+
+        version, status, page, blocks, bitmap_blocks, pages = _HEADER.unpack(at(0, _HEADER.size))
+        if not 512 <= page <= _LARGEST_PAGE or blocks < 0:
+            raise ValueError(f"blocks of {page} bytes, {blocks} of them in the second header")
+        split, *places, first, last, pages_64 = _SUB_HEADER.unpack(at(page, _SUB_HEADER.size))
+        for offset, length in zip(places[::2], places[1::2]):
+            at(offset + length, 0)
+        # The second bitmap has the pages that are in the file.
+        bitmap = at((1 + blocks + bitmap_blocks // 2) * page, bitmap_blocks // 2 * page)
+        if (pages_64 if version >= 6 else pages) > 8 * len(bitmap):
+            raise ValueError(f"a bitmap of {len(bitmap)} bytes for {pages_64 if version >= 6 else pages} pages")
+        there = range(8 * len(bitmap))[slice(first, last) if split else slice(None)]
+        number, descriptors = bits.count(bitmap, there.start, there.stop), (1 + blocks + bitmap_blocks) * page
+        at(descriptors + number * _DESCRIPTOR_BYTES, 0)
+        file.seek(descriptors)
+        lost = _lost(file, min(number, limits.KDUMP_DESCRIPTORS), size, page)
+    flaws = []
+    if split:
+        how = "join the parts with makedumpfile --reassemble"
+        flaws.append(f"a part of a split dump, pages {first:#x} to {last:#x}: {how}")
+    elif status & _INCOMPLETE:
+        written = number - rng.total(lost)
+        flaws.append(f"incomplete, makedumpfile ran out of space after {written} of {number} pages")
+    elif lost:
+        flaws.append(f"cut short or damaged: {rng.total(lost)} of {number} page descriptors lead to no page in it")
+    if number > limits.KDUMP_DESCRIPTORS:
+        flaws.append(f"the first {limits.KDUMP_DESCRIPTORS} of {number} page descriptors were checked")
+    return "; ".join(flaws) or None, _pages(lost, bitmap, there, page)
 
 
-def _written(file: BinaryIO, descriptors: int, size: int) -> tuple[int, int]:
-    """Pages whose descriptors were written, and pages that have one. They are written in order."""
+def _lost(file: BinaryIO, number: int, size: int, block_size: int) -> list[Range]:
+    """The descriptors, by number, of no page that is in the file whole. ValueError: too many runs of them."""
+    lost: list[Range] = []
+    for first in range(0, number, _STEP):
+        data = memoryview(file.read(min(_STEP, number - first) * _DESCRIPTOR_BYTES))
+        offsets, lengths = data.cast("Q")[::3], data.cast("I")[2::6]
+        # Those that were not written are zeros, up to the last one.
+        if offsets[-1] and max(offsets) <= size - block_size and max(lengths) <= block_size:
+            continue
+        for at, (offset, length) in enumerate(zip(offsets, lengths), first):
+            if not offset or length > block_size or offset + length > size:
+                start = lost.pop().start if lost and lost[-1].end == at else at
+                lost.append(Range(start, at + 1))
+        if len(lost) > limits.KDUMP_HOLES:
+            raise ValueError(f"page descriptors that lead nowhere in more than {limits.KDUMP_HOLES} places")
+    return lost
 
-    def offset_of(page: int) -> int:
-        file.seek(descriptors + page * _DESCRIPTOR.size)
-        return int.from_bytes(file.read(8), "little")
 
-    pages = max(0, min(offset_of(0), size) - descriptors) // _DESCRIPTOR.size
-    low, high = 0, pages
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if offset_of(middle) else (low, middle)
-    return low, pages
-
-
-def _end_of_pages(file: BinaryIO, descriptors: int, size: int) -> int:
-    # Bounded before it is sought: the header's numbers may lead beyond any file.
-    if descriptors + _DESCRIPTOR.size > size:
-        return descriptors + _DESCRIPTOR.size
-    file.seek(descriptors)
-    first = _DESCRIPTOR.unpack(file.read(_DESCRIPTOR.size))[0]
-    if not descriptors < first <= size:
-        return int(first)
-    # The pages begin right behind the descriptors, possibly with a page of zeros that none but later ones use.
-    number = min(_LAST_DESCRIPTORS, (first - descriptors) // _DESCRIPTOR.size)
-    file.seek(first - (first - descriptors) % _DESCRIPTOR.size - number * _DESCRIPTOR.size)
-    ends = [
-        offset + length
-        for offset, length, _, page_flags in _DESCRIPTOR.iter_unpack(file.read(number * _DESCRIPTOR.size))
-        if offset >= first and 0 < length <= _LARGEST_PAGE and not page_flags
-    ]
-    return int(max(ends, default=first))
+def _pages(lost: Sequence[Range], bitmap: bytes, pages: range, page_size: int) -> list[Range]:
+    """The memory of the pages with these descriptors; of neighbours, with what is between them and has none."""
+    found: list[Range] = []
+    before, last = 0, None
+    for low, high in bits.runs(bitmap, pages.start, pages.stop) if lost else ():
+        for start, end in rng.clip(lost, before, before + high - low):
+            first = found.pop().start if start == last else (low + start - before) * page_size
+            found.append(Range(first, (low + end - before) * page_size))
+            last = end
+        before += high - low
+    return found

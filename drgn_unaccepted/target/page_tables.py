@@ -8,16 +8,15 @@ map and kernel text have PT_LOADs and need no page tables; ``struct page``, per-
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Callable, Optional
 
 from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.model import ranges as rng
-from drgn_unaccepted.model.addresses import KERNEL_SPACE, START_KERNEL_MAP
+from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target.elf import ElfCore
 from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 
 _PAGE_SHIFT = 12
@@ -96,17 +95,14 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Optional[Vmcoreinfo] = None) -
     return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
 
 
-def reach_encrypted(prog: Program, core: ElfCore) -> None:
-    """Make the kernel's virtual memory readable where page-table entries carry the C-bit.
-
-    Adds memory segments only where no PT_LOAD describes memory; drgn's other reads stay as they were.
-    """
-    tables = kernel_page_tables(prog) if vmcoreinfo_of(prog).number("sme_mask") else None
+def read_through_page_tables(prog: Program, where: Iterable[Range]) -> None:
+    """Let reads of these virtual addresses go through the kernel's page tables, by the program's physical memory."""
+    tables = kernel_page_tables(prog)
     if tables is None:
         return
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         return tables.read(address, count)
 
-    for start, end in rng.subtract([KERNEL_SPACE], core.virtual()):
+    for start, end in where:
         prog.add_memory_segment(start, end - start, read, physical=False)

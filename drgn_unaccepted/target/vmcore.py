@@ -11,14 +11,18 @@ from typing import BinaryIO, Optional, Union
 import drgn
 
 from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.model import ranges as rng
+from drgn_unaccepted.model.addresses import KERNEL_SPACE
+from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.target import vmcoreinfo_search
 from drgn_unaccepted.target.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
 from drgn_unaccepted.target.elf import SPACE_END, ElfCore, read_elf_core
 from drgn_unaccepted.target.errors import DAMAGED, TargetError
 from drgn_unaccepted.target.formats import ONLY_X86_64, read_kdump, readable
 from drgn_unaccepted.target.opened import X86_64, Opened, program, refusing
-from drgn_unaccepted.target.page_tables import reach_encrypted
+from drgn_unaccepted.target.page_tables import read_through_page_tables
 from drgn_unaccepted.target.ram_files import FileMemory, read_lime, read_raw
+from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
 
 _COMPLETE_KEY = "drgn_unaccepted_complete"
 _UNPACKED_KEY = "drgn_unaccepted_unpacked"
@@ -45,9 +49,9 @@ def open_vmcore(
             place, unpacked = readable(path)
         except OSError as error:
             raise TargetError(one_line(error, path)) from None
-        core, flaw = examine(place, path)
+        core, flaw, lacking = examine(place, path)
     else:
-        core, flaw, path = read_raw(source), None, " ".join(source)
+        core, flaw, lacking, path = read_raw(source), None, (), " ".join(source)
         place = core.path
     warnings = warnings_of(path, flaw)
     text = None if vmcoreinfo is None else vmcoreinfo_search.read_vmcoreinfo(vmcoreinfo)
@@ -62,7 +66,7 @@ def open_vmcore(
         else:
             prog = _set_core_dump(place, core, text)
         prog.cache[_UNPACKED_KEY] = unpacked  # the file is gone when it is closed
-        complete(prog, core)
+        complete(prog, core, lacking)
         return Opened(prog, "vmcore", path, *attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
 
     try:
@@ -93,26 +97,22 @@ def warnings_of(path: str, flaw: Optional[str]) -> list[str]:
     return [] if flaw is None else [f"{path}: {flaw}; what is missing is not in this dump"]
 
 
-def examine(place: str, path: str) -> tuple[Optional[ElfCore], Optional[str]]:
-    """The segments of an ELF dump, and what a dump of any format lacks.
+def examine(place: str, path: str) -> tuple[Optional[ElfCore], Optional[str], Sequence[Range]]:
+    """The segments of an ELF dump; what a dump of any format lacks, in words; and where it must not be read.
 
     :param path: the name of the dump for the user
     :raises TargetError: the file cannot be read, or nothing tells what is missing from it
     """
     try:
         core = read_elf_core(place) or read_lime(place)
-        kdump = None if core is not None else read_kdump(place)
+        if core is None:
+            return (None, *read_kdump(place, path))
     except OSError as error:
         raise TargetError(one_line(error, path)) from None
     except ValueError as error:
         raise TargetError(f"{path}: damaged headers: {error}") from None
-    found = core or kdump
-    flaw = None if kdump is None else kdump.incomplete
-    if found is not None and found.needed_size > found.size:
-        flaw = f"cut short: its headers name {found.needed_size:#x} bytes, the file has {found.size:#x}"
-        if core is None:
-            raise TargetError(f"{path}: {flaw}: copy it anew, or give the kernel log beside it with --log")
-    return core, flaw
+    flaw = f"cut short: its headers name {core.needed_size:#x} bytes, the file has {core.size:#x}"
+    return core, flaw if core.needed_size > core.size else None, core.lacking
 
 
 def _set_core_dump(
@@ -156,22 +156,25 @@ _REASONS = {
 }
 
 
-def complete(prog: drgn.Program, core: Optional[ElfCore]) -> None:
-    """Let reads fail where a PT_LOAD has no bytes in the file, and reach memory behind the C-bit. Does nothing twice.
+def complete(prog: drgn.Program, core: Optional[ElfCore], lacking: Sequence[Range]) -> None:
+    """Let reads fail where the file has no bytes, and reach memory behind the C-bit. Does nothing twice.
 
-    drgn reads zeros there. Neither drgn nor we can tell pages that makedumpfile dropped for being zero from pages
-    dropped for other reasons.
-    In the kdump-compressed format such reads fail, too.
+    drgn reads zeros where a PT_LOAD has no bytes. Neither drgn nor we can tell pages that makedumpfile dropped for
+    being zero from pages dropped for other reasons. In the kdump-compressed format reads of those fail, and what it is
+    ``lacking`` must not be read; libkdumpfile would follow page tables there.
     """
-    if core is None or _COMPLETE_KEY in prog.cache:
+    if _COMPLETE_KEY in prog.cache or (core is None and not lacking):
         return
 
     def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise drgn.FaultError("not saved in this dump", address)
 
-    for ranges, physical in ((core.lacking, True), (core.lacking_virtual, False)):
+    lacking_virtual = [Range(0, KERNEL_SPACE.start)] if core is None else core.lacking_virtual
+    for ranges, physical in ((lacking, True), (lacking_virtual, False)):
         for start, end in ranges:
             if start < SPACE_END:
                 prog.add_memory_segment(start, min(end, SPACE_END) - start, fault, physical)
-    reach_encrypted(prog, core)
+    if core is None or vmcoreinfo_of(prog).number("sme_mask"):
+        mapped = [] if core is None else core.virtual()
+        read_through_page_tables(prog, rng.subtract([KERNEL_SPACE], mapped))
     prog.cache[_COMPLETE_KEY] = True

@@ -34,7 +34,7 @@ MEMORY = 1 << 30
 UNIT = 2 << 20
 
 ANSWERED, REFUSED = "answered", "refused"
-FAILURES = ("traceback", "hang", "memory", "output", "wrong")  #: Kinds of failure, all ours but the last.
+#: All other kinds are failures: traceback, hang, memory, output, wrong, and a process that libkdumpfile or drgn ended.
 DIED = "died"
 
 
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        return self.kind in FAILURES
+        return self.kind not in (ANSWERED, REFUSED)
 
 
 class Defect(Exception):

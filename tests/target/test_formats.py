@@ -9,14 +9,20 @@ import subprocess
 from collections import namedtuple
 from pathlib import Path
 
+import drgn
 import pytest
 
 from drgn_unaccepted.cli import main
-from tests.asking import SAMPLES, Capsys, refused
+from drgn_unaccepted.kernel.memmap import page_layout
+from drgn_unaccepted.target.adopt import adopt
+from drgn_unaccepted.target.page_tables import kernel_page_tables
+from drgn_unaccepted.target.vmcore import open_vmcore
+from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
 from tests.fleet.tools import tool
-from tests.target.elf_dump import elf
+from tests.target.elf_dump import PAGE, elf
 
 SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
+KDUMP = SAMPLES / "6.12-fill-kdump" / "vmcore"
 
 
 def header(bits: int = 2, order: int = 1, kind: int = 4, machine: int = 62) -> bytes:
@@ -117,3 +123,45 @@ def test_a_compressed_dump_is_read_and_leaves_nothing(
     assert not any(room.iterdir())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert f"no program {program} here" in refused(capsys, "-c", path)
+
+
+def descriptors(data: bytes) -> dict[int, int]:
+    """Where ``page_desc_t`` of each PFN lies in a kdump-compressed file."""
+    sub_header, bitmaps = struct.unpack_from("<iI", data, 432)
+    bits, at = (1 + sub_header + bitmaps // 2) * PAGE, (1 + sub_header + bitmaps) * PAGE
+    pfns = [8 * byte + bit for byte in range(at - bits) for bit in range(8) if data[bits + byte] >> bit & 1]
+    return {pfn: at + 24 * number for number, pfn in enumerate(pfns)}
+
+
+@pytest.mark.parametrize("wrong", [(0, "<Q", 1 << 63), (0, "<Q", -8), (8, "<I", 0xFFFFFFFF), (8, "<I", PAGE + 1)])
+def test_a_page_descriptor_that_leads_nowhere_is_not_followed(
+    wrong: tuple[int, str, int], capsys: Capsys, tmp_path: Path
+) -> None:
+    """libkdumpfile would read 4 GiB for each such page, or die: its part of the memory map, and one beside another."""
+    data, path = bytearray(KDUMP.read_bytes()), tmp_path / "dump"
+    whole = open_vmcore(str(KDUMP)).prog
+    layout, tables, places = page_layout(whole), kernel_page_tables(whole), descriptors(data)
+    assert tables is not None
+    # Of the memory map of 4 GiB and more; each page describes 64 pages.
+    found = [tables.translate(layout.address(pfn)).start // PAGE for pfn in range(1 << 20, 0x138000, 64)]
+    lost = [pfn for pfn in found[::3] if pfn in places]
+    assert len(lost) > 50
+    for pfn in lost:
+        at, form, value = wrong
+        struct.pack_into(form, data, places[pfn] + at, value % (1 << 64) if value > 0 else len(data) + value)
+    path.write_bytes(data)
+    adopted = drgn.Program()
+    adopted.set_core_dump(path)
+    direct_map = whole["page_offset_base"].value_()
+    for prog in open_vmcore(str(path)).prog, adopt(adopted).prog:
+        for pfn in lost:
+            with pytest.raises(drgn.FaultError, match="not saved in this dump"):
+                prog.read(pfn * PAGE, 8, physical=True)
+            with pytest.raises(drgn.FaultError, match="not in this target"):
+                prog.read(direct_map + pfn * PAGE, 8)
+        for pfn in {*places} - {*lost}:
+            assert prog.read(pfn * PAGE, PAGE, physical=True) == whole.read(pfn * PAGE, PAGE, physical=True)
+    status, document, err = ask(capsys, "-c", path, "ranges")
+    assert status == 0 and f"{len(lost)} of {len(places)} page descriptors" in err
+    assert not document["exact"]
+    assert units(document, "accepted").isdisjoint(truth(KDUMP.parent.name)["unaccepted_units"])
