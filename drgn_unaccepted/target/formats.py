@@ -160,7 +160,8 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
         written = number - rng.total(lost)
         flaws.append(f"incomplete, makedumpfile ran out of space after {written} of {number} pages")
     elif lost:
-        flaws.append(f"cut short or damaged: {rng.total(lost)} of {number} page descriptors lead to no page in it")
+        what = f"{rng.total(lost)} of {number} page descriptors lead to no page in it"
+        flaws.append(f"cut short or damaged: {what} (copy it anew, or give the kernel log with --log)")
     if number > limits.KDUMP_DESCRIPTORS:
         flaws.append(f"the first {limits.KDUMP_DESCRIPTORS} of {number} page descriptors were checked")
     return "; ".join(flaws) or None, _pages(lost, bitmap, there, page)
