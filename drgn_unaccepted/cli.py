@@ -54,7 +54,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in words
     try:
         command, args = commands.parse(parser(words), words, **_TARGET_DEFAULTS)
         target = _CommandLine(args)
@@ -69,7 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return exit_status.INTERRUPTED
     except Exception as error:  # noqa: BLE001
         # A defect of this program is no finding: check defines 1 and 2.
-        if debug:
+        if "--debug" in words:
             traceback.print_exc()
         said = f"{type(error).__name__}: {errors.one_line(error)} (--debug shows the traceback)"
         to_stderr(f"drgn-unaccepted: {errors.INTERNAL_ERROR}: {said}")

@@ -167,7 +167,9 @@ def replacing(path: str, mode: Optional[int] = 0o600, directory: Optional[int] =
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
             raise
-        _sync_directory(place or ".", directory)
+        # So that the rename survives a power failure, on file systems that can.
+        with suppress(OSError), open_directory(place or ".", directory) as there:
+            os.fsync(there)
     except OSError as error:
         if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(prefix):
             error.filename = path
@@ -180,16 +182,6 @@ def write_atomically(
     """Write ``data`` to ``path`` through :func:`replacing`; text is encoded in UTF-8."""
     with replacing(path, mode, directory) as file:
         file.write(data if isinstance(data, bytes) else data.encode("utf-8"))
-
-
-def _sync_directory(path: str, directory: Optional[int]) -> None:
-    """Make a rename survive a power failure, on file systems that can."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def to_stderr(line: str) -> None:

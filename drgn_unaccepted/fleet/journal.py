@@ -19,8 +19,7 @@ from drgn_unaccepted.fleet.documents import ScanHeader, ScanRecord
 from drgn_unaccepted.fleet.records import bounded_lines, parse
 from drgn_unaccepted.fleet.targets import BESIDE, Target
 
-#: The beginning of each line.
-_HEAD = json.dumps({"schema": SCHEMA, "command": "scan"})[:-1].encode()
+_HEAD = json.dumps({"schema": SCHEMA, "command": "scan"})[:-1].encode()  #: The beginning of each line.
 
 
 class Output:
@@ -38,10 +37,7 @@ class Output:
 
 
 class Journal(Output):
-    """JSON lines in a file. A line is in it whole or not at all, and each run adds a header and its records.
-
-    A new file that got no line is deleted.
-    """
+    """JSON lines in a file, each whole: a header of each run, and its records. A new file without any is deleted."""
 
     def __init__(self, path: str) -> None:
         """Read what is done. CommandError: it cannot be used, another scan writes it, or it holds something else."""

@@ -40,8 +40,6 @@ _OUT_OF_MEMORY = ("MemoryError", "Cannot allocate memory", "failed to map segmen
 
 _GRACE = 10  #: Seconds that a killed process gets to end. A process that waits for a dead file server never ends.
 
-_is_answer = checker(CheckAnswer)
-
 
 class Bounds(NamedTuple):
     seconds: int
@@ -185,7 +183,7 @@ def _answer(file: BinaryIO) -> Optional[CheckAnswer]:
     file.seek(0)
     with suppress(ValueError, RecursionError):
         answer: Any = json.loads(file.read(limits.FLEET_LINE_BYTES))
-        return answer if _is_answer(answer) else None
+        return answer if checker(CheckAnswer)(answer) else None
     return None
 
 

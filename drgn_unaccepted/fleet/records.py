@@ -25,7 +25,6 @@ FAILURES = ("unreadable", "crash", "timeout", "memory", "defect", "no-answer")
 NO_RECORD = "no record of scan or check"  #: The problem with JSON of another program.
 _MALFORMED = "not as scan and check write it"
 
-_SUFFIXES = (".json", ".jsonl")
 _SKEW = 3600  #: Seconds that clocks may differ.
 
 
@@ -99,9 +98,9 @@ def result_files(places: Sequence[str]) -> dict[str, bool]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found = sorted(str(file) for file in path.rglob("*.json*") if file.suffix in _SUFFIXES and file.is_file())
+            found = sorted(str(f) for f in path.rglob("*.json*") if f.suffix in (".json", ".jsonl") and f.is_file())
             if not found:
-                raise CommandError(f"{place}: no file in it ends in {' or '.join(_SUFFIXES)}")
+                raise CommandError(f"{place}: no file in it ends in .json or .jsonl")
             files = {**dict.fromkeys(found, False), **files}
         elif path.is_file():
             files[place] = True

@@ -21,9 +21,6 @@ from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import TABLE, open_input
 from drgn_unaccepted.fleet.records import bounded_lines
 
-#: A file with such a suffix is a manifest: one path a line, or one JSON object a line.
-MANIFESTS = (".txt", ".list", ".jsonl")
-
 #: In a directory, a file with such a name is a target whatever its content: a damaged dump must not go missing.
 #: Names of kdump and of Debian's kdump-tools (dump.202611221200, dump-incomplete), perhaps compressed afterwards.
 _DUMP_NAME = re.compile(
@@ -127,7 +124,7 @@ def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tu
     """Entries of manifests, or their like, each with the directory that its files are relative to."""
     for place in places:
         path = Path(place)
-        if place == "-" or (path.is_file() and path.suffix in MANIFESTS):
+        if place == "-" or (path.is_file() and path.suffix in (".txt", ".list", ".jsonl")):
             with concerning(place), open_input(place) as lines:
                 yield from _manifest(place, bounded_lines(lines), path.parent)
         elif path.is_dir():
