@@ -96,11 +96,8 @@ def test_lines_of_stderr_are_wrapped_and_paths_whole(capsys: Capsys, monkeypatch
     notes.parent.mkdir()
     notes.write_text("")
     words = f"scan -o {tmp_path}/out {notes.parent} vmcore-samples/6.12-fill/vmcore"
-    assert screen("6.12-fill", words, capsys, monkeypatch).replace("\r\x1b[K", "").splitlines() == [
-        "scan: skipped 1 file that is neither dump nor snapshot:",
-        f"    {notes}",
-        "scan: 1 of 1 target: 1 ok",
-    ]
+    text = screen("6.12-fill", words, capsys, monkeypatch)
+    assert text.startswith(f"scan: skipped 1 file that is neither dump nor snapshot:\n    {notes}\n")
 
 
 def test_why_there_is_no_efi_memory_map_is_said_by_efi_alone(

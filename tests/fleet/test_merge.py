@@ -308,6 +308,7 @@ def damaged() -> Iterator[tuple[bytes, str]]:
         **{"source": [None], "unaccepted_bytes": [True], "target": [{"path": "/x", "release": []}]},
     }
     wrong = [header(4, 4, 1), {**header(0, 4, 1), "shard": [0, 4, 1]}, {**header(0, 4, 1), "done": "1"}]
+    wrong += [{**header(0, 4, 1), "targets": float("inf")}, {**header(0, 4, 1), "shard": [float("inf"), 1]}]
     wrong += [{**scanned(7), key: value} for key, values in parts.items() for value in values]
     yield b"[]\n", "no record of scan or check"
     for document in wrong:
@@ -315,6 +316,7 @@ def damaged() -> Iterator[tuple[bytes, str]]:
     yield b'{"schema": "drgn-unaccepted/1", "command": "ranges"}\n', "no record of scan or check"
     yield b'{"schema": "drgn-unaccepted/1", "comm\n', "damaged"
     yield b"\xff\xfe\n", "damaged"
+    yield b"[" * 100_000 + b"\n", "damaged"
     yield json.dumps(scanned(7)).encode()[:-10], "cut off"
     yield b'"' + b"a" * limits.FLEET_LINE_BYTES + b'"\n', f"more than {limits.FLEET_LINE_BYTES} bytes"
 
@@ -385,9 +387,3 @@ def test_the_formats(tmp_path: Path, capsys: Capsys) -> None:
     assert main(["merge", str(tmp_path / "damaged"), "--format", "csv", "-o", str(out)]) == 3
     assert capsys.readouterr().err == f"drgn-unaccepted: no record in these files: {tmp_path}/damaged:1: damaged\n"
     assert out.read_text() == printed["csv"]
-
-
-@pytest.mark.parametrize("argv", [[], ["/nonexistent"], ["/dev/null"], ["-o", "/nonexistent/out", __file__]])
-def test_refused(argv: list[str], capsys: Capsys) -> None:
-    assert main(["merge", *argv]) == 3
-    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -18,7 +18,9 @@ import jsonschema
 import pytest
 
 from drgn_unaccepted.cli import main
+from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet import process
+from drgn_unaccepted.fleet.journal import Journal
 from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
 from drgn_unaccepted.fleet.targets import find_targets
@@ -264,6 +266,13 @@ def test_a_file_that_holds_something_else_is_left_alone(content: str, tmp_path: 
     assert (scan(tools.FILL, "-o", out), out.read_text()) == (3, content)
     said = capsys.readouterr().err
     assert "left alone" in said and len(said.splitlines()) == 1
+
+
+def test_a_file_that_another_scan_deletes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was opened before the other one deleted it without a line, and locked after."""
+    monkeypatch.setattr("fcntl.flock", lambda *_: (tmp_path / "out").unlink())
+    with pytest.raises(CommandError, match="another scan is writing it"):
+        Journal(str(tmp_path / "out"))
 
 
 def test_a_stopped_scan_leaves_no_process_and_continues_later(tmp_path: Path, capsys: Capsys) -> None:
