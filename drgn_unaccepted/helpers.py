@@ -36,12 +36,11 @@ from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.kernel.tasks import read_accepting
 from drgn_unaccepted.kernel.zones import read_zones
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model.addresses import Query, bounded
 from drgn_unaccepted.model.e820 import E820Entry
-from drgn_unaccepted.model.ranges import Range, merge
+from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range, merge
 from drgn_unaccepted.run import look
-from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Accept, EfiMap, Snapshot, Table, Wanted
+from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, STATE, Accept, EfiMap, Snapshot, Table, Wanted
 from drgn_unaccepted.target.adopt import adopt
 from drgn_unaccepted.target.errors import DAMAGED, Unavailable
 
@@ -139,9 +138,9 @@ def pfn_is_unaccepted_memory(prog: Program, pfn: int) -> bool:
     :raises ValueError: the page is not below 2^52
     :raises Unavailable: the state is not known; the reason
     """
-    if not 0 <= pfn < PHYSICAL_END >> bits.PAGE_SHIFT:
+    if not 0 <= pfn < PHYSICAL_END >> PAGE_SHIFT:
         raise ValueError(f"{pfn:#x}: not the PFN of a page below 2^52 (an address?)")
-    return range_contains_unaccepted_memory(prog, pfn << bits.PAGE_SHIFT, bits.PAGE_SIZE)
+    return range_contains_unaccepted_memory(prog, pfn << PAGE_SHIFT, PAGE_SIZE)
 
 
 @takes_program_or_default

@@ -18,8 +18,7 @@ from drgn_unaccepted.checks.rule import (
     pages,
     spans,
 )
-from drgn_unaccepted.model.bitmap import PAGE_SHIFT, PAGE_SIZE
-from drgn_unaccepted.model.ranges import Range, intersect, subtract, total
+from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range, intersect, subtract, total
 from drgn_unaccepted.words import size
 
 

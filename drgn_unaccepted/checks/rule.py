@@ -24,8 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Optional, TypeVar, Union
 
-from drgn_unaccepted.model.bitmap import PAGE_SIZE
-from drgn_unaccepted.model.ranges import Range, total
+from drgn_unaccepted.model.ranges import PAGE_SIZE, Range, total
 from drgn_unaccepted.snapshot import Zone
 from drgn_unaccepted.words import count, span, wrap
 

@@ -7,9 +7,8 @@ from drgn_unaccepted.checks.facts import Facts, merged
 from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, pages, spans
 from drgn_unaccepted.limits import PHYSICAL_END
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.model.bitmap import PAGE_SIZE
 from drgn_unaccepted.model.header import INVALID, X86_UNIT_SIZE, is_unit_size, unreserved_tail
-from drgn_unaccepted.model.ranges import intersect, outwards, subtract
+from drgn_unaccepted.model.ranges import PAGE_SIZE, intersect, outwards, subtract
 from drgn_unaccepted.words import count, size, span
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
 from itertools import islice
@@ -218,18 +219,15 @@ class _Context:
         self._geometry = table.geometry or judgement.geometry
         self._listed = None if judgement.evidence.no_lists else judgement.evidence.listed
         self._in_flight = [] if accepting is not None and not accepting.entries else snapshot.in_flight()
-
-        def lacking(part: str) -> str:
-            return snapshot.missing.get(part, "not captured")
-
+        lacking = defaultdict(lambda: "not captured", snapshot.missing)
         no_table = doubt if table.state == "absent" else f"table {table.state}: {table.reason}"
         no_efi = no_accepting = None
         if efi_map is None:
-            no_efi = lacking("efi_map")
+            no_efi = lacking["efi_map"]
         elif not efi_map.complete:
             no_efi = f"not in the {efi_map.provenance}, which is incomplete: {efi_map.note}"
         if accepting is None:
-            no_accepting = lacking("accepting")
+            no_accepting = lacking["accepting"]
         elif accepting.problems:
             no_accepting = f"accepting_list: {accepting.problems[0]}"
         elif self._in_flight is None:
@@ -242,7 +240,7 @@ class _Context:
             "unit": no_table if self._geometry is None else None,
             "kernel_predicate": no_table if table.geometry is None or table.bitmap is None else no_bits,
             "efi": no_efi,
-            "e820": lacking("e820" if tables is None else "e820.current") if current is None else None,
+            "e820": lacking["e820" if tables is None else "e820.current"] if current is None else None,
             "zone": no_zones,
             "listed": judgement.evidence.no_lists or next(damaged, None),
             "in_flight": no_accepting,

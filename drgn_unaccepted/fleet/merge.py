@@ -89,9 +89,7 @@ class Merged:
         if not total:
             first = "".join(f": {problem['where']}: {problem['reason']}" for problem in self.problems[:1])
             raise CommandError(f"no record in these files{first}")
-        worst: dict[bytes, int] = {}
-        for one in newest.values():
-            worst[one.content] = min(worst.get(one.content, one.status), one.status)
+        worst = {one.content: one.status for one in sorted(newest.values(), key=lambda one: -one.status)}
         # Of several that are as bad, those with other findings count too.
         counts = {hash((n.content, n.findings)): n.number for n in newest.values() if n.status == worst[n.content]}
         self.doubles += len(newest) - len(counts)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import PAGE_SHIFT, Range
 
 #: Where the kernel image is mapped (arch/x86/include/asm/page_64_types.h). KASLR moves the image within this mapping,
 #: and in physical memory, each by its own amount.
@@ -38,7 +38,6 @@ class Query(NamedTuple):
 
 
 _SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
-_PAGE_SHIFT = 12
 #: A number: with 0x, of 16 digits as in an oops, or with a suffix; the PFN of a page has a prefix.
 _ADDRESS = re.compile(r"(pfn:)?(?:0x([0-9a-f]+)|(0[0-9a-f]{15}|(?![0-9]{16})[0-9a-f]{16})|([0-9]+)([KMGT])|0+)", re.I)
 #: As printk() writes a struct resource or a range of an e820 or EFI memory map; the end is inclusive.
@@ -73,7 +72,7 @@ def parse_address(text: str) -> int:
     if found:
         pfn, with_0x, of_16, decimal, suffix = found.groups()
         number = int(decimal) << _SHIFTS[suffix.upper()] if decimal else int(with_0x or of_16 or "0", 16)
-        return number << _PAGE_SHIFT if pfn else number
+        return number << PAGE_SHIFT if pfn else number
     digits = text[4:] if text[:4].lower() == "pfn:" else text
     if re.fullmatch("[0-9]{1,19}", digits):
         raise ValueError(f"{text}: decimal or hexadecimal? write {int(digits):#x} or 0x{digits}")

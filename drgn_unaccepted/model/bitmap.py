@@ -13,12 +13,9 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import NamedTuple, Optional, Union, cast
 
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import PAGE_SIZE, Range
 
 Bitmap = Union[bytes, bytearray, memoryview]
-
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
 
 _U64 = (1 << 64) - 1
 

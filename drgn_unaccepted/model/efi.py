@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.field_types import U32, U64, Edge, hexadecimal
-from drgn_unaccepted.model.bitmap import PAGE_SHIFT
+from drgn_unaccepted.model.ranges import PAGE_SHIFT
 
 #: Memory types of the UEFI specification, named as in the kernel's memory_type_name[] (efi.c).
 TYPES = tuple(

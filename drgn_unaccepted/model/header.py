@@ -7,8 +7,8 @@ import struct
 from typing import NamedTuple, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.model.bitmap import PAGE_SIZE, Geometry
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.bitmap import Geometry
+from drgn_unaccepted.model.ranges import PAGE_SIZE, Range
 
 HEADER = struct.Struct("<IIQQ")  #: ``u32 version; u32 unit_size; u64 phys_base; u64 size;`` and then the bitmap.
 

@@ -14,7 +14,8 @@ from typing import NamedTuple, Optional
 
 from drgn_unaccepted.field_types import Edge, hexadecimal
 
-_PAGE_SHIFT = 12
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
 
 _BLOCK = 4096  # Chunks that are compared together.
 
@@ -64,11 +65,11 @@ def chunk_runs(pfns: array[int], chunk_pages: int) -> Iterator[tuple[int, int]]:
         for pfn in block:
             if pfn != end:
                 if end > first:
-                    yield first << _PAGE_SHIFT, end << _PAGE_SHIFT
+                    yield first << PAGE_SHIFT, end << PAGE_SHIFT
                 first = pfn
             end = pfn + chunk_pages
     if end > first:
-        yield first << _PAGE_SHIFT, end << _PAGE_SHIFT
+        yield first << PAGE_SHIFT, end << PAGE_SHIFT
 
 
 def intersect(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:

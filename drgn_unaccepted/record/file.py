@@ -182,7 +182,8 @@ def _seconds(value: dict[str, Any], name: str) -> float:
 
 def change(old: Snapshot, new: Snapshot) -> dict[str, Any]:
     """The difference between ``old`` and ``new``; empty if they are equal. SnapshotFileError: as of encode()."""
-    return _fields(old, new, Snapshot)
+    changed: dict[str, Any] = _change(old, new, hint(Snapshot))
+    return changed
 
 
 def apply(old: Snapshot, changed: Any, context: Context) -> Snapshot:
@@ -193,7 +194,6 @@ def apply(old: Snapshot, changed: Any, context: Context) -> Snapshot:
 
 
 def _change(old: Any, new: Any, expected: Hint) -> Any:
-    """``old`` and ``new`` differ."""
     small, kind, item = None, expected.kind, expected.item
     if old is None or new is None:
         pass
@@ -202,15 +202,11 @@ def _change(old: Any, new: Any, expected: Hint) -> Any:
     elif kind is bytes:
         small = _bits_change(old, new)
     elif expected.json is dict and kind is not Mapping:
-        small = _fields(old, new, kind)
+        pairs = ((name, each, getattr(old, name), getattr(new, name)) for name, each in hints(kind).items())
+        small = {name: _change(a, b, each) for name, each, a, b in pairs if a != b}
     elif item is not None and item.json is dict and len(old) == len(new):
         small = {str(n): _change(a, b, item) for n, (a, b) in enumerate(zip(old, new)) if a != b}
     return encode(new, expected) if small is None else small
-
-
-def _fields(old: Any, new: Any, kind: Any) -> dict[str, Any]:
-    pairs = ((name, expected, getattr(old, name), getattr(new, name)) for name, expected in hints(kind).items())
-    return {name: _change(a, b, expected) for name, expected, a, b in pairs if a != b}
 
 
 def _apply(old: Any, value: Any, expected: Hint, where: str, context: Context) -> Any:
