@@ -69,9 +69,8 @@ class Evidence:
         #: Why no list is known, or None, also of a kernel that has none.
         self.no_lists = self.no_zones or snapshot.missing.get("zones.listed")
         #: Why there are no lists, or None.
-        self.lists_lack = self.no_lists
-        if self.no_lists is None and any(zone.listed is None for zone in snapshot.zones or ()):
-            self.lists_lack = "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
+        no_member = "struct zone has no unaccepted_pages: kernel without CONFIG_UNACCEPTED_MEMORY"
+        self.lists_lack = self.no_lists or next((no_member for z in snapshot.zones or () if z.listed is None), None)
         # The descriptors of a complete EFI memory map, without empty ones.
         self._efi = [d for d in efi_map.descriptors if d.start < d.end] if efi_map and efi_map.complete else []
         self._memory_maps()

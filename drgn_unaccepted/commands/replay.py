@@ -10,8 +10,7 @@ from typing import Any, Callable
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.best_source import judge
-from drgn_unaccepted.answer.history import history
-from drgn_unaccepted.answer.progress import progress
+from drgn_unaccepted.answer.history import history, progress
 from drgn_unaccepted.commands import Action, Arguments, Parser, _drawing
 from drgn_unaccepted.commands.report import report, write_page
 from drgn_unaccepted.errors import CommandError, concerning

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 from drgn_unaccepted import exit_status
 from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.answer.progress import progress
+from drgn_unaccepted.answer.history import progress
 from drgn_unaccepted.commands import Action, Arguments, Parser
 from drgn_unaccepted.commands.record import add_sampling_arguments, samples
 from drgn_unaccepted.files import to_stdout

@@ -8,7 +8,6 @@ map and kernel text have PT_LOADs and need no page tables; ``struct page``, per-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Callable, Optional
 
@@ -93,16 +92,3 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Optional[Vmcoreinfo] = None) -
     mask = vmcoreinfo.number("sme_mask") or 0
     read = partial(prog.read, physical=True)
     return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
-
-
-def read_through_page_tables(prog: Program, where: Iterable[Range]) -> None:
-    """Let reads of these virtual addresses go through the kernel's page tables, by the program's physical memory."""
-    tables = kernel_page_tables(prog)
-    if tables is None:
-        return
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return tables.read(address, count)
-
-    for start, end in where:
-        prog.add_memory_segment(start, end - start, read, physical=False)

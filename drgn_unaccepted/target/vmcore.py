@@ -20,7 +20,7 @@ from drgn_unaccepted.target.elf import SPACE_END, ElfCore, read_elf_core
 from drgn_unaccepted.target.errors import DAMAGED, TargetError
 from drgn_unaccepted.target.formats import ONLY_X86_64, read_kdump, readable
 from drgn_unaccepted.target.opened import X86_64, Opened, program, refusing
-from drgn_unaccepted.target.page_tables import read_through_page_tables
+from drgn_unaccepted.target.page_tables import kernel_page_tables
 from drgn_unaccepted.target.ram_files import FileMemory, read_lime, read_raw
 from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
 
@@ -174,7 +174,9 @@ def complete(prog: drgn.Program, core: Optional[ElfCore], lacking: Sequence[Rang
         for start, end in ranges:
             if start < SPACE_END:
                 prog.add_memory_segment(start, min(end, SPACE_END) - start, fault, physical)
-    if core is None or vmcoreinfo_of(prog).number("sme_mask"):
-        mapped = [] if core is None else core.virtual()
-        read_through_page_tables(prog, rng.subtract([KERNEL_SPACE], mapped))
+    tables = kernel_page_tables(prog) if core is None or vmcoreinfo_of(prog).number("sme_mask") else None
+    if tables is not None:
+        # Where no PT_LOAD describes memory; drgn's other reads stay as they were.
+        for start, end in rng.subtract([KERNEL_SPACE], [] if core is None else core.virtual()):
+            prog.add_memory_segment(start, end - start, lambda at, size, *_, of=tables: of.read(at, size), False)
     prog.cache[_COMPLETE_KEY] = True

@@ -361,15 +361,6 @@ def test_more_runs_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pages.scanned == (Range(START * PAGE, (START + 16 * CHUNK_PAGES) * PAGE),)
 
 
-def test_states_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PAGE_STATES", 3)
-    guest = make()
-    for index in range(CHUNK_PAGES):
-        guest.set_page(START + index, refcount=index % 50, flags=index % 11)
-    found = [run.state for run in guest.read().runs for _ in range(run.end_pfn - run.start_pfn)]
-    assert found[:CHUNK_PAGES] == ["in-use" if index % 50 else "free" for index in range(CHUNK_PAGES)]
-
-
 def test_pages_of_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     guest = make()
     guest.write_physical(10, bytes(PAGE))

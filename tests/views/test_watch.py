@@ -19,7 +19,7 @@ import pytest
 
 from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import ProgressAnswer
-from drgn_unaccepted.answer.progress import progress
+from drgn_unaccepted.answer.history import progress
 from drgn_unaccepted.commands import accepting
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Sample, Snapshot, Task
 from drgn_unaccepted.views.watch import by_node, line, screen
