@@ -33,7 +33,8 @@ def judge(snapshot: Snapshot, wanted: str = "auto") -> Judgement:
             found.reason = "; ".join([*lacking, *([found.reason] if found.reason else ())]) or None
             return found
         lacking.append(f"{name}: {found}")
-    known = truth.overlay(evidence, None, truth.maps(evidence)) if wanted == "auto" else []
+    layers = [(UNACCEPTED, truth.ones(evidence)), *truth.maps(evidence)] if wanted == "auto" else []
+    known = truth.overlay(evidence, None, layers)
     return Judgement(evidence, "none", "; ".join(lacking), known, None, partial=True)
 
 

@@ -47,7 +47,7 @@ def _misplaced(evidence: Evidence, geometry: Geometry) -> Iterator[str]:
         yield f"EFI type 15 at {span(*outside[0])} is outside the bitmap"
     for bound, what in (
         (initial.unaccepted if isinstance(initial, Initial) else None, "that the EFI stub did not set"),
-        (evidence.memory if evidence.firmware_ram else None, "where no RAM is"),
+        (evidence.memory, "where no RAM is"),
         (evidence.stub_ram, "where e820_table_firmware has no RAM"),
     ):
         stray = [] if bound is None else rng.subtract(ones, bound)

@@ -94,11 +94,11 @@ class Evidence:
         self.stub_ram: Optional[list[Range]] = None
         if tables.firmware is not None and kernel is not None and kernel.kexec_booted is False:
             self.stub_ram = e820.memory(tables.firmware)
-        #: All that any map calls memory, reserved memory included; None without a whole map.
+        #: All that any map calls memory, reserved memory included; None without a map that has RAM.
         self.memory: Optional[list[Range]] = None
         efi_memory = [d for d in self._efi if d.type not in _EFI_NO_RAM]
         known = rng.merge((entry.start, entry.end) for entry in chain(entries, efi_memory))
-        if known:
+        if self.firmware_ram:
             # Hot-added memory is in no map of the firmware; a zone spans it.
             self.memory = rng.subtract(rng.merge([*known, *self._above(known)]), self._efi_memory(*_EFI_NO_RAM))
         #: Addresses that no map knows.
