@@ -200,8 +200,8 @@ class Question(Generic[A]):
     def lack(self, answer: A) -> Optional[str]:
         """Why the answer answers nothing; None where it does."""
 
-    def confirmed(self, answer: A, first: Snapshot, later: Iterator[Snapshot], args: Arguments) -> A:
-        """The answer; if it is suspect, that of the first snapshot and a later one, which a live kernel has."""
+    def confirmed(self, answer: A, first: Snapshot, more: Iterator[Snapshot], args: Arguments) -> A:
+        """The answer; if it is suspect, that of the first snapshot and one more, which a live kernel has."""
         return answer
 
     def exit_status(self, answer: A) -> int:

@@ -60,10 +60,8 @@ class Check(Question[CheckAnswer]):
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> CheckAnswer:
         return check(snapshot, judgement, args.rule)
 
-    def confirmed(
-        self, answer: CheckAnswer, first: Snapshot, later: Iterator[Snapshot], args: Arguments
-    ) -> CheckAnswer:
-        again = next(later, None) if answer["status"] != "ok" else None
+    def confirmed(self, answer: CheckAnswer, first: Snapshot, more: Iterator[Snapshot], args: Arguments) -> CheckAnswer:
+        again = next(more, None) if answer["status"] != "ok" else None
         return answer if again is None else check(again, judge(again, args.source), args.rule, first)
 
     def lack(self, answer: CheckAnswer) -> Optional[str]:

@@ -45,26 +45,20 @@ def _seconds(text: str) -> float:
     refuse(f"{text}: not a number of seconds")
 
 
-def samples(
-    take: Callable[[], Snapshot],
-    interval: float,
-    count: Optional[int],
-    stop: Stop,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Sample]:
+def samples(take: Callable[[], Snapshot], interval: float, count: Optional[int], stop: Stop) -> Iterator[Sample]:
     """A sample every ``interval`` seconds, from start to start; one that takes longer delays the next.
 
     :param count: number of samples; None: until ``stop``
     """
-    start = began = clock()
+    start = began = time.monotonic()
     for number in itertools.count() if count is None else range(count):
         if number:
-            stop.wait(start + interval - clock())
+            stop.wait(start + interval - time.monotonic())
         if stop:
             return
-        start = clock()
+        start = time.monotonic()
         snapshot = take()
-        yield Sample(number, start - began, clock() - start, snapshot)
+        yield Sample(number, start - began, time.monotonic() - start, snapshot)
 
 
 def record(take: Callable[[], Snapshot], path: str, interval: float, count: Optional[int], stop: Stop) -> int:

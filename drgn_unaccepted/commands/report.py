@@ -12,7 +12,7 @@ from typing import Optional, cast
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.accepts import accepting
-from drgn_unaccepted.answer.documents import CheckAnswer, Document, HistoryAnswer, ReportAnswer
+from drgn_unaccepted.answer.documents import Document, HistoryAnswer, ReportAnswer
 from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
@@ -51,15 +51,9 @@ def write_page(answer: PageDocument, path: str, format_: str) -> str:
     return json.dumps(written) if format_ == "json" else f"{path}: {size} bytes; checks: {status}"
 
 
-def report(
-    snapshot: Snapshot, judgement: Judgement, checks: Optional[CheckAnswer] = None, past: Optional[HistoryAnswer] = None
-) -> PageDocument:
-    """What the page shows.
-
-    :param checks: the answer of ``check``, by default made here
-    :param past: the history of a recording that ends here
-    """
-    findings = check(snapshot, judgement) if checks is None else checks
+def report(snapshot: Snapshot, judgement: Judgement, past: Optional[HistoryAnswer] = None) -> PageDocument:
+    """What the page shows, with the ``past`` of a recording that ends here."""
+    findings = check(snapshot, judgement)
     states, is_whole = _states(judgement)
     runs = (zip(edges[::2], edges[1::2]) for (state, *_), edges in states.items() if state == UNACCEPTED)
     unaccepted = merge(chain.from_iterable(runs))

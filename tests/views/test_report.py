@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Optional
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, AcceptingList, EfiMap, Snapshot, Table, Wanted
 from drgn_unaccepted.target.vmcore import open_vmcore
-from drgn_unaccepted.views.report import lookup, report_page, steps
+from drgn_unaccepted.views.report import PageDocument, lookup, report_page, steps
 from tests.asking import Capsys, Patch, answered
 from tests.views import guests
 from tests.views.guests import MIB, TIB, UNIT
@@ -51,8 +52,13 @@ DOUBTED = replace(guests.table(guests.BITMAP), reason="the bitmap is all zero, w
 ABSENT = Table("absent", "efi.unaccepted is ~0: no table was found at boot")
 
 
+def made_of(snapshot: Snapshot, checks: Any = NO_CHECKS) -> PageDocument:
+    with patch("drgn_unaccepted.commands.report.check", lambda *_: checks):
+        return report(snapshot, judge(snapshot))
+
+
 def page(snapshot: Snapshot, checks: Any = NO_CHECKS) -> str:
-    return report_page(report(snapshot, judge(snapshot), checks))
+    return report_page(made_of(snapshot, checks))
 
 
 class Parsed(html.parser.HTMLParser):
@@ -140,7 +146,7 @@ def test_no_page_tells_where_the_kernel_is() -> None:
     efi = EfiMap("boot-map", True, where, (EfiDescriptor(7, 0, 0xFFFFFFFFFFFFF000, 0xF),))
     damaged = replace(guests.lists(), panic=where, zones=zones, accepting=AcceptingList((), (where,)), torn=(where,))
     damaged = replace(damaged, efi_map=efi, table=replace(guests.NOT_CAPTURED, reason=where), missing={"pages": where})
-    made = report(damaged, judge(damaged), {"status": "critical", "findings": [fault, {**fault, "status": "skip"}]})  # type: ignore[typeddict-item]
+    made = made_of(damaged, {"status": "critical", "findings": [fault, {**fault, "status": "skip"}]})
     made["states"] = {("unknown", None, where): array("Q", (0, 1 << 52))}
     said = Parsed(report_page(made)).words + zlib.decompress(base64.b64decode(lookup(made))).decode()
     assert said.count("0x1f773018") > 8 and "0xfffffffffffff000" in said
@@ -251,7 +257,7 @@ def test_addresses_are_looked_up_as_resolve_answers(name: str) -> None:
     else:
         snapshot = made()
     judgement = judge(snapshot)
-    data = json.loads(zlib.decompress(base64.b64decode(lookup(report(snapshot, judgement, NO_CHECKS)))))
+    data = json.loads(zlib.decompress(base64.b64decode(lookup(made_of(snapshot)))))
     tracks = {track["name"]: track["entries"] for track in data["tracks"]}
     found = {name: [(one["words"], unpack(one["ranges"])) for one in entries] for name, entries in tracks.items()}
     # Each address has one state.
@@ -286,7 +292,7 @@ def test_addresses_are_looked_up_as_resolve_answers(name: str) -> None:
 def test_maps_beyond_all_memory_and_zones_that_overlap_are_cut_and_merged() -> None:
     zones = (guests.zone(0, "Normal", 0, 1 << 60), guests.zone(0, "Normal", UNIT, 2 * UNIT))
     vast = replace(guests.small(), e820=guests.e820((0, 1 << 65), (1 << 64, 1 << 65)), zones=zones)
-    data = json.loads(zlib.decompress(base64.b64decode(lookup(report(vast, judge(vast), NO_CHECKS)))))
+    data = json.loads(zlib.decompress(base64.b64decode(lookup(made_of(vast)))))
     for track in data["tracks"]:
         for entry in track["entries"]:
             ranges = unpack(entry["ranges"])
