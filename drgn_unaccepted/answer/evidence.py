@@ -259,10 +259,7 @@ class Evidence:
 
     @cached_property
     def unlisted(self) -> list[Range]:
-        """Memory with set bits that is on none of the lists, which are whole, without a known reason why not.
-
-        Memory that was reserved at boot was never listed, nor was that of a CMA area.
-        """
+        """RAM with set bits that is on no list, if these are whole; reserved memory and CMA areas never were."""
         kernel, stray = self.snapshot.kernel, self.set_bits
         if self.lists_damaged is not None or not self.listed:
             return []

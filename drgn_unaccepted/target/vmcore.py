@@ -169,7 +169,7 @@ def complete(prog: drgn.Program, core: Optional[ElfCore], lacking: Sequence[Rang
     def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise drgn.FaultError("not saved in this dump", address)
 
-    lacking_virtual = [Range(0, KERNEL_SPACE.start)] if core is None else core.lacking_virtual
+    lacking_virtual = [Range(0, KERNEL_SPACE.start), KERNEL_SPACE] if core is None else core.lacking_virtual
     for ranges, physical in ((lacking, True), (lacking_virtual, False)):
         for start, end in ranges:
             if start < SPACE_END:

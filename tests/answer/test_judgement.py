@@ -243,17 +243,6 @@ def test_reserved_memory_has_bits_and_is_on_no_list(sample: str) -> None:
 
 
 @pytest.mark.parametrize("sample", RAM)
-def test_bits_of_a_doubted_table_bound_nothing(sample: str) -> None:
-    """16 units that are accepted, by the page allocator too, have bits: such bits may be noise."""
-    snapshot = snapshot_of(sample)
-    geometry = snapshot.table.geometry
-    wrong = [unit - geometry.phys_base // UNIT for unit in sorted(set(range(2048, 2432)) - truth(sample))[:64]]
-    judgement = judge(both(*(c.bits(index, index + 1, 1) for index in wrong))(snapshot))
-    assert judgement.doubt is not None and not judgement.exact and None not in judgement.bounds
-    never_wrong(judgement, sample)
-
-
-@pytest.mark.parametrize("sample", RAM)
 def test_set_bits_that_are_too_many_to_look_at_are_not_accepted(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if a page of them is in use."""
     monkeypatch.setattr("drgn_unaccepted.limits.CHECKED_RANGES", 3)

@@ -144,13 +144,6 @@ def test_a_free_block_that_cannot_be_tells_no_unit(unit: int, order: int) -> Non
     assert not [run for run in guest.look().runs if run.state in GIVEN_STATES]
 
 
-def test_a_listed_chunk_is_told_by_its_first_page() -> None:
-    guest = make()
-    guest.set_page(START + CHUNK_PAGES, page_type=UNACCEPTED)
-    runs = guest.look().runs
-    assert runs[1] == PageRun(START + CHUNK_PAGES, START + 2 * CHUNK_PAGES, "unaccepted")
-
-
 def test_one_look_reads_one_page_of_the_memmap_for_a_unit_and_none_twice() -> None:
     guest, read = make(), []
     for pfn in range(START, END, UNIT_PAGES):

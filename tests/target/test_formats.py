@@ -134,9 +134,7 @@ def descriptors(data: bytes) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("wrong", [(1 << 63, 900), (-8, 900), (PAGE, 0xFFFFFFFF), (PAGE, PAGE + 1)])
-def test_a_page_descriptor_that_leads_nowhere_is_not_followed(
-    wrong: tuple[int, int], capsys: Capsys, tmp_path: Path
-) -> None:
+def test_a_descriptor_that_leads_nowhere(wrong: tuple[int, int], capsys: Capsys, tmp_path: Path) -> None:
     """Those of a third of the memory map: libkdumpfile would read 4 GiB for each such page, or die."""
     data, path, whole = bytearray(KDUMP.read_bytes()), tmp_path / "dump", open_vmcore(str(KDUMP)).prog
     layout, tables, places = page_layout(whole), kernel_page_tables(whole), descriptors(data)
@@ -144,7 +142,6 @@ def test_a_page_descriptor_that_leads_nowhere_is_not_followed(
     # A page of it describes 64 pages of memory.
     third = (tables.translate(layout.address(pfn)).start // PAGE for pfn in range(1 << 20, 0x138000, 3 * 64))
     lost, (offset, length) = {*third} & {*places}, wrong
-    assert len(lost) > 50
     for pfn in lost:
         struct.pack_into("<QI", data, places[pfn], offset if offset > 0 else len(data) + offset, length)
     path.write_bytes(data)

@@ -182,23 +182,6 @@ def test_a_bitmap_whose_second_page_is_not_in_the_dump(capsys: Capsys, tmp_path:
     assert units(document) == set(truth(name)["unaccepted_units"])
 
 
-def test_a_bitmap_of_zeros_under_listed_chunks_is_no_evidence(capsys: Capsys, tmp_path: Path) -> None:
-    """The header is there, and all bits read as 0: as memory that was overwritten, or a reader that pads with zeros."""
-    name = "6.12-fill"
-    sample = read_sample(name)
-    sample.write(truth(name)["table_address"] + 24, bytes(56))
-    path = elf_of(tmp_path / "dump", sample)
-    status, document, err = ask(capsys, "-c", path, "ranges")
-    assert (status, err) == (0, "")
-    assert (document["source"], document["exact"], document["table"]["state"]) == ("reconstructed", False, "present")
-    assert "on zone->unaccepted_pages have no bit set" in document["table"]["reason"]
-    assert units(document) >= set(truth(name)["unaccepted_units"])
-    # Who insists gets the bits, but not as exact ones; and check finds the contradiction.
-    _, document, _ = ask(capsys, "-c", path, "--source", "bitmap", "ranges")
-    assert (document["source"], document["exact"], units(document)) == ("bitmap", False, set())
-    assert ask(capsys, "-c", path, "check")[0] == 2
-
-
 def test_zeros_for_the_kernels_variables_are_no_answer(capsys: Capsys, tmp_path: Path) -> None:
     """Pages that are only claimed read as zeros in drgn: no zone would have unaccepted memory, no table be there.
 
