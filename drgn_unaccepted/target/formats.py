@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import struct
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Optional
@@ -58,7 +59,7 @@ _SUB_HEADER = struct.Struct("<12xi16xQQQQQQQQQ")
 _DESCRIPTOR_BYTES = 24  #: page_desc_t: u64 offset, u32 size, u32 flags, u64 page_flags.
 _INCOMPLETE = 0x8  #: DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile ran out of space.
 _LARGEST_PAGE = 64 << 10
-_STEP = 4096  #: Descriptors that are looked at together.
+_STEP = 1024  #: Descriptors that are looked at together.
 
 _BEGINNING = 64 << 10
 
@@ -171,10 +172,13 @@ def _lost(file: BinaryIO, number: int, size: int, block_size: int) -> list[Range
     """The descriptors, by number, of no page that is in the file whole. ValueError: too many runs of them."""
     lost: list[Range] = []
     for first in range(0, number, _STEP):
-        data = memoryview(file.read(min(_STEP, number - first) * _DESCRIPTOR_BYTES))
-        offsets, lengths = data.cast("Q")[::3], data.cast("I")[2::6]
-        # Those that were not written are zeros, up to the last one.
-        if offsets[-1] and max(offsets) <= size - block_size and max(lengths) <= block_size:
+        count = min(_STEP, number - first)
+        data = file.read(count * _DESCRIPTOR_BYTES)
+        offsets, lengths = array("Q", data)[::3], array("I", data)[2::6]
+        # Pages of zeros have one and the same descriptor. Those that were not written are zeros, up to the last one.
+        same = data == data[:_DESCRIPTOR_BYTES] * count
+        highest, longest = (offsets[0], lengths[0]) if same else (max(offsets), max(lengths))
+        if offsets[-1] and highest <= size - block_size and longest <= block_size:
             continue
         for at, (offset, length) in enumerate(zip(offsets, lengths), first):
             if not offset or length > block_size or offset + length > size:
