@@ -34,8 +34,7 @@ class Replay(Action):
         _drawing.add_style_arguments(parser)
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        with concerning(args.recording):
-            recording = Recording(args.recording)
+        recording = Recording(args.recording)
         to_stdout(_lines(recording, args))
         for warning in recording.warnings:
             to_stderr(f"drgn-unaccepted: warning: {args.recording}: {warning}")

@@ -21,7 +21,6 @@ import reprlib
 import time
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
@@ -101,38 +100,38 @@ class Writer:
 
 
 class Recording:
-    """A recording to read; each iteration starts at the beginning.
-
-    :raises SnapshotFileError: it is not a recording
-    :raises OSError: it cannot be read
-    """
+    """A recording to read; each iteration starts at the beginning."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.dropped: Optional[str] = None  #: Why the end of the file was dropped; set when the samples have been read.
         #: Fields that this version does not know; complete when the samples have been read.
         self.warnings: dict[str, None] = {}
-        with open_dump(path) as file, _in_line(1):
-            header = parse_json(_line(file, limits.RECORDING_HEADER_BYTES), SCHEMA)
-        Context(self.warnings).unknown("header", header.keys() - {"schema", "interval"})
 
     def __iter__(self) -> Iterator[Sample]:
-        """The samples. SnapshotFileError: a damaged line; it and all that follow cannot be read."""
-        self.dropped = None
+        """The samples.
+
+        :raises SnapshotFileError: it is not a recording, or a line is damaged; it and all that follow cannot be read
+        :raises OSError: it cannot be read
+        """
+        self.dropped, number = None, 1
         last: Optional[Snapshot] = None
         with open_dump(self.path) as file:
-            _line(file, limits.RECORDING_HEADER_BYTES)
-            for number in itertools.count():
-                with _in_line(number + 2):
+            try:
+                header = parse_json(_line(file, limits.RECORDING_HEADER_BYTES), SCHEMA)
+                Context(self.warnings).unknown("header", header.keys() - {"schema", "interval"})
+                for number in itertools.count(2):
                     line = _line(file, limits.RECORDING_LINE_BYTES)
                     if not line.endswith(b"\n"):
                         break
-                    sample = _sample(line, number, last, Context(self.warnings))
-                last = sample.snapshot
-                yield sample
+                    sample = _sample(line, number - 2, last, Context(self.warnings))
+                    last = sample.snapshot
+                    yield sample
+            except SnapshotFileError as error:
+                raise SnapshotFileError(f"line {number}: {error}") from None
         if line:
             why = "for example because the recorder was killed while it wrote"
-            self.dropped = f"line {number + 2} was dropped: it is cut short after {len(line)} bytes, {why}"
+            self.dropped = f"line {number} was dropped: it is cut short after {len(line)} bytes, {why}"
 
 
 def _packed(value: dict[str, Any]) -> bytes:
@@ -151,14 +150,6 @@ def _sample(line: bytearray, number: int, last: Optional[Snapshot], context: Con
         taken_at = decode(value.get("taken_at"), hint(str), "taken_at")
         snapshot = apply(_taken_at(last, taken_at), value.get("change"), context)
     return Sample(number, _seconds(value, "elapsed"), _seconds(value, "cost"), snapshot)
-
-
-@contextmanager
-def _in_line(number: int) -> Iterator[None]:
-    try:
-        yield
-    except SnapshotFileError as error:
-        raise SnapshotFileError(f"line {number}: {error}") from None
 
 
 def _line(file: BinaryIO, most: int) -> bytearray:
