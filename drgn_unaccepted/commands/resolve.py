@@ -354,8 +354,7 @@ class Bulk:
             reason = str(error).removeprefix(f"{word}: ")
             if not self._as_json:
                 return f"{word}{self._ending(UNKNOWN, None)}  ({reason})"
-            nothing = {"address": None, "state": UNKNOWN, "covered": None}
-            return json.dumps({**nothing, "asked": word, "reason": reason})
+            return json.dumps({"address": None, "state": UNKNOWN, "covered": None, "asked": word, "reason": reason})
         return self._line(f"{word}={address:#x}" if query.is_virtual else word, address)
 
 

@@ -24,8 +24,7 @@ class WriteSnapshot(Question[SnapshotAnswer]):
     def answer(self, snapshot: Snapshot, judgement: Judgement, args: Arguments) -> SnapshotAnswer:
         with concerning(args.output):
             write(snapshot, args.output)
-        shared = head(snapshot, judgement, "snapshot")
-        return {**shared, "file": args.output, "missing": dict(snapshot.missing)}
+        return {**head(snapshot, judgement, "snapshot"), "file": args.output, "missing": dict(snapshot.missing)}
 
     def text(self, answer: SnapshotAnswer, args: Arguments) -> Iterator[str]:
         yield f"{answer['file']}: table {answer['table']['state']}"

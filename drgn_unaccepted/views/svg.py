@@ -167,8 +167,7 @@ def _svg(parts: Iterable[str], y: float, legend: Legend, title: str) -> str:
 
 def _heading(answer: MapAnswer) -> Iterator[str]:
     of_ram, release = f" of {size(answer['totals']['ram_bytes'])} RAM", answer["target"]["release"]
-    text = f"{unaccepted(answer, of_ram)}; source: {source_name(answer)}"
-    yield _text(LEFT, LINE, text, "ink", 'font-size="15"')
+    yield _text(LEFT, LINE, f"{unaccepted(answer, of_ram)}; source: {source_name(answer)}", "ink", 'font-size="15"')
     row_bytes = answer["bytes_per_bin"] * answer["bins_per_row"]
     words = "" if release is None else f"Linux {safe(release)}; "
     words += f"a row is {size(row_bytes)}; a unit is {size(answer['unit_size'])}"
