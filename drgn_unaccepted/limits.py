@@ -26,6 +26,7 @@ VMLINUX_NOTE_BYTES = 1 << 20  #: Bytes of a vmlinux's notes; a distribution's ha
 UNPACKED_BYTES = 16 << 40  #: Bytes of a compressed dump when unpacked; room on the disk ends it before.
 KDUMP_BITMAP_BYTES = 1 << 29  #: Bytes of a bitmap of a kdump-compressed file: 16 TiB.
 KDUMP_DESCRIPTORS = 1 << 24  #: Page descriptors of such a file that are checked: 64 GiB, about a second.
+KDUMP_SEGMENTS = 1 << 18  #: Segments of the flattened form: 4 GiB as QEMU writes it.
 KDUMP_HOLES = 1 << 16  #: Places in such a file with page descriptors that lead nowhere.
 XZ_MEMORY_BYTES = 1 << 30  #: Bytes of memory for unpacking .xz. ``xz -9`` needs 65 MiB.
 SEARCH_PIECE_BYTES = 16 << 20  #: Bytes read at once when an ELF dump is searched.

@@ -10,9 +10,11 @@ kdump_sub_header, two bitmaps, page_desc[], pages; makedumpfile's IMPLEMENTATION
 from __future__ import annotations
 
 import io
+import os
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Optional
 
@@ -21,7 +23,9 @@ from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.target.elf import Piece
 from drgn_unaccepted.target.errors import TargetError, Unavailable
+from drgn_unaccepted.target.ram_files import FileMemory
 from drgn_unaccepted.target.unpack import unpack, unpacks
 from drgn_unaccepted.words import safe
 
@@ -50,7 +54,7 @@ _KNOWN = (
 _X86_64, _ARM64, _ET_CORE = 62, 183, 4
 ONLY_X86_64 = "unaccepted memory is known of x86-64 alone"
 
-_SIGNATURE = b"KDUMP   "
+_SIGNATURE, _FLATTENED = b"KDUMP   ", b"makedumpfile\0"
 #: header_version, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr of struct disk_dump_header.
 _HEADER = struct.Struct("<8xI412xIiiII")
 #: split, offset_vmcoreinfo, size_vmcoreinfo, offset_note, size_note, offset_eraseinfo, size_eraseinfo, start_pfn_64,
@@ -119,25 +123,32 @@ def _why_not_elf(beginning: bytes) -> Optional[str]:
 
 
 def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
-    """What a kdump-compressed file lacks, and the memory that must not be read of it; nothing of any other file, also
-    the flattened form.
+    """What a kdump-compressed file lacks, and the memory that must not be read of it; nothing of any other file.
 
     :param path: its name for the user
     :raises TargetError: it is cut short within its headers or page descriptors
-    :raises ValueError: these are damaged
+    :raises ValueError: these are damaged; FaultError: those of the flattened form
     """
     with open_dump(place) as file:
-        if file.read(len(_SIGNATURE)) != _SIGNATURE:
-            return None, ()
-        size = file.seek(0, io.SEEK_END)
+        beginning, size = file.read(len(_FLATTENED)), file.seek(0, io.SEEK_END)
+        pieces = [Piece(place, 0, 0, size)] if beginning.startswith(_SIGNATURE) else []
+        if beginning == _FLATTENED:
+            pieces = [*islice(_segments(file, place, size), limits.KDUMP_SEGMENTS + 1)]
+    if len(pieces) > limits.KDUMP_SEGMENTS:
+        return f"of more than {limits.KDUMP_SEGMENTS} segments, not checked: makedumpfile -R reassembles it", ()
+    if not any(piece.address == 0 for piece in pieces):
+        return None, ()
+    size = max(piece.address + piece.size for piece in pieces)
+    with FileMemory(pieces) as memory:
 
         def at(offset: int, length: int) -> bytes:
             if offset + length > size:
                 flaw = f"cut short: its headers name {offset + length:#x} bytes, the file has {size:#x}"
                 raise TargetError(f"{path}: {flaw}: copy it anew, or give the kernel log beside it with --log")
-            file.seek(offset)
-            return file.read(min(length, limits.KDUMP_BITMAP_BYTES))
+            return memory.read(offset, min(length, limits.KDUMP_BITMAP_BYTES))
 
+        if at(0, len(_SIGNATURE)) != _SIGNATURE:
+            return None, ()
         version, status, page, blocks, bitmap_blocks, pages = _HEADER.unpack(at(0, _HEADER.size))
         if not 512 <= page <= _LARGEST_PAGE or blocks < 0:
             raise ValueError(f"blocks of {page} bytes, {blocks} of them in the second header")
@@ -151,8 +162,7 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
         there = range(8 * len(bitmap))[slice(first, last) if split else slice(None)]
         number, descriptors = bits.count(bitmap, there.start, there.stop), (1 + blocks + bitmap_blocks) * page
         at(descriptors + number * _DESCRIPTOR_BYTES, 0)
-        file.seek(descriptors)
-        lost = _lost(file, min(number, limits.KDUMP_DESCRIPTORS), size, page)
+        lost = _lost(memory, descriptors, min(number, limits.KDUMP_DESCRIPTORS), size, page)
     flaws = []
     if split:
         how = "join the parts with makedumpfile --reassemble"
@@ -168,12 +178,24 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
     return "; ".join(flaws) or None, _pages(lost, bitmap, there, page)
 
 
-def _lost(file: BinaryIO, number: int, size: int, block_size: int) -> list[Range]:
+def _segments(file: BinaryIO, place: str, size: int) -> Iterator[Piece]:
+    """Those of the flattened form (``makedumpfile -F``, QEMU): offset and size, big-endian, before the bytes."""
+    at = 4096
+    while at + 16 <= size:
+        offset, length = struct.unpack(">qq", os.pread(file.fileno(), 16, at))
+        at += 16
+        if offset < 0 or not 0 < length <= size - at:
+            return
+        yield Piece(place, at, offset, length)
+        at += length
+
+
+def _lost(memory: FileMemory, descriptors: int, number: int, size: int, block_size: int) -> list[Range]:
     """The descriptors, by number, of no page that is in the file whole. ValueError: too many runs of them."""
     lost: list[Range] = []
     for first in range(0, number, _STEP):
         count = min(_STEP, number - first)
-        data = file.read(count * _DESCRIPTOR_BYTES)
+        data = memory.read(descriptors + first * _DESCRIPTOR_BYTES, count * _DESCRIPTOR_BYTES)
         offsets, lengths = array("Q", data)[::3], array("I", data)[2::6]
         # Pages of zeros have one and the same descriptor. Those that were not written are zeros, up to the last one.
         same = data == data[:_DESCRIPTOR_BYTES] * count

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import drgn
@@ -133,8 +134,18 @@ def descriptors(data: bytes) -> dict[int, int]:
     return {pfn: at + 24 * number for number, pfn in enumerate(pfns)}
 
 
+def flattened(data: bytes) -> bytes:
+    """As makedumpfile -F writes it, and QEMU: struct makedumpfile_header, and segments each with its own header."""
+    parts = ((at, data[at : at + 16384]) for at in range(0, len(data), 16384))
+    body = b"".join(struct.pack(">qq", at, len(part)) + part for at, part in parts)
+    return struct.pack(">16sqq4064x", b"makedumpfile", 1, 1) + body + struct.pack(">qq", -1, -1)
+
+
+@pytest.mark.parametrize("form", (bytes, flattened))
 @pytest.mark.parametrize("wrong", [(1 << 63, 900), (-8, 900), (PAGE, 0xFFFFFFFF), (PAGE, PAGE + 1)])
-def test_a_descriptor_that_leads_nowhere(wrong: tuple[int, int], capsys: Capsys, tmp_path: Path) -> None:
+def test_a_descriptor_that_leads_nowhere(
+    wrong: tuple[int, int], form: Callable[[bytes], bytes], capsys: Capsys, tmp_path: Path
+) -> None:
     """Those of a third of the memory map: libkdumpfile would read 4 GiB for each such page, or die."""
     data, path, whole = bytearray(KDUMP.read_bytes()), tmp_path / "dump", open_vmcore(str(KDUMP)).prog
     layout, tables, places = page_layout(whole), kernel_page_tables(whole), descriptors(data)
@@ -144,7 +155,7 @@ def test_a_descriptor_that_leads_nowhere(wrong: tuple[int, int], capsys: Capsys,
     lost, (offset, length) = {*third} & {*places}, wrong
     for pfn in lost:
         struct.pack_into("<QI", data, places[pfn], offset if offset > 0 else len(data) + offset, length)
-    path.write_bytes(data)
+    path.write_bytes(form(data))
     adopted = drgn.Program()
     adopted.set_core_dump(path)
     for prog in open_vmcore(str(path)).prog, adopt(adopted).prog:
