@@ -26,9 +26,10 @@ class Record(Action):
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
         take = sampler(open_target())
-        with concerning(args.output), stopped_by_signals() as stop:
-            number = record(take, args.output, args.interval, args.count, stop)
-        to_stdout((f"{args.output}: {number} samples",))
+        with concerning(args.output), stopped_by_signals() as stop, Writer(args.output, args.interval) as writer:
+            for sample in samples(take, args.interval, args.count, stop):
+                writer.add(sample.snapshot, sample.elapsed, sample.cost)
+        to_stdout((f"{args.output}: {writer.samples} samples",))
         return exit_status.ANSWERED
 
 
@@ -59,14 +60,6 @@ def samples(take: Callable[[], Snapshot], interval: float, count: Optional[int],
         start = time.monotonic()
         snapshot = take()
         yield Sample(number, start - began, time.monotonic() - start, snapshot)
-
-
-def record(take: Callable[[], Snapshot], path: str, interval: float, count: Optional[int], stop: Stop) -> int:
-    """Write a recording; returns the number of its samples. Raises what :class:`Writer` raises."""
-    with Writer(path, interval) as writer:
-        for sample in samples(take, interval, count, stop):
-            writer.add(sample.snapshot, sample.elapsed, sample.cost)
-        return writer.samples
 
 
 COMMAND = Record()

@@ -205,9 +205,9 @@ def test_what_is_printed_of_what_was_kept(tmp_path: Path, capsys: Capsys, monkey
 
 RECORD = """
 import signal, sys
+from argparse import Namespace
 from dataclasses import replace
-from drgn_unaccepted.commands.record import record
-from drgn_unaccepted.signals import stopped_by_signals
+from drgn_unaccepted.commands import record
 from tests.samples_over_time import series
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     signal.signal(getattr(signal, name), signal.SIG_IGN if name == sys.argv[3] else signal.SIG_DFL)
@@ -218,8 +218,8 @@ def take():
     number += 1
     print(number, flush=True)
     return replace(taken[number % 20], torn=("x" * (37 * number % 5000),))
-with stopped_by_signals() as stop:
-    print("samples", record(take, sys.argv[1], float(sys.argv[2]), None, stop), flush=True)
+record.sampler = lambda opened: take
+record.COMMAND.run(Namespace(output=sys.argv[1], interval=float(sys.argv[2]), count=None), lambda: None)
 """
 
 
@@ -251,7 +251,7 @@ def test_a_signal_ends_the_recording_after_a_whole_sample(number: signal.Signals
         assert process.stdout is not None and process.stdout.readline() == "1\n"
         wait_for(lambda: path.read_bytes().count(b"\n") == 2, path.read_bytes)
         process.send_signal(number)
-        assert (process.stdout.read(), process.wait(120)) == ("samples 1\n", 0)
+        assert (process.stdout.read(), process.wait(120)) == (f"{path}: 1 samples\n", 0)
     recording = Recording(str(path))
     assert len(list(recording)) == 1 and recording.dropped is None
 
@@ -264,7 +264,7 @@ def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals, tmp_path
         process.send_signal(number)
         assert all(process.stdout.readline().strip().isdecimal() for _ in range(20))
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.read().splitlines()[-1].startswith("samples ") and process.wait(120) == 0
+        assert process.stdout.read().splitlines()[-1].endswith(" samples") and process.wait(120) == 0
 
 
 def test_a_signal_within_the_wait_s_own_steps_ends_it() -> None:
