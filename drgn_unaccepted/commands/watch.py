@@ -19,7 +19,6 @@ from drgn_unaccepted.commands.record import add_sampling_arguments, samples
 from drgn_unaccepted.files import to_stdout
 from drgn_unaccepted.kernel.capture import sampler
 from drgn_unaccepted.signals import Stop, stopped_by_signals
-from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views.watch import line, screen
 
 _REDRAW = 1000  #: Milliseconds after which the screen is drawn again, for a window that has a new size.
@@ -30,30 +29,25 @@ class Watch(Action):
         add_sampling_arguments(parser)
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
+        """Show samples until ``q``, a signal or ``--count``: on the screen if there is one, else in lines."""
+
+        def on_screen(window: Any) -> Optional[ProgressAnswer]:
+            shown = _Screen(window, stop)
+            for answer in progress(samples(take, args.interval, args.count, shown), "watch", args.source):
+                shown.answer = answer
+            return shown.answer
+
         take = sampler(open_target())
         with stopped_by_signals() as stop:
-            watch(take, args, stop)
+            if args.format == "text" and _has_screen():
+                locale.setlocale(locale.LC_ALL, "")
+                # wrapper() restores the terminal, whatever ends the function.
+                last = curses.wrapper(on_screen)
+                to_stdout(() if last is None else (line(last),))
+            else:
+                for answer in progress(samples(take, args.interval, args.count, stop), "watch", args.source):
+                    to_stdout((json.dumps(answer) if args.format == "json" else line(answer),))
         return exit_status.ANSWERED
-
-
-def watch(take: Callable[[], Snapshot], args: Arguments, stop: Stop) -> None:
-    """Take samples and show them until ``q``, a signal or ``--count``: on the screen if there is one, else in lines."""
-
-    def on_screen(window: Any) -> Optional[ProgressAnswer]:
-        shown = _Screen(window, stop)
-        for answer in progress(samples(take, args.interval, args.count, shown), "watch", args.source):
-            shown.answer = answer
-        return shown.answer
-
-    if args.format == "text" and _has_screen():
-        locale.setlocale(locale.LC_ALL, "")
-        # wrapper() restores the terminal, whatever ends the function.
-        last = curses.wrapper(on_screen)
-        if last is not None:
-            to_stdout((line(last),))
-        return
-    for answer in progress(samples(take, args.interval, args.count, stop), "watch", args.source):
-        to_stdout((json.dumps(answer) if args.format == "json" else line(answer),))
 
 
 def _has_screen() -> bool:

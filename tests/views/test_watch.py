@@ -206,8 +206,7 @@ import sys
 print("begins", flush=True)
 sys.stdin.readline()
 from argparse import Namespace
-from drgn_unaccepted.commands.watch import watch
-from drgn_unaccepted.signals import stopped_by_signals
+from drgn_unaccepted.commands import watch
 from tests.views.test_watch import guest
 taken = 0
 def take():
@@ -217,8 +216,9 @@ def take():
         raise RuntimeError("the guest went away")
     return guest()
 count = None if sys.argv[3] == "-" else int(sys.argv[3])
-with stopped_by_signals() as stop:
-    watch(take, Namespace(interval=float(sys.argv[2]), count=count, source="auto", format="text"), stop)
+watch.sampler = lambda opened: take
+arguments = Namespace(interval=float(sys.argv[2]), count=count, source="auto", format="text")
+watch.COMMAND.run(arguments, lambda: None)
 print("after", taken)
 """
 
