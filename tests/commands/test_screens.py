@@ -100,9 +100,7 @@ def test_lines_of_stderr_are_wrapped_and_paths_whole(capsys: Capsys, monkeypatch
     assert text.startswith(f"scan: skipped 1 file that is neither dump nor snapshot:\n    {notes}\n")
 
 
-def test_why_there_is_no_efi_memory_map_is_said_by_efi_alone(
-    capsys: Capsys, monkeypatch: Patch, tmp_path: Path
-) -> None:
+def test_why_there_is_no_efi_map_is_said_by_efi_alone(capsys: Capsys, monkeypatch: Patch, tmp_path: Path) -> None:
     why = "boot-map: not here; kernel-log: no lines (efi=debug); runtime-map: is the boot map"
     path = tmp_path / "snapshot"
     screen(KDUMPS[0], f"snapshot -o {path}", capsys, monkeypatch)

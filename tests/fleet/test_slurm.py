@@ -74,9 +74,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def submit(state: Path, *argv: object) -> str:
     """The number of the job. It gets all that this small node has."""
-    done = tools.run(
-        [tools.tool("sbatch", "slurm-client"), "--parsable", "--export=ALL", "--mem=64M", *argv], cwd=state
-    )
+    sbatch = (tools.tool("sbatch", "slurm-client"), "--parsable", "--export=ALL", "--mem=64M")
+    done = tools.run([*sbatch, *argv], cwd=state)
     assert done.returncode == 0, done.stderr + (state / "slurmctld.log").read_text()
     return done.stdout.strip().partition(";")[0]
 
@@ -112,9 +111,8 @@ def test_an_archive_in_shards(cluster: Path, tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in shards] == [f"shard-{n}-of-3.jsonl" for n in (1, 2, 3)], tasks
     assert [tools.json_lines(path)[0]["shard"] for path in shards] == [[0, 3], [1, 3], [2, 3]]
     found = [record["target"]["path"] for path in shards for record in tools.json_lines(path)[1:]]
-    assert sorted(found) == sorted(
-        str(path) for pattern in ("*/vmcore", "*.vmcore", "planted.json") for path in archive.glob(pattern)
-    )
+    dumps = (path for pattern in ("*/vmcore", "*.vmcore", "planted.json") for path in archive.glob(pattern))
+    assert sorted(found) == sorted(map(str, dumps))
     assert log.startswith(f"CRITICAL {tools.PLANTED}: 1 of 5 targets that could tell: {archive}/planted.json"), log
     summary = json.loads((results / "summary.json").read_text())
     assert summary["incomplete"] == [] and summary["problem_count"] == 0 and summary["doubles"] == 0

@@ -321,9 +321,7 @@ class Clock(Stop):
         (0.5, 0.0, [0, 0.5, 1, 1.5], [-0.5, -0.5, -0.5]),
     ],
 )
-def test_samples_are_taken_from_start_to_start(
-    cost: float, interval: float, starts: list[float], waits: list[float], monkeypatch: Patch
-) -> None:
+def test_samples_from_start_to_start(cost: float, interval: float, starts: Any, waits: Any, monkeypatch: Patch) -> None:
     clock = Clock(cost)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     got = list(samples(clock.take, interval, 4, clock))

@@ -144,15 +144,14 @@ def test_page_lists_say_what_they_do_not_know() -> None:
 def test_range_zooms_to_single_units() -> None:
     lines = drawn(guests.small(), window=(BASE, BASE + 128 * MIB))
     # Eight bytes with 0 to 7 bits set, of 8 units each; the lowest bit comes first.
-    assert row(lines, "0x100000000") == "".join(f"{byte:08b}"[::-1] for byte in guests.STAIRS[:8]).translate(UNITS)
+    stairs = "".join(f"{byte:08b}"[::-1] for byte in guests.STAIRS[:8]).translate(UNITS)
+    assert row(lines, "0x100000000") == stairs
     assert "scale   1 character is 2 MiB, 1 unit of 2 MiB, 1 row is 128 MiB" in lines
     assert "shown   56 MiB unaccepted in 28 units, RAM 128 MiB" in lines
     assert "guest   456 MiB unaccepted in all" in lines
     # What was asked for is drawn, no more: from the second unit on, and a row is no longer than it.
     lines = drawn(guests.small(), window=(BASE + 3 * MIB, BASE + 20 * MIB))
-    assert row(lines, "0x100200000") == "".join(f"{byte:08b}"[::-1] for byte in guests.STAIRS[:2])[1:10].translate(
-        UNITS
-    )
+    assert row(lines, "0x100200000") == stairs[1:10]
 
 
 def test_a_large_guest_is_binned_to_the_width() -> None:

@@ -141,8 +141,7 @@ def test_time_to_go(rate: float, left: Optional[float], unaccepted: int, words: 
 
 def at(elapsed: float, bitmap: Optional[bytes], nr_unaccepted: int) -> Sample:
     """A running guest: its EFI memory map is not mapped, and its lists change while they are read."""
-    snapshot = clean()
-    snapshot = replace(snapshot, target=replace(snapshot.target, kind="live"), efi_map=None, missing={"efi_map": "no"})
+    snapshot = replace(live(clean()), efi_map=None, missing={"efi_map": "no"})
     table = replace(snapshot.table, bitmap=bitmap)
     if bitmap is None:
         table = replace(table, state="not-captured", reason="no")
