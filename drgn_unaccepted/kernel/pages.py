@@ -263,9 +263,6 @@ class _Scan:
         """Judge the structures of one chunk, or of a part of one, from PFN ``start`` on."""
         size = self._layout.size
         end = start + len(data) // size
-        if data in (bytes(len(data)), b"\xff" * len(data)):
-            _append(self._runs, PageRun(start, end, "uninitialised"))
-            return
         columns, orders = self._columns(data)
         is_whole = end - start == self._chunk_pages == 1 << min(orders[0], 64)
         if is_whole and columns[2][0] & self._states.mask == self._states.buddy:

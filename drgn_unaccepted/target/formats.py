@@ -163,19 +163,15 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
         number, descriptors = bits.count(bitmap, there.start, there.stop), (1 + blocks + bitmap_blocks) * page
         at(descriptors + number * _DESCRIPTOR_BYTES, 0)
         lost = _lost(memory, descriptors, min(number, limits.KDUMP_DESCRIPTORS), size, page)
-    flaws = []
-    if split:
-        how = "join the parts with makedumpfile --reassemble"
-        flaws.append(f"a part of a split dump, pages {first:#x} to {last:#x}: {how}")
-    elif status & _INCOMPLETE:
-        written = number - rng.total(lost)
-        flaws.append(f"incomplete, makedumpfile ran out of space after {written} of {number} pages")
-    elif lost:
-        what = f"{rng.total(lost)} of {number} page descriptors lead to no page in it"
-        flaws.append(f"cut short or damaged: {what} (copy it anew, or give the kernel log with --log)")
-    if number > limits.KDUMP_DESCRIPTORS:
-        flaws.append(f"the first {limits.KDUMP_DESCRIPTORS} of {number} page descriptors were checked")
-    return "; ".join(flaws) or None, _pages(lost, bitmap, there, page)
+    missing, is_cut = rng.total(lost), bool(status & _INCOMPLETE)
+    flaws = {
+        f"a part of a split dump, pages {first:#x} to {last:#x}: join the parts with makedumpfile --reassemble": split,
+        f"incomplete, makedumpfile ran out of space after {number - missing} of {number} pages": is_cut and not split,
+        f"cut short or damaged: {missing} of {number} page descriptors lead to no page in it (copy it anew, or give "
+        "the kernel log with --log)": missing and not (is_cut or split),
+        f"{limits.KDUMP_DESCRIPTORS} of {number} page descriptors were checked": number > limits.KDUMP_DESCRIPTORS,
+    }
+    return "; ".join(flaw for flaw, holds in flaws.items() if holds) or None, _pages(lost, bitmap, there, page)
 
 
 def _segments(file: BinaryIO, place: str, size: int) -> Iterator[Piece]:
