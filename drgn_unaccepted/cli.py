@@ -57,6 +57,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         command, args = commands.parse(parser(words), words, **_TARGET_DEFAULTS)
         target = _CommandLine(args)
+        if args.command in commands.OF_FILES:
+            allowed = ("debug", "symbols") if args.command == "scan" else ("debug",)
+            target.refuse(
+                f"{args.command} reads files of its own: it takes no {{}}", *(_TARGET_DEFAULTS.keys() - allowed)
+            )
         return run(command, args, target.open, target.samples)
     except (errors.CommandError, errors.TargetError) as error:
         to_stderr(f"drgn-unaccepted: {errors.one_line(error)}")
@@ -124,22 +129,22 @@ class _CommandLine:
 
     def open(self) -> Any:
         why = f"{self._args.command} reads a kernel or a dump anew each time: it takes no {{}}"
-        self._refuse(why, "snapshot", "table", "log", "sos")
+        self.refuse(why, "snapshot", "table", "log", "sos")
         return self._open()
 
     def samples(self, wanted: Wanted) -> Iterator[Snapshot]:
         args, how = self._args, ("table", "symbols", "vmcoreinfo", "debug_info")
         if args.snapshot is not None:
-            self._refuse("--snapshot was read from its target already: {} is for the command snapshot", *how, "log")
+            self.refuse("--snapshot was read from its target already: {} is for the command snapshot", *how, "log")
             with errors.concerning(args.snapshot):
                 return iter((read(args.snapshot, lambda text: _warn(f"{args.snapshot}: {text}")),))
         if args.sos is not None:
-            self._refuse("--sos is a target that is text: {} is for a kernel or a dump", *how, "log")
+            self.refuse("--sos is a target that is text: {} is for a kernel or a dump", *how, "log")
             return iter((sos_snapshot(args.sos),))
         logs: Sequence[Any] = ()
         if args.log is not None:
             if not (args.core or args.kernel or args.qemu or args.raw):
-                self._refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", *how)
+                self.refuse("--log alone is a target that is text: {} is for a kernel or a dump beside it", *how)
                 return iter((log_snapshot(args.log, _warn),))
             logs = read_logs(args.log, every=True)
         # drgn is optional: a snapshot file needs none.
@@ -177,7 +182,7 @@ class _CommandLine:
             _warn(warning)
         return opened
 
-    def _refuse(self, why: str, *names: str) -> None:
+    def refuse(self, why: str, *names: str) -> None:
         for name in names:
             if getattr(self._args, name) != _TARGET_DEFAULTS[name]:
                 raise errors.CommandError(why.format("-s" if name == "symbols" else f"--{name.replace('_', '-')}"))
