@@ -109,8 +109,10 @@ def examine(place: str, path: str) -> tuple[Optional[ElfCore], Optional[str], Se
             return (None, *read_kdump(place, path))
     except OSError as error:
         raise TargetError(one_line(error, path)) from None
-    except (ValueError, drgn.FaultError) as error:
-        raise TargetError(f"{path}: damaged headers: {one_line(error)}") from None
+    except ValueError as error:
+        raise TargetError(f"{path}: damaged headers: {error}") from None
+    except drgn.FaultError as error:
+        raise TargetError(f"{path}: flattened dump, damaged: no segment of it has byte {error.address:#x}") from None
     flaw = f"cut short: its headers name {core.needed_size:#x} bytes, the file has {core.size:#x}"
     return core, flaw if core.needed_size > core.size else None, core.lacking
 
