@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The keys that all answers share: the target, the table, the source and the totals; and what is known, in pieces."""
+"""What answers share: the target, the table, the source and the totals; what is known, in pieces; accepts in flight."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import SCHEMA, Document, TableDocument, TargetDocument, document
+from drgn_unaccepted.answer import documents as doc
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.truth import NO_RAM, UNKNOWN, Piece
 from drgn_unaccepted.limits import PHYSICAL_END
-from drgn_unaccepted.snapshot import Snapshot
+from drgn_unaccepted.snapshot import Accept, Snapshot
+from drgn_unaccepted.words import count, safe, span
 
 
-def head(snapshot: Snapshot, judgement: Judgement, command: str) -> Document:
+def head(snapshot: Snapshot, judgement: Judgement, command: str) -> doc.Document:
     """The beginning of an answer; the command adds its own keys."""
     target, table, geometry = snapshot.target, snapshot.table, judgement.geometry
     least, most = judgement.bounds
     from_file = {} if target.snapshot_path is None else {"kind": "snapshot", "path": target.snapshot_path}
     return {
-        "schema": SCHEMA,
+        "schema": doc.SCHEMA,
         "command": command,
-        "target": document(TargetDocument, target, **from_file),
-        "table": document(TableDocument, table, reason=judgement.doubt or table.reason),
+        "target": doc.document(doc.TargetDocument, target, **from_file),
+        "table": doc.document(doc.TableDocument, table, reason=judgement.doubt or table.reason),
         "source": judgement.name,
         "exact": judgement.exact,
         "source_reason": judgement.reason,
@@ -37,14 +38,14 @@ def head(snapshot: Snapshot, judgement: Judgement, command: str) -> Document:
     }
 
 
-def source_name(answer: Document) -> str:
+def source_name(answer: doc.Document) -> str:
     """The source of an answer, and whether it is exact."""
     if answer["source"] == "none":
         return "none"
     return f"{answer['source']}, {'exact' if answer['exact'] else 'not exact'}"
 
 
-def table_reason(table: TableDocument) -> Optional[str]:
+def table_reason(table: doc.TableDocument) -> Optional[str]:
     """Why the table says nothing, or is not believed, in one short line; ``table.reason`` has it in full, or None."""
     state, reason = table["state"], table["reason"]
     if reason is None:
@@ -69,7 +70,7 @@ def table_reason(table: TableDocument) -> Optional[str]:
     return "the table is not in this dump: kdump omits ACPI memory"
 
 
-def shortened(answer: Document, text: str) -> str:
+def shortened(answer: doc.Document, text: str) -> str:
     """``text`` with the short reason of the table in place of the full one."""
     full, short = answer["table"]["reason"], table_reason(answer["table"])
     if full is None or short is None:
@@ -78,7 +79,7 @@ def shortened(answer: Document, text: str) -> str:
     return text.replace(long, short.removeprefix("the table ")) if long in text else text.replace(full, short)
 
 
-def reasons(answer: Document) -> list[str]:
+def reasons(answer: doc.Document) -> list[str]:
     """Why no better source was used: the table and the EFI memory map in a short line each, the others as they are."""
     table, said = answer["table"], answer["source_reason"]
     if said is None:
@@ -111,3 +112,47 @@ def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
         if last is not None:
             yield last
         last = piece
+
+
+def accept_document(entry: Accept, base: Optional[tuple[int, int]]) -> doc.AcceptDocument:
+    units = (entry.start_unit, entry.end_unit)
+    start, end = (None, None) if base is None else (base[0] + unit * base[1] for unit in units)
+    task = None if entry.task is None else doc.document(doc.TaskDocument, entry.task)
+    return doc.document(doc.AcceptDocument, entry, start=start, end=end, entry=entry.address, task=task)
+
+
+def where(entry: doc.AcceptDocument) -> str:
+    """The memory of an accept: its addresses where they are known, and its units by number."""
+    first, end = entry["start_unit"], entry["end_unit"]
+    units = f"{count(end - first, 'unit')} from unit {first}" if first < end else f"no unit, {first} to {end}"
+    if entry["start"] is None or entry["end"] is None or first >= end:
+        return units
+    return f"{span(entry['start'], entry['end'])} ({units})"
+
+
+def who(entry: doc.AcceptDocument) -> str:
+    """The task of an accept, as the kernel's log names tasks."""
+    task = entry["task"]
+    if task is None:
+        return "on no task's stack"
+    return f"{safe(task['comm'])} (pid {task['pid']}), CPU {'unknown' if task['cpu'] is None else task['cpu']}"
+
+
+def died_in(snapshot: Snapshot) -> list[doc.AcceptDocument]:
+    """The accepts in flight when the kernel panicked because it could not accept memory."""
+    if snapshot.accepting is None or "accept memory" not in (snapshot.panic or ""):
+        return []
+    base, _ = snapshot.unit_base()
+    return [accept_document(entry, base) for entry in snapshot.accepting.entries]
+
+
+def accepting(snapshot: Snapshot, judgement: Judgement) -> doc.AcceptingAnswer:
+    """Each entry of accepting_list with its range and the task on whose stack it lies."""
+    captured, (base, provenance) = snapshot.accepting, snapshot.unit_base()
+    return {
+        **head(snapshot, judgement, "accepting"),
+        "missing": snapshot.missing.get("accepting"),
+        "phys_base_from": None if captured is None else provenance,
+        "problems": [] if captured is None else list(captured.problems),
+        "accepting": None if captured is None else [accept_document(entry, base) for entry in captured.entries],
+    }

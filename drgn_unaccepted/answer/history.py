@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
-from drgn_unaccepted.answer.accepts import accepting
 from drgn_unaccepted.answer.allocator import amounts
 from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice, ProgressAnswer, ZoneProgress, document
-from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.head import accepting, head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layers, memory_of, set_bits
 from drgn_unaccepted.errors import SnapshotFileError

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional
 
-from drgn_unaccepted.answer.accepts import accepting, where, who
 from drgn_unaccepted.answer.documents import AcceptingAnswer
+from drgn_unaccepted.answer.head import accepting, where, who
 from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.words import count, safe, wrap
 

@@ -11,9 +11,8 @@ from itertools import chain
 from typing import Optional, cast
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.answer.accepts import accepting
 from drgn_unaccepted.answer.documents import Document, HistoryAnswer, ReportAnswer
-from drgn_unaccepted.answer.head import head
+from drgn_unaccepted.answer.head import accepting, head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
 from drgn_unaccepted.answer.truth import UNACCEPTED

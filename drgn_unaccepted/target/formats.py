@@ -62,7 +62,6 @@ _HEADER = struct.Struct("<8xI412xIiiII")
 _SUB_HEADER = struct.Struct("<12xi16xQQQQQQQQQ")
 _DESCRIPTOR_BYTES = 24  #: page_desc_t: u64 offset, u32 size, u32 flags, u64 page_flags.
 _INCOMPLETE = 0x8  #: DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile ran out of space.
-_LARGEST_PAGE = 64 << 10
 _STEP = 1024  #: Descriptors that are looked at together.
 
 _BEGINNING = 64 << 10
@@ -150,7 +149,7 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
         if at(0, len(_SIGNATURE)) != _SIGNATURE:
             return None, ()
         version, status, page, blocks, bitmap_blocks, pages = _HEADER.unpack(at(0, _HEADER.size))
-        if not 512 <= page <= _LARGEST_PAGE or blocks < 0:
+        if not 512 <= page <= 64 << 10 or blocks < 0:
             raise ValueError(f"blocks of {page} bytes, {blocks} of them in the second header")
         split, *places, first, last, pages_64 = _SUB_HEADER.unpack(at(page, _SUB_HEADER.size))
         for offset, length in zip(places[::2], places[1::2]):
