@@ -340,14 +340,10 @@ class Snapshot:
 
         Without the table, it is what the stub makes of the EFI memory map.
         """
-        geometry = self.table.geometry
-        if geometry is not None:
-            return (geometry.phys_base, geometry.unit_size), "table"
-        if self.efi_map is not None and self.efi_map.complete:
-            geometry = allocate_unaccepted_bitmap(self.efi_map.descriptors, X86_UNIT_SIZE)
-            if geometry is not None:
-                return (geometry.phys_base, geometry.unit_size), "EFI memory map"
-        return None, None
+        geometry, origin = self.table.geometry, "table"
+        if geometry is None and self.efi_map is not None and self.efi_map.complete:
+            geometry, origin = allocate_unaccepted_bitmap(self.efi_map.descriptors, X86_UNIT_SIZE), "EFI memory map"
+        return (None, None) if geometry is None else ((geometry.phys_base, geometry.unit_size), origin)
 
     def in_flight(self, more: int = 0) -> Optional[list[Range]]:
         """The units of ``accepting_list``, of each entry so many ``more``; None where it or :meth:`unit_base` is."""

@@ -24,10 +24,7 @@ SCHEMA = "drgn-unaccepted-snapshot/1"
 
 
 def dump(snapshot: Snapshot) -> str:
-    """The snapshot as JSON text.
-
-    :raises SnapshotFileError: it could not be read again: too large, or values that no kernel has
-    """
+    """The snapshot as JSON. SnapshotFileError: it could not be read again: too large, or values that no kernel has."""
     try:
         text = json.dumps({"schema": SCHEMA, "snapshot": encode(snapshot, hint(Snapshot))})
         load(text)

@@ -36,10 +36,7 @@ def run_checks(
     if unknown:
         raise ValueError(f"no such rule: {', '.join(unknown)}")
 
-    @cache
-    def finding_of(name: str) -> Optional[Finding]:
-        return _run(RULES[name], facts)
-
+    finding_of = cache(lambda name: _run(RULES[name], facts))
     facts = Facts(snapshot, finding_of, judgement)
     wanted = [finding_of(rule.name) for rule in rules() if only is None or rule.name in only]
     findings = tuple(finding for finding in wanted if finding is not None)

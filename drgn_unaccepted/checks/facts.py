@@ -68,9 +68,8 @@ class Facts:
         fields = (table.version, table.unit_size, table.phys_base, table.bitmap_bytes)
         self.header = None if None in fields else Header(*map(given, fields))
         self.judged = judge_header(self.header, table.address or 0) if self.header else ("", None)
-        self.geometry: Optional[Geometry] = None  #: The range that the bitmap covers, if the header is valid.
-        if self.header is not None and self.judged[0] == PRESENT and table.state in ("present", "not-captured"):
-            self.geometry = self.header.geometry
+        #: The range that the bitmap covers, if the header is valid.
+        self.geometry = table.geometry if self.judged[0] == PRESENT and table.state != "absent" else None
         #: Whether there is a bitmap of the length that the header says. It may have been saved earlier.
         self.has_bits = self.geometry is not None and len(table.bitmap or b"") == self.geometry.bitmap_bytes
         if judgement is None:
@@ -87,8 +86,9 @@ class Facts:
         self.zones = snapshot.zones or ()
         self.listed_chunks = sum(len(zone.listed.pfns) for zone in self.zones if zone.listed)
         self.accepts = accepting.entries if accepting else ()
-        #: The memory whose struct pages were read, and why that is not all.
+        #: The memory whose struct pages were read, and why that is not all; pages that were shown as zeros.
         self.scanned = merged(pages.scanned) if pages else []
+        self.masked = chunk_ranges(1, pages.masked_pfns) if pages else []
         self.limited = f" ({pages.limited})" if pages and pages.limited else ""
 
     def lacking(self, *needs: str) -> list[str]:

@@ -4,21 +4,8 @@
 from __future__ import annotations
 
 from drgn_unaccepted.checks.facts import Facts, merged
-from drgn_unaccepted.checks.rule import (
-    BOOTING,
-    CRITICAL,
-    INFO,
-    WARNING,
-    Fault,
-    Outcome,
-    Pass,
-    Rule,
-    Skip,
-    given,
-    pages,
-    spans,
-)
-from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range, intersect, subtract, total
+from drgn_unaccepted.checks.rule import BOOTING, CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, pages, spans
+from drgn_unaccepted.model.ranges import PAGE_SIZE, Range, intersect, subtract, total
 from drgn_unaccepted.words import size
 
 
@@ -95,10 +82,8 @@ def masked_pages_in_use(facts: Facts) -> Outcome:
     Fix: Do not trust zeros at these addresses: the capture lacks the structures that lie there. A whole-RAM dump has
     them.
     """
-    pfns = given(facts.snapshot.pages).masked_pfns
-    masked = merged((pfn << PAGE_SHIFT, (pfn + 1) << PAGE_SHIFT) for pfn in pfns)
     # A guard page within a listed chunk, or one that `memmap=` took away, has no user; its zeros hide nothing.
-    used = intersect(facts.evidence.pages("reserved"), masked if facts.used_ram is None else facts.used_ram)
-    masked = intersect(masked, merged([*facts.evidence.pages("in-use"), *used]))
+    used = intersect(facts.evidence.pages("reserved"), facts.masked if facts.used_ram is None else facts.used_ram)
+    masked = intersect(facts.masked, merged([*facts.evidence.pages("in-use"), *used]))
     message = f"{pages(masked)} in use before unaccepted memory shown as zeros: {spans(masked)}"
     return Fault(message, masked) if masked else Pass("no page in use is shown as zeros because of a guard")

@@ -190,10 +190,7 @@ def rule_names() -> list[str]:
 
 
 def explain(name: str) -> str:
-    """What the rule ``name`` says, why, and what to do when it fails; paragraphs of text.
-
-    :raises ValueError: there is none of this name
-    """
+    """What a rule says, why, and what to do when it fails, in paragraphs. ValueError: there is none of this name."""
     if name not in RULES:
         raise ValueError(f"no such rule: {name}")
     rule = RULES[name]

@@ -10,7 +10,7 @@ import drgn
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.model.e820 import ACPI
-from drgn_unaccepted.model.ranges import Range, find, merge
+from drgn_unaccepted.model.ranges import Range, merge, subtract
 from drgn_unaccepted.target.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ class AcpiMemory(NamedTuple):
 
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address; Unavailable: not all ACPI memory, or not in the direct map."""
-        holder = find(self.ranges, address)
-        if holder is None or address + size > holder.end:
+        if subtract([Range(address, address + size)], self.ranges):
             raise Unavailable(f"{address:#x}-{address + size:#x} is not ACPI memory by the e820 table")
         return self.reader.read(self.page_offset + address, size)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from itertools import count, islice
 from typing import Any, Callable, Optional, TypeVar
 
@@ -183,7 +184,7 @@ def translate(prog: drgn.Program, addresses: Iterable[int]) -> tuple[Translation
 
 
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
-    readers = [("physical", table_reader.physical_reader(opened.prog))]
+    readers: list[tuple[str, table_reader.Reader]] = [("physical", partial(table_reader.read_physical, opened.prog))]
     if opened.kernel_reader is not None:
         readers.append(("bpf", acpi_reader(opened.prog, opened.kernel_reader)))
     return readers

@@ -150,10 +150,9 @@ def _calls(prog: Program, caller: str, callee: str) -> Optional[bool]:
     pages = range(-(function.address % PAGE_SIZE), len(code), PAGE_SIZE)
     if not 0 < len(code) <= limits.FUNCTION_BYTES or not all(any(code[max(0, at) : at + PAGE_SIZE]) for at in pages):
         return None
-    for at in (match.end() for match in re.finditer(rb"\xe8(?=.{4})", code, re.DOTALL)):
-        if function.address + at + 4 + int.from_bytes(code[at : at + 4], "little", signed=True) == target:
-            return True
-    return False
+    found = re.finditer(rb"\xe8(?=(.{4}))", code, re.DOTALL)
+    distances = (match.end() + 4 + int.from_bytes(match[1], "little", signed=True) for match in found)
+    return target - function.address in distances
 
 
 def _command_line(prog: Program) -> Optional[str]:

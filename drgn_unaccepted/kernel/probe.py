@@ -89,13 +89,12 @@ def possible_cpus(prog: Program) -> dict[int, int]:
     :raises Unavailable: a mask without CPUs
     """
     try:
-        offsets = prog["__per_cpu_offset"].address_
+        offsets = prog["__per_cpu_offset"].address_of_().value_()
     except LookupError:
         return {0: 0}
     numbers = cpus_in(prog, "__cpu_possible_mask")
     if not numbers:
         raise Unavailable("__cpu_possible_mask is empty")
-    assert offsets is not None
     data = memoryview(prog.read(offsets, 8 * (numbers[-1] + 1))).cast("Q")
     return {number: data[number] for number in numbers}
 

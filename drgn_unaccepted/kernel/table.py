@@ -147,14 +147,11 @@ def _feature(prog: drgn.Program) -> Optional[str]:
     return "accept_memory()" if has_symbol(prog, "accept_memory") else None
 
 
-def physical_reader(prog: drgn.Program) -> Reader:
-    def read(address: int, size: int) -> bytes:
-        try:
-            return bytes(prog.read(address, size, physical=True))
-        except (drgn.FaultError, OSError) as error:
-            raise Unavailable(f"{address:#x}-{address + size:#x} is not in this target ({one_line(error)})") from None
-
-    return read
+def read_physical(prog: drgn.Program, address: int, size: int) -> bytes:
+    try:
+        return bytes(prog.read(address, size, physical=True))
+    except (drgn.FaultError, OSError) as error:
+        raise Unavailable(f"{address:#x}-{address + size:#x} is not in this target ({one_line(error)})") from None
 
 
 def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ...]]:
@@ -191,12 +188,11 @@ def _decode(address: int, readers: list[tuple[str, Reader]]) -> Table:
     for name, reader in readers:
         try:
             header = decode_header(reader(address, HEADER.size))
+            state, reason = judge_header(header, address)
+            if state == "not-captured":
+                raise Unavailable(reason)
         except Unavailable as error:
             lacking.append(f"{name}: {error}")
-            continue
-        state, reason = judge_header(header, address)
-        if state == "not-captured":
-            lacking.append(f"{name}: {reason}")
             continue
         fields = {"address": address, "read_through": name, **header._asdict()}
         if state != "present":

@@ -66,8 +66,7 @@ class TaskReader:
 
         :raises Unavailable: a list is damaged, not in the target, or longer than the limit
         """
-        init = self._prog["init_task"].address_
-        assert init is not None
+        init = self._prog["init_task"].address_of_().value_()
         leader = self.read(init)
         seen = {init}
         yield leader
@@ -125,11 +124,10 @@ def read_accepting(prog: Program) -> AcceptingList:
     :raises Unavailable: the kernel has no such list
     """
     try:
-        head = prog["accepting_list"].address_
+        head = prog["accepting_list"].address_of_().value_()
     except LookupError:
         reason = "no accepting_list: this kernel does not have unaccepted memory, or is 6.5.0 to 6.5.8"
         raise Unavailable(reason) from None
-    assert head is not None
     if struct.unpack("<QQ", prog.read(head, 16)) == (head, head):
         # The usual case. The structure is one of the last in BTF, which is read up to what is asked for.
         return AcceptingList((), ())

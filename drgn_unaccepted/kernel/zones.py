@@ -165,7 +165,7 @@ class _ZoneReader:
         with suppress(AttributeError):
             locked = bool(copy.lock.lock.owner.value_())  # CONFIG_PREEMPT_RT: struct rt_mutex_base
         if self._build.unaccepted_memory:
-            head = zone.unaccepted_pages.address_ or 0
+            head = zone.unaccepted_pages.address_of_().value_()
             # One more than the zone has room for is enough to see that there are too many.
             most = copy.spanned_pages.value_() // self._build.chunk_pages + 1
             # Accepting takes chunks off the list's head and can lead a walk away.
@@ -195,10 +195,9 @@ class _ZoneReader:
             pages += area.nr_free.value_() << order
             if self._isolate is None:
                 continue
-            head = zone.free_area[order].free_list[self._isolate].address_
+            head = zone.free_area[order].free_list[self._isolate].address_of_().value_()
             if area.free_list[self._isolate].next.value_() == head:
                 continue
-            assert head is not None
             listed = self._walk(head, int(area.nr_free))
             pages -= len(listed.pfns) << order
             if listed.problems:
