@@ -3,6 +3,7 @@
 
 A name can lead to a device: a read of the memory device can kill a confidential guest, ``/dev/zero`` has no end, and a
 file renamed over ``/dev/null`` breaks the machine. It can lead to a pipe without a writer, whose open(2) never returns.
+Where a function takes a ``directory``, that is the descriptor which its ``path`` is relative to.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ def open_dump(path: str) -> BufferedReader:
 def read_trusted(path: str, most: int, directory: Optional[int] = None, root_too: bool = False) -> bytes:
     """A file that only this user (or root) can have written, through no link; at most ``most`` bytes and one more.
 
-    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: it cannot be opened, or somebody else can have written it; ``filename`` is set
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -112,11 +112,7 @@ def is_mine(status: os.stat_result, root_too: bool = False) -> bool:
 
 
 def check_replaceable(path: str, directory: Optional[int] = None) -> None:
-    """Refuse to replace anything but a regular file.
-
-    :param directory: the descriptor that ``path`` is relative to
-    :raises OSError: ``path`` exists and is something else
-    """
+    """Refuse to replace anything but a regular file. OSError: ``path`` exists and is something else."""
     with suppress(FileNotFoundError):
         mode = os.stat(path, dir_fd=directory).st_mode
         if stat.S_ISDIR(mode):
@@ -145,7 +141,6 @@ def replacing(path: str, mode: Optional[int] = 0o600, directory: Optional[int] =
     Without a mode it gets that of the umask. A failure leaves the old file and nothing else; a process that is killed
     can leave the temporary file, ``.NAME.`` and eight more characters. A link is replaced, and what it names stays.
 
-    :param directory: the descriptor that ``path`` is relative to
     :raises OSError: it cannot be written, or :func:`check_replaceable` refuses ``path``; ``filename`` is ``path``
     """
     place, name = os.path.split(path)

@@ -35,7 +35,7 @@ def run_command(shown: str, prog: drgn.Program, words: list[str]) -> None:
 
     asked = [word for word in words if word != "--drgn"]
     try:
-        command, args = commands.parse(_parser(shown, asked), asked)
+        command, args = commands.parse(parser(shown, asked), asked)
         if asked != words:
             print(_code(args.command, [query.start for query in getattr(args, "queries", ())]))
         else:
@@ -46,10 +46,10 @@ def run_command(shown: str, prog: drgn.Program, words: list[str]) -> None:
         raise CommandError(errors.one_line(error)) from None
 
 
-def _parser(shown: str, words: list[str]) -> Any:
-    parser = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
-    commands.add_commands(parser, [], words)
-    return parser
+def parser(shown: str, words: list[str]) -> commands.Parser:
+    made = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
+    commands.add_commands(made, [], words)
+    return made
 
 
 #: What :func:`_code` assigns, by command.
@@ -73,8 +73,3 @@ def _code(command: str, addresses: list[int]) -> str:
     found = ((name, modules.get(name, "")) for name in re.findall(r"(\w+)\(", text))
     imports = [f"from drgn_unaccepted{module} import {name}\n" for name, module in found if module is not None]
     return f"{''.join(imports)}\n{command} = {text}"
-
-
-def completions(shown: str, before: list[str]) -> list[str]:
-    """The words that can follow the words ``before``."""
-    return commands.completions(_parser(shown, before), before)

@@ -33,15 +33,13 @@ from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.efi import UNACCEPTED
 from drgn_unaccepted.model.header import HEADER, X86_UNIT_SIZE
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range
 from drgn_unaccepted.model.stub import allocate_unaccepted_bitmap
 from drgn_unaccepted.snapshot import (
     ALL_MEMORY,
     ALL_PARTS,
     GIVEN_STATES,
     NOT_ASKED,
-    PAGE_SHIFT,
-    PAGE_SIZE,
     KernelBuild,
     Pages,
     Snapshot,
@@ -148,10 +146,8 @@ def capture(opened: Opened, wanted: Wanted, saved: Optional[table_reader.SavedTa
         after = reading.part("counters", lambda: read_counters(prog))
         reading.found["counters"] = counters
         if counters is not None and after is not None and counters.unaccepted_pages != after.unaccepted_pages:
-            torn.append(
-                f"counters: NR_UNACCEPTED went from {counters.unaccepted_pages} to {after.unaccepted_pages} pages "
-                "while the lists and the bitmap were read"
-            )
+            change = f"from {counters.unaccepted_pages} to {after.unaccepted_pages} pages"
+            torn.append(f"counters: NR_UNACCEPTED went {change} while the lists and the bitmap were read")
     vmcoreinfo = vmcoreinfo_of(prog)
     crashed = vmcoreinfo.entries.get("CRASHTIME") or ""  # crash_save_vmcoreinfo() adds it in a crash
     is_time = crashed.isdecimal() and len(crashed) < 12

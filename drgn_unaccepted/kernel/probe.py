@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Callable, NamedTuple, Optional, TypeVar
 
-from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
+from drgn import FaultError, Object, ObjectAbsentError, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.target.errors import Unavailable
@@ -114,11 +114,10 @@ def per_cpu_word(prog: Program, name: str, cpu_offset: int) -> int:
 
 
 def _address(prog: Program, name: str) -> int:
-    with suppress(LookupError):
-        address = prog[name].address_
-        if address is not None:
-            return int(address)
-    return int(prog.symbol(name).address)
+    try:
+        return int(prog[name].address_of_().value_())
+    except (LookupError, ObjectAbsentError):
+        return int(prog.symbol(name).address)
 
 
 class Entries(NamedTuple):

@@ -163,22 +163,19 @@ def unmapped_pages(prog: drgn.Program, table: Table) -> Optional[tuple[Range, ..
     if table.state != "present" or table.read_through != "physical":
         return None
     assert table.address is not None and table.bitmap_bytes is not None
-    try:
-        base = index(prog["page_offset_base"].value_())
-    except DAMAGED:
-        return None
     tables = kernel_page_tables(prog)
     if tables is None:
         return None
-    first = table.address // PAGE_SIZE * PAGE_SIZE
-    unmapped = []
-    for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
-        try:
-            tables.translate(base + page & U64_MAX)
-        except NotMapped:
-            unmapped.append(Range(page, page + PAGE_SIZE))
-        except drgn.FaultError:
-            return None
+    first, unmapped = table.address // PAGE_SIZE * PAGE_SIZE, []
+    try:
+        base = index(prog["page_offset_base"].value_())
+        for page in range(first, table.address + HEADER.size + table.bitmap_bytes, PAGE_SIZE):
+            try:
+                tables.translate(base + page & U64_MAX)
+            except NotMapped:
+                unmapped.append(Range(page, page + PAGE_SIZE))
+    except DAMAGED:
+        return None
     return tuple(merge(unmapped))
 
 

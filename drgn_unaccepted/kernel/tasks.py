@@ -164,10 +164,7 @@ def _walk(prog: Program, head: int) -> tuple[list[tuple[int, int, int]], list[st
 
 
 def _stacks(prog: Program) -> Iterator[tuple[int, int, Task]]:
-    """The stack of each CPU's current task (idle tasks among them), each CPU's interrupt stack, then all stacks.
-
-    :return: start, end (exclusive) and task of each
-    """
+    """Start, end (exclusive) and task of each CPU's current (or idle) and interrupt stack, then of all stacks."""
     # THREAD_SIZE: the linker script reserves as much for the first stack. The symbols have other names before v6.10.
     try:
         size = prog.symbol("__end_init_stack").address - prog.symbol("__start_init_stack").address

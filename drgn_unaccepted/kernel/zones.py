@@ -129,9 +129,8 @@ class _PerCpuDiffs:
                 diff += (self._prog.read_u8(address + cpu_offset & U64_MAX) ^ 0x80) - 0x80
             except FaultError:
                 lost.append(number)
-        if not lost:
-            return diff, None
-        return diff, f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})"
+        problem = f"per-CPU counters of {len(lost)} CPUs are not in this target (first CPU {lost[0]})" if lost else None
+        return diff, problem
 
 
 class _ZoneReader:
