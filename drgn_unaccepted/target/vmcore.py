@@ -112,7 +112,9 @@ def examine(place: str, path: str) -> tuple[Optional[ElfCore], Optional[str], Se
     except ValueError as error:
         raise TargetError(f"{path}: damaged headers: {error}") from None
     except drgn.FaultError as error:
-        raise TargetError(f"{path}: flattened dump, damaged: no segment of it has byte {error.address:#x}") from None
+        raise TargetError(
+            f"{path}: flattened dump, cut short or damaged: no segment of it has byte {error.address:#x}"
+        ) from None
     flaw = f"cut short: its headers name {core.needed_size:#x} bytes, the file has {core.size:#x}"
     return core, flaw if core.needed_size > core.size else None, core.lacking
 

@@ -58,7 +58,7 @@ def screen(sample: str, words: str, capsys: Capsys, patch: Patch) -> str:
     target: tuple[str, ...] = ("-c", f"vmcore-samples/{sample}/vmcore")
     if sample == PANIC:
         target = ("--snapshot", f"tests/commands/golden/{sample}.json")
-    elif words.startswith("--snapshot"):
+    elif words.startswith(("--snapshot", "scan")):
         target = ()
     with suppress(SystemExit):
         main([*target, *words.split()])
