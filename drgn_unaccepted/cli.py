@@ -18,8 +18,7 @@ from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.commands import Arguments
 from drgn_unaccepted.files import open_input, to_stderr
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
-from drgn_unaccepted.log.sos import sos_snapshot
-from drgn_unaccepted.log.target import log_snapshot, read_logs
+from drgn_unaccepted.log.target import log_snapshot, read_logs, sos_snapshot
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted
@@ -161,9 +160,9 @@ class _CommandLine:
         # With drgn. Each way of opening a target loads only what it needs itself.
         types: tuple[Any, str] = (), args.debug_info
         if args.symbols:
-            from drgn_unaccepted.target.symbol_files import read_symbol_files
+            from drgn_unaccepted.target.symbol_files import read_symbol_file
 
-            types = read_symbol_files(args.symbols, args.debug_info), args.debug_info
+            types = [read_symbol_file(path, args.debug_info) for path in args.symbols], args.debug_info
         if source is not None:
             from drgn_unaccepted.target.vmcore import open_vmcore
 

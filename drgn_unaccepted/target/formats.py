@@ -64,8 +64,6 @@ _DESCRIPTOR_BYTES = 24  #: page_desc_t: u64 offset, u32 size, u32 flags, u64 pag
 _INCOMPLETE = 0x8  #: DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile ran out of space.
 _STEP = 1024  #: Descriptors that are looked at together.
 
-_BEGINNING = 64 << 10
-
 
 def readable(path: str) -> tuple[str, Optional[BinaryIO]]:
     """Where to read the dump that ``path`` names: there, or in the open file that it was unpacked into.
@@ -79,7 +77,7 @@ def readable(path: str) -> tuple[str, Optional[BinaryIO]]:
         what = f"give the dump in it: -c {safe(str(Path(path, inside[0])))}" if inside else "without a vmcore"
         raise TargetError(f"{path}: a directory, {what}")
     with open_dump(path) as file:
-        beginning = file.read(_BEGINNING)
+        beginning = file.read(64 << 10)
         program = unpacks(beginning)
         if program is not None:
             try:
@@ -165,9 +163,9 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
     missing, is_cut = rng.total(lost), bool(status & _INCOMPLETE)
     flaws = {
         f"a part of a split dump, pages {first:#x} to {last:#x}: join the parts with makedumpfile --reassemble": split,
-        f"incomplete, makedumpfile ran out of space after {number - missing} of {number} pages": is_cut and not split,
+        f"incomplete, makedumpfile ran out of space after {number - missing} of {number} pages": is_cut,
         f"cut short or damaged: {missing} of {number} page descriptors lead to no page in it (copy it anew, or give "
-        "the kernel log with --log)": missing and not (is_cut or split),
+        "the kernel log with --log)": missing and not is_cut,
         f"{limits.KDUMP_DESCRIPTORS} of {number} page descriptors were checked": number > limits.KDUMP_DESCRIPTORS,
     }
     return "; ".join(flaw for flaw, holds in flaws.items() if holds) or None, _pages(lost, bitmap, there, page)
@@ -210,7 +208,9 @@ def _pages(lost: Sequence[Range], bitmap: bytes, pages: range, page_size: int) -
     """The memory of the pages with these descriptors; of neighbours, with what is between them and has none."""
     found: list[Range] = []
     before, last = 0, None
-    for low, high in bits.runs(bitmap, pages.start, pages.stop) if lost else ():
+    for low, high in bits.runs(bitmap, pages.start, pages.stop):
+        if not lost or before >= lost[-1].end:
+            break
         for start, end in rng.clip(lost, before, before + high - low):
             first = found.pop().start if start == last else (low + start - before) * page_size
             found.append(Range(first, (low + end - before) * page_size))

@@ -15,15 +15,13 @@ from drgn import FaultError, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
-from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range
 from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 
-_PAGE_SHIFT = 12
-_PAGE_SIZE = 1 << _PAGE_SHIFT
 _LEVEL_BITS = 9  #: Bits of an address that one level translates.
 _PRESENT = 1 << 0
 _LARGE = 1 << 7  #: PS: the entry maps memory itself, 2 MiB or 1 GiB of it.
-_ADDRESS = (1 << 52) - _PAGE_SIZE  #: Bits 12 to 51: a physical address.
+_ADDRESS = (1 << 52) - PAGE_SIZE  #: Bits 12 to 51: a physical address.
 
 
 class NotMapped(FaultError):  # type: ignore[misc]
@@ -40,11 +38,11 @@ class PageTables:
     def __init__(self, read: Callable[[int, int], bytes], root: int, levels: int = 4, encryption_mask: int = 0) -> None:
         self._read = read
         self.levels = levels
-        self.root = root
-        self._top = _PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
+        self.root = root & _ADDRESS
+        self._top = PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
         self._address = _ADDRESS & ~encryption_mask
         kept = lru_cache(limits.PAGE_TABLES_KEPT)
-        self._table = kept(lambda address: memoryview(read(address, _PAGE_SIZE)).cast("Q"))
+        self._table = kept(lambda address: memoryview(read(address, PAGE_SIZE)).cast("Q"))
 
     def translate(self, virtual: int) -> Range:
         """Physical memory from ``virtual`` to the end of its page (4 KiB, 2 MiB or 1 GiB).
@@ -52,7 +50,7 @@ class PageTables:
         :raises FaultError: not mapped (:class:`NotMapped`), or a table is not in the target
         """
         table = self.root
-        for shift in range(self._top, _PAGE_SHIFT - 1, -_LEVEL_BITS):
+        for shift in range(self._top, PAGE_SHIFT - 1, -_LEVEL_BITS):
             try:
                 entry = int(self._table(table)[virtual >> shift & 511])
             except FaultError:
@@ -61,7 +59,7 @@ class PageTables:
                 if not any(self._table(table)):
                     raise FaultError(f"page table at {table:#x} reads as zeros", virtual)
                 raise NotMapped("not mapped by the page tables", virtual)
-            if shift == _PAGE_SHIFT or (entry & _LARGE and shift <= 30):
+            if shift == PAGE_SHIFT or (entry & _LARGE and shift <= 30):
                 size = 1 << shift
                 start = entry & self._address & -size
                 return Range(start + (virtual & size - 1), start + size)
@@ -91,4 +89,4 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Optional[Vmcoreinfo] = None) -
     levels = 5 if vmcoreinfo.number("pgtable_l5_enabled") else 4
     mask = vmcoreinfo.number("sme_mask") or 0
     read = partial(prog.read, physical=True)
-    return PageTables(read, root - START_KERNEL_MAP + phys_base & _ADDRESS, levels, mask)
+    return PageTables(read, root - START_KERNEL_MAP + phys_base, levels, mask)

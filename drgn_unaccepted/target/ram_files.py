@@ -7,6 +7,7 @@ import io
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Optional
 
 from drgn import Architecture, Platform, Program, __version__
@@ -92,23 +93,17 @@ def _lime(path: str) -> list[Piece]:
     return pieces
 
 
-class FileMemory:
-    """Physical memory that lies in files."""
+class FileMemory(ExitStack):
+    """Physical memory that lies in files, which are closed at the end of a with statement."""
 
     def __init__(self, pieces: Iterable[Piece], prog: Optional[Program] = None) -> None:
+        super().__init__()
         #: A program that reads this memory; by default one of no kernel.
         self.prog = Program(Platform(Architecture.X86_64)) if prog is None else prog
         self._pieces = [piece for piece in pieces if piece.size > 0]
-        self._files = {path: io.FileIO(path) for path in {piece.path for piece in self._pieces}}
+        self._files = {path: self.enter_context(io.FileIO(path)) for path in {piece.path for piece in self._pieces}}
         for piece in self._pieces:
             self._add(piece, piece.address, physical=True)
-
-    def __enter__(self) -> FileMemory:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
 
     def _add(self, piece: Piece, address: int, physical: bool = False) -> None:
         file = self._files[piece.path]

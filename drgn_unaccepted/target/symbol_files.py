@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO, Optional
 
 from elftools.common.exceptions import ELFError
@@ -31,17 +31,12 @@ _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
 _SETUP = struct.Struct("<497xB16x4s66xII")
 
 
-def read_symbol_files(paths: Sequence[str], wanted: str) -> tuple[SymbolFile, ...]:
-    """The files: vmlinux, its debug file, or files with BTF alone, which are a stripped vmlinux, a kernel image, a copy
-    of ``/sys/kernel/btf/vmlinux``.
+def read_symbol_file(path: str, wanted: str) -> SymbolFile:
+    """vmlinux, its debug file, or BTF alone: a stripped vmlinux, a kernel image, a copy of ``/sys/kernel/btf/vmlinux``.
 
     :param wanted: ``auto``, ``dwarf`` or ``btf``
-    :raises TargetError: one cannot be read, or is damaged
+    :raises TargetError: it cannot be read, or is damaged
     """
-    return tuple(_symbol_file(path, wanted) for path in paths)
-
-
-def _symbol_file(path: str, wanted: str) -> SymbolFile:
     try:
         with open_dump(path) as file:
             if file.read(2) == _BTF_MAGIC:

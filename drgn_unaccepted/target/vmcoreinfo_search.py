@@ -28,6 +28,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import concerning, one_line
 from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
+from drgn_unaccepted.model.ranges import PAGE_SIZE
 from drgn_unaccepted.target.elf import PT_LOAD, ElfCore, build_id, parse_notes
 from drgn_unaccepted.target.errors import TargetError, Unavailable
 from drgn_unaccepted.target.kallsyms import Kallsyms, find_kallsyms
@@ -35,14 +36,12 @@ from drgn_unaccepted.target.page_tables import PageTables, kernel_page_tables
 from drgn_unaccepted.target.ram_files import FileMemory
 from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
-_PAGE_SIZE = 4096
 _TEXT = re.compile(rb"(?:[ -~]+\n)+")
 _UTS_LENGTH = 65  #: Two members of __NEW_UTS_LEN + 1 bytes precede ``utsname.release``.
 #: What tells one kernel from another.
 _IDENTITY = ("OSRELEASE", "SYMBOL(init_uts_ns)", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)", "KERNELOFFSET")
 
 _STATE = struct.Struct("<I412xQQ")  #: version, cr[3] and cr[4] of ``struct QEMUCPUState``.
-_CR3_ADDRESS = (1 << 52) - 4096
 #: PTI_USER_PGTABLE_BIT: under page table isolation the user's page tables follow right after the kernel's.
 _PTI_USER_TABLES = 1 << 12
 _CR4_LA57 = 1 << 12
@@ -66,7 +65,7 @@ def cpu_page_tables(core: ElfCore, memory: FileMemory) -> Iterator[tuple[int, Pa
     None in a dump by another program.
     """
     notes = (_STATE.unpack_from(n.data) for n in core.notes() if n.name == b"QEMU" and len(n.data) >= _STATE.size)
-    known = ((cr3 & _CR3_ADDRESS, 5 if cr4 & _CR4_LA57 else 4) for version, cr3, cr4 in notes if version == 1)
+    known = ((cr3, 5 if cr4 & _CR4_LA57 else 4) for version, cr3, cr4 in notes if version == 1)
     for number, (root, levels) in enumerate(islice(known, limits.GLOBAL_ARRAY_LENGTH)):
         yield number, PageTables(memory.read, root, levels)
         if root & _PTI_USER_TABLES:
@@ -154,15 +153,15 @@ def _kernel_at(memory: FileMemory, address: int) -> Optional[tuple[Vmcoreinfo, i
 
     None if the text does not begin a page, is not built like VMCOREINFO, or its kernel is not in the memory.
     """
-    if address % _PAGE_SIZE:
+    if address % PAGE_SIZE:
         return None
     try:
         # Behind a copy in a page that was used before, no zero need follow.
-        text = _TEXT.match(memory.read(address, _PAGE_SIZE))
+        text = _TEXT.match(memory.read(address, PAGE_SIZE))
         found = parse_vmcoreinfo(text[0] if text else b"")
         virtual, phys_base = found.symbol("init_uts_ns"), found.number("phys_base")
         tables = kernel_page_tables(memory.prog, found)
-        whole = found.entries.get("PAGESIZE") == str(_PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
+        whole = found.entries.get("PAGESIZE") == str(PAGE_SIZE) and all(key in found.entries for key in _IDENTITY)
         if not whole or virtual is None or phys_base is None or tables is None:
             return None
         physical = virtual - START_KERNEL_MAP + phys_base
