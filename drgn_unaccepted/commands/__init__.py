@@ -212,10 +212,7 @@ class Question(Generic[A]):
         raise NotImplementedError
 
     def output(self, answer: A, args: Arguments) -> Iterable[str]:
-        """The lines for standard output. A command that writes a file does it here, before its first line.
-
-        :raises CommandError: a file cannot be written
-        """
+        """The lines for standard output; a file that it writes is written before them. CommandError: it cannot be."""
         if args.format == "json":
             return (json.dumps(answer),)
         return self.text(answer, args) if self.answers_in_part or self.lack(answer) is None else ()
@@ -231,11 +228,7 @@ class Action:
         """Declare the options of this command alone."""
 
     def run(self, args: Arguments, open_target: Callable[[], Any]) -> int:
-        """Do it, and return the exit status.
-
-        :param open_target: opens the target of the command line (:class:`target.opened.Opened`)
-        :raises CommandError: it cannot be done
-        """
+        """Do it, and return the exit status; ``open_target`` is that of :func:`run.run`. CommandError: it cannot."""
         raise NotImplementedError
 
 

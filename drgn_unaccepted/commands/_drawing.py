@@ -66,10 +66,7 @@ def is_figure(args: Arguments) -> bool:
 
 
 def figure(args: Arguments, svg: str) -> str:
-    """The figure for standard output, or the line that says where it was written.
-
-    :raises CommandError: it cannot be written, or cairosvg is not installed
-    """
+    """The figure for standard output, or the line that says where it is. CommandError: not written, or no cairosvg."""
     if args.output is None:
         return svg.rstrip("\n")
     return save(args.output, _png(svg) if args.output.lower().endswith(".png") else svg)

@@ -47,10 +47,7 @@ def _seconds(text: str) -> float:
 
 
 def samples(take: Callable[[], Snapshot], interval: float, count: Optional[int], stop: Stop) -> Iterator[Sample]:
-    """A sample every ``interval`` seconds, from start to start; one that takes longer delays the next.
-
-    :param count: number of samples; None: until ``stop``
-    """
+    """``count`` samples, or all until ``stop``, every ``interval`` seconds; one that takes longer delays the next."""
     start = began = time.monotonic()
     for number in itertools.count() if count is None else range(count):
         if number:

@@ -44,10 +44,7 @@ class Replay(Action):
 
 
 def _lines(recording: Recording, args: Arguments) -> Iterator[str]:
-    """The lines for standard output; a picture or a page is written before its line.
-
-    :raises CommandError: a sample cannot be read, or a file cannot be written
-    """
+    """The lines for stdout; a file is written before its line. CommandError: it cannot, or a sample cannot be read."""
     is_figure = _drawing.is_figure(args)
     if args.report is not None and is_figure:
         raise CommandError("--report and a figure: one of them at a time")

@@ -90,10 +90,7 @@ class Line(NamedTuple):
 
 
 def result_files(places: Sequence[str]) -> dict[str, bool]:
-    """The files named (True) and those in directories named (False), each once.
-
-    :raises CommandError: there is no such file, or a directory has none
-    """
+    """The files named (True) and in directories named (False), each once. CommandError: one has or is no file."""
     files: dict[str, bool] = {}
     for place in places:
         path = Path(place)
@@ -110,10 +107,7 @@ def result_files(places: Sequence[str]) -> dict[str, bool]:
 
 
 def read(files: Iterable[str]) -> Iterator[Line]:
-    """All lines of the files, in order. No more is in memory than :data:`limits.FLEET_LINE_BYTES` at a time.
-
-    :raises CommandError: a file cannot be read
-    """
+    """All lines, in order; at most :data:`limits.FLEET_LINE_BYTES` in memory. CommandError: a file cannot be read."""
     for file in files:
         with concerning(file), Path(file).open("rb") as content:
             if file.endswith(".json"):

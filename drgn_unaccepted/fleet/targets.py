@@ -63,10 +63,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_environment(environment: Mapping[str, str]) -> Shard:
-    """The shard that a Slurm job array or a Kubernetes Indexed Job gives this process; 0/1 outside of them.
-
-    :raises CommandError: the environment is incomplete or contradicts itself
-    """
+    """That of a Slurm job array or a Kubernetes Indexed Job, else 0/1. CommandError: incomplete or contradictory."""
     try:
         if "SLURM_ARRAY_TASK_ID" in environment:
             # The IDs of an array can start anywhere and have steps (--array=1-9:2).

@@ -109,7 +109,7 @@ class Btf:
             raise ValueError("split BTF (of a module) is not supported: its string section begins with a name")
         # Offset of each record by its number, and where the next one begins. Entry 0 is void.
         self._offsets = array("I", [0, 0])
-        self._types: dict[int, Type] = {}
+        self._types: dict[int, Type] = {0: prog.void_type()}
         # Members of each structure made, those of anonymous members included.
         self._members: dict[int, int] = {}
 
@@ -154,8 +154,6 @@ class Btf:
 
     def _make(self, of: Record, depth: int) -> Type:
         prog, kind = self._prog, of.kind
-        if kind is Kind.VOID:
-            return prog.void_type()
         if kind is Kind.INT:
             return self._make_integer(of)
         if kind is Kind.FLOAT:
@@ -268,8 +266,6 @@ class Btf:
 
     def record(self, type_id: int) -> Record:
         """The record with this number. ValueError: no such number, or a record before it cannot be read."""
-        if type_id == 0:
-            return Record(0, Kind.VOID, False, 0, "void", 0, 0)
         self._index(type_id, 0)
         if type_id >= len(self._offsets) - 1:
             raise ValueError(f"BTF type {type_id}: there are only {len(self._offsets) - 2}")

@@ -118,11 +118,7 @@ class ElfCore(NamedTuple):
 
 
 def read_elf_core(path: str) -> Optional[ElfCore]:
-    """The segments of a 64-bit little-endian ELF core file; None for any other file.
-
-    :raises OSError: the file cannot be read
-    :raises ValueError: the program headers are damaged
-    """
+    """The segments of a 64-bit little-endian ELF core; None: another file. OSError: unreadable. ValueError: damaged."""
     if Path(path).name == "kcore" and path.startswith("/proc/"):
         return None
     with open_dump(path) as file:

@@ -88,5 +88,4 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Optional[Vmcoreinfo] = None) -
         return None
     levels = 5 if vmcoreinfo.number("pgtable_l5_enabled") else 4
     mask = vmcoreinfo.number("sme_mask") or 0
-    read = partial(prog.read, physical=True)
-    return PageTables(read, root - START_KERNEL_MAP + phys_base, levels, mask)
+    return PageTables(partial(prog.read, physical=True), root - START_KERNEL_MAP + phys_base, levels, mask)

@@ -25,7 +25,6 @@ from drgn_unaccepted.target.ram_files import FileMemory, read_lime, read_raw
 from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
 
 _COMPLETE_KEY = "drgn_unaccepted_complete"
-_UNPACKED_KEY = "drgn_unaccepted_unpacked"
 
 _REFUSED: tuple[type[Exception], ...] = (TargetError, *DAMAGED)
 
@@ -65,7 +64,7 @@ def open_vmcore(
             prog = memory.prog
         else:
             prog = _set_core_dump(place, core, text)
-        prog.cache[_UNPACKED_KEY] = unpacked  # the file is gone when it is closed
+        prog.cache["drgn_unaccepted_unpacked"] = unpacked  # the file is gone when it is closed
         complete(prog, core, lacking)
         return Opened(prog, "vmcore", path, *attach_debug_info(prog, symbols, debug_info), core, tuple(warnings))
 
