@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -40,6 +41,16 @@ _BLOCK = 1 << 20  #: Bytes of text that are read at once.
 _TOO_LONG = f"more than {ADDRESS_TEXT_BYTES} characters without a blank"
 
 
+class _Queries(argparse.Action):
+    """Words, of which those of one ``[mem 0xa-0xb]`` belong together, to queries."""
+
+    def __call__(self, parser: Any, args: Arguments, words: Any, option: Optional[str] = None) -> None:
+        try:
+            args.queries = [parse_query(text) for text in split_queries(words)]
+        except ValueError as error:
+            raise CommandError(f"resolve: {error}") from None
+
+
 class Resolve(Question[doc.ResolveAnswer]):
     def add_arguments(self, parser: Parser) -> None:
         help_ = "the state of every address in FILE (- is standard input), one line each; in JSON after a first line"
@@ -48,13 +59,9 @@ class Resolve(Question[doc.ResolveAnswer]):
             "physical: 0x125a00000, pfn:0x125a00, 4G, [mem 0x125a00000-0x137ffffff] as in dmesg; or kernel "
             "virtual, 16 hexadecimal digits as in an oops; END is exclusive"
         )
-        parser.add_argument("queries", metavar="ADDR[-END|+LEN]", nargs="*", help=help_)
+        parser.add_argument("queries", metavar="ADDR[-END|+LEN]", nargs="*", action=_Queries, default=[], help=help_)
 
     def wanted(self, args: Arguments) -> Wanted:
-        try:
-            args.queries = [parse_query(text) for text in split_queries(args.queries)]
-        except ValueError as error:
-            raise CommandError(f"resolve: {error}") from None
         if args.file is None and not args.queries:
             raise CommandError("resolve: which address? for example: resolve 0x125a00000, or -f FILE")
         if args.file is not None and args.queries:

@@ -129,7 +129,7 @@ class FileMemory(ExitStack):
         return data
 
     def find(self, pattern: bytes, most: int) -> Iterator[int]:
-        """Physical addresses of ``pattern`` in ``most`` bytes of files; holes are skipped. Unavailable: there are more."""
+        """Physical addresses of ``pattern`` in ``most`` bytes of files, without holes. Unavailable: there are more."""
         # Pieces that all name the same bytes would be searched again and again: no more than the files have.
         whole = sum(file.seek(0, io.SEEK_END) for file in self._files.values())
         step, left = limits.SEARCH_PIECE_BYTES, min(most, whole)
