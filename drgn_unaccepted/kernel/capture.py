@@ -26,7 +26,6 @@ from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.pages import are_zeros, read_pages
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
 from drgn_unaccepted.kernel.printk import read_log
-from drgn_unaccepted.kernel.probe import has_symbol
 from drgn_unaccepted.kernel.tasks import read_accepting, read_reclaiming
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model import bitmap as bits
@@ -301,7 +300,7 @@ def _shows_unaccepted_as_zeros(opened: Opened, table: Table) -> bool:
         return False
     if vmcoreinfo_of(prog).entries.get("CRASHTIME") is None or any(note.name == b"QEMU" for note in notes):
         return False
-    return has_symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram")
+    return bool(prog.symbols("unaccepted_memory_vmcore_pfn_is_ram"))
 
 
 def _need(kernel: Optional[KernelBuild]) -> KernelBuild:

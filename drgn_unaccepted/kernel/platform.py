@@ -11,7 +11,7 @@ from drgn import FaultError, Object, Program
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.memmap import page_layout
-from drgn_unaccepted.kernel.probe import cpus_in, enumerators, has_symbol, read_string
+from drgn_unaccepted.kernel.probe import cpus_in, enumerators, read_string
 from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.snapshot import PAGE_SIZE, Image, KernelBuild, Platform
 from drgn_unaccepted.target.errors import DAMAGED, Unavailable
@@ -64,14 +64,14 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         # "booting" is 0, as what is not in a dump reads.
         if not any(prog.read(prog["system_state"].address_ & -PAGE_SIZE, PAGE_SIZE)):
             state = None
-    cpus: Optional[int] = 1  # without CONFIG_SMP there is no mask
-    with suppress(LookupError):
-        try:
-            cpus = len(cpus_in(prog, "__cpu_present_mask"))
-        except FaultError:
-            cpus = None
+    try:
+        cpus: Optional[int] = len(cpus_in(prog, "__cpu_present_mask"))
+    except LookupError:  # without CONFIG_SMP there is no mask
+        cpus = 1
+    except FaultError:
+        cpus = None
     # cma=SIZE@BASE of the command line; None where that is not known.
-    line = _command_line(prog) if has_symbol(prog, "cma_areas") else ""
+    line = _command_line(prog) if prog.symbols("cma_areas") else ""
     return KernelBuild(
         unaccepted_memory=zone.has_member("unaccepted_pages"),
         # Linux kernel commit 310183de7bb2 ("mm: introduce PageUnaccepted() page type") (in v6.12)
@@ -83,8 +83,8 @@ def read_kernel_build(prog: Program) -> KernelBuild:
         vmcoreinfo_unaccepted=vmcoreinfo.number("PAGE_UNACCEPTED_MAPCOUNT_VALUE") is not None,  # v6.16
         kexec_booted=None if efi_setup is None else efi_setup != 0,
         # A function that sets bits again; None where functions cannot be looked up.
-        unaccepts=any(has_symbol(prog, f"unaccept_{what}memory") for what in ("", "hotplug_"))
-        if has_symbol(prog, "accept_memory")
+        unaccepts=any(prog.symbols(f"unaccept_{what}memory") for what in ("", "hotplug_"))
+        if prog.symbols("accept_memory")
         else None,
         fixed_cma=None if line is None else tuple(on_command_line(line, "cma", "@")),
         system_state=state and state.removeprefix("SYSTEM_").lower().replace("_", "-"),
@@ -127,9 +127,9 @@ def _constant(prog: Program, name: str, enum: str) -> Optional[str]:
 def read_image(prog: Program) -> Image:
     """Each part is None, or not told, where it is not in the target."""
     known = {commit: _calls(prog, *names) for commit, names in _CALLS.items()}
-    if has_symbol(prog, "accept_memory"):
-        known["50e782a86c98"] = has_symbol(prog, "accepting_list")
-    if has_symbol(prog, "unaccepted_memory_vmcore_pfn_is_ram"):
+    if prog.symbols("accept_memory"):
+        known["50e782a86c98"] = bool(prog.symbols("accepting_list"))
+    if prog.symbols("unaccepted_memory_vmcore_pfn_is_ram"):
         known["7cd34dd3c9bf"] = True
     banner = None
     with suppress(*DAMAGED):

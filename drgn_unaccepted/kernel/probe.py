@@ -39,10 +39,6 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
     return {constant.name: constant.value for constant in found or ()}
 
 
-def has_symbol(prog: Program, name: str) -> bool:
-    return bool(prog.symbols(name))
-
-
 def member_offset(prog: Program, structure: str, *names: str, size: int = 0) -> int:
     """Bytes from the start of ``struct structure`` to the first of these members that it has.
 

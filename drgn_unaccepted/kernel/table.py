@@ -16,7 +16,7 @@ import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.kernel.probe import U64_MAX, has_symbol
+from drgn_unaccepted.kernel.probe import U64_MAX
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
@@ -144,7 +144,7 @@ def _feature(prog: drgn.Program) -> Optional[str]:
             return "zone->unaccepted_pages"
     except DAMAGED as error:
         raise Unavailable(f"struct zone: {one_line(error)}") from None
-    return "accept_memory()" if has_symbol(prog, "accept_memory") else None
+    return "accept_memory()" if prog.symbols("accept_memory") else None
 
 
 def read_physical(prog: drgn.Program, address: int, size: int) -> bytes:
