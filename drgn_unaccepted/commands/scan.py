@@ -15,9 +15,8 @@ from drgn_unaccepted.answer.documents import SCHEMA
 from drgn_unaccepted.commands import Action, Arguments, Parser, from_1, refuse
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.files import to_stderr
-from drgn_unaccepted.fleet.journal import Beside, Journal, Output
 from drgn_unaccepted.fleet.process import Bounds, run, usable_cpus
-from drgn_unaccepted.fleet.records import COLUMNS, column
+from drgn_unaccepted.fleet.records import COLUMNS, Beside, Journal, Output, column
 from drgn_unaccepted.fleet.targets import find_targets, in_shard, parse_shard, shard_of_environment
 from drgn_unaccepted.fleet.text import Progress
 from drgn_unaccepted.signals import stopped_by_signals

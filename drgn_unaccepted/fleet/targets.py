@@ -14,12 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import BinaryIO, Callable, NamedTuple, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError, concerning, one_line
 from drgn_unaccepted.files import TABLE, open_input
-from drgn_unaccepted.fleet.records import bounded_lines
 
 #: In a directory, a file with such a name is a target whatever its content: a damaged dump must not go missing.
 #: Names of kdump and of Debian's kdump-tools (dump.202611221200, dump-incomplete), perhaps compressed afterwards.
@@ -128,6 +127,14 @@ def _entries(places: Iterable[str], skip: Callable[[Path], None]) -> Iterator[tu
             yield from ((path, {"path": str(file)}) for file in _walk(path, skip))
         else:
             yield Path(), {"path": place}
+
+
+def bounded_lines(content: BinaryIO) -> Iterator[bytes]:
+    """The lines; of a longer one the first :data:`limits.FLEET_LINE_BYTES` bytes and one more."""
+    while line := content.readline(limits.FLEET_LINE_BYTES + 1):
+        yield line
+        while len(line) > limits.FLEET_LINE_BYTES and not line.endswith(b"\n"):
+            line = content.readline(limits.FLEET_LINE_BYTES + 1)
 
 
 def _walk(top: Path, skip: Callable[[Path], None]) -> Iterator[Path]:

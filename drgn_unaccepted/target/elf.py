@@ -141,7 +141,7 @@ def read_elf_core(path: str) -> Optional[ElfCore]:
     headers = headers[: len(headers) // _PHDR.size * _PHDR.size]
     for p_type, offset, vaddr, paddr, filesz, memsz in _PHDR.iter_unpack(headers):
         needed = max(needed, offset + filesz)
-        in_file = min(filesz, memsz, max(0, size - offset)) if p_type == PT_LOAD else 0
+        in_file = min(filesz, memsz, max(0, size - offset))
         if p_type == PT_LOAD and in_file < memsz:
             lacking.append(Range(paddr + in_file, paddr + memsz))
             lacking_virtual.append(Range(vaddr + in_file, vaddr + memsz))

@@ -106,12 +106,11 @@ def _why_not(beginning: bytes) -> Optional[str]:
 
 
 def _why_not_elf(beginning: bytes) -> Optional[str]:
-    byteorder = "big" if beginning[5] == 2 else "little"
-    kind, machine = (int.from_bytes(beginning[at : at + 2], byteorder) for at in (16, 18))  # type: ignore[arg-type]
     if beginning[4] == 1:
         return f"of a 32-bit machine: {ONLY_X86_64}"
-    if byteorder == "big":
+    if beginning[5] == 2:
         return f"of a big-endian machine: {ONLY_X86_64}"
+    kind, machine = struct.unpack_from("<HH", beginning, 16)
     if kind != _ET_CORE:
         return "an ELF file that is no dump; a vmlinux is given with -s, beside a dump"
     if machine != _X86_64:

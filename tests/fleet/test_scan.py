@@ -20,9 +20,9 @@ import pytest
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.fleet import process
-from drgn_unaccepted.fleet.journal import Journal
 from drgn_unaccepted.fleet.merge import Merged
 from drgn_unaccepted.fleet.process import Bounds, Process, analyze, usable_cpus
+from drgn_unaccepted.fleet.records import Journal
 from drgn_unaccepted.fleet.targets import find_targets
 from drgn_unaccepted.fleet.text import Progress
 from tests.asking import Capsys
