@@ -18,7 +18,8 @@ from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.commands import Arguments
 from drgn_unaccepted.files import open_input, to_stderr
 from drgn_unaccepted.limits import BITMAP_BYTES, PHYSICAL_END
-from drgn_unaccepted.log.target import log_snapshot, read_logs, sos_snapshot
+from drgn_unaccepted.log.sos import sos_snapshot
+from drgn_unaccepted.log.target import log_snapshot, read_logs
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.run import run
 from drgn_unaccepted.snapshot import Snapshot, Wanted

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.log.boots import BootLog
-from drgn_unaccepted.log.target import _iomem, _meminfo, _zones
+from drgn_unaccepted.log.sos import _iomem, _meminfo, _zones
 from tests.asking import Capsys, ask, refused
 
 from .test_log import E820, GIB, LOG
