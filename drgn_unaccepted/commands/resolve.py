@@ -211,6 +211,8 @@ class _Context:
     def __init__(self, snapshot: Snapshot, judgement: Judgement) -> None:
         table, tables, efi_map, accepting = snapshot.table, snapshot.e820, snapshot.efi_map, snapshot.accepting
         no_zones, doubt = judgement.evidence.no_zones, judgement.doubt
+        if doubt is None and table.state == "absent" and no_zones and not (efi_map and efi_map.is_whole):
+            doubt = f"nothing confirms that there is no table: {no_zones}"
         self._table, self._zones, self._doubted = table, snapshot.zones or (), doubt is not None
         self._descriptors = () if efi_map is None else efi_map.descriptors
         current = None if tables is None else tables.current or tables.firmware

@@ -17,7 +17,7 @@ from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.tasks import TaskReader, read_accepting
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target.symbol_files import read_symbol_files
+from drgn_unaccepted.target.symbol_files import read_symbol_file
 from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.lab.captures import Capture, captures, find, listed_chunks
 
@@ -50,7 +50,7 @@ def name_of(capture: Capture) -> str:
 
 
 def dwarf(capture: Capture, path: Path) -> drgn.Program:
-    return open_vmcore(str(path), read_symbol_files([capture.vmlinux], "dwarf"), "dwarf").prog
+    return open_vmcore(str(path), [read_symbol_file(capture.vmlinux, "dwarf")], "dwarf").prog
 
 
 def btf(path: Path) -> drgn.Program:

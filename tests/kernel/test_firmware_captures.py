@@ -20,7 +20,7 @@ from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexe
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.printk import read_log, read_log_lines
 from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.symbol_files import read_symbol_files
+from drgn_unaccepted.target.symbol_files import read_symbol_file
 from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.lab.captures import LAB, Capture, captures
 
@@ -117,11 +117,11 @@ def _cases() -> list[Any]:
 @pytest.fixture(scope="module", params=_cases())
 def case(request: pytest.FixtureRequest) -> Case:
     capture, dump, debug_info = request.param
-    symbols = [capture.vmlinux] if debug_info == "dwarf" else []
-    if symbols and not Path(symbols[0]).exists():
-        pytest.skip(f"no {symbols[0]}")
+    if debug_info == "dwarf" and not Path(capture.vmlinux).exists():
+        pytest.skip(f"no {capture.vmlinux}")
+    symbols = [read_symbol_file(capture.vmlinux, debug_info)] if debug_info == "dwarf" else []
     try:
-        prog = open_vmcore(str(capture.path / dump), read_symbol_files(symbols, debug_info), debug_info).prog
+        prog = open_vmcore(str(capture.path / dump), symbols, debug_info).prog
     except TargetError as error:
         if "QEMU dump without a VMCOREINFO note" in str(error):
             pytest.skip(str(error))

@@ -21,7 +21,7 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Snapshot, Wanted
 from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.symbol_files import read_symbol_files
+from drgn_unaccepted.target.symbol_files import read_symbol_file
 from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.lab.asking import NEEDS_CAPTURES, ids
 from tests.lab.captures import MIB, UNIT, Capture, find
@@ -95,7 +95,7 @@ def test_a_bitmap_that_ends_early_is_doubted(capture_: Capture) -> None:
 @pytest.mark.parametrize("capture_", find("early"), ids=ids)
 def test_early_lists_are_not_all(capture_: Capture) -> None:
     """Nothing is listed and counted yet, while the bitmap has hundreds of megabytes."""
-    snapshot = capture(open_vmcore(str(capture_.dump), read_symbol_files([capture_.vmlinux], "auto")), EVERYTHING)
+    snapshot = capture(open_vmcore(str(capture_.dump), [read_symbol_file(capture_.vmlinux, "auto")]), EVERYTHING)
     bitmap = total(snapshot, "bitmap")
     assert bitmap["exact"] and bitmap["unaccepted_bytes"] > 256 * MIB
     for source in ("page-lists", "counters"):

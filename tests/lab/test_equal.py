@@ -12,7 +12,7 @@ import pytest
 from drgn_unaccepted.kernel.capture import capture as take
 from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from drgn_unaccepted.target.symbol_files import read_symbol_files
+from drgn_unaccepted.target.symbol_files import read_symbol_file
 from drgn_unaccepted.target.vmcore import open_vmcore
 from tests.asking import Capsys
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
@@ -78,8 +78,8 @@ DUMPS = [
 
 
 def read_all(capture_: Capture, name: str, debug_info: str) -> Snapshot:
-    symbols = [capture_.vmlinux] if debug_info == "dwarf" else []
-    opened = open_vmcore(str(capture_.path / name), read_symbol_files(symbols, debug_info), debug_info)
+    symbols = [read_symbol_file(capture_.vmlinux, debug_info)] if debug_info == "dwarf" else []
+    opened = open_vmcore(str(capture_.path / name), symbols, debug_info)
     snapshot = take(opened, Wanted(ALL_PARTS, ALL_MEMORY))
     assert snapshot.target.debug_info == debug_info
     same = dataclasses.replace(snapshot.target, debug_info="either", debug_info_path=None, taken_at="")
