@@ -40,7 +40,6 @@ PHYSICAL_LAST = 0xFFFFFFFFFFFFF
         ("merge /nonexistent", "/nonexistent: no such file or directory"),
         ("merge /dev/null", "/dev/null: not a regular file"),
         ("-c dump scan .", "scan reads files of its own: it takes no --core"),
-        ("merge out.jsonl --log dmesg", "merge reads files of its own: it takes no --log"),
         ("resolve 4G -f -", "resolve: -f/--file or 4G: one of them"),
         ("resolve 4G 125a00000", "resolve: 125a00000: not an address: did you mean 0x125a00000?"),
     ),

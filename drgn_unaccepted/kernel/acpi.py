@@ -60,8 +60,6 @@ def acpi_reader(prog: drgn.Program, kernel_reader: Callable[[], KernelReader]) -
 
 
 def _acpi_memory(prog: drgn.Program, kernel_reader: Callable[[], KernelReader]) -> AcpiMemory:
-    if not prog.flags & drgn.ProgramFlags.IS_LIVE or not prog.flags & drgn.ProgramFlags.IS_LOCAL:
-        raise Unavailable("BPF reads the kernel that it runs in, and this is another target")
     try:
         page_offset = prog["page_offset_base"].value_()
     except (LookupError, drgn.FaultError) as error:

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import drgn
 import pytest
 
 from drgn_unaccepted.kernel import acpi
@@ -205,14 +204,6 @@ def test_nothing_but_acpi_memory_is_read(address: int, size: int, allowed: bool)
     with contextlib.nullcontext() if allowed else pytest.raises(Unavailable, match="not ACPI memory"):
         memory.read(address, size)
     assert reader.read.mock_calls == ([mock.call((1 << 63) + address, size)] if allowed else [])
-
-
-def test_another_target_than_the_running_kernel_is_refused() -> None:
-    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-    read = acpi.acpi_reader(prog, bpf.KernelReader)
-    for _ in range(2):
-        with pytest.raises(Unavailable, match="another target"):
-            read(0x1000, 8)
 
 
 def test_the_name_of_the_memory_device_stands_nowhere_in_the_package() -> None:
