@@ -161,21 +161,21 @@ class _CommandLine:
         # With drgn. Each way of opening a target loads only what it needs itself.
         types: tuple[Any, str] = (), args.debug_info
         if args.symbols:
-            from drgn_unaccepted.target.symbol_files import read_symbol_file
+            from drgn_unaccepted.targets.symbol_files import read_symbol_file
 
             types = [read_symbol_file(path, args.debug_info) for path in args.symbols], args.debug_info
         if source is not None:
-            from drgn_unaccepted.target.vmcore import open_vmcore
+            from drgn_unaccepted.targets.vmcore import open_vmcore
 
             opened = open_vmcore(source, *types, args.vmcoreinfo)
         elif args.qemu is not None:
-            from drgn_unaccepted.target.qemu import open_qemu
+            from drgn_unaccepted.targets.qemu import open_qemu
 
             opened = open_qemu(args.qemu, *types, args.vmcoreinfo)
         elif args.vmcoreinfo is not None:
             raise errors.CommandError("--vmcoreinfo is for a dump, and the running kernel has its own: give -c, too")
         else:
-            from drgn_unaccepted.target.live import open_kernel
+            from drgn_unaccepted.targets.live import open_kernel
 
             opened = open_kernel(*types)
         for warning in opened.warnings:

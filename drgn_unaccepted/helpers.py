@@ -8,8 +8,8 @@ Helpers on a :class:`drgn.Program`, named after the kernel's functions where the
 questions about one state.
 
 Addresses are physical and in bytes, ends exclusive. A part that is not in the target raises
-:class:`~drgn_unaccepted.target.errors.Unavailable` with the reason; only :func:`resolve_address` answers on any target.
-A missing table, as in a kdump of Linux 6.6 and later, is no evidence that memory is accepted.
+:class:`~drgn_unaccepted.targets.errors.Unavailable` with the reason; only :func:`resolve_address` answers on any
+target. A missing table, as in a kdump of Linux 6.6 and later, is no evidence that memory is accepted.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range, merge
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, STATE, Accept, EfiMap, Snapshot, Table, Wanted
-from drgn_unaccepted.target.adopt import adopt
-from drgn_unaccepted.target.errors import DAMAGED, Unavailable
+from drgn_unaccepted.targets.adopt import adopt
+from drgn_unaccepted.targets.errors import DAMAGED, Unavailable
 
 _Part = TypeVar("_Part")
 

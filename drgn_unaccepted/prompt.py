@@ -14,7 +14,7 @@ from drgn_unaccepted.files import to_stderr
 from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.kernel.crash_kernel import table_beside
 from drgn_unaccepted.run import run
-from drgn_unaccepted.target.adopt import adopt
+from drgn_unaccepted.targets.adopt import adopt
 
 
 def run_command(shown: str, prog: drgn.Program, words: list[str]) -> None:

@@ -26,7 +26,7 @@ Take = Callable[[Wanted], Iterator[Snapshot]]
 def run(command: Command, args: Arguments, open_target: Callable[[], Any], take: Take) -> int:
     """Carry out a command and return its exit status.
 
-    :param open_target: opens the target (:class:`target.opened.Opened`)
+    :param open_target: opens the target (:class:`targets.opened.Opened`)
     :param take: takes snapshots of it: of a live kernel as many as are asked for, of anything else one
     :raises CommandError: it has no answer; the reason
     :raises TargetError: the target cannot be read

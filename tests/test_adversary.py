@@ -18,7 +18,7 @@ import pytest
 from drgn_unaccepted import snapshot_file
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, AcceptingList, PageRun, Snapshot, Table, Wanted
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, UNIT, Capsys, run, truth
 from tests.checks import changes as c
 from tests.checks.build import Change, both, listed

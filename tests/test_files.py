@@ -23,7 +23,7 @@ from tests.asking import Patch
 from tests.checks.build import clean
 from tests.fuzz import files
 from tests.fuzz.run import command
-from tests.target.elf_dump import SAMPLES
+from tests.targets.elf_dump import SAMPLES
 
 LONG = pytest.mark.long
 

@@ -25,7 +25,7 @@ from tests.fuzz import files
 from tests.fuzz.case import sample
 from tests.fuzz.run import command, document
 from tests.samples_over_time import listed, with_list
-from tests.target.elf_dump import SAMPLES
+from tests.targets.elf_dump import SAMPLES
 
 TOP = Path(__file__).parent.parent
 NAMES = [name for name in vars(limits) if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)]

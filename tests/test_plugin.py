@@ -305,7 +305,7 @@ def test_what_is_no_physical_memory_is_not_answered(prog: drgn.Program, pfn: int
 
 def test_a_damaged_accepting_list_is_not_an_empty_one() -> None:
     """Its head reads as zeros, as in a dump that lacks the page. After a sane entry there can be a wild one, too."""
-    from drgn_unaccepted.target.errors import Unavailable
+    from drgn_unaccepted.targets.errors import Unavailable
 
     prog = open_sample("6.12-panic")
     (entry,) = drgn_unaccepted.for_each_accepting_range(prog)

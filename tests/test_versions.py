@@ -19,7 +19,7 @@ import drgn
 import pytest
 
 from drgn_unaccepted.errors import TargetError
-from drgn_unaccepted.target.adopt import adopt
+from drgn_unaccepted.targets.adopt import adopt
 
 TOP = Path(__file__).parent.parent
 DUMPS = sorted(str(path.relative_to(TOP)) for path in TOP.glob("vmcore-samples/*/vmcore"))
@@ -90,7 +90,9 @@ def test_an_older_drgn_is_named_in_one_line(
 ) -> None:
     from drgn_unaccepted.cli import main
 
-    for name in [name for name in sys.modules if name.startswith(("drgn_unaccepted.kernel", "drgn_unaccepted.target"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("drgn_unaccepted.kernel", "drgn_unaccepted.targets"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(drgn, "Module")
     monkeypatch.setattr(drgn, "__version__", "0.0.30")

@@ -26,10 +26,10 @@ from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.snapshot import E820Tables
 from drgn_unaccepted.snapshot_file import write
-from drgn_unaccepted.target.btf import Btf, Kind
-from drgn_unaccepted.target.debug_info import find_btf
-from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.btf import Btf, Kind
+from drgn_unaccepted.targets.debug_info import find_btf
+from drgn_unaccepted.targets.errors import Unavailable
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.checks import build
 from tests.fuzz import run
 from tests.fuzz.run import ANSWERED, REFUSED, Outcome, answered, outcome_of
@@ -37,8 +37,8 @@ from tests.kernel.firmware_program import FirmwareProgram
 from tests.kernel.printk_writer import PrintkWriter
 from tests.kernel.test_lists import BASE, HEAD, LAYOUT
 from tests.kernel.test_zones import CHUNK_PAGES, NORMAL, START, Guest
-from tests.target import btf_writer as w
-from tests.target.elf_dump import SAMPLES
+from tests.targets import btf_writer as w
+from tests.targets.elf_dump import SAMPLES
 
 pytestmark = pytest.mark.long
 

@@ -16,8 +16,8 @@ from drgn_unaccepted.model.bitmap import units_of
 from drgn_unaccepted.record.keep import BOOTS, DIRECTORY, boot_id, keep
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from drgn_unaccepted.words import count, safe, span
 
 

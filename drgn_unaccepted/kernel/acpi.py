@@ -11,10 +11,10 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.kernel.boot import read_e820
 from drgn_unaccepted.model.e820 import ACPI
 from drgn_unaccepted.model.ranges import Range, merge, subtract
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.errors import Unavailable
 
 if TYPE_CHECKING:
-    from drgn_unaccepted.target.bpf import KernelReader
+    from drgn_unaccepted.targets.bpf import KernelReader
 
 
 class AcpiMemory(NamedTuple):

@@ -18,8 +18,8 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 from drgn_unaccepted.model.e820 import E820Entry, decode_e820_entries
 from drgn_unaccepted.snapshot import E820Tables, KexecSegment, NamedRange
-from drgn_unaccepted.target.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 # enum in arch/x86/include/uapi/asm/setup_data.h
 _SETUP_E820_EXT, SETUP_EFI, _SETUP_INDIRECT = 1, 4, 1 << 31

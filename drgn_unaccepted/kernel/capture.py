@@ -47,10 +47,10 @@ from drgn_unaccepted.snapshot import (
     Translation,
     Wanted,
 )
-from drgn_unaccepted.target.errors import UNREADABLE, TargetError, Unavailable
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.page_tables import kernel_page_tables
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets.errors import UNREADABLE, TargetError, Unavailable
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.page_tables import kernel_page_tables
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from drgn_unaccepted.model.e820 import RAM
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import load
-from drgn_unaccepted.target.errors import UNREADABLE, TargetError
-from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.targets.errors import UNREADABLE, TargetError
+from drgn_unaccepted.targets.opened import Opened
 
 DUMP = "/proc/vmcore"  #: The dump that the crash kernel offers.
 _NOTHING = Wanted(frozenset())

@@ -28,7 +28,7 @@ from drgn_unaccepted.log.boots import KEXEC_NOTE, BootLog
 from drgn_unaccepted.model import efi
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import EfiMap
-from drgn_unaccepted.target.errors import UNREADABLE, TargetError, Unavailable
+from drgn_unaccepted.targets.errors import UNREADABLE, TargetError, Unavailable
 
 
 class _NotEfi(Unavailable):

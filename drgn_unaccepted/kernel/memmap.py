@@ -20,8 +20,8 @@ from drgn import FaultError, Program, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.probe import U64_MAX, Entries, ListWalk, column, enumerators, member_offset
 from drgn_unaccepted.snapshot import PAGE_SHIFT, PAGE_SIZE, ListedChunks
-from drgn_unaccepted.target.errors import UNREADABLE, Unavailable
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 # Flags of struct mem_section.section_mem_map, include/linux/mmzone.h
 _SECTION_HAS_MEM_MAP = 1 << 1

@@ -23,7 +23,7 @@ from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.header import X86_UNIT_SIZE
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import GIVEN_STATES, PAGE_SHIFT, PAGE_SIZE, KernelBuild, PageRun, Pages, Zone
-from drgn_unaccepted.target.errors import UNREADABLE, Unavailable
+from drgn_unaccepted.targets.errors import UNREADABLE, Unavailable
 
 # Chunks whose structures are read at once, and whose units are looked at together.
 _READ_CHUNKS, _LOOK_CHUNKS = 16, 64

@@ -14,9 +14,9 @@ from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.probe import cpus_in, enumerators, read_string
 from drgn_unaccepted.model.addresses import on_command_line
 from drgn_unaccepted.snapshot import PAGE_SIZE, Image, KernelBuild, Platform
-from drgn_unaccepted.target.errors import DAMAGED, Unavailable
-from drgn_unaccepted.target.page_tables import NotMapped, kernel_page_tables
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets.errors import DAMAGED, Unavailable
+from drgn_unaccepted.targets.page_tables import NotMapped, kernel_page_tables
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 # arch/x86/include/asm/cpufeatures.h: X86_FEATURE_TDX_GUEST is bit 22 of word 8 from v5.17 on. Word 8 is Linux's own.
 _TDX_GUEST_WORD, _TDX_GUEST_BIT = 8, 1 << 22

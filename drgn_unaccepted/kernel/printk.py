@@ -19,7 +19,7 @@ from drgn import Object, Program, ProgramFlags, offsetof, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, possible_cpus
 from drgn_unaccepted.log.boots import BootLog, is_telling, read_boots
-from drgn_unaccepted.target.errors import UNREADABLE, TargetError, Unavailable
+from drgn_unaccepted.targets.errors import UNREADABLE, TargetError, Unavailable
 
 # enum desc_state, in the two highest bits of prb_desc.state_var; the rest is the descriptor's ID.
 _COMMITTED = 1

@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, Optional, TypeVar
 from drgn import FaultError, Object, ObjectAbsentError, Program, ProgramFlags, offsetof, sizeof
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.errors import Unavailable
 
 U64_MAX = (1 << 64) - 1
 

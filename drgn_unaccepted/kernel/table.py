@@ -20,8 +20,8 @@ from drgn_unaccepted.kernel.probe import U64_MAX
 from drgn_unaccepted.model.header import HEADER, decode_header, judge_header
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import CRASH_KERNEL, PAGE_SIZE, Snapshot, Table
-from drgn_unaccepted.target.errors import DAMAGED, TargetError, Unavailable
-from drgn_unaccepted.target.page_tables import NotMapped, kernel_page_tables
+from drgn_unaccepted.targets.errors import DAMAGED, TargetError, Unavailable
+from drgn_unaccepted.targets.page_tables import NotMapped, kernel_page_tables
 
 _WHY_NOT_CAPTURED = (
     "Since Linux 6.6 the table is in ACPI memory, which kdump and /proc/kcore omit. Whole-RAM dumps contain it"

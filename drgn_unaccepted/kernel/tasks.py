@@ -13,7 +13,7 @@ from drgn import FaultError, Program, sizeof
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.probe import U64_MAX, Entries, ListWalk, member_offset, per_cpu_word, possible_cpus, settled
 from drgn_unaccepted.snapshot import Accept, AcceptingList, Task
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.errors import Unavailable
 
 # include/linux/sched.h
 _PF_KSWAPD = 0x00020000

@@ -19,7 +19,7 @@ from drgn_unaccepted.kernel.memmap import PageLayout, checked_page_layout, walk_
 from drgn_unaccepted.kernel.probe import U64_MAX, enumerators, possible_cpus, read_string, settled
 from drgn_unaccepted.model.ranges import chunk_runs, total
 from drgn_unaccepted.snapshot import PAGE_SIZE, Counters, KernelBuild, ListedChunks, Watermarks, Zone
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.errors import Unavailable
 
 
 def nodes(prog: Program) -> Iterator[tuple[int, Object]]:

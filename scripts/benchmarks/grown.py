@@ -19,8 +19,8 @@ from benchmarks.measure import SAMPLE
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.probe import enumerators
 from drgn_unaccepted.model.bitmap import from_runs
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import open_vmcore
 
 PAGE = 4096
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40

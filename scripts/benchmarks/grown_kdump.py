@@ -18,9 +18,9 @@ import drgn
 from benchmarks.grown import ADDED, CHUNK, CHUNK_PAGES, PAGE, SECTION
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.kernel.probe import enumerators
-from drgn_unaccepted.target.page_tables import kernel_page_tables
-from drgn_unaccepted.target.vmcore import open_vmcore
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets.page_tables import kernel_page_tables
+from drgn_unaccepted.targets.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 _DESCRIPTOR = struct.Struct("<QIIQ")  # offset, size, flags, page_flags of page_desc_t
 _ZLIB = 1

@@ -30,7 +30,7 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.model.bitmap import Geometry, from_runs, runs, unaccepted_ranges
 from drgn_unaccepted.snapshot import ALL_PARTS, Wanted
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 
 MIB, TIB = 1 << 20, 1 << 40
 UNIT, BASE = 2 * MIB, 4 << 30
@@ -208,7 +208,7 @@ def grown(quick: bool = False) -> list[Row]:
 
 
 #: The user's program opens as ours does: drgn's own way to types costs more.
-_OPEN = "from drgn_unaccepted.target.vmcore import open_vmcore\nprog = open_vmcore({!r}).prog\n"
+_OPEN = "from drgn_unaccepted.targets.vmcore import open_vmcore\nprog = open_vmcore({!r}).prog\n"
 
 
 def bitmap(quick: bool = False) -> list[Row]:

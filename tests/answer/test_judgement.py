@@ -24,14 +24,14 @@ from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Counters, KexecSegment, Snapshot, Wanted
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.checks import changes as c
 from tests.checks.build import Change, both, clean, live
 from tests.fuzz import case
 from tests.fuzz.case import Case
 from tests.fuzz.run import command, document, hold_document
-from tests.target.elf_dump import SAMPLES
+from tests.targets.elf_dump import SAMPLES
 
 UNIT, CHUNK = 2 << 20, 4 << 20
 RAM, KDUMPS = ("6.12-fill", "7.3-fill"), ("6.12-fill-kdump", "7.3-fill-kdump")

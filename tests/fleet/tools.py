@@ -23,7 +23,7 @@ import pytest
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 
 Record = dict[str, Any]
 

@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from tests.target.elf_dump import (
+from tests.targets.elf_dump import (
     SAMPLES,
     Sample,
     elf,

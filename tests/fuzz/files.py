@@ -20,7 +20,7 @@ from tests.fuzz.case import NAMES, replaced, sample, truth
 from tests.fuzz.mutate import patches, vmcoreinfo
 from tests.fuzz.run import ANSWERED, CHECK_STATUS, REFUSED, Outcome, ask_everything, command
 from tests.samples_over_time import series
-from tests.target.elf_dump import SAMPLES, gnu_build_id, section_elf
+from tests.targets.elf_dump import SAMPLES, gnu_build_id, section_elf
 
 KINDS = ("snapshot", "recording", "table", "vmcoreinfo", "symbols", "records")
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from drgn_unaccepted.target.btf import Btf, Kind
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.btf import Btf, Kind
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.fuzz import oracle
 from tests.fuzz.case import NAMES, NASTY, Case, clean, sample
-from tests.target.elf_dump import START_KERNEL_MAP
+from tests.targets.elf_dump import START_KERNEL_MAP
 
 PAGE = 4096
 

@@ -23,8 +23,8 @@ from drgn_unaccepted.kernel.capture import samples
 from drgn_unaccepted.model.ranges import Range, merge, subtract
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, STATE, Snapshot, Wanted
-from drgn_unaccepted.target import vmcore
-from drgn_unaccepted.target.errors import TargetError, Unavailable
+from drgn_unaccepted.targets import vmcore
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
 from tests.fuzz import run
 from tests.fuzz.case import NAMES, NASTY, U64, Case, clean, sample
 

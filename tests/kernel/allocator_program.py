@@ -15,7 +15,7 @@ from typing import Any, Optional
 import drgn
 from drgn import Object, Program, Type, TypeMember, offsetof, sizeof
 
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.errors import Unavailable
 
 PAGE = 4096
 #: Where everything virtual lies.

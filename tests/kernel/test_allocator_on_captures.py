@@ -17,8 +17,8 @@ from drgn_unaccepted.kernel.platform import read_kernel_build, read_platform
 from drgn_unaccepted.kernel.tasks import TaskReader, read_accepting
 from drgn_unaccepted.kernel.zones import read_counters, read_zones
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target.symbol_files import read_symbol_file
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.symbol_files import read_symbol_file
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.lab.captures import Capture, captures, find, listed_chunks
 
 pytestmark = pytest.mark.lab

@@ -17,8 +17,8 @@ from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Counters, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import write
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, Capsys, ask
 from tests.checks.build import clean, live
 from tests.test_samples import WITH_TABLE, WITHOUT_TABLE

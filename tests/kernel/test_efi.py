@@ -13,7 +13,7 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 
 from .allocator_program import said
 from .firmware_program import SETUP_EFI, SETUP_RNG_SEED, FirmwareProgram

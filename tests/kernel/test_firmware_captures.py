@@ -19,9 +19,9 @@ from drgn import Program
 from drgn_unaccepted.kernel.boot import read_e820, read_kernel_memory, read_kexec_segments
 from drgn_unaccepted.kernel.efi import read_efi_map
 from drgn_unaccepted.kernel.printk import read_log, read_log_lines
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.symbol_files import read_symbol_file
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.symbol_files import read_symbol_file
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.lab.captures import LAB, Capture, captures
 
 DUMPS = ("dump.elf", "kdump.elf", "kdump.z")

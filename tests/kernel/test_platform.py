@@ -14,9 +14,9 @@ from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel.platform import read_image, read_kernel_build, read_platform
 from drgn_unaccepted.snapshot import KernelBuild, Platform
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.kernel.allocator_program import PAGE, UNACCEPTED, ZONE_ID_SHIFT, AllocatorProgram, said
-from tests.target.elf_dump import SAMPLES
+from tests.targets.elf_dump import SAMPLES
 
 # SEV, SEV-ES, SEV-SNP
 SNP, SEV_ES = 0b111, 0b011

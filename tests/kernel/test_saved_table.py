@@ -33,9 +33,9 @@ from drgn_unaccepted.model.bitmap import from_runs
 from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, CRASH_KERNEL, Snapshot, Table, Wanted
 from drgn_unaccepted.snapshot_file import read, write
-from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.errors import Unavailable
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, Capsys, ask, truth, units
 from tests.fleet.tools import give_away
 from tests.kernel.allocator_program import AllocatorProgram

@@ -20,9 +20,9 @@ from drgn_unaccepted.kernel.table import read_table
 from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.header import HEADER
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, PAGE_SIZE, STATE, Snapshot, Wanted
-from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.symbol_files import read_symbol_file
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.errors import Unavailable
+from drgn_unaccepted.targets.symbol_files import read_symbol_file
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.lab.asking import NEEDS_CAPTURES, ids
 from tests.lab.captures import MIB, UNIT, Capture, find
 from tests.lab.test_planted import Target, open_target

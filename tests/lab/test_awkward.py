@@ -11,8 +11,8 @@ from typing import Any
 import drgn
 import pytest
 
-from drgn_unaccepted.target.elf import read_elf_core
-from drgn_unaccepted.target.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
+from drgn_unaccepted.targets.elf import read_elf_core
+from drgn_unaccepted.targets.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
 from tests.asking import Capsys
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
 from tests.lab.captures import Capture, all_captures, captures, find, note_of, set_units, units

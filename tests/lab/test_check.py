@@ -13,7 +13,7 @@ import pytest
 from drgn_unaccepted.checks import rule_names, run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
 from tests.lab.captures import UNIT, Capture, all_captures, find
 

@@ -12,8 +12,8 @@ import pytest
 from drgn_unaccepted.kernel.capture import capture as take
 from drgn_unaccepted.record.keep import keep
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from drgn_unaccepted.target.symbol_files import read_symbol_file
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.symbol_files import read_symbol_file
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import Capsys
 from tests.lab.asking import NEEDS_CAPTURES, ask, ids
 from tests.lab.captures import CHUNK, UNIT, Capture, all_captures, find, listed_chunks, set_units, units

@@ -18,8 +18,8 @@ import pytest
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.lab.asking import NEEDS_CAPTURES
 from tests.lab.captures import CHUNK, MIB, UNIT, Capture, find
 

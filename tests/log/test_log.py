@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from drgn_unaccepted import limits
 from drgn_unaccepted.kernel import printk as ring
 from drgn_unaccepted.log.boots import efi_map, read_boots
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, ask, truth, units
 
 SAMPLE = SAMPLES / "6.12-fill-kdump"

@@ -28,7 +28,7 @@ from drgn_unaccepted.record.file import Recording
 from drgn_unaccepted.signals import Stop
 from drgn_unaccepted.snapshot import Snapshot, Table
 from drgn_unaccepted.snapshot_file import load
-from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.targets.opened import Opened
 from tests.asking import Capsys, Patch
 from tests.checks.build import BASE, BITMAP, clean
 from tests.fleet.tools import give_away

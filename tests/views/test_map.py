@@ -32,7 +32,7 @@ from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.model.e820 import E820Entry
 from drgn_unaccepted.model.ranges import Range
 from drgn_unaccepted.snapshot import ALL_MEMORY, Counters, Snapshot, Table, Wanted
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from drgn_unaccepted.views.map import Style, bins_for, map_lines
 from tests.asking import SAMPLES, Patch, truth
 from tests.test_samples import NAMES

@@ -32,7 +32,7 @@ from drgn_unaccepted.model.addresses import Query
 from drgn_unaccepted.model.efi import EfiDescriptor
 from drgn_unaccepted.model.ranges import Range, merge
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Accept, AcceptingList, EfiMap, Snapshot, Table, Wanted
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from drgn_unaccepted.views.report import PageDocument, lookup, report_page, steps
 from tests.asking import Capsys, Patch, answered
 from tests.views import guests

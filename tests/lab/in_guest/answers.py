@@ -17,7 +17,7 @@ from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Wanted
 from drgn_unaccepted.snapshot_file import write
-from drgn_unaccepted.target.live import open_kernel
+from drgn_unaccepted.targets.live import open_kernel
 from tests.lab.in_guest.guest import SHARE, dump, nr_unaccepted
 
 ADDRESSES = "0x100000000-0x140000000"

@@ -19,9 +19,9 @@ from drgn_unaccepted.checks import Finding, Report, confirm, run_checks
 from drgn_unaccepted.commands.ranges import ranges
 from drgn_unaccepted.kernel.capture import capture
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Snapshot, Wanted
-from drgn_unaccepted.target.bpf import KernelReader
-from drgn_unaccepted.target.live import open_kernel
-from drgn_unaccepted.target.opened import Opened
+from drgn_unaccepted.targets.bpf import KernelReader
+from drgn_unaccepted.targets.live import open_kernel
+from drgn_unaccepted.targets.opened import Opened
 from tests.lab.captures import CHUNK, set_units, units
 from tests.lab.in_guest.guest import BURST, FILL, LAB, REST, SHARE, Filler, accepted_units, mount_tmpfs, nr_unaccepted
 

@@ -14,16 +14,16 @@ import pytest
 from drgn import FindObjectFlags, Object, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.debug_info import GLOBALS, SYMBOLS, attach_kallsyms, find_btf, load_btf
-from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.kallsyms import Kallsyms
+from drgn_unaccepted.targets.debug_info import GLOBALS, SYMBOLS, attach_kallsyms, find_btf, load_btf
+from drgn_unaccepted.targets.errors import Unavailable
+from drgn_unaccepted.targets.kallsyms import Kallsyms
 from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
-from tests.target import btf_writer as w
-from tests.target import elf_dump as made
-from tests.target.btf_writer import BtfWriter
-from tests.target.elf_dump import PAGE, gnu_build_id, note, read_sample, section_elf
-from tests.target.test_btf import AT, BOOL, INT, LONG, empty, kernel_types, program
-from tests.target.test_target import elf_of, found_by_drgn
+from tests.targets import btf_writer as w
+from tests.targets import elf_dump as made
+from tests.targets.btf_writer import BtfWriter
+from tests.targets.elf_dump import PAGE, gnu_build_id, note, read_sample, section_elf
+from tests.targets.test_btf import AT, BOOL, INT, LONG, empty, kernel_types, program
+from tests.targets.test_target import elf_of, found_by_drgn
 
 # Variables that BTF does not describe
 

@@ -14,15 +14,15 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import KERNEL_SPACE
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target import vmcoreinfo_search
-from drgn_unaccepted.target.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
-from drgn_unaccepted.target.elf import SPACE_END, ElfCore, read_elf_core
-from drgn_unaccepted.target.errors import DAMAGED, TargetError
-from drgn_unaccepted.target.formats import ONLY_X86_64, read_kdump, readable
-from drgn_unaccepted.target.opened import X86_64, Opened, program, refusing
-from drgn_unaccepted.target.page_tables import kernel_page_tables
-from drgn_unaccepted.target.ram_files import FileMemory, read_lime, read_raw
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets import vmcoreinfo_search
+from drgn_unaccepted.targets.debug_info import GIVE_VMLINUX, SymbolFile, attach_debug_info
+from drgn_unaccepted.targets.elf import SPACE_END, ElfCore, read_elf_core
+from drgn_unaccepted.targets.errors import DAMAGED, TargetError
+from drgn_unaccepted.targets.formats import ONLY_X86_64, read_kdump, readable
+from drgn_unaccepted.targets.opened import X86_64, Opened, program, refusing
+from drgn_unaccepted.targets.page_tables import kernel_page_tables
+from drgn_unaccepted.targets.ram_files import FileMemory, read_lime, read_raw
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 _COMPLETE_KEY = "drgn_unaccepted_complete"
 

@@ -19,8 +19,8 @@ import pytest
 
 from drgn_unaccepted.kernel import acpi
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target import bpf, privileges
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets import bpf, privileges
+from drgn_unaccepted.targets.errors import Unavailable
 
 # CPU_ENTRY_AREA_RO_IDT of arch/x86/include/asm/pgtable_areas.h: the read-only alias of the interrupt descriptor table
 # has the same address in every x86-64 kernel, KASLR or not.
@@ -86,8 +86,8 @@ def test_a_reader_that_goes_gives_everything_back(reader: bpf.KernelReader) -> N
 
 
 TRY = """
-from drgn_unaccepted.target.bpf import KernelReader
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.bpf import KernelReader
+from drgn_unaccepted.targets.errors import Unavailable
 try:
     print(len(KernelReader().read(0xFFFFFE0000000000, 16)))
 except Unavailable as error:

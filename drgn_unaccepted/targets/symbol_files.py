@@ -20,10 +20,10 @@ from elftools.elf.elffile import ELFFile
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import nameless, open_dump
-from drgn_unaccepted.target.debug_info import SymbolFile
-from drgn_unaccepted.target.elf import EHDR, IDENT, SHDR, Note, build_id, parse_notes
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.unpack import unpack, unpacks
+from drgn_unaccepted.targets.debug_info import SymbolFile
+from drgn_unaccepted.targets.elf import EHDR, IDENT, SHDR, Note, build_id, parse_notes
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.unpack import unpack, unpacks
 
 _BTF_MAGIC = b"\x9f\xeb"  #: The first bytes of BTF outside an ELF file, in little endian.
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7

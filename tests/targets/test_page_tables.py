@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.page_tables import PageTables
+from drgn_unaccepted.targets.page_tables import PageTables
 
 PAGE = 4096
 MIB = 1 << 20

@@ -19,11 +19,11 @@ import pytest
 from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.errors import TargetError
-from drgn_unaccepted.target import live, privileges
-from drgn_unaccepted.target.ram_files import read_raw
+from drgn_unaccepted.targets import live, privileges
+from drgn_unaccepted.targets.ram_files import read_raw
 from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
 from tests.fleet.tools import tool
-from tests.target.elf_dump import PAGE, note, read_sample, runs, vmcoreinfo_note, with_own_text, write_elf
+from tests.targets.elf_dump import PAGE, note, read_sample, runs, vmcoreinfo_note, with_own_text, write_elf
 
 TRUTH = truth("6.12-fill")
 HIGH = 4 << 30

@@ -17,8 +17,8 @@ from drgn_unaccepted.errors import one_line
 from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.addresses import parse_query
-from drgn_unaccepted.target.elf import SPACE_END, ElfCore, Piece
-from drgn_unaccepted.target.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.elf import SPACE_END, ElfCore, Piece
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
 
 #: magic, version, s_addr, e_addr (inclusive) of LiME's header, which precedes each range.
 _HEADER = struct.Struct("<4sIQQ8x")

@@ -12,11 +12,11 @@ import pytest
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.adopt import adopt
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.adopt import adopt
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, UNIT, Capsys, ask, refused, truth, units
-from tests.target.elf_dump import (
+from tests.targets.elf_dump import (
     PAGE,
     Load,
     Sample,

@@ -13,10 +13,10 @@ import drgn
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.target.debug_info import SymbolFile, attach_debug_info
-from drgn_unaccepted.target.errors import TargetError
-from drgn_unaccepted.target.opened import X86_64, Opened, program, refusing
-from drgn_unaccepted.target.vmcoreinfo_search import read_vmcoreinfo
+from drgn_unaccepted.targets.debug_info import SymbolFile, attach_debug_info
+from drgn_unaccepted.targets.errors import TargetError
+from drgn_unaccepted.targets.opened import X86_64, Opened, program, refusing
+from drgn_unaccepted.targets.vmcoreinfo_search import read_vmcoreinfo
 
 
 def open_qemu(

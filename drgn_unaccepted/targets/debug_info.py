@@ -22,10 +22,10 @@ from drgn import FaultError, FindObjectFlags, Object, Program, Symbol, SymbolBin
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.target.btf import Btf, Kind
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.kallsyms import Kallsyms
-from drgn_unaccepted.target.vmcoreinfo import vmcoreinfo_of
+from drgn_unaccepted.targets.btf import Btf, Kind
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.kallsyms import Kallsyms
+from drgn_unaccepted.targets.vmcoreinfo import vmcoreinfo_of
 
 GIVE_VMLINUX = "; give a vmlinux with -s"
 

@@ -29,12 +29,12 @@ from drgn_unaccepted.errors import concerning, one_line
 from drgn_unaccepted.files import open_dump, open_input
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 from drgn_unaccepted.model.ranges import PAGE_SIZE
-from drgn_unaccepted.target.elf import PT_LOAD, ElfCore, build_id, parse_notes
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.kallsyms import Kallsyms, find_kallsyms
-from drgn_unaccepted.target.page_tables import PageTables, kernel_page_tables
-from drgn_unaccepted.target.ram_files import FileMemory
-from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
+from drgn_unaccepted.targets.elf import PT_LOAD, ElfCore, build_id, parse_notes
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.kallsyms import Kallsyms, find_kallsyms
+from drgn_unaccepted.targets.page_tables import PageTables, kernel_page_tables
+from drgn_unaccepted.targets.ram_files import FileMemory
+from drgn_unaccepted.targets.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
 _TEXT = re.compile(rb"(?:[ -~]+\n)+")
 _UTS_LENGTH = 65  #: Two members of __NEW_UTS_LEN + 1 bytes precede ``utsname.release``.

@@ -14,8 +14,8 @@ import pytest
 from drgn import Program, Type, TypeKind
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.debug_info import GLOBALS, SYMBOLS, attach, load_btf
-from drgn_unaccepted.target.symbol_files import ElfSections
+from drgn_unaccepted.targets.debug_info import GLOBALS, SYMBOLS, attach, load_btf
+from drgn_unaccepted.targets.symbol_files import ElfSections
 from tests.lab.captures import Capture, captures
 
 pytestmark = pytest.mark.lab

@@ -18,8 +18,8 @@ import struct
 from collections.abc import Sequence
 from typing import Optional
 
-from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.privileges import lacking, lockdown_mode
+from drgn_unaccepted.targets.errors import Unavailable
+from drgn_unaccepted.targets.privileges import lacking, lockdown_mode
 
 CHUNK = 64 << 10  #: Bytes of one run of the program: 8,192 words, some 10 microseconds.
 

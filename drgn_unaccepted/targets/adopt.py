@@ -6,11 +6,11 @@ from __future__ import annotations
 import drgn
 
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.target.bpf import KernelReader
-from drgn_unaccepted.target.debug_info import attach_debug_info
-from drgn_unaccepted.target.errors import DAMAGED, TargetError
-from drgn_unaccepted.target.opened import Opened
-from drgn_unaccepted.target.vmcore import complete, examine, warnings_of
+from drgn_unaccepted.targets.bpf import KernelReader
+from drgn_unaccepted.targets.debug_info import attach_debug_info
+from drgn_unaccepted.targets.errors import DAMAGED, TargetError
+from drgn_unaccepted.targets.opened import Opened
+from drgn_unaccepted.targets.vmcore import complete, examine, warnings_of
 
 
 def adopt(prog: drgn.Program) -> Opened:

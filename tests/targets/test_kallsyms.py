@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.kallsyms import Kallsyms, find_kallsyms
-from drgn_unaccepted.target.vmcoreinfo import parse_vmcoreinfo, vmcoreinfo_of
-from tests.target.elf_dump import SAMPLES
+from drgn_unaccepted.targets.kallsyms import Kallsyms, find_kallsyms
+from drgn_unaccepted.targets.vmcoreinfo import parse_vmcoreinfo, vmcoreinfo_of
+from tests.targets.elf_dump import SAMPLES
 
 #: Addresses from a base, or per-CPU; from the offset's own place (Linux 7.0).
 NAMES = ("6.12-fill", "7.3-fill")

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 from drgn import Program
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.errors import TargetError
+from drgn_unaccepted.targets.errors import TargetError
 
 # NUMBER() and LENGTH() are printed as %ld or %lu, SYMBOL() as %lx.
 _DECIMAL = re.compile(r"-?[0-9]{1,20}")

@@ -16,7 +16,7 @@ from drgn import FaultError, Program
 from drgn_unaccepted import limits
 from drgn_unaccepted.model.addresses import START_KERNEL_MAP
 from drgn_unaccepted.model.ranges import PAGE_SHIFT, PAGE_SIZE, Range
-from drgn_unaccepted.target.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
+from drgn_unaccepted.targets.vmcoreinfo import Vmcoreinfo, vmcoreinfo_of
 
 _LEVEL_BITS = 9  #: Bits of an address that one level translates.
 _PRESENT = 1 << 0

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.target.bpf import KernelReader
-from drgn_unaccepted.target.debug_info import SymbolFile, attach_debug_info
-from drgn_unaccepted.target.opened import Opened, program, refusing
-from drgn_unaccepted.target.privileges import lacking, lockdown_mode
+from drgn_unaccepted.targets.bpf import KernelReader
+from drgn_unaccepted.targets.debug_info import SymbolFile, attach_debug_info
+from drgn_unaccepted.targets.opened import Opened, program, refusing
+from drgn_unaccepted.targets.privileges import lacking, lockdown_mode
 
 
 def open_kernel(symbols: Sequence[SymbolFile] = (), debug_info: str = "auto") -> Opened:

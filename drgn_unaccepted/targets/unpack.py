@@ -9,7 +9,7 @@ from typing import BinaryIO, Callable, Optional
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.files import nameless, tmpdir
-from drgn_unaccepted.target.errors import Unavailable
+from drgn_unaccepted.targets.errors import Unavailable
 from drgn_unaccepted.words import safe, size
 
 #: What unpacks a file that begins so.

@@ -15,12 +15,12 @@ import pytest
 
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.memmap import page_layout
-from drgn_unaccepted.target.adopt import adopt
-from drgn_unaccepted.target.page_tables import kernel_page_tables
-from drgn_unaccepted.target.vmcore import open_vmcore
+from drgn_unaccepted.targets.adopt import adopt
+from drgn_unaccepted.targets.page_tables import kernel_page_tables
+from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
 from tests.fleet.tools import tool
-from tests.target.elf_dump import PAGE, elf
+from tests.targets.elf_dump import PAGE, elf
 
 SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
 KDUMP = SAMPLES / "6.12-fill-kdump" / "vmcore"

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.btf import Btf, Kind
-from drgn_unaccepted.target.debug_info import attach
+from drgn_unaccepted.targets.btf import Btf, Kind
+from drgn_unaccepted.targets.debug_info import attach
 
 from . import btf_writer as w
 from .btf_writer import BtfWriter

@@ -23,10 +23,10 @@ from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
-from drgn_unaccepted.target.elf import Piece
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.ram_files import FileMemory
-from drgn_unaccepted.target.unpack import unpack, unpacks
+from drgn_unaccepted.targets.elf import Piece
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.ram_files import FileMemory
+from drgn_unaccepted.targets.unpack import unpack, unpacks
 from drgn_unaccepted.words import safe
 
 _DUMP_AGAIN = "let it run and take a dump with dump-guest-memory without -p, or virsh dump --memory-only"

@@ -14,15 +14,15 @@ import pytest
 from drgn import FaultError
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.elf import read_elf_core
-from drgn_unaccepted.target.errors import Unavailable
-from drgn_unaccepted.target.ram_files import FileMemory
-from drgn_unaccepted.target.symbol_files import ElfSections
-from drgn_unaccepted.target.vmcoreinfo_search import cpu_page_tables
+from drgn_unaccepted.targets.elf import read_elf_core
+from drgn_unaccepted.targets.errors import Unavailable
+from drgn_unaccepted.targets.ram_files import FileMemory
+from drgn_unaccepted.targets.symbol_files import ElfSections
+from drgn_unaccepted.targets.vmcoreinfo_search import cpu_page_tables
 from tests.fuzz import run
-from tests.target import elf_dump as made
-from tests.target.elf_dump import PT_LOAD, PT_NOTE, SAMPLES, cpu_note, elf, note, runs, section_elf, write_elf
-from tests.target.elf_dump import Load as L
+from tests.targets import elf_dump as made
+from tests.targets.elf_dump import PT_LOAD, PT_NOTE, SAMPLES, cpu_note, elf, note, runs, section_elf, write_elf
+from tests.targets.elf_dump import Load as L
 
 HEADER = 64
 SHT_NOTE = 7

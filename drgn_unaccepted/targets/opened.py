@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 import drgn
 
 from drgn_unaccepted.log.boots import BootLog
-from drgn_unaccepted.target.elf import ElfCore
-from drgn_unaccepted.target.errors import DAMAGED, TargetError
+from drgn_unaccepted.targets.elf import ElfCore
+from drgn_unaccepted.targets.errors import DAMAGED, TargetError
 
 if TYPE_CHECKING:
-    from drgn_unaccepted.target.bpf import KernelReader
+    from drgn_unaccepted.targets.bpf import KernelReader
 
 X86_64 = drgn.Platform(drgn.Architecture.X86_64)
 

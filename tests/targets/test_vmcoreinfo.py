@@ -10,11 +10,11 @@ from typing import NamedTuple, Optional
 import pytest
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.target.elf import ElfCore, read_elf_core
-from drgn_unaccepted.target.errors import TargetError, Unavailable
-from drgn_unaccepted.target.vmcoreinfo import parse_vmcoreinfo
-from drgn_unaccepted.target.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
-from tests.target.elf_dump import PAGE, START_KERNEL_MAP, cpu_note, note, runs, section_elf, write_elf
+from drgn_unaccepted.targets.elf import ElfCore, read_elf_core
+from drgn_unaccepted.targets.errors import TargetError, Unavailable
+from drgn_unaccepted.targets.vmcoreinfo import parse_vmcoreinfo
+from drgn_unaccepted.targets.vmcoreinfo_search import find_vmcoreinfo, work_out_vmcoreinfo
+from tests.targets.elf_dump import PAGE, START_KERNEL_MAP, cpu_note, note, runs, section_elf, write_elf
 
 MIB = 1 << 20
 FLAGS = 0x63
