@@ -59,9 +59,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         target = _CommandLine(args)
         if args.command in commands.OF_FILES:
             allowed = ("debug", "symbols") if args.command == "scan" else ("debug",)
-            target.refuse(
-                f"{args.command} reads files of its own: it takes no {{}}", *(_TARGET_DEFAULTS.keys() - allowed)
-            )
+            given = (name for name in _TARGET_DEFAULTS if name not in allowed)
+            target.refuse(f"{args.command} reads files of its own: it takes no {{}}", *given)
         return run(command, args, target.open, target.samples)
     except (errors.CommandError, errors.TargetError) as error:
         to_stderr(f"drgn-unaccepted: {errors.one_line(error)}")

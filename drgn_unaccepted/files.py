@@ -23,6 +23,7 @@ from drgn_unaccepted import limits
 from drgn_unaccepted.errors import CommandError
 from drgn_unaccepted.words import WIDTH, safe, wrap
 
+DUMPS = (b"\x7fELF", b"KDUMP   ", b"makedumpfile\0")  #: How dumps begin that are not compressed.
 TABLE = ".unaccepted-table"  #: The suffix of the table that a crash kernel saved beside a dump.
 
 
@@ -42,7 +43,7 @@ def open_input(path: str) -> BufferedReader:
             file.close()
             raise OSError(errno.ETIMEDOUT, f"a pipe, and nothing came through it for {limits.PIPE_SECONDS} s", path)
         os.set_blocking(file.fileno(), True)
-    if file.peek(1).startswith((b"\x7fELF", b"KDUMP   ", b"makedumpfile\0")):
+    if file.peek(1).startswith(DUMPS):
         file.close()
         raise OSError(errno.EINVAL, "a dump: give it with -c", path)
     return file

@@ -8,6 +8,7 @@ made to break a terminal, a page or a spreadsheet.
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import random
@@ -164,16 +165,17 @@ def test_scan_survives_what_it_cannot_read(tmp_path: Path) -> None:
     dumps.mkdir()
     (dumps / "garbage").write_bytes(random.Random(1).randbytes(10_000))
     (dumps / "good").write_bytes(clean("6.12-fill", "kdump").data)
+    (dumps / "packed").write_bytes(gzip.compress(clean("6.12-fill", "kdump").data + bytes(5 << 20), 1))
     (dumps / "snapshot").write_text(files.snapshot_text("6.12-panic"))
     os.mkfifo(dumps / "silent")
     (dumps / "device").symlink_to("/dev/zero")
-    targets = [dumps / name for name in ("silent", "device", "garbage", "good", "snapshot")]
+    targets = [dumps / name for name in ("silent", "device", "garbage", "good", "snapshot", "packed")]
     done = started(*PROGRAM, "scan", "--timeout", "60", "-o", tmp_path / "out", *targets)
     assert "Traceback" not in done.stderr, done.stderr
     _, *records = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     errors = {Path(record["target"]["path"]).name: record["error"] for record in records}
     assert len(records) == len(errors) == len(targets)
-    assert {name for name, error in errors.items() if error is None} == {"good", "snapshot"}, errors
+    assert {name for name, error in errors.items() if error is None} == {"good", "snapshot", "packed"}, errors
     assert "a pipe" in errors["silent"]["reason"] and "a device" in errors["device"]["reason"]
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, Optional
 
 from drgn_unaccepted import limits
-from drgn_unaccepted.files import open_dump
+from drgn_unaccepted.errors import one_line
+from drgn_unaccepted.files import open_dump, tmpdir
 from drgn_unaccepted.model import bitmap as bits
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range
@@ -84,6 +85,9 @@ def readable(path: str) -> tuple[str, Optional[BinaryIO]]:
                 unpacked = unpack(file, program, limits.UNPACKED_BYTES, _why_not)
             except Unavailable as error:
                 raise TargetError(f"{path}: {error}") from None
+            except OSError as error:
+                to = one_line(error, tmpdir())
+                raise TargetError(f"{path}: compressed, and cannot be unpacked to {to}: set TMPDIR") from None
             return f"/proc/self/fd/{unpacked.fileno()}", unpacked
     why = _why_not(beginning)
     if why is not None:
@@ -157,17 +161,21 @@ def read_kdump(place: str, path: str) -> tuple[Optional[str], Sequence[Range]]:
             raise ValueError(f"a bitmap of {len(bitmap)} bytes for {pages_64 if version >= 6 else pages} pages")
         there = range(8 * len(bitmap))[slice(first, last) if split else slice(None)]
         number, descriptors = bits.count(bitmap, there.start, there.stop), (1 + blocks + bitmap_blocks) * page
-        at(descriptors + number * _DESCRIPTOR_BYTES, 0)
-        lost = _lost(memory, descriptors, min(number, limits.KDUMP_DESCRIPTORS), size, page)
+        end = descriptors + number * _DESCRIPTOR_BYTES
+        at(end, 0)
+        there_is = rng.merge((piece.address, piece.address + piece.size) for piece in pieces)
+        checked, holes = min(number, limits.KDUMP_DESCRIPTORS), rng.subtract([Range(0, 1 << 65)], there_is)
+        lost = _lost(memory, descriptors, checked, rng.merge([Range(0, end), *holes]), page)
     missing, is_cut = rng.total(lost), bool(status & _INCOMPLETE)
     flaws = {
         f"a part of a split dump, pages {first:#x} to {last:#x}: join the parts with makedumpfile --reassemble": split,
         f"incomplete, makedumpfile ran out of space after {number - missing} of {number} pages": is_cut,
         f"cut short or damaged: {missing} of {number} page descriptors lead to no page in it (copy it anew, or give "
         "the kernel log with --log)": missing and not is_cut,
-        f"{limits.KDUMP_DESCRIPTORS} of {number} page descriptors were checked": number > limits.KDUMP_DESCRIPTORS,
+        f"the first {checked} of {number} page descriptors were checked": checked < number,
     }
-    return "; ".join(flaw for flaw, holds in flaws.items() if holds) or None, _pages(lost, bitmap, there, page)
+    unread = rng.merge([*lost, Range(checked, number)])
+    return "; ".join(flaw for flaw, holds in flaws.items() if holds) or None, _pages(unread, bitmap, there, page)
 
 
 def _segments(file: BinaryIO, place: str, size: int) -> Iterator[Piece]:
@@ -182,25 +190,45 @@ def _segments(file: BinaryIO, place: str, size: int) -> Iterator[Piece]:
         at += length
 
 
-def _lost(memory: FileMemory, descriptors: int, number: int, size: int, block_size: int) -> list[Range]:
-    """The descriptors, by number, of no page that is in the file whole. ValueError: too many runs of them."""
+def _lost(memory: FileMemory, descriptors: int, number: int, no_page: Sequence[Range], block_size: int) -> list[Range]:
+    """The descriptors, by number, of no page that is in the file whole. ValueError: too many runs of them.
+
+    :param no_page: the places in the file where there can be none: what is before the pages, holes, what is behind
+    """
     lost: list[Range] = []
+    # Where most pages are: before the first hole.
+    low, high = no_page[0].end, no_page[1].start
     for first in range(0, number, _STEP):
         count = min(_STEP, number - first)
         data = memory.read(descriptors + first * _DESCRIPTOR_BYTES, count * _DESCRIPTOR_BYTES)
-        offsets, lengths = array("Q", data)[::3], array("I", data)[2::6]
-        # Pages of zeros have one and the same descriptor. Those that were not written are zeros, up to the last one.
-        same = data == data[:_DESCRIPTOR_BYTES] * count
-        highest, longest = (offsets[0], lengths[0]) if same else (max(offsets), max(lengths))
-        if offsets[-1] and highest <= size - block_size and longest <= block_size:
+        # Pages of zeros have one and the same descriptor.
+        one = data[:_DESCRIPTOR_BYTES]
+        few = one if data == one * count else data
+        offsets, lengths = array("Q", few)[::3], array("I", few)[2::6]
+        if _are_within(offsets, low, high - block_size) and _are_within(lengths, 1, block_size):
             continue
+        offsets, lengths = array("Q", data)[::3], array("I", data)[2::6]
         for at, (offset, length) in enumerate(zip(offsets, lengths), first):
-            if not offset or length > block_size or offset + length > size:
+            end = offset + length
+            is_there = (low <= offset and end <= high) or not any(rng.clip(no_page, offset, end))
+            if not is_there or not 0 < length <= block_size:
                 start = lost.pop().start if lost and lost[-1].end == at else at
                 lost.append(Range(start, at + 1))
         if len(lost) > limits.KDUMP_HOLES:
             raise ValueError(f"page descriptors that lead nowhere in more than {limits.KDUMP_HOLES} places")
     return lost
+
+
+def _are_within(values: array[int], low: int, high: int) -> bool:
+    """Whether all numbers are from ``low`` to ``high``, by arithmetic on one long integer: a dump has millions of them.
+
+    None lends its top bit, which is set here, to the subtraction if it is large enough.
+    """
+    ones = int.from_bytes((1).to_bytes(values.itemsize, "little") * len(values), "little")
+    tops, found = ones << 8 * values.itemsize - 1, int.from_bytes(values.tobytes(), "little")
+    if low > high or found & tops:
+        return False
+    return ((found | tops) - low * ones) & ((high * ones | tops) - found) & tops == tops
 
 
 def _pages(lost: Sequence[Range], bitmap: bytes, pages: range, page_size: int) -> list[Range]:

@@ -9,8 +9,11 @@ dump are: pyelftools before 0.32 takes Xen's notes for GNU's of the same numbers
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import struct
+import subprocess
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Optional
 
@@ -19,11 +22,11 @@ from elftools.elf.elffile import ELFFile
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.errors import one_line
-from drgn_unaccepted.files import nameless, open_dump
+from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.targets.debug_info import SymbolFile
 from drgn_unaccepted.targets.elf import EHDR, IDENT, SHDR, Note, build_id, parse_notes
 from drgn_unaccepted.targets.errors import TargetError, Unavailable
-from drgn_unaccepted.targets.unpack import unpack, unpacks
+from drgn_unaccepted.targets.unpack import unpacks
 
 _BTF_MAGIC = b"\x9f\xeb"  #: The first bytes of BTF outside an ELF file, in little endian.
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
@@ -58,22 +61,39 @@ def _vmlinux_in(file: BinaryIO) -> BinaryIO:
     file.seek(0)
     if magic != b"HdrS":
         return file
-    start = ((sectors or 4) + 1) * 512 + offset
-    length = min(length, limits.KERNEL_FILE_BYTES)
-    packed = os.pread(file.fileno(), length, start)
-    if len(packed) < length:
+    start, most = ((sectors or 4) + 1) * 512 + offset, limits.KERNEL_FILE_BYTES
+    packed = os.pread(file.fileno(), min(length, most), start)
+    if len(packed) < min(length, most):
         raise Unavailable("a kernel image, cut short")
+    try:
+        if packed.startswith(b"\x1f\x8b"):
+            data = zlib.decompressobj(31).decompress(packed, most + 1)
+        elif packed.startswith((b"\xfd7zXZ\0", b"]\0\0")):
+            data = lzma.LZMADecompressor(lzma.FORMAT_AUTO, limits.XZ_MEMORY_BYTES).decompress(packed, most + 1)
+        else:
+            data = _by_program(packed, file, start, most + 1)
+    except (zlib.error, lzma.LZMAError) as error:
+        raise Unavailable(f"a kernel image, damaged: {error}") from None
+    if len(data) > most:
+        raise Unavailable(f"a kernel image of more than {most} bytes")
+    return io.BytesIO(data)
+
+
+def _by_program(packed: bytes, file: BinaryIO, start: int, most: int) -> bytes:
+    """What a program makes of a file from ``start`` on. It complains of what follows, which nobody asked for."""
     program = unpacks(packed)
     if program is None:
         raise Unavailable("a kernel image, compressed in a way that is not known here")
-    with nameless() as payload:
-        # All formats but gzip's are followed by the unpacked size.
-        payload.write(packed if program.startswith("gzip") else packed[:-4])
-        payload.flush()
-        try:
-            return unpack(payload, program, limits.KERNEL_FILE_BYTES)
-        except Unavailable as error:
-            raise Unavailable(f"a kernel image, {error}") from None
+    os.lseek(file.fileno(), start, os.SEEK_SET)
+    try:
+        process = subprocess.Popen(program.split(), stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise Unavailable(f"a kernel image, compressed, and there is no program {program.split()[0]} here") from None
+    with process:
+        assert process.stdout is not None
+        data = process.stdout.read(most)
+        process.kill()
+    return data
 
 
 class ElfSections:

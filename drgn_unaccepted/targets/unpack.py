@@ -15,7 +15,7 @@ from drgn_unaccepted.words import safe, size
 #: What unpacks a file that begins so.
 _PROGRAMS = {
     b"\x1f\x8b": "gzip -dc",
-    **dict.fromkeys((b"\xfd7zXZ\0", b"]\0\0"), f"xz -dc --memlimit-decompress={limits.XZ_MEMORY_BYTES}"),
+    b"\xfd7zXZ\0": f"xz -dc --memlimit-decompress={limits.XZ_MEMORY_BYTES}",
     b"\x28\xb5\x2f\xfd": "zstd -dcq",
     b"BZh": "bzip2 -dc",
     b"\x04\x22\x4d\x18": "lz4 -dc",

@@ -183,10 +183,8 @@ def kernel_image(payload: bytes) -> bytes:
     setup = bytearray(1024)
     setup[0x1F1], setup[0x202:0x206] = 1, b"HdrS"
     struct.pack_into("<H", setup, 0x206, 0x20F)
-    # All formats but gzip's are followed by the unpacked size (scripts/Makefile.lib).
-    payload += b"" if payload.startswith(b"\x1f\x8b") else struct.pack("<I", 60 << 20)
-    struct.pack_into("<II", setup, 0x248, 0x30, len(payload))
-    return bytes(setup) + bytes(0x30) + payload + b"\x90" * 5000
+    struct.pack_into("<II", setup, 0x248, 0x30, len(payload) + 4)
+    return bytes(setup) + bytes(0x30) + payload + struct.pack("<I", 60 << 20) + b"\x90" * 5000
 
 
 def gnu_build_id(name: str) -> bytes:

@@ -190,9 +190,7 @@ def test_btf_out_of_a_file(
             packed = subprocess.run((*program, "-c"), input=whole, capture_output=True, check=True).stdout
             file.write_bytes(made.kernel_image(packed))
             monkeypatch.setattr(limits, "KERNEL_FILE_BYTES", len(whole) - 1)
-            assert f"a kernel image, compressed, with more than {len(whole) - 1} bytes in it" in refused(
-                capsys, "-c", dump, *files
-            )
+            assert f"a kernel image of more than {len(whole) - 1} bytes" in refused(capsys, "-c", dump, *files)
             monkeypatch.setattr(limits, "KERNEL_FILE_BYTES", len(whole))
         elif way != "stripped vmlinux":
             bare = section_elf(tmp_path / "vmlinux", {".notes": gnu_build_id(name)})
@@ -218,7 +216,7 @@ def test_files_that_are_of_no_use(btf: dict[str, bytes], capsys: Capsys, tmp_pat
     assert f"{file}: BTF: " in words({".notes": this, ".BTF": b"not BTF at all"})
     assert "DWARF" in words({".notes": this, ".BTF": btf[name]}, "--debug-info", "dwarf")
     for image, why in (
-        (made.kernel_image(b"\x1f\x8b" + bytes(99)), "compressed, and cannot be unpacked"),
+        (made.kernel_image(b"\x1f\x8b" + bytes(99)), "damaged"),
         (made.kernel_image(bytes(99)), "compressed in a way that is not known"),
         (made.kernel_image(bytes(99))[:1100], "cut short"),
     ):

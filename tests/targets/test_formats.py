@@ -13,6 +13,7 @@ from pathlib import Path
 import drgn
 import pytest
 
+from drgn_unaccepted import limits
 from drgn_unaccepted.cli import main
 from drgn_unaccepted.kernel.memmap import page_layout
 from drgn_unaccepted.targets.adopt import adopt
@@ -22,6 +23,8 @@ from tests.asking import SAMPLES, Capsys, ask, refused, truth, units
 from tests.fleet.tools import tool
 from tests.targets.elf_dump import PAGE, elf
 
+Patch = pytest.MonkeyPatch
+Form = Callable[[bytes], bytes]
 SAMPLE = SAMPLES / "6.12-fill" / "vmcore"
 KDUMP = SAMPLES / "6.12-fill-kdump" / "vmcore"
 
@@ -99,7 +102,7 @@ def compressed(program: str, data: bytes, path: Path) -> Path:
 
 @pytest.mark.parametrize("program", ["gzip", "xz", "zstd", "bzip2", "lz4", "lzop"])
 def test_a_compressed_dump_is_read_and_leaves_nothing(
-    program: str, capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, capsys: Capsys, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     room, path = tmp_path / "room", tmp_path / "dump"
     room.mkdir()
@@ -142,10 +145,10 @@ def flattened(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("form", (bytes, flattened))
-@pytest.mark.parametrize("wrong", [(1 << 63, 900), (-8, 900), (PAGE, 0xFFFFFFFF), (PAGE, PAGE + 1)])
-def test_a_descriptor_that_leads_nowhere(
-    wrong: tuple[int, int], form: Callable[[bytes], bytes], capsys: Capsys, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "wrong", [(1 << 63, 900), (-8, 900), (2 << 20, 0xFFFFFFFF), (2 << 20, PAGE + 1), (0, 0), (9, 9)]
+)
+def test_descriptors_that_lead_nowhere(wrong: tuple[int, int], form: Form, capsys: Capsys, tmp_path: Path) -> None:
     """Those of a third of the memory map: libkdumpfile would read 4 GiB for each such page, or die."""
     data, path, whole = bytearray(KDUMP.read_bytes()), tmp_path / "dump", open_vmcore(str(KDUMP)).prog
     layout, tables, places = page_layout(whole), kernel_page_tables(whole), descriptors(data)
@@ -169,3 +172,11 @@ def test_a_descriptor_that_leads_nowhere(
     status, document, err = ask(capsys, "-c", path, "ranges")
     assert (status, document["exact"]) == (0, False) and f"{len(lost)} of {len(places)} page descriptors" in err
     assert units(document, "accepted").isdisjoint(truth(KDUMP.parent.name)["unaccepted_units"])
+
+
+def test_a_hole_is_not_there_nor_what_was_not_checked(capsys: Capsys, tmp_path: Path, monkeypatch: Patch) -> None:
+    data, path = flattened(KDUMP.read_bytes()), tmp_path / "dump"
+    path.write_bytes(data[: 4096 + 200 * 16400] + data[4096 + 220 * 16400 :])
+    assert "page descriptors lead to no page" in ask(capsys, "-c", path, "ranges")[2]
+    monkeypatch.setattr(limits, "KDUMP_DESCRIPTORS", 1000)
+    assert "the first 1000 of 7590 page descriptors were checked: no types" in refused(capsys, "-c", KDUMP)
