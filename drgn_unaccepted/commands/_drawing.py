@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
+from contextlib import suppress
 from typing import Union
 
 from drgn_unaccepted.commands import Arguments, Parser, refuse
@@ -29,10 +29,17 @@ def add_style_arguments(parser: Parser) -> None:
 
 def _width(text: str) -> int:
     if text == "terminal":
-        return max(_NARROWEST, shutil.get_terminal_size().columns)
+        return max(_NARROWEST, _terminal_width())
     if not text.isdecimal() or not _NARROWEST <= int(text) <= 1000:
         refuse(f"{text}: not a width from {_NARROWEST} to 1000")
     return int(text)
+
+
+def _terminal_width() -> int:
+    """As shutil.get_terminal_size(), whose module takes a fiftieth of a start."""
+    with suppress(OSError, ValueError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    return 80
 
 
 def style(args: Arguments) -> Style:

@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional, cast
 
-from drgn_unaccepted.answer.documents import E820Answer, E820Difference, E820Tables, TypedRange, document
-from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.documents import E820Answer, TypedRange
+from drgn_unaccepted.answer.maps import e820
 from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.model import e820 as e820_model
-from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import lines
 from drgn_unaccepted.views.tabular import columns
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -60,23 +58,6 @@ class E820(Question[E820Answer]):
 
 def _title(name: str) -> str:
     return {"current": "e820_table", "boot_params": "boot_params.e820_table"}.get(name, f"e820_table_{name}")
-
-
-def e820(snapshot: Snapshot, judgement: Judgement) -> E820Answer:
-    """The e820 tables, null where one was not captured. ``differences`` compares current with firmware."""
-    captured = snapshot.e820
-    tables = {name: None if captured is None else getattr(captured, name) for name in E820Tables.__annotations__}
-    whole = snapshot.missing.get("e820", "not captured")
-    differences: Optional[list[E820Difference]] = None
-    if tables["current"] is not None and tables["firmware"] is not None:
-        differences = []
-        for one in e820_model.differences(tables["firmware"], tables["current"]):
-            old, new = (None if each is None else e820_model.type_name(each) for each in (one.a, one.b))
-            differences.append({"start": one.range.start, "end": one.range.end, "firmware": old, "current": new})
-    missing = {name: snapshot.missing.get(f"e820.{name}", whole) for name, found in tables.items() if found is None}
-    documents = {name: found and [document(TypedRange, entry) for entry in found] for name, found in tables.items()}
-    shared = head(snapshot, judgement, "e820")
-    return {**shared, "tables": cast(E820Tables, documents), "missing": missing, "differences": differences}
 
 
 COMMAND = E820(e820)

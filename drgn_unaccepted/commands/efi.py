@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from itertools import starmap
 from typing import Optional
 
-from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer, document
-from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer
+from drgn_unaccepted.answer.maps import efi
 from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED
-from drgn_unaccepted.snapshot import Snapshot
 from drgn_unaccepted.views import lines
 from drgn_unaccepted.views.tabular import columns
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -60,16 +58,6 @@ def _dmesg(number: int, d: DescriptorDocument) -> str:
         attributes = f"attr={attribute:#018x}"
     last, mib = d["end"] - 1, (d["end"] - d["start"]) >> 20
     return f"efi: mem{number:02}: [{d['name']:12}|{attributes}] range=[{d['start']:#018x}-{last:#018x}] ({mib}MB)"
-
-
-def efi(snapshot: Snapshot, judgement: Judgement) -> EfiAnswer:
-    """The EFI memory map in map order, with its provenance; ``none`` and null where it was not captured."""
-    shared, efi_map = head(snapshot, judgement, "efi"), snapshot.efi_map
-    if efi_map is None:
-        note = snapshot.missing.get("efi_map")
-        return {**shared, "provenance": "none", "complete": False, "note": note, "descriptors": None}
-    descriptors = [document(DescriptorDocument, descriptor) for descriptor in efi_map.descriptors]
-    return document(EfiAnswer, efi_map, **shared, descriptors=descriptors)
 
 
 COMMAND = Efi(efi)

@@ -15,14 +15,12 @@ from drgn_unaccepted.answer.documents import Document, HistoryAnswer, ReportAnsw
 from drgn_unaccepted.answer.head import accepting, head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
+from drgn_unaccepted.answer.maps import e820, efi, zones
 from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.checks.rule import RULES
 from drgn_unaccepted.commands import Arguments, Parser, Question, _drawing
 from drgn_unaccepted.commands.check import check
-from drgn_unaccepted.commands.e820 import e820
-from drgn_unaccepted.commands.efi import efi
 from drgn_unaccepted.commands.summary import rows, summary
-from drgn_unaccepted.commands.zones import zones
 from drgn_unaccepted.model.ranges import merge
 from drgn_unaccepted.snapshot import ALL_PARTS, Snapshot
 from drgn_unaccepted.views.report import PageDocument, Said, report_page

@@ -6,13 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional
 
-from drgn_unaccepted.answer.allocator import amounts
-from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer, document
-from drgn_unaccepted.answer.head import head
-from drgn_unaccepted.answer.judgement import Judgement
+from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
+from drgn_unaccepted.answer.maps import zones
 from drgn_unaccepted.commands import Arguments, Question
-from drgn_unaccepted.model.ranges import chunk_ranges
-from drgn_unaccepted.snapshot import PAGE_SIZE, Snapshot, Zone
 from drgn_unaccepted.views import lines
 from drgn_unaccepted.views.tabular import columns
 from drgn_unaccepted.words import count, safe, size, wrap
@@ -55,28 +51,6 @@ def _name(zone: ZoneDocument) -> str:
 def _sizes(zone: ZoneDocument) -> list[Optional[int]]:
     amounts, marks = (zone["managed_bytes"], zone["free_bytes"], zone["unaccepted_bytes"]), zone["watermarks"]
     return [*amounts, marks["min"], marks["low"], marks["high"]]
-
-
-def zones(snapshot: Snapshot, judgement: Judgement) -> ZonesAnswer:
-    """Populated zones in bytes, with the listed chunks merged into ranges; null where they were not captured."""
-    shared, captured, kernel = head(snapshot, judgement, "zones"), snapshot.zones or (), snapshot.kernel
-    chunk = kernel.chunk_pages if captured and kernel is not None else 0
-    found, nbytes = [_zone(zone, chunk) for zone in captured] or None, chunk * PAGE_SIZE or None
-    return {**shared, "missing": judgement.evidence.no_zones, "chunk_bytes": nbytes, "zones": found}
-
-
-def _zone(zone: Zone, chunk_pages: int) -> ZoneDocument:
-    listed = zone.listed
-    return document(
-        ZoneDocument,
-        zone,
-        **amounts(zone),
-        start=zone.start_pfn * PAGE_SIZE,
-        end=(zone.start_pfn + zone.spanned_pages) * PAGE_SIZE,
-        listed=None if listed is None else [*map(list, chunk_ranges(chunk_pages, listed.pfns))],
-        list_problems=[] if listed is None else list(listed.problems),
-        watermarks={name: pages and pages * PAGE_SIZE for name, pages in vars(zone.watermarks).items()},
-    )
 
 
 COMMAND = Zones(zones)

@@ -196,7 +196,6 @@ def _lost(memory: FileMemory, descriptors: int, number: int, no_page: Sequence[R
     :param no_page: the places in the file where there can be none: what is before the pages, holes, what is behind
     """
     lost: list[Range] = []
-    # Where most pages are: before the first hole.
     low, high = no_page[0].end, no_page[1].start
     for first in range(0, number, _STEP):
         count = min(_STEP, number - first)
@@ -220,10 +219,8 @@ def _lost(memory: FileMemory, descriptors: int, number: int, no_page: Sequence[R
 
 
 def _are_within(values: array[int], low: int, high: int) -> bool:
-    """Whether all numbers are from ``low`` to ``high``, by arithmetic on one long integer: a dump has millions of them.
-
-    None lends its top bit, which is set here, to the subtraction if it is large enough.
-    """
+    """Whether all numbers are from ``low`` to ``high``, by arithmetic on one long integer: a dump has millions."""
+    # A number keeps its top bit, which is set here, in a subtraction of what is not larger.
     ones = int.from_bytes((1).to_bytes(values.itemsize, "little") * len(values), "little")
     tops, found = ones << 8 * values.itemsize - 1, int.from_bytes(values.tobytes(), "little")
     if low > high or found & tops:
