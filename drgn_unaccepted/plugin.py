@@ -33,10 +33,10 @@ def _complete(shown: str, completer: Any, readline: Any) -> None:
         line = readline.get_line_buffer()[: readline.get_endidx()]
         if not line.startswith(f"{shown} "):
             return complete(self, text, state)
-        from drgn_unaccepted import commands, prompt  # for those who use it
+        from drgn_unaccepted import commands  # for those who use it
 
         *before, word = line.split(" ")[1:]
-        possible = commands.completions(prompt.parser(shown, before), before)
+        possible = commands.completions(commands.prompt_parser(shown, before), before)
         words = [found for found in possible if found.startswith(word)]
         # readline breaks words at "-", too.
         return f"{words[state][len(word) - len(text) :]} " if state < len(words) else None

@@ -35,7 +35,7 @@ def run_command(shown: str, prog: drgn.Program, words: list[str]) -> None:
 
     asked = [word for word in words if word != "--drgn"]
     try:
-        command, args = commands.parse(parser(shown, asked), asked)
+        command, args = commands.parse(commands.prompt_parser(shown, asked), asked)
         if asked != words:
             print(_code(args.command, [query.start for query in getattr(args, "queries", ())]))
         else:
@@ -44,12 +44,6 @@ def run_command(shown: str, prog: drgn.Program, words: list[str]) -> None:
         return  # --help
     except (errors.TargetError, errors.CommandError) as error:
         raise CommandError(errors.one_line(error)) from None
-
-
-def parser(shown: str, words: list[str]) -> commands.Parser:
-    made = commands.Parser(prog=shown, description="Show unaccepted memory.", parents=[commands.common_options()])
-    commands.add_commands(made, [], words)
-    return made
 
 
 #: What :func:`_code` assigns, by command.

@@ -14,9 +14,10 @@ from typing import Optional
 from drgn_unaccepted.answer.allocator import amounts
 from drgn_unaccepted.answer.best_source import judge
 from drgn_unaccepted.answer.documents import HistoryAnswer, HistorySlice, ProgressAnswer, ZoneProgress, document
-from drgn_unaccepted.answer.head import accepting, head
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import UNITS_PER_BYTE, Grid, bytes_inside, layers, memory_of, set_bits
+from drgn_unaccepted.answer.parts import accepting
 from drgn_unaccepted.errors import SnapshotFileError
 from drgn_unaccepted.model import ranges as rng
 from drgn_unaccepted.model.ranges import Range

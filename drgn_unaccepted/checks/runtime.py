@@ -9,7 +9,7 @@ from itertools import accumulate
 from operator import attrgetter
 
 from drgn_unaccepted.answer.allocator import zone_name
-from drgn_unaccepted.answer.head import accept_document, where, who
+from drgn_unaccepted.answer.parts import accept_document, where, who
 from drgn_unaccepted.checks.facts import Facts
 from drgn_unaccepted.checks.rule import CRITICAL, INFO, WARNING, Fault, Outcome, Pass, Rule, Skip, given, some
 from drgn_unaccepted.model.ranges import intersect, total

@@ -132,6 +132,13 @@ def add_commands(parser: Parser, parents: Sequence[argparse.ArgumentParser], men
             of_command.add_argument("--all", action="store_true", help="all of a long list")
 
 
+def prompt_parser(shown: str, mentioned: Collection[str]) -> Parser:
+    """The words after ``shown`` at drgn's prompt, which has a target."""
+    parser = Parser(prog=shown, description="Show unaccepted memory.", parents=[common_options()])
+    add_commands(parser, [], mentioned)
+    return parser
+
+
 def completions(parser: Parser, before: Sequence[str]) -> list[str]:
     """The words that can follow others: values of an option, or options, and before a command the commands."""
     command = next((parser.commands[word] for word in before if word in parser.commands), parser)
@@ -174,7 +181,8 @@ class Question(Generic[A]):
     """A command that one snapshot answers. ``A`` is the type of the answer, in general a document."""
 
     parts: frozenset[str] = STATE  #: Parts of the snapshot that the answer needs, beside the table.
-    formats: tuple[str, ...] = ()  #: Beside text and json.
+    #: Beside text and json, each with its view; None where :meth:`text` writes it.
+    formats: Mapping[str, Optional[Callable[[A], Iterable[str]]]] = {}
     has_long_list = False
     answers_in_part = False  #: Its lines are worth reading also where :meth:`lack` has a reason.
 
@@ -208,14 +216,17 @@ class Question(Generic[A]):
         return exit_status.ANSWERED
 
     def text(self, answer: A, args: Arguments) -> Iterable[str]:
-        """The lines of any format but JSON."""
+        """The lines of text, and of formats without a view."""
         raise NotImplementedError
 
     def output(self, answer: A, args: Arguments) -> Iterable[str]:
         """The lines for standard output; a file that it writes is written before them. CommandError: it cannot be."""
         if args.format == "json":
             return (json.dumps(answer),)
-        return self.text(answer, args) if self.answers_in_part or self.lack(answer) is None else ()
+        if not self.answers_in_part and self.lack(answer) is not None:
+            return ()
+        view = self.formats.get(args.format)
+        return self.text(answer, args) if view is None else view(answer)
 
 
 class Action:

@@ -29,17 +29,13 @@ def add_style_arguments(parser: Parser) -> None:
 
 def _width(text: str) -> int:
     if text == "terminal":
-        return max(_NARROWEST, _terminal_width())
+        # As shutil.get_terminal_size(), whose module takes a fiftieth of a start.
+        with suppress(OSError, ValueError):
+            return max(_NARROWEST, int(os.environ.get("COLUMNS") or os.get_terminal_size().columns))
+        return 80
     if not text.isdecimal() or not _NARROWEST <= int(text) <= 1000:
         refuse(f"{text}: not a width from {_NARROWEST} to 1000")
     return int(text)
-
-
-def _terminal_width() -> int:
-    """As shutil.get_terminal_size(), whose module takes a fiftieth of a start."""
-    with suppress(OSError, ValueError):
-        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
-    return 80
 
 
 def style(args: Arguments) -> Style:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import AcceptingAnswer
-from drgn_unaccepted.answer.head import accepting, where, who
+from drgn_unaccepted.answer.parts import accepting, where, who
 from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.words import count, safe, wrap
 

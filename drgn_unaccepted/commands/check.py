@@ -34,13 +34,12 @@ _NEEDED = {
 #: Select Graphic Rendition: white on red, black on yellow, faint.
 _COLORS = {"critical": "1;37;41", "warning": "30;43", "skip": "2"}
 
-_VIEWS = {"nagios": nagios, "prometheus": prometheus, "junit": junit}  #: Of formats for other programs.
 _WORST_FIRST = ("critical", "warning", "info", "pass", "skip")
 
 
 class Check(Question[CheckAnswer]):
     parts = ALL_PARTS
-    formats = tuple(_VIEWS)
+    formats = {"nagios": nagios, "prometheus": prometheus, "junit": junit}
     answers_in_part = True  # What was found is printed even where the status is unknown.
 
     def add_arguments(self, parser: Parser) -> None:
@@ -98,8 +97,7 @@ class Check(Question[CheckAnswer]):
         yield "each of them: --all; meaning of a rule: --explain RULE"
 
     def output(self, answer: CheckAnswer, args: Arguments) -> Iterable[str]:
-        view = _VIEWS.get(args.format)
-        text = super().output(answer, args) if view is None else view(answer)
+        text = super().output(answer, args)
         if args.output is None:
             return text
         with concerning(args.output):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Optional, cast
 
 from drgn_unaccepted.answer.documents import E820Answer, TypedRange
-from drgn_unaccepted.answer.maps import e820
+from drgn_unaccepted.answer.parts import e820
 from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.model import e820 as e820_model
 from drgn_unaccepted.views import lines

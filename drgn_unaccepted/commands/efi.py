@@ -8,7 +8,7 @@ from itertools import starmap
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import DescriptorDocument, EfiAnswer
-from drgn_unaccepted.answer.maps import efi
+from drgn_unaccepted.answer.parts import efi
 from drgn_unaccepted.commands import Arguments, Parser, Question
 from drgn_unaccepted.model import efi as efi_model
 from drgn_unaccepted.model.efi import UNACCEPTED

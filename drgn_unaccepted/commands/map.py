@@ -22,7 +22,7 @@ _COLUMNS = 64  #: Bins of a row in JSON, and on a terminal that is wide enough: 
 
 
 class Map(Question[MapAnswer]):
-    formats = _drawing.FIGURES
+    formats = dict.fromkeys(_drawing.FIGURES)
 
     def add_arguments(self, parser: Parser) -> None:
         help_ = "only these addresses, finer if they fit"

@@ -12,10 +12,10 @@ from typing import Optional, cast
 
 from drgn_unaccepted import limits
 from drgn_unaccepted.answer.documents import Document, HistoryAnswer, ReportAnswer
-from drgn_unaccepted.answer.head import accepting, head
+from drgn_unaccepted.answer.head import head
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import map_document
-from drgn_unaccepted.answer.maps import e820, efi, zones
+from drgn_unaccepted.answer.parts import accepting, e820, efi, zones
 from drgn_unaccepted.answer.truth import UNACCEPTED
 from drgn_unaccepted.checks.rule import RULES
 from drgn_unaccepted.commands import Arguments, Parser, Question, _drawing

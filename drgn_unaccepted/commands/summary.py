@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import PlatformDocument, StateRange, SummaryAnswer, TaskDocument, document
-from drgn_unaccepted.answer.head import died_in, head, joined, known, where, who
+from drgn_unaccepted.answer.head import head, joined, known
 from drgn_unaccepted.answer.judgement import Judgement
 from drgn_unaccepted.answer.map import memory_of
+from drgn_unaccepted.answer.parts import died_in, where, who
 from drgn_unaccepted.answer.truth import UNACCEPTED, UNKNOWN
 from drgn_unaccepted.checks import run_checks
 from drgn_unaccepted.checks.rule import rules

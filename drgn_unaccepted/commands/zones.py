@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from drgn_unaccepted.answer.documents import ZoneDocument, ZonesAnswer
-from drgn_unaccepted.answer.maps import zones
+from drgn_unaccepted.answer.parts import zones
 from drgn_unaccepted.commands import Arguments, Question
 from drgn_unaccepted.views import lines
 from drgn_unaccepted.views.tabular import columns

@@ -99,7 +99,7 @@ class Line(NamedTuple):
 
 
 def result_files(places: Sequence[str]) -> dict[str, bool]:
-    """The files named (True) and in directories named (False), each once. CommandError: one has or is no file."""
+    """The files named (True) and in directories named (False), each once. CommandError: a place without a file."""
     files: dict[str, bool] = {}
     for place in places:
         path = Path(place)

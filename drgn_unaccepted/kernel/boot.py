@@ -176,7 +176,8 @@ def read_kernel_memory(prog: Program) -> tuple[tuple[NamedRange, ...], dict[str,
     missing: dict[str, str] = {}
     for read in (_image, _crash_kernel, _boot_params, _setup_data):
         try:
-            ranges += read(prog)  # what comes before an error is kept
+            for found in read(prog):  # what comes before an error is kept
+                ranges.append(found)
         except UNREADABLE as error:
             missing[f"kernel_memory.{read.__name__[1:]}"] = one_line(error)
             if read is _boot_params:

@@ -179,7 +179,7 @@ def translate(prog: drgn.Program, addresses: Iterable[int]) -> tuple[Translation
 
 
 def table_readers(opened: Opened) -> list[tuple[str, table_reader.Reader]]:
-    readers: list[tuple[str, table_reader.Reader]] = [("physical", partial(table_reader.read_physical, opened.prog))]
+    readers: list[tuple[str, table_reader.Reader]] = [("physical", partial(table_reader.read_target, opened.prog))]
     if opened.kernel_reader is not None:
         readers.append(("bpf", acpi_reader(opened.prog, opened.kernel_reader)))
     return readers

@@ -147,7 +147,7 @@ def _feature(prog: drgn.Program) -> Optional[str]:
     return "accept_memory()" if prog.symbols("accept_memory") else None
 
 
-def read_physical(prog: drgn.Program, address: int, size: int) -> bytes:
+def read_target(prog: drgn.Program, address: int, size: int) -> bytes:
     try:
         return bytes(prog.read(address, size, physical=True))
     except (drgn.FaultError, OSError) as error:

@@ -82,7 +82,7 @@ def readable(path: str) -> tuple[str, Optional[BinaryIO]]:
         program = unpacks(beginning)
         if program is not None:
             try:
-                unpacked = unpack(file, program, limits.UNPACKED_BYTES, _why_not)
+                unpacked = unpack(file, program, _why_not)
             except Unavailable as error:
                 raise TargetError(f"{path}: {error}") from None
             except OSError as error:

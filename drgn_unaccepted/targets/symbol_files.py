@@ -26,7 +26,7 @@ from drgn_unaccepted.files import open_dump
 from drgn_unaccepted.targets.debug_info import SymbolFile
 from drgn_unaccepted.targets.elf import EHDR, IDENT, SHDR, Note, build_id, parse_notes
 from drgn_unaccepted.targets.errors import TargetError, Unavailable
-from drgn_unaccepted.targets.unpack import unpacks
+from drgn_unaccepted.targets.unpack import start_program, unpacks
 
 _BTF_MAGIC = b"\x9f\xeb"  #: The first bytes of BTF outside an ELF file, in little endian.
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
@@ -84,12 +84,7 @@ def _by_program(packed: bytes, file: BinaryIO, start: int, most: int) -> bytes:
     program = unpacks(packed)
     if program is None:
         raise Unavailable("a kernel image, compressed in a way that is not known here")
-    os.lseek(file.fileno(), start, os.SEEK_SET)
-    try:
-        process = subprocess.Popen(program.split(), stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise Unavailable(f"a kernel image, compressed, and there is no program {program.split()[0]} here") from None
-    with process:
+    with start_program(program, file, start, subprocess.DEVNULL) as process:
         assert process.stdout is not None
         data = process.stdout.read(most)
         process.kill()

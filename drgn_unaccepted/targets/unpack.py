@@ -30,23 +30,25 @@ def unpacks(beginning: bytes) -> Optional[str]:
     return next((program for magic, program in _PROGRAMS.items() if beginning.startswith(magic)), None)
 
 
-def unpack(
-    file: BinaryIO, program: str, most: int, why_not: Callable[[bytes], Optional[str]] = lambda _: None
-) -> BinaryIO:
+def start_program(program: str, file: BinaryIO, at: int, stderr: int) -> subprocess.Popen[bytes]:
+    """Start a program that reads a file from offset ``at`` on. Unavailable: it is not here."""
+    os.lseek(file.fileno(), at, os.SEEK_SET)
+    argv = program.split()
+    try:
+        return subprocess.Popen(argv, stdin=file, stdout=subprocess.PIPE, stderr=stderr)
+    except FileNotFoundError:
+        raise Unavailable(f"compressed, and there is no program {argv[0]} here: unpack it elsewhere") from None
+
+
+def unpack(file: BinaryIO, program: str, why_not: Callable[[bytes], Optional[str]]) -> BinaryIO:
     """What ``program`` makes of a whole file; it is at its beginning.
 
-    :param most: bytes
-    :param why_not: of the first bytes, why nobody wants the rest; None where it is wanted
+    :param why_not: tells of the first bytes why nobody wants the rest; None where it is wanted
     :raises Unavailable: it cannot be unpacked, or there is no room
     :raises OSError: the file without a name cannot be made or written
     """
-    argv, pipe, unpacked, done = program.split(), subprocess.PIPE, nameless(), 0
-    os.lseek(file.fileno(), 0, os.SEEK_SET)
-    try:
-        process = subprocess.Popen(argv, stdin=file, stdout=pipe, stderr=pipe)
-    except FileNotFoundError:
-        raise Unavailable(f"compressed, and there is no program {argv[0]} here: unpack it elsewhere") from None
-    with process:
+    unpacked, done = nameless(), 0
+    with start_program(program, file, 0, subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         try:
             while data := process.stdout.read(_STEP):
@@ -59,8 +61,8 @@ def unpack(
                     unpacked.seek(len(data), os.SEEK_CUR)
                 done += len(data)
                 disk = os.statvfs(tmpdir())
-                if done > most:
-                    raise Unavailable(f"compressed, with more than {most} bytes in it")
+                if done > limits.UNPACKED_BYTES:
+                    raise Unavailable(f"compressed, with more than {limits.UNPACKED_BYTES} bytes in it")
                 if disk.f_bavail < disk.f_blocks // 20:
                     text = f"more than {size(done)} when unpacked, and {tmpdir()} has no room for it: set TMPDIR"
                     raise Unavailable(text)

@@ -9,7 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from drgn_unaccepted.answer.documents import ProgressAnswer, ZoneProgress
-from drgn_unaccepted.answer.head import reasons, source_name, where, who
+from drgn_unaccepted.answer.head import reasons, source_name
+from drgn_unaccepted.answer.parts import where, who
 from drgn_unaccepted.words import count, safe, size, wrap
 
 _AMOUNTS = ("managed_bytes", "free_bytes", "unaccepted_bytes", "listed_chunks", "rate_bytes_per_second")

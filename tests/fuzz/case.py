@@ -16,16 +16,14 @@ from tests.targets.elf_dump import (
     SAMPLES,
     Sample,
     elf,
+    encrypted,
     note,
     read_sample,
     runs,
-    set_c_bit,
     vmcoreinfo_note,
     with_own_text,
-    with_sme_mask,
 )
 
-C_BIT = 51
 U64 = (1 << 64) - 1
 
 #: Harmful numbers and pointers: edges of integers; addresses of user space, not canonical, LIST_POISON1, a poisoned
@@ -102,13 +100,10 @@ def truth(name: str) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def sample(name: str, form: str = "elf") -> Sample:
     """The pages of a sample as they are in this form."""
-    found = read_sample(name)
     if form == "encrypted":
-        set_c_bit(found, C_BIT, levels=4)
-        return Sample(found.pages, with_sme_mask(found.vmcoreinfo, C_BIT))
-    if form == "bare":
-        return with_own_text(found)
-    return found
+        return encrypted(name)
+    found = read_sample(name)
+    return with_own_text(found) if form == "bare" else found
 
 
 def _notes(of: Sample, form: str, replace: tuple[tuple[str, str], ...]) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 PAGE = 4096
+C_BIT = 51
 SAMPLES = Path(__file__).parent.parent.parent / "vmcore-samples"
 PT_LOAD, PT_NOTE = 1, 4
 PRESENT, LARGE = 1 << 0, 1 << 7
@@ -168,6 +169,13 @@ def set_c_bit(sample: Sample, bit: int, levels: int) -> int:
 def with_sme_mask(vmcoreinfo: bytes, bit: int) -> bytes:
     assert vmcoreinfo.count(b"NUMBER(sme_mask)=0\n") == 1
     return vmcoreinfo.replace(b"NUMBER(sme_mask)=0\n", b"NUMBER(sme_mask)=%d\n" % (1 << bit))
+
+
+def encrypted(name: str) -> Sample:
+    """A sample as of an SEV guest, with the C-bit at :data:`C_BIT`."""
+    sample = read_sample(name)
+    assert set_c_bit(sample, C_BIT, levels=4) > 1000
+    return Sample(sample.pages, with_sme_mask(sample.vmcoreinfo, C_BIT))
 
 
 def vmcoreinfo_note(vmcoreinfo: bytes) -> bytes:

@@ -21,19 +21,17 @@ from tests.targets.elf_dump import (
     Load,
     Sample,
     cpu_note,
+    encrypted,
     every,
     note,
     read_sample,
     runs,
-    set_c_bit,
     vmcoreinfo_note,
     with_own_text,
-    with_sme_mask,
     write_elf,
 )
 
 TIB = 1 << 40
-C_BIT = 51
 
 
 def elf_of(path: Path, sample: Sample, loads: Optional[list[Load]] = None) -> Path:
@@ -52,12 +50,6 @@ def answers(capsys: Capsys, path: Path) -> list[tuple[int, Any, str]]:
 
 
 # AMD's C-bit
-
-
-def encrypted(name: str) -> Sample:
-    sample = read_sample(name)
-    assert set_c_bit(sample, C_BIT, levels=4) > 1000
-    return Sample(sample.pages, with_sme_mask(sample.vmcoreinfo, C_BIT))
 
 
 def with_direct_map(sample: Sample, start: int) -> list[Load]:
