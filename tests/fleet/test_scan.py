@@ -28,6 +28,8 @@ from drgn_unaccepted.fleet.text import Progress
 from tests.asking import Capsys
 from tests.fleet import tools
 
+OTHER = '{"command": "scan", "schema": "drgn-unaccepted/1", "shard": [0, 1], "targets": 1, "done": 0}'  #: Not cut off.
+
 
 def scan(*argv: object) -> int:
     return main(["scan", *map(str, argv)])
@@ -259,7 +261,7 @@ def test_a_second_run_does_what_is_left_and_repeats_only_on_request(tmp_path: Pa
     assert said.err == "" and ["id" in json.loads(line) for line in said.out.splitlines()] == [False, *[True] * 4]
 
 
-@pytest.mark.parametrize("content", ["precious", '{"schema": "drgn-unaccepted/1", "command": "check"}\n', "1\n"])
+@pytest.mark.parametrize("content", ["precious", '{"schema": "drgn-unaccepted/1", "command": "check"}\n', "1\n", OTHER])
 def test_a_file_that_holds_something_else_is_left_alone(content: str, tmp_path: Path, capsys: Capsys) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text(content)

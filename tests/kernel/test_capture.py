@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a sampler reads once and what each time. Which questions read ``struct page``: 64 GiB in a guest of 4 TiB, and
-beside an exact bitmap no state needs it.
-"""
+"""What a sampler reads once, and which questions read ``struct page``, of which a guest of 4 TiB has 64 GiB."""
 
 from __future__ import annotations
 
@@ -15,12 +13,15 @@ import pytest
 
 from drgn_unaccepted.errors import TargetError
 from drgn_unaccepted.kernel import capture
+from drgn_unaccepted.model.ranges import Range
+from drgn_unaccepted.run import look
 from drgn_unaccepted.snapshot import ALL_MEMORY, ALL_PARTS, Counters, Snapshot, Wanted
 from drgn_unaccepted.snapshot_file import write
 from drgn_unaccepted.targets.opened import Opened
 from drgn_unaccepted.targets.vmcore import open_vmcore
 from tests.asking import SAMPLES, Capsys, ask
-from tests.checks.build import clean, live
+from tests.checks.build import LISTED, clean, live
+from tests.checks.changes import listing, without
 from tests.test_samples import WITH_TABLE, WITHOUT_TABLE
 
 TABLE, NO_TABLE = (SAMPLES / names[0] / "vmcore" for names in (WITH_TABLE, WITHOUT_TABLE))
@@ -48,23 +49,16 @@ def test_what_stays_as_it_was_at_boot_is_read_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(capture, "capture", captured)
     take = capture.sampler(opened("live"))
     first, second = take(), take()
-    assert [set(parts) for parts in asked] == [
-        {"efi_map", "e820", "platform", "kernel_memory", "kexec_segments", "image"},
-        {"kernel", "zones", "counters", "accepting"},
-        {"kernel", "zones", "counters", "accepting"},
-    ]
+    once = {"efi_map", "e820", "platform", "kernel_memory", "kexec_segments", "image"}
+    each = {"kernel", "zones", "counters", "accepting"}
+    assert asked == [once, each, each]
     assert first.torn == ("counters: 2",) and second.torn == ("counters: 3",)
     for snapshot in (first, second):
         for part in ("efi_map", "e820", "platform", "kernel_memory", "kexec_segments", "kernel", "zones", "accepting"):
             assert getattr(snapshot, part) == getattr(clean(), part), part
         assert snapshot.counters == Counters(0x40000 + 9216 + 2048, 9216, 0)
-        assert snapshot.missing == {
-            "pages": "not asked for",
-            "panic": "not asked for",
-            "reclaiming": "not asked for",
-            "e820.kexec": "gone",
-            "counters": "unreadable",
-        }
+        absent = dict.fromkeys(("pages", "panic", "reclaiming"), "not asked for")
+        assert snapshot.missing == {**absent, "e820.kexec": "gone", "counters": "unreadable"}
 
 
 def test_a_dump_has_no_samples_over_time() -> None:
@@ -141,3 +135,10 @@ def test_check_looks_at_them_in_any_case(reads: list[Any], capsys: Capsys) -> No
     assert len(reads) >= 1
     (rule,) = (finding for finding in report["findings"] if finding["rule"] == "allocated-pages-accepted")
     assert rule["status"] == "pass"
+
+
+def test_those_with_bits_that_no_list_has_are_read_in_doubt() -> None:
+    asked: list[Wanted] = []
+    taken = iter([clean(listing(*LISTED[3:]), without("pages"))] * 2)
+    look(lambda wanted: asked.append(wanted) or taken, Wanted(ALL_PARTS, (Range(0, 4096),)))
+    assert [wanted.where[1:] for wanted in asked] == [(), (Range(0x101A00000, 0x102400000),)]
